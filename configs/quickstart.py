@@ -1,0 +1,77 @@
+"""MoCo v2 on the embedded images, small enough for two CPU cores.
+
+launch/quickstart.sh, or
+moco-tf pretrain --config=quickstart --workdir=runs/quickstart
+
+Needs no data and no network.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """A first guess at what learns fast; not a published setting."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "shapes:train"  # 20,000 rendered scenes, 10 classes
+    data.views = "v2"
+    data.image_size = 64  # pixels
+    data.max_corrupt_fraction = 0.01  # of an epoch; above it the run stops
+    data.threads = 0  # 0 = all cores
+
+    config.model = model = ml_collections.ConfigDict()
+    model.backbone = "resnet18"
+    model.width = 0.25  # a quarter of the channels
+    model.stem = "imagenet"  # 7x7 convolution, stride 2, and max pooling
+    model.head = "mlp"  # 128 -> 128, ReLU, 128 -> 128
+    model.dim = 128
+    model.bn_groups = 8  # of 32 images
+
+    config.moco = moco = ml_collections.ConfigDict()
+    moco.queue_size = 4096
+    moco.momentum = 0.99
+    moco.temperature = 0.2
+    moco.symmetric = False
+    moco.shuffle = "auto"  # "address" on one host, "gather" across hosts
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "sgd"
+    optimizer.learning_rate = 0.06
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 1e-4  # L2, of every parameter
+
+    config.schedule = schedule = ml_collections.ConfigDict()
+    schedule.name = "cosine"
+    schedule.milestones = (120, 160)  # epochs; of the step schedule only
+    schedule.factor = 0.1  # of the step schedule only
+    schedule.warmup_epochs = 0
+    schedule.unit = "step"  # few epochs: the rate changes at every step
+    schedule.first_epoch = 0
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 256  # of all replicas together
+    train.epochs = 6
+    train.max_steps = 0  # 0 = all; else stops there, on the same schedule
+    train.precision = "float32"  # "mixed_bfloat16" is faster
+    train.tf32 = False
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_steps = 0  # at the end of every epoch only
+    checkpoint.keep = 2
+
+    config.knn = knn = ml_collections.ConfigDict()
+    knn.bank = "shapes:train"
+    knn.query = "shapes:test"
+    knn.every_epochs = 1
+    knn.k = 200
+    knn.temperature = 0.1
+    knn.features = "backbone"  # decides which checkpoint is best
+    knn.batch_size = 256
+    knn.baseline = True  # first also raw pixels and the untrained encoder
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every_steps = 10
+    log.tensorboard = True
+    return config

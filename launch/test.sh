@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up and runs the tests: launch/test.sh [flags of pytest].
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+setup_environment dev
+cd "$root"
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+exec "$python" -m pytest -q -n 2 --dist loadfile "$@"

@@ -1,0 +1,8 @@
+"""`python -m moco_tf COMMAND ...`; the same as the installed `moco-tf`."""
+
+import sys
+
+from moco_tf import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.run())

@@ -1,0 +1,121 @@
+"""The command line: command, configuration, strategy, one function call."""
+
+import sys
+import traceback
+
+import moco_tf
+from moco_tf import command_line, quiet
+from moco_tf import config as configs
+
+
+def _pretrain(options, config):
+    with quiet.imports(options.verbose):
+        from moco_tf import pretrain
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(options.devices)
+    pretrain.pretrain(config, options.workdir, strategy, options.extend)
+
+
+def _knn(options, config):
+    ks = command_line.numbers(int, "k", options.k)
+    temperatures = command_line.numbers(
+        float, "temperature", options.temperature
+    )
+    with quiet.imports(options.verbose):
+        from moco_tf.evaluation import knn
+        from moco_tf.training import distribution
+    distribution.make_strategy(options.devices)
+    knn.evaluate_run(
+        options.workdir,
+        bank=options.bank,
+        query=options.query,
+        ks=ks,
+        temperatures=temperatures,
+        features=options.features,
+        checkpoint=options.checkpoint,
+        baselines=options.baselines,
+    )
+
+
+COMMANDS = {
+    "pretrain": command_line.Command(
+        run=_pretrain,
+        purpose="train an encoder without labels; run it again to go on",
+        flags=("config", "workdir", "devices", "extend"),
+        required=("config", "workdir"),
+    ),
+    "knn": command_line.Command(
+        run=_knn,
+        purpose="classify by the nearest neighbours among a run's features",
+        flags=(
+            "workdir",
+            "devices",
+            "bank",
+            "query",
+            "k",
+            "temperature",
+            "features",
+            "checkpoint",
+            "baselines",
+        ),
+        required=("workdir",),
+    ),
+}
+
+
+def run(argv=None):
+    """Runs a command line and returns its exit status.
+
+    Args:
+      argv: list of str without the program's name; None = sys.argv[1:].
+
+    Returns:
+      0: done. 1: the command failed, with a message. 2: not understood.
+      130: interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(command_line.usage(COMMANDS))
+        return 0
+    if argv[0] == "--version":
+        print(f"moco-tf {moco_tf.__version__}")
+        return 0
+    try:
+        name, options, overrides = command_line.parse(
+            ["--help" if word == "-h" else word for word in argv], COMMANDS
+        )
+        if options.help:
+            print(
+                command_line.command_usage(
+                    name, COMMANDS[name], configs.names()
+                )
+            )
+            return 0
+        config = _load(options, overrides)
+        quiet.prepare(options.verbose)
+        COMMANDS[name].run(options, config)
+    except command_line.UsageError as error:
+        known = f" {argv[0]}" if argv[0] in COMMANDS else ""
+        print(f"moco-tf: error: {error}", file=sys.stderr)
+        print(f"Try: moco-tf{known} --help", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, FloatingPointError) as error:
+        if options.verbose:
+            traceback.print_exc()
+        print(f"moco-tf: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = " The same command resumes it." if argv[0] == "pretrain" else ""
+        print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _load(options, overrides):
+    """The configuration, for a command that takes one, else None."""
+    if "config" not in options:
+        return None
+    try:
+        return configs.load(options.config, overrides)
+    except ValueError as error:
+        raise command_line.UsageError(str(error)) from error

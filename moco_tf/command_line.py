@@ -1,0 +1,154 @@
+"""From the words of a command line to a command, flags and overrides."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import flags
+
+from moco_tf import naming
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; exit status 2."""
+
+
+class Command(NamedTuple):
+    """A command: what runs, what it is for, the flags it takes."""
+
+    run: Callable
+    purpose: str
+    flags: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+_COMMON = ("verbose", "help")
+
+# Default and purpose of every flag; a flag with a bool takes no value.
+_FLAGS = {
+    "config": (None, "name or .py file of a configuration"),
+    "workdir": (None, "folder of the run"),
+    "devices": ("auto", "auto, cpu, cpu:N, gpu or gpu:N"),
+    "extend": (False, "allow more epochs than the run was started with"),
+    "bank": ("", "labelled source that votes; none = the run's own"),
+    "query": ("", "labelled source to classify; none = the run's own"),
+    "k": ("200", "neighbours; several with commas"),
+    "temperature": ("0.1", "of the vote; several with commas"),
+    "features": ("both", "backbone, projection or both"),
+    "checkpoint": ("latest", "latest, best, a step or a path"),
+    "baselines": (False, "also measure raw pixels and the untrained encoder"),
+    "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
+    "help": (False, "show this text"),
+}
+
+
+def parse(argv, commands):
+    """Splits a command line into command, flags and configuration overrides.
+
+    Args:
+      argv: list of str, without the program's name; argv[0] is the command.
+      commands: dict name -> Command.
+
+    Returns:
+      name, FlagValues, dict "section.key" -> text.
+
+    Raises:
+      UsageError: for anything unknown or missing.
+    """
+    name, rest = argv[0], argv[1:]
+    if name not in commands:
+        raise UsageError(
+            f"There is no command {name!r}. "
+            + naming.suggestion(name, commands)
+        )
+    overrides, plain = {}, []
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and key.startswith("config."):
+            value = value if equals else next(words, None)
+            if value is None:
+                raise UsageError(f"{word} needs a value: {word}=VALUE.")
+            overrides[key.removeprefix("config.")] = value
+        else:
+            plain.append(word)
+    values = _parse_flags(commands[name], [name, *plain])
+    if overrides and "config" not in commands[name].flags:
+        raise UsageError(
+            f"{name} takes no configuration: it reads that of the run. "
+            f"Received --config.{next(iter(overrides))}."
+        )
+    return name, values, overrides
+
+
+def _parse_flags(command, argv):
+    """Parses the flags of one command into FlagValues of its own."""
+    allowed = (*command.flags, *_COMMON)
+    values = flags.FlagValues()
+    for name in allowed:
+        default, purpose = _FLAGS[name]
+        is_switch = isinstance(default, bool)
+        define = flags.DEFINE_bool if is_switch else flags.DEFINE_string
+        define(name, default, purpose, flag_values=values)
+    try:
+        left = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [f"--{name}" for name in allowed]
+        raise UsageError(
+            f"There is no flag --{error.flagname}. "
+            + naming.suggestion(f"--{error.flagname}", known)
+        ) from None
+    except flags.Error as error:
+        raise UsageError(str(error)) from None
+    if left:
+        raise UsageError(
+            f"{left[0]!r} is neither a flag nor a value: flags are written "
+            "--name=value."
+        )
+    missing = [f"--{n}" for n in command.required if not values[n].value]
+    if missing and not values.help:
+        raise UsageError(f"{' and '.join(missing)} must be given.")
+    return values
+
+
+def numbers(kind, name, text):
+    """Returns the numbers of "1,20,200" as a list of `kind` (int or float)."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        word = "whole numbers" if kind is int else "numbers"
+        raise UsageError(
+            f"--{name} takes {word} with commas between. Received {text!r}."
+        ) from None
+
+
+def usage(commands):
+    """Returns the list of commands."""
+    lines = ["Usage: moco-tf COMMAND --workdir=DIR [flags]", "", "Commands:"]
+    lines += [f"  {name:<10}{c.purpose}" for name, c in commands.items()]
+    lines += ["", "moco-tf COMMAND --help lists the flags of a command."]
+    return "\n".join(lines)
+
+
+def command_usage(name, command, configurations):
+    """Returns the help of a command.
+
+    Args:
+      name: str. command: Command.
+      configurations: names of the configurations that `--config` knows.
+    """
+    rows = []
+    for flag in (*command.flags, *_COMMON):
+        default, purpose = _FLAGS[flag]
+        value = "" if isinstance(default, bool) else f"={flag.upper()}"
+        rows.append((f"--{flag}{value}", purpose, default or ""))
+    if "config" in command.flags:
+        row = ("--config.SECTION.FIELD=VALUE", "override a field", "")
+        rows.insert(1, row)
+    width = max(len(row[0]) for row in rows) + 2
+    lines = [f"moco-tf {name}: {command.purpose}", ""]
+    for flag, purpose, default in rows:
+        shown = f" [{default}]" if default else ""
+        lines.append(f"  {flag:<{width}}{purpose}{shown}")
+    if "config" in command.flags:
+        lines += ["", f"Configurations: {', '.join(configurations)}"]
+    return "\n".join(lines)

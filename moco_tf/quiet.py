@@ -1,0 +1,78 @@
+"""A readable start: hides the notices of TensorFlow and its companions."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+
+# Printed at import as errors or plain lines, whatever the log level: a second
+# registration of the CUDA plugins, the date tags of absl before its own start,
+# the end of life of tensorflow-addons.
+_NOTICES = re.compile(
+    "|".join(
+        [
+            r"Unable to register cu\w+ factory",
+            r"computation_placer already registered",
+            r"All log messages before absl::InitializeLog",
+            r"oneDNN custom operations are on",
+            r"optimized to use available CPU instructions",
+            r"To enable the following instructions",
+            r"Could not find (cuda|TensorRT)",
+            r"Using TensorFlow backend",
+        ]
+    )
+)
+
+
+def prepare(verbose=False):
+    """Sets log levels and warning filters; call before TensorFlow's import.
+
+    Errors stay visible. A level that the user has set in the environment
+    (TF_CPP_MIN_LOG_LEVEL) is kept.
+
+    Args:
+      verbose: True leaves everything as it is.
+    """
+    if verbose:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"\s*TensorFlow Addons")
+    warnings.filterwarnings("ignore", message=r"\s*Protobuf gencode")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def imports(verbose=False):
+    """Holds back what imports write to stderr; shows all but known notices.
+
+    Everything is shown when the block raises.
+
+    Args:
+      verbose: True holds nothing back.
+    """
+    if verbose:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    failed = False
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            failed = True
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if failed or not _NOTICES.search(line):
+                    print(line, file=sys.stderr)
