@@ -1,0 +1,249 @@
+"""Pixel operations: pure functions of one float32 [H, W, 3] image in 0..255.
+
+Colours follow torchvision's operations on PIL images, which MoCo was trained
+with. Deviation: values stay float between operations, where PIL rounds each
+result to 8 bits; `to_uint8` rounds once, at the end.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+_LUMINANCE = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R 601
+_TO_GREY = np.tile(_LUMINANCE, 3)  # [3, 3]: every output channel is luminance
+_IDENTITY = np.eye(3, dtype=np.float32)
+_TRIES = 10
+_BLUR_BLOCK = 32  # rows of a blur's matrix product
+BOX_UNIFORMS = 2 * _TRIES + 2  # what `sample_box` consumes
+
+
+def to_uint8(image):
+    """Rounds an image to uint8, same shape; 0..255 is enforced."""
+    return tf.saturate_cast(image + 0.5, tf.uint8)
+
+
+def normalize(images, mean, std):
+    """Turns stored pixels into a network's input, (x / 255 - mean) / std.
+
+    Args:
+      images: uint8 [..., 3]; a float tensor counts as normalised already.
+      mean, std: per channel, of pixels in 0..1.
+
+    Returns:
+      float32 [..., 3]; a float tensor is returned unchanged.
+    """
+    if images.dtype.is_floating:
+        return images
+    scale = 1.0 / (255.0 * np.asarray(std))
+    offset = np.asarray(mean) / np.asarray(std)
+    images = tf.cast(images, tf.float32)
+    return images * scale.astype(np.float32) - offset.astype(np.float32)
+
+
+def adjust_brightness(image, factor):
+    """Blends with black: factor 0 is black, 1 the image."""
+    return _clip(image * factor)
+
+
+def adjust_contrast(image, factor):
+    """Blends with the image's mean grey level, rounded as PIL rounds it."""
+    grey = tf.matmul(tf.reshape(image, [-1, 3]), _LUMINANCE)
+    # Whole numbers: the sum is the same in whatever order threads add it.
+    grey = tf.cast(tf.round(grey), tf.int64)
+    pixels = tf.size(grey, tf.int64)
+    mean = (2 * tf.reduce_sum(grey) + pixels) // (2 * pixels)
+    return _clip(image * factor + (1.0 - factor) * tf.cast(mean, tf.float32))
+
+
+def adjust_saturation(image, factor):
+    """Blends with the grey image: factor 0 is grey, 1 the image."""
+    return _clip(_mix(image, factor * _IDENTITY + (1.0 - factor) * _TO_GREY))
+
+
+def adjust_hue(image, turns):
+    """Shifts the hue of HSV by a fraction of the colour circle, -1..1."""
+    # torchvision's shift is a whole number of 1/255 turns, towards zero.
+    shift = tf.cast(tf.cast(turns * 255.0, tf.int32), tf.float32)
+    return tf.raw_ops.AdjustHue(images=image, delta=shift / 255.0)
+
+
+def grayscale(image):
+    """Luminance on three equal channels."""
+    return _mix(image, _TO_GREY)
+
+
+def color_jitter(image, order, brightness, contrast, saturation, hue):
+    """Applies the four colour operations in any order.
+
+    Args:
+      image: float32 [H, W, 3].
+      order: int32 [4], a permutation of 0..3, in the order of the arguments.
+      brightness, contrast, saturation: float32 scalars, factors >= 0.
+      hue: float32 scalar, turns.
+    """
+    for operation in tf.unstack(order):
+        image = tf.switch_case(
+            operation,
+            [
+                lambda image=image: adjust_brightness(image, brightness),
+                lambda image=image: adjust_contrast(image, contrast),
+                lambda image=image: adjust_saturation(image, saturation),
+                lambda image=image: adjust_hue(image, hue),
+            ],
+        )
+    return image
+
+
+def gaussian_blur(image, sigma):
+    """Convolves with a Gaussian, edges extended; sigma > 0 is in pixels."""
+    sigma = tf.convert_to_tensor(sigma, tf.float32)
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    row = tf.range(_BLUR_BLOCK)[:, tf.newaxis]
+    column = tf.range(_BLUR_BLOCK + 2 * radius)[tf.newaxis]
+    distance = column - row - radius  # [block, block + 2 radius]
+    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
+    distance = tf.cast(distance, tf.float32) / sigma
+    band = inside * tf.exp(-0.5 * distance * distance)
+    band /= tf.reduce_sum(band, axis=1, keepdims=True)
+    image = _blur_rows(image, band, radius)
+    image = _blur_rows(tf.transpose(image, [1, 0, 2]), band, radius)
+    return tf.transpose(image, [1, 0, 2])
+
+
+def _blur_rows(image, band, radius):
+    """Multiplies blocks of rows, and `radius` rows around each, by a band."""
+    # A whole [H, H] matrix is five times the work at 224 pixels.
+    height = tf.shape(image)[0]
+    blocks = (height + _BLUR_BLOCK - 1) // _BLUR_BLOCK
+    first = tf.range(blocks)[:, tf.newaxis] * _BLUR_BLOCK - radius
+    rows = first + tf.range(_BLUR_BLOCK + 2 * radius)
+    rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
+    tiles = tf.gather(tf.reshape(image, [height, -1]), rows)
+    blurred = tf.matmul(band, tiles)  # [blocks, block, W * 3]
+    blurred = tf.reshape(blurred, [blocks * _BLUR_BLOCK, -1])[:height]
+    return tf.reshape(blurred, tf.shape(image))
+
+
+def sample_box(shape, uniforms, scale):
+    """Draws the box of a random resized crop as torchvision does.
+
+    Width / height is 3/4..4/3, uniform in its logarithm. The first of ten
+    tries that fits is taken, else the largest central box of such a ratio.
+
+    Args:
+      shape: int32 [2], height and width of the image.
+      uniforms: float32 [BOX_UNIFORMS] in [0, 1).
+      scale: (low, high), area of the box as a fraction of the image's.
+
+    Returns:
+      int32 [4]: top, left, height, width, in pixels.
+    """
+    area, log_ratio, place = tf.split(uniforms, [_TRIES, _TRIES, 2])
+    root_ratio = tf.exp((log_ratio - 0.5) * np.log(4 / 3))
+    size = tf.cast(shape, tf.float32)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    side = tf.sqrt(area * tf.reduce_prod(size))
+    central = tf.minimum(size, size[::-1] * (4 / 3))
+    boxes = tf.stack([side / root_ratio, side * root_ratio], axis=1)
+    boxes = tf.round(tf.concat([boxes, central[tf.newaxis]], axis=0))
+    fits = tf.reduce_all((boxes > 0) & (boxes <= size), axis=1)  # last: True
+    choice = tf.argmax(tf.cast(fits, tf.int32), output_type=tf.int32)
+    box = tf.gather(boxes, choice)
+    corner = tf.where(
+        choice < _TRIES,
+        tf.floor(place * (size - box + 1.0)),
+        tf.floor((size - box) / 2.0),
+    )
+    return tf.cast(tf.concat([corner, box], axis=0), tf.int32)
+
+
+def resized_crop(image, box, size):
+    """Crops, then resizes: what is outside the box has no influence.
+
+    Args:
+      image: uint8 or float32 [H, W, 3].
+      box: int32 [4]: top, left, height, width, inside the image.
+      size: int, pixels; the result is float32 [size, size, 3].
+    """
+    top, left, height, width = tf.unstack(box)
+    image = tf.convert_to_tensor(image)
+    image = image[top : top + height, left : left + width]
+    scale = size / tf.cast(box[2:], tf.float32)
+    return _scale_and_translate(image, size, scale, tf.zeros([2]))
+
+
+def resize_and_centre_crop(image, short_side, size):
+    """Resizes the short side and cuts the centre out, the evaluation view.
+
+    Only the pixels of the result are computed, whatever the aspect ratio.
+
+    Args:
+      image: uint8 or float32 [H, W, 3].
+      short_side: int >= size, pixels of the short side after the resize.
+      size: int, pixels; the result is float32 [size, size, 3].
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.int64)
+    resized = short_side * shape // tf.reduce_min(shape)
+    scale = tf.cast(resized / shape, tf.float32)
+    corner = tf.round(tf.cast(resized - size, tf.float64) / 2.0)
+    corner = tf.cast(corner, tf.float32)
+    return _scale_and_translate(image, size, scale, -corner)
+
+
+def flip_horizontal(image, flip=True):
+    """Mirrors left and right where `flip` (bool scalar) holds."""
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, flip, False]))
+
+
+def cutout(image, centre, length, fill=0.0):
+    """Fills a square, cut off at the borders (arXiv:1708.04552).
+
+    Args:
+      image: float32 [H, W, 3].
+      centre: int32 [2], row and column inside the image.
+      length: int, side of the square, pixels; it starts length // 2 before
+        the centre.
+      fill: float32 scalar or [3].
+    """
+    shape = tf.shape(image)
+    first = centre - length // 2
+    row = tf.range(shape[0])[:, tf.newaxis, tf.newaxis]
+    column = tf.range(shape[1])[:, tf.newaxis]
+    hole = (row >= first[0]) & (row < first[0] + length)
+    hole &= (column >= first[1]) & (column < first[1] + length)
+    return tf.where(hole, fill, image)
+
+
+def sobel(image):
+    """Magnitude of the luminance's Sobel gradient on three equal channels.
+
+    Edges are extended; an upright edge from 0 to 255 gives 255, the maximum.
+    """
+    grey = tf.pad(grayscale(image)[..., 0], [[1, 1], [1, 1]], "SYMMETRIC")
+    down = grey[2:] - grey[:-2]
+    down = down[:, :-2] + 2.0 * down[:, 1:-1] + down[:, 2:]
+    right = grey[:, 2:] - grey[:, :-2]
+    right = right[:-2] + 2.0 * right[1:-1] + right[2:]
+    edges = _clip(tf.sqrt(down * down + right * right) / 4.0)
+    return tf.repeat(edges[..., tf.newaxis], 3, axis=-1)
+
+
+def _clip(image):
+    return tf.clip_by_value(image, 0.0, 255.0)
+
+
+def _mix(image, matrix):
+    """Multiplies every pixel, a row of three, by a [3, 3] matrix."""
+    pixels = tf.matmul(tf.reshape(image, [-1, 3]), matrix)
+    return tf.reshape(pixels, tf.shape(image))
+
+
+def _scale_and_translate(image, size, scale, offset):
+    """Antialiased bilinear resize; `offset` is in pixels of the result."""
+    return tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis],
+        size=[size, size],
+        scale=scale,
+        translation=offset,
+        kernel_type="triangle",
+        antialias=True,
+    )[0]

@@ -1,0 +1,186 @@
+"""Random access to the records of prepared data-set files.
+
+tf.data reads TFRecord files from start to end only, and array_record not at
+all. Here a record is found by its number: by an index of offsets made in one
+pass (TFRecord) or by the file's own (array_record).
+"""
+
+import functools
+import os
+import struct
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+
+_HEADER = 12  # u64 length and u32 checksum of it, little-endian
+_FOOTER = 4  # u32 checksum of the data
+_ARRAY_RECORD_ERRORS = (OSError, RuntimeError, ValueError, IndexError)
+_OPEN_FILES = 128  # kept open at a time; systems allow 256 or more
+
+
+class Extent(NamedTuple):
+    """A stretch of the records of a file."""
+
+    path: str
+    skip: int  # records before it
+    take: int  # records of it
+    count: int  # records of the whole file
+
+
+class TfrecordFiles:
+    """Records of TFRecord files, read by number."""
+
+    def __init__(self, extents):
+        """Finds the offsets: one pass over the record headers, not the data.
+
+        Args:
+          extents: list of Extent.
+
+        Raises:
+          ValueError: for a file that is missing, cut or not a TFRecord.
+        """
+        self._extents = extents
+        self._ends = _ends(extents)
+        tables = [_offsets(*extent) for extent in extents]
+        self._table = np.concatenate(tables)  # int64 [N, 2]: offset, bytes
+        self._open = functools.lru_cache(_OPEN_FILES)(_File)
+
+    def __len__(self):
+        return len(self._table)
+
+    def place(self, index):
+        """File path and number of the record in the file."""
+        number, within = _locate(self._ends, self._extents, index)
+        return self._extents[number].path, within
+
+    def read(self, indices):
+        """Bytes of records, object [n]; a record that cannot be read is b"".
+
+        Checksums are not compared: the decoders find damaged data.
+        """
+        found = [self._read_one(int(index)) for index in indices]
+        return _strings(found)
+
+    def _read_one(self, index):
+        offset, size = self._table[index]
+        path, _ = self.place(index)
+        try:
+            data = self._open(path).read(int(offset), int(size))
+        except OSError:
+            return b""
+        return data if len(data) == size else b""
+
+
+class ArrayRecordFiles:
+    """Records of array_record files, read by number."""
+
+    def __init__(self, extents):
+        """Opens every file once, to count its records.
+
+        Raises:
+          ValueError: for a file that is missing, cut or not an array_record.
+        """
+        self._extents = extents
+        self._ends = _ends(extents)
+        self._open = functools.lru_cache(_OPEN_FILES)(_array_record)
+        for path, _, _, count in extents:
+            try:
+                held = self._open(path).num_records()
+            except _ARRAY_RECORD_ERRORS as error:
+                raise _damaged(path, str(error)) from error
+            if held != count:
+                raise _damaged(path, f"{held} records of {count}")
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def place(self, index):
+        """File path and number of the record in the file."""
+        number, within = _locate(self._ends, self._extents, index)
+        return self._extents[number].path, within
+
+    def read(self, indices):
+        """As `TfrecordFiles.read`; the reader compares checksums."""
+        return _strings([self._read_one(int(index)) for index in indices])
+
+    def _read_one(self, index):
+        path, within = self.place(index)
+        try:
+            return self._open(path).read([within])[0]
+        except _ARRAY_RECORD_ERRORS:
+            return b""
+
+
+class _File:
+    """A descriptor that closes when the last user of it lets go."""
+
+    def __init__(self, path):
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset, size):
+        """Reads without moving a position: safe from many threads."""
+        parts = []
+        while size:
+            part = os.pread(self._descriptor, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return b"".join(parts)
+
+
+def _array_record(path):
+    from array_record.python import array_record_module
+
+    return array_record_module.ArrayRecordReader(
+        path, "readahead_buffer_size:0,max_parallelism:0"
+    )
+
+
+def _ends(extents):
+    return np.cumsum([take for _, _, take, _ in extents])
+
+
+def _locate(ends, extents, index):
+    number = int(np.searchsorted(ends, index, side="right"))
+    _, skip, take, _ = extents[number]
+    return number, int(index - (ends[number] - take) + skip)
+
+
+def _strings(values):
+    # An array of bytes objects: NumPy's own strings lose trailing zeros.
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _offsets(path, skip, take, count):
+    """Data offsets and sizes of the taken records, int64 [take, 2]."""
+    table = np.empty((count, 2), np.int64)
+    try:
+        size = os.path.getsize(path)
+        file = _File(path)
+    except OSError as error:
+        raise _damaged(path, error.strerror) from error
+    offset = 0
+    for number in range(count):
+        header = file.read(offset, _HEADER)
+        if len(header) < _HEADER:
+            raise _damaged(path, f"{number} whole records of {count}")
+        (length,) = struct.unpack_from("<Q", header)
+        table[number] = offset + _HEADER, min(length, size)
+        offset += _HEADER + length + _FOOTER
+        if offset > size:
+            raise _damaged(path, f"{number} whole records of {count}")
+    if offset != size:
+        raise _damaged(path, f"more than {count} records")
+    return table[skip : skip + take]
+
+
+def _damaged(path, what):
+    return ValueError(
+        "A prepared data set must have all its files, whole. Received "
+        f"{path!r}: {what}. Copy or prepare the data set again."
+    )

@@ -1,0 +1,218 @@
+"""The embedded data set: rendered scenes of ten kinds of patterned shapes.
+
+A class is an outline and a pattern. Colours, contrast, place, size, turn and
+background are drawn without regard to the class, so raw pixels say little
+about it; crops, flips, blur and changes of colour leave it visible.
+
+The pixels are the same on every machine: only operations that IEEE 754 rounds
+exactly (+ - * / sqrt, comparisons) and PCG64 integers and uniforms are used.
+"""
+
+import functools
+
+import numpy as np
+
+from moco_tf.data import shape_forms
+
+SIZE = 64
+COUNTS = {"train": 20_000, "test": 2_000}
+CLASS_NAMES = (
+    "striped disc",
+    "checked square",
+    "dotted triangle",
+    "ringed star",
+    "zigzag cross",
+    "gridded ring",
+    "bricked crescent",
+    "wavy drop",
+    "crossed hexagon",
+    "scaled bar",
+)
+
+_SEEDS = {"train": 2_003_04297, "test": 1_911_05722}
+_CHUNK = 100  # images rendered at once: their planes stay in the cache
+
+
+def load(split):
+    """Renders a whole split.
+
+    Args:
+      split: "train" or "test".
+
+    Returns:
+      images uint8 [N, 64, 64, 3], labels int64 [N]; read-only, and kept for
+      the next call.
+
+    Raises:
+      ValueError: for another split.
+    """
+    if split not in COUNTS:
+        raise ValueError(
+            "The shapes set has the splits train and test. Received "
+            f"{split!r}. Use shapes:train or shapes:test."
+        )
+    return _load(split)
+
+
+@functools.lru_cache(maxsize=len(COUNTS))
+def _load(split):
+    images = render(split, np.arange(COUNTS[split]))
+    labels = np.arange(COUNTS[split], dtype=np.int64) % len(CLASS_NAMES)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    return images, labels
+
+
+def render(split, indices):
+    """Renders some images; the class of image i is i modulo 10.
+
+    Args:
+      split: "train" or "test".
+      indices: int [n].
+
+    Returns:
+      uint8 [n, 64, 64, 3].
+    """
+    indices = np.asarray(indices)
+    scenes = _scenes(split)
+    images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
+    for kind in range(len(CLASS_NAMES)):
+        places = np.flatnonzero(indices % len(CLASS_NAMES) == kind)
+        for start in range(0, len(places), _CHUNK):
+            part = places[start : start + _CHUNK]
+            chosen = {k: v[indices[part]] for k, v in scenes.items()}
+            images[part] = _paint(kind, chosen)
+    return images
+
+
+@functools.lru_cache(maxsize=len(COUNTS))
+def _scenes(split):
+    """Draws what differs between the images of a split, class unseen.
+
+    Returns:
+      dict of float32 or int64 arrays [N, ...].
+    """
+    count = COUNTS[split]
+    generator = np.random.Generator(np.random.PCG64(_SEEDS[split]))
+
+    def uniform(low, high, *shape):
+        drawn = generator.random((count, *shape), dtype=np.float32)
+        return np.float32(low) + np.float32(high - low) * drawn
+
+    def direction():
+        # Rounded: the last bits of sine and cosine differ between libraries.
+        angle = generator.random(count) * 2 * np.pi
+        turn = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return (np.round(turn * 4096) / 4096).astype(np.float32)
+
+    return {
+        "centre": uniform(22, 42, 2),
+        "radius": uniform(16, 27),
+        "turn": direction(),
+        "period": uniform(5.5, 9),
+        "phase": uniform(0, 1, 2),
+        "ink": uniform(0, 1, 2, 3),
+        "contrast": uniform(0.35, 0.8),
+        "swap": generator.integers(0, 2, count).astype(np.float32),
+        "sky": uniform(0, 1, 2, 3),
+        "slope": direction(),
+        "blobs": uniform(0, SIZE, 4, 2),
+        "blob_sizes": uniform(2, 7, 4),
+        "blob_ink": uniform(0, 1, 4, 3),
+        "noise": generator.integers(0, 192, (count, 2)),
+        "noise_gain": uniform(0.02, 0.15),
+        "gain": uniform(0.5, 1),
+        "offset": uniform(0, 1),
+    }
+
+
+def _paint(kind, scene):
+    """Paints n scenes of one class: uint8 [n, 64, 64, 3]."""
+
+    def plane(name, *last):
+        return scene[name][(slice(None), *last, None, None)]
+
+    axis = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
+    y, x = axis[:, None], axis[None, :]
+    # Object frame: turned, in pixels.
+    shift_x, shift_y = x - plane("centre", 0), y - plane("centre", 1)
+    cos, sin = plane("turn", 0), plane("turn", 1)
+    u = shift_x * cos + shift_y * sin
+    v = shift_y * cos - shift_x * sin
+    radius, period = plane("radius"), plane("period")
+    outside = shape_forms.OUTLINES[kind](u / radius, v / radius) * radius
+    pattern = shape_forms.PATTERNS[kind](
+        u / period + plane("phase", 0), v / period + plane("phase", 1)
+    )
+    swap = plane("swap")
+    pattern = pattern + swap - 2 * pattern * swap
+
+    layers = _layers(scene, x, y, np.clip(0.5 - outside, 0, 1), pattern)
+    # Whole numbers below 2^24: exact in float32, in whatever order the
+    # matrix product adds, so the pixels are the same on every machine.
+    planes = layers.reshape(len(layers), -1, SIZE * SIZE)
+    image = _inks(scene) @ planes  # [n, 3, 64 * 64], levels * 256
+    image *= 1 / 256
+    np.clip(image, 0, 255, out=image)
+    image = image.astype(np.uint8).reshape(-1, 3, SIZE, SIZE)
+    return image.transpose(0, 2, 3, 1)
+
+
+def _layers(scene, x, y, cover, pattern):
+    """Shares of the layers in each pixel, front to back.
+
+    Returns:
+      float32 [n, 9, 64, 64], whole numbers: light and dark ink, four blobs,
+      two colours of the sky (these eight sum to 256), grain.
+    """
+    layers = np.empty((len(cover), 9, SIZE, SIZE), np.float32)
+    cover = np.floor(cover * 256)
+    layers[:, 0] = np.floor(cover * pattern)
+    layers[:, 1] = cover - layers[:, 0]
+    left = 256 - cover
+    for blob in range(4):
+        size = scene["blob_sizes"][:, blob, None, None]
+        # Rows and columns apart: small until the sum.
+        across = (x - scene["blobs"][:, blob, 0, None, None]) / size
+        down = (y - scene["blobs"][:, blob, 1, None, None]) / size
+        share = (2 - 2 * across * across) - 2 * down * down
+        np.clip(share, 0, 1, out=share)
+        share *= left
+        np.floor(share, out=layers[:, 2 + blob])
+        left -= layers[:, 2 + blob]
+    slope = scene["slope"][:, :, None, None] / SIZE
+    ramp = slope[:, 0] * (x - SIZE / 2) + 0.5 + slope[:, 1] * (y - SIZE / 2)
+    layers[:, 6] = np.floor(np.clip(ramp, 0, 1) * left)
+    layers[:, 7] = left - layers[:, 6]
+    layers[:, 8] = _grain(scene)
+    return layers
+
+
+def _inks(scene):
+    """Colours of the layers, float32 [n, 3, 9], whole numbers 0..255."""
+    contrast = scene["contrast"][:, None]
+    light = scene["ink"][:, 0] * (1 - contrast) + contrast
+    dark = scene["ink"][:, 1] * (1 - contrast)
+    colours = [light, dark, *scene["blob_ink"].swapaxes(0, 1)]
+    colours += [*scene["sky"].swapaxes(0, 1)]
+    colours = np.stack(colours, axis=2)  # [n, 3, 8]
+    gain = scene["gain"][:, None, None]
+    colours = colours * gain + (1 - gain) * scene["offset"][:, None, None]
+    grain = np.broadcast_to(
+        scene["noise_gain"][:, None, None], (*colours.shape[:2], 1)
+    )
+    return np.floor(np.concatenate([colours, grain], axis=2) * 255)
+
+
+@functools.lru_cache(maxsize=1)
+def _sheet():
+    """Noise, float32 [256, 256]: whole numbers, mean 0, deviation about 148."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    drawn = generator.integers(0, 256, (4, 256, 256)).sum(0) - 510
+    return drawn.astype(np.float32)
+
+
+def _grain(scene):
+    """Noise of each scene, cut from the sheet: float32 [n, 64, 64]."""
+    windows = np.lib.stride_tricks.sliding_window_view(_sheet(), (SIZE, SIZE))
+    return windows[scene["noise"][:, 0], scene["noise"][:, 1]]

@@ -1,0 +1,102 @@
+"""Random-access image sources: folders, lists, TFDS and the shapes set.
+
+Every source has `labels` (int64 [N] or None), `class_names` (list or None),
+`may_fail` (False when every image is known to be readable), `name` and
+`fingerprint`, and two stages in the graph: `records` for many indices at
+once, `image` for each record.
+"""
+
+import difflib
+import hashlib
+import os
+
+import tensorflow as tf
+
+from moco_tf.data import files, shapes
+
+
+class ArraySource:
+    """Images of one size, held in memory."""
+
+    may_fail = False
+
+    def __init__(self, images, labels, class_names, title):
+        """Holds uint8 [N, H, W, 3] images; `title` names them in messages."""
+        self.labels = labels
+        self.class_names = class_names
+        self._title = title
+        with tf.device("CPU:0"):
+            self._images = tf.constant(images)
+
+    def __len__(self):
+        return len(self._images)
+
+    def records(self, indices):
+        """Images uint8 [n, H, W, 3] of int64 [n] indices."""
+        return tf.gather(self._images, indices)
+
+    def image(self, record):
+        """The record is the image."""
+        return record
+
+    def name(self, index):
+        """The set's title and the place in it."""
+        return f"{self._title}[{index}]"
+
+    def fingerprint(self):
+        """Hex digest of the images and labels."""
+        digest = hashlib.sha256(self._images.numpy())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+def _open_tfds(rest):
+    from moco_tf.data import tfds_records  # seconds to import, rarely used
+
+    return tfds_records.open_tfds(rest)
+
+
+def _open_shapes(split):
+    images, labels = shapes.load(split or "train")
+    return ArraySource(
+        images, labels, list(shapes.CLASS_NAMES), f"shapes:{split or 'train'}"
+    )
+
+
+_SOURCES = {
+    "folder": files.open_folder,
+    "list": files.open_list,
+    "tfds": _open_tfds,
+    "shapes": _open_shapes,
+}
+
+
+def open_source(spec):
+    """Opens the source that a spec names.
+
+    Args:
+      spec: "folder:PATH", "list:FILE", "tfds:NAME/SPLIT", optionally
+        "@DATA_DIR", or "tfds:DIR/SPLIT" of a prepared data set, or
+        "shapes:train" (also "shapes"), "shapes:test".
+
+    Returns:
+      a source.
+
+    Raises:
+      ValueError: for an unknown kind, or what the source cannot be opened for.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind in _SOURCES and (rest or kind == "shapes"):
+        return _SOURCES[kind](rest)
+    near = difflib.get_close_matches(kind, _SOURCES, 1)
+    if os.path.isdir(spec):
+        remedy = f"Did you mean 'folder:{spec}'?"
+    elif near and (colon or near[0] == "shapes"):
+        remedy = f"Did you mean '{near[0]}:{rest or '...'}'?"
+    else:
+        remedy = "Set data.source, for instance folder:/data/images."
+    raise ValueError(
+        "A source must be folder:PATH, list:FILE, tfds:NAME/SPLIT, "
+        "shapes:train or shapes:test. Received "
+        f"{spec!r}. {remedy}"
+    )

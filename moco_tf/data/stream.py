@@ -1,0 +1,215 @@
+"""The stream: the batch of a step is a function of the seed and the step.
+
+There is no iterator state. Starting at step s is resuming at step s, whatever
+ran before and on however many replicas.
+"""
+
+import os
+
+import tensorflow as tf
+
+_ROUNDS = 12  # fewer leave the orders of two epochs correlated
+
+
+class Stream:
+    """Two views of every sample, in an order fixed by (seed, step).
+
+    Attributes:
+      steps_per_epoch: int; the rest of an epoch that fills no batch is dropped,
+        another rest in each epoch.
+    """
+
+    def __init__(
+        self,
+        source,
+        recipe,
+        image_size,
+        global_batch,
+        seed=0,
+        shuffle_keys="gather",
+        threads=0,
+    ):
+        """Checks that the source fills a batch.
+
+        Args:
+          source: Source (moco_tf/data/sources.py).
+          recipe: Recipe (moco_tf/data/views.py).
+          image_size: int, pixels of a view's side.
+          global_batch: int, G, samples of a step over all replicas.
+          seed: int; with the step, it fixes everything.
+          shuffle_keys: "address": the key views are dealt in the order of
+            `order`; "gather": in slot order, to be shuffled in the step.
+          threads: int, parallel decodes and views; 0: one per core.
+
+        Raises:
+          ValueError: if the source holds fewer samples than a batch.
+        """
+        if len(source) < global_batch:
+            raise ValueError(
+                "A batch must not be larger than the data set. Received "
+                f"batch_size={global_batch} and {len(source)} images. Use a "
+                "smaller batch_size or more images."
+            )
+        self.source = source
+        self.recipe = recipe
+        self.image_size = image_size
+        self.global_batch = global_batch
+        self.seed = seed
+        self.shuffle_keys = shuffle_keys
+        self.threads = threads or os.cpu_count()
+        self.steps_per_epoch = len(source) // global_batch
+
+    def positions(self, step):
+        """Positions int64 [G] of the slots of an int64 step."""
+        slots = tf.range(self.global_batch, dtype=tf.int64)
+        return tf.cast(step, tf.int64) * self.global_batch + slots
+
+    def samples(self, positions, substitute=0):
+        """Sample indices of positions: a keyed permutation in each epoch.
+
+        Args:
+          positions: int64 [n], all of one epoch.
+          substitute: int64; 1 is the sample that stands in for an unreadable
+            one, 2 the one that stands in for that, …: the next in the order.
+
+        Returns:
+          int64 [n], in 0..N-1.
+        """
+        length = self.steps_per_epoch * self.global_batch
+        epoch = positions[0] // length
+        count = len(self.source)
+        index = (positions % length + substitute) % count
+        seed = tf.stack([tf.constant(self.seed, tf.int64), epoch, 0])
+        return tf.raw_ops.RandomIndexShuffle(
+            index=index,
+            seed=seed,
+            max_index=tf.constant(count - 1, tf.int64),
+            rounds=_ROUNDS,
+        )
+
+    def order(self, step):
+        """The shuffled order of a step's keys, int32 [G] (see methods/shuffle).
+
+        Args:
+          step: int64 scalar.
+        """
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(self.global_batch),
+            seed=tf.stack([tf.constant(self.seed, tf.int64), step]),
+            alg="philox",
+        )
+
+    def distribute(self, strategy, first_step, last_step):
+        """Batches of the steps first_step..last_step-1 for `fit`.
+
+        Args:
+          strategy: tf.distribute.Strategy on one host.
+          first_step, last_step: int.
+
+        Returns:
+          a data set of {"query", "key": uint8 [b, S, S, 3], "index": int64 [b],
+          "order": int32 [G], "valid": bool [b]}, one batch a replica.
+        """
+        replicas = strategy.num_replicas_in_sync
+        if self.global_batch % replicas:
+            raise ValueError(
+                "The number of replicas must divide the batch. Received "
+                f"batch_size={self.global_batch} and {replicas} replicas."
+            )
+        return strategy.distribute_datasets_from_function(
+            lambda _: self.batches(replicas, first_step, last_step)
+        )
+
+    def batches(self, replicas, first_step, last_step):
+        """As `distribute`, a plain data set: the replicas' batches in turn."""
+        dataset = tf.data.Dataset.range(first_step, last_step)
+        dataset = dataset.map(self._records).unbatch()
+        if self.source.may_fail:
+            dataset = dataset.interleave(
+                self._readable,
+                cycle_length=2 * self.threads,
+                num_parallel_calls=2 * self.threads,
+                deterministic=True,
+            )
+        else:
+            dataset = dataset.map(
+                lambda position, index, record: (
+                    position,
+                    index,
+                    self.source.image(record),
+                    True,
+                )
+            )
+        dataset = dataset.map(
+            self._views, num_parallel_calls=self.threads, deterministic=True
+        )
+        dataset = dataset.batch(self.global_batch, drop_remainder=True)
+        dataset = dataset.map(lambda *batch: self._deal(replicas, *batch))
+        dataset = dataset.unbatch().prefetch(2 * replicas)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = self.threads
+        return dataset.with_options(options)
+
+    def _records(self, step):
+        positions = self.positions(step)
+        indices = self.samples(positions)
+        return positions, indices, self.source.records(indices)
+
+    def _readable(self, position, index, record):
+        """A data set of one element: the sample, or its first substitute."""
+        first = tf.data.Dataset.from_tensors((index, record, True))
+
+        def substitute(number):
+            other = self.samples(position[tf.newaxis], number)
+            return other[0], self.source.records(other)[0], False
+
+        others = tf.data.Dataset.range(1, len(self.source)).map(substitute)
+
+        def decode(index, record, valid):
+            return position, index, self.source.image(record), valid
+
+        def give_up(*_):
+            with tf.control_dependencies(
+                [tf.debugging.Assert(False, ["No image could be read."])]
+            ):
+                image = tf.zeros([1, 1, 3], tf.uint8)
+            return position, index, image, False
+
+        readable = first.concatenate(others).map(decode).ignore_errors()
+        nothing = tf.data.Dataset.range(1).map(give_up)
+        return readable.concatenate(nothing).take(1)
+
+    def _views(self, position, index, image, valid):
+        query, key = (
+            tf.ensure_shape(
+                self.recipe.augment(
+                    image,
+                    self.image_size,
+                    tf.stack(
+                        [tf.constant(self.seed, tf.int64), 2 * position + view]
+                    ),
+                ),
+                [self.image_size, self.image_size, 3],
+            )
+            for view in range(2)
+        )
+        return position, query, key, index, valid
+
+    def _deal(self, replicas, position, query, key, index, valid):
+        """Splits a step's slots into the replicas' rows."""
+        order = self.order(position[0] // self.global_batch)
+        if self.shuffle_keys == "address":
+            key = tf.gather(key, order)
+
+        def split(rows):
+            return tf.reshape(
+                rows, [replicas, rows.shape[0] // replicas, *rows.shape[1:]]
+            )
+
+        return {
+            "query": split(query),
+            "key": split(key),
+            "index": split(index),
+            "order": tf.tile(order[tf.newaxis], [replicas, 1]),
+            "valid": split(valid),
+        }

@@ -1,0 +1,233 @@
+"""Prepared TFDS data sets as a random-access source, without a network."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from moco_tf.data import decode, record_files
+
+_LABELS_AT_ONCE = 1024
+_READERS = {
+    "tfrecord": record_files.TfrecordFiles,
+    "array_record": record_files.ArrayRecordFiles,
+}
+
+
+class TfdsSource:
+    """A split of a prepared data set."""
+
+    may_fail = True
+
+    def __init__(self, builder, split):
+        """Finds the records of a split, its images and its labels.
+
+        Args:
+          builder: tfds.core.DatasetBuilder of a prepared data set.
+          split: str, "train", also "train[:1000]" or "train+test".
+
+        Raises:
+          ValueError: for an unknown or empty split, another file format, no
+            image feature or several, or files that are missing or cut.
+        """
+        features = _leaves(builder.info.features)
+        self._image_key = _image_key(features)
+        self._label_key = _label_key(features)
+        self.class_names = None
+        if self._label_key is not None:
+            self.class_names = list(features[self._label_key].names)
+        extents = _extents(builder, split)
+        file_format = builder.info.file_format.value
+        if file_format not in _READERS:
+            raise ValueError(
+                "A prepared data set must be of the format tfrecord or "
+                f"array_record. Received {builder.info.full_name!r} as "
+                f"{file_format}. Prepare it with --file_format=tfrecord."
+            )
+        self._files = _READERS[file_format](extents)
+        self._identity = [builder.info.full_name, file_format]
+        for path, skip, take, _ in extents:
+            name, size = os.path.basename(path), os.path.getsize(path)
+            self._identity.append([name, size, skip, take])
+
+    def __len__(self):
+        return len(self._files)
+
+    @functools.cached_property
+    def labels(self):
+        """Labels int64 [N]; None if the data set has none.
+
+        The first use reads every record once, as labels lie beside their
+        images; pre-training does not ask for them.
+        """
+        if self._label_key is None:
+            return None
+        form = {self._label_key: tf.io.FixedLenFeature([], tf.int64, -1)}
+        found = []
+        for start in range(0, len(self), _LABELS_AT_ONCE):
+            stop = min(start + _LABELS_AT_ONCE, len(self))
+            records = self._files.read(range(start, stop))
+            parsed = tf.io.parse_example(records, form)
+            found.append(parsed[self._label_key].numpy())
+        labels = np.concatenate(found)
+        # Test splits whose labels are kept secret carry -1.
+        return None if (labels < 0).any() else labels
+
+    def records(self, indices):
+        """Serialised records, string [n], of int64 [n] indices."""
+        records = tf.numpy_function(
+            self._files.read, [indices], tf.string, stateful=False
+        )
+        return tf.ensure_shape(records, indices.shape)
+
+    def image(self, record):
+        """Decodes the image of a record: uint8 [H, W, 3]."""
+        form = {self._image_key: tf.io.FixedLenFeature([], tf.string)}
+        parsed = tf.io.parse_single_example(record, form)
+        return decode.decode(parsed[self._image_key])
+
+    def name(self, index):
+        """File and number of the record in it."""
+        path, number = self._files.place(index)
+        return f"{os.path.basename(path)} record {number}"
+
+    def fingerprint(self):
+        """Hex digest of the data set's name, and its files' names and sizes."""
+        return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()
+
+
+def open_tfds(spec):
+    """Opens a split of a prepared data set; nothing comes from a network.
+
+    Args:
+      spec: NAME/SPLIT, NAME/SPLIT@DATA_DIR or DIR/SPLIT. NAME as in TFDS,
+        with its config and version where wanted (name/config:1.0.0); DIR is
+        the folder that holds dataset_info.json.
+        DATA_DIR is TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
+
+    Returns:
+      TfdsSource.
+
+    Raises:
+      ValueError: when there is no such data set, prepared, on this machine.
+    """
+    folder, _, split = spec.rpartition("/")
+    folder = os.path.expanduser(folder)
+    if not _is_prepared(folder):
+        name_and_split, _, data_dir = spec.partition("@")
+        name, _, split = name_and_split.rpartition("/")
+        if not name or not split:
+            raise ValueError(
+                "A TFDS source must be tfds:NAME/SPLIT, or "
+                "tfds:NAME/SPLIT@DATA_DIR, or tfds:DIR/SPLIT. Received "
+                f"{'tfds:' + spec!r}. Add the split, for instance "
+                "tfds:cifar10/train."
+            )
+        folder = _find(name, data_dir)
+    return TfdsSource(tfds.builder_from_directory(folder), split)
+
+
+def _is_prepared(folder):
+    return os.path.isfile(os.path.join(folder, "dataset_info.json"))
+
+
+def _list(folder):
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def _find(name, data_dir):
+    """The folder of a data set's newest prepared version, by its name."""
+    data_dir = os.path.expanduser(
+        data_dir
+        or os.environ.get("TFDS_DATA_DIR")
+        or os.path.join("~", "tensorflow_datasets")
+    )
+    folder = os.path.join(data_dir, os.path.expanduser(name).replace(":", "/"))
+    if _is_prepared(folder):
+        return folder
+    inside = _list(folder)
+    versions = [v for v in inside if re.fullmatch(r"\d+\.\d+\.\d+", v)]
+    versions = [v for v in versions if _is_prepared(os.path.join(folder, v))]
+    if versions:
+        newest = max(versions, key=lambda v: [int(n) for n in v.split(".")])
+        return os.path.join(folder, newest)
+    near = folder
+    while near and not os.path.isdir(near):
+        near = os.path.dirname(near)
+    raise ValueError(
+        "A TFDS data set must be prepared on this machine: nothing is "
+        f"downloaded. Received {name!r}; there is no dataset_info.json in "
+        f"{folder!r} or in a version below it; {near!r} holds "
+        f"{', '.join(_list(near)[:10]) or 'nothing'}. Give the folder of the "
+        "data sets (tfds:NAME/SPLIT@DATA_DIR), add the config "
+        "(tfds:NAME/CONFIG/SPLIT), or prepare it: "
+        f"tfds build {name} --data_dir={data_dir}"
+    )
+
+
+def _leaves(features, prefix=""):
+    """Features of a (nested) dict by the key of their stored field."""
+    leaves = {}
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            leaves.update(_leaves(feature, f"{prefix}{name}/"))
+        else:
+            leaves[prefix + name] = feature
+    return leaves
+
+
+def _image_key(features):
+    keys = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    ]
+    if "image" in keys or len(keys) == 1:
+        return "image" if "image" in keys else keys[0]
+    raise ValueError(
+        "A data set must have one image feature, or one named 'image'. "
+        f"Received {keys or 'none'} among the features "
+        f"{', '.join(sorted(features))}. Choose another data set or config."
+    )
+
+
+def _label_key(features):
+    """The class label; of several the one named "label", or none of them."""
+    keys = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    ]
+    if "label" in keys:
+        return "label"
+    return keys[0] if len(keys) == 1 else None
+
+
+def _extents(builder, split):
+    splits = builder.info.splits
+    try:
+        instructions = splits[split].file_instructions
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ValueError(
+            "A TFDS split must be one of the data set. Received "
+            f"{split!r} of {builder.info.full_name!r}, which has "
+            f"{', '.join(sorted(splits))}. Correct the split."
+        ) from error
+    extents = [
+        record_files.Extent(
+            str(i.filename), i.skip, i.take, i.examples_in_shard
+        )
+        for i in instructions
+        if i.take
+    ]
+    if not extents:
+        raise ValueError(
+            "A TFDS split must hold at least one record. Received "
+            f"{split!r} of {builder.info.full_name!r}. Widen the split."
+        )
+    return extents

@@ -1,0 +1,85 @@
+"""Images that could not be read: named in a log, counted, and limited."""
+
+import csv
+import pathlib
+
+import tensorflow as tf
+
+_FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
+
+
+class UnreadableLog:
+    """Writes `unreadable.csv`: which files or records, and why.
+
+    The step only counts. Here the samples of a step that counted some are read
+    once more, which is possible because a batch is a function of its step.
+    """
+
+    def __init__(self, path, stream, max_fraction):
+        """Reads what an earlier session has named.
+
+        Args:
+          path: of the log.
+          stream: Stream of the run.
+          max_fraction: float in 0..1, of the samples seen; more stop the run.
+        """
+        self.path = pathlib.Path(path)
+        self.stream = stream
+        self.max_fraction = max_fraction
+        self.named = set()
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.named = {row["name"] for row in csv.DictReader(file)}
+
+    def add(self, steps):
+        """Names the unreadable samples of steps that had some.
+
+        Args:
+          steps: ints.
+
+        Side effects: appends to the log.
+        """
+        found = []
+        for step in steps:
+            indices = self.stream.samples(self.stream.positions(step))
+            for index in indices.numpy():
+                name = self.stream.source.name(int(index))
+                if name not in self.named:
+                    reason = self._reason(index)
+                    if reason:
+                        self.named.add(name)
+                        found.append([name, reason, step + 1])
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["name", "reason", "first_step"])
+            writer.writerows(found)
+
+    def check(self, unreadable, seen):
+        """Stops a run that meets too many unreadable samples.
+
+        Args:
+          unreadable: int, so far.
+          seen: int, samples so far.
+
+        Raises:
+          ValueError: above max_fraction of the samples seen (at least of the
+            first thousand).
+        """
+        if unreadable > self.max_fraction * max(seen, _FLOOR):
+            raise ValueError(
+                f"{unreadable} of {seen} samples could not be read, more than "
+                f"data.max_corrupt_fraction={self.max_fraction} allows. They "
+                f"are named in {self.path}. Mend or remove them, or allow more."
+            )
+
+    def _reason(self, index):
+        """Why a sample cannot be read, or None if it can."""
+        try:
+            self.stream.source.image(
+                self.stream.source.records(tf.constant([index]))[0]
+            )
+        except tf.errors.OpError as error:
+            return error.message.splitlines()[0][:200]
+        return None

@@ -1,0 +1,231 @@
+"""Prepared TFDS data sets, made here without a network."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from moco_tf.data import record_files, sources
+
+COUNT = 25
+
+
+def picture(number):
+    """An image that tells its number, of a size that varies."""
+    image = np.full((4 + number % 3, 5, 3), number, np.uint8)
+    image[0, 0] = [255, 0, number]
+    return image
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Numbered pictures with secret labels in the test split."""
+
+    VERSION = tfds.core.Version("1.2.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({
+                "scene": {
+                    "picture": tfds.features.Image(encoding_format="png")
+                },
+                "kind": tfds.features.ClassLabel(names=["ape", "bee", "cow"]),
+                "weight": np.float32,
+            })
+        )
+
+    def _split_generators(self, manager):
+        return {"train": self._make(COUNT, 0), "test": self._make(4, None)}
+
+    def _make(self, count, first):
+        for number in range(count):
+            yield number, {
+                "scene": {"picture": picture(number)},
+                "kind": -1 if first is None else number % 3,
+                "weight": 0.5,
+            }
+
+    def _generate_examples(self):
+        raise NotImplementedError("the splits carry their own generators")
+
+
+def prepare(data_dir, file_format):
+    builder = Tiny(data_dir=str(data_dir), file_format=file_format)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            num_shards=4, try_download_gcs=False, register_checksums=False
+        )
+    )
+    return builder
+
+
+@pytest.fixture(
+    scope="module", params=["tfrecord", "array_record"], name="prepared"
+)
+def fixture_prepared(request, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp(request.param)
+    prepare(data_dir, request.param)
+    return data_dir
+
+
+def numbers(source, indices):
+    """The numbers of the pictures at indices, read as the pipeline does."""
+    dataset = tf.data.Dataset.from_tensors(np.array(indices, np.int64))
+    dataset = dataset.map(source.records).unbatch().map(source.image)
+    images = [image.numpy() for image in dataset]
+    found = [int(image[-1, -1, 0]) for image in images]
+    for image, number in zip(images, found, strict=True):
+        np.testing.assert_array_equal(image, picture(number))
+    return found
+
+
+def test_every_record_is_read_once_from_all_shards(prepared):
+    source = sources.open_source(f"tfds:tiny/train@{prepared}")
+    assert len(source) == COUNT
+    assert sorted(numbers(source, range(COUNT))) == list(range(COUNT))
+    files = {source.name(i).split()[0] for i in range(COUNT)}
+    assert len(files) == 4
+
+
+def test_any_order_gives_the_same_records(prepared):
+    source = sources.open_source(f"tfds:tiny/train@{prepared}")
+    in_order = numbers(source, range(COUNT))
+    mixed = [24, 0, 7, 7, 13]
+    assert numbers(source, mixed) == [in_order[i] for i in mixed]
+
+
+def test_labels_belong_to_their_images(prepared):
+    source = sources.open_source(f"tfds:tiny/train@{prepared}")
+    assert source.class_names == ["ape", "bee", "cow"]
+    assert source.labels.dtype == np.int64
+    expected = [number % 3 for number in numbers(source, range(COUNT))]
+    assert source.labels.tolist() == expected
+
+
+def test_labels_kept_secret_are_none(prepared):
+    assert sources.open_source(f"tfds:tiny/test@{prepared}").labels is None
+
+
+def test_parts_of_splits_are_those_of_tfds(prepared):
+    whole = numbers(
+        sources.open_source(f"tfds:tiny/train@{prepared}"), range(COUNT)
+    )
+    part = sources.open_source(f"tfds:tiny/train[9:20]@{prepared}")
+    assert numbers(part, range(11)) == whole[9:20]
+    assert part.labels.tolist() == [number % 3 for number in whole[9:20]]
+    both = sources.open_source(f"tfds:tiny/train[:2]+test@{prepared}")
+    assert len(both) == 2 + 4
+    assert numbers(both, [0, 1]) == whole[:2]
+
+
+def test_a_prepared_folder_opens_as_by_name(prepared, monkeypatch):
+    by_folder = sources.open_source(f"tfds:{prepared}/tiny/1.2.0/train")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    by_name = sources.open_source("tfds:tiny/train")
+    by_version = sources.open_source("tfds:tiny:1.2.0/train")
+    first = by_folder.fingerprint()
+    assert by_name.fingerprint() == by_version.fingerprint() == first
+    other = sources.open_source("tfds:tiny/train[:20]")
+    assert other.fingerprint() != first
+
+
+def test_the_order_is_that_of_the_files(tmp_path):
+    prepare(tmp_path, "tfrecord")
+    source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
+    folder = tmp_path / "tiny" / "1.2.0"
+    files = sorted(str(path) for path in folder.glob("*train*"))
+    expected = [record.numpy() for record in tf.data.TFRecordDataset(files)]
+    records = source.records(tf.range(COUNT, dtype=tf.int64))
+    assert records.numpy().tolist() == expected
+
+
+def test_what_is_not_prepared_is_refused(prepared):
+    with pytest.raises(ValueError, match="must be prepared.*tfds build none"):
+        sources.open_source(f"tfds:none/train@{prepared}")
+    with pytest.raises(ValueError, match="tiny' holds 1.2.0. Give the folder"):
+        sources.open_source(f"tfds:tiny:9.9.9/train@{prepared}")
+    with pytest.raises(ValueError, match="must be prepared"):
+        sources.open_source(f"tfds:tiny/train@{prepared}/none")
+    with pytest.raises(ValueError, match="'val'.*has test, train"):
+        sources.open_source(f"tfds:tiny/val@{prepared}")
+    with pytest.raises(ValueError, match="Add the split"):
+        sources.open_source(f"tfds:tiny@{prepared.name}")
+    with pytest.raises(ValueError, match="at least one record"):
+        sources.open_source(f"tfds:tiny/train[:0]@{prepared}")
+
+
+def shards(data_dir):
+    return sorted((data_dir / "tiny" / "1.2.0").glob("*train*"))
+
+
+def test_missing_cut_and_longer_files_are_refused(tmp_path):
+    prepare(tmp_path, "tfrecord")
+    path = shards(tmp_path)[1]
+    whole = path.read_bytes()
+    spec = f"tfds:tiny/train@{tmp_path}"
+    for contents, message in [
+        (whole[:-1], "5 whole records of 6|6 whole records of 7"),
+        (whole[:5], "0 whole records"),
+        (b"text " * 20, "0 whole records"),
+        (whole + whole, "more than"),
+    ]:
+        path.write_bytes(contents)
+        with pytest.raises(ValueError, match=message):
+            sources.open_source(spec)
+    path.unlink()
+    with pytest.raises(ValueError, match="No such file"):
+        sources.open_source(spec)
+
+
+def test_missing_cut_and_exchanged_array_records_are_refused(tmp_path):
+    prepare(tmp_path, "array_record")
+    path = shards(tmp_path)[1]
+    whole = path.read_bytes()
+    test = next((tmp_path / "tiny" / "1.2.0").glob("*test*00000*"))
+    for contents in [whole[:-100], whole[:5], b"text " * 99, test.read_bytes()]:
+        path.write_bytes(contents)
+        with pytest.raises(ValueError, match=f"all its files, whole.*{path}"):
+            sources.open_source(f"tfds:tiny/train@{tmp_path}")
+    path.unlink()
+    with pytest.raises(ValueError, match=f"all its files, whole.*{path}"):
+        sources.open_source(f"tfds:tiny/train@{tmp_path}")
+
+
+def test_a_damaged_array_record_fails_in_image_and_not_in_records(tmp_path):
+    prepare(tmp_path, "array_record")
+    for path in shards(tmp_path):
+        damaged = bytearray(path.read_bytes())
+        place = damaged.index(b"IHDR")
+        damaged[place : place + 4] = b"XXXX"
+        path.write_bytes(damaged)
+    source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
+    records = source.records(tf.range(COUNT, dtype=tf.int64))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        for record in records:
+            source.image(record)
+
+
+def test_a_file_lost_later_fails_in_image_and_not_in_records(tmp_path):
+    prepare(tmp_path, "tfrecord")
+    source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
+    for path in shards(tmp_path):
+        path.unlink()
+    record = source.records(tf.constant([3], tf.int64))[0]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        source.image(record)
+
+
+def test_descriptors_are_closed_when_many_files_are_read(tmp_path):
+    extents = []
+    for number in range(record_files._OPEN_FILES + 20):
+        path = str(tmp_path / str(number))
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(b"%d\0" % number)
+        extents.append(record_files.Extent(path, 0, 1, 1))
+    files = record_files.TfrecordFiles(extents)
+    before = len(os.listdir("/proc/self/fd"))
+    read = files.read(range(len(extents)))
+    assert read.tolist() == [b"%d\0" % n for n in range(len(extents))]
+    opened = len(os.listdir("/proc/self/fd")) - before
+    assert opened <= record_files._OPEN_FILES
