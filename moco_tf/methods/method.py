@@ -1,0 +1,142 @@
+"""What all pre-training methods share: the compiled step and its log."""
+
+import tensorflow as tf
+
+from moco_tf.methods import shuffle
+
+
+class StepLog(tf.Module):
+    """The values of the last steps, kept on the device.
+
+    The host reads many steps at once, so that no step waits for it. The log is
+    part of the checkpoint: a resumed run reports the same means.
+
+    Attributes:
+      values: float32 [CAPACITY, len(columns)] variable; the row of a step is
+        step % CAPACITY.
+      columns: names of the columns.
+    """
+
+    CAPACITY = 1024
+
+    def __init__(self, columns):
+        super().__init__(name="step_log")
+        self.columns = tuple(columns)
+        self.values = tf.Variable(
+            tf.zeros([self.CAPACITY, len(self.columns)]), trainable=False
+        )
+
+    def write(self, step, row):
+        """Stores a row float32 [columns] for an int64 step, in the graph."""
+        position = (step % self.CAPACITY)[tf.newaxis]
+        self.values.scatter_update(tf.IndexedSlices(row[tf.newaxis], position))
+
+    def read(self, first, last):
+        """Columns of the steps first..last-1, a dict of float32 arrays."""
+        if not 0 <= last - first <= self.CAPACITY:
+            raise ValueError(
+                f"The step log holds {self.CAPACITY} steps. Received a request "
+                f"for steps {first} to {last - 1}."
+            )
+        values = self.values.numpy()
+        rows = [values[step % self.CAPACITY] for step in range(first, last)]
+        return {
+            name: [float(row[column]) for row in rows]
+            for column, name in enumerate(self.columns)
+        }
+
+
+class Method(tf.keras.Model):
+    """A pre-training method: subclasses say how two views become a loss.
+
+    A subclass defines `train_step(batch)`, which runs inside a replica, updates
+    the method's own state and returns the scalars named by `METRICS`.
+
+    Attributes:
+      step: int64 variable, number of finished steps.
+      step_log: StepLog of METRICS and of the seconds waited for input.
+      backbone: the keras.Model that is evaluated and exported.
+    """
+
+    METRICS = ("loss", "instance_top1", "unreadable")
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.replicas = shuffle.replica_count()
+        self.step = tf.Variable(
+            tf.constant(0, tf.int64), trainable=False, name="step"
+        )
+        self.step_log = StepLog([*self.METRICS, "input_wait"])
+        self._start = (0, 0)
+        # What a step returns is already the same on every replica; Keras would
+        # sum it over replicas (and workers).
+        self.distribute_reduction_method = "first"
+
+    @property
+    def backbone(self):
+        raise AttributeError(f"{type(self).__name__} names no backbone.")
+
+    def build_optimizer(self):
+        """Creates the optimiser's slots, so that a checkpoint can set them."""
+        legacy = tf.keras.optimizers.legacy.Optimizer
+        with self.distribute_strategy.scope():
+            if isinstance(self.optimizer, legacy):
+                self.optimizer._create_all_weights(self.trained_variables())
+            else:
+                self.optimizer.build(self.trained_variables())
+
+    def trained_variables(self):
+        """The variables that the optimiser changes."""
+        raise AttributeError(f"{type(self).__name__} names no variables.")
+
+    def start_at(self, epoch, step_in_epoch):
+        """Makes the next `fit` start inside an epoch (exact resume)."""
+        self._start = (epoch, step_in_epoch)
+
+    def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch, epoch):
+        """Keras' hook for resuming within an epoch (private in Keras 2.15)."""
+        del steps_per_epoch, epoch
+        return self._start
+
+    def make_train_function(self, force=False):
+        """Compiles input, train_step and step log into one function."""
+        if self.train_function is not None and not force:
+            return self.train_function
+
+        def replica_step(batch, input_wait):
+            # The clock is read before the step keeps all threads busy.
+            with tf.control_dependencies([input_wait]):
+                batch = tf.nest.map_structure(tf.identity, batch)
+            metrics = self.train_step(batch)
+            row = tf.stack([metrics[name] for name in self.METRICS])
+            context = tf.distribute.get_replica_context()
+            row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
+            row = tf.concat([row, [input_wait]], axis=0)
+            self.step_log.write(self.step, row)
+            self.step.assign_add(1)
+            return dict(zip(self.METRICS, tf.unstack(row)[:-1], strict=True))
+
+        def train_function(iterator):
+            start = tf.timestamp()
+            with tf.control_dependencies([start]):
+                batch = next(iterator)
+            with tf.control_dependencies(
+                tf.nest.flatten(tf.nest.map_structure(_local_values, batch))
+            ):
+                wait = tf.cast(tf.timestamp() - start, tf.float32)
+            strategy = self.distribute_strategy
+            metrics = strategy.run(replica_step, args=(batch, wait))
+            return {
+                name: strategy.experimental_local_results(value)[0]
+                for name, value in metrics.items()
+            }
+
+        if not self.run_eagerly:
+            train_function = tf.function(train_function, reduce_retracing=True)
+        self.train_function = train_function
+        return self.train_function
+
+
+def _local_values(value):
+    strategy = tf.distribute.get_strategy()
+    return list(strategy.experimental_local_results(value))

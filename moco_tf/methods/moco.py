@@ -1,0 +1,148 @@
+"""Momentum Contrast (v1 arXiv:1911.05722, v2 arXiv:2003.04297)."""
+
+import tensorflow as tf
+
+from moco_tf.data import image_ops
+from moco_tf.methods import key_queue, losses, method, shuffle
+from moco_tf.methods.momentum import update_momentum
+from moco_tf.models import encoder as encoders
+from moco_tf.models import heads
+
+SHUFFLES = ("gather", "address")
+
+
+class MoCo(method.Method):
+    """MoCo: a query encoder, a momentum key encoder and a queue of keys.
+
+    Make it inside the strategy's scope, `compile(optimizer)` it and `fit` it
+    on batches of the stream (moco_tf/data/stream.py).
+
+    Attributes:
+      query_encoder, key_encoder: Encoder, backbone and head.
+      queue: KeyQueue.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        head="mlp",
+        dim=128,
+        queue_size=65536,
+        momentum=0.999,
+        temperature=0.2,
+        symmetric=False,
+        shuffle_keys="gather",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        seed=0,
+    ):
+        """Builds both encoders, equal at the start, and the queue.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          head: "fc" (v1, one linear layer) or "mlp" (v2, two layers).
+          dim: C, features of a query or key.
+          queue_size: K, keys in the dictionary.
+          momentum: float in 0..1, m of Eq. 2.
+          temperature: positive float, tau of Eq. 1.
+          symmetric: sum of the losses of both directions (authors' CIFAR demo);
+            a step then enqueues the keys of both views.
+          shuffle_keys: "gather": key images travel between replicas; "address":
+            the stream has already dealt them in shuffled order.
+          mean, std: of the channels in 0..1; normalise uint8 images.
+          seed: int, of the queue's first keys.
+        """
+        super().__init__(name="moco")
+        if shuffle_keys not in SHUFFLES:
+            raise ValueError(
+                f"shuffle must be one of {SHUFFLES}. Received "
+                f"shuffle={shuffle_keys!r}."
+            )
+        if not 0 <= momentum <= 1 or temperature <= 0:
+            raise ValueError(
+                "momentum must lie in 0..1 and temperature above 0. Received "
+                f"momentum={momentum}, temperature={temperature}."
+            )
+        features = encoders.feature_size(backbone)
+        self.query_encoder = encoders.Encoder(
+            backbone, heads.projection_head(head, features, dim)
+        )
+        self.key_encoder = self.query_encoder.clone()
+        self.queue = key_queue.KeyQueue(queue_size, dim, seed)
+        self.momentum = momentum
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.shuffle_keys = shuffle_keys
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    @property
+    def backbone(self):
+        return self.query_encoder.backbone
+
+    def trained_variables(self):
+        return self.query_encoder.trainable_variables
+
+    def train_step(self, batch):
+        """One step of Algorithm 1 (v1, section 3.2), inside a replica.
+
+        Args:
+          batch: query, key: uint8 or normalised float [N, H, W, 3]; index int64
+            [N]; order int32 [G]; valid bool [N] (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        order = batch["order"]
+        query_view, key_view = self._views(batch)  # key_view: shuffled order
+
+        update_momentum(self.key_encoder, self.query_encoder, self.momentum)
+        key = self._encode(self.key_encoder, key_view)  # [N, C]
+        keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C]
+        keys = shuffle.unshuffle(keys, order)  # in slot order
+        if self.symmetric:
+            key = self._encode(self.key_encoder, query_view)
+            other_keys = shuffle.all_gather(key)  # in slot order already
+
+        with tf.GradientTape() as tape:
+            query = self._encode(self.query_encoder, query_view)
+            loss, logits = self.contrast(query, shuffle.own_rows(keys))
+            if self.symmetric:
+                query = self._encode(self.query_encoder, key_view)
+                positive = tf.gather(other_keys, shuffle.own_rows(order))
+                loss += self.contrast(query, positive)[0]
+            # Keras sums gradients over replicas.
+            loss_share = loss / self.replicas
+        self.optimizer.minimize(loss_share, self.trained_variables(), tape=tape)
+
+        # After the logits: no key is a negative of its own query.
+        self.queue.enqueue(keys, samples, self.step)
+        if self.symmetric:
+            self.queue.enqueue(other_keys, samples, self.step)
+        return {
+            "loss": loss,
+            "instance_top1": losses.instance_top1(logits),
+            "unreadable": tf.reduce_mean(
+                tf.cast(tf.logical_not(batch["valid"]), tf.float32)
+            ),
+        }
+
+    def contrast(self, query, key):
+        """InfoNCE of queries [N, C] and their keys [N, C] with the queue."""
+        return losses.info_nce(
+            query, tf.stop_gradient(key), self.queue.keys, self.temperature
+        )
+
+    def _encode(self, encoder, images):
+        """Unit vectors float32 [N, C]; BatchNorm uses the batch."""
+        return tf.math.l2_normalize(encoder(images, training=True), axis=1)
+
+    def _views(self, batch):
+        """Normalised images of both views; the key's in shuffled order."""
+        key = batch["key"]
+        if self.shuffle_keys == "gather":
+            images = shuffle.gather_images(key)
+            key = tf.gather(images, shuffle.own_rows(batch["order"]))
+        return (
+            image_ops.normalize(batch["query"], self.mean, self.std),
+            image_ops.normalize(key, self.mean, self.std),
+        )

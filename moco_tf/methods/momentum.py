@@ -1,0 +1,23 @@
+"""The momentum (EMA) update of the key encoder."""
+
+
+def update_momentum(key_encoder, query_encoder, momentum):
+    """Sets key weights to momentum * key + (1 - momentum) * query (v1, Eq. 2).
+
+    Parameters only. BatchNorm's moving statistics are not averaged: each
+    encoder keeps its own, as in the published implementation.
+
+    Args:
+      key_encoder: keras.Model; changed in place, inside the replica.
+      query_encoder: keras.Model of the same architecture.
+      momentum: float in 0..1; 0.999 means that the key encoder moves slowly.
+    """
+    pairs = zip(
+        key_encoder.trainable_variables,
+        query_encoder.trainable_variables,
+        strict=True,
+    )
+    for key_weight, query_weight in pairs:
+        key_weight.assign(
+            momentum * key_weight + (1.0 - momentum) * query_weight
+        )

@@ -1,0 +1,236 @@
+"""What happens around the steps of `fit`: reports, kNN and checkpoints."""
+
+import math
+import time
+
+import tensorflow as tf
+
+from moco_tf.training import checkpoints
+
+
+class PretrainCallback(tf.keras.callbacks.Callback):
+    """Reports every few steps, runs kNN and saves, in one fixed order.
+
+    At the end of an epoch: report, kNN, metrics row, checkpoint. A run that is
+    killed in between repeats what its last checkpoint does not hold.
+
+    Side effects: writes metrics.csv, TensorBoard scalars and checkpoints.
+    """
+
+    # Without this, Keras copies the logs to the host at every step.
+    _supports_tf_logs = True
+
+    def __init__(
+        self,
+        config,
+        workdir,
+        steps_per_epoch,
+        last_step,
+        metrics,
+        scalars,
+        progress,
+        unreadable,
+        knn=None,
+    ):
+        """Gathers what the run reports to.
+
+        Args:
+          config: the run's configuration.
+          workdir: of the run.
+          steps_per_epoch: int.
+          last_step: int, the step after which the run stops.
+          metrics: MetricsFile.
+          scalars: ScalarWriter, or None.
+          progress: Progress.
+          unreadable: UnreadableLog.
+          knn: function of an encoder -> dict of top-1 fractions by layer, or
+            None.
+        """
+        super().__init__()
+        self.config = config
+        self.workdir = workdir
+        self.steps_per_epoch = steps_per_epoch
+        self.last_step = last_step
+        self.metrics = metrics
+        self.scalars = scalars
+        self.progress = progress
+        self.knn = knn
+        self.unreadable = unreadable
+
+    def on_train_begin(self, logs=None):
+        del logs
+        self.step = int(self.model.step.numpy())
+        self.reported = self._last_report()
+        self.clock = None
+        self.progress.start(self.step)
+        rows = self.metrics.rows()
+        self.bad = sum(row["unreadable"] for row in rows)
+        self.best_knn = max(map(self._judge, rows), default=-math.inf)
+        if rows and rows[-1]["step"] == self.step and self._ends_epoch():
+            if rows[-1]["epoch_loss"] is None:  # stopped before its kNN
+                self.finish_epoch()
+
+    def on_train_batch_end(self, batch, logs=None):
+        del batch, logs
+        self.step += 1
+        if self.clock is None:  # the first step also compiles
+            self.clock = (self.step, time.perf_counter())
+        saves, stops = self._is_due("checkpoint"), self.step >= self.last_step
+        if self._ends_epoch() or stops or self._is_due("log"):
+            self.report()
+        if (saves or stops) and not self._ends_epoch():
+            self.check_finite()
+            self.save()
+        if stops:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        del epoch, logs
+        if self._ends_epoch():  # not stopped within it
+            self.finish_epoch()
+
+    def on_train_end(self, logs=None):
+        del logs
+        self.progress.close()
+
+    def report(self):
+        """Reads the steps since the last report and tells all listeners."""
+        self.check_finite()
+        window = self.model.step_log.read(self.reported, self.step)
+        steps = self.step - self.reported
+        batch = self.config.train.batch_size
+        row = {
+            "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
+            "steps": steps,
+            "loss": math.fsum(window["loss"]) / steps,
+            "instance_top1": math.fsum(window["instance_top1"]) / steps,
+            "learning_rate": self._rate(),
+            "unreadable": round(math.fsum(window["unreadable"]) * batch),
+            **self._speed(window["input_wait"]),
+        }
+        if row["unreadable"]:
+            bad = [
+                self.reported + back
+                for back, share in enumerate(window["unreadable"])
+                if share
+            ]
+            self.unreadable.add(bad)
+        self._write(row)
+        self.reported = self.step
+        self.bad += row["unreadable"]
+        self.unreadable.check(self.bad, self.step * batch)
+        self.progress.update(self.step, row)
+
+    def finish_epoch(self):
+        """Epoch means, kNN if it is due, and the epoch's checkpoint."""
+        epoch = self.step // self.steps_per_epoch
+        rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
+        row = {"epoch_loss": _epoch_mean(rows, "loss")}
+        every, epochs = self.config.knn.every_epochs, self.config.train.epochs
+        if self.knn and (epoch % every == 0 or epoch == epochs):
+            found = self.knn(self.model.query_encoder)
+            row |= {f"knn_{layer}": top1 for layer, top1 in found.items()}
+        self._write(row)
+        self.progress.message(_epoch_line(epoch, epochs, row))
+        path = self.save()
+        if self._judge(row) > self.best_knn:
+            self.best_knn = self._judge(row)
+            checkpoints.keep_as_best(path)
+        if self.clock:
+            self.clock = (self.step, time.perf_counter())
+
+    def save(self):
+        """Writes a checkpoint of the finished steps."""
+        return checkpoints.save(
+            self.model,
+            self.workdir,
+            self.config.checkpoint.keep,
+            {
+                "epoch": self.step / self.steps_per_epoch,
+                "replicas": self.model.replicas,
+            },
+        )
+
+    def save_interrupted(self):
+        """Saves at Ctrl-C: a step is finished or not begun, never half done."""
+        self.progress.close()
+        self.step = int(self.model.step.numpy())
+        newest = checkpoints.latest(self.workdir)
+        done = checkpoints.read_meta(newest)["step"] if newest else 0
+        if self.step > done:
+            self.check_finite()
+            self.save()
+
+    def check_finite(self):
+        """Stops the run at a loss that is not a number.
+
+        Raises:
+          FloatingPointError: naming the step; nothing is saved after it.
+        """
+        losses = self.model.step_log.read(self.reported, self.step)["loss"]
+        for back, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss of step {self.reported + back + 1} is {loss}. "
+                    "Checkpoints from before are intact. Usual causes: a "
+                    "learning rate too high for the batch, or a temperature "
+                    "too low."
+                )
+
+    def _ends_epoch(self):
+        return self.step > 0 and self.step % self.steps_per_epoch == 0
+
+    def _is_due(self, section):
+        """Whether the section's every_steps is reached within the epoch."""
+        every = self.config[section].every_steps
+        in_epoch = self.step % self.steps_per_epoch
+        return bool(every) and in_epoch % every == 0
+
+    def _last_report(self):
+        """The step up to which metrics.csv has rows."""
+        return max([row["step"] for row in self.metrics.rows()], default=0)
+
+    def _rate(self):
+        rate = self.model.optimizer.learning_rate
+        if callable(rate):  # the older optimisers keep the schedule
+            rate = rate(max(self.step - 1, 0))
+        return float(rate.numpy())
+
+    def _speed(self, waits):
+        first, start = self.clock
+        seconds = time.perf_counter() - start
+        steps = self.step - first
+        self.clock = (self.step, time.perf_counter())
+        if not steps:
+            return {}
+        waited = math.fsum(waits[-steps:])
+        return {
+            "images_per_second": steps * self.config.train.batch_size / seconds,
+            "input_wait_share": min(waited / seconds, 1.0),
+        }
+
+    def _write(self, row):
+        row = {"step": self.step, **row}
+        self.metrics.append(row)
+        if self.scalars:
+            self.scalars.write(row)
+
+    def _judge(self, row):
+        value = row.get(f"knn_{self.config.knn.features}")
+        return -math.inf if value is None else value
+
+
+def _epoch_mean(rows, name):
+    steps = sum(row["steps"] for row in rows)
+    return math.fsum(row[name] * row["steps"] for row in rows) / steps
+
+
+def _epoch_line(epoch, epochs, row):
+    """One line for an epoch's end."""
+    parts = [f"epoch {epoch}/{epochs} done", f"loss {row['epoch_loss']:.4f}"]
+    parts += [
+        f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
+        for layer in ("backbone", "projection")
+        if "knn_" + layer in row
+    ]
+    return "  ".join(parts)

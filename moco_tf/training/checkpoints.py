@@ -1,0 +1,183 @@
+"""Checkpoints: all that the next step depends on, written atomically.
+
+Layout of a workdir:
+
+    checkpoints/step-000000097/{state.index, state.data-*, meta.json}
+    checkpoints/best/          a copy of the checkpoint with the best kNN
+
+A folder is written under a name that starts with a dot and then renamed, so a
+folder with its final name is complete. One copy serves every replica count.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import tensorflow as tf
+
+_NAME = re.compile(r"step-(\d{9})")
+_STATE = "state"
+
+
+def folder(workdir):
+    """The folder of a run's checkpoints."""
+    return pathlib.Path(workdir) / "checkpoints"
+
+
+def complete(workdir):
+    """The complete checkpoints of a run as (step, path), oldest first."""
+    found = []
+    if folder(workdir).is_dir():
+        for path in folder(workdir).iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and (path / "meta.json").is_file():
+                found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def latest(workdir):
+    """The newest complete checkpoint's path, or None if there is none."""
+    found = complete(workdir)
+    return found[-1][1] if found else None
+
+
+def best(workdir):
+    """The path of the checkpoint with the best kNN so far, or None."""
+    path = folder(workdir) / "best"
+    return path if (path / "meta.json").is_file() else None
+
+
+def read_meta(path):
+    """What was noted beside a checkpoint: a dict with "step" and more."""
+    return json.loads((path / "meta.json").read_text())
+
+
+def save(method, workdir, keep, meta):
+    """Writes a checkpoint of a method and drops the oldest ones.
+
+    Args:
+      method: Method, with its optimiser.
+      workdir: of the run.
+      keep: int, checkpoints that stay (besides best/).
+      meta: dict for meta.json; "step" is added.
+
+    Returns:
+      the checkpoint's path.
+
+    Raises:
+      OSError: if it cannot be written; older checkpoints are untouched.
+    """
+    step = int(method.step.numpy())
+    final = folder(workdir) / f"step-{step:09d}"
+    partial = folder(workdir) / f".step-{step:09d}"
+    _clear(partial)
+    try:
+        partial.mkdir(parents=True)
+        tf.train.Checkpoint(model=method).write(str(partial / _STATE))
+        text = json.dumps({"step": step, **meta}, indent=2) + "\n"
+        (partial / "meta.json").write_text(text)
+        _flush(partial)
+        _clear(final)  # of an earlier try at the same step
+        os.replace(partial, final)
+    except (OSError, tf.errors.OpError) as error:
+        _clear(partial)
+        raise OSError(
+            f"The checkpoint of step {step} could not be written to "
+            f"{folder(workdir)}: {_reason(error)} Earlier checkpoints are "
+            "intact. Free space or mend the folder, then give the same command "
+            "again to go on from the last one."
+        ) from error
+    for _, old in complete(workdir)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def keep_as_best(path):
+    """Makes a checkpoint the run's best/, in place of the one before."""
+    final = path.parent / "best"
+    partial, old = path.parent / ".best", path.parent / ".best-old"
+    _clear(partial)
+    _clear(old)
+    # Hard links: no second copy on disk until the original is dropped.
+    shutil.copytree(path, partial, copy_function=_link)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(partial, final)
+    _clear(old)
+
+
+def restore(method, path):
+    """Sets a method, with its optimiser's slots, to a checkpoint.
+
+    Args:
+      method: Method as built and compiled for the run.
+      path: of the checkpoint.
+
+    Returns:
+      the step, int.
+
+    Raises:
+      ValueError: if the checkpoint is damaged or of another model.
+    """
+    checkpoint = tf.train.Checkpoint(model=method)
+    try:
+        status = checkpoint.read(str(path / _STATE))
+        status.assert_consumed()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"The checkpoint {path} does not hold this run's state: "
+            f"{_reason(error)} If it was damaged, delete that folder to go on "
+            "from the one before."
+        ) from error
+    return int(method.step.numpy())
+
+
+def restore_query_encoder(encoder, path):
+    """Sets an Encoder to the query encoder of a checkpoint.
+
+    Args:
+      encoder: Encoder of the run's architecture.
+      path: of the checkpoint.
+
+    Raises:
+      ValueError: if the checkpoint is damaged or of another model.
+    """
+    model = tf.train.Checkpoint(query_encoder=encoder)
+    try:
+        status = tf.train.Checkpoint(model=model).read(str(path / _STATE))
+        status.expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"The checkpoint {path} does not hold such an encoder: "
+            f"{_reason(error)} Use the configuration it was trained with."
+        ) from error
+
+
+def _reason(error):
+    """The first line of an error, as a sentence."""
+    text = getattr(error, "message", None) or str(error) or repr(error)
+    return text.strip().splitlines()[0][:300].rstrip(".") + "."
+
+
+def _flush(path):
+    """Brings files and their folder to disk before the rename."""
+    for file in [*path.iterdir(), path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _clear(path):
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

@@ -1,0 +1,88 @@
+"""Optimisers: SGD as published, and LAMB and SGDW for large batches."""
+
+import tensorflow as tf
+
+from moco_tf.training import addons
+
+
+class MomentumSGD(tf.keras.optimizers.Optimizer):
+    """SGD with coupled weight decay and momentum, as MoCo was trained.
+
+        g = gradient + weight_decay * w      for every parameter
+        v = momentum * v + g
+        w = w - learning_rate * v
+
+    Keras' own SGD differs twice: its decay is decoupled from the momentum, and
+    its velocity contains the learning rate, which matters when that changes.
+    """
+
+    def __init__(
+        self, learning_rate, momentum=0.9, weight_decay=0.0, name="sgd"
+    ):
+        """Makes the optimiser.
+
+        Args:
+          learning_rate: float or LearningRateSchedule.
+          momentum: float in 0..1, of the velocity.
+          weight_decay: float, added to the gradient as weight_decay * w, after
+            the reduction over replicas. BatchNorm and biases decay too.
+          name: of the optimiser.
+        """
+        # Keras' argument would decay by the decoupled rule.
+        super().__init__(name=name, weight_decay=None, jit_compile=False)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.momentum = momentum
+        self.coupled_decay = weight_decay
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self.velocities = [
+            self.add_variable_from_reference(weight, "velocity")
+            for weight in var_list
+        ]
+        self._built = True
+
+    def update_step(self, gradient, variable):
+        """Updates one weight inside a replica, with the reduced gradient."""
+        position = self._index_dict[self._var_key(variable)]
+        velocity = self.velocities[position]
+        gradient = gradient + self.coupled_decay * variable
+        velocity.assign(self.momentum * velocity + gradient)
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        variable.assign_sub(rate * velocity)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "learning_rate": self._serialize_hyperparameter(
+                self._learning_rate
+            ),
+            "momentum": self.momentum,
+            "weight_decay": self.coupled_decay,
+        }
+
+
+def make_optimizer(name, learning_rate, momentum, weight_decay):
+    """An optimiser by its name in the configuration.
+
+    Args:
+      name: "sgd", "lamb" or "sgdw".
+      learning_rate: float or LearningRateSchedule.
+      momentum: float, of SGD and SGDW.
+      weight_decay: float; its meaning is each optimiser's own.
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name == "sgd":
+        return MomentumSGD(learning_rate, momentum, weight_decay)
+    if name == "lamb":
+        return addons.lamb(learning_rate, weight_decay)
+    if name == "sgdw":
+        return addons.sgdw(learning_rate, momentum, weight_decay)
+    raise ValueError(
+        "optimizer.name must be 'sgd', 'lamb' or 'sgdw'. Received "
+        f"name={name!r}."
+    )

@@ -1,0 +1,51 @@
+"""InfoNCE by hand arithmetic and by NumPy."""
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.methods import losses
+
+
+def test_logits_are_cosines_over_temperature_with_the_positive_first():
+    query = tf.constant([[1.0, 0.0]])
+    queue = tf.constant([[0.0, 1.0], [-1.0, 0.0]])
+    loss, logits = losses.info_nce(query, query, queue, temperature=0.5)
+    np.testing.assert_allclose(logits, [[2.0, 0.0, -2.0]])
+    # -ln(e^2 / (e^2 + e^0 + e^-2))
+    np.testing.assert_allclose(
+        loss, np.log(1 + np.exp(-2.0) + np.exp(-4.0)), rtol=1e-6
+    )
+
+
+def test_equal_features_give_the_loss_at_chance():
+    ones = tf.ones([4, 1])
+    loss, _ = losses.info_nce(ones, ones, tf.ones([15, 1]), temperature=0.07)
+    np.testing.assert_allclose(loss, np.log(16), rtol=1e-6)
+
+
+def test_loss_is_the_mean_cross_entropy_of_a_float64_oracle():
+    rng = np.random.default_rng(0)
+    query, key = rng.standard_normal((2, 5, 8))
+    queue = rng.standard_normal((11, 8))
+    query, key, queue = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (query, key, queue)
+    )
+    logits = np.concatenate(
+        [(query * key).sum(1, keepdims=True), query @ queue.T], axis=1
+    )
+    logits = np.exp(logits / 0.2)
+    expected = -np.log(logits[:, 0] / logits.sum(1)).mean()
+    loss, _ = losses.info_nce(
+        *(tf.constant(x, tf.float32) for x in (query, key, queue)), 0.2
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_instance_top1_counts_strict_wins_of_the_positive():
+    logits = tf.constant([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [1.0, 1.0, 0.0]])
+    np.testing.assert_allclose(losses.instance_top1(logits), 1 / 3)
+
+
+def test_collapsed_features_score_no_instance_top1():
+    assert losses.instance_top1(tf.ones([3, 9])).numpy() == 0.0

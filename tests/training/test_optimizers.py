@@ -1,0 +1,53 @@
+"""SGD as published, by hand arithmetic and by a NumPy loop."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.training import optimizers
+
+
+class _Rates(tf.keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return tf.gather(tf.constant([0.5, 0.1, 2.0]), step)
+
+
+def test_decay_goes_through_the_velocity():
+    weight = tf.Variable(1.0)
+    optimizer = optimizers.MomentumSGD(0.5, momentum=0.9, weight_decay=0.1)
+    optimizer.apply_gradients([(tf.constant(0.0), weight)])
+    np.testing.assert_allclose(weight, 1 - 0.5 * 0.1)  # v = 0.1
+    optimizer.apply_gradients([(tf.constant(0.0), weight)])
+    # v = 0.9 * 0.1 + 0.1 * 0.95
+    np.testing.assert_allclose(weight, 0.95 - 0.5 * 0.185, rtol=1e-6)
+
+
+def test_the_velocity_does_not_contain_the_rate():
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((3, 2)).astype(np.float32)
+    weight = tf.Variable(expected)
+    optimizer = optimizers.MomentumSGD(_Rates(), 0.9, 0.01)
+    velocity = np.zeros((3, 2))
+    for rate in (0.5, 0.1, 2.0):
+        gradient = rng.standard_normal((3, 2)).astype(np.float32)
+        velocity = 0.9 * velocity + gradient + 0.01 * expected
+        expected = expected - rate * velocity
+        optimizer.apply_gradients([(tf.constant(gradient), weight)])
+        np.testing.assert_allclose(weight, expected, rtol=1e-5)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="'sgd', 'lamb' or 'sgdw'.*adam"):
+        optimizers.make_optimizer("adam", 0.1, 0.9, 0.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb", "sgdw"])
+def test_each_optimiser_lowers_a_quadratic(name):
+    weight = tf.Variable([3.0, -2.0])
+    optimizer = optimizers.make_optimizer(name, 0.05, 0.9, 1e-4)
+    before = float(tf.reduce_sum(weight**2))
+    for _ in range(20):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(weight**2)
+        optimizer.minimize(loss, [weight], tape=tape)
+    assert float(tf.reduce_sum(weight**2)) < 0.5 * before
