@@ -1,0 +1,80 @@
+"""The encoder of a finished or running pre-training, from its workdir."""
+
+import pathlib
+
+import tensorflow as tf
+
+from moco_tf import config as config_lib
+from moco_tf.models import encoder as encoders
+from moco_tf.models import heads
+from moco_tf.training import checkpoints, distribution
+
+
+def load_config(workdir):
+    """Returns the configuration that a run saved in its workdir.
+
+    Raises:
+      ValueError: if the workdir holds no run.
+    """
+    if not (pathlib.Path(workdir) / "config.json").is_file():
+        raise ValueError(
+            "A workdir must hold the config.json of a pre-training run. "
+            f"Received {str(workdir)!r} without one. Give the --workdir of "
+            "the `pretrain` command."
+        )
+    return config_lib.load_saved(workdir)
+
+
+def find_checkpoint(workdir, checkpoint):
+    """Returns the folder of a run's checkpoint.
+
+    Args:
+      workdir: of the run.
+      checkpoint: "latest", "best", a step such as "1200", or a path.
+
+    Raises:
+      ValueError: if there is no such complete checkpoint, with those that
+        there are.
+    """
+    complete = checkpoints.complete(workdir)
+    steps = {str(step): path for step, path in complete}
+    if checkpoint == "latest":
+        path = checkpoints.latest(workdir)
+    elif checkpoint == "best":
+        path = checkpoints.best(workdir)
+    elif str(checkpoint) in steps:
+        path = steps[str(checkpoint)]
+    else:
+        path = pathlib.Path(checkpoint)
+        path = path if (path / "meta.json").is_file() else None
+    if path is None:
+        held = ", ".join(steps) or "none"
+        raise ValueError(
+            'checkpoint must be "latest", "best", a step or the path of a '
+            f"complete checkpoint. Received {str(checkpoint)!r}; steps in "
+            f"{checkpoints.folder(workdir)}: {held}."
+        )
+    return path
+
+
+def build_encoder(config):
+    """Builds an encoder as configured, with random weights fixed by the seed.
+
+    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
+    as configured.
+    """
+    distribution.set_precision(config.train.tf32)
+    tf.keras.utils.set_random_seed(config.seed)
+    model = config.model
+    backbone = encoders.build_backbone(
+        model.backbone,
+        width=model.width,
+        stem=model.stem,
+        bn_splits=1,  # inference uses the moving statistics only
+        image_size=config.data.image_size,
+        precision=config.train.precision,
+    )
+    head = heads.projection_head(
+        model.head, backbone.output_shape[-1], model.dim
+    )
+    return encoders.Encoder(backbone, head)

@@ -1,0 +1,166 @@
+"""`metrics.csv`: one row of figures per logged step, exact and resumable."""
+
+import os
+
+COLUMNS = (
+    "epoch",
+    "steps",
+    "loss",
+    "instance_top1",
+    "learning_rate",
+    "images_per_second",
+    "input_wait_share",
+    "unreadable",
+    "epoch_loss",
+    "knn_backbone",
+    "knn_projection",
+)
+
+
+def _text(value):
+    """Writes a number so that reading it back gives the same bits."""
+    if value is None:
+        return ""
+    if hasattr(value, "item"):
+        value = value.item()  # NumPy scalar or 0-d array
+    if isinstance(value, int):
+        return str(int(value))
+    return repr(float(value))
+
+
+def _number(text):
+    if text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+class MetricsFile:
+    """A CSV file with a fixed header and one row per step, steps ascending.
+
+    Rows reach the operating system as they are appended, so a killed process
+    loses at most the line it was writing; such a torn last line is dropped
+    when the file is opened again.
+    """
+
+    def __init__(self, path, columns=COLUMNS):
+        """Opens the file, or makes it with its header.
+
+        Args:
+          path: of the CSV file; its folder exists.
+          columns: names of the figures; "step" stands before them.
+
+        Raises:
+          ValueError: if the file has another header or a damaged line that
+            is not the last.
+        """
+        self._path = os.fspath(path)
+        self._columns = ("step", *columns)
+        self._file = None
+        rows, torn = [], False
+        if os.path.exists(self._path):
+            rows, torn = self._read()
+        # A file killed while its header was written is torn without rows.
+        if torn or not os.path.exists(self._path):
+            self._rewrite(rows)
+        self._last = rows[-1] if rows else None
+        self._file = open(self._path, "a", encoding="ascii", newline="")
+
+    def _read(self):
+        """Returns the rows as lists of texts, and whether the end is torn."""
+        with open(self._path, encoding="ascii", newline="") as file:
+            lines = file.read().split("\n")
+        torn = lines.pop() != ""  # a complete file ends with a line break
+        if not lines:
+            return [], True
+        header = ",".join(self._columns)
+        if lines[0] != header:
+            raise ValueError(
+                f"{self._path} must have the header of this version, "
+                f"{header!r}. Received {lines[0]!r}. Move the file away to "
+                "start a new one."
+            )
+        rows = [line.split(",") for line in lines[1:]]
+        for place, row in enumerate(rows, start=2):
+            try:
+                valid = len(row) == len(self._columns) and int(row[0]) >= 0
+                [_number(text) for text in row]
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(
+                    f"{self._path} is damaged at line {place}: "
+                    f"{','.join(row)!r}. Remove the line, or move the file "
+                    "away to start a new one."
+                )
+        return rows, torn
+
+    def _rewrite(self, rows):
+        """Replaces the file in one step: readers see the old or the new."""
+        temporary = self._path + ".tmp"
+        with open(temporary, "w", encoding="ascii", newline="") as file:
+            for row in [list(self._columns), *rows]:
+                file.write(",".join(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+
+    def append(self, row):
+        """Appends the figures of one step.
+
+        A second row for the last step adds to the first (kNN may come after
+        the loss of an epoch's last step).
+
+        Args:
+          row: dict of numbers by column; "step", the optimiser steps done, is
+            not below the last row's; other missing ones are left empty.
+
+        Raises:
+          ValueError: for an unknown column or a step before the last row's.
+        """
+        unknown = sorted(set(row) - set(self._columns))
+        if unknown:
+            raise ValueError(
+                "metrics.csv has a fixed header. Received the columns "
+                f"{', '.join(unknown)}; known: {', '.join(self._columns)}."
+            )
+        step = int(row["step"])
+        last = int(self._last[0]) if self._last else -1
+        if step < last:
+            raise ValueError(
+                "metrics.csv rows must come in the order of steps. Received "
+                f"step {step} after step {last}: call cut_back on resume."
+            )
+        texts = [_text(row.get(column)) for column in self._columns]
+        if step == last:
+            pairs = zip(texts, self._last, strict=True)
+            texts = [new or old for new, old in pairs]
+            self._replace([*self._read()[0][:-1], texts])
+        else:
+            self._file.write(",".join(texts) + "\n")
+            self._file.flush()
+        self._last = texts
+
+    def _replace(self, rows):
+        self._file.close()
+        self._rewrite(rows)
+        self._file = open(self._path, "a", encoding="ascii", newline="")
+
+    def cut_back(self, step):
+        """Drops the rows after `step`, the step of the checkpoint resumed."""
+        rows = [row for row in self._read()[0] if int(row[0]) <= step]
+        self._replace(rows)
+        self._last = rows[-1] if rows else None
+
+    def rows(self):
+        """Returns the rows as dicts: int or float by column, None if empty."""
+        return [
+            dict(zip(self._columns, map(_number, row), strict=True))
+            for row in self._read()[0]
+        ]
+
+    def close(self):
+        """Closes the file."""
+        self._file.close()

@@ -1,0 +1,174 @@
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+
+def format_duration(seconds):
+    """Writes a duration in its two largest units: "5 h 12 min", "40 s"."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(hours + minutes / 60), 24)
+    return f"{days} d {hours} h"
+
+
+class Progress:
+    """Shows where a run stands.
+
+    On a terminal every epoch has a bar, which each `update` moves. Elsewhere
+    each `update` that brings figures prints one line.
+    """
+
+    def __init__(
+        self,
+        total_steps,
+        steps_per_epoch,
+        chance=None,
+        stream=None,
+        clock=time.monotonic,
+    ):
+        """Stores what does not change during a run.
+
+        Args:
+          total_steps: steps of the whole run. steps_per_epoch: steps.
+          chance: loss of an untrained model, ln(K + 1), nats; None = not
+            shown.
+          stream: text stream; None = standard output.
+          clock: function that returns seconds.
+        """
+        self._total = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = -(-total_steps // steps_per_epoch)
+        self._chance = chance
+        self._stream = sys.stdout if stream is None else stream
+        self._clock = clock
+        self._bar = None
+        self._bar_epoch = None
+        self._texts = {}
+        # (step, seconds) at the session's start and at its first update: the
+        # first steps compile the graph and say nothing about the speed.
+        self._started = (0, clock())
+        self._first = None
+
+    def start(self, step):
+        """Starts the clock of this session at `step`, 0 for a new run."""
+        self._started = (step, self._clock())
+        self._first = None
+
+    def seconds_left(self, step):
+        """Estimates the time to the run's end from this session's speed.
+
+        Returns:
+          seconds, or None before the first step of this session.
+        """
+        now = self._clock()
+        for since, when in (self._first or self._started, self._started):
+            if step > since and now > when:
+                return (self._total - step) * (now - when) / (step - since)
+        return None
+
+    def update(self, step, values=None):
+        """Moves the progress to `step`.
+
+        Args:
+          step: steps of the run that are done.
+          values: dict with any of loss (nats), instance_top1 (0..1),
+            images_per_second, input_wait_share (0..1), knn_backbone and
+            knn_projection (0..1); None = no news.
+        """
+        news = {k: v for k, v in (values or {}).items() if v is not None}
+        texts = self._describe(news)
+        left = self.seconds_left(step)
+        if self._first is None:
+            self._first = (step, self._clock())
+        if left is not None:
+            texts["left"] = f"left {format_duration(left)}"
+        if self._stream.isatty():
+            self._move_bar(step, texts)
+        elif news:
+            epoch = self._epoch(step)
+            parts = [
+                f"epoch {epoch}/{self._epochs}",
+                f"step {step}/{self._total}",
+                *texts.values(),
+            ]
+            self.message("  ".join(parts))
+
+    def _epoch(self, step):
+        """Returns the epoch, from 1, that ends with or holds `step`."""
+        return max(1, -(-step // self._steps_per_epoch))
+
+    def _describe(self, values):
+        """Writes the figures that are there, in the order of the line."""
+        texts = {}
+        if "loss" in values:
+            chance = (
+                ""
+                if self._chance is None
+                else (f" (chance {self._chance:.2f})")
+            )
+            texts["loss"] = f"loss {float(values['loss']):.2f}{chance}"
+        if "instance_top1" in values:
+            share = 100 * float(values["instance_top1"])
+            texts["top1"] = f"instance_top1 {share:.1f} %"
+        for layer in ("backbone", "projection"):
+            if f"knn_{layer}" in values:
+                share = 100 * float(values[f"knn_{layer}"])
+                texts[layer] = f"kNN {layer} {share:.1f} %"
+        if "images_per_second" in values:
+            speed = float(values["images_per_second"])
+            digits = 1 if speed < 10 else 0
+            texts["speed"] = f"{speed:.{digits}f} images/s"
+        if "input_wait_share" in values:
+            share = 100 * float(values["input_wait_share"])
+            texts["wait"] = f"input wait {share:.0f} %"
+        return texts
+
+    def _move_bar(self, step, texts):
+        epoch = self._epoch(step)
+        before = (epoch - 1) * self._steps_per_epoch
+        if epoch != self._bar_epoch:
+            self.close()
+            self._bar_epoch = epoch
+            self._bar = tqdm.tqdm(
+                total=min(self._steps_per_epoch, self._total - before),
+                initial=0,
+                desc=f"epoch {epoch}/{self._epochs}",
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| "
+                "{n_fmt}/{total_fmt}{postfix}",
+            )
+        # Figures come every few steps; between them the last ones stay.
+        self._texts = {**self._texts, **texts}
+        if "left" in self._texts:  # stays the last
+            self._texts["left"] = self._texts.pop("left")
+        self._bar.set_postfix_str(
+            "  ".join(self._texts.values()), refresh=False
+        )
+        self._bar.update(step - before - self._bar.n)
+        if step == before + self._bar.total:
+            self.close()
+
+    def message(self, text):
+        """Prints a line, above the bar if there is one."""
+        if self._stream.isatty():
+            tqdm.tqdm.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self):
+        """Ends the bar, if there is one, with its last figures."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from absl import logging
+
+from moco_tf.evaluation import features
+from tests.evaluation import fakes
+
+VALUES = [0, 51, 102, 153, 204, 255, 25]
+
+
+def _batches(source, batch_size, threads=0):
+    return list(
+        features.evaluation_batches(
+            source, fakes.RECIPE, 4, batch_size, threads
+        ).as_numpy_iterator()
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_every_image_comes_once_in_order(threads):
+    batches = _batches(fakes.Source(VALUES), 3, threads)
+    assert [len(index) for _, index in batches] == [3, 3, 1]
+    images = np.concatenate([images for images, _ in batches])
+    assert images.shape == (7, 4, 4, 3)
+    assert images.dtype == np.uint8
+    assert images[:, 0, 0, 0].tolist() == VALUES
+    index = np.concatenate([index for _, index in batches])
+    assert index.tolist() == list(range(7))
+    assert index.dtype == np.int64
+
+
+def test_a_source_that_cannot_fail_is_not_guarded():
+    source = fakes.Source(VALUES, broken=[2])
+    source.may_fail = False
+    with pytest.raises(Exception, match="damaged"):
+        _batches(source, 3)
+
+
+def test_features_are_those_of_each_image():
+    source = fakes.Source(VALUES, labels=[3, 1, 4, 1, 5, 9, 2])
+    found = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+    x = np.array(VALUES, np.float32) / 255
+    np.testing.assert_allclose(
+        found.backbone, np.stack([x, 1 - x], 1), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        found.projection, np.stack([x, np.ones(7)], 1), atol=1e-6
+    )
+    assert found.backbone.dtype == found.projection.dtype == np.float32
+    assert found.labels.tolist() == [3, 1, 4, 1, 5, 9, 2]
+    assert found.skipped == []
+
+
+def test_images_are_normalised_by_the_recipe():
+    recipe = fakes.RECIPE._replace(mean=(0.5,) * 3, std=(0.25,) * 3)
+    found = features.extract(fakes.Encoder(), fakes.Source([255]), recipe, 4, 1)
+    np.testing.assert_allclose(found.backbone, [[2.0, -1.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
+def test_the_batch_size_changes_nothing(batch_size):
+    found = features.extract(
+        fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, batch_size
+    )
+    assert found.backbone.shape == (7, 2)
+    np.testing.assert_allclose(
+        found.backbone[:, 0], np.array(VALUES) / 255, atol=1e-6
+    )
+
+
+def test_one_trace_serves_a_whole_run():
+    encoder = fakes.Encoder()
+    for values in (VALUES, VALUES[:5], VALUES):
+        features.extract(encoder, fakes.Source(values), fakes.RECIPE, 4, 3)
+    assert encoder.traces == 1
+
+
+def test_new_weights_are_seen_without_a_new_trace():
+    encoder = fakes.Encoder()
+    source = fakes.Source([0])
+    features.extract(encoder, source, fakes.RECIPE, 4, 2)
+    encoder.one.assign(5.0)
+    found = features.extract(encoder, source, fakes.RECIPE, 4, 2)
+    np.testing.assert_allclose(found.backbone, [[0.0, 5.0]])
+
+
+def test_unreadable_images_are_skipped_and_named(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: warnings.append(text % args)
+    )
+    source = fakes.Source(VALUES, labels=range(7), broken=[0, 4, 6])
+    found = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+    np.testing.assert_allclose(
+        found.backbone[:, 0], np.array([51, 102, 153, 255]) / 255, atol=1e-6
+    )
+    assert found.labels.tolist() == [1, 2, 3, 5]
+    assert found.index.tolist() == [1, 2, 3, 5]
+    assert found.skipped == ["image-0.png", "image-4.png", "image-6.png"]
+    assert warnings == [
+        "3 of 7 images cannot be read and are left out of the evaluation: "
+        "image-0.png, image-4.png, image-6.png"
+    ]
+
+
+def test_a_source_without_one_readable_image_is_refused():
+    source = fakes.Source([1, 2], broken=[0, 1])
+    with pytest.raises(ValueError, match="2 images, none .* image-0.png"):
+        features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+
+
+def test_a_source_without_labels_has_features_without_labels():
+    found = features.extract(
+        fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, 3
+    )
+    assert found.labels is None
+
+
+def test_raw_pixels_are_the_normalised_view():
+    recipe = fakes.RECIPE._replace(mean=(0.5,) * 3, std=(0.5,) * 3)
+    source = fakes.Source([0, 255, 51], labels=[0, 1, 0], broken=[1])
+    found = features.raw_pixels(source, recipe, 2, batch_size=2)
+    np.testing.assert_allclose(
+        found.backbone, [[-1.0] * 12, [-0.6] * 12], atol=1e-6
+    )
+    assert found.projection is None
+    assert found.labels.tolist() == [0, 0]
+    assert found.skipped == ["image-1.png"]
+
+
+def test_labels_follow_the_class_names_of_the_bank():
+    bank = fakes.Source([0] * 3, [0, 1, 2], class_names=["ant", "bee", "cat"])
+    query = fakes.Source([0] * 2, [0, 1], class_names=["bee", "cat"])
+    labels, classes = features.common_labels(bank, query)
+    assert labels.tolist() == [1, 2]
+    assert classes == 3
+
+
+def test_labels_without_names_are_taken_as_numbers():
+    labels, classes = features.common_labels(
+        fakes.Source([0] * 2, [0, 4]), fakes.Source([0], [7])
+    )
+    assert labels.tolist() == [7]
+    assert classes == 8
+
+
+def test_a_class_that_the_bank_lacks_is_refused_by_name():
+    bank = fakes.Source([0], [0], class_names=["ant"])
+    query = fakes.Source([0] * 2, [0, 1], class_names=["ant", "bee"])
+    with pytest.raises(ValueError, match="Missing in the bank: bee"):
+        features.common_labels(bank, query)
+
+
+def test_a_source_without_labels_cannot_be_compared():
+    with pytest.raises(ValueError, match="The query has none"):
+        features.common_labels(fakes.Source([0], [0]), fakes.Source([0]))

@@ -1,0 +1,118 @@
+import math
+import os
+
+import numpy as np
+import pytest
+
+from moco_tf.monitoring import metrics_csv
+
+
+def _file(tmp_path, columns=("loss", "speed")):
+    return metrics_csv.MetricsFile(tmp_path / "metrics.csv", columns)
+
+
+def _text(tmp_path):
+    return (tmp_path / "metrics.csv").read_bytes().decode()
+
+
+def test_a_new_file_holds_its_header(tmp_path):
+    _file(tmp_path)
+    assert _text(tmp_path) == "step,loss,speed\n"
+
+
+def test_rows_are_on_disk_at_once(tmp_path):
+    metrics = _file(tmp_path)
+    metrics.append({"step": 50, "loss": 0.5, "speed": 83})
+    metrics.append({"step": 100, "loss": 0.25})
+    assert _text(tmp_path) == "step,loss,speed\n50,0.5,83\n100,0.25,\n"
+
+
+def test_floats_come_back_with_the_same_bits(tmp_path):
+    values = [0.1 + 0.2, 1e-300, 7.0, math.inf, float(np.float32(0.1))]
+    metrics = _file(tmp_path)
+    for step, value in enumerate(values):
+        metrics.append({"step": step, "loss": value})
+    assert [row["loss"] for row in metrics.rows()] == values
+
+
+def test_numpy_scalars_are_plain_numbers(tmp_path):
+    metrics = _file(tmp_path)
+    metrics.append({"step": np.int64(3), "loss": np.float32(0.5), "speed": 1})
+    assert _text(tmp_path).endswith("3,0.5,1\n")
+    assert metrics.rows() == [{"step": 3, "loss": 0.5, "speed": 1}]
+
+
+def test_not_a_number_is_written_and_read(tmp_path):
+    metrics = _file(tmp_path)
+    metrics.append({"step": 1, "loss": math.nan})
+    assert math.isnan(metrics.rows()[0]["loss"])
+
+
+def test_cut_back_drops_the_rows_after_the_checkpoint(tmp_path):
+    metrics = _file(tmp_path)
+    for step in (50, 97, 100, 150):
+        metrics.append({"step": step, "loss": float(step)})
+    metrics.cut_back(97)
+    metrics.append({"step": 100, "loss": 1.5})
+    steps = [(row["step"], row["loss"]) for row in metrics.rows()]
+    assert steps == [(50, 50.0), (97, 97.0), (100, 1.5)]
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+def test_cut_back_to_zero_leaves_the_header(tmp_path):
+    metrics = _file(tmp_path)
+    metrics.append({"step": 50, "loss": 1.0})
+    metrics.cut_back(0)
+    assert _text(tmp_path) == "step,loss,speed\n"
+    metrics.append({"step": 7})
+    assert [row["step"] for row in metrics.rows()] == [7]
+
+
+@pytest.mark.parametrize("torn", ["100,0.", "100,0.25,8", "1", "100,0.5,3,4"])
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,speed\n50,0.5,83\n" + torn)
+    metrics = _file(tmp_path)
+    assert _text(tmp_path) == "step,loss,speed\n50,0.5,83\n"
+    metrics.append({"step": 100, "loss": 0.25})
+    assert [row["step"] for row in metrics.rows()] == [50, 100]
+
+
+@pytest.mark.parametrize("torn", ["", "step,lo"])
+def test_a_torn_header_is_written_again(tmp_path, torn):
+    (tmp_path / "metrics.csv").write_text(torn)
+    _file(tmp_path).append({"step": 1})
+    assert _text(tmp_path) == "step,loss,speed\n1,,\n"
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,speed\n50,0.5,83\n60,x,1\n70,0.1,1\n")
+    with pytest.raises(ValueError, match="line 3: '60,x,1'"):
+        _file(tmp_path)
+
+
+def test_another_header_is_refused(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,accuracy\n")
+    with pytest.raises(ValueError, match="Received 'step,accuracy'"):
+        _file(tmp_path)
+
+
+def test_an_unknown_column_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="columns lr; known: step, loss"):
+        _file(tmp_path).append({"step": 1, "lr": 0.1})
+
+
+def test_a_step_before_the_last_row_is_refused(tmp_path):
+    _file(tmp_path).append({"step": 50})
+    with pytest.raises(ValueError, match="step 49 after step 50"):
+        _file(tmp_path).append({"step": 49})
+
+
+def test_a_second_row_of_the_last_step_adds_to_it(tmp_path):
+    metrics = _file(tmp_path)
+    metrics.append({"step": 1, "loss": 9.0})
+    metrics.append({"step": 2, "loss": 8.0})
+    metrics.append({"step": 2, "speed": 3.0})
+    metrics.append({"step": 3, "loss": 7.0})
+    assert _text(tmp_path).splitlines()[1:] == ["1,9.0,", "2,8.0,3.0", "3,7.0,"]

@@ -1,0 +1,165 @@
+import io
+import math
+
+import pytest
+
+from moco_tf.monitoring import progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _progress(total, per_epoch, stream=None):
+    clock, stream = Clock(), stream or io.StringIO()
+    shown = progress.Progress(
+        total, per_epoch, math.log(4097), stream=stream, clock=clock
+    )
+    return shown, stream, clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (90, "2 min"),
+        (3569, "59 min"),
+        (3571, "1 h 0 min"),
+        (18720, "5 h 12 min"),
+        (86399, "1 d 0 h"),
+        (100 * 3600, "4 d 4 h"),
+        (47 * 3600 + 3599, "2 d 0 h"),
+    ],
+)
+def test_durations_are_read_at_a_glance(seconds, text):
+    assert progress.format_duration(seconds) == text
+
+
+def test_the_plain_line():
+    shown, stream, clock = _progress(19400, 97)
+    shown.start(0)
+    clock.now += 60.0
+    shown.update(97)  # no figures, no line; the speed counts from here
+    assert stream.getvalue() == ""
+    clock.now += 194.0  # 1 s per step
+    shown.update(
+        291,
+        {
+            "loss": 6.861,
+            "instance_top1": 0.0214,
+            "images_per_second": 83.2,
+            "input_wait_share": 0.031,
+        },
+    )
+    # 19109 steps at 1 s are 5 h 18 min 29 s
+    assert stream.getvalue() == (
+        "epoch 3/200  step 291/19400  loss 6.86 (chance 8.32)  "
+        "instance_top1 2.1 %  83 images/s  input wait 3 %  "
+        "left 5 h 18 min\n"
+    )
+
+
+def test_a_figure_that_is_not_there_is_left_out():
+    shown, stream, _ = _progress(10, 5)
+    shown.start(0)
+    shown.update(1, {"loss": 1.0, "images_per_second": None, "steps": 1})
+    assert stream.getvalue() == (
+        "epoch 1/2  step 1/10  loss 1.00 (chance 8.32)\n"
+    )
+
+
+def test_knn_has_its_own_words():
+    shown, stream, _ = _progress(10, 5)
+    shown.start(0)
+    shown.update(5, {"knn_backbone": 0.3112, "knn_projection": 0.5})
+    assert "kNN backbone 31.1 %  kNN projection 50.0 %" in stream.getvalue()
+
+
+def test_no_time_passed_is_no_division_by_zero():
+    shown, _, _ = _progress(10, 5)
+    shown.start(0)
+    assert shown.seconds_left(0) is None
+    assert shown.seconds_left(3) is None
+
+
+def test_the_first_update_counts_from_the_start():
+    shown, _, clock = _progress(100, 10)
+    shown.start(0)
+    clock.now += 20.0
+    assert shown.seconds_left(10) == 180.0  # 2 s per step, 90 steps
+
+
+def test_a_resumed_run_counts_this_session_only():
+    shown, _, clock = _progress(1000, 100)
+    shown.start(900)
+    clock.now += 30.0
+    shown.update(910)  # compiling included
+    clock.now += 20.0
+    assert shown.seconds_left(930) == 70.0  # 20 steps in 20 s, 70 to go
+
+
+def test_the_end_has_nothing_left():
+    shown, stream, clock = _progress(10, 5)
+    shown.start(0)
+    clock.now += 5.0
+    shown.update(10, {"loss": 1.0})
+    assert stream.getvalue().endswith("left 0 s\n")
+
+
+def test_a_partial_last_epoch_counts_as_an_epoch():
+    shown, stream, _ = _progress(12, 5)
+    shown.start(10)
+    shown.update(11, {"loss": 1.0})
+    assert stream.getvalue().startswith("epoch 3/3  step 11/12")
+
+
+def test_a_message_is_a_line_of_its_own():
+    shown, stream, _ = _progress(10, 5)
+    shown.message("kNN ...")
+    assert stream.getvalue() == "kNN ...\n"
+
+
+def test_a_terminal_gets_one_bar_per_epoch():
+    shown, stream, clock = _progress(10, 5, Terminal())
+    shown.start(0)
+    for step in range(1, 11):
+        clock.now += 1.0
+        shown.update(step, {"loss": step / 4} if step % 5 == 0 else None)
+    shown.close()
+    text = stream.getvalue()
+    assert "epoch 1/2 100%" in text
+    assert "epoch 2/2 100%" in text
+    assert "5/5" in text
+    assert "10/10" not in text
+    assert "loss 1.25 (chance 8.32)  left 5 s" in text
+
+
+def test_a_resumed_bar_starts_inside_its_epoch():
+    shown, stream, clock = _progress(10, 5, Terminal())
+    shown.start(7)
+    clock.now += 1.0
+    shown.update(8, {"loss": 2.0})
+    shown.close()
+    assert "epoch 2/2  60%" in stream.getvalue()
+
+
+def test_closing_twice_or_without_a_bar_is_harmless():
+    shown, stream, _ = _progress(10, 5, Terminal())
+    shown.close()
+    shown.start(0)
+    shown.update(1)
+    shown.close()
+    shown.close()
+    assert "1/5" in stream.getvalue()

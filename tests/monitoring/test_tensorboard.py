@@ -1,0 +1,147 @@
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing import (
+    event_accumulator,
+    event_file_loader,
+    plugin_event_accumulator,
+)
+
+from moco_tf.monitoring import tensorboard
+
+
+def _read(folder):
+    """Steps and values by tag, as TensorBoard shows them."""
+    reader = plugin_event_accumulator.EventAccumulator(str(folder))
+    reader.Reload()
+    return {
+        tag: [
+            (event.step, float(tf.make_ndarray(event.tensor_proto)))
+            for event in reader.Tensors(tag)
+        ]
+        for tag in reader.Tags()["tensors"]
+    }
+
+
+def _write(folder, steps, resumed_step=0, offset=0.0):
+    writer = tensorboard.ScalarWriter(folder, resumed_step)
+    for step in steps:
+        writer.write({"step": step, "loss": step + offset})
+    writer.close()
+
+
+def test_figures_stand_under_their_groups(tmp_path):
+    writer = tensorboard.ScalarWriter(tmp_path, chance=8.5)
+    writer.write(
+        {
+            "step": 50,
+            "epoch": 1,
+            "steps": 50,
+            "loss": 6.5,
+            "instance_top1": 0.25,
+            "learning_rate": 0.5,
+            "images_per_second": 80,
+            "input_wait_share": np.float32(0.125),
+            "knn_backbone": None,
+            "health/entropy": 2.0,
+        }
+    )
+    writer.close()
+    assert _read(tmp_path) == {
+        "loss/contrastive": [(50, 6.5)],
+        "loss/chance (ln K+1)": [(50, 8.5)],
+        "contrast/instance_top1": [(50, 0.25)],
+        "optimizer/learning_rate": [(50, 0.5)],
+        "speed/images_per_second": [(50, 80.0)],
+        "speed/input_wait_share": [(50, 0.125)],
+        "health/entropy": [(50, 2.0)],
+    }
+
+
+def test_knn_without_loss_brings_no_chance(tmp_path):
+    writer = tensorboard.ScalarWriter(tmp_path, chance=8.5)
+    writer.write({"step": 9, "knn_backbone": 0.5, "knn_projection": 0.25})
+    writer.close()
+    assert _read(tmp_path) == {
+        "knn/backbone": [(9, 0.5)],
+        "knn/projection": [(9, 0.25)],
+    }
+
+
+def test_tensorboard_recognises_the_points_as_scalars(tmp_path):
+    _write(tmp_path, [1])
+    reader = plugin_event_accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    metadata = reader.SummaryMetadata("loss/contrastive")
+    assert metadata.plugin_data.plugin_name == "scalars"
+
+
+def test_points_are_on_disk_before_the_writer_closes(tmp_path):
+    writer = tensorboard.ScalarWriter(tmp_path)
+    writer.write({"step": 50, "loss": 6.5})
+    assert _read(tmp_path) == {"loss/contrastive": [(50, 6.5)]}
+    writer.close()
+
+
+def test_nothing_after_the_checkpoint_shows_twice(tmp_path):
+    _write(tmp_path, [50, 97, 100, 150])
+    # Killed at 160, resumed from the checkpoint of step 97, on another grid.
+    _write(tmp_path, [120, 170], resumed_step=97, offset=0.5)
+    assert _read(tmp_path) == {
+        "loss/contrastive": [(50, 50.0), (97, 97.0), (120, 120.5), (170, 170.5)]
+    }
+
+
+def test_a_reader_that_has_seen_the_old_points_forgets_them(tmp_path):
+    _write(tmp_path, [50, 97, 100])
+    reader = event_accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    _write(tmp_path, [120], resumed_step=97)
+    reader.Reload()
+    steps = [event.step for event in reader.Scalars("loss/contrastive")]
+    assert steps == [50, 97, 120]
+
+
+def test_the_old_points_leave_the_files(tmp_path):
+    # TensorBoard's default reader does not look at session starts.
+    _write(tmp_path, [50, 97, 100])
+    tensorboard.ScalarWriter(tmp_path, resumed_step=97).close()
+    steps = [
+        event.step
+        for path in sorted(tmp_path.iterdir())
+        for event in event_file_loader.EventFileLoader(str(path)).Load()
+        if event.HasField("summary")
+    ]
+    assert steps == [50, 97]
+
+
+def test_a_file_torn_by_a_kill_keeps_its_whole_points(tmp_path):
+    _write(tmp_path, [50, 97, 100])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    _write(tmp_path, [120], resumed_step=50)
+    assert _read(tmp_path) == {"loss/contrastive": [(50, 50.0), (120, 120.0)]}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_a_new_chart(tmp_path):
+    _write(tmp_path, [0, 5, 10])
+    _write(tmp_path, [0, 5], offset=0.5)
+    assert _read(tmp_path) == {"loss/contrastive": [(0, 0.5), (5, 5.5)]}
+
+
+def test_a_restart_within_a_second_sorts_after_the_earlier_file(tmp_path):
+    start = int(time.time())
+    (tmp_path / f"events.out.tfevents.{start:010d}.zz.9").touch()
+    _write(tmp_path, [1])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[0].endswith(".zz.9")
+    assert len(names) == 2
+
+
+def test_an_unknown_figure_is_refused(tmp_path):
+    writer = tensorboard.ScalarWriter(tmp_path)
+    with pytest.raises(ValueError, match="Received 'accuracy'"):
+        writer.write({"step": 1, "accuracy": 0.5})
+    writer.close()
