@@ -1,0 +1,182 @@
+"""Copies of Keras models, as they are or with our BatchNorm."""
+
+import contextlib
+import itertools
+
+import tensorflow as tf
+
+from moco_tf.models import normalization
+
+
+def is_functional(model):
+    """Whether a layer is a keras.Model made of a graph of layers."""
+    return bool(getattr(model, "_is_graph_network", False))
+
+
+def sublayers(layer):
+    """All layers inside a layer, at any depth, a list."""
+    return list(layer._flatten_layers(include_self=False))
+
+
+def clone(model):
+    """Copies a functional model and its weights, BatchNorm layers included."""
+    copy = clone_functional(
+        model,
+        lambda layer: (
+            normalization.BatchNorm.from_config(layer.get_config())
+            if isinstance(layer, normalization.BatchNorm)
+            else None
+        ),
+    )
+    copy_weights(model, copy)
+    return copy
+
+
+def swap_batch_norm(model, splits=1):
+    """Copies a model with every Keras BatchNormalization replaced by ours.
+
+    Momentum, epsilon and weights are kept.
+
+    Args:
+      model: functional keras.Model; left as it is.
+      splits: groups of a training batch.
+
+    Returns:
+      keras.Model of the same architecture and weights.
+
+    Raises:
+      ValueError: The model is not functional, or a layer cannot be replaced.
+    """
+    if not is_functional(model):
+        raise ValueError(
+            "swap_batch_norm needs a functional keras.Model. Received "
+            f"{type(model).__name__} {model.name!r}. Use "
+            "moco_tf.models.normalization.BatchNorm in its definition."
+        )
+    keras_layer = tf.keras.layers.BatchNormalization
+    swapped = clone_functional(
+        model,
+        lambda layer: (
+            _like(layer, splits) if isinstance(layer, keras_layer) else None
+        ),
+    )
+    left = [
+        layer.name
+        for layer in sublayers(swapped)
+        if isinstance(layer, keras_layer)
+    ]
+    if left:
+        raise ValueError(
+            "These BatchNormalization layers sit where they cannot be "
+            f"replaced: {left}. Use moco_tf.models.normalization.BatchNorm in "
+            f"the definition of {model.name!r}."
+        )
+    copy_weights(model, swapped)
+    return swapped
+
+
+def _like(layer, splits):
+    """BatchNorm with the settings of a Keras BatchNormalization."""
+    config = layer.get_config()
+    axis = config["axis"]
+    axis = axis[0] if isinstance(axis, (list, tuple)) else axis
+    # Keras-cv says 3 for the last axis of an image; a built layer says so too.
+    rank = layer.input_spec.ndim if layer.built else 4
+    if axis not in (-1, rank - 1):
+        raise ValueError(
+            "BatchNorm works on the last axis. Received a BatchNormalization "
+            f"with axis={axis} at layer {layer.name}. Use a channels-last "
+            "model."
+        )
+    return normalization.BatchNorm(
+        splits,
+        momentum=config["momentum"],
+        epsilon=config["epsilon"],
+        center=config["center"],
+        scale=config["scale"],
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
+
+
+def clone_functional(model, replace):
+    """Makes a functional model again, with weights of its own.
+
+    Keras' clone_model makes a layer again from its config, and with it what
+    the constructor puts inside. So layers inside a layer (keras-cv's blocks)
+    are exchanged here too: those that are attributes, before they are built.
+
+    Args:
+      model: functional keras.Model.
+      replace: function from a keras Layer to a new layer that takes its place,
+        or to None where a plain copy will do.
+
+    Returns:
+      keras.Model; its variables are fresh, see `copy_weights`.
+    """
+
+    def copy(layer):
+        replacement = replace(layer)
+        if replacement is not None:
+            return replacement
+        if is_functional(layer):
+            return clone_functional(layer, replace)
+        if not sublayers(layer):
+            return layer.__class__.from_config(layer.get_config())
+        # Layers that a layer makes for itself take the global policy.
+        with global_policy(layer.dtype_policy):
+            new = layer.__class__.from_config(layer.get_config())
+        _replace_attributes(layer, new, replace)
+        return new
+
+    return tf.keras.models.clone_model(model, clone_function=copy)
+
+
+def _replace_attributes(layer, new, replace):
+    """Exchanges the layers that are attributes of a copied layer."""
+    for name, value in list(vars(new).items()):
+        if isinstance(value, tf.keras.layers.Layer):
+            replacement = replace(getattr(layer, name))
+            # Also what stays is set anew: Keras lists the weights of a layer
+            # in the order of first assignments.
+            delattr(new, name)
+            setattr(new, name, value if replacement is None else replacement)
+
+
+def copy_weights(source, target):
+    """Sets the variables of a model to those of one that was made alike.
+
+    Args:
+      source: keras.Model.
+      target: keras.Model, changed in place.
+
+    Raises:
+      ValueError: The models do not have the same variables in the same order.
+    """
+    olds, news = source.weights, target.weights
+    pairs = itertools.zip_longest(map(_kind, olds), map(_kind, news))
+    for old, new in pairs:
+        if old != new:
+            raise ValueError(
+                f"The copy of {source.name!r} has other variables than the "
+                f"original: {new} in place of {old}. Give each of its layers "
+                "a get_config() that returns its constructor's arguments."
+            )
+    for old, new in zip(olds, news, strict=True):
+        new.assign(old)
+
+
+def _kind(variable):
+    return variable.name.split("/")[-1].split(":")[0], tuple(variable.shape)
+
+
+@contextlib.contextmanager
+def global_policy(policy):
+    """Sets Keras' global dtype policy for a block of code."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)

@@ -1,0 +1,178 @@
+"""Encoder: a backbone (image to feature) and a projection head."""
+
+import tensorflow as tf
+
+from moco_tf.models import cloning, keras_cv_backbones, resnet
+
+RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
+KERAS_CV = "keras_cv:"
+
+
+def backbone_names():
+    """The names that `build_backbone` takes, a list."""
+    tabled = [KERAS_CV + name for name in keras_cv_backbones.BACKBONES]
+    return [*RESNETS, *tabled]
+
+
+def build_backbone(
+    name,
+    width=1.0,
+    stem="imagenet",
+    bn_splits=1,
+    image_size=None,
+    precision="float32",
+):
+    """Makes a backbone by name.
+
+    Args:
+      name: one of `backbone_names()`.
+      width: factor of the channels; ResNets only.
+      stem: "imagenet" or "cifar"; ResNets only.
+      bn_splits: BatchNorm groups of a replica's batch.
+      image_size: pixels of a square image; None takes any size.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16".
+
+    Returns:
+      keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
+
+    Raises:
+      ValueError: The name is unknown or an argument does not fit it.
+    """
+    if name in RESNETS:
+        return resnet.resnet(
+            RESNETS[name], width, stem, bn_splits, image_size, precision
+        )
+    if name not in backbone_names():
+        raise ValueError(
+            f"backbone must be one of {backbone_names()}. Received {name!r}."
+        )
+    if width != 1.0 or stem != "imagenet":
+        raise ValueError(
+            "width and stem are options of the ResNets alone. Received "
+            f"width={width}, stem={stem!r} for backbone {name!r}. Leave them "
+            'at 1.0 and "imagenet".'
+        )
+    return keras_cv_backbones.build(
+        name.removeprefix(KERAS_CV), bn_splits, image_size, precision
+    )
+
+
+def feature_size(backbone):
+    """Number of features F of a backbone.
+
+    Args:
+      backbone: keras.Model, images [N, H, W, 3] -> features [N, F].
+
+    Returns:
+      int.
+
+    Raises:
+      ValueError: The model is not functional, or its output is not one
+        [N, F] tensor of known F.
+    """
+    if not cloning.is_functional(backbone):
+        raise ValueError(
+            "A backbone must be a functional keras.Model, so that its output "
+            "is known and the key encoder can be made alike. Received "
+            f"{type(backbone).__name__} {backbone.name!r}. Wrap it: inputs = "
+            "keras.Input([size, size, 3]); "
+            "keras.Model(inputs, backbone(inputs))."
+        )
+    shape = backbone.output_shape
+    if not isinstance(shape, tuple):
+        raise ValueError(
+            "A backbone must have one output of shape [N, F]. Received "
+            f"outputs of shapes {shape} from {backbone.name!r}. Make a "
+            "keras.Model of the one to train."
+        )
+    if len(shape) != 2 or shape[-1] is None:
+        raise ValueError(
+            "A backbone must return features of shape [N, F] with a known F. "
+            f"Received an output of shape {shape} from {backbone.name!r}. For "
+            "a feature map add keras.layers.GlobalAveragePooling2D() or "
+            "keras.layers.Flatten() at its end."
+        )
+    return int(shape[-1])
+
+
+class Encoder(tf.keras.Model):
+    """A backbone followed by a projection head.
+
+    Attributes:
+      backbone: keras.Model, images [N, H, W, 3] -> features [N, F].
+      head: keras.Model, float32 [N, F] -> float32 [N, C].
+    """
+
+    def __init__(self, backbone, head, name="encoder"):
+        """Joins both parts.
+
+        Args:
+          backbone: functional keras.Model, images [N, H, W, 3] -> [N, F].
+          head: functional keras.Model, as of heads.projection_head.
+          name: str.
+
+        Raises:
+          ValueError: The parts do not fit each other.
+        """
+        super().__init__(name=name)
+        features = feature_size(backbone)
+        if head.input_shape[-1] != features:
+            raise ValueError(
+                "The head must take the backbone's features. Received a head "
+                f"for {head.input_shape[-1]} and a backbone of {features} "
+                f"features. Make it by projection_head(kind, {features}, dim)."
+            )
+        self.backbone = backbone
+        self.head = head
+
+    def call(self, images, training=False):
+        """Projects images.
+
+        Args:
+          images: normalised float [N, H, W, 3].
+          training: whether BatchNorm uses the batch.
+
+        Returns:
+          float32 [N, C], not L2-normalised.
+        """
+        return self._encode(images, training)[1]
+
+    def features(self, images):
+        """Features for evaluation; BatchNorm uses its moving statistics.
+
+        Args:
+          images: normalised float [N, H, W, 3].
+
+        Returns:
+          backbone features float32 [N, F] and projection float32 [N, C].
+        """
+        return self._encode(images, training=False)
+
+    def _encode(self, images, training):
+        features = self.backbone(images, training=training)
+        features = tf.cast(features, tf.float32)
+        projection = self.head(features, training=training)
+        return features, tf.cast(projection, tf.float32)
+
+    def clone(self):
+        """Makes an encoder of the same architecture with a copy of the weights.
+
+        Returns:
+          Encoder; shares no variable with this one.
+
+        Raises:
+          ValueError: A layer cannot be made again from its config.
+        """
+        return Encoder(_clone(self.backbone), _clone(self.head), self.name)
+
+
+def _clone(model):
+    try:
+        return cloning.clone(model)
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "The key encoder is a copy of the query encoder, but a layer of "
+            f"{model.name!r} cannot be made again from its config: {error} "
+            "Give the layer a get_config() that returns its constructor's "
+            "arguments."
+        ) from error

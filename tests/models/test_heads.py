@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.models import cloning, heads
+
+
+def test_fc_is_one_linear_layer():
+    head = heads.projection_head("fc", 6, 4)
+    assert [w.name for w in head.weights] == ["fc/kernel:0", "fc/bias:0"]
+    kernel, bias = (w.numpy() for w in head.weights)
+    x = np.random.default_rng(0).standard_normal([3, 6], dtype=np.float32)
+    np.testing.assert_allclose(head(x), x @ kernel + bias, atol=1e-6)
+
+
+def test_mlp_has_a_hidden_relu_as_wide_as_the_features():
+    head = heads.projection_head("mlp", 6, 4)
+    assert [w.name for w in head.weights] == [
+        "fc.0/kernel:0", "fc.0/bias:0", "fc.2/kernel:0", "fc.2/bias:0"
+    ]
+    first, first_bias, second, second_bias = (w.numpy() for w in head.weights)
+    assert first.shape == (6, 6)
+    x = np.random.default_rng(0).standard_normal([3, 6], dtype=np.float32)
+    hidden = np.maximum(x @ first + first_bias, 0.0)
+    expected = hidden @ second + second_bias
+    np.testing.assert_allclose(head(x), expected, atol=1e-6)
+
+
+def test_weights_and_biases_start_uniform_as_torchs_linear():
+    head = heads.projection_head("fc", 400, 1000)
+    kernel, bias = (w.numpy() for w in head.weights)
+    limit = 1 / 20  # 1 / sqrt(400)
+    for values in (kernel, bias):
+        assert np.abs(values).max() <= limit
+        assert np.abs(values).max() > 0.98 * limit
+        # A uniform variable's deviation is limit / sqrt(3).
+        assert abs(values.std() * np.sqrt(3) / limit - 1) < 0.08
+        assert abs(values.mean()) < 0.1 * limit
+
+
+def test_the_head_is_float32_under_any_global_policy():
+    with cloning.global_policy("mixed_bfloat16"):
+        head = heads.projection_head("mlp", 6, 4)
+    assert head(tf.ones([2, 6], tf.bfloat16)).dtype == tf.float32
+    assert head.get_layer("fc.0").compute_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("linear", 6, 4), "'linear'"),
+        (("fc", 0, 4), "features=0"),
+        (("mlp", 6, 0), "dim=0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        heads.projection_head(*arguments)

@@ -1,0 +1,100 @@
+"""BatchNorm under MirroredStrategy, in a process with two logical devices."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.models import encoder, heads, resnet
+
+# Replica r sees rows r * 4 to r * 4 + 3; then the statistics of each replica
+# and a checkpoint.
+SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+from moco_tf.models import encoder, heads, resnet
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    query = encoder.Encoder(
+        resnet.resnet(18, 0.125, "cifar", image_size=8),
+        heads.projection_head("fc", 64, 4))
+    key = query.clone()
+images = np.load(sys.argv[1])
+rows = strategy.experimental_distribute_values_from_function(
+    lambda c: tf.constant(np.split(images, 2)[c.replica_id_in_sync_group]))
+run = tf.function(lambda x: strategy.run(
+    lambda v: key(v, training=True), args=(x,)))
+outputs = strategy.experimental_local_results(run(rows))
+bn = key.backbone.get_layer("bn1")
+np.savez(sys.argv[2], outputs=np.concatenate(outputs),
+         features=key.features(images)[1],
+         **{f"mean{r}": v.numpy() for r, v in enumerate(
+             strategy.experimental_local_results(bn.moving_mean))})
+tf.train.Checkpoint(encoder=key).write(sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory):
+    """What the script computes: its arrays, its checkpoint and its images."""
+    folder = tmp_path_factory.mktemp("replicas")
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal([8, 8, 8, 3]).astype(np.float32)
+    np.save(folder / "images.npy", images)
+    paths = [folder / name for name in ("images.npy", "out.npz", "checkpoint")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, paths)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return np.load(paths[1]), str(paths[2]), images
+
+
+def restored(checkpoint, splits):
+    """An encoder of this process, one replica, with the checkpoint's values."""
+    model = encoder.Encoder(
+        resnet.resnet(18, 0.125, "cifar", splits, image_size=8),
+        heads.projection_head("fc", 64, 4),
+    )
+    status = tf.train.Checkpoint(encoder=model).read(checkpoint)
+    status.assert_consumed().assert_existing_objects_matched()
+    return model
+
+
+def test_a_checkpoint_of_two_replicas_is_read_by_one(two_replicas):
+    arrays, checkpoint, images = two_replicas
+    model = restored(checkpoint, splits=1)
+    np.testing.assert_allclose(
+        model.features(images)[1], arrays["features"], atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        model.backbone.get_layer("bn1").moving_mean, arrays["mean0"]
+    )
+
+
+def test_one_replica_with_two_groups_computes_what_two_replicas_do(
+    two_replicas,
+):
+    arrays, checkpoint, images = two_replicas
+    model = restored(checkpoint, splits=2)
+    np.testing.assert_allclose(
+        model(images, training=True), arrays["outputs"], atol=1e-4
+    )
+
+
+def test_each_replica_keeps_its_own_statistics(two_replicas):
+    arrays, checkpoint, images = two_replicas
+    conv = restored(checkpoint, splits=1).backbone.get_layer("conv1")
+    for replica, rows in enumerate(np.split(images, 2)):
+        mean = np.mean(conv(rows), axis=(0, 1, 2))
+        np.testing.assert_allclose(
+            arrays[f"mean{replica}"], 0.1 * mean, atol=1e-6
+        )
+    assert np.abs(arrays["mean0"] - arrays["mean1"]).max() > 1e-4

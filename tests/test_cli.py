@@ -1,0 +1,200 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import moco_tf
+from moco_tf import cli, command_line, quiet
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replaces what the commands run by a note of their arguments."""
+    noted = []
+    for name, command in cli.COMMANDS.items():
+        run = lambda options, config, name=name: noted.append(  # noqa: E731
+            (name, options, config)
+        )
+        monkeypatch.setitem(cli.COMMANDS, name, command._replace(run=run))
+    monkeypatch.setattr(quiet, "prepare", lambda verbose: None)
+    return noted
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_alone_it_lists_the_commands(argv, capsys):
+    assert cli.run(argv) == 0
+    printed = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert name in printed
+        assert command.purpose in printed
+
+
+def test_version(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"moco-tf {moco_tf.__version__}\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_lists_its_flags(name, capsys, calls):
+    assert cli.run([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    for flag in cli.COMMANDS[name].flags:
+        assert f"--{flag}" in printed
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["pretrian"], "There is no command 'pretrian'. Did you mean"),
+        (["train-it-all"], "Known: knn, pretrain."),
+        (["pretrain", "--confg=x"], "Did you mean '--config'?"),
+        (["pretrain", "--k=3"], "There is no flag --k."),
+        (["pretrain", "--config=quickstart"], "--workdir must be given"),
+        (["pretrain"], "--config and --workdir must be given"),
+        (["knn", "--workdir"], "Missing value for flag --workdir"),
+        (["knn", "runs/x"], "'runs/x' is neither a flag nor a value"),
+        (["knn", "--workdir=x", "--config.seed=1"], "takes no configuration"),
+        (
+            ["pretrain", "--workdir=x", "--config=quickstrt"],
+            "Did you mean 'quickstart'?",
+        ),
+        (
+            [
+                "pretrain",
+                "--workdir=x",
+                "--config=quickstart",
+                "--config.moco.queue=8",
+            ],
+            "Did you mean 'moco.queue_size'?",
+        ),
+        (
+            ["pretrain", "--workdir=x", "--config=quickstart", "--config.seed"],
+            "--config.seed needs a value",
+        ),
+    ],
+)
+def test_what_is_not_understood_ends_with_status_2(
+    argv, message, capsys, calls
+):
+    assert cli.run(argv) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) == 2
+    assert "Traceback" not in printed
+    assert calls == []
+
+
+def test_numbers_of_another_type_are_a_usage_error(capsys):
+    assert cli.run(["knn", "--workdir=x", "--k=1,a"]) == 2
+    assert "whole numbers with commas between" in capsys.readouterr().err
+
+
+def test_pretrain_receives_flags_and_configuration(calls):
+    argv = "pretrain --config quickstart --workdir=w --devices=cpu:2 --extend"
+    overrides = ["--config.train.epochs=3", "--config.seed", "5"]
+    assert cli.run([*argv.split(), *overrides]) == 0
+    name, options, config = calls[0]
+    assert (name, options.workdir, options.devices) == (
+        "pretrain",
+        "w",
+        "cpu:2",
+    )
+    assert options.extend
+    assert (config.train.epochs, config.seed) == (3, 5)
+
+
+def test_knn_reads_the_configuration_of_the_run(calls):
+    assert cli.run(["knn", "--workdir=w", "--bank=shapes"]) == 0
+    name, options, config = calls[0]
+    assert (name, options.bank, options.query, config) == (
+        "knn",
+        "shapes",
+        "",
+        None,
+    )
+
+
+def test_numbers():
+    assert command_line.numbers(int, "k", "1,20") == [1, 20]
+    assert command_line.numbers(float, "t", "0.1") == [0.1]
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (ValueError("rule"), 1, "moco-tf: error: rule\n"),
+        (OSError(28, "No space left on device"), 1, "No space left"),
+        (FloatingPointError("loss is nan"), 1, "loss is nan"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "moco-tf: interrupted. The same command resumes it.",
+        ),
+    ],
+)
+def test_errors_of_a_command_become_one_line(
+    error, status, message, capsys, monkeypatch
+):
+    def fail(options, config):
+        raise error
+
+    command = cli.COMMANDS["pretrain"]._replace(run=fail)
+    monkeypatch.setitem(cli.COMMANDS, "pretrain", command)
+    monkeypatch.setattr(quiet, "prepare", lambda verbose: None)
+    argv = ["pretrain", "--config=quickstart", "--workdir=w"]
+    assert cli.run(argv) == status
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def fail(options, config):
+        raise TypeError("a defect")
+
+    command = cli.COMMANDS["knn"]._replace(run=fail)
+    monkeypatch.setitem(cli.COMMANDS, "knn", command)
+    monkeypatch.setattr(quiet, "prepare", lambda verbose: None)
+    with pytest.raises(TypeError, match="a defect"):
+        cli.run(["knn", "--workdir=w"])
+
+
+def test_listing_commands_does_not_import_tensorflow():
+    code = (
+        "import sys; from moco_tf import cli; cli.run([]); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_command_starts_quietly(tmp_path):
+    """The imports and the error of a folder that holds no run: one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "moco_tf", "knn", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("moco-tf: error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_held_back_lines_are_shown_but_for_known_notices(capfd):
+    with quiet.imports():
+        os.write(2, b"E cuda_dnn.cc:9261] Unable to register cuDNN factory\n")
+        os.write(2, b"disk failure\n")
+    assert capfd.readouterr().err == "disk failure\n"
+
+
+def test_an_import_that_fails_shows_everything(capfd):
+    with pytest.raises(ImportError), quiet.imports():
+        os.write(2, b"Unable to register cuDNN factory\n")
+        raise ImportError("broken")
+    assert capfd.readouterr().err == "Unable to register cuDNN factory\n"

@@ -1,0 +1,250 @@
+import json
+
+import pytest
+
+from moco_tf import config as configs
+from moco_tf import config_rules
+from moco_tf.data import views
+
+NAMES = ["moco_cifar10", "moco_v1_imagenet", "moco_v2_imagenet", "quickstart"]
+
+
+def cifar(**overrides):
+    """The CIFAR configuration on a source, with overrides section__key."""
+    texts = {k.replace("__", "."): str(v) for k, v in overrides.items()}
+    texts.setdefault("data.source", "folder:images")
+    return configs.load("moco_cifar10", texts)
+
+
+def test_the_shipped_configurations_are_found_by_name():
+    assert configs.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_every_shipped_configuration_passes_check(name, replicas):
+    configs.check(configs.load(name, {"data.source": "a"}), replicas)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_says_reference_command_and_every_field(name):
+    text = (configs.folders()[0] / f"{name}.py").read_text()
+    assert f"--config={name} --workdir=" in text
+    assert sorted(_flat(configs.load(name))) == sorted(config_rules.FIELDS)
+
+
+def _flat(config):
+    for section, value in config.to_dict().items():
+        if isinstance(value, dict):
+            yield from (f"{section}.{key}" for key in value)
+        else:
+            yield section
+
+
+def test_the_published_values_of_v1_and_v2_differ_in_four_places():
+    v1 = configs.load("moco_v1_imagenet")
+    v2 = configs.load("moco_v2_imagenet")
+    changed = {name: (a, b) for name, a, b in configs.difference(v1, v2)}
+    assert changed == {
+        "data.views": ("v1", "v2"),
+        "model.head": ("fc", "mlp"),
+        "moco.temperature": (0.07, 0.2),
+        "schedule.name": ("step", "cosine"),
+    }
+
+
+def test_names_in_the_rules_are_those_of_the_parts():
+    assert set(config_rules.FIELDS["data.views"].names) == set(views.RECIPES)
+
+
+def test_overrides_take_the_type_of_their_field():
+    config = cifar(
+        train__epochs="3",
+        optimizer__learning_rate="1",
+        moco__symmetric="true",
+        schedule__milestones="1,2",
+    )
+    assert config.train.epochs == 3
+    assert type(config.optimizer.learning_rate) is float
+    assert config.moco.symmetric is True
+    assert config.schedule.milestones == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "field, text, message",
+    [
+        ("train.epochs", "1.5", "must be a whole number. Received '1.5'"),
+        ("moco.momentum", "high", "must be a number. Received 'high'"),
+        ("moco.symmetric", "yes", "must be true or false. Received 'yes'"),
+        ("schedule.milestones", "1;2", "whole numbers with commas"),
+        ("train.epohcs", "1", "Did you mean 'train.epochs'?"),
+        ("data.views", "v3", "one of v1, v2, cifar. Received 'v3'"),
+        ("train.precision", "mixed_bfloat", "Did you mean 'mixed_bfloat16'"),
+        ("moco.momentum", "1.5", "at least 0 and at most 1. Received 1.5"),
+        ("moco.momentum", "nan", "Received nan"),
+        ("optimizer.learning_rate", "inf", "above 0. Received inf"),
+        ("optimizer.momentum", "1", "at least 0 and below 1"),
+        ("train.batch_size", "0", "at least 1. Received 0"),
+        ("log.every_steps", "2000", "at most 1024. Received 2000"),
+    ],
+)
+def test_a_wrong_override_is_refused(field, text, message):
+    with pytest.raises(ValueError, match="config") as error:
+        configs.load("moco_cifar10", {field: text})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "replicas, overrides, message",
+    [
+        (3, {}, "replicas must divide train.batch_size. Received replicas=3"),
+        (16, {}, "replicas must divide model.bn_groups"),
+        (1, {"model__bn_groups": 3}, "model.bn_groups must divide"),
+        (1, {"model__bn_groups": 512}, "2 samples or more"),
+        (1, {"moco__queue_size": 511}, "queue_size=511, keys=512"),
+        (
+            1,
+            {"moco__queue_size": 1023, "moco__symmetric": "true"},
+            "queue_size=1023, keys=1024",
+        ),
+        (1, {"schedule__name": "step", "train__epochs": 160}, "epochs=160"),
+        (1, {"schedule__warmup_epochs": 200}, "warmup_epochs=200, epochs=200"),
+        (1, {"knn__bank": "shapes"}, "both be given"),
+        (1, {"data__source": ""}, "--config.data.source=folder:DIR"),
+        (1, {"model__backbone": "resnet51"}, "Did you mean 'resnet50'?"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(
+    replicas, overrides, message
+):
+    with pytest.raises(ValueError, match="Received") as error:
+        configs.check(cifar(**overrides), replicas)
+    assert message in str(error.value)
+
+
+def test_milestones_must_rise_below_the_last_epoch():
+    for marks in ("120,200", "160,120", "120,120"):
+        config = cifar(schedule__name="step", schedule__milestones=marks)
+        with pytest.raises(ValueError, match="rise and lie below"):
+            configs.check(config, 1)
+
+
+def test_a_configuration_is_locked():
+    with pytest.raises((KeyError, AttributeError), match="locked"):
+        cifar().train.new_field = 1
+
+
+def test_a_file_is_loaded_by_path(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text((configs.folders()[0] / "quickstart.py").read_text())
+    assert configs.load(str(path)).data.source == "shapes:train"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:", "failed: SyntaxError"),
+        ("x = 1", "failed: AttributeError"),
+        ("def get_config():\n    return {}", "Received dict"),
+        (
+            "import ml_collections\n"
+            "def get_config():\n"
+            "    return ml_collections.ConfigDict({'seed': 0})",
+            "lacks checkpoint.every_steps",
+        ),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="broken.py") as error:
+        configs.load(str(path))
+    assert message in str(error.value)
+
+
+def test_a_missing_file_and_an_unknown_name_are_refused():
+    with pytest.raises(ValueError, match="not there: nowhere/x.py"):
+        configs.load("nowhere/x.py")
+    with pytest.raises(ValueError, match="Did you mean 'moco_cifar10'"):
+        configs.load("cifar10")
+
+
+def test_save_and_load_give_the_same_configuration(tmp_path):
+    config = cifar(schedule__milestones="3,5")
+    configs.save(config, tmp_path)
+    saved = configs.load_saved(tmp_path)
+    assert saved.to_dict() == config.to_dict()
+    assert saved.schedule.milestones == (3, 5)
+
+
+def test_environment_lists_every_start(tmp_path):
+    configs.save(cifar(), tmp_path)
+    configs.save(cifar(), tmp_path)
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert len(starts) == 2
+    assert starts[0]["packages"]["tensorflow"] == "2.15.1"
+    assert starts[1]["devices"] and starts[1]["command"]
+
+
+def test_a_damaged_saved_configuration_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": ')
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        configs.load_saved(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="not the config.json of a run"):
+        configs.load_saved(tmp_path)
+
+
+def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
+    configs.prepare_workdir(cifar(), tmp_path, "f")
+    other = cifar(
+        log__every_steps=7,
+        checkpoint__keep=5,
+        knn__k=20,
+        data__threads=1,
+        train__max_steps=9,
+    )
+    configs.prepare_workdir(other, tmp_path, "f")
+    assert configs.load_saved(tmp_path).knn.k == 20
+
+
+def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
+    configs.prepare_workdir(cifar(), tmp_path, "f")
+    other = cifar(seed=3, moco__momentum=0.9)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        configs.prepare_workdir(other, tmp_path, "f")
+    assert "seed: 0 -> 3" in str(error.value)
+    assert "moco.momentum: 0.99 -> 0.9" in str(error.value)
+    assert configs.load_saved(tmp_path).seed == 0
+
+
+def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
+    configs.prepare_workdir(cifar(), tmp_path, "f")
+    longer = cifar(train__epochs=400)
+    with pytest.raises(ValueError, match="add --extend"):
+        configs.prepare_workdir(longer, tmp_path, "f")
+    configs.prepare_workdir(longer, tmp_path, "f", extend=True)
+    printed = capsys.readouterr().out
+    assert "cosine, from 0.06, over 200 epochs" in printed
+    assert "cosine, from 0.06, over 400 epochs" in printed
+    assert configs.load_saved(tmp_path).train.epochs == 400
+
+
+def test_fewer_epochs_are_refused_even_with_extend(tmp_path):
+    configs.prepare_workdir(cifar(), tmp_path, "f")
+    with pytest.raises(ValueError, match="train.epochs: 200 -> 100"):
+        configs.prepare_workdir(
+            cifar(train__epochs=100), tmp_path, "f", extend=True
+        )
+
+
+def test_resume_on_other_data_is_refused(tmp_path):
+    configs.prepare_workdir(cifar(), tmp_path, "f")
+    with pytest.raises(ValueError, match="started on other data"):
+        configs.prepare_workdir(cifar(), tmp_path, "g")
+
+
+def test_checkpoints_without_their_configuration_are_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="must hold their config.json"):
+        configs.prepare_workdir(cifar(), tmp_path, "f")

@@ -1,0 +1,199 @@
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = ("launch/quickstart.sh", "launch/test.sh", ".ci/run")
+
+# The setup's steps in a checkout of its own, where Python is a stand-in: it
+# makes an environment in which `pip` notes its arguments and `FAIL` fails one.
+_PYTHON = """#!/bin/bash
+case "$*" in
+*sys.version_info*) exit 0 ;;
+*hashlib*) exec {python} "$@" ;;
+"-m venv "*)
+    mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+*"pip "*)
+    echo "$*" >>"$NOTES"
+    [ -z "$SLOW" ] || sleep "$SLOW"
+    if [ -n "$FAIL" ] && [[ "$*" == *"$FAIL"* ]]; then exit 1; fi ;;
+*) echo "ran: $*" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with the real scripts, a stand-in Python and its notes."""
+    for name in ("launch/setup.sh", *SCRIPTS, "pyproject.toml"):
+        path = tmp_path / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((ROOT / name).read_bytes())
+        path.chmod(0o755)
+    lock = "setuptools==1 \\\n    --hash=sha256:a\nwheel==2 \\\n    --hash=b\n"
+    (tmp_path / "checkout/requirements.txt").write_text(lock + "zipp==3\n")
+    (tmp_path / "checkout/requirements-dev.txt").write_text("pytest==9\n")
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin/python3.11"
+    python.write_text(_PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    return tmp_path
+
+
+def start(checkout, script, *words, path=None, **variables):
+    """Starts a script in a clean environment."""
+    path = path or f"{checkout}/bin:/usr/bin:/bin"
+    notes = str(checkout / "notes")
+    environ = {"PATH": path, "NOTES": notes, "HOME": str(checkout)}
+    return subprocess.Popen(
+        ["/bin/bash", checkout / "checkout" / script, *words],
+        env=environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, **variables):
+    """Returns status, stdout and stderr of a script."""
+    process = start(*arguments, **variables)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def notes(checkout):
+    path = checkout / "notes"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_executable(script):
+    assert os.access(ROOT / script, os.X_OK)
+
+
+def test_without_python_it_says_what_to_install(checkout):
+    tools = checkout / "tools"
+    tools.mkdir()
+    for name in ("dirname", "bash"):
+        (tools / name).symlink_to(f"/usr/bin/{name}")
+    status, out, err = run(checkout, "launch/test.sh", path=str(tools))
+    assert status == 1
+    assert err.startswith("Python 3.11 with venv is needed")
+    assert "apt-get install python3.11 python3.11-venv" in err
+    assert not (checkout / "checkout/.venv").exists()
+
+
+@pytest.mark.parametrize("name", ["python3", "python"])
+def test_python_is_found_under_another_name(checkout, name):
+    python = checkout / "bin/python3.11"
+    python.rename(checkout / "right")
+    for other in ("python3.11", "python3", "python"):
+        path = checkout / "bin" / other
+        path.write_text("#!/bin/bash\nexit 1\n")
+        path.chmod(0o755)
+    (checkout / "right").rename(checkout / "bin" / name)
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0, err
+
+
+def test_python_is_found_through_uv(checkout):
+    python = checkout / "bin/python3.11"
+    python.rename(checkout / "from-uv")
+    for name, text in {
+        "python3.11": "exit 1",
+        "python3": "exit 1",
+        "python": "exit 1",
+        "uv": f"echo {checkout}/from-uv",
+    }.items():
+        (checkout / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (checkout / "bin" / name).chmod(0o755)
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0, err
+
+
+def test_every_package_is_installed_with_hashes_checked(checkout):
+    run(checkout, "launch/test.sh")
+    installs = [line for line in notes(checkout) if " -r " in line]
+    assert len(installs) == 3
+    assert all("--require-hashes" in line for line in installs)
+    build = (checkout / "checkout/.venv/build.txt").read_text()
+    assert "setuptools==1" in build and "wheel==2" in build
+    assert "--hash=sha256:a" in build and "zipp" not in build
+
+
+def test_quickstart_passes_workdir_and_flags_on(checkout):
+    default = f"{checkout}/checkout/runs/quickstart"
+    command = "ran: -m moco_tf pretrain --config=quickstart --workdir="
+    for words, expected in (
+        ([], default),
+        (["w"], "w"),
+        (["--config.seed=1"], f"{default} --config.seed=1"),
+        (["w", "--config.seed=1"], "w --config.seed=1"),
+    ):
+        status, out, err = run(checkout, "launch/quickstart.sh", *words)
+        assert status == 0
+        assert out.splitlines()[-1] == command + expected
+
+
+def test_a_ready_environment_is_reused_by_both_scripts(checkout):
+    run(checkout, "launch/test.sh")
+    first = notes(checkout)
+    run(checkout, "launch/test.sh")
+    run(checkout, "launch/quickstart.sh")
+    assert notes(checkout) == first
+
+
+def test_tests_add_to_the_environment_of_the_quickstart(checkout):
+    run(checkout, "launch/quickstart.sh")
+    first = notes(checkout)
+    run(checkout, "launch/test.sh")
+    added = notes(checkout)[len(first) :]
+    assert len(added) == 1
+    assert added[0].endswith("requirements-dev.txt")
+
+
+def test_changed_requirements_make_the_environment_anew(checkout):
+    run(checkout, "launch/quickstart.sh")
+    first = notes(checkout)
+    (checkout / "checkout/requirements.txt").write_text("zipp==4\n")
+    run(checkout, "launch/quickstart.sh")
+    assert len(notes(checkout)) == 2 * len(first)
+
+
+@pytest.mark.parametrize("step", ["build.txt", "requirements.txt", "-e"])
+def test_a_failed_setup_does_not_count_as_ready(checkout, step):
+    status, out, err = run(checkout, "launch/quickstart.sh", FAIL=step)
+    assert status == 1
+    assert "could not be made" in err
+    assert "ran:" not in out
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0
+    assert "ran:" in out
+    assert sum(step in line for line in notes(checkout)) == 2
+
+
+def test_a_killed_setup_does_not_count_as_ready(checkout):
+    process = start(checkout, "launch/quickstart.sh", SLOW="0.3")
+    while not notes(checkout):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    first = len(notes(checkout))
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0
+    assert len(notes(checkout)) - first == 3
+
+
+def test_two_starts_at_once_set_up_once(checkout):
+    both = [
+        start(checkout, "launch/quickstart.sh", "w", SLOW="0.1")
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert all("ran: " in out for out in outputs)
+    assert len(notes(checkout)) == 3

@@ -1,0 +1,259 @@
+"""Whole runs: what they leave behind, and what may interrupt them."""
+
+import csv
+import resource
+
+import numpy as np
+import pytest
+import small_run
+import tensorflow as tf
+
+from moco_tf import pretrain
+from moco_tf.training import checkpoints
+
+LAST = 2 * small_run.STEPS_PER_EPOCH
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return small_run.write_images(tmp_path_factory.mktemp("images"))
+
+
+def _pretrain(images, workdir, extend=False, **fields):
+    return pretrain.pretrain(
+        small_run.make_config(images, **fields),
+        workdir,
+        tf.distribute.get_strategy(),
+        extend,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    _pretrain(images, workdir)
+    return workdir
+
+
+def _rows(workdir):
+    with (workdir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints",
+        "tensorboard",
+    }
+    rows = _rows(finished)
+    assert [int(row["step"]) for row in rows] == [4, 6, 10, 12]
+    assert [int(row["steps"]) for row in rows] == [4, 2, 4, 2]
+    losses = [float(row["loss"]) for row in rows]
+    np.testing.assert_allclose(
+        float(rows[1]["epoch_loss"]),
+        (4 * losses[0] + 2 * losses[1]) / 6,
+        rtol=1e-12,
+    )
+    assert all(0 < float(row["loss"]) < 10 for row in rows)
+    for row in (rows[1], rows[3]):
+        assert 0.5 < float(row["knn_backbone"]) <= 1.0
+    kept = [step for step, _ in checkpoints.complete(finished)]
+    assert kept == [6, 12]
+    assert checkpoints.best(finished) is not None
+
+
+def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
+    before = small_run.state(finished)
+    _pretrain(images, finished)
+    assert "finished" in capsys.readouterr().out
+    small_run.assert_same_bits(before, small_run.state(finished))
+
+
+@pytest.mark.parametrize("stop", [3, 6, 9])
+def test_stopped_at_any_step_and_started_again_gives_the_same_bits(
+    images, finished, tmp_path, stop
+):
+    _pretrain(images, tmp_path, train__max_steps=stop)
+    assert small_run.step_of(tmp_path) == stop
+    _pretrain(images, tmp_path)
+    small_run.assert_same_bits(
+        small_run.state(finished), small_run.state(tmp_path)
+    )
+    keep = ("step", "loss", "epoch_loss", "instance_top1", "knn_projection")
+    last = _rows(tmp_path)[-1], _rows(finished)[-1]
+    for name in keep:
+        assert last[0][name] == last[1][name], name
+
+
+def test_killed_at_a_random_step_and_started_again_gives_the_same_bits(
+    images, finished, tmp_path
+):
+    target = int(np.random.default_rng().integers(1, LAST - 1))
+    every = {"checkpoint__every_steps": 1}
+    small_run.run_until(
+        images,
+        tmp_path,
+        lambda: small_run.step_of(tmp_path) >= target,
+        **every,
+    )
+    assert small_run.step_of(tmp_path) >= 1, f"killed at {target}"
+    result = small_run.run(images, tmp_path, **every)
+    assert result.returncode == 0, result.stderr
+    small_run.assert_same_bits(
+        small_run.state(finished), small_run.state(tmp_path)
+    )
+
+
+def test_a_changed_configuration_is_refused_on_resume(images, finished):
+    with pytest.raises(ValueError, match="(?s)moco.momentum.*0.99.*0.5"):
+        _pretrain(images, finished, moco__momentum=0.5)
+
+
+def test_more_epochs_need_extend_and_then_go_on(images, tmp_path, capsys):
+    _pretrain(images, tmp_path, train__epochs=1)
+    with pytest.raises(ValueError, match="--extend"):
+        _pretrain(images, tmp_path)
+    _pretrain(images, tmp_path, extend=True)
+    assert small_run.step_of(tmp_path) == LAST
+    assert "Schedule" in capsys.readouterr().out
+
+
+def test_an_unreadable_image_is_counted_and_named(tmp_path):
+    images = small_run.write_images(tmp_path / "images")
+    bad = images / "dark" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    _pretrain(images, tmp_path / "run", knn__bank="", knn__query="")
+    rows = _rows(tmp_path / "run")
+    assert 1 <= sum(int(row["unreadable"]) for row in rows) <= 2
+    with (tmp_path / "run" / "unreadable.csv").open() as file:
+        named = list(csv.DictReader(file))
+    assert [row["name"] for row in named] == ["dark/001.png"]
+    assert named[0]["reason"]
+
+
+def test_too_many_unreadable_images_stop_the_run(tmp_path):
+    images = small_run.write_images(tmp_path / "images")
+    for path in (images / "dark").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="max_corrupt_fraction=0.01"):
+        _pretrain(images, tmp_path / "run", knn__bank="", knn__query="")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
+    images, tmp_path
+):
+    _pretrain(images, tmp_path, train__max_steps=3)
+    before = small_run.state(tmp_path)
+    method = None
+    config = small_run.make_config(images)
+    build = pretrain.make_method
+
+    def poisoned(*arguments):
+        nonlocal method
+        method = build(*arguments)
+        original = method.contrast
+        method.contrast = lambda q, k: tuple(
+            x * tf.where(method.step >= 4, np.nan, 1.0) for x in original(q, k)
+        )
+        return method
+
+    pretrain.make_method = poisoned
+    try:
+        with pytest.raises(FloatingPointError, match="step 5 is nan"):
+            pretrain.pretrain(config, tmp_path, tf.distribute.get_strategy())
+    finally:
+        pretrain.make_method = build
+    small_run.assert_same_bits(before, small_run.state(tmp_path))
+
+
+def test_a_full_disk_keeps_the_checkpoints_from_before(images, tmp_path):
+    _pretrain(images, tmp_path, train__max_steps=3)
+    before = small_run.state(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(OSError, match="(?s)step 6.*Earlier checkpoints"):
+            _pretrain(images, tmp_path, log__tensorboard=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert small_run.step_of(tmp_path) == 3
+    small_run.assert_same_bits(before, small_run.state(tmp_path))
+    _pretrain(images, tmp_path)
+    assert small_run.step_of(tmp_path) == LAST
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(images, tmp_path):
+    _pretrain(images, tmp_path, train__max_steps=3)
+    path = checkpoints.latest(tmp_path)
+    (path / "state.index").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="(?s)step-000000003.*delete that"):
+        _pretrain(images, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"moco__symmetric": True},
+        {"train__precision": "mixed_bfloat16"},
+        {
+            "model__head": "mlp",
+            "schedule__name": "step",
+            "schedule__milestones": (1,),
+        },
+        {"moco__shuffle": "gather", "optimizer__name": "lamb"},
+    ],
+    ids=["symmetric", "bfloat16", "mlp-step", "gather-lamb"],
+)
+def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
+    _pretrain(images, tmp_path / "whole", train__max_steps=5, **fields)
+    _pretrain(images, tmp_path / "parts", train__max_steps=2, **fields)
+    _pretrain(images, tmp_path / "parts", train__max_steps=5, **fields)
+    small_run.assert_same_bits(
+        small_run.state(tmp_path / "whole"), small_run.state(tmp_path / "parts")
+    )
+
+
+def test_two_replicas_compute_what_one_does(images, tmp_path):
+    for name, flags in (
+        ("one", ["--devices=cpu"]),
+        ("two-address", ["--devices=cpu:2"]),
+        ("two-gather", ["--devices=cpu:2", "--config.moco.shuffle=gather"]),
+    ):
+        result = small_run.run(
+            images,
+            tmp_path / name,
+            *flags,
+            "--config.train.max_steps=5",
+            # Calm enough that float32 rounding does not grow to 1e-5.
+            "--config.optimizer.learning_rate=0.001",
+            "--config.moco.temperature=0.5",
+            "--config.train.batch_size=16",
+            "--config.data.image_size=32",
+            "--config.knn.bank=",
+            "--config.knn.query=",
+            "--config.log.every_steps=1",
+        )
+        assert result.returncode == 0, result.stderr
+    expected = small_run.state(tmp_path / "one")
+    for name in ("two-address", "two-gather"):
+        for one, two in zip(
+            _rows(tmp_path / "one"), _rows(tmp_path / name), strict=True
+        ):
+            np.testing.assert_allclose(
+                float(two["loss"]), float(one["loss"]), rtol=1e-5
+            )
+        found = small_run.state(tmp_path / name)
+        for key, value in found.items():
+            if "queue/keys" in key:
+                np.testing.assert_allclose(value, expected[key], atol=2e-5)
+            if "kernel" in key and "velocit" not in key:
+                np.testing.assert_allclose(
+                    np.linalg.norm(value),
+                    np.linalg.norm(expected[key]),
+                    rtol=1e-5,
+                )
