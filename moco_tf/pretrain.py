@@ -51,14 +51,15 @@ def pretrain(config, workdir, strategy, extend=False):
     method = make_method(config, strategy, batches.steps_per_epoch)
     path = checkpoints.latest(workdir)
     step = checkpoints.restore(method, path) if path else 0
+    callback = make_callback(config, workdir, batches, step, last_step)
+    callback.knn = knn_monitor
+    callback.resume(method)
     if step >= last_step:
         print(f"This run is finished: {workdir} holds all {step} steps.")
         return method
     print(describe(config, workdir, batches, replicas, step, last_step))
     if knn_monitor and config.knn.baseline and step == 0:
         print(knn_monitor.baseline(method.query_encoder))
-    callback = make_callback(config, workdir, batches, step, last_step)
-    callback.knn = knn_monitor
     method.start_at(*divmod(step, batches.steps_per_epoch))
     try:
         method.fit(

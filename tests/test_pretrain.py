@@ -2,6 +2,7 @@
 
 import csv
 import resource
+import signal
 
 import numpy as np
 import pytest
@@ -103,6 +104,23 @@ def test_killed_at_a_random_step_and_started_again_gives_the_same_bits(
     )
     assert small_run.step_of(tmp_path) >= 1, f"killed at {target}"
     result = small_run.run(images, tmp_path, **every)
+    assert result.returncode == 0, result.stderr
+    small_run.assert_same_bits(
+        small_run.state(finished), small_run.state(tmp_path)
+    )
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(images, finished, tmp_path):
+    metrics = tmp_path / "metrics.csv"
+    status = small_run.run_until(
+        images,
+        tmp_path,
+        lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 1,
+        stop=signal.SIGINT,
+    )
+    assert status == 130
+    assert 0 < small_run.step_of(tmp_path)
+    result = small_run.run(images, tmp_path)
     assert result.returncode == 0, result.stderr
     small_run.assert_same_bits(
         small_run.state(finished), small_run.state(tmp_path)

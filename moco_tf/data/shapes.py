@@ -30,7 +30,7 @@ CLASS_NAMES = (
 )
 
 _SEEDS = {"train": 2_003_04297, "test": 1_911_05722}
-_TINT = np.float32(0.15)
+_TINT = np.float32(0.2)
 _CHUNK = 100  # images rendered at once: their planes stay in the cache
 
 
@@ -119,7 +119,7 @@ def _scenes(split):
         "period": uniform(6, 9.5),
         "phase": uniform(0, 1, 2),
         "ink": colours(2),
-        "contrast": uniform(0.4, 0.9),
+        "contrast": uniform(0.55, 0.85),
         "swap": generator.integers(0, 2, count).astype(np.float32),
         "sky": colours(2),
         "slope": direction(),
@@ -128,7 +128,7 @@ def _scenes(split):
         "blob_ink": colours(4),
         "noise": generator.integers(0, 192, (count, 2)),
         "noise_gain": uniform(0.03, 0.06),
-        "gain": uniform(0.6, 1),
+        "gain": uniform(0.5, 1),
         "offset": uniform(0, 1),
     }
 

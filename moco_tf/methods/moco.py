@@ -5,8 +5,8 @@ import tensorflow as tf
 from moco_tf.data import image_ops
 from moco_tf.methods import key_queue, losses, method, shuffle
 from moco_tf.methods.momentum import update_momentum
+from moco_tf.models import cloning, heads
 from moco_tf.models import encoder as encoders
-from moco_tf.models import heads
 
 SHUFFLES = ("gather", "address")
 
@@ -51,6 +51,10 @@ class MoCo(method.Method):
             the stream has already dealt them in shuffled order.
           mean, std: of the channels in 0..1; normalise uint8 images.
           seed: int, of the queue's first keys.
+
+        Raises:
+          ValueError: for a value outside its range, or a backbone that cannot
+            be one.
         """
         super().__init__(name="moco")
         if shuffle_keys not in SHUFFLES:
@@ -63,6 +67,8 @@ class MoCo(method.Method):
                 "momentum must lie in 0..1 and temperature above 0. Received "
                 f"momentum={momentum}, temperature={temperature}."
             )
+        if self.replicas > 1:
+            _refuse_shared_statistics(backbone)
         features = encoders.feature_size(backbone)
         self.query_encoder = encoders.Encoder(
             backbone, heads.projection_head(head, features, dim)
@@ -145,4 +151,24 @@ class MoCo(method.Method):
         return (
             image_ops.normalize(batch["query"], self.mean, self.std),
             image_ops.normalize(key, self.mean, self.std),
+        )
+
+
+def _refuse_shared_statistics(backbone):
+    """Keras' BatchNorm averages its statistics over replicas when it is read.
+
+    Saving and restoring them then changes bits, and a resumed run is another.
+    """
+    kind = tf.keras.layers.BatchNormalization
+    found = [
+        layer.name
+        for layer in cloning.sublayers(backbone)
+        if isinstance(layer, kind)
+    ]
+    if found:
+        raise ValueError(
+            "On several replicas a backbone must not hold Keras' "
+            f"BatchNormalization. Received {found[:3]} in {backbone.name!r}. "
+            "Use moco_tf.models.cloning.swap_batch_norm(backbone) to replace "
+            "them with their weights."
         )

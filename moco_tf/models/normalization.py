@@ -127,9 +127,7 @@ class BatchNorm(tf.keras.layers.Layer):
         # The fused op knows images alone: [N, positions, 1, C].
         positions = inputs.shape[1:-1].num_elements()
         positions = -1 if positions is None else positions
-        images = tf.reshape(
-            inputs, [shape[0], positions, 1, inputs.shape[-1]]
-        )
+        images = tf.reshape(inputs, [shape[0], positions, 1, inputs.shape[-1]])
         outputs = tf.reshape(self._normalize(images, training), shape)
         return tf.ensure_shape(outputs, inputs.shape)
 

@@ -11,8 +11,8 @@ from moco_tf.training import checkpoints
 class PretrainCallback(tf.keras.callbacks.Callback):
     """Reports every few steps, runs kNN and saves, in one fixed order.
 
-    At the end of an epoch: report, kNN, metrics row, checkpoint. A run that is
-    killed in between repeats what its last checkpoint does not hold.
+    At the end of an epoch: report, checkpoint, kNN. A run that is killed in
+    between repeats what its last checkpoint does not hold, and no more.
 
     Side effects: writes metrics.csv, TensorBoard scalars and checkpoints.
     """
@@ -56,19 +56,11 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         self.progress = progress
         self.knn = knn
         self.unreadable = unreadable
+        self.clock = None
 
     def on_train_begin(self, logs=None):
         del logs
-        self.step = int(self.model.step.numpy())
-        self.reported = self._last_report()
-        self.clock = None
         self.progress.start(self.step)
-        rows = self.metrics.rows()
-        self.bad = sum(row["unreadable"] for row in rows)
-        self.best_knn = max(map(self._judge, rows), default=-math.inf)
-        if rows and rows[-1]["step"] == self.step and self._ends_epoch():
-            if rows[-1]["epoch_loss"] is None:  # stopped before its kNN
-                self.finish_epoch()
 
     def on_train_batch_end(self, batch, logs=None):
         del batch, logs
@@ -78,7 +70,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         saves, stops = self._is_due("checkpoint"), self.step >= self.last_step
         if self._ends_epoch() or stops or self._is_due("log"):
             self.report()
-        if (saves or stops) and not self._ends_epoch():
+        if saves or stops or self._ends_epoch():
             self.check_finite()
             self.save()
         if stops:
@@ -92,6 +84,24 @@ class PretrainCallback(tf.keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         del logs
         self.progress.close()
+
+    def resume(self, method):
+        """Takes up a method at its step, before `fit`.
+
+        Side effects: measures what an earlier session did not come to after
+        its last checkpoint, the kNN of an epoch.
+        """
+        self.set_model(method)
+        self.step = int(method.step.numpy())
+        rows = self.metrics.rows()
+        self.reported = max([row["step"] for row in rows], default=0)
+        if self.step - self.reported > self.config.log.every_steps:
+            self.reported = self.step  # metrics.csv was removed or cut
+        self.bad = sum(row["unreadable"] for row in rows)
+        self.best_knn = max(map(self._judge, rows), default=-math.inf)
+        if self.reported == self.step and self._ends_epoch():
+            if rows[-1]["epoch_loss"] is None:
+                self.finish_epoch()
 
     def report(self):
         """Reads the steps since the last report and tells all listeners."""
@@ -122,7 +132,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         self.progress.update(self.step, row)
 
     def finish_epoch(self):
-        """Epoch means, kNN if it is due, and the epoch's checkpoint."""
+        """Epoch means, and kNN if it is due; the epoch is saved already."""
         epoch = self.step // self.steps_per_epoch
         rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
         row = {"epoch_loss": _epoch_mean(rows, "loss")}
@@ -132,10 +142,9 @@ class PretrainCallback(tf.keras.callbacks.Callback):
             row |= {f"knn_{layer}": top1 for layer, top1 in found.items()}
         self._write(row)
         self.progress.message(_epoch_line(epoch, epochs, row))
-        path = self.save()
         if self._judge(row) > self.best_knn:
             self.best_knn = self._judge(row)
-            checkpoints.keep_as_best(path)
+            checkpoints.keep_as_best(checkpoints.latest(self.workdir))
         if self.clock:
             self.clock = (self.step, time.perf_counter())
 
@@ -185,10 +194,6 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         every = self.config[section].every_steps
         in_epoch = self.step % self.steps_per_epoch
         return bool(every) and in_epoch % every == 0
-
-    def _last_report(self):
-        """The step up to which metrics.csv has rows."""
-        return max([row["step"] for row in self.metrics.rows()], default=0)
 
     def _rate(self):
         rate = self.model.optimizer.learning_rate

@@ -17,12 +17,14 @@ def fixture_some():
 
 
 def test_the_pixels_are_the_same_everywhere():
-    images = np.concatenate([
-        shapes.render("train", np.arange(10)),
-        shapes.render("test", np.arange(1990, 2000)),
-    ])
+    images = np.concatenate(
+        [
+            shapes.render("train", np.arange(10)),
+            shapes.render("test", np.arange(1990, 2000)),
+        ]
+    )
     digest = hashlib.sha256(images.tobytes()).hexdigest()
-    assert digest[:16] == "PINNED"
+    assert digest[:16] == "e381f8ccf9b111ec"
 
 
 def test_any_images_are_those_of_the_whole_split():
@@ -94,12 +96,13 @@ def test_outlines_are_of_like_area(kind):
 def test_colours_say_little_about_the_class(some):
     images, labels = some
     pixels = images.reshape(len(images), -1, 3).astype(np.float32)
-    statistics = np.concatenate([
-        pixels.mean(1), pixels.std(1), pixels.min(1), pixels.max(1)
-    ], axis=1)
+    statistics = np.concatenate(
+        [pixels.mean(1), pixels.std(1), pixels.min(1), pixels.max(1)], axis=1
+    )
     statistics = (statistics - statistics.mean(0)) / statistics.std(0)
-    means = np.stack([statistics[:1000][labels[:1000] == c].mean(0)
-                      for c in range(10)])
+    means = np.stack(
+        [statistics[:1000][labels[:1000] == c].mean(0) for c in range(10)]
+    )
     distance = ((statistics[1000:, np.newaxis] - means) ** 2).sum(-1)
     assert (distance.argmin(1) == labels[1000:]).mean() < 0.25
 

@@ -26,13 +26,17 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({
-                "scene": {
-                    "picture": tfds.features.Image(encoding_format="png")
-                },
-                "kind": tfds.features.ClassLabel(names=["ape", "bee", "cow"]),
-                "weight": np.float32,
-            })
+            features=tfds.features.FeaturesDict(
+                {
+                    "scene": {
+                        "picture": tfds.features.Image(encoding_format="png")
+                    },
+                    "kind": tfds.features.ClassLabel(
+                        names=["ape", "bee", "cow"]
+                    ),
+                    "weight": np.float32,
+                }
+            )
         )
 
     def _split_generators(self, manager):
@@ -40,11 +44,14 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
     def _make(self, count, first):
         for number in range(count):
-            yield number, {
-                "scene": {"picture": picture(number)},
-                "kind": -1 if first is None else number % 3,
-                "weight": 0.5,
-            }
+            yield (
+                number,
+                {
+                    "scene": {"picture": picture(number)},
+                    "kind": -1 if first is None else number % 3,
+                    "weight": 0.5,
+                },
+            )
 
     def _generate_examples(self):
         raise NotImplementedError("the splits carry their own generators")

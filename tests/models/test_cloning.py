@@ -70,7 +70,8 @@ class Block(tf.keras.layers.Layer):
         self.second = tf.keras.layers.BatchNormalization(name="second")
         self.more = (
             [tf.keras.layers.BatchNormalization(name="hidden")]
-            if listed else []
+            if listed
+            else []
         )
 
     def call(self, inputs):

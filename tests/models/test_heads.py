@@ -16,7 +16,10 @@ def test_fc_is_one_linear_layer():
 def test_mlp_has_a_hidden_relu_as_wide_as_the_features():
     head = heads.projection_head("mlp", 6, 4)
     assert [w.name for w in head.weights] == [
-        "fc.0/kernel:0", "fc.0/bias:0", "fc.2/kernel:0", "fc.2/bias:0"
+        "fc.0/kernel:0",
+        "fc.0/bias:0",
+        "fc.2/kernel:0",
+        "fc.2/bias:0",
     ]
     first, first_bias, second, second_bias = (w.numpy() for w in head.weights)
     assert first.shape == (6, 6)

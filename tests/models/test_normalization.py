@@ -44,10 +44,12 @@ def layer_with_parameters(channels, **arguments):
 def test_each_group_is_normalised_by_its_own_statistics(splits):
     x = random([8, 3, 5, 4])
     layer = layer_with_parameters(4, splits=splits)
-    expected = np.concatenate([
-        oracle(group, layer.gamma.numpy(), layer.beta.numpy())
-        for group in np.split(x, splits)
-    ])
+    expected = np.concatenate(
+        [
+            oracle(group, layer.gamma.numpy(), layer.beta.numpy())
+            for group in np.split(x, splits)
+        ]
+    )
     np.testing.assert_allclose(layer(x, training=True), expected, atol=2e-5)
 
 

@@ -204,9 +204,7 @@ def test_mixed_precision_keeps_float32_variables_and_output(precision):
     features = model(random([4, 16, 16, 3]), training=True)
     assert features.dtype == tf.float32
     assert {w.dtype for w in model.weights} == {tf.float32}
-    computed = {
-        layer.compute_dtype for layer in model.layers[1:-1]
-    }
+    computed = {layer.compute_dtype for layer in model.layers[1:-1]}
     assert computed == {precision.removeprefix("mixed_")}
     assert tf.keras.mixed_precision.global_policy().name == "float32"
 

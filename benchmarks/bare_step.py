@@ -1,0 +1,87 @@
+"""Images per second with input, against the same step on a batch in memory.
+
+python benchmarks/bare_step.py --config.data.source=folder:cifar10/train
+python benchmarks/bare_step.py --precision=mixed_bfloat16 --config.data...
+
+Both run the product's compiled train function: "training" on the product's
+stream, "bare step" on one batch that is repeated. They alternate in one
+process.
+"""
+
+import gc
+
+import measure
+
+from moco_tf import config as configs
+from moco_tf import quiet
+
+# After them a full or an empty prefetch buffer is as it will stay.
+WARM_UP = 3
+
+
+def main():
+    parser = measure.parser(
+        "Images per second with input, against the bare step.", "moco_cifar10"
+    )
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "mixed_bfloat16"),
+        help="[float32]",
+    )
+    parser.add_argument("--steps", type=int, default=5, help="a round [5]")
+    parser.add_argument("--rounds", type=int, default=4, help="[4]")
+    options, config = measure.parse(parser, {"train.batch_size": "256"})
+    config.train.precision = options.precision
+
+    with quiet.imports():
+        from moco_tf import pretrain
+        from moco_tf.data import sources
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(options.devices)
+    try:
+        configs.check(config, strategy.num_replicas_in_sync)
+        source = sources.open_source(config.data.source)
+    except ValueError as error:
+        parser.error(str(error))
+    stream = pretrain.make_stream(config, source)
+    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    train = method.make_train_function()
+    memory = iter(measure.synthetic_batches(config, strategy))
+
+    def bare_step():
+        measure.time_steps(train, memory, 1)
+        return measure.time_steps(train, memory, options.steps)
+
+    def training():
+        # A stream of its own for each round: one that went on would fill its
+        # buffers while the bare step runs, to the loss of that one.
+        first = int(method.step.numpy())
+        last = first + WARM_UP + options.steps
+        batches = iter(stream.distribute(strategy, first, last))
+        measure.time_steps(train, batches, WARM_UP)
+        seconds = measure.time_steps(train, batches, options.steps)
+        del batches
+        gc.collect()
+        return seconds
+
+    print(
+        f"{options.config}: {config.model.backbone}, "
+        f"{config.data.image_size} px, batch {config.train.batch_size}, "
+        f"{options.precision}, {options.cores or 'all'} cores, "
+        f"{options.steps} steps a round"
+    )
+    bare_step()  # compiles
+    seconds = measure.alternate(
+        {"bare step": bare_step, "training": training}, options.rounds
+    )
+    images = options.steps * config.train.batch_size
+    found = measure.medians(seconds)
+    for name, median in found.items():
+        print(f"{name:<10}{images / median:>9.1f} images/s (median)")
+    ratio = found["bare step"] / found["training"]
+    print(f"training runs at {ratio:.3f} of the bare step's speed")
+
+
+if __name__ == "__main__":
+    main()

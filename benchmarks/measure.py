@@ -1,0 +1,132 @@
+"""What the benchmarks share: command lines, a synthetic batch, rounds."""
+
+import argparse
+import math
+import os
+import statistics
+import time
+
+import numpy as np
+
+from moco_tf import config as configs
+from moco_tf import quiet
+
+
+def parser(purpose, config):
+    """Returns a parser with the flags that all benchmarks of a step have.
+
+    Args:
+      purpose: str, shown by --help.
+      config: name of the configuration that is measured by default.
+    """
+    made = argparse.ArgumentParser(
+        description=purpose,
+        epilog="--config.SECTION.FIELD=VALUE overrides a field.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--config", default=config, help=f"[{config}]")
+    made.add_argument("--devices", default="cpu", help="[cpu]")
+    made.add_argument(
+        "--cores", type=int, default=2, help="cores in use; 0 = all [2]"
+    )
+    return made
+
+
+def parse(made, defaults):
+    """Reads the command line and prepares the process.
+
+    Args:
+      made: ArgumentParser. defaults: dict "section.field" -> text, what the
+        benchmark changes in the configuration; the command line goes before.
+
+    Returns:
+      options, ConfigDict.
+
+    Side effects: keeps the process to `cores` cores; hides TensorFlow's
+    notices. Call it before TensorFlow's import.
+    """
+    options, words = made.parse_known_args()
+    overrides = {**defaults, **config_overrides(made, words)}
+    if options.cores:
+        if not hasattr(os, "sched_setaffinity"):
+            made.error("cores cannot be chosen on this system: --cores=0")
+        allowed = sorted(os.sched_getaffinity(0))[: options.cores]
+        os.sched_setaffinity(0, allowed)
+        overrides.setdefault("data.threads", str(len(allowed)))
+    quiet.prepare()
+    try:
+        return options, configs.load(options.config, overrides)
+    except ValueError as error:
+        made.error(str(error))
+
+
+def config_overrides(made, words):
+    """Returns "section.field" -> text of words --config.section.field=text."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--config.") or not equals:
+            made.error(f"not understood: {word}")
+        found[key.removeprefix("--config.")] = value
+    return found
+
+
+def synthetic_batches(config, strategy):
+    """Returns one batch of noise, held in memory and repeated for ever.
+
+    Its elements have the shapes and types of the stream's.
+    """
+    import tensorflow as tf  # here: `parse` comes before it
+
+    size, step = config.data.image_size, config.train.batch_size
+    rows = step // strategy.num_replicas_in_sync
+    random = np.random.default_rng(0)
+    views = random.integers(0, 256, [2, rows, size, size, 3], np.uint8)
+    batch = {
+        "query": views[0],
+        "key": views[1],
+        "index": np.arange(rows, dtype=np.int64),
+        "order": random.permutation(step).astype(np.int32),
+        "valid": np.ones(rows, bool),
+    }
+    return strategy.distribute_datasets_from_function(
+        lambda _: tf.data.Dataset.from_tensors(batch).repeat()
+    )
+
+
+def time_steps(train_function, iterator, steps):
+    """Returns the seconds of some steps, the last one's result included."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        metrics = train_function(iterator)
+    loss = float(metrics["loss"])
+    seconds = time.perf_counter() - start
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"The loss is {loss}: nothing was measured.")
+    return seconds
+
+
+def alternate(runs, rounds):
+    """Times functions in turns, so that a drift of the machine hits all alike.
+
+    Args:
+      runs: dict name -> function without arguments that returns seconds.
+      rounds: int; every second one goes through the functions backwards.
+
+    Returns:
+      dict name -> list of seconds, one for each round.
+
+    Side effects: prints each round.
+    """
+    seconds = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in list(runs)[:: -1 if number % 2 else 1]:
+            seconds[name].append(runs[name]())
+        texts = [f"{name} {seconds[name][-1]:.3f} s" for name in runs]
+        print(f"round {number + 1}/{rounds}  " + "  ".join(texts), flush=True)
+    return seconds
+
+
+def medians(seconds):
+    """Returns the median of each list of `alternate`."""
+    return {name: statistics.median(times) for name, times in seconds.items()}

@@ -1,0 +1,107 @@
+"""What MoCo costs beside the encoders' forward and backward passes.
+
+python benchmarks/method_overhead.py
+python benchmarks/method_overhead.py --config.model.backbone=resnet18 \\
+    --config.data.image_size=64 --config.train.batch_size=8 \\
+    --config.moco.queue_size=4096 --steps=5        # quick
+
+By default ResNet-50, 224 pixels, batch 32 in one BatchNorm group, 65,536 keys,
+float32. The whole compiled train function and the one of EncodersOnly run on
+the same batch in memory and alternate in one process. The difference is
+momentum, shuffle, logits, optimiser and queue.
+"""
+
+import statistics
+
+import measure
+
+from moco_tf import config as configs
+from moco_tf import quiet
+
+DEFAULTS = {
+    "train.batch_size": "32",
+    "model.bn_groups": "1",
+    "data.source": "shapes:train",  # not read
+}
+
+
+def main():
+    parser = measure.parser(
+        "What MoCo costs beside its encoders.", "moco_v2_imagenet"
+    )
+    parser.add_argument("--steps", type=int, default=1, help="a round [1]")
+    parser.add_argument("--rounds", type=int, default=5, help="[5]")
+    options, config = measure.parse(parser, DEFAULTS)
+
+    with quiet.imports():
+        from moco_tf import pretrain
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(options.devices)
+    try:
+        configs.check(config, strategy.num_replicas_in_sync)
+    except ValueError as error:
+        parser.error(str(error))
+    batches = iter(measure.synthetic_batches(config, strategy))
+
+    def stepper(method):
+        train = method.make_train_function()
+        return lambda: measure.time_steps(train, batches, options.steps)
+
+    runs = {
+        "encoders": stepper(encoders_only(config, strategy)),
+        "whole step": stepper(pretrain.make_method(config, strategy, 1)),
+    }
+    print(
+        f"{config.model.backbone}, {config.data.image_size} px, batch "
+        f"{config.train.batch_size}, {config.moco.queue_size} keys, "
+        f"{config.train.precision}, {options.cores or 'all'} cores, "
+        f"{options.steps} steps a round"
+    )
+    for run in runs.values():
+        run()  # compiles
+        run()
+    seconds = measure.alternate(runs, options.rounds)
+    found = measure.medians(seconds)
+    for name, median in found.items():
+        print(f"{name:<11}{median / options.steps:>8.3f} s a step (median)")
+    pairs = zip(seconds["whole step"], seconds["encoders"], strict=True)
+    rounds = [100 * (whole / part - 1) for whole, part in pairs]
+    overhead = 100 * (found["whole step"] / found["encoders"] - 1)
+    print(
+        f"overhead {overhead:.1f} % of the encoders' time (rounds: median "
+        f"{statistics.median(rounds):.1f} %, {min(rounds):.1f} to "
+        f"{max(rounds):.1f} %)"
+    )
+
+
+def encoders_only(config, strategy):
+    """The EncodersOnly of a configuration, built as pretrain builds MoCo."""
+    from encoders_only import EncodersOnly
+
+    from moco_tf.data import views
+    from moco_tf.models import encoder
+
+    recipe = views.RECIPES[config.data.views]
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        backbone = encoder.build_backbone(
+            config.model.backbone,
+            width=config.model.width,
+            stem=config.model.stem,
+            bn_splits=config.model.bn_groups // replicas,
+            image_size=config.data.image_size,
+            precision=config.train.precision,
+        )
+        return EncodersOnly(
+            backbone,
+            head=config.model.head,
+            dim=config.model.dim,
+            queue_size=1,  # not used
+            shuffle_keys="address",
+            mean=recipe.mean,
+            std=recipe.std,
+        )
+
+
+if __name__ == "__main__":
+    main()

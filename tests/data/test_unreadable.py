@@ -1,0 +1,114 @@
+"""Unreadable images are named once, counted, and limited."""
+
+import csv
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.data import files, stream, unreadable, views
+
+BATCH = 4
+HEADER = ["name", "reason", "first_step"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A source of ten images, of which 2 and 7 cannot be read."""
+    names = [f"{number}, img.png" for number in range(10)]
+    png = tf.io.encode_png(np.zeros([4, 4, 3], np.uint8)).numpy()
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"" if number in (2, 7) else png)
+    return files.FileSource(tmp_path, names)
+
+
+def _log(source, path, fraction=0.01):
+    batches = stream.Stream(source, views.RECIPES["v1"], 4, BATCH)
+    return unreadable.UnreadableLog(path, batches, fraction)
+
+
+def _rows(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def _steps_of(log, samples):
+    """The first steps that want each sample, as the log counts them."""
+    wanted = {}
+    for step in range(100):
+        positions = log.stream.positions(step)
+        for index in log.stream.samples(positions).numpy():
+            wanted.setdefault(int(index), step)
+    return [wanted[sample] for sample in samples]
+
+
+def test_the_unreadable_images_of_a_step_are_named_with_the_reason(
+    images, tmp_path
+):
+    path = tmp_path / "unreadable.csv"
+    log = _log(images, path)
+    (step,) = _steps_of(log, [2])
+    log.add([step])
+    rows = _rows(path)
+    assert rows[0] == HEADER
+    named = {row[0]: row[1:] for row in rows[1:]}
+    reason, first_step = named["2, img.png"]
+    assert "empty file" in reason
+    assert int(first_step) == step + 1  # steps count from 1 for people
+    assert set(named) <= {"2, img.png", "7, img.png"}
+
+
+def test_each_is_named_once_in_this_session_and_the_next(images, tmp_path):
+    path = tmp_path / "unreadable.csv"
+    for _ in range(2):
+        log = _log(images, path)
+        log.add(range(6))
+        log.add(range(12))
+    rows = _rows(path)
+    assert [row[0] for row in rows].count("name") == 1
+    assert sorted(row[0] for row in rows[1:]) == ["2, img.png", "7, img.png"]
+    steps = _steps_of(log, [2, 7])
+    assert sorted(int(row[2]) - 1 for row in rows[1:]) == sorted(steps)
+
+
+def test_a_header_that_was_not_written_is_written_later(images, tmp_path):
+    path = tmp_path / "unreadable.csv"
+    path.write_text("")  # killed after the file was made
+    _log(images, path).add(range(12))
+    assert _rows(path)[0] == HEADER
+    assert len(_log(images, path).named) == 2
+
+
+def test_a_name_that_is_no_text_is_named_too(tmp_path):
+    names = [os.fsdecode(b"\xff%d.png" % number) for number in range(BATCH)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    path = tmp_path / "unreadable.csv"
+    log = _log(files.FileSource(tmp_path, names), path)
+    log.add([0])
+    assert b"\xff3.png" in path.read_bytes()
+    assert _log(log.stream.source, path).named == set(names)
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "fraction"),
+    [(10, 50, 0.01), (20, 2000, 0.01), (0, 4, 0.0), (4000, 4000, 1.0)],
+)
+def test_as_many_as_allowed_go_on(images, tmp_path, bad, seen, fraction):
+    log = _log(images, tmp_path / "unreadable.csv", fraction)
+    assert log.check(bad, seen) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "fraction"),
+    # Up to 1000 samples, the fraction is of 1000.
+    [(11, 50, 0.01), (21, 2000, 0.01), (1, 4, 0.0)],
+)
+def test_more_than_allowed_stop_the_run(images, tmp_path, bad, seen, fraction):
+    log = _log(images, tmp_path / "unreadable.csv", fraction)
+    with pytest.raises(
+        ValueError,
+        match=f"(?s){bad} of {seen} samples.*={fraction} allows.*able.csv",
+    ):
+        log.check(bad, seen)

@@ -1,0 +1,98 @@
+"""MoCo with linear encoders, written out in NumPy: the oracle of test_moco."""
+
+import numpy as np
+
+
+class NumpyMoCo:
+    """Algorithm 1 (arXiv:1911.05722) in float64 with its gradients by hand.
+
+    An encoder is two linear layers, [kernel, bias, kernel, bias].
+    """
+
+    def __init__(self, weights, queue, momentum, temperature, symmetric):
+        """Takes the weights that both encoders start with, and the queue."""
+        self.query_weights = [np.asarray(w, np.float64) for w in weights]
+        self.key_weights = [w.copy() for w in self.query_weights]
+        self.velocities = [np.zeros_like(w) for w in self.query_weights]
+        self.queue = np.array(queue, np.float64)
+        self.samples = np.full(len(queue), -1)
+        self.steps = np.full(len(queue), -1)
+        self.pointer = 0
+        self.momentum = momentum
+        self.temperature = temperature
+        self.symmetric = symmetric
+
+    def step(self, number, query_images, key_images, samples, rate, decay):
+        """One step; returns the loss and the share of won comparisons."""
+        self.key_weights = [
+            self.momentum * key + (1 - self.momentum) * query
+            for key, query in zip(
+                self.key_weights, self.query_weights, strict=True
+            )
+        ]
+        keys = encode(self.key_weights, key_images)[0]
+        loss, wins, gradients = self.contrast(query_images, keys)
+        if self.symmetric:
+            other_keys = encode(self.key_weights, query_images)[0]
+            other_loss, _, other = self.contrast(key_images, other_keys)
+            loss += other_loss
+            gradients = [a + b for a, b in zip(gradients, other, strict=True)]
+        for place, gradient in enumerate(gradients):
+            weight = self.query_weights[place]
+            velocity = self.velocities[place]
+            velocity = 0.9 * velocity + gradient + decay * weight
+            self.velocities[place] = velocity
+            self.query_weights[place] = weight - rate * velocity
+        self.enqueue(keys, samples, number)
+        if self.symmetric:
+            self.enqueue(other_keys, samples, number)
+        return loss, wins
+
+    def contrast(self, images, keys):
+        """Loss, wins and gradients of one direction."""
+        query, features, inputs, length = encode(self.query_weights, images)
+        candidates = np.concatenate(
+            [
+                (query * keys).sum(1, keepdims=True),
+                query @ self.queue.T,
+            ],
+            axis=1,
+        )
+        logits = candidates / self.temperature
+        exponents = np.exp(logits)
+        shares = exponents / exponents.sum(1, keepdims=True)
+        wins = np.mean(logits[:, 0] > logits[:, 1:].max(1))
+        loss = -np.log(shares[:, 0]).mean()
+        shares[:, 0] -= 1
+        by_logit = shares / (len(images) * self.temperature)
+        by_query = by_logit[:, :1] * keys + by_logit[:, 1:] @ self.queue
+        along = (by_query * query).sum(1, keepdims=True)
+        by_output = (by_query - along * query) / length
+        by_features = by_output @ self.query_weights[2].T
+        return (
+            loss,
+            wins,
+            [
+                inputs.T @ by_features,
+                by_features.sum(0),
+                features.T @ by_output,
+                by_output.sum(0),
+            ],
+        )
+
+    def enqueue(self, keys, samples, number):
+        """Overwrites the oldest keys, one by one."""
+        for key, sample in zip(keys, samples, strict=True):
+            self.queue[self.pointer] = key
+            self.samples[self.pointer] = sample
+            self.steps[self.pointer] = number
+            self.pointer = (self.pointer + 1) % len(self.queue)
+
+
+def encode(weights, images):
+    """Unit vectors, features, flat inputs and the vectors' lengths before."""
+    inputs = np.asarray(images, np.float64).reshape(len(images), -1)
+    features = inputs @ weights[0] + weights[1]
+    outputs = features @ weights[2] + weights[3]
+    length = np.linalg.norm(outputs, axis=1, keepdims=True)
+    return outputs / length, features, inputs, length

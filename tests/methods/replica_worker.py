@@ -1,0 +1,184 @@
+"""What R replicas compute, in a process of its own.
+
+    python -m tests.methods.replica_worker R OUT.npz
+
+Strategies of one process collide: each number of replicas has its process.
+"""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.methods import moco, shuffle
+from moco_tf.models import normalization
+from moco_tf.training import optimizers
+from tests import reference_check
+
+BATCH = 8  # G
+STEPS = 4
+QUEUE = 21  # not a multiple of the batch: the ring wraps within a step
+
+
+def inputs():
+    """Rows of a step, to be exchanged between replicas."""
+    rng = np.random.default_rng(0)
+    samples = [0, 1, 2**20 - 1, 2**20, 2**24 + 1, 2**40 + 12345, 2**43]
+    return {
+        "features": rng.standard_normal([BATCH, 6]).astype(np.float32),
+        "samples": np.array([*samples, 2**44 - 1]),
+        # 5 * 3 * 3 = 45 bytes, no multiple of 8.
+        "bytes": rng.integers(0, 256, [BATCH, 5, 3, 3], dtype=np.uint8),
+        "floats": rng.standard_normal([BATCH, 5, 3, 3]).astype(np.float32),
+        "order": rng.permutation(BATCH).astype(np.int32),
+    }
+
+
+def exchange(rows, order):
+    """All functions of `shuffle`, inside a replica."""
+    keys, samples = shuffle.gather_keys(rows["features"], rows["samples"])
+    images = shuffle.gather_images(rows["bytes"])
+    own = shuffle.own_rows(order)
+    dealt = tf.cast(tf.gather(images, own), tf.float32)
+    return {
+        "features": shuffle.all_gather(rows["features"]),
+        "numbers": shuffle.all_gather(rows["samples"]),
+        "keys": keys,
+        "samples": samples,
+        "bytes": images,
+        "floats": shuffle.gather_images(rows["floats"]),
+        "own": own,
+        "restored": shuffle.unshuffle(shuffle.all_gather(dealt), order),
+    }
+
+
+def split(strategy, rows):
+    """Deals rows [G, ...] to the replicas in order."""
+    parts = np.split(rows, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+
+
+def run_exchange(strategy):
+    """Returns name -> [R, ...] of `exchange`, and name_static -> shape."""
+    rows = inputs()
+    order = tf.constant(rows.pop("order"))
+    results = {}
+
+    def note_shapes(local):
+        found = exchange(local, order)
+        for name, value in found.items():
+            shape = value.shape.as_list()
+            results[f"{name}_static"] = [-1 if d is None else d for d in shape]
+        return found
+
+    dealt = {name: split(strategy, value) for name, value in rows.items()}
+    run = tf.function(lambda x: strategy.run(note_shapes, args=(x,)))
+    for name, value in run(dealt).items():
+        results[name] = np.stack(strategy.experimental_local_results(value))
+    return results
+
+
+def make_method(shuffle_keys="gather", groups=1):
+    """A tiny MoCo with BatchNorm, for 8 x 8 images."""
+    tf.keras.utils.set_random_seed(1)
+    layers = tf.keras.layers
+    images = tf.keras.Input([8, 8, 3])
+    features = layers.Conv2D(6, 3, 2, use_bias=False, name="conv")(images)
+    features = normalization.BatchNorm(groups, name="bn")(features)
+    features = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
+    method = moco.MoCo(
+        tf.keras.Model(images, features),
+        dim=5,
+        queue_size=QUEUE,
+        momentum=0.9,
+        temperature=0.5,
+        shuffle_keys=shuffle_keys,
+    )
+    method.compile(optimizers.MomentumSGD(0.1, 0.9, 1e-3))
+    method.build_optimizer()
+    return method
+
+
+def steps(shuffle_keys):
+    """The global batches of the first steps."""
+    rng = np.random.default_rng(1)
+    shape = [BATCH, 8, 8, 3]
+    for step in range(STEPS):
+        order = rng.permutation(BATCH).astype(np.int32)
+        query, key = rng.integers(0, 256, [2, *shape], dtype=np.uint8)
+        yield {
+            "query": query,
+            "key": key[order] if shuffle_keys == "address" else key,
+            "index": np.arange(BATCH) + 100 * step,
+            "order": order,
+            "valid": np.ones(BATCH, bool),
+        }
+
+
+def train(method, strategy, shuffle_keys):
+    """Trains; returns what each replica holds, name -> [R, ...], and losses."""
+    world = strategy.num_replicas_in_sync
+    batches = reference_check.iterator(
+        {"batch": BATCH, "world": world}, strategy, steps(shuffle_keys)
+    )
+    conv = method.key_encoder.backbone.get_layer("conv").kernel
+    results = {"first_kernel": conv.numpy(), "losses": []}
+    step = method.make_train_function()
+    mean = method.key_encoder.backbone.get_layer("bn").moving_mean
+    for number in range(STEPS):
+        results["losses"].append(float(step(batches)["loss"]))
+        if number == 0:
+            results["first_mean"] = copies(strategy, mean)
+    for name in ("keys", "samples", "steps", "pointer"):
+        results[name] = copies(strategy, getattr(method.queue, name))
+    weights = [
+        *method.query_encoder.trainable_variables,
+        *method.key_encoder.trainable_variables,
+        *method.optimizer.variables,
+    ]
+    for number, weight in enumerate(weights):
+        results[f"weight{number}"] = copies(strategy, weight)
+    results["logged"] = method.step_log.read(0, STEPS)["loss"]
+    return results
+
+
+def copies(strategy, variable):
+    """A variable's value on each replica, [R, ...]."""
+    values = strategy.experimental_local_results(variable)
+    return np.stack([value.numpy() for value in values])
+
+
+def refusal(strategy):
+    """What MoCo says to Keras' BatchNormalization."""
+    with strategy.scope():
+        images = tf.keras.Input([8, 8, 3])
+        layer = tf.keras.layers.BatchNormalization(name="theirs")
+        features = tf.keras.layers.Flatten()(layer(images))
+        try:
+            moco.MoCo(tf.keras.Model(images, features))
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def main(world, path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * world
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{device}" for device in range(world)]
+    )
+    results = run_exchange(strategy)
+    for shuffle_keys in moco.SHUFFLES:
+        with strategy.scope():
+            method = make_method(shuffle_keys)
+        found = train(method, strategy, shuffle_keys)
+        results |= {f"{shuffle_keys}_{name}": v for name, v in found.items()}
+    np.savez(path, refusal=refusal(strategy), **results)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

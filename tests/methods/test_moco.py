@@ -1,0 +1,247 @@
+"""MoCo's step against NumPy, and what it promises about keys."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.methods import moco
+from moco_tf.training import optimizers
+from tests.methods import numpy_moco
+
+BATCH = 4
+layers = tf.keras.layers
+
+
+def _backbone():
+    """A linear backbone for 8 x 8 images."""
+    images = tf.keras.Input([8, 8, 3])
+    features = layers.Dense(6)(layers.Flatten()(images))
+    return tf.keras.Model(images, features)
+
+
+def _method(backbone=None, rate=0.1, decay=0.01, **arguments):
+    defaults = {"head": "fc", "dim": 5, "queue_size": 10, "temperature": 0.5}
+    method = moco.MoCo(backbone or _backbone(), **defaults | arguments)
+    method.compile(optimizers.MomentumSGD(rate, 0.9, decay))
+    return method
+
+
+def _batches(count, dtype=np.float32):
+    """Batches of related views in slot order, each with samples of its own."""
+    rng = np.random.default_rng(0)
+    shape = [BATCH, 8, 8, 3]
+    for number in range(count):
+        query = rng.standard_normal(shape)
+        key = query + 0.5 * rng.standard_normal(shape)
+        if dtype == np.uint8:
+            query, key = (np.clip(60 * x + 128, 0, 255) for x in (query, key))
+        yield {
+            "query": query.astype(dtype),
+            "key": key.astype(dtype),
+            "index": 100 * number + np.arange(BATCH),
+            "order": rng.permutation(BATCH).astype(np.int32),
+            "valid": np.array([True, True, True, number != 1]),
+        }
+
+
+def _deal(batch):
+    """The batch as a stream with shuffle_keys="address" gives it."""
+    return batch | {"key": batch["key"][batch["order"]]}
+
+
+def _train(method, batches):
+    """Steps through the compiled function; returns the logged columns."""
+    batches = list(batches)
+    stacked = {n: np.stack([b[n] for b in batches]) for n in batches[0]}
+    iterator = iter(tf.data.Dataset.from_tensor_slices(stacked))
+    step = method.make_train_function()
+    for _ in batches:
+        step(iterator)
+    return method.step_log.read(0, len(batches))
+
+
+def _values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def _encode(encoder, images):
+    return tf.math.l2_normalize(encoder(images, training=True), axis=1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    tf.keras.utils.set_random_seed(0)
+
+
+@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_three_steps_follow_algorithm_1(symmetric, shuffle_keys):
+    method = _method(
+        momentum=0.6, symmetric=symmetric, shuffle_keys=shuffle_keys
+    )
+    oracle = numpy_moco.NumpyMoCo(
+        _values(method.trained_variables()),
+        method.queue.keys.numpy(),
+        momentum=0.6,
+        temperature=0.5,
+        symmetric=symmetric,
+    )
+    batches = list(_batches(3))
+    expected = [
+        oracle.step(number, b["query"], b["key"], b["index"], 0.1, 0.01)
+        for number, b in enumerate(batches)
+    ]
+    if shuffle_keys == "address":
+        batches = [_deal(batch) for batch in batches]
+    logged = _train(method, batches)
+    losses, wins = zip(*expected, strict=True)
+    np.testing.assert_allclose(logged["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(logged["instance_top1"], wins)
+    np.testing.assert_allclose(logged["unreadable"], [0, 1 / BATCH, 0])
+    for encoder, weights in (
+        (method.query_encoder, oracle.query_weights),
+        (method.key_encoder, oracle.key_weights),
+    ):
+        for found, weight in zip(
+            encoder.trainable_variables, weights, strict=True
+        ):
+            np.testing.assert_allclose(found, weight, atol=1e-5)
+    np.testing.assert_allclose(method.queue.keys, oracle.queue, atol=1e-5)
+    np.testing.assert_array_equal(method.queue.samples, oracle.samples)
+    np.testing.assert_array_equal(method.queue.steps, oracle.steps)
+    assert method.queue.pointer.numpy() == oracle.pointer
+    assert method.step.numpy() == 3
+
+
+def test_keys_come_from_weights_that_have_moved_already():
+    method = _method(momentum=0.0)
+    for batch in _batches(2):  # in the first step both encoders are equal
+        before = _values(method.query_encoder.weights)
+        expected = _encode(method.query_encoder, batch["key"])
+        _train(method, [batch])
+    for found, weight in zip(method.key_encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(found, weight)
+    np.testing.assert_allclose(
+        method.queue.keys[BATCH : 2 * BATCH], expected, atol=1e-6
+    )
+
+
+def test_no_gradient_reaches_the_key_encoder():
+    method = _method(momentum=1.0)
+    query, key = tf.random.stateless_normal([2, BATCH, 5], [0, 1])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([query, key])
+        loss, _ = method.contrast(query, key)
+    assert tape.gradient(loss, key) is None
+    assert np.abs(tape.gradient(loss, query)).max() > 0.01
+    before = _values(method.key_encoder.weights)
+    moved = _values(method.query_encoder.weights)
+    _train(method, _batches(3))
+    for found, weight in zip(method.key_encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(found, weight)
+    for found, weight in zip(method.query_encoder.weights, moved, strict=True):
+        assert (found.numpy() != weight).any()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_key_of_a_step_is_a_negative_of_that_step(symmetric):
+    method = _method(symmetric=symmetric)
+    contrast, negatives = method.contrast, []
+
+    def watched(query, key):
+        negatives.append(set(method.queue.samples.numpy()))
+        return contrast(query, key)
+
+    method.contrast = watched
+    for batch in _batches(3):
+        seen = len(negatives)
+        method.train_step(tf.nest.map_structure(tf.constant, batch))
+        assert len(negatives) == seen + (2 if symmetric else 1)
+        for samples in negatives[seen:]:
+            assert not samples & set(batch["index"])
+        assert set(batch["index"]) <= set(method.queue.samples.numpy())
+
+
+def test_bytes_are_normalised_and_floats_are_taken_as_they_are():
+    mean, std = np.float64([0.5, 0.4, 0.3]), np.float64([0.2, 0.3, 0.4])
+    losses = []
+    for normalise in (False, True):
+        batches = list(_batches(3, np.uint8))
+        for batch in batches if normalise else []:
+            for view in ("query", "key"):
+                pixels = (batch[view] / 255 - mean) / std
+                batch[view] = pixels.astype(np.float32)
+        tf.keras.utils.set_random_seed(0)
+        method = _method(mean=mean, std=std)
+        losses.append(_train(method, batches)["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_the_loss_falls_on_a_fixed_batch():
+    method = _method(queue_size=256, temperature=0.2)
+    batch = next(_batches(1))
+    batch["key"] = batch["key"][::-1].copy()  # views that are not alike yet
+    loss = _train(method, [batch] * 15)["loss"]
+    # Not to 0: the queue fills with older keys of the same four samples.
+    assert loss[-1] < 0.8 * loss[0]
+
+
+def test_a_model_of_the_user_trains_by_fit():
+    backbone = tf.keras.Sequential(
+        [
+            tf.keras.Input([8, 8, 3]),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    method = _method(backbone, queue_size=64)
+    batches = list(_batches(10, np.uint8))
+    stacked = {n: np.stack([b[n] for b in batches]) for n in batches[0]}
+    dataset = tf.data.Dataset.from_tensor_slices(stacked)
+    history = method.fit(dataset, steps_per_epoch=5, epochs=2, verbose=0)
+    assert method.backbone is backbone
+    assert method.step.numpy() == 10
+    # Keras reports the last step's loss of an epoch.
+    logged = method.step_log.read(0, 10)["loss"]
+    np.testing.assert_allclose(
+        history.history["loss"], [logged[4], logged[9]], rtol=1e-6
+    )
+    assert backbone(batches[0]["query"]).shape == [BATCH, 4]
+    # Neither shares a variable with the other, moving statistics included.
+    query, key = method.query_encoder.weights, method.key_encoder.weights
+    assert len(query) == len(key) == 8
+    for ours, theirs in zip(query, key, strict=True):
+        assert ours is not theirs
+        assert (ours.numpy() != theirs.numpy()).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shuffle_keys": "ring"}, "shuffle.*'gather', 'address'.*'ring'"),
+        ({"momentum": 1.5}, "momentum must lie in 0..1.*momentum=1.5"),
+        ({"momentum": -0.1}, "momentum must lie in 0..1.*momentum=-0.1"),
+        ({"temperature": 0.0}, "temperature above 0.*temperature=0.0"),
+        ({"head": "mpl"}, "head must be one of.*'mpl'"),
+        ({"dim": 0}, "dim=0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_bad_argument_is_refused_with_its_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        _method(**arguments)
+
+
+def test_a_backbone_that_gives_a_feature_map_is_refused():
+    images = tf.keras.Input([8, 8, 3])
+    backbone = tf.keras.Model(images, layers.Conv2D(4, 3)(images))
+    with pytest.raises(ValueError, match="GlobalAveragePooling2D"):
+        moco.MoCo(backbone)
+
+
+def test_a_queue_smaller_than_the_keys_of_a_step_is_refused():
+    method = _method(queue_size=3)
+    with pytest.raises(ValueError, match="4 keys for a queue of 3"):
+        _train(method, _batches(1))
+    assert method.step.numpy() == 0

@@ -1,0 +1,158 @@
+"""Exchange between replicas: nothing is lost, all replicas hold the same."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.data import image_ops
+from moco_tf.methods import moco, shuffle
+from tests.methods import replica_worker
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+GATHERED = ("features", "numbers", "keys", "samples", "bytes", "floats")
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def replicas(request, tmp_path_factory):
+    """What R replicas computed: dict of arrays, and R as "count"."""
+    path = tmp_path_factory.mktemp("replicas") / "out.npz"
+    arguments = ["tests.methods.replica_worker", str(request.param), path]
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(path)) | {"count": request.param}
+
+
+@pytest.fixture(scope="module")
+def sent():
+    """What was exchanged, under the names of the results."""
+    rows = replica_worker.inputs()
+    rows["numbers"] = rows["samples"]
+    rows["keys"] = rows["features"]
+    return rows
+
+
+@pytest.mark.parametrize("name", GATHERED)
+def test_every_replica_gathers_all_rows_in_replica_order(replicas, sent, name):
+    found = replicas[name]
+    assert found.dtype == sent[name].dtype
+    assert len(found) == replicas["count"]
+    for copy in found:
+        np.testing.assert_array_equal(copy, sent[name])
+
+
+@pytest.mark.parametrize("name", [*GATHERED, "own", "restored"])
+def test_shapes_are_known_before_the_run(replicas, name):
+    assert tuple(replicas[f"{name}_static"]) == replicas[name].shape[1:]
+
+
+def test_each_replica_owns_its_slots(replicas, sent):
+    np.testing.assert_array_equal(
+        np.concatenate(replicas["own"]), sent["order"]
+    )
+
+
+def test_what_was_dealt_in_shuffled_order_comes_back_to_its_slots(
+    replicas, sent
+):
+    for copy in replicas["restored"]:
+        np.testing.assert_array_equal(copy, sent["bytes"])
+
+
+@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+def test_queues_and_weights_are_the_same_bits_on_all_replicas(
+    replicas, shuffle_keys
+):
+    prefix = f"{shuffle_keys}_"
+    names = [
+        name
+        for name in replicas
+        if name.startswith(f"{prefix}weight")
+        or name in [prefix + x for x in ("keys", "samples", "steps", "pointer")]
+    ]
+    assert len(names) > 4 + 2 * 5
+    for name in names:
+        for copy in replicas[name][1:]:
+            np.testing.assert_array_equal(copy, replicas[name][0], err_msg=name)
+
+
+@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+def test_the_queue_holds_the_newest_samples_in_slot_order(
+    replicas, shuffle_keys
+):
+    size, batch = replica_worker.QUEUE, replica_worker.BATCH
+    samples, steps = np.full([2, size], -1)
+    for number in range(replica_worker.STEPS * batch):
+        step, slot = divmod(number, batch)
+        samples[number % size], steps[number % size] = 100 * step + slot, step
+    np.testing.assert_array_equal(
+        replicas[f"{shuffle_keys}_samples"][0], samples
+    )
+    np.testing.assert_array_equal(replicas[f"{shuffle_keys}_steps"][0], steps)
+    assert replicas[f"{shuffle_keys}_pointer"][0] == 32 % 21
+
+
+@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+def test_a_replica_normalises_keys_with_its_part_of_the_order(
+    replicas, shuffle_keys
+):
+    batch = next(replica_worker.steps("gather"))
+    images = image_ops.normalize(
+        tf.constant(batch["key"]), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    ).numpy()
+    kernel = replicas[f"{shuffle_keys}_first_kernel"]
+    parts = np.split(batch["order"], replicas["count"])
+    for found, part in zip(
+        replicas[f"{shuffle_keys}_first_mean"], parts, strict=True
+    ):
+        outputs = tf.nn.conv2d(images[part], kernel, 2, "VALID")
+        # The moving mean starts at 0 and moves by a tenth.
+        expected = 0.1 * np.mean(outputs, axis=(0, 1, 2))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+def test_replicas_compute_what_one_replica_with_groups_does(
+    replicas, shuffle_keys
+):
+    method = replica_worker.make_method(shuffle_keys, replicas["count"])
+    one = replica_worker.train(
+        method, tf.distribute.get_strategy(), shuffle_keys
+    )
+    found = {name: replicas[f"{shuffle_keys}_{name}"] for name in one}
+    np.testing.assert_allclose(found["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(found["logged"], one["logged"], rtol=1e-5)
+    np.testing.assert_allclose(found["keys"][0], one["keys"][0], atol=1e-5)
+    # With groups, the layer follows the mean of their statistics.
+    np.testing.assert_allclose(
+        found["first_mean"].mean(0), one["first_mean"][0], atol=1e-6
+    )
+
+
+def test_batch_norm_of_keras_is_refused_on_replicas(replicas):
+    message = str(replicas["refusal"])
+    assert "theirs" in message
+    assert "swap_batch_norm" in message
+
+
+@pytest.mark.parametrize("name", GATHERED)
+def test_one_replica_gathers_its_own_rows(sent, name):
+    rows = {name: tf.constant(value) for name, value in sent.items()}
+    found = replica_worker.exchange(rows, rows["order"])
+    np.testing.assert_array_equal(found[name], sent[name])
+    np.testing.assert_array_equal(found["own"], sent["order"])
+    np.testing.assert_array_equal(found["restored"], sent["bytes"])
+
+
+def test_unshuffle_puts_row_i_in_slot_order_i():
+    rows = tf.constant([[10.0], [20.0], [30.0]])
+    found = shuffle.unshuffle(rows, tf.constant([2, 0, 1]))
+    np.testing.assert_array_equal(found, [[20.0], [30.0], [10.0]])

@@ -1,0 +1,63 @@
+"""The published implementation's steps, replayed on one replica."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference_check
+
+HERE = pathlib.Path(__file__).resolve().parent
+V1 = HERE / "reference" / "moco_v1_resnet18_1replica.npz"
+
+
+def _check(*arguments):
+    """Runs the check; returns the finished process with its output."""
+    return subprocess.run(
+        [sys.executable, HERE / "reference_check.py", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_one_replica_computes_the_published_steps():
+    paths = sorted((HERE / "reference").glob("moco_*_1replica.npz"))
+    result = _check(*paths)
+    assert result.returncode == 0, result.stdout + result.stderr
+    verdicts = [line.split()[-1] for line in result.stdout.splitlines()]
+    assert verdicts == ["ok"] * 4  # v1 and v2, both shuffles
+
+
+def test_other_figures_fail_the_check_by_name(tmp_path):
+    case = dict(np.load(V1))
+    config = json.loads(str(case["config"]))
+    config["wd"] = 0.0
+    np.savez(tmp_path / "decay.npz", **case | {"config": json.dumps(config)})
+    losses = case["losses"].copy()
+    losses[4] *= 1.001
+    np.savez(tmp_path / "loss.npz", **case | {"losses": losses})
+    result = _check(
+        tmp_path / "decay.npz", tmp_path / "loss.npz", "--shuffles", "gather"
+    )
+    assert result.returncode == 1, result.stderr
+    decay, loss = result.stdout.splitlines()
+    assert decay.endswith("BEYOND: query_delta_norms")
+    assert loss.endswith("BEYOND: losses")
+
+
+def test_a_deviation_that_is_no_number_fails_the_check():
+    found = dict.fromkeys(reference_check.LIMITS, 0.0)
+    assert reference_check.beyond(found) == []
+    assert reference_check.beyond(found | {"queue": np.nan}) == ["queue"]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [([1.0, 2.2], 0.1), ([0.5, 2.0], 0.5), ([1.0, np.nan], np.nan)],
+)
+def test_a_deviation_is_relative_to_the_expected_figure(found, expected):
+    np.testing.assert_allclose(
+        reference_check.relative(found, [1.0, 2.0]), expected
+    )
