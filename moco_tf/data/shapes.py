@@ -113,8 +113,8 @@ def _scenes(split):
         return grey + _TINT * uniform(-1, 1, *shape, 3)
 
     return {
-        "centre": uniform(25, 39, 2),
-        "radius": uniform(19, 29),
+        "centre": uniform(24, 40, 2),
+        "radius": uniform(26, 38),
         "turn": direction(),
         "period": uniform(6, 9.5),
         "phase": uniform(0, 1, 2),
@@ -201,7 +201,10 @@ def _inks(scene):
     light = scene["ink"][:, 0] * (1 - contrast) + contrast
     dark = scene["ink"][:, 1] * (1 - contrast)
     colours = [light, dark, *scene["blob_ink"].swapaxes(0, 1)]
-    colours += [*scene["sky"].swapaxes(0, 1)]
+    # The object's mean: seen from afar there is no object.
+    middle = (light + dark) / 2
+    for sky in scene["sky"].swapaxes(0, 1):
+        colours.append(middle + np.float32(0.4) * (sky - np.float32(0.5)))
     colours = np.stack(colours, axis=2)  # [n, 3, 8]
     gain = scene["gain"][:, None, None]
     colours = colours * gain + (1 - gain) * scene["offset"][:, None, None]

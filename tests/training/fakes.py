@@ -6,14 +6,14 @@ from moco_tf.methods import moco
 from moco_tf.training import optimizers
 
 
-def make_method(optimizer="sgd", queue_size=6, head="fc"):
+def make_method(optimizer="sgd", queue_size=6, head="fc", rate=0.1):
     """A compiled method with its slots, step 0."""
     images = tf.keras.Input([4, 4, 3])
     features = tf.keras.layers.Flatten()(images)
     features = tf.keras.layers.Dense(3, name="dense")(features)
     backbone = tf.keras.Model(images, features)
     method = moco.MoCo(backbone, head=head, dim=2, queue_size=queue_size)
-    method.compile(optimizers.make_optimizer(optimizer, 0.1, 0.9, 0.01))
+    method.compile(optimizers.make_optimizer(optimizer, rate, 0.9, 0.01))
     method.build_optimizer()
     return method
 

@@ -156,7 +156,10 @@ def test_a_best_killed_between_its_two_renames_is_not_lost(
         checkpoints.keep_as_best(path)
     monkeypatch.undo()
     best = checkpoints.best(tmp_path)
-    assert checkpoints.restore(fakes.make_method(), best) == 2
+    assert checkpoints.restore(fakes.make_method(), best) == 1
+    checkpoints.keep_as_best(path)
+    assert _names(tmp_path) == ["best", "step-000000001", "step-000000002"]
+    assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -172,12 +175,23 @@ def test_a_checkpoint_of_another_run_is_refused(method, tmp_path, change):
 
 
 @pytest.mark.parametrize("part", ["state.index", "state.data-00000-of-00001"])
-def test_a_damaged_file_is_refused(method, tmp_path, part):
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_a_damaged_file_is_refused(method, tmp_path, part, damage):
     path = _save(method, tmp_path, 1)
     content = (path / part).read_bytes()
-    (path / part).write_bytes(content[: len(content) // 2])
+    half = len(content) // 2
+    if damage == "cut":
+        (path / part).write_bytes(content[:half])
+    elif damage == "changed":
+        changed = bytes(255 - byte for byte in content[half:])
+        (path / part).write_bytes(content[:half] + changed)
+    else:
+        (path / part).unlink()
+    other = fakes.make_method()
     with pytest.raises(ValueError, match="(?s)step-000000001.*delete that"):
-        checkpoints.restore(fakes.make_method(), path)
+        checkpoints.restore(other, path)
+    with pytest.raises(ValueError, match="(?s)step-000000001.*an encoder"):
+        checkpoints.restore_query_encoder(other.query_encoder, path)
 
 
 def test_a_failed_write_leaves_nothing_and_says_so(

@@ -1,0 +1,245 @@
+"""What happens around the steps, driven by hand: losses, kNN, checkpoints."""
+
+import io
+import math
+
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.monitoring import metrics_csv, progress
+from moco_tf.training import callbacks, checkpoints, schedules
+from tests.training import fakes
+
+STEPS_PER_EPOCH = 4
+BATCH = 8
+
+
+class Unreadable:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.steps, self.checks = [], []
+
+    def add(self, steps):
+        self.steps += steps
+
+    def check(self, bad, seen):
+        self.checks.append((bad, seen))
+
+
+class Scores:
+    """kNN whose results are given: one (backbone, projection) a call."""
+
+    def __init__(self, *scores):
+        self.scores = list(scores)
+
+    def __call__(self, encoder):
+        backbone, projection = self.scores.pop(0)
+        return {"backbone": backbone, "projection": projection}
+
+
+def _config(every_epochs=1, features="backbone", log=3, save=0, epochs=3):
+    return ml_collections.ConfigDict(
+        {
+            "train": {"batch_size": BATCH, "epochs": epochs},
+            "log": {"every_steps": log},
+            "checkpoint": {"every_steps": save, "keep": 99},
+            "knn": {"every_epochs": every_epochs, "features": features},
+        }
+    )
+
+
+def _start(workdir, method, config, knn=None):
+    """A callback that has taken up the method."""
+    last_step = config.train.epochs * STEPS_PER_EPOCH
+    metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
+    metrics.cut_back(int(method.step.numpy()))
+    callback = callbacks.PretrainCallback(
+        config,
+        workdir,
+        STEPS_PER_EPOCH,
+        last_step,
+        metrics,
+        None,
+        progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
+        Unreadable(),
+        knn,
+    )
+    callback.resume(method)
+    return callback
+
+
+def _drive(callback, method, losses, unreadable=()):
+    """What fit does around steps that return the losses."""
+    callback.on_train_begin()
+    for loss in losses:
+        step = int(method.step.numpy())
+        share = 0.25 if step in unreadable else 0.0
+        method.step_log.write(method.step, tf.constant([loss, 0.5, share, 0.1]))
+        method.step.assign_add(1)
+        callback.on_train_batch_end(step)
+        if (step + 1) % STEPS_PER_EPOCH == 0:
+            callback.on_epoch_end(step // STEPS_PER_EPOCH)
+    callback.on_train_end()
+    return callback.metrics.rows()
+
+
+@pytest.fixture
+def method():
+    return fakes.make_method()
+
+
+def test_rows_hold_the_means_since_the_row_before(method, tmp_path):
+    callback = _start(tmp_path, method, _config())
+    rows = _drive(callback, method, [4.0, 5.0, 9.0, 2.0, 1.0])
+    assert [row["step"] for row in rows] == [3, 4]  # the fifth is not due
+    assert [row["loss"] for row in rows] == [6.0, 2.0]
+    assert [row["epoch"] for row in rows] == [1, 1]
+    assert [row["epoch_loss"] for row in rows] == [None, 5.0]
+
+
+def test_unreadable_samples_are_counted_and_their_steps_passed_on(
+    method, tmp_path
+):
+    callback = _start(tmp_path, method, _config())
+    rows = _drive(callback, method, [1.0] * 8, unreadable=(1, 2, 6))
+    # A quarter of a batch of eight in each of these steps.
+    assert [row["unreadable"] for row in rows] == [4, 0, 2, 0]
+    assert callback.unreadable.steps == [1, 2, 6]
+    assert callback.unreadable.checks == [(4, 24), (4, 32), (6, 56), (6, 64)]
+
+
+def test_the_first_step_which_compiles_is_not_in_the_speed(method, tmp_path):
+    callback = _start(tmp_path, method, _config(log=1))
+    rows = _drive(callback, method, [1.0] * 3)
+    assert rows[0]["images_per_second"] is None
+    assert rows[0]["input_wait_share"] is None
+    assert all(row["images_per_second"] > 0 for row in rows[1:])
+    assert all(0 <= row["input_wait_share"] <= 1 for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [("backbone", 8), ("projection", 12)]
+)
+def test_the_best_is_the_one_with_the_best_knn_of_the_chosen_layer(
+    method, tmp_path, features, expected
+):
+    config = _config(features=features)
+    knn = Scores((0.5, 0.7), (0.7, 0.5), (0.6, 0.9))
+    callback = _start(tmp_path, method, config, knn)
+    rows = _drive(callback, method, [1.0] * 12)
+    found = [row["knn_backbone"] for row in rows if row["epoch_loss"]]
+    assert found == [0.5, 0.7, 0.6]
+    best = checkpoints.best(tmp_path)
+    assert checkpoints.read_meta(best)["step"] == expected
+
+
+def test_a_worse_knn_after_a_restart_does_not_become_the_best(method, tmp_path):
+    callback = _start(tmp_path, method, _config(), Scores((0.7, 0.1)))
+    _drive(callback, method, [1.0] * 4)
+    callback = _start(tmp_path, method, _config(), Scores((0.6, 0.9)))
+    _drive(callback, method, [1.0] * 4)
+    assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
+
+
+def test_without_knn_there_is_no_best(method, tmp_path):
+    callback = _start(tmp_path, method, _config())
+    _drive(callback, method, [1.0] * 4)
+    assert checkpoints.best(tmp_path) is None
+    assert [step for step, _ in checkpoints.complete(tmp_path)] == [4]
+
+
+def test_knn_runs_every_few_epochs_and_after_the_last(method, tmp_path):
+    config = _config(every_epochs=2, epochs=5)
+    knn = Scores(*[(0.1 * x, 0.0) for x in (1, 2, 3)])
+    callback = _start(tmp_path, method, config, knn)
+    rows = _drive(callback, method, [1.0] * 20)
+    done = [row["epoch"] for row in rows if row["knn_backbone"] is not None]
+    assert done == [2, 4, 5]
+
+
+def test_checkpoints_come_within_an_epoch_and_at_its_end(method, tmp_path):
+    callback = _start(tmp_path, method, _config(save=3))
+    _drive(callback, method, [1.0] * 9)
+    saved = checkpoints.complete(tmp_path)
+    assert [step for step, _ in saved] == [3, 4, 7, 8]
+    meta = checkpoints.read_meta(saved[0][1])
+    assert meta == {"step": 3, "epoch": 0.75, "replicas": 1}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_named_and_never_saved(
+    method, tmp_path, loss
+):
+    callback = _start(tmp_path, method, _config(log=4, save=2))
+    with pytest.raises(FloatingPointError, match=f"step 3 is {loss}.*intact"):
+        _drive(callback, method, [1.0, 1.0, loss, 1.0])
+    assert [step for step, _ in checkpoints.complete(tmp_path)] == [2]
+    with pytest.raises(FloatingPointError, match="step 3"):
+        callback.save_interrupted()
+    assert [step for step, _ in checkpoints.complete(tmp_path)] == [2]
+
+
+def test_an_interrupted_run_is_saved_once(method, tmp_path):
+    callback = _start(tmp_path, method, _config())
+    callback.save_interrupted()
+    assert checkpoints.latest(tmp_path) is None  # no step is done
+    _drive(callback, method, [1.0] * 2)
+    callback.save_interrupted()
+    path = checkpoints.latest(tmp_path)
+    assert checkpoints.read_meta(path)["step"] == 2
+    before = path.stat().st_mtime_ns
+    callback.save_interrupted()
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_knn_of_an_epoch_that_was_cut_off_is_made_up_for(method, tmp_path):
+    def killed(encoder):
+        raise KeyboardInterrupt
+
+    callback = _start(tmp_path, method, _config(), killed)
+    with pytest.raises(KeyboardInterrupt):
+        _drive(callback, method, [1.0] * 4)
+    assert checkpoints.best(tmp_path) is None
+    callback = _start(tmp_path, method, _config(), Scores((0.3, 0.2)))
+    last = callback.metrics.rows()[-1]
+    assert (last["knn_backbone"], last["epoch_loss"]) == (0.3, 1.0)
+    assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
+
+
+@pytest.mark.parametrize("done", [2, 4])
+def test_a_run_goes_on_when_its_metrics_were_removed(method, tmp_path, done):
+    callback = _start(tmp_path, method, _config(log=1))
+    _drive(callback, method, [1.0] * done)
+    (tmp_path / "metrics.csv").unlink()
+    callback = _start(tmp_path, method, _config(log=1))
+    rows = _drive(callback, method, [3.0] * (8 - done))
+    assert rows[-1]["step"] == 8
+    assert rows[-1]["loss"] == 3.0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "sgdw"])
+def test_the_logged_rate_is_the_one_of_the_step(tmp_path, optimizer):
+    schedule = schedules.Cosine(0.4, 2, STEPS_PER_EPOCH, unit="step")
+    method = fakes.make_method(optimizer, rate=schedule)
+    callback = _start(tmp_path, method, _config(log=1, epochs=2))
+    views = tf.zeros([2, 4, 4, 3], tf.uint8)
+    batch = {
+        "query": views,
+        "key": views,
+        "index": tf.range(2, dtype=tf.int64),
+        "order": tf.range(2),
+        "valid": [True, True],
+    }
+    method.fit(
+        tf.data.Dataset.from_tensors(batch).repeat(),
+        steps_per_epoch=STEPS_PER_EPOCH,
+        epochs=2,
+        callbacks=[callback],
+        verbose=0,
+    )
+    rates = [row["learning_rate"] for row in callback.metrics.rows()]
+    expected = 0.2 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
