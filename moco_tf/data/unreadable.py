@@ -2,9 +2,11 @@
 
 import csv
 import pathlib
+import re
 
 import tensorflow as tf
 
+_BYTES = re.compile(r"\bb'([^']*)'")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -28,7 +30,7 @@ class UnreadableLog:
         self.max_fraction = max_fraction
         self.named = set()
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self._open("r") as file:
                 self.named = {row["name"] for row in csv.DictReader(file)}
 
     def add(self, steps):
@@ -49,10 +51,9 @@ class UnreadableLog:
                     if reason:
                         self.named.add(name)
                         found.append([name, reason, step + 1])
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with self._open("a") as file:
             writer = csv.writer(file)
-            if new:
+            if not file.tell():
                 writer.writerow(["name", "reason", "first_step"])
             writer.writerows(found)
 
@@ -74,6 +75,12 @@ class UnreadableLog:
                 f"are named in {self.path}. Mend or remove them, or allow more."
             )
 
+    def _open(self, mode):
+        """The log; a file name need not be text, so its bytes are kept."""
+        return self.path.open(
+            mode, newline="", encoding="utf-8", errors="surrogateescape"
+        )
+
     def _reason(self, index):
         """Why a sample cannot be read, or None if it can."""
         try:
@@ -81,5 +88,8 @@ class UnreadableLog:
                 self.stream.source.records(tf.constant([index]))[0]
             )
         except tf.errors.OpError as error:
-            return error.message.splitlines()[0][:200]
+            # An assertion's text is a list of b'...', one a line.
+            text = error.message.split("Summarized data:")[-1]
+            text = " ".join(_BYTES.sub(r"\1", text).split())
+            return text[:200] or type(error).__name__
         return None

@@ -99,7 +99,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
             self.reported = self.step  # metrics.csv was removed or cut
         self.bad = sum(row["unreadable"] for row in rows)
         self.best_knn = max(map(self._judge, rows), default=-math.inf)
-        if self.reported == self.step and self._ends_epoch():
+        if rows and rows[-1]["step"] == self.step and self._ends_epoch():
             if rows[-1]["epoch_loss"] is None:
                 self.finish_epoch()
 
@@ -140,11 +140,12 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         if self.knn and (epoch % every == 0 or epoch == epochs):
             found = self.knn(self.model.query_encoder)
             row |= {f"knn_{layer}": top1 for layer, top1 in found.items()}
-        self._write(row)
-        self.progress.message(_epoch_line(epoch, epochs, row))
         if self._judge(row) > self.best_knn:
             self.best_knn = self._judge(row)
             checkpoints.keep_as_best(checkpoints.latest(self.workdir))
+        # Last: without this row, kNN is measured again at the next start.
+        self._write(row)
+        self.progress.message(_epoch_line(epoch, epochs, row))
         if self.clock:
             self.clock = (self.step, time.perf_counter())
 

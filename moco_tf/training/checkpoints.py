@@ -19,6 +19,8 @@ import tensorflow as tf
 
 _NAME = re.compile(r"step-(\d{9})")
 _STATE = "state"
+# What TensorFlow raises for a file of another model, or damaged, or cut off.
+_UNREADABLE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
 
 
 def folder(workdir):
@@ -45,8 +47,11 @@ def latest(workdir):
 
 def best(workdir):
     """The path of the checkpoint with the best kNN so far, or None."""
-    path = folder(workdir) / "best"
-    return path if (path / "meta.json").is_file() else None
+    for name in ("best", ".best-old"):  # the latter: killed in keep_as_best
+        path = folder(workdir) / name
+        if (path / "meta.json").is_file():
+            return path
+    return None
 
 
 def read_meta(path):
@@ -71,7 +76,10 @@ def save(method, workdir, keep, meta):
     """
     step = int(method.step.numpy())
     final = folder(workdir) / f"step-{step:09d}"
+    if (final / "meta.json").is_file():
+        return final  # the state is a function of the step
     partial = folder(workdir) / f".step-{step:09d}"
+    _clear(final)  # only what somebody left incomplete
     _clear(partial)
     try:
         partial.mkdir(parents=True)
@@ -79,7 +87,6 @@ def save(method, workdir, keep, meta):
         text = json.dumps({"step": step, **meta}, indent=2) + "\n"
         (partial / "meta.json").write_text(text)
         _flush(partial)
-        _clear(final)  # of an earlier try at the same step
         os.replace(partial, final)
     except (OSError, tf.errors.OpError) as error:
         _clear(partial)
@@ -99,10 +106,10 @@ def keep_as_best(path):
     final = path.parent / "best"
     partial, old = path.parent / ".best", path.parent / ".best-old"
     _clear(partial)
-    _clear(old)
     # Hard links: no second copy on disk until the original is dropped.
     shutil.copytree(path, partial, copy_function=_link)
     if final.exists():
+        _clear(old)
         os.replace(final, old)
     os.replace(partial, final)
     _clear(old)
@@ -125,7 +132,7 @@ def restore(method, path):
     try:
         status = checkpoint.read(str(path / _STATE))
         status.assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"The checkpoint {path} does not hold this run's state: "
             f"{_reason(error)} If it was damaged, delete that folder to go on "
@@ -148,7 +155,7 @@ def restore_query_encoder(encoder, path):
     try:
         status = tf.train.Checkpoint(model=model).read(str(path / _STATE))
         status.expect_partial().assert_existing_objects_matched()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"The checkpoint {path} does not hold such an encoder: "
             f"{_reason(error)} Use the configuration it was trained with."
