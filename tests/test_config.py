@@ -20,8 +20,16 @@ def test_the_shipped_configurations_are_found_by_name():
     assert configs.names() == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("replicas", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [
+        (name, replicas)
+        for name in NAMES
+        for replicas in (1, 2, 8)
+        # The quickstart has two BatchNorm groups: it is for a small machine.
+        if (name, replicas) != ("quickstart", 8)
+    ],
+)
 def test_every_shipped_configuration_passes_check(name, replicas):
     configs.check(configs.load(name, {"data.source": "a"}), replicas)
 
