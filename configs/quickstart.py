@@ -73,6 +73,6 @@ def get_config():
     knn.baseline = True  # first also raw pixels and the untrained encoder
 
     config.log = log = ml_collections.ConfigDict()
-    log.every_steps = 10
+    log.every_steps = 39
     log.tensorboard = True
     return config

@@ -58,8 +58,10 @@ def pretrain(config, workdir, strategy, extend=False):
         print(f"This run is finished: {workdir} holds all {step} steps.")
         return method
     print(describe(config, workdir, batches, replicas, step, last_step))
+    before = ""
     if knn_monitor and config.knn.baseline and step == 0:
-        print(knn_monitor.baseline(method.query_encoder))
+        before = knn_monitor.baseline(method.query_encoder)
+        print(f"kNN before training: {before}")
     method.start_at(*divmod(step, batches.steps_per_epoch))
     try:
         method.fit(
@@ -72,6 +74,9 @@ def pretrain(config, workdir, strategy, extend=False):
     except KeyboardInterrupt:
         callback.save_interrupted()
         raise
+    if before and callback.newest_knn is not None:
+        trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
+        print(f"kNN: {before}  {trained}")
     return method
 
 

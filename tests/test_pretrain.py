@@ -68,6 +68,18 @@ def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
     assert checkpoints.best(finished) is not None
 
 
+def test_the_baselines_stand_beside_the_trained_encoder(
+    images, tmp_path, capsys
+):
+    _pretrain(images, tmp_path, knn__baseline=True, train__epochs=1)
+    lines = capsys.readouterr().out.splitlines()
+    words = "raw pixels 100.00 %  untrained encoder (projection) "
+    assert any(x.startswith(f"kNN before training: {words}") for x in lines)
+    trained = float(_rows(tmp_path)[-1]["knn_projection"])
+    assert lines[-1].startswith(f"kNN: {words}")
+    assert lines[-1].endswith(f"trained encoder {100 * trained:.2f} %")
+
+
 def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
     before = small_run.state(finished)
     _pretrain(images, finished)

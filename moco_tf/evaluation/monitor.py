@@ -34,7 +34,7 @@ class KnnMonitor:
         )
 
     def baseline(self, encoder):
-        """A line with the kNN of raw pixels and of the untrained encoder."""
+        """Words for the kNN of raw pixels and of the untrained encoder."""
         knn_config = self.config.knn
         size = self.config.data.image_size
         pixels = knn.compare_pixels(
@@ -47,6 +47,6 @@ class KnnMonitor:
         )
         untrained = self(encoder)[knn_config.features]
         return (
-            f"kNN before training: raw pixels {100 * pixels:.2f} %  untrained "
-            f"encoder ({knn_config.features}) {100 * untrained:.2f} %"
+            f"raw pixels {100 * pixels:.2f} %  untrained encoder "
+            f"({knn_config.features}) {100 * untrained:.2f} %"
         )

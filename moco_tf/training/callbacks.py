@@ -57,6 +57,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         self.knn = knn
         self.unreadable = unreadable
         self.clock = None
+        self.newest_knn = None  # of this session
 
     def on_train_begin(self, logs=None):
         del logs
@@ -140,6 +141,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         if self.knn and (epoch % every == 0 or epoch == epochs):
             found = self.knn(self.model.query_encoder)
             row |= {f"knn_{layer}": top1 for layer, top1 in found.items()}
+            self.newest_knn = self._judge(row)
         if self._judge(row) > self.best_knn:
             self.best_knn = self._judge(row)
             checkpoints.keep_as_best(checkpoints.latest(self.workdir))
