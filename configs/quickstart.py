@@ -31,8 +31,8 @@ def get_config():
     model.bn_groups = 2  # of 64 images
 
     config.moco = moco = ml_collections.ConfigDict()
-    moco.queue_size = 1024  # short: old keys of a fast learner mislead
-    moco.momentum = 0.996  # at 0.99 queries tell new keys from old by drift
+    moco.queue_size = 1024
+    moco.momentum = 0.996
     moco.temperature = 0.1
     moco.symmetric = False
     moco.shuffle = "auto"  # "address" on one host, "gather" across hosts
