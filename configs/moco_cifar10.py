@@ -22,7 +22,7 @@ def get_config():
     data.source = ""  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
     data.views = "cifar"  # crop from 8 %, flip, jitter, grey; no blur
     data.image_size = 32  # pixels
-    data.max_corrupt_fraction = 0.01  # of an epoch; above it the run stops
+    data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
 
     config.model = model = ml_collections.ConfigDict()

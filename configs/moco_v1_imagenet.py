@@ -19,7 +19,7 @@ def get_config():
     data.source = ""  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
     data.views = "v1"  # crop, grey, jitter (always), flip
     data.image_size = 224  # pixels
-    data.max_corrupt_fraction = 0.01  # of an epoch; above it the run stops
+    data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
 
     config.model = model = ml_collections.ConfigDict()

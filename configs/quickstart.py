@@ -19,7 +19,7 @@ def get_config():
     data.source = "shapes:train"  # 20,000 rendered scenes, 10 classes
     data.views = "v1"  # jitter always, hue 0.4: texture tells more than colour
     data.image_size = 64  # pixels
-    data.max_corrupt_fraction = 0.01  # of an epoch; above it the run stops
+    data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
 
     config.model = model = ml_collections.ConfigDict()
