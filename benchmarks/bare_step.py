@@ -35,7 +35,7 @@ def main():
     config.train.precision = options.precision
 
     with quiet.imports():
-        from moco_tf import pretrain
+        from moco_tf import assembly
         from moco_tf.data import sources
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
@@ -44,8 +44,8 @@ def main():
         source = sources.open_source(config.data.source)
     except ValueError as error:
         parser.error(str(error))
-    stream = pretrain.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    stream = assembly.make_stream(config, source)
+    method = assembly.make_method(config, strategy, stream.steps_per_epoch)
     train = method.make_train_function()
     memory = iter(measure.synthetic_batches(config, strategy))
 
@@ -56,9 +56,7 @@ def main():
     def training():
         # A stream of its own for each round: one that went on would fill its
         # buffers while the bare step runs, to the loss of that one.
-        first = int(method.step.numpy())
-        last = first + WARM_UP + options.steps
-        batches = iter(stream.distribute(strategy, first, last))
+        batches = iter(stream.distribute(strategy, int(method.step.numpy())))
         measure.time_steps(train, batches, WARM_UP)
         seconds = measure.time_steps(train, batches, options.steps)
         del batches

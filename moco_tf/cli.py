@@ -1,19 +1,57 @@
 """The command line: command, configuration, strategy, one function call."""
 
+import os
 import sys
 import traceback
 
 import moco_tf
 from moco_tf import command_line, quiet
 from moco_tf import config as configs
+from moco_tf.cluster import guard as guards
+from moco_tf.cluster import meeting, places
 
 
 def _pretrain(options, config):
+    if options.cluster not in ("auto", "none"):
+        raise command_line.UsageError(
+            f"--cluster takes auto or none. Received {options.cluster!r}."
+        )
+    (start_timeout,) = command_line.numbers(
+        float, "start_timeout", options.start_timeout
+    )
+    (stall_timeout,) = command_line.numbers(
+        float, "stall_timeout", options.stall_timeout
+    )
+    cluster = None
+    if options.cluster == "auto":
+        cluster = places.find(os.environ, options.workers, options.worker_index)
     with quiet.imports(options.verbose):
         from moco_tf import pretrain
         from moco_tf.training import distribution
-    strategy = distribution.make_strategy(options.devices)
-    pretrain.pretrain(config, options.workdir, strategy, options.extend)
+    if cluster and pretrain.is_finished(config, options.workdir):
+        # The others may have ended for good: nobody is waited for.
+        if not cluster.is_chief:
+            print(f"This run is finished: {options.workdir}.")
+            return
+        cluster = None
+    guard = guards.Guard(cluster, stall_timeout)
+    if cluster:
+        guard.wait(start_timeout + 60, "the meeting of the workers")
+        meeting.meet(cluster, start_timeout)
+        guard.wait(start_timeout, "joining the other workers")
+    with distribution.lost_workers(cluster):
+        strategy = distribution.make_strategy(
+            options.devices,
+            cluster,
+            options.cross_device_ops,
+            options.communication,
+        )
+        guard.take_signals()
+        guard.wait(stall_timeout, "the start of training")
+        pretrain.pretrain(
+            config, options.workdir, strategy, options.extend, guard
+        )
+    guard.wait(60, "the end of the process")
 
 
 def _knn(options, config):
@@ -41,7 +79,19 @@ COMMANDS = {
     "pretrain": command_line.Command(
         run=_pretrain,
         purpose="train an encoder without labels; run it again to go on",
-        flags=("config", "workdir", "devices", "extend"),
+        flags=(
+            "config",
+            "workdir",
+            "devices",
+            "extend",
+            "workers",
+            "worker_index",
+            "cluster",
+            "start_timeout",
+            "stall_timeout",
+            "cross_device_ops",
+            "communication",
+        ),
         required=("config", "workdir"),
     ),
     "knn": command_line.Command(
@@ -71,7 +121,7 @@ def run(argv=None):
 
     Returns:
       0: done. 1: the command failed, with a message. 2: not understood.
-      130: interrupted.
+      130: interrupted. 138: start the same command again, to go on.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("--help", "-h", "help"):
@@ -104,6 +154,12 @@ def run(argv=None):
             traceback.print_exc()
         print(f"moco-tf: error: {error}", file=sys.stderr)
         return 1
+    except meeting.PeerMissing as error:
+        print(f"moco-tf: {error}", file=sys.stderr)
+        return guards.START_AGAIN
+    except guards.Left as error:
+        print(f"moco-tf: {error}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         again = " The same command resumes it." if argv[0] == "pretrain" else ""
         print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)

@@ -3,32 +3,34 @@
 import math
 import pathlib
 
-import tensorflow as tf
-
+from moco_tf import assembly, workdirs
 from moco_tf import config as configs
-from moco_tf.data import sources, stream, unreadable, views
+from moco_tf.cluster import guard as guards
+from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import monitor
-from moco_tf.methods import moco
-from moco_tf.models import encoder as encoders
 from moco_tf.monitoring import metrics_csv, progress, tensorboard
 from moco_tf.training import (
     callbacks,
     checkpoints,
     distribution,
-    optimizers,
-    schedules,
+    steps,
 )
 
 
-def pretrain(config, workdir, strategy, extend=False):
+def pretrain(config, workdir, strategy, extend=False, guard=None):
     """Trains, or goes on training, the encoder that a configuration describes.
+
+    In a cluster every worker calls this; the chief alone writes to the workdir,
+    which all must see.
 
     Args:
       config: ConfigDict (see configs/).
       workdir: folder of the run; made if missing. A run that it holds goes on
         from its last checkpoint.
-      strategy: tf.distribute.Strategy of one host.
+      strategy: tf.distribute.Strategy.
       extend: bool; allows more epochs than the run was started with.
+      guard: Guard of this process; None: a process on its own, whose signals
+        are left alone.
 
     Returns:
       the Method, trained.
@@ -37,136 +39,124 @@ def pretrain(config, workdir, strategy, extend=False):
       ValueError: before the first step, for anything that cannot work.
       FloatingPointError: at a loss that is not finite.
       OSError: if a checkpoint cannot be written.
+      Left: when asked to leave; all is saved.
     """
-    replicas = strategy.num_replicas_in_sync
-    configs.check(config, replicas)
+    guard = guard or guards.Guard()
     workdir = pathlib.Path(workdir)
+    configs.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
-    batches = make_stream(config, source)
+    workers = distribution.worker_count(strategy)
+    batches = assembly.make_stream(config, source, workers)
     total = config.train.epochs * batches.steps_per_epoch
     last_step = min(config.train.max_steps or total, total)
-    knn_monitor = monitor.KnnMonitor(config) if config.knn.bank else None
-    configs.prepare_workdir(config, workdir, source.fingerprint(), extend)
+    knn_monitor = None
+    if guard.is_chief:
+        if config.knn.bank:
+            knn_monitor = monitor.KnnMonitor(config)
+        workdirs.prepare(config, workdir, source.fingerprint(), extend)
+    path = _agree(config, source, workdir, strategy, guard)
 
-    method = make_method(config, strategy, batches.steps_per_epoch)
-    path = checkpoints.latest(workdir)
+    method = assembly.make_method(config, strategy, batches.steps_per_epoch)
     step = checkpoints.restore(method, path) if path else 0
-    callback = make_callback(config, workdir, batches, step, last_step)
-    callback.knn = knn_monitor
+    if guard.is_chief:
+        callback = make_callback(
+            config, workdir, batches, step, last_step, guard
+        )
+        callback.knn = knn_monitor
+    else:
+        callback = steps.StepCallback(batches.steps_per_epoch, last_step, guard)
+    if config.knn.bank and step % batches.steps_per_epoch == 0:
+        # The chief may measure first, for any time.
+        guard.wait(0, "the evaluation before training")
     callback.resume(method)
     if step >= last_step:
         print(f"This run is finished: {workdir} holds all {step} steps.")
         return method
-    print(describe(config, workdir, batches, replicas, step, last_step))
     before = ""
-    if knn_monitor and config.knn.baseline and step == 0:
-        before = knn_monitor.baseline(method.query_encoder)
-        print(f"kNN before training: {before}")
-    method.start_at(*divmod(step, batches.steps_per_epoch))
-    try:
-        method.fit(
-            batches.distribute(strategy, step, total),
-            epochs=config.train.epochs,
-            steps_per_epoch=batches.steps_per_epoch,
-            callbacks=[callback],
-            verbose=0,
-        )
-    except KeyboardInterrupt:
-        callback.save_interrupted()
-        raise
+    if guard.is_chief:
+        print(describe(config, workdir, batches, strategy, step, last_step))
+        if knn_monitor and config.knn.baseline and step == 0:
+            before = knn_monitor.baseline(method.query_encoder)
+            print(f"kNN before training: {before}")
+    else:
+        print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
+    _fit(method, config, batches, strategy, step, callback)
+    if callback.left:
+        raise guards.Left(callback.step, guard.status())
     if before and callback.newest_knn is not None:
         trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
         print(f"kNN: {before}  {trained}")
     return method
 
 
-def make_stream(config, source):
-    """The stream of a configuration over a source."""
-    return stream.Stream(
-        source,
-        views.RECIPES[config.data.views],
-        config.data.image_size,
-        config.train.batch_size,
-        config.seed,
-        _shuffle(config),
-        config.data.threads,
-    )
+def _fit(method, config, batches, strategy, step, callback):
+    """Trains from a step on; returns when all workers have ended."""
+    method.start_at(*divmod(step, batches.steps_per_epoch))
+    try:
+        method.fit(
+            batches.distribute(strategy, step),
+            epochs=config.train.epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            callbacks=[callback],
+            verbose=0,
+        )
+    except KeyboardInterrupt:
+        if distribution.worker_count(strategy) == 1:
+            callback.save_interrupted()
+        raise
+    # The chief may still be saving: a worker that ends may end the others.
+    distribution.wait_for_all(strategy)
 
 
-def make_method(config, strategy, steps_per_epoch):
-    """The method of a configuration, compiled, with its optimiser's slots.
+def is_finished(config, workdir):
+    """Whether a workdir's newest checkpoint is the last of this run.
 
-    Side effects: seeds Keras' global generator, so that the first weights are a
-    function of config.seed; sets TF32.
+    A worker that is started again asks before it waits for others, which may
+    have ended for good.
     """
-    tf.keras.utils.set_random_seed(config.seed)
-    distribution.set_precision(config.train.tf32)
-    replicas = strategy.num_replicas_in_sync
-    recipe = views.RECIPES[config.data.views]
-    with strategy.scope():
-        backbone = encoders.build_backbone(
-            config.model.backbone,
-            width=config.model.width,
-            stem=config.model.stem,
-            bn_splits=config.model.bn_groups // replicas,
-            image_size=config.data.image_size,
-            precision=config.train.precision,
-        )
-        method = moco.MoCo(
-            backbone,
-            head=config.model.head,
-            dim=config.model.dim,
-            queue_size=config.moco.queue_size,
-            momentum=config.moco.momentum,
-            temperature=config.moco.temperature,
-            symmetric=config.moco.symmetric,
-            shuffle_keys=_shuffle(config),
-            mean=recipe.mean,
-            std=recipe.std,
-            seed=config.seed,
-        )
-        method.compile(
-            optimizers.make_optimizer(
-                config.optimizer.name,
-                make_schedule(config, steps_per_epoch),
-                config.optimizer.momentum,
-                config.optimizer.weight_decay,
-            )
-        )
-    method.build_optimizer()
-    return method
+    path = checkpoints.latest(workdir)
+    if path is None:
+        return False
+    meta = checkpoints.read_meta(path)
+    saved = workdirs.load_saved(workdir)
+    same = not workdirs.difference(saved, config)
+    same &= saved.train.max_steps == config.train.max_steps
+    return same and meta["step"] >= meta.get("last_step", math.inf)
 
 
-def make_schedule(config, steps_per_epoch):
-    """The learning-rate schedule of a configuration."""
-    schedule, rate = config.schedule, config.optimizer.learning_rate
-    if schedule.name == "cosine":
-        return schedules.Cosine(
-            rate,
-            config.train.epochs,
-            steps_per_epoch,
-            schedule.warmup_epochs,
-            schedule.unit,
-            schedule.first_epoch,
+def _agree(config, source, workdir, strategy, guard):
+    """The checkpoint to go on from, by the chief's word, or None.
+
+    Raises:
+      ValueError: on a worker with another configuration or other data than the
+        chief's, or that does not see the chief's workdir.
+    """
+    path = checkpoints.latest(workdir) if guard.is_chief else None
+    if guard.cluster is None:
+        return path
+    step = checkpoints.read_meta(path)["step"] if path else -1
+    identity = workdirs.identity(config, source.fingerprint())
+    chief = distribution.chief_values(strategy, [identity, step])
+    if chief[0] != identity:
+        raise ValueError(
+            "All workers must have the same configuration and the same data. "
+            f"Received others at {guard.cluster.name()} than at "
+            f"{guard.cluster.name(0)}. Start all with the same command, and "
+            "compare the data folders."
         )
-    return schedules.Step(
-        rate,
-        schedule.milestones,
-        steps_per_epoch,
-        schedule.factor,
-        schedule.warmup_epochs,
-        schedule.unit,
-    )
+    if chief[1] < 0 or guard.is_chief:
+        return path
+    return checkpoints.wait_for(workdir, chief[1])
 
 
-def make_callback(config, workdir, batches, step, last_step):
+def make_callback(config, workdir, batches, step, last_step, guard):
     """The callback with all that a run writes, cut back to `step`."""
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
     metrics.cut_back(step)
     scalars = None
     if config.log.tensorboard:
         scalars = tensorboard.ScalarWriter(
-            workdir / "tensorboard", step, chance_loss(config)
+            workdir / "tensorboard", step, assembly.chance_loss(config)
         )
     return callbacks.PretrainCallback(
         config,
@@ -176,25 +166,24 @@ def make_callback(config, workdir, batches, step, last_step):
         metrics,
         scalars,
         progress.Progress(
-            last_step, batches.steps_per_epoch, chance_loss(config)
+            last_step, batches.steps_per_epoch, assembly.chance_loss(config)
         ),
         unreadable.UnreadableLog(
             workdir / "unreadable.csv",
             batches,
             config.data.max_corrupt_fraction,
         ),
+        guard,
     )
 
 
-def chance_loss(config):
-    """ln(K + 1), the loss of features that tell nothing, in nats."""
-    directions = 2 if config.moco.symmetric else 1
-    return directions * math.log(config.moco.queue_size + 1)
-
-
-def describe(config, workdir, batches, replicas, step, last_step):
+def describe(config, workdir, batches, strategy, step, last_step):
     """What is about to run, in a few lines."""
     model, train = config.model, config.train
+    workers = distribution.worker_count(strategy)
+    places = f"{strategy.num_replicas_in_sync} replica(s)"
+    if workers > 1:
+        places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
     start = f"goes on after step {step}" if step else "starts"
     return (
         f"moco-tf {start} in {workdir}\n"
@@ -204,16 +193,10 @@ def describe(config, workdir, batches, replicas, step, last_step):
         f"{model.dim} features, {train.precision}\n"
         f"  queue    {config.moco.queue_size} keys, momentum "
         f"{config.moco.momentum}, temperature {config.moco.temperature}; loss "
-        f"at chance {chance_loss(config):.3f}\n"
-        f"  batch    {train.batch_size} on {replicas} replica(s), "
+        f"at chance {assembly.chance_loss(config):.3f}\n"
+        f"  batch    {train.batch_size} on {places}, "
         f"{model.bn_groups} BatchNorm groups of "
         f"{train.batch_size // model.bn_groups}\n"
         f"  steps    {last_step} ({batches.steps_per_epoch} an epoch, "
         f"{train.epochs} epochs)"
     )
-
-
-def _shuffle(config):
-    """The shuffle in use: one host deals both views of a sample itself."""
-    shuffle = config.moco.shuffle
-    return "address" if shuffle == "auto" else shuffle

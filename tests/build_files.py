@@ -17,7 +17,12 @@ load("@rules_python//python:defs.bzl", {rules})
 package(default_visibility = ["//visibility:public"])
 """
 # Import name -> package, where the two differ.
-_PACKAGES = {"absl": "absl_py", "PIL": "pillow", "sklearn": "scikit_learn"}
+_PACKAGES = {
+    "absl": "absl_py",
+    "PIL": "pillow",
+    "sklearn": "scikit_learn",
+    "yaml": "pyyaml",
+}
 
 
 def imports(path):

@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import config_rules
+from moco_tf import config_rules, workdirs
 from moco_tf.data import views
 
 NAMES = ["moco_cifar10", "moco_v1_imagenet", "moco_v2_imagenet", "quickstart"]
@@ -52,7 +50,7 @@ def _flat(config):
 def test_the_published_values_of_v1_and_v2_differ_in_four_places():
     v1 = configs.load("moco_v1_imagenet")
     v2 = configs.load("moco_v2_imagenet")
-    changed = {name: (a, b) for name, a, b in configs.difference(v1, v2)}
+    changed = {name: (a, b) for name, a, b in workdirs.difference(v1, v2)}
     assert changed == {
         "data.views": ("v1", "v2"),
         "model.head": ("fc", "mlp"),
@@ -175,84 +173,3 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
         configs.load("nowhere/x.py")
     with pytest.raises(ValueError, match="Did you mean 'moco_cifar10'"):
         configs.load("cifar10")
-
-
-def test_save_and_load_give_the_same_configuration(tmp_path):
-    config = cifar(schedule__milestones="3,5")
-    configs.save(config, tmp_path)
-    saved = configs.load_saved(tmp_path)
-    assert saved.to_dict() == config.to_dict()
-    assert saved.schedule.milestones == (3, 5)
-
-
-def test_environment_lists_every_start(tmp_path):
-    configs.save(cifar(), tmp_path)
-    configs.save(cifar(), tmp_path)
-    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
-    assert len(starts) == 2
-    assert starts[0]["packages"]["tensorflow"] == "2.15.1"
-    assert starts[1]["devices"] and starts[1]["command"]
-
-
-def test_a_damaged_saved_configuration_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"config": ')
-    with pytest.raises(ValueError, match="config.json cannot be read"):
-        configs.load_saved(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="not the config.json of a run"):
-        configs.load_saved(tmp_path)
-
-
-def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
-    configs.prepare_workdir(cifar(), tmp_path, "f")
-    other = cifar(
-        log__every_steps=7,
-        checkpoint__keep=5,
-        knn__k=20,
-        data__threads=1,
-        train__max_steps=9,
-    )
-    configs.prepare_workdir(other, tmp_path, "f")
-    assert configs.load_saved(tmp_path).knn.k == 20
-
-
-def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
-    configs.prepare_workdir(cifar(), tmp_path, "f")
-    other = cifar(seed=3, moco__momentum=0.9)
-    with pytest.raises(ValueError, match="another configuration") as error:
-        configs.prepare_workdir(other, tmp_path, "f")
-    assert "seed: 0 -> 3" in str(error.value)
-    assert "moco.momentum: 0.99 -> 0.9" in str(error.value)
-    assert configs.load_saved(tmp_path).seed == 0
-
-
-def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
-    configs.prepare_workdir(cifar(), tmp_path, "f")
-    longer = cifar(train__epochs=400)
-    with pytest.raises(ValueError, match="add --extend"):
-        configs.prepare_workdir(longer, tmp_path, "f")
-    configs.prepare_workdir(longer, tmp_path, "f", extend=True)
-    printed = capsys.readouterr().out
-    assert "cosine, from 0.06, over 200 epochs" in printed
-    assert "cosine, from 0.06, over 400 epochs" in printed
-    assert configs.load_saved(tmp_path).train.epochs == 400
-
-
-def test_fewer_epochs_are_refused_even_with_extend(tmp_path):
-    configs.prepare_workdir(cifar(), tmp_path, "f")
-    with pytest.raises(ValueError, match="train.epochs: 200 -> 100"):
-        configs.prepare_workdir(
-            cifar(train__epochs=100), tmp_path, "f", extend=True
-        )
-
-
-def test_resume_on_other_data_is_refused(tmp_path):
-    configs.prepare_workdir(cifar(), tmp_path, "f")
-    with pytest.raises(ValueError, match="started on other data"):
-        configs.prepare_workdir(cifar(), tmp_path, "g")
-
-
-def test_checkpoints_without_their_configuration_are_refused(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="must hold their config.json"):
-        configs.prepare_workdir(cifar(), tmp_path, "f")

@@ -1,4 +1,4 @@
-"""Sources of image files: a folder, or a list in a text file."""
+"""A source of image files, and how a folder becomes one."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ class FileSource:
 
         Args:
           root: folder that relative paths start from.
-          paths: list of str, relative to `root` or absolute.
+          paths: list of str or bytes, relative to `root` or absolute.
           labels: int64 [N] or None. class_names: list of str or None.
         """
         self.labels = labels
@@ -63,12 +63,14 @@ class FileSource:
         network folder for millions takes many minutes.
         """
         digest = hashlib.sha256()
-        names = self._paths.numpy().tolist()
-        digest.update(b"\0".join(names))
+        # Joined by the platform: a million names are no Python objects then.
+        joined = tf.strings.reduce_join(self._paths, separator="\0")
+        digest.update(joined.numpy())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
             digest.update("\0".join(self.class_names).encode())
-        for name in names[:: max(1, -(-len(names) // _SIZES_HASHED))]:
+        apart = max(1, -(-len(self) // _SIZES_HASHED))
+        for name in self._paths[::apart].numpy():
             path = os.path.join(self._root, name)
             size = os.path.getsize(path) if os.path.exists(path) else -1
             digest.update(b"%d " % size)
@@ -90,27 +92,33 @@ def _walk(root):
             identity = (status.st_dev, status.st_ino)
             if identity in above:
                 return
+            # Entry by entry: a folder may hold a million.
             with os.scandir(folder) as listing:
-                entries = [e for e in listing if not e.name.startswith(".")]
+                for entry in listing:
+                    if not entry.name.startswith("."):
+                        add(entry, prefix, above | {identity})
         except OSError as error:
             raise ValueError(
                 "Every folder of the images must exist and be readable. "
                 f"Received {folder!r}: {error.strerror}. Correct the path, or "
                 "grant read and search permission on the folder."
             ) from error
-        for entry in entries:
-            if entry.is_dir():
-                visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
-            elif entry.is_file() or (
-                entry.is_symlink() and not os.path.exists(entry.path)
-            ):
-                found.append(prefix + entry.name)
+
+    def add(entry, prefix, above):
+        if entry.is_dir():
+            visit(entry.path, f"{prefix}{entry.name}/", above)
+        elif entry.is_file() or (
+            entry.is_symlink() and not os.path.exists(entry.path)
+        ):
+            found.append(prefix + entry.name)
 
     visit(root, "", frozenset())
-    return sorted(found)
+    found.sort()
+    return found
 
 
-def _refuse_formats(paths):
+def refuse_formats(paths):
+    """Raises ValueError if any of some paths, str, has a refused extension."""
     refused = [p for p in paths if p.lower().endswith(_REFUSED)]
     if refused:
         more = ", ..." if len(refused) > 5 else ""
@@ -149,7 +157,7 @@ def open_folder(path):
             "opened with list:FILE."
         )
     files = _walk(path)
-    _refuse_formats(files)
+    refuse_formats(files)
     images = [name for name in files if name.lower().endswith(_READ)]
     if not images:
         raise ValueError(
@@ -159,90 +167,30 @@ def open_folder(path):
         )
     if any(name.count("/") != 1 for name in images):
         return FileSource(path, images)
-    classes = [name.partition("/")[0] for name in images]
-    if len(set(classes)) < 2:
+    labels, names = number_classes(name.partition("/")[0] for name in images)
+    if len(names) < 2:
         return FileSource(path, images)
-    return FileSource(path, images, *_number(classes))
+    return FileSource(path, images, labels, names)
 
 
-def _number(classes):
-    """Class names of N images → labels int64 [N], sorted names.
+def number_classes(classes):
+    """Class names of N images, str → labels int64 [N], list of sorted names.
 
     Names that are all whole numbers are sorted as numbers.
     """
-    names = sorted(set(classes))
+    seen, names = number_distinct(classes)
+    ordered = sorted(names)
     if all(name.isdecimal() for name in names):
-        names.sort(key=lambda name: (int(name), name))
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[name] for name in classes], np.int64), names
+        ordered.sort(key=lambda name: (int(name), name))
+    rank = {name: number for number, name in enumerate(ordered)}
+    return np.array([rank[name] for name in names], np.int64)[seen], ordered
 
 
-def open_list(path):
-    """Opens the files named in a text file.
+def number_distinct(values):
+    """N values → int64 [N], list: their place among the distinct ones.
 
-    One image a line: its path, absolute or relative to the list's folder;
-    then, on all lines or on none, a tab and the name of its class. Empty
-    lines are left out. Paths may hold spaces.
-
-    Args:
-      path: str.
-
-    Returns:
-      FileSource.
-
-    Raises:
-      ValueError: for a missing or empty list, and, with the number of the
-        line, for a missing image or a label that is missing or too many.
+    The distinct ones are in the order of their first appearance.
     """
-    path = os.path.expanduser(path)
-    try:
-        # Names of files need not be valid text.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = [line.rstrip("\n").split("\t") for line in file]
-    except OSError as error:
-        raise ValueError(
-            "The source list:FILE must name a text file that can be read. "
-            f"Received {path!r}: {error.strerror}. Correct the path; a folder "
-            "of images is opened with folder:PATH."
-        ) from error
-    rows = {n: row for n, row in enumerate(lines, start=1) if row != [""]}
-    if not rows:
-        raise ValueError(
-            "A list must name at least one image. Received the empty file "
-            f"{path!r}. Write one path a line, or path<TAB>class."
-        )
-    columns = len(next(iter(rows.values())))
-    for number, row in rows.items():
-        if len(row) != columns or columns > 2 or not all(row):
-            raise ValueError(
-                "Each line of a list must be PATH, or each PATH<TAB>CLASS. "
-                f"Received {path!r} with {columns - 1} tabs in its first line "
-                f"and line {number}: {chr(9).join(row)!r}. Label all lines or "
-                "none."
-            )
-    root = os.path.dirname(path) or "."
-    images = [row[0] for row in rows.values()]
-    _refuse_formats(images)
-    _check_exist(path, root, rows)
-    if columns == 1:
-        return FileSource(root, images)
-    return FileSource(root, images, *_number([r[1] for r in rows.values()]))
-
-
-def _check_exist(path, root, rows):
-    listed = {}
-    for number, (name, *_) in rows.items():
-        folder, file = os.path.split(os.path.join(root, name))
-        # One listing a folder: asking for each file of a network folder
-        # takes many minutes.
-        if folder not in listed:
-            readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
-            listed[folder] = set(os.listdir(folder)) if readable else set()
-        if file in listed[folder] or os.path.exists(f"{folder}/{file}"):
-            continue
-        spaced = " Path and class are separated by a tab." * (" " in name)
-        raise ValueError(
-            "Each line of a list must name a file that exists, absolute or "
-            f"relative to the list's folder. Received {path!r} with line "
-            f"{number}: {name!r}.{spaced} Correct or remove the line."
-        )
+    places = {}
+    found = (places.setdefault(value, len(places)) for value in values)
+    return np.fromiter(found, np.int64), list(places)

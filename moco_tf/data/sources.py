@@ -12,7 +12,7 @@ import os
 
 import tensorflow as tf
 
-from moco_tf.data import files, shapes
+from moco_tf.data import files, lists, shapes
 
 
 class ArraySource:
@@ -65,7 +65,7 @@ def _open_shapes(split):
 
 _SOURCES = {
     "folder": files.open_folder,
-    "list": files.open_list,
+    "list": lists.open_list,
     "tfds": _open_tfds,
     "shapes": _open_shapes,
 }

@@ -8,6 +8,8 @@ import os
 
 import tensorflow as tf
 
+from moco_tf.data import shares
+
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 
 
@@ -99,12 +101,12 @@ class Stream:
             alg="philox",
         )
 
-    def distribute(self, strategy, first_step, last_step):
-        """Batches of the steps first_step..last_step-1 for `fit`.
+    def distribute(self, strategy, first_step):
+        """Batches of the steps from first_step on, without end, for `fit`.
 
         Args:
-          strategy: tf.distribute.Strategy on one host.
-          first_step, last_step: int.
+          strategy: tf.distribute.Strategy.
+          first_step: int.
 
         Returns:
           a data set of {"query", "key": uint8 [b, S, S, 3], "index": int64 [b],
@@ -116,14 +118,37 @@ class Stream:
                 "The number of replicas must divide the batch. Received "
                 f"batch_size={self.global_batch} and {replicas} replicas."
             )
-        return strategy.distribute_datasets_from_function(
-            lambda _: self.batches(replicas, first_step, last_step)
-        )
 
-    def batches(self, replicas, first_step, last_step):
-        """As `distribute`, a plain data set: the replicas' batches in turn."""
+        def batches_of_worker(context):
+            batches = self.batches(
+                replicas,
+                first_step,
+                tf.int64.max,
+                context.input_pipeline_id,
+                context.num_input_pipelines,
+            )
+            # Else workers ask one another before each step whether all have
+            # a batch, and the batches lose their static shape.
+            endless = tf.data.experimental.INFINITE_CARDINALITY
+            return batches.apply(
+                tf.data.experimental.assert_cardinality(endless)
+            )
+
+        return strategy.distribute_datasets_from_function(batches_of_worker)
+
+    def batches(self, replicas, first_step, last_step, worker=0, workers=1):
+        """As `distribute`, a plain data set: the replicas' batches in turn.
+
+        Args:
+          replicas: int, of all workers together.
+          first_step, last_step: int.
+          worker, workers: int, whose replicas, and how many workers there are.
+        """
+        share = shares.Share(
+            worker, workers, self.global_batch // workers, self.shuffle_keys
+        )
         dataset = tf.data.Dataset.range(first_step, last_step)
-        dataset = dataset.map(self._records).unbatch()
+        dataset = dataset.map(lambda step: self._jobs(step, share)).unbatch()
         if self.source.may_fail:
             dataset = dataset.interleave(
                 self._readable,
@@ -133,8 +158,9 @@ class Stream:
             )
         else:
             dataset = dataset.map(
-                lambda position, index, record: (
+                lambda position, wanted, index, record: (
                     position,
+                    wanted,
                     index,
                     self.source.image(record),
                     True,
@@ -143,19 +169,22 @@ class Stream:
         dataset = dataset.map(
             self._views, num_parallel_calls=self.threads, deterministic=True
         )
-        dataset = dataset.batch(self.global_batch, drop_remainder=True)
-        dataset = dataset.map(lambda *batch: self._deal(replicas, *batch))
-        dataset = dataset.unbatch().prefetch(2 * replicas)
+        dataset = dataset.batch(share.jobs, drop_remainder=True)
+        local = replicas // workers
+        dataset = dataset.map(lambda *rows: self._deal(share, local, *rows))
+        dataset = dataset.unbatch().prefetch(2 * local)
         options = tf.data.Options()
         options.threading.private_threadpool_size = self.threads
         return dataset.with_options(options)
 
-    def _records(self, step):
-        positions = self.positions(step)
+    def _jobs(self, step, share):
+        """Position, wanted views, sample index and record of a step's jobs."""
+        slots, wanted = share.wanted(self.order(step))
+        positions = tf.gather(self.positions(step), slots)
         indices = self.samples(positions)
-        return positions, indices, self.source.records(indices)
+        return positions, wanted, indices, self.source.records(indices)
 
-    def _readable(self, position, index, record):
+    def _readable(self, position, wanted, index, record):
         """A data set of one element: the sample, or its first substitute."""
         first = tf.data.Dataset.from_tensors((index, record, True))
 
@@ -166,45 +195,51 @@ class Stream:
         others = tf.data.Dataset.range(1, len(self.source)).map(substitute)
 
         def decode(index, record, valid):
-            return position, index, self.source.image(record), valid
+            image = tf.cond(
+                tf.reduce_any(wanted),
+                lambda: self.source.image(record),
+                lambda: tf.zeros([1, 1, 3], tf.uint8),
+            )
+            return position, wanted, index, image, valid
 
         def give_up(*_):
             with tf.control_dependencies(
                 [tf.debugging.Assert(False, ["No image could be read."])]
             ):
                 image = tf.zeros([1, 1, 3], tf.uint8)
-            return position, index, image, False
+            return position, wanted, index, image, False
 
         readable = first.concatenate(others).map(decode).ignore_errors()
         nothing = tf.data.Dataset.range(1).map(give_up)
         return readable.concatenate(nothing).take(1)
 
-    def _views(self, position, index, image, valid):
-        query, key = (
-            tf.ensure_shape(
-                self.recipe.augment(
-                    image,
-                    self.image_size,
-                    tf.stack(
-                        [tf.constant(self.seed, tf.int64), 2 * position + view]
-                    ),
-                ),
-                [self.image_size, self.image_size, 3],
+    def _views(self, position, wanted, index, image, valid):
+        shape = [self.image_size, self.image_size, 3]
+
+        def view(number):
+            seed = [tf.constant(self.seed, tf.int64), 2 * position + number]
+            made = self.recipe.augment(image, self.image_size, tf.stack(seed))
+            return tf.ensure_shape(made, shape)
+
+        def view_if_wanted(number):
+            return tf.cond(
+                wanted[number],
+                lambda: view(number),
+                lambda: tf.zeros(shape, tf.uint8),
             )
-            for view in range(2)
-        )
+
+        query, key = view_if_wanted(0), view_if_wanted(1)
         return position, query, key, index, valid
 
-    def _deal(self, replicas, position, query, key, index, valid):
-        """Splits a step's slots into the replicas' rows."""
+    def _deal(self, share, replicas, position, query, key, index, valid):
+        """Splits a worker's slots into its replicas' rows."""
         order = self.order(position[0] // self.global_batch)
         if self.shuffle_keys == "address":
-            key = tf.gather(key, order)
+            key = tf.gather(key, share.key_jobs(order))
 
         def split(rows):
-            return tf.reshape(
-                rows, [replicas, rows.shape[0] // replicas, *rows.shape[1:]]
-            )
+            shape = [replicas, share.slots // replicas, *rows.shape[1:]]
+            return tf.reshape(rows[: share.slots], shape)
 
         return {
             "query": split(query),

@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from moco_tf import config as config_lib
+from moco_tf import workdirs
 from moco_tf.models import encoder as encoders
 from moco_tf.models import heads
 from moco_tf.training import checkpoints, distribution
@@ -22,7 +22,7 @@ def load_config(workdir):
             f"Received {str(workdir)!r} without one. Give the --workdir of "
             "the `pretrain` command."
         )
-    return config_lib.load_saved(workdir)
+    return workdirs.load_saved(workdir)
 
 
 def find_checkpoint(workdir, checkpoint):

@@ -46,6 +46,25 @@ class StepLog(tf.Module):
         }
 
 
+class Leave:
+    """Whether some replica asks all of them to leave; never saved.
+
+    A plain object, which no checkpoint follows.
+    """
+
+    def __init__(self):
+        self._asked = tf.Variable(0.0, trainable=False, name="leave")
+
+    def ask(self):
+        """Asks, from the next step of this process on."""
+        for copy in _local_values(self._asked):
+            copy.assign(1.0)
+
+    def read(self):
+        """This replica's part, in the graph: float32, 0 or 1."""
+        return self._asked.read_value()
+
+
 class Method(tf.keras.Model):
     """A pre-training method: subclasses say how two views become a loss.
 
@@ -55,6 +74,7 @@ class Method(tf.keras.Model):
     Attributes:
       step: int64 variable, number of finished steps.
       step_log: StepLog of METRICS and of the seconds waited for input.
+      leave: Leave; a step returns "leave", above 0 if any replica asked.
       backbone: the keras.Model that is evaluated and exported.
     """
 
@@ -67,6 +87,7 @@ class Method(tf.keras.Model):
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
         self.step_log = StepLog([*self.METRICS, "input_wait"])
+        self.leave = Leave()
         self._start = (0, 0)
         # What a step returns is already the same on every replica; Keras would
         # sum it over replicas (and workers).
@@ -108,13 +129,15 @@ class Method(tf.keras.Model):
             with tf.control_dependencies([input_wait]):
                 batch = tf.nest.map_structure(tf.identity, batch)
             metrics = self.train_step(batch)
-            row = tf.stack([metrics[name] for name in self.METRICS])
+            row = [metrics[name] for name in self.METRICS]
+            row = tf.stack([*row, self.leave.read()])
             context = tf.distribute.get_replica_context()
             row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
-            row = tf.concat([row, [input_wait]], axis=0)
-            self.step_log.write(self.step, row)
+            logged = tf.concat([row[:-1], [input_wait]], axis=0)
+            self.step_log.write(self.step, logged)
             self.step.assign_add(1)
-            return dict(zip(self.METRICS, tf.unstack(row)[:-1], strict=True))
+            names = [*self.METRICS, "leave"]
+            return dict(zip(names, tf.unstack(row), strict=True))
 
         def train_function(iterator):
             start = tf.timestamp()

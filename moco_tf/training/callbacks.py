@@ -3,22 +3,17 @@
 import math
 import time
 
-import tensorflow as tf
-
-from moco_tf.training import checkpoints
+from moco_tf.training import checkpoints, steps
 
 
-class PretrainCallback(tf.keras.callbacks.Callback):
-    """Reports every few steps, runs kNN and saves, in one fixed order.
+class PretrainCallback(steps.StepCallback):
+    """Reports every few steps, runs kNN and saves: the chief's part.
 
     At the end of an epoch: report, checkpoint, kNN. A run that is killed in
     between repeats what its last checkpoint does not hold, and no more.
 
     Side effects: writes metrics.csv, TensorBoard scalars and checkpoints.
     """
-
-    # Without this, Keras copies the logs to the host at every step.
-    _supports_tf_logs = True
 
     def __init__(
         self,
@@ -30,7 +25,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         scalars,
         progress,
         unreadable,
-        knn=None,
+        guard,
     ):
         """Gathers what the run reports to.
 
@@ -43,18 +38,19 @@ class PretrainCallback(tf.keras.callbacks.Callback):
           scalars: ScalarWriter, or None.
           progress: Progress.
           unreadable: UnreadableLog.
+          guard: Guard of this process.
+
+        Attributes:
           knn: function of an encoder -> dict of top-1 fractions by layer, or
             None.
         """
-        super().__init__()
+        super().__init__(steps_per_epoch, last_step, guard)
         self.config = config
         self.workdir = workdir
-        self.steps_per_epoch = steps_per_epoch
-        self.last_step = last_step
         self.metrics = metrics
         self.scalars = scalars
         self.progress = progress
-        self.knn = knn
+        self.knn = None
         self.unreadable = unreadable
         self.clock = None
         self.newest_knn = None  # of this session
@@ -63,24 +59,17 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         del logs
         self.progress.start(self.step)
 
-    def on_train_batch_end(self, batch, logs=None):
-        del batch, logs
-        self.step += 1
+    def after_step(self):
         if self.clock is None:  # the first step also compiles
             self.clock = (self.step, time.perf_counter())
-        saves, stops = self._is_due("checkpoint"), self.step >= self.last_step
-        if self._ends_epoch() or stops or self._is_due("log"):
+        ends = self.ends_epoch() or self.step >= self.last_step
+        # No report when the run only leaves: the next start reports the same
+        # steps as a run that never left.
+        if ends or self._is_due("log"):
             self.report()
-        if saves or stops or self._ends_epoch():
+        if ends or self.left or self._is_due("checkpoint"):
             self.check_finite()
             self.save()
-        if stops:
-            self.model.stop_training = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        del epoch, logs
-        if self._ends_epoch():  # not stopped within it
-            self.finish_epoch()
 
     def on_train_end(self, logs=None):
         del logs
@@ -92,15 +81,14 @@ class PretrainCallback(tf.keras.callbacks.Callback):
         Side effects: measures what an earlier session did not come to after
         its last checkpoint, the kNN of an epoch.
         """
-        self.set_model(method)
-        self.step = int(method.step.numpy())
+        super().resume(method)
         rows = self.metrics.rows()
         self.reported = max([row["step"] for row in rows], default=0)
         if self.step - self.reported > self.config.log.every_steps:
             self.reported = self.step  # metrics.csv was removed or cut
         self.bad = sum(row["unreadable"] for row in rows)
         self.best_knn = max(map(self._judge, rows), default=-math.inf)
-        if rows and rows[-1]["step"] == self.step and self._ends_epoch():
+        if rows and rows[-1]["step"] == self.step and self.ends_epoch():
             if rows[-1]["epoch_loss"] is None:
                 self.finish_epoch()
 
@@ -160,6 +148,7 @@ class PretrainCallback(tf.keras.callbacks.Callback):
             {
                 "epoch": self.step / self.steps_per_epoch,
                 "replicas": self.model.replicas,
+                "last_step": self.last_step,
             },
         )
 
@@ -188,9 +177,6 @@ class PretrainCallback(tf.keras.callbacks.Callback):
                     "learning rate too high for the batch, or a temperature "
                     "too low."
                 )
-
-    def _ends_epoch(self):
-        return self.step > 0 and self.step % self.steps_per_epoch == 0
 
     def _is_due(self, section):
         """Whether the section's every_steps is reached within the epoch."""

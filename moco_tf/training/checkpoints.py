@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 
 import tensorflow as tf
 
@@ -43,6 +44,28 @@ def latest(workdir):
     """The newest complete checkpoint's path, or None if there is none."""
     found = complete(workdir)
     return found[-1][1] if found else None
+
+
+def wait_for(workdir, step, seconds=60.0):
+    """The checkpoint of a step that another worker has seen.
+
+    A network folder may show it some seconds later here.
+
+    Raises:
+      ValueError: if it does not appear in time.
+    """
+    path = _path(workdir, step)
+    deadline = time.monotonic() + seconds
+    while not (path / "meta.json").is_file():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                "All workers must see the same workdir. Received "
+                f"{str(workdir)!r}, which does not show the checkpoint of step "
+                f"{step} here that worker 0 goes on from. Put --workdir on a "
+                "shared file system."
+            )
+        time.sleep(0.5)
+    return path
 
 
 def best(workdir):
@@ -75,7 +98,7 @@ def save(method, workdir, keep, meta):
       OSError: if it cannot be written; older checkpoints are untouched.
     """
     step = int(method.step.numpy())
-    final = folder(workdir) / f"step-{step:09d}"
+    final = _path(workdir, step)
     if (final / "meta.json").is_file():
         return final  # the state is a function of the step
     partial = folder(workdir) / f".step-{step:09d}"
@@ -160,6 +183,10 @@ def restore_query_encoder(encoder, path):
             f"The checkpoint {path} does not hold such an encoder: "
             f"{_reason(error)} Use the configuration it was trained with."
         ) from error
+
+
+def _path(workdir, step):
+    return folder(workdir) / f"step-{step:09d}"
 
 
 def _reason(error):

@@ -95,6 +95,32 @@ def test_replicas_together_see_the_batch_of_one(replicas, shuffle_keys):
     _assert_same(_steps(batches, 0, 4), _steps(batches, 0, 4, replicas))
 
 
+@pytest.mark.parametrize("bad", [(), (2, 5, 17)])
+@pytest.mark.parametrize("shuffle_keys", ["gather", "address"])
+@pytest.mark.parametrize(("replicas", "workers"), [(2, 2), (4, 2), (8, 8)])
+def test_workers_together_see_the_batch_of_one(
+    replicas, workers, shuffle_keys, bad
+):
+    batches = _stream(bad=bad, shuffle_keys=shuffle_keys)
+    parts = [
+        list(batches.batches(replicas, 0, 4, worker, workers))
+        for worker in range(workers)
+    ]
+    local = replicas // workers
+    for number, step in enumerate(_steps(batches, 0, 4)):
+        rows = [
+            part
+            for worker in parts
+            for part in worker[number * local : (number + 1) * local]
+        ]
+        for name in ("query", "key", "index", "valid"):
+            np.testing.assert_array_equal(
+                np.concatenate([row[name] for row in rows]), step[name]
+            )
+        for row in rows:
+            np.testing.assert_array_equal(row["order"], step["order"])
+
+
 def test_address_deals_the_keys_in_shuffled_order():
     gathered = _steps(_stream(), 0, 3)
     dealt = _steps(_stream(shuffle_keys="address"), 0, 3)

@@ -77,3 +77,16 @@ def test_a_method_must_name_its_backbone_and_variables(counter):
         _ = counter.backbone
     with pytest.raises(AttributeError, match="Counter names no variables"):
         counter.trained_variables()
+
+
+def test_a_step_returns_whether_its_process_asks_to_leave(counter, tmp_path):
+    step = counter.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors(1.0).repeat(3))
+    assert float(step(batches)["leave"]) == 0.0
+    counter.leave.ask()
+    assert float(step(batches)["leave"]) == 1.0
+    # It is of this process, not of the run.
+    path = tf.train.Checkpoint(model=counter).write(str(tmp_path / "state"))
+    names = [name for name, _ in tf.train.list_variables(path)]
+    assert any("model/step/" in name for name in names)
+    assert not any("leave" in name or "asked" in name for name in names)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf.cluster import guard
 from moco_tf.monitoring import metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints, schedules
 from tests.training import fakes
@@ -65,8 +66,9 @@ def _start(workdir, method, config, knn=None):
         None,
         progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
         Unreadable(),
-        knn,
+        guard.Guard(),
     )
+    callback.knn = knn
     callback.resume(method)
     return callback
 
@@ -166,7 +168,12 @@ def test_checkpoints_come_within_an_epoch_and_at_its_end(method, tmp_path):
     saved = checkpoints.complete(tmp_path)
     assert [step for step, _ in saved] == [3, 4, 7, 8]
     meta = checkpoints.read_meta(saved[0][1])
-    assert meta == {"step": 3, "epoch": 0.75, "replicas": 1}
+    assert meta == {
+        "step": 3,
+        "epoch": 0.75,
+        "replicas": 1,
+        "last_step": 12,
+    }
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

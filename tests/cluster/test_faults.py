@@ -1,0 +1,96 @@
+"""Workers that are killed or frozen, and others that are not as they should."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests import small_run
+from tests.cluster import small_cluster
+
+FIELDS = {
+    "train__epochs": 8,
+    "checkpoint__every_steps": 3,
+    "knn__every_epochs": 4,
+}
+STEPS = 8 * small_run.STEPS_PER_EPOCH
+FAULTS = [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return small_run.write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images, tmp_path_factory):
+    """State and metrics of a run of two workers that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    statuses, texts = small_cluster.finish(
+        small_cluster.start(images, workdir, **FIELDS)
+    )
+    assert statuses == [0, 0], texts
+    assert small_run.step_of(workdir) == STEPS
+    return workdir
+
+
+def _without_times(workdir):
+    """The rows of metrics.csv but for what a clock has measured."""
+    rows = (workdir / "metrics.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    kept = [
+        place
+        for place, name in enumerate(names)
+        if name not in ("images_per_second", "input_wait_share")
+    ]
+    return [[row.split(",")[place] for place in kept] for row in rows]
+
+
+def test_killed_and_frozen_workers_change_no_bit(images, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    launcher = small_cluster.launch(
+        images, workdir, tmp_path / "logs", **FIELDS
+    )
+    chance = random.Random(0)
+    for worker, kind in FAULTS:
+        step = small_run.step_of(workdir) + chance.randrange(1, 10)
+        small_cluster.wait_for_step(workdir, step, launcher)
+        # Mostly between two checkpoints, whose steps are then made twice.
+        time.sleep(chance.random() * 0.2)
+        small_cluster.signal_worker(workdir, worker, kind)
+    status = launcher.wait(180)
+    logs = [path.read_text() for path in (tmp_path / "logs").glob("*.log")]
+    assert status == 0, logs
+    assert small_run.step_of(workdir) == STEPS
+    small_run.assert_same_bits(
+        small_run.state(workdir), small_run.state(undisturbed)
+    )
+    assert _without_times(workdir) == _without_times(undisturbed)
+    assert any("Lost worker" in log for log in logs)
+
+
+def test_a_worker_with_another_seed_is_refused(images, tmp_path):
+    statuses, texts = small_cluster.finish(
+        small_cluster.start(
+            images,
+            tmp_path / "run",
+            changes={1: ["--config.seed=5"]},
+        )
+    )
+    assert statuses == [138, 1]
+    assert "same configuration and the same data" in texts[1]
+    assert "Lost worker 1" in texts[0]
+    assert "Traceback" not in "".join(texts)
+
+
+def test_a_worker_that_never_comes_is_named(images, tmp_path):
+    statuses, texts = small_cluster.finish(
+        small_cluster.start(
+            images, tmp_path / "run", "--start_timeout=1", indices=[0]
+        )
+    )
+    assert statuses == [138]
+    assert "worker 1 (127.0.0.1:" in texts[0]
+    assert "did not come within 1 s" in texts[0]
+    assert not (tmp_path / "run").exists()

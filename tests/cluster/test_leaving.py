@@ -1,0 +1,103 @@
+"""Workers that are asked to leave, and what goes on after them."""
+
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests import small_run
+from tests.cluster import small_cluster
+
+FIELDS = {
+    "train__epochs": 20,
+    "checkpoint__every_steps": 3,
+    "knn__bank": "",
+    "knn__query": "",
+}
+STEPS = 20 * small_run.STEPS_PER_EPOCH
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return small_run.write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def left(images, tmp_path_factory):
+    """A run of two workers of which one was asked to leave."""
+    workdir = tmp_path_factory.mktemp("left") / "run"
+    processes = small_cluster.start(images, workdir, **FIELDS)
+    small_cluster.wait_for_step(workdir, 9, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, texts = small_cluster.finish(processes, 40)
+    return workdir, statuses, texts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images, tmp_path_factory):
+    """A whole run of one process with one replica."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    done = small_run.run(images, workdir, **FIELDS)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_all_save_at_the_same_step_and_leave(left):
+    workdir, statuses, texts = left
+    step = small_run.step_of(workdir)
+    assert statuses == [138, 138], texts
+    assert 9 <= step < STEPS
+    for text in texts:
+        assert f"asked to leave: all is saved at step {step}." in text
+
+
+def test_one_replica_goes_on_from_two_workers(left, undisturbed, images):
+    workdir, _, _ = left
+    first = small_run.step_of(workdir)
+    done = small_run.run(images, workdir, **FIELDS)
+    assert done.returncode == 0, done.stderr
+    assert f"goes on after step {first}" in done.stdout
+    assert small_run.step_of(workdir) == STEPS
+    ours, theirs = small_run.state(workdir), small_run.state(undisturbed)
+    names = [name for name in ours if "queue" in name]
+    assert len(names) == 4
+    for name in names:
+        if "queue/keys" in name:
+            # Rounding grows over so many steps; the keys stay unit vectors.
+            np.testing.assert_allclose(
+                np.linalg.norm(ours[name], axis=1), 1, rtol=1e-6
+            )
+        else:  # the same samples, written at the same steps
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_finished_run_waits_for_nobody(undisturbed, images):
+    # Worker 0 may have ended for good.
+    command = small_run.command(
+        images,
+        undisturbed,
+        "--workers=127.0.0.1:1,127.0.0.1:2",
+        "--worker_index=1",
+        "--start_timeout=1",
+        **FIELDS,
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "This run is finished" in done.stdout
+
+
+def test_one_process_saves_and_leaves_too(images, tmp_path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        small_run.command(images, workdir, **FIELDS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    small_cluster.wait_for_step(workdir, 9, process)
+    process.send_signal(signal.SIGUSR1)
+    (status,), (text,) = small_cluster.finish([process], 40)
+    assert status == 138
+    step = small_run.step_of(workdir)
+    assert f"asked to leave: all is saved at step {step}." in text

@@ -1,0 +1,131 @@
+"""Workers that meet: all come, some do not, strangers call."""
+
+import concurrent.futures
+import socket
+import time
+
+import pytest
+
+from moco_tf.cluster import meeting, places
+from tests.cluster import ports
+
+
+def _meet(workers, index, timeout):
+    """Nothing, or what was raised."""
+    try:
+        meeting.meet(places.Cluster(workers, index, "a test"), timeout)
+    except (meeting.PeerMissing, ValueError) as error:
+        return error
+
+
+def _meet_all(workers, indices, timeout=20.0, delays=(0, 0, 0)):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+
+        def come(index):
+            time.sleep(delays[index])
+            return _meet(workers, index, timeout)
+
+        return list(pool.map(come, indices))
+
+
+def _port_is_free(worker):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", int(worker.rpartition(":")[2])))
+        probe.listen()
+
+
+@pytest.mark.parametrize("delays", [(0, 0, 0), (0.8, 0, 0), (0, 0.8, 0.3)])
+def test_all_meet_in_any_order_of_coming(delays):
+    workers = ports.workers(3)
+    assert _meet_all(workers, range(3), delays=delays) == [None] * 3
+    _port_is_free(workers[0])  # for TensorFlow
+
+
+def test_everyone_names_the_worker_that_did_not_come():
+    workers = ports.workers(3)
+    errors = _meet_all(workers, [0, 2], timeout=1.0)
+    for error in errors:
+        assert isinstance(error, meeting.PeerMissing)
+        assert f"worker 1 ({workers[1]}) did not come" in str(error)
+
+
+def test_a_missing_chief_is_named(monkeypatch):
+    monkeypatch.setattr(meeting, "_VERDICT", 0.0)
+    workers = ports.workers(2)
+    error = _meet(workers, 1, 1.0)
+    assert f"worker 0 ({workers[0]}) did not come" in str(error)
+
+
+def test_a_worker_started_again_takes_its_place():
+    workers = ports.workers(3)
+    address = workers[0].split(":")
+    identity = meeting._identity(places.Cluster(workers, 1, ""))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        chief = pool.submit(_meet, workers, 0, 20.0)
+        for _ in range(2):  # one that says hello and dies, twice
+            while True:
+                try:
+                    first = socket.create_connection(address)
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            meeting._say(first, {"worker": 1, "cluster": identity})
+            time.sleep(0.2)
+            first.close()
+        last = pool.submit(_meet, workers, 2, 20.0)
+        time.sleep(0.5)
+        assert not chief.done()  # worker 1 was here and is not any more
+        second = pool.submit(_meet, workers, 1, 20.0)
+        assert [f.result() for f in (chief, second, last)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 9000]
+)
+def test_strangers_do_not_disturb(words, monkeypatch):
+    monkeypatch.setattr(meeting, "_PATIENCE", 0.3)
+    workers = ports.workers(2)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        chief = pool.submit(_meet, workers, 0, 20.0)
+        while True:
+            try:
+                stranger = socket.create_connection(workers[0].split(":"))
+                break
+            except OSError:
+                time.sleep(0.05)
+        with stranger:
+            stranger.sendall(words)
+            second = pool.submit(_meet, workers, 1, 20.0)
+            assert [chief.result(), second.result()] == [None, None]
+
+
+def test_a_port_of_another_program_counts_as_not_there(monkeypatch):
+    monkeypatch.setattr(meeting, "_VERDICT", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        workers = (f"127.0.0.1:{port}", "127.0.0.1:1")
+        error = _meet(workers, 1, 1.0)
+    assert isinstance(error, meeting.PeerMissing)
+
+
+def test_a_worker_of_another_list_is_told_so():
+    workers = ports.workers(3)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        chief = pool.submit(_meet, workers, 0, 3.0)
+        other = pool.submit(_meet, workers[:2], 1, 3.0)
+        assert "same list of workers" in str(other.result())
+        assert isinstance(chief.result(), meeting.PeerMissing)
+
+
+def test_a_port_that_stays_taken_is_reported():
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        error = _meet((f"127.0.0.1:{port}", "127.0.0.1:1"), 0, 0.5)
+    assert isinstance(error, meeting.PeerMissing)
+    assert "cannot be opened" in str(error)
+
+
+def test_many_missing_workers_are_counted():
+    workers = tuple(f"h{i}:1" for i in range(100))
+    assert meeting._shown(workers).endswith("h7:1 and 92 more")

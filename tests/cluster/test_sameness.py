@@ -1,0 +1,95 @@
+"""One replica = many replicas = many workers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.cluster import ports, replica_run
+
+# Workers x replicas of each.
+LAYOUTS = ["1x2", "1x4", "2x1", "2x2"]
+SHUFFLES = ["address", "gather"]
+
+
+def _run(folder, layout):
+    workers, replicas = layout.split("x")
+    addresses = ports.workers(int(workers))
+    processes, outputs = [], []
+    for index in range(int(workers)):
+        out = folder / f"{layout}-{index}.npz"
+        place = [",".join(addresses), str(index)] if int(workers) > 1 else []
+        command = [sys.executable, "-m", "tests.cluster.replica_run"]
+        outputs.append(out)
+        processes.append(
+            subprocess.Popen(
+                [*command, out, replicas, *place],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for process in processes:
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, text
+    return [np.load(out) for out in outputs]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return _run(tmp_path_factory.mktemp("one"), "1x1")[0]
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def many(request, tmp_path_factory):
+    """All workers' results of a layout."""
+    found = _run(tmp_path_factory.mktemp("many"), request.param)
+    workers, replicas = map(int, request.param.split("x"))
+    assert [int(f["replicas"]) for f in found] == [workers * replicas] * workers
+    return found
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_many_replicas_are_one(one, many, shuffle):
+    for worker in many:
+        np.testing.assert_allclose(
+            worker[f"{shuffle}_losses"], one["address_losses"], rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            worker[f"{shuffle}_norms"], one["address_norms"], rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            worker[f"{shuffle}_queue"], one["address_queue"], rtol=0, atol=2e-5
+        )
+        for name in ("samples", "pointer", "top1"):
+            np.testing.assert_array_equal(
+                worker[f"{shuffle}_{name}"], one[f"address_{name}"]
+            )
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_what_fit_reports_is_not_multiplied_by_workers(many, shuffle):
+    for worker in many:
+        np.testing.assert_array_equal(
+            worker[f"{shuffle}_reported"], worker[f"{shuffle}_losses"]
+        )
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_workers_hold_the_same_bits(many, shuffle):
+    for worker in many[1:]:
+        for name in ("queue", "norms", "losses", "samples"):
+            np.testing.assert_array_equal(
+                worker[f"{shuffle}_{name}"], many[0][f"{shuffle}_{name}"]
+            )
+
+
+def test_the_reference_run_learns_and_fills_its_queue(one):
+    # So that the comparisons above compare something.
+    samples = one["address_samples"]
+    steps = replica_run.STEPS * replica_run.BATCH
+    assert int(one["address_pointer"]) == steps % replica_run.QUEUE
+    assert (samples >= 0).all()
+    assert len(set(samples.tolist())) == replica_run.QUEUE
+    assert np.ptp(one["address_losses"]) > 0.1

@@ -1,0 +1,55 @@
+"""Which views a worker makes, by hand for eight slots and two workers."""
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data import shares
+
+# Worker 0 owns slots 0-3 and is dealt the key views of slots 5, 2, 0, 7.
+ORDER = tf.constant([5, 2, 0, 7, 1, 3, 4, 6])
+
+
+def test_own_slots_come_first_then_the_dealt_ones():
+    share = shares.Share(0, 2, 4, "address")
+    slots, wanted = share.wanted(ORDER)
+    assert share.jobs == 8
+    np.testing.assert_array_equal(slots, [0, 1, 2, 3, 5, 2, 0, 7])
+    # Slots 0 and 2 are dealt back: their image is decoded once, for both.
+    np.testing.assert_array_equal(
+        wanted,
+        [(1, 1), (1, 0), (1, 1), (1, 0), (0, 1), (0, 0), (0, 0), (0, 1)],
+    )
+    np.testing.assert_array_equal(share.key_jobs(ORDER), [4, 2, 0, 7])
+
+
+def test_the_other_worker_makes_what_is_left():
+    share = shares.Share(1, 2, 4, "address")
+    slots, wanted = share.wanted(ORDER)
+    np.testing.assert_array_equal(slots, [4, 5, 6, 7, 1, 3, 4, 6])
+    np.testing.assert_array_equal(
+        wanted,
+        [(1, 1), (1, 0), (1, 1), (1, 0), (0, 1), (0, 1), (0, 0), (0, 0)],
+    )
+    np.testing.assert_array_equal(share.key_jobs(ORDER), [4, 5, 0, 2])
+
+
+def test_one_host_and_gathered_images_need_no_second_job():
+    for share in (
+        shares.Share(0, 1, 8, "address"),
+        shares.Share(1, 2, 4, "gather"),
+    ):
+        slots, wanted = share.wanted(ORDER)
+        assert share.jobs == len(slots) == share.slots
+        assert tf.reduce_all(wanted)
+    np.testing.assert_array_equal(slots, [4, 5, 6, 7])
+
+
+def test_every_view_is_made_once_in_any_layout():
+    order = tf.random.shuffle(tf.range(24), seed=3)
+    for workers in (1, 2, 3, 8):
+        made = np.zeros([24, 2], int)
+        for worker in range(workers):
+            share = shares.Share(worker, workers, 24 // workers, "address")
+            slots, wanted = share.wanted(order)
+            np.add.at(made, slots.numpy(), wanted.numpy().astype(int))
+        np.testing.assert_array_equal(made, 1)

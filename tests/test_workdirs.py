@@ -1,0 +1,110 @@
+"""What a workdir records, and what may change when a run goes on."""
+
+import json
+
+import pytest
+
+from moco_tf import config as configs
+from moco_tf import workdirs
+
+
+def cifar(**overrides):
+    """The CIFAR configuration on a source, with overrides section__key."""
+    texts = {k.replace("__", "."): str(v) for k, v in overrides.items()}
+    texts.setdefault("data.source", "folder:images")
+    return configs.load("moco_cifar10", texts)
+
+
+def test_save_and_load_give_the_same_configuration(tmp_path):
+    config = cifar(schedule__milestones="3,5")
+    workdirs.save(config, tmp_path)
+    saved = workdirs.load_saved(tmp_path)
+    assert saved.to_dict() == config.to_dict()
+    assert saved.schedule.milestones == (3, 5)
+
+
+def test_environment_lists_every_start(tmp_path):
+    workdirs.save(cifar(), tmp_path)
+    workdirs.save(cifar(), tmp_path)
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert len(starts) == 2
+    assert starts[0]["packages"]["tensorflow"] == "2.15.1"
+    assert starts[1]["devices"] and starts[1]["command"]
+
+
+def test_a_damaged_saved_configuration_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": ')
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        workdirs.load_saved(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="not the config.json of a run"):
+        workdirs.load_saved(tmp_path)
+
+
+def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    other = cifar(
+        log__every_steps=7,
+        checkpoint__keep=5,
+        knn__k=20,
+        data__threads=1,
+        train__max_steps=9,
+    )
+    workdirs.prepare(other, tmp_path, "f")
+    assert workdirs.load_saved(tmp_path).knn.k == 20
+
+
+def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    other = cifar(seed=3, moco__momentum=0.9)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        workdirs.prepare(other, tmp_path, "f")
+    assert "seed: 0 -> 3" in str(error.value)
+    assert "moco.momentum: 0.99 -> 0.9" in str(error.value)
+    assert workdirs.load_saved(tmp_path).seed == 0
+
+
+def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    longer = cifar(train__epochs=400)
+    with pytest.raises(ValueError, match="add --extend"):
+        workdirs.prepare(longer, tmp_path, "f")
+    workdirs.prepare(longer, tmp_path, "f", extend=True)
+    printed = capsys.readouterr().out
+    assert "cosine, from 0.06, over 200 epochs" in printed
+    assert "cosine, from 0.06, over 400 epochs" in printed
+    assert workdirs.load_saved(tmp_path).train.epochs == 400
+
+
+def test_fewer_epochs_are_refused_even_with_extend(tmp_path):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    with pytest.raises(ValueError, match="train.epochs: 200 -> 100"):
+        workdirs.prepare(cifar(train__epochs=100), tmp_path, "f", extend=True)
+
+
+def test_resume_on_other_data_is_refused(tmp_path):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    with pytest.raises(ValueError, match="started on other data"):
+        workdirs.prepare(cifar(), tmp_path, "g")
+
+
+def test_checkpoints_without_their_configuration_are_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="must hold their config.json"):
+        workdirs.prepare(cifar(), tmp_path, "f")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 3}, {"knn__every_epochs": 2}, {"train__max_steps": 5}],
+)
+def test_workers_of_another_configuration_have_another_identity(change):
+    assert workdirs.identity(cifar(), "f") == workdirs.identity(cifar(), "f")
+    assert workdirs.identity(cifar(), "f") != workdirs.identity(cifar(), "g")
+    other = workdirs.identity(cifar(**change), "f")
+    assert workdirs.identity(cifar(), "f") != other < 2**60
+
+
+def test_workers_may_differ_in_threads():
+    other = cifar(data__threads=9, log__tensorboard=False)
+    assert workdirs.identity(other, "f") == workdirs.identity(cifar(), "f")
