@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from moco_tf.data import decode
 
-_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
+_READ = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png")
 _REFUSED = (
-    ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
-    ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".ico", ".svg",
+    b".gif", b".bmp", b".webp", b".tif", b".tiff", b".heic", b".heif",
+    b".avif", b".jp2", b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
 )  # fmt: skip
 _SIZES_HASHED = 10_000
 
@@ -68,7 +68,8 @@ class FileSource:
         digest.update(joined.numpy())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
-            digest.update("\0".join(self.class_names).encode())
+            names = "\0".join(self.class_names)
+            digest.update(names.encode("utf-8", "surrogateescape"))
         apart = max(1, -(-len(self) // _SIZES_HASHED))
         for name in self._paths[::apart].numpy():
             path = os.path.join(self._root, name)
@@ -78,7 +79,7 @@ class FileSource:
 
 
 def _walk(root):
-    """Files below a folder, as paths relative to it, in sorted order.
+    """Files below a folder: sorted paths relative to it, list of bytes.
 
     Hidden files and folders are left out. Links are followed, but not into a
     folder that holds the link. A link to nothing counts as a file, so that it
@@ -95,36 +96,37 @@ def _walk(root):
             # Entry by entry: a folder may hold a million.
             with os.scandir(folder) as listing:
                 for entry in listing:
-                    if not entry.name.startswith("."):
+                    if not entry.name.startswith(b"."):
                         add(entry, prefix, above | {identity})
         except OSError as error:
             raise ValueError(
                 "Every folder of the images must exist and be readable. "
-                f"Received {folder!r}: {error.strerror}. Correct the path, or "
-                "grant read and search permission on the folder."
+                f"Received {os.fsdecode(folder)!r}: {error.strerror}. Correct "
+                "the path, or grant read and search permission on the folder."
             ) from error
 
     def add(entry, prefix, above):
         if entry.is_dir():
-            visit(entry.path, f"{prefix}{entry.name}/", above)
+            visit(entry.path, prefix + entry.name + b"/", above)
         elif entry.is_file() or (
             entry.is_symlink() and not os.path.exists(entry.path)
         ):
             found.append(prefix + entry.name)
 
-    visit(root, "", frozenset())
+    visit(os.fsencode(root), b"", frozenset())
     found.sort()
     return found
 
 
 def refuse_formats(paths):
-    """Raises ValueError if any of some paths, str, has a refused extension."""
-    refused = [p for p in paths if p.lower().endswith(_REFUSED)]
+    """Raises ValueError for paths, list of bytes, of other formats."""
+    refused = [path for path in paths if path.lower().endswith(_REFUSED)]
     if refused:
+        named = ", ".join(os.fsdecode(path) for path in refused[:5])
         more = ", ..." if len(refused) > 5 else ""
         raise ValueError(
             "Images must be JPEG or PNG files. Received "
-            f"{len(refused)} of other formats: {', '.join(refused[:5])}{more}. "
+            f"{len(refused)} of other formats: {named}{more}. "
             "Convert them to PNG, move them away, or name the files to be "
             "used in a list (list:FILE)."
         )
@@ -163,22 +165,23 @@ def open_folder(path):
         raise ValueError(
             "A folder must hold at least one image. Received "
             f"{path!r} with {len(files)} files, none of them named "
-            f"{', '.join(_READ)}. Correct the path."
+            f"{b', '.join(_READ).decode()}. Correct the path."
         )
-    if any(name.count("/") != 1 for name in images):
+    if any(name.count(b"/") != 1 for name in images):
         return FileSource(path, images)
-    labels, names = number_classes(name.partition("/")[0] for name in images)
+    labels, names = number_classes(name.partition(b"/")[0] for name in images)
     if len(names) < 2:
         return FileSource(path, images)
     return FileSource(path, images, labels, names)
 
 
 def number_classes(classes):
-    """Class names of N images, str → labels int64 [N], list of sorted names.
+    """Class names of N images, bytes → labels int64 [N], sorted list of str.
 
     Names that are all whole numbers are sorted as numbers.
     """
     seen, names = number_distinct(classes)
+    names = [name.decode("utf-8", "surrogateescape") for name in names]
     ordered = sorted(names)
     if all(name.isdecimal() for name in names):
         ordered.sort(key=lambda name: (int(name), name))

@@ -41,11 +41,11 @@ def open_list(path):
     labels = names = None
     if tabs:
         labels, names = files.number_classes(
-            _text(row.partition(b"\t")[2]) for row in rows
+            row.partition(b"\t")[2] for row in rows
         )
     images = [row.partition(b"\t")[0] for row in rows]
     del rows
-    files.refuse_formats(map(os.fsdecode, images))
+    files.refuse_formats(images)
     missing = _first_missing(os.fsencode(root), images)
     if missing is not None:
         name = _text(images[missing])
@@ -81,7 +81,8 @@ def _count_tabs(path, rows, numbers):
     """Tabs of each row, 0 or 1: raises ValueError unless all have as many."""
     tabs = rows[0].count(b"\t")
     for number, row in zip(numbers, rows, strict=True):
-        if tabs > 1 or row.count(b"\t") != tabs or not all(row.split(b"\t")):
+        lacking = row.strip(b"\t") != row  # a path or a class
+        if tabs > 1 or row.count(b"\t") != tabs or lacking:
             raise ValueError(
                 "Each line of a list must be PATH, or each PATH<TAB>CLASS. "
                 f"Received {path!r} with {tabs} tabs in its first line and "
@@ -107,7 +108,7 @@ def _first_missing(root, images):
     for folder, numbers in zip(folders, members, strict=True):
         if numbers[0] > first:
             break
-        missing = _missing(root, folder, images, numbers)
+        missing = _missing(root, folder, images, numbers.tolist())
         first = min(first, next(missing, first))
     return first if first < len(images) else None
 
@@ -115,14 +116,12 @@ def _first_missing(root, images):
 def _missing(root, folder, images, numbers):
     """Yields the numbers of the images of one folder that do not exist."""
     path = os.path.join(root, folder)
-    unseen = {images[number][len(folder) :] for number in numbers}
     # One listing a folder: asking for each file of a network folder takes
     # many minutes.
-    if os.path.isdir(path) and os.access(path, os.R_OK):
-        with os.scandir(path) as listing:
-            unseen.difference_update(entry.name for entry in listing)
-    for number in numbers if unseen else ():
+    readable = os.path.isdir(path) and os.access(path, os.R_OK)
+    present = set(os.listdir(path)) if readable else set()
+    for number in numbers:
         name = images[number]
-        if name[len(folder) :] in unseen:
+        if name[len(folder) :] not in present:
             if not os.path.exists(os.path.join(root, name)):
                 yield number

@@ -20,8 +20,6 @@ from moco_tf.models import resnet
 from moco_tf.training import distribution
 from tests import small_run
 
-# Two stages of one block: the rest of the network would only trace longer.
-resnet.DEPTHS[18] = ((1, 1), False)
 STEPS = 5
 BATCH = 32
 GROUPS = 4  # of 8: as many as the largest number of replicas
@@ -110,6 +108,8 @@ def train(strategy, shuffle):
 
 
 def main(out, replicas, workers="", index=""):
+    # Two stages of one block: the rest of the network would only trace longer.
+    resnet.DEPTHS[18] = ((1, 1), False)
     strategy = make_strategy(int(replicas), workers, index)
     found = {"replicas": strategy.num_replicas_in_sync}
     for shuffle in ("address", "gather"):
