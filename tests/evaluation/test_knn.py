@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as config_lib
+from moco_tf import workdirs
 from moco_tf.evaluation import features, knn, restored
 from moco_tf.training import checkpoints
 from tests.evaluation import fakes
@@ -89,7 +90,7 @@ def _run(tmp_path_factory):
         },
     )
     workdir = root / "workdir"
-    config_lib.save(config, workdir)
+    workdirs.save(config, workdir)
     encoder = restored.build_encoder(config)
     for step, factor in ((5, 1.0), (10, 2.0)):
         for weight in encoder.head.trainable_variables:
@@ -196,7 +197,7 @@ def test_unknown_features_and_missing_sources_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match="k=99, a bank of 12"):
         knn.evaluate_run(run, ks=[1, 99])
     config = config_lib.load("quickstart", {"knn.bank": ""})
-    config_lib.save(config, tmp_path)
+    workdirs.save(config, tmp_path)
     path = checkpoints.latest(run)
     with pytest.raises(ValueError, match="needs a bank .* --bank=SOURCE"):
         knn.evaluate_run(tmp_path, checkpoint=str(path))
@@ -210,7 +211,7 @@ def test_an_encoder_of_another_shape_is_refused(run, tmp_path):
             "knn.query": restored.load_config(run).knn.query,
         },
     )
-    config_lib.save(config, tmp_path)
+    workdirs.save(config, tmp_path)
     with pytest.raises(ValueError, match="does not hold such an encoder"):
         knn.evaluate_run(
             tmp_path, ks=[1], checkpoint=str(checkpoints.latest(run))
