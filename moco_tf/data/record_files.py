@@ -9,6 +9,7 @@ import functools
 import os
 import struct
 import weakref
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ _HEADER = 12  # u64 length and u32 checksum of it, little-endian
 _FOOTER = 4  # u32 checksum of the data
 _ARRAY_RECORD_ERRORS = (OSError, RuntimeError, ValueError, IndexError)
 _OPEN_FILES = 128  # kept open at a time; systems allow 256 or more
+_BLOCK = 1 << 16  # bytes read at a time while records are small
+_SMALL = 1 << 12  # bytes; larger records are skipped, not read
+_INDEXERS = 32  # files indexed at a time: the disk is what takes time
 
 
 class Extent(NamedTuple):
@@ -42,7 +46,8 @@ class TfrecordFiles:
         """
         self._extents = extents
         self._ends = _ends(extents)
-        tables = [_offsets(*extent) for extent in extents]
+        with futures.ThreadPoolExecutor(_INDEXERS) as pool:
+            tables = list(pool.map(lambda extent: _offsets(*extent), extents))
         self._table = np.concatenate(tables)  # int64 [N, 2]: offset, bytes
         self._open = functools.lru_cache(_OPEN_FILES)(_File)
 
@@ -164,12 +169,15 @@ def _offsets(path, skip, take, count):
         file = _File(path)
     except OSError as error:
         raise _damaged(path, error.strerror) from error
-    offset = 0
+    offset = start = length = 0
+    block = b""
     for number in range(count):
-        header = file.read(offset, _HEADER)
-        if len(header) < _HEADER:
+        if offset + _HEADER > start + len(block):
+            block = file.read(offset, _BLOCK if length < _SMALL else _HEADER)
+            start = offset
+        if len(block) < _HEADER:
             raise _damaged(path, f"{number} whole records of {count}")
-        (length,) = struct.unpack_from("<Q", header)
+        (length,) = struct.unpack_from("<Q", block, offset - start)
         table[number] = offset + _HEADER, min(length, size)
         offset += _HEADER + length + _FOOTER
         if offset > size:

@@ -5,6 +5,8 @@ import time
 
 import tqdm
 
+_FIRST_IN_BAR = ("loss", "left", "speed")
+
 
 def format_duration(seconds):
     """Writes a duration in its two largest units: "5 h 12 min", "40 s"."""
@@ -145,15 +147,16 @@ class Progress:
                 desc=f"epoch {epoch}/{self._epochs}",
                 file=self._stream,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| "
+                bar_format="{desc} {percentage:3.0f}%|{bar:10}| "
                 "{n_fmt}/{total_fmt}{postfix}",
             )
         # Figures come every few steps; between them the last ones stay.
         self._texts = {**self._texts, **texts}
-        if "left" in self._texts:  # stays the last
-            self._texts["left"] = self._texts.pop("left")
+        # A narrow terminal cuts the end: what matters most comes first.
+        first = [name for name in _FIRST_IN_BAR if name in self._texts]
+        names = first + [name for name in self._texts if name not in first]
         self._bar.set_postfix_str(
-            "  ".join(self._texts.values()), refresh=False
+            "  ".join(self._texts[name] for name in names), refresh=False
         )
         self._bar.update(step - before - self._bar.n)
         if step == before + self._bar.total:
