@@ -31,7 +31,7 @@ SMALL = (
     "--config.model.bn_groups=2",
     "--config.moco.queue_size=1001",
     "--config.train.batch_size=32",
-    "--config.train.max_steps=1500",
+    "--config.train.max_steps=1000",
     "--config.checkpoint.every_steps=10",
 )
 
@@ -40,6 +40,7 @@ def start(words, workdir, log_dir):
     """Starts two workers under the launcher."""
     command = [sys.executable, "-m", "moco_tf", "pretrain", *words]
     flags = ["--count=2", f"--log_dir={log_dir}", "--pause=0.2"]
+    flags += ["--longest_pause=0.2", "--grace=10"]
     return subprocess.Popen(
         [
             *[sys.executable, LAUNCHER, *flags, "--restarts=1000", "--"],
@@ -81,7 +82,12 @@ def disturb(launcher, workdir, kills, longest, chance):
     """
     done = 0
     while done < kills and launcher.poll() is None:
-        time.sleep(chance.uniform(0, longest))
+        if len(workers(workdir)) < 2:
+            time.sleep(0.1)
+            continue
+        begin, delay = time.monotonic(), chance.uniform(0, longest)
+        before = steps_done(workdir)
+        time.sleep(delay)
         found = workers(workdir)
         if not found:
             continue
@@ -91,7 +97,12 @@ def disturb(launcher, workdir, kills, longest, chance):
         except ProcessLookupError:  # it has just ended
             continue
         done += 1
-        print(f"kill {done}: after step {steps_done(workdir)} or later")
+        seconds = time.monotonic() - begin
+        print(
+            f"kill {done}: {seconds:.1f} s after the start from step {before}, "
+            f"last saved step {steps_done(workdir)}",
+            flush=True,
+        )
         while victim in workers(workdir) and launcher.poll() is None:
             time.sleep(0.1)
     return done

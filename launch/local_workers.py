@@ -20,7 +20,6 @@ import local_worker
 
 INTERRUPTED = 130
 _PERIOD = 0.05  # seconds between two looks at the workers
-_LONGEST_PAUSE = 60.0  # seconds before a restart
 _GOOD_ROUND = 300.0  # seconds; after such a round the pauses begin anew
 
 
@@ -46,7 +45,8 @@ def parse(argv):
         ("--count", 0, "number of workers"),
         ("--log_dir", "runs/workers", "folder of worker-0.log and so on"),
         ("--restarts", 10, "new starts at most"),
-        ("--pause", 1.0, "seconds before a new start; doubles up to 60"),
+        ("--pause", 1.0, "seconds before a new start; doubles each time"),
+        ("--longest_pause", 60.0, "seconds up to which it doubles"),
         ("--grace", 60.0, "seconds for the others when one has left"),
         ("--kill_after", 10.0, "seconds from SIGTERM to SIGKILL"),
     ):
@@ -143,7 +143,7 @@ class Launcher:
                 if self._asked:
                     return status
                 time.sleep(_PERIOD)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, options.longest_pause)
 
     def _round(self):
         """Starts all workers, waits until all have left, returns the status."""

@@ -4,6 +4,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+from moco_tf.cluster import meeting, places
 from moco_tf.training import distribution
 
 
@@ -72,3 +73,55 @@ print(tf.config.experimental.tensor_float_32_execution_enabled())
     assert lines[0] == "MirroredStrategy [0, 1]"
     assert "only before TensorFlow's first operation" in lines[1]
     assert lines[2:] == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"), [("cross_device_ops", "ring"), ("communication", "mpi")]
+)
+def test_an_unknown_way_to_exchange_is_refused(flag, name):
+    with pytest.raises(ValueError, match=f"--{flag} must be one of auto, "):
+        distribution.make_strategy("cpu", **{flag: name})
+
+
+def test_workers_of_one_host_share_its_gpus(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(
+        distribution,
+        "_choose_gpus",
+        lambda gpus, count: chosen.append((gpus, count)),
+    )
+    two = ("a:1", "a:2")
+    for index, workers, gpus, count in (
+        (0, two, "0123", None),
+        (1, two, "0123", None),
+        (1, two, "0", None),  # its own, given by Slurm or by the user
+        (1, ("a:1", "b:1"), "0123", None),
+        (1, two, "0123", 1),
+    ):
+        cluster = places.Cluster(workers, index, "a test")
+        distribution._choose_devices_of_worker("gpu", count, gpus, cluster)
+    assert chosen == [("01", 2), ("23", 2), ("0", 1), ("0123", 4), ("0123", 1)]
+
+
+def test_a_worker_has_one_cpu_replica():
+    cluster = places.Cluster(("a:1", "a:2"), 0, "a test")
+    with pytest.raises(ValueError, match="start more workers"):
+        distribution.make_strategy("cpu:2", cluster)
+
+
+def test_errors_of_a_lost_worker_name_it():
+    cluster = places.Cluster(("a:1", "b:2"), 0, "a test")
+    text = (
+        "Graph execution error:\n\nCollective ops is aborted by: Connection "
+        "reset\nremote target /job:worker/replica:0/task:1 while calling"
+    )
+    error = tf.errors.UnavailableError(None, None, text)
+    with pytest.raises(meeting.PeerMissing, match=r"Lost worker 1 \(b:2\)"):
+        with distribution.lost_workers(cluster):
+            raise error
+    with pytest.raises(tf.errors.UnavailableError):
+        with distribution.lost_workers(None):
+            raise error
+    with pytest.raises(tf.errors.InvalidArgumentError):  # no lost worker
+        with distribution.lost_workers(cluster):
+            raise tf.errors.InvalidArgumentError(None, None, "a bad image")
