@@ -7,8 +7,8 @@ python benchmarks/kills.py --kills=2 --config=moco_cifar10 \
 
 Runs two local workers to their end, undisturbed; then the same again under
 launch/local_workers.py, with one worker or the other killed (SIGKILL) at a
-random time of each round, its start included. Compares every tensor of the
-last checkpoints, and exits 1 where a bit differs. Other words go to
+random time of each round, in training or in its start. Compares every tensor
+of the last checkpoints, and exits 1 where a bit differs. Other words go to
 `moco-tf pretrain`; without any, a small network on the embedded images.
 """
 
@@ -85,9 +85,13 @@ def disturb(launcher, workdir, kills, longest, chance):
         if len(workers(workdir)) < 2:
             time.sleep(0.1)
             continue
-        begin, delay = time.monotonic(), chance.uniform(0, longest)
-        before = steps_done(workdir)
-        time.sleep(delay)
+        begin, before = time.monotonic(), steps_done(workdir)
+        if done % 2:  # every second one in the start or after it, as it is
+            time.sleep(chance.uniform(0, longest))
+        else:  # the others in training
+            while steps_done(workdir) == before and launcher.poll() is None:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, longest / 4))
         found = workers(workdir)
         if not found:
             continue
