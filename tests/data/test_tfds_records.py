@@ -1,13 +1,11 @@
 """Prepared TFDS data sets, made here without a network."""
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from moco_tf.data import record_files, sources
+from moco_tf.data import sources
 
 COUNT = 25
 
@@ -221,18 +219,3 @@ def test_a_file_lost_later_fails_in_image_and_not_in_records(tmp_path):
     record = source.records(tf.constant([3], tf.int64))[0]
     with pytest.raises(tf.errors.InvalidArgumentError):
         source.image(record)
-
-
-def test_descriptors_are_closed_when_many_files_are_read(tmp_path):
-    extents = []
-    for number in range(record_files._OPEN_FILES + 20):
-        path = str(tmp_path / str(number))
-        with tf.io.TFRecordWriter(path) as writer:
-            writer.write(b"%d\0" % number)
-        extents.append(record_files.Extent(path, 0, 1, 1))
-    files = record_files.TfrecordFiles(extents)
-    before = len(os.listdir("/proc/self/fd"))
-    read = files.read(range(len(extents)))
-    assert read.tolist() == [b"%d\0" % n for n in range(len(extents))]
-    opened = len(os.listdir("/proc/self/fd")) - before
-    assert opened <= record_files._OPEN_FILES
