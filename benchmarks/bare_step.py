@@ -35,7 +35,7 @@ def main():
     config.train.precision = options.precision
 
     with quiet.imports():
-        from moco_tf import assembly
+        from moco_tf import assembly, pretrain
         from moco_tf.data import sources
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
@@ -45,7 +45,7 @@ def main():
     except ValueError as error:
         parser.error(str(error))
     stream = assembly.make_stream(config, source)
-    method = assembly.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
     train = method.make_train_function()
     memory = iter(measure.synthetic_batches(config, strategy))
 

@@ -34,7 +34,7 @@ def main():
     options, config = measure.parse(parser, DEFAULTS)
 
     with quiet.imports():
-        from moco_tf import assembly
+        from moco_tf import pretrain
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
     try:
@@ -49,7 +49,7 @@ def main():
 
     runs = {
         "encoders": stepper(encoders_only(config, strategy)),
-        "whole step": stepper(assembly.make_method(config, strategy, 1)),
+        "whole step": stepper(pretrain.make_method(config, strategy, 1)),
     }
     print(
         f"{config.model.backbone}, {config.data.image_size} px, batch "

@@ -39,7 +39,7 @@ def child(options):
     with quiet.imports():
         import tensorflow as tf
 
-        from moco_tf import assembly
+        from moco_tf import assembly, pretrain
         from moco_tf.cluster import places
         from moco_tf.data import sources
         from moco_tf.training import distribution
@@ -61,7 +61,7 @@ def child(options):
     configs.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
     stream = assembly.make_stream(config, source, workers)
-    method = assembly.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))
     seconds = []

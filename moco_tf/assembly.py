@@ -1,13 +1,9 @@
-"""From a configuration to what it names: stream, method, schedule."""
+"""From a configuration to what it names: stream, schedule, description."""
 
 import math
 
-import tensorflow as tf
-
 from moco_tf.data import stream, views
-from moco_tf.methods import moco
-from moco_tf.models import encoder as encoders
-from moco_tf.training import distribution, optimizers, schedules
+from moco_tf.training import distribution, schedules
 
 
 def make_stream(config, source, workers=1):
@@ -18,53 +14,9 @@ def make_stream(config, source, workers=1):
         config.data.image_size,
         config.train.batch_size,
         config.seed,
-        _shuffle(config, workers),
+        shuffle(config, workers),
         config.data.threads,
     )
-
-
-def make_method(config, strategy, steps_per_epoch):
-    """The method of a configuration, compiled, with its optimiser's slots.
-
-    Side effects: seeds Keras' global generator, so that the first weights are a
-    function of config.seed; sets TF32.
-    """
-    tf.keras.utils.set_random_seed(config.seed)
-    distribution.set_precision(config.train.tf32)
-    replicas = strategy.num_replicas_in_sync
-    recipe = views.RECIPES[config.data.views]
-    with strategy.scope():
-        backbone = encoders.build_backbone(
-            config.model.backbone,
-            width=config.model.width,
-            stem=config.model.stem,
-            bn_splits=config.model.bn_groups // replicas,
-            image_size=config.data.image_size,
-            precision=config.train.precision,
-        )
-        method = moco.MoCo(
-            backbone,
-            head=config.model.head,
-            dim=config.model.dim,
-            queue_size=config.moco.queue_size,
-            momentum=config.moco.momentum,
-            temperature=config.moco.temperature,
-            symmetric=config.moco.symmetric,
-            shuffle_keys=_shuffle(config, distribution.worker_count(strategy)),
-            mean=recipe.mean,
-            std=recipe.std,
-            seed=config.seed,
-        )
-        method.compile(
-            optimizers.make_optimizer(
-                config.optimizer.name,
-                make_schedule(config, steps_per_epoch),
-                config.optimizer.momentum,
-                config.optimizer.weight_decay,
-            )
-        )
-    method.build_optimizer()
-    return method
 
 
 def make_schedule(config, steps_per_epoch):
@@ -95,8 +47,33 @@ def chance_loss(config):
     return directions * math.log(config.moco.queue_size + 1)
 
 
-def _shuffle(config, workers):
+def shuffle(config, workers):
     """The shuffle in use: one host deals both views of a sample itself."""
     if config.moco.shuffle == "auto":
         return "address" if workers == 1 else "gather"
     return config.moco.shuffle
+
+
+def describe(config, workdir, batches, strategy, step, last_step):
+    """What is about to run, in a few lines."""
+    model, train = config.model, config.train
+    workers = distribution.worker_count(strategy)
+    places = f"{strategy.num_replicas_in_sync} replica(s)"
+    if workers > 1:
+        places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
+    start = f"goes on after step {step}" if step else "starts"
+    return (
+        f"moco-tf {start} in {workdir}\n"
+        f"  data     {len(batches.source)} images of {config.data.source}, "
+        f"views {config.data.views} at {config.data.image_size} px\n"
+        f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
+        f"{model.dim} features, {train.precision}\n"
+        f"  queue    {config.moco.queue_size} keys, momentum "
+        f"{config.moco.momentum}, temperature {config.moco.temperature}; loss "
+        f"at chance {chance_loss(config):.3f}\n"
+        f"  batch    {train.batch_size} on {places}, "
+        f"{model.bn_groups} BatchNorm groups of "
+        f"{train.batch_size // model.bn_groups}\n"
+        f"  steps    {last_step} ({batches.steps_per_epoch} an epoch, "
+        f"{train.epochs} epochs)"
+    )

@@ -3,16 +3,21 @@
 import math
 import pathlib
 
+import tensorflow as tf
+
 from moco_tf import assembly, workdirs
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
-from moco_tf.data import sources, unreadable
+from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import monitor
+from moco_tf.methods import moco
+from moco_tf.models import encoder as encoders
 from moco_tf.monitoring import metrics_csv, progress, tensorboard
 from moco_tf.training import (
     callbacks,
     checkpoints,
     distribution,
+    optimizers,
     steps,
 )
 
@@ -56,7 +61,7 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
         workdirs.prepare(config, workdir, source.fingerprint(), extend)
     path = _agree(config, source, workdir, strategy, guard)
 
-    method = assembly.make_method(config, strategy, batches.steps_per_epoch)
+    method = make_method(config, strategy, batches.steps_per_epoch)
     step = checkpoints.restore(method, path) if path else 0
     if guard.is_chief:
         callback = make_callback(
@@ -74,7 +79,11 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
         return method
     before = ""
     if guard.is_chief:
-        print(describe(config, workdir, batches, strategy, step, last_step))
+        print(
+            assembly.describe(
+                config, workdir, batches, strategy, step, last_step
+            )
+        )
         if knn_monitor and config.knn.baseline and step == 0:
             before = knn_monitor.baseline(method.query_encoder)
             print(f"kNN before training: {before}")
@@ -86,6 +95,52 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
     if before and callback.newest_knn is not None:
         trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
         print(f"kNN: {before}  {trained}")
+    return method
+
+
+def make_method(config, strategy, steps_per_epoch):
+    """The method of a configuration, compiled, with its optimiser's slots.
+
+    Side effects: seeds Keras' global generator, so that the first weights are a
+    function of config.seed; sets TF32.
+    """
+    tf.keras.utils.set_random_seed(config.seed)
+    distribution.set_precision(config.train.tf32)
+    replicas = strategy.num_replicas_in_sync
+    recipe = views.RECIPES[config.data.views]
+    with strategy.scope():
+        backbone = encoders.build_backbone(
+            config.model.backbone,
+            width=config.model.width,
+            stem=config.model.stem,
+            bn_splits=config.model.bn_groups // replicas,
+            image_size=config.data.image_size,
+            precision=config.train.precision,
+        )
+        method = moco.MoCo(
+            backbone,
+            head=config.model.head,
+            dim=config.model.dim,
+            queue_size=config.moco.queue_size,
+            momentum=config.moco.momentum,
+            temperature=config.moco.temperature,
+            symmetric=config.moco.symmetric,
+            shuffle_keys=assembly.shuffle(
+                config, distribution.worker_count(strategy)
+            ),
+            mean=recipe.mean,
+            std=recipe.std,
+            seed=config.seed,
+        )
+        method.compile(
+            optimizers.make_optimizer(
+                config.optimizer.name,
+                assembly.make_schedule(config, steps_per_epoch),
+                config.optimizer.momentum,
+                config.optimizer.weight_decay,
+            )
+        )
+    method.build_optimizer()
     return method
 
 
@@ -174,29 +229,4 @@ def make_callback(config, workdir, batches, step, last_step, guard):
             config.data.max_corrupt_fraction,
         ),
         guard,
-    )
-
-
-def describe(config, workdir, batches, strategy, step, last_step):
-    """What is about to run, in a few lines."""
-    model, train = config.model, config.train
-    workers = distribution.worker_count(strategy)
-    places = f"{strategy.num_replicas_in_sync} replica(s)"
-    if workers > 1:
-        places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
-    start = f"goes on after step {step}" if step else "starts"
-    return (
-        f"moco-tf {start} in {workdir}\n"
-        f"  data     {len(batches.source)} images of {config.data.source}, "
-        f"views {config.data.views} at {config.data.image_size} px\n"
-        f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
-        f"{model.dim} features, {train.precision}\n"
-        f"  queue    {config.moco.queue_size} keys, momentum "
-        f"{config.moco.momentum}, temperature {config.moco.temperature}; loss "
-        f"at chance {assembly.chance_loss(config):.3f}\n"
-        f"  batch    {train.batch_size} on {places}, "
-        f"{model.bn_groups} BatchNorm groups of "
-        f"{train.batch_size // model.bn_groups}\n"
-        f"  steps    {last_step} ({batches.steps_per_epoch} an epoch, "
-        f"{train.epochs} epochs)"
     )

@@ -9,7 +9,7 @@ import pytest
 import small_run
 import tensorflow as tf
 
-from moco_tf import assembly, pretrain
+from moco_tf import pretrain
 from moco_tf.training import checkpoints
 
 LAST = 2 * small_run.STEPS_PER_EPOCH
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
     before = small_run.state(tmp_path)
     method = None
     config = small_run.make_config(images)
-    build = assembly.make_method
+    build = pretrain.make_method
 
     def poisoned(*arguments):
         nonlocal method
@@ -192,12 +192,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
         )
         return method
 
-    assembly.make_method = poisoned
+    pretrain.make_method = poisoned
     try:
         with pytest.raises(FloatingPointError, match="step 5 is nan"):
             pretrain.pretrain(config, tmp_path, tf.distribute.get_strategy())
     finally:
-        assembly.make_method = build
+        pretrain.make_method = build
     small_run.assert_same_bits(before, small_run.state(tmp_path))
 
 

@@ -62,6 +62,14 @@ class Share(NamedTuple):
         )
         return tf.concat([own, dealt], axis=0), wanted
 
+    def if_wanted(self, wanted, make, skip):
+        """`make()`, or `skip()` where a view is made elsewhere.
+
+        Args:
+          wanted: bool scalar, of `wanted`. make, skip: functions -> Tensor.
+        """
+        return tf.cond(wanted, make, skip) if self.crosses else make()
+
     def key_jobs(self, order):
         """The job that makes each key view dealt to this worker, int32 [slots].
 

@@ -4,6 +4,7 @@ There is no iterator state. Starting at step s is resuming at step s, whatever
 ran before and on however many replicas.
 """
 
+import functools
 import os
 
 import tensorflow as tf
@@ -11,6 +12,9 @@ import tensorflow as tf
 from moco_tf.data import shares
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
+
+# AutoGraph's reading of the source is most of the time to the first batch.
+_as_written = tf.autograph.experimental.do_not_convert
 
 
 class Stream:
@@ -30,6 +34,7 @@ class Stream:
         seed=0,
         shuffle_keys="gather",
         threads=0,
+        key_views=True,
     ):
         """Checks that the source fills a batch.
 
@@ -42,6 +47,7 @@ class Stream:
           shuffle_keys: "address": the key views are dealt in the order of
             `order`; "gather": in slot order, to be shuffled in the step.
           threads: int, parallel decodes and views; 0: one per core.
+          key_views: bool; False: query views alone, as a classifier trains on.
 
         Raises:
           ValueError: if the source holds fewer samples than a batch.
@@ -59,6 +65,7 @@ class Stream:
         self.seed = seed
         self.shuffle_keys = shuffle_keys
         self.threads = threads or os.cpu_count()
+        self.key_views = key_views
         self.steps_per_epoch = len(source) // global_batch
 
     def positions(self, step):
@@ -110,7 +117,8 @@ class Stream:
 
         Returns:
           a data set of {"query", "key": uint8 [b, S, S, 3], "index": int64 [b],
-          "order": int32 [G], "valid": bool [b]}, one batch a replica.
+          "order": int32 [G], "valid": bool [b]}, one batch a replica; without
+          key views, without "key" and "order".
         """
         replicas = strategy.num_replicas_in_sync
         if self.global_batch % replicas:
@@ -148,103 +156,100 @@ class Stream:
             worker, workers, self.global_batch // workers, self.shuffle_keys
         )
         dataset = tf.data.Dataset.range(first_step, last_step)
-        dataset = dataset.map(lambda step: self._jobs(step, share)).unbatch()
+        dataset = dataset.map(functools.partial(self._jobs, share)).unbatch()
         if self.source.may_fail:
             dataset = dataset.interleave(
-                self._readable,
+                functools.partial(self._readable, share),
                 cycle_length=2 * self.threads,
                 num_parallel_calls=2 * self.threads,
                 deterministic=True,
             )
         else:
-            dataset = dataset.map(
-                lambda position, wanted, index, record: (
-                    position,
-                    wanted,
-                    index,
-                    self.source.image(record),
-                    True,
-                )
-            )
+            dataset = dataset.map(self._image)
         dataset = dataset.map(
-            self._views, num_parallel_calls=self.threads, deterministic=True
+            functools.partial(self._views, share),
+            num_parallel_calls=self.threads,
+            deterministic=True,
         )
         dataset = dataset.batch(share.jobs, drop_remainder=True)
         local = replicas // workers
-        dataset = dataset.map(lambda *rows: self._deal(share, local, *rows))
+        dataset = dataset.map(functools.partial(self._deal, share, local))
         dataset = dataset.unbatch().prefetch(2 * local)
         options = tf.data.Options()
         options.threading.private_threadpool_size = self.threads
         return dataset.with_options(options)
 
-    def _jobs(self, step, share):
+    @_as_written
+    def _jobs(self, share, step):
         """Position, wanted views, sample index and record of a step's jobs."""
         slots, wanted = share.wanted(self.order(step))
         positions = tf.gather(self.positions(step), slots)
         indices = self.samples(positions)
         return positions, wanted, indices, self.source.records(indices)
 
-    def _readable(self, position, wanted, index, record):
+    @_as_written
+    def _image(self, position, wanted, index, record):
+        return position, wanted, index, self.source.image(record), True
+
+    @_as_written
+    def _readable(self, share, position, wanted, index, record):
         """A data set of one element: the sample, or its first substitute."""
         first = tf.data.Dataset.from_tensors((index, record, True))
 
-        def substitute(number):
-            other = self.samples(position[tf.newaxis], number)
-            return other[0], self.source.records(other)[0], False
+        def other(number):
+            index = self.samples(position[tf.newaxis], number)
+            return index[0], self.source.records(index)[0], False
 
-        others = tf.data.Dataset.range(1, len(self.source)).map(substitute)
+        others = tf.data.Dataset.range(1, len(self.source)).map(other)
 
         def decode(index, record, valid):
-            image = tf.cond(
+            image = share.if_wanted(
                 tf.reduce_any(wanted),
                 lambda: self.source.image(record),
                 lambda: tf.zeros([1, 1, 3], tf.uint8),
             )
             return position, wanted, index, image, valid
 
-        def give_up(*_):
-            with tf.control_dependencies(
-                [tf.debugging.Assert(False, ["No image could be read."])]
-            ):
-                image = tf.zeros([1, 1, 3], tf.uint8)
-            return position, wanted, index, image, False
+        attempts = first.concatenate(others)
+        readable = attempts.map(decode).ignore_errors()
+        # Where not one can be read, the first one's error ends the run.
+        return readable.concatenate(first.map(decode)).take(1)
 
-        readable = first.concatenate(others).map(decode).ignore_errors()
-        nothing = tf.data.Dataset.range(1).map(give_up)
-        return readable.concatenate(nothing).take(1)
-
-    def _views(self, position, wanted, index, image, valid):
+    @_as_written
+    def _views(self, share, position, wanted, index, image, valid):
         shape = [self.image_size, self.image_size, 3]
 
-        def view(number):
-            seed = [tf.constant(self.seed, tf.int64), 2 * position + number]
-            made = self.recipe.augment(image, self.image_size, tf.stack(seed))
+        @tf.function(autograph=False)  # one trace for both views
+        def view(image, seed):
+            made = self.recipe.augment(image, self.image_size, seed)
             return tf.ensure_shape(made, shape)
 
         def view_if_wanted(number):
-            return tf.cond(
+            seed = [tf.constant(self.seed, tf.int64), 2 * position + number]
+            return share.if_wanted(
                 wanted[number],
-                lambda: view(number),
+                lambda: view(image, tf.stack(seed)),
                 lambda: tf.zeros(shape, tf.uint8),
             )
 
-        query, key = view_if_wanted(0), view_if_wanted(1)
-        return position, query, key, index, valid
+        made = {"query": view_if_wanted(0), "index": index, "valid": valid}
+        if self.key_views:
+            made["key"] = view_if_wanted(1)
+        return position, made
 
-    def _deal(self, share, replicas, position, query, key, index, valid):
+    @_as_written
+    def _deal(self, share, replicas, position, made):
         """Splits a worker's slots into its replicas' rows."""
-        order = self.order(position[0] // self.global_batch)
-        if self.shuffle_keys == "address":
-            key = tf.gather(key, share.key_jobs(order))
 
         def split(rows):
             shape = [replicas, share.slots // replicas, *rows.shape[1:]]
             return tf.reshape(rows[: share.slots], shape)
 
-        return {
-            "query": split(query),
-            "key": split(key),
-            "index": split(index),
-            "order": tf.tile(order[tf.newaxis], [replicas, 1]),
-            "valid": split(valid),
-        }
+        if not self.key_views:
+            return {name: split(rows) for name, rows in made.items()}
+        order = self.order(position[0] // self.global_batch)
+        if self.shuffle_keys == "address":
+            made["key"] = tf.gather(made["key"], share.key_jobs(order))
+        batch = {name: split(rows) for name, rows in made.items()}
+        batch["order"] = tf.tile(order[tf.newaxis], [replicas, 1])
+        return batch

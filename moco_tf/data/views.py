@@ -34,6 +34,7 @@ class Recipe(NamedTuple):
     Attributes:
       augment: (uint8 [H, W, 3], size int, seed int64 [2]) -> uint8
         [size, size, 3], a random view, a pure function of its arguments.
+        AutoGraph does not read it: write tf.cond, not `if`, on tensors.
       evaluate: (uint8 [H, W, 3], size int) -> uint8 [size, size, 3].
       mean, std: per channel, of pixels in 0..1, for `normalize`.
     """
@@ -111,6 +112,25 @@ def augment_cifar(image, size, seed):
     image = sometimes(0.8, draws.jitter, jitter, image)
     image = sometimes(0.2, draws.gray, image_ops.grayscale, image)
     return image_ops.to_uint8(image)
+
+
+def crop_and_flip(low):
+    """The augmentation of training with labels (MoCo v1, Sec. 4.1).
+
+    Args:
+      low: float in 0..1, smallest share of the area that a crop takes.
+
+    Returns:
+      a function of a Recipe's `augment`.
+    """
+
+    def augment(image, size, seed):
+        draws = draw(seed)
+        image = random_resized_crop(image, size, draws, scale=(low, 1.0))
+        image = image_ops.flip_horizontal(image, draws.flip < 0.5)
+        return image_ops.to_uint8(image)
+
+    return augment
 
 
 def evaluate_imagenet(image, size):

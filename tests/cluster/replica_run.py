@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
-from moco_tf import assembly
+from moco_tf import assembly, pretrain
 from moco_tf import config as configs
 from moco_tf.cluster import places
 from moco_tf.data import sources
@@ -76,7 +76,7 @@ def train(strategy, shuffle):
     stream = assembly.make_stream(
         config, source, distribution.worker_count(strategy)
     )
-    method = assembly.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
     reported = []
     method.fit(
         stream.distribute(strategy, 0),

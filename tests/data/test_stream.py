@@ -220,7 +220,7 @@ def test_an_unreadable_sample_is_replaced_by_the_next_of_the_order(replicas):
 
 def test_a_source_without_a_readable_image_is_an_error():
     batches = _stream(count=8, bad=range(8))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="No image"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="unreadable"):
         _steps(batches, 0, 1)
 
 
