@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from moco_tf import config_rules, naming
+from moco_tf import config_fields, config_rules, naming
 
 
 def folders():
@@ -15,40 +15,47 @@ def folders():
     return [place for place in places if place.is_dir()]
 
 
-def names():
-    """Names that `load` knows, sorted."""
-    return sorted({p.stem for f in folders() for p in f.glob("[!_]*.py")})
+def names(command="pretrain"):
+    """Names that `load` knows for a command, sorted."""
+    known = {p.stem for f in folders() for p in f.glob("[!_]*.py")}
+    tasks = set(config_fields.TABLES) - {"pretrain"}
+    prefix = f"{command}_"
+    if command in tasks:
+        return sorted(n for n in known if f"{n}_".startswith(prefix))
+    return sorted(n for n in known if n.partition("_")[0] not in tasks)
 
 
-def load(name, overrides=None):
+def load(name, overrides=None, command="pretrain"):
     """Loads a configuration by name or by path, locked.
 
     Args:
       name: "moco_cifar10", or the path of a file that ends in .py and defines
         get_config().
       overrides: dict "section.key" -> text of the command line.
+      command: key of config_fields.TABLES, whose fields it must hold.
 
     Returns:
-      ConfigDict with every field of config_rules.FIELDS in its type.
+      ConfigDict with every field of the command's table in its type.
 
     Raises:
       ValueError: for a missing or broken file, an unknown or missing field, a
         value of another type or out of its range.
     """
-    values = flatten(_read(_find(name)).to_dict())
-    missing = sorted(set(config_rules.FIELDS) - set(values))
+    fields = config_fields.TABLES[command]
+    values = flatten(_read(_find(name, command)).to_dict())
+    missing = sorted(set(fields) - set(values))
     if missing:
         raise ValueError(
-            f"A configuration must hold every field. {name} lacks "
-            f"{', '.join(missing)}."
+            f"A configuration must hold every field of {command}. {name} "
+            f"lacks {', '.join(missing)}."
         )
     for field, text in (overrides or {}).items():
-        values[field] = config_rules.parse(field, text)
-    return build(values)
+        values[field] = config_rules.parse(fields, field, text)
+    return build(values, command)
 
 
 def check(config, replicas):
-    """Refuses what can be refused without touching data.
+    """Refuses what can be refused of a pre-training without its data.
 
     Args:
       config: ConfigDict.
@@ -57,8 +64,10 @@ def check(config, replicas):
     Raises:
       ValueError: with the rule, the value received and the remedy.
     """
+    fields = config_fields.PRETRAIN
     for name, value in flatten(config.to_dict()).items():
-        config_rules.check_field(name, config_rules.coerce(name, value))
+        value = config_rules.coerce(fields, name, value)
+        config_rules.check_field(fields, name, value)
     from moco_tf.models import encoder  # here: `load` needs no TensorFlow
 
     backbones = encoder.backbone_names()
@@ -71,7 +80,7 @@ def check(config, replicas):
     config_rules.check_relations(config, replicas)
 
 
-def _find(name):
+def _find(name, command):
     """The file of a configuration's name or path."""
     path = pathlib.Path(name)
     if path.suffix == ".py" or len(path.parts) > 1:
@@ -83,7 +92,7 @@ def _find(name):
             return folder / f"{name}.py"
     raise ValueError(
         f"There is no configuration {name!r}. "
-        + naming.suggestion(name, names())
+        + naming.suggestion(name, names(command))
     )
 
 
@@ -117,12 +126,13 @@ def flatten(tree, prefix=""):
     return flat
 
 
-def build(values):
+def build(values, command="pretrain"):
     """A locked ConfigDict from "section.key" -> value, types checked."""
+    fields = config_fields.TABLES[command]
     config = ml_collections.ConfigDict()
     for name, value in values.items():
-        value = config_rules.coerce(name, value)
-        config_rules.check_field(name, value)
+        value = config_rules.coerce(fields, name, value)
+        config_rules.check_field(fields, name, value)
         section, _, key = name.rpartition(".")
         if section and section not in config:
             config[section] = ml_collections.ConfigDict()

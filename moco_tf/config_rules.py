@@ -1,88 +1,37 @@
-"""What a configuration may hold: every field, its type and its range.
+"""What the fields of a configuration may hold, alone and together.
 
 Needs no TensorFlow and touches no data, so a mistake is told at once.
 """
 
 import math
-from typing import NamedTuple
 
 from moco_tf import naming
-
-
-class Field(NamedTuple):
-    """Type and range of a field; a bound or a list that is None is no rule."""
-
-    kind: type
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None  # like low, but the bound itself is excluded
-    below: float | None = None
-    names: tuple[str, ...] | None = None
-
-
-FIELDS = {
-    "seed": Field(int, low=0, high=2**31 - 1),
-    "data.source": Field(str),
-    "data.views": Field(str, names=("v1", "v2", "cifar")),
-    "data.image_size": Field(int, low=8),
-    "data.max_corrupt_fraction": Field(float, low=0, high=1),
-    "data.threads": Field(int, low=0),
-    "model.backbone": Field(str),
-    "model.width": Field(float, above=0),
-    "model.stem": Field(str, names=("imagenet", "cifar")),
-    "model.head": Field(str, names=("fc", "mlp")),
-    "model.dim": Field(int, low=1),
-    "model.bn_groups": Field(int, low=1),
-    "moco.queue_size": Field(int, low=1),
-    "moco.momentum": Field(float, low=0, high=1),
-    "moco.temperature": Field(float, above=0),
-    "moco.symmetric": Field(bool),
-    "moco.shuffle": Field(str, names=("auto", "gather", "address")),
-    "optimizer.name": Field(str, names=("sgd", "lamb", "sgdw")),
-    "optimizer.learning_rate": Field(float, above=0),
-    "optimizer.momentum": Field(float, low=0, below=1),
-    "optimizer.weight_decay": Field(float, low=0),
-    "schedule.name": Field(str, names=("cosine", "step")),
-    "schedule.milestones": Field(tuple, low=1),
-    "schedule.factor": Field(float, above=0, high=1),
-    "schedule.warmup_epochs": Field(int, low=0),
-    "schedule.unit": Field(str, names=("epoch", "step")),
-    "schedule.first_epoch": Field(int, low=0, high=1),
-    "train.batch_size": Field(int, low=1),
-    "train.epochs": Field(int, low=1),
-    "train.max_steps": Field(int, low=0),
-    "train.precision": Field(str, names=("float32", "mixed_bfloat16")),
-    "train.tf32": Field(bool),
-    "checkpoint.every_steps": Field(int, low=0),
-    "checkpoint.keep": Field(int, low=1),
-    "knn.bank": Field(str),
-    "knn.query": Field(str),
-    "knn.every_epochs": Field(int, low=1),
-    "knn.k": Field(int, low=1),
-    "knn.temperature": Field(float, above=0),
-    "knn.features": Field(str, names=("projection", "backbone")),
-    "knn.batch_size": Field(int, low=1),
-    "knn.baseline": Field(bool),
-    "log.every_steps": Field(int, low=1, high=1024),
-    "log.tensorboard": Field(bool),
-}
 
 _KINDS = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "text",
-    tuple: "whole numbers with commas between, as in 120,160",
+    tuple: "numbers with commas between",
 }
 
 
-def parse(name, text):
+def _words(field):
+    whole = "whole " if field.kind is tuple and field.item is int else ""
+    return whole + _KINDS[field.kind]
+
+
+def parse(fields, name, text):
     """Returns the value of a field from the text of a command line.
+
+    Args:
+      fields: table of config_fields. name: of a field in it. text: str.
 
     Raises:
       ValueError: for an unknown field or text of another type.
     """
-    kind = _field(name).kind
+    field = _field(fields, name)
+    kind = field.kind
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[
@@ -90,45 +39,46 @@ def parse(name, text):
             ]
         if kind is tuple:
             parts = text.strip("()[] ").split(",")
-            return tuple(int(part) for part in parts if part.strip())
+            return tuple(field.item(part) for part in parts if part.strip())
         return kind(text)
     except (ValueError, KeyError):
         raise ValueError(
-            f"config.{name} must be {_KINDS[kind]}. Received {text!r}."
+            f"config.{name} must be {_words(field)}. Received {text!r}."
         ) from None
 
 
-def coerce(name, value):
+def coerce(fields, name, value):
     """Returns a field's value in its type: 1 -> 1.0, [120] -> (120,).
 
     Raises:
       ValueError: for an unknown field or a value of another type.
     """
-    kind = _field(name).kind
+    field = _field(fields, name)
+    kind = field.kind
     if kind is float and type(value) is int:
         return float(value)
     if kind is tuple and type(value) in (list, tuple):
-        if all(type(part) is int for part in value):
-            return tuple(value)
+        if all(type(part) in (int, field.item) for part in value):
+            return tuple(field.item(part) for part in value)
     elif type(value) is kind:
         return value
     raise ValueError(
-        f"config.{name} must be {_KINDS[kind]}. Received {value!r}."
+        f"config.{name} must be {_words(field)}. Received {value!r}."
     )
 
 
-def _field(name):
-    if name not in FIELDS:
+def _field(fields, name):
+    if name not in fields:
         raise ValueError(
             f"There is no field config.{name}. "
-            + naming.suggestion(name, FIELDS)
+            + naming.suggestion(name, fields)
         )
-    return FIELDS[name]
+    return fields[name]
 
 
-def check_field(name, value):
+def check_field(fields, name, value):
     """Refuses a value of the right type outside the field's range."""
-    field = _field(name)
+    field = _field(fields, name)
     if field.names is not None and value not in field.names:
         raise ValueError(
             f"config.{name} must be one of {', '.join(field.names)}. Received "
@@ -186,7 +136,7 @@ def check_relations(config, replicas):
             f"queue_size={config.moco.queue_size}, keys={keys}. Raise "
             "config.moco.queue_size or lower config.train.batch_size."
         )
-    _check_schedule(config.schedule, config.train.epochs)
+    check_schedule(config.schedule, config.train.epochs)
     if bool(config.knn.bank) != bool(config.knn.query):
         raise ValueError(
             "knn.bank and knn.query must both be given, or both be empty for "
@@ -205,7 +155,8 @@ def _check_divides(divisor_name, divisor, name, value):
         )
 
 
-def _check_schedule(schedule, epochs):
+def check_schedule(schedule, epochs):
+    """Refuses a warm-up or milestones that do not end within the epochs."""
     if schedule.warmup_epochs >= epochs:
         raise ValueError(
             "schedule.warmup_epochs must be below train.epochs. Received "

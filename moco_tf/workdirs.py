@@ -14,52 +14,65 @@ _FREE_SECTIONS = ("log", "checkpoint", "knn")
 _FREE_FIELDS = ("data.threads", "train.max_steps")
 
 
-def prepare(config, workdir, fingerprint, extend=False):
+def prepare(
+    config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
+):
     """Makes the workdir, or checks that the run it holds may go on.
 
     Args:
       config: ConfigDict. workdir: path.
       fingerprint: of the source that is trained on (`Source.fingerprint`).
       extend: allows more epochs than before; prints both schedules.
+      command: whose configuration it is, of config_fields.TABLES.
+      encoder: identity of the encoder that is judged; "" for pre-training.
 
     Raises:
       ValueError: if the run in the workdir was started otherwise.
     """
     workdir = pathlib.Path(workdir)
     if (workdir / "config.json").is_file():
-        _check_resumable(config, workdir, fingerprint, extend)
+        _check_resumable(config, workdir, fingerprint, extend, command)
+        _check_encoder(workdir, encoder)
     elif (workdir / "checkpoints").is_dir():
         raise ValueError(
             "A workdir with checkpoints must hold their config.json. Received "
             f"{str(workdir)!r} without one. Pass another --workdir."
         )
-    save(config, workdir, fingerprint)
+    save(config, workdir, fingerprint, command, encoder)
 
 
-def save(config, workdir, fingerprint=""):
+def save(config, workdir, fingerprint="", command="pretrain", encoder=""):
     """Writes config.json, and this start's entry of environment.json."""
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     saved = {
         "moco_tf": moco_tf.__version__,
+        "command": command,
         "data_fingerprint": fingerprint,
+        "encoder": encoder,
         "config": config.to_dict(),
     }
-    _write_json(workdir / "config.json", saved)
+    write_json(workdir / "config.json", saved)
     path = workdir / "environment.json"
-    starts = _read_json(path)["starts"] if path.is_file() else []
-    _write_json(path, {"starts": [*starts, environment.describe()]})
+    starts = read_json(path)["starts"] if path.is_file() else []
+    write_json(path, {"starts": [*starts, environment.describe()]})
 
 
-def load_saved(workdir):
+def load_saved(workdir, command="pretrain"):
     """Returns the ConfigDict that `save` wrote, locked.
 
     Raises:
-      ValueError: if there is none or it is damaged.
+      ValueError: if there is none, of this command, or it is damaged.
     """
     path = pathlib.Path(workdir) / "config.json"
+    saved = read_json(path)
     try:
-        return configs.build(configs.flatten(_read_json(path)["config"]))
+        if saved.get("command", "pretrain") != command:
+            raise ValueError(
+                f"{path} must be of the command {command}. Received one of "
+                f"{saved['command']}. Give another folder."
+            )
+        return configs.build(configs.flatten(saved["config"]), command)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{path} is not the config.json of a run: it has no configuration."
@@ -98,8 +111,18 @@ def identity(config, fingerprint):
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
-def _check_resumable(config, workdir, fingerprint, extend):
-    saved = load_saved(workdir)
+def _check_encoder(workdir, encoder):
+    before = read_json(workdir / "config.json").get("encoder", "")
+    if before != encoder:
+        raise ValueError(
+            f"{workdir} was started with another encoder: {before[:16]!r} "
+            f"then, {encoder[:16]!r} now. Pass the same --checkpoint, or "
+            "another --output."
+        )
+
+
+def _check_resumable(config, workdir, fingerprint, extend, command):
+    saved = load_saved(workdir, command)
     changed = difference(saved, config)
     old, new = saved.train.epochs, config.train.epochs
     if extend and new > old:
@@ -112,14 +135,14 @@ def _check_resumable(config, workdir, fingerprint, extend):
         raise ValueError(
             f"The run in {workdir} was started with another configuration:\n"
             + "\n".join(lines)
-            + f"\nPass the first values, or another --workdir{hint}."
+            + f"\nPass the first values, or another folder{hint}."
         )
-    before = _read_json(workdir / "config.json").get("data_fingerprint", "")
+    before = read_json(workdir / "config.json").get("data_fingerprint", "")
     if before and before != fingerprint:
         raise ValueError(
-            f"The run in {workdir} was started on other data: "
-            f"{config.data.source!r} has changed since (files added, removed "
-            "or replaced). Restore it, or pass another --workdir."
+            f"The run in {workdir} was started on other data: its source has "
+            "changed since (files added, removed or replaced). Restore it, or "
+            "pass another folder."
         )
 
 
@@ -133,14 +156,15 @@ def _schedule(config):
     )
 
 
-def _read_json(path):
+def read_json(path):
+    """Reads a file; raises ValueError that names it if it cannot."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _write_json(path, value):
+def write_json(path, value):
     """Writes a file whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=2) + "\n")

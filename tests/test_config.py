@@ -1,7 +1,7 @@
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import config_rules, workdirs
+from moco_tf import config_fields, workdirs
 from moco_tf.data import views
 
 NAMES = ["moco_cifar10", "moco_v1_imagenet", "moco_v2_imagenet", "quickstart"]
@@ -36,7 +36,7 @@ def test_every_shipped_configuration_passes_check(name, replicas):
 def test_a_configuration_says_reference_command_and_every_field(name):
     text = (configs.folders()[0] / f"{name}.py").read_text()
     assert f"--config={name} --workdir=" in text
-    assert sorted(_flat(configs.load(name))) == sorted(config_rules.FIELDS)
+    assert sorted(_flat(configs.load(name))) == sorted(config_fields.PRETRAIN)
 
 
 def _flat(config):
@@ -60,7 +60,7 @@ def test_the_published_values_of_v1_and_v2_differ_in_four_places():
 
 
 def test_names_in_the_rules_are_those_of_the_parts():
-    assert set(config_rules.FIELDS["data.views"].names) == set(views.RECIPES)
+    assert set(config_fields.PRETRAIN["data.views"].names) == set(views.RECIPES)
 
 
 def test_overrides_take_the_type_of_their_field():

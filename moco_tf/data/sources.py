@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import files, lists, shapes
@@ -47,6 +48,43 @@ class ArraySource:
         """Hex digest of the images and labels."""
         digest = hashlib.sha256(self._images.numpy())
         digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+class Subset:
+    """Some images of a source, in a given order."""
+
+    def __init__(self, source, indices):
+        """Selects int64 [n] indices of a source."""
+        self.source = source
+        self.indices = np.asarray(indices, np.int64)
+        self.class_names = source.class_names
+        self.may_fail = source.may_fail
+        self.labels = None
+        if source.labels is not None:
+            self.labels = np.asarray(source.labels, np.int64)[self.indices]
+        with tf.device("CPU:0"):
+            self._places = tf.constant(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def records(self, indices):
+        """Records of int64 [n] places in the subset."""
+        return self.source.records(tf.gather(self._places, indices))
+
+    def image(self, record):
+        """Decodes one record."""
+        return self.source.image(record)
+
+    def name(self, index):
+        """The image's name in the whole source."""
+        return self.source.name(int(self.indices[index]))
+
+    def fingerprint(self):
+        """Hex digest of the whole source and the selection."""
+        digest = hashlib.sha256(self.source.fingerprint().encode())
+        digest.update(self.indices.tobytes())
         return digest.hexdigest()
 
 

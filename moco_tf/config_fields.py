@@ -1,0 +1,111 @@
+"""The fields of each command's configurations: their types and ranges."""
+
+from typing import NamedTuple
+
+
+class Field(NamedTuple):
+    """Type and range of a field; a bound or a list that is None is no rule."""
+
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # like low, but the bound itself is excluded
+    below: float | None = None
+    names: tuple[str, ...] | None = None
+    item: type = int  # of the entries of a tuple
+
+
+PRETRAIN = {
+    "seed": Field(int, low=0, high=2**31 - 1),
+    "data.source": Field(str),
+    "data.views": Field(str, names=("v1", "v2", "cifar")),
+    "data.image_size": Field(int, low=8),
+    "data.max_corrupt_fraction": Field(float, low=0, high=1),
+    "data.threads": Field(int, low=0),
+    "model.backbone": Field(str),
+    "model.width": Field(float, above=0),
+    "model.stem": Field(str, names=("imagenet", "cifar")),
+    "model.head": Field(str, names=("fc", "mlp")),
+    "model.dim": Field(int, low=1),
+    "model.bn_groups": Field(int, low=1),
+    "moco.queue_size": Field(int, low=1),
+    "moco.momentum": Field(float, low=0, high=1),
+    "moco.temperature": Field(float, above=0),
+    "moco.symmetric": Field(bool),
+    "moco.shuffle": Field(str, names=("auto", "gather", "address")),
+    "optimizer.name": Field(str, names=("sgd", "lamb", "sgdw")),
+    "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.momentum": Field(float, low=0, below=1),
+    "optimizer.weight_decay": Field(float, low=0),
+    "schedule.name": Field(str, names=("cosine", "step")),
+    "schedule.milestones": Field(tuple, low=1),
+    "schedule.factor": Field(float, above=0, high=1),
+    "schedule.warmup_epochs": Field(int, low=0),
+    "schedule.unit": Field(str, names=("epoch", "step")),
+    "schedule.first_epoch": Field(int, low=0, high=1),
+    "train.batch_size": Field(int, low=1),
+    "train.epochs": Field(int, low=1),
+    "train.max_steps": Field(int, low=0),
+    "train.precision": Field(str, names=("float32", "mixed_bfloat16")),
+    "train.tf32": Field(bool),
+    "checkpoint.every_steps": Field(int, low=0),
+    "checkpoint.keep": Field(int, low=1),
+    "knn.bank": Field(str),
+    "knn.query": Field(str),
+    "knn.every_epochs": Field(int, low=1),
+    "knn.k": Field(int, low=1),
+    "knn.temperature": Field(float, above=0),
+    "knn.features": Field(str, names=("projection", "backbone")),
+    "knn.batch_size": Field(int, low=1),
+    "knn.baseline": Field(bool),
+    "log.every_steps": Field(int, low=1, high=1024),
+    "log.tensorboard": Field(bool),
+}
+
+_TASK = {
+    "seed": Field(int, low=0, high=2**31 - 1),
+    "data.train": Field(str),
+    "data.test": Field(str),
+    "data.crop": Field(float, above=0, high=1),
+    "data.max_corrupt_fraction": Field(float, low=0, high=1),
+    "data.threads": Field(int, low=0),
+    "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.momentum": Field(float, low=0, below=1),
+    "optimizer.weight_decay": Field(float, low=0),
+    "schedule.name": Field(str, names=("cosine", "step")),
+    "schedule.milestones": Field(tuple, low=1),
+    "schedule.factor": Field(float, above=0, high=1),
+    "schedule.warmup_epochs": Field(int, low=0),
+    "schedule.unit": Field(str, names=("epoch", "step")),
+    "train.batch_size": Field(int, low=1),
+    "train.epochs": Field(int, low=1),
+    "log.every_steps": Field(int, low=1, high=1024),
+}
+
+LINEAR = {
+    **_TASK,
+    "probe.way": Field(str, names=("cached", "published")),
+    "probe.features": Field(str, names=("backbone", "projection")),
+    "probe.rates": Field(tuple, above=0, item=float),
+    "probe.holdout": Field(float, above=0, below=1),
+    "probe.views": Field(int, low=0),
+}
+
+FINETUNE = {
+    **_TASK,
+    "data.labels": Field(float, above=0, high=1),
+    "data.holdout": Field(float, low=0, below=1),
+    "model.init": Field(str, names=("encoder", "random")),
+    "model.sync_bn": Field(bool),
+    "model.head_bn": Field(bool),
+    "optimizer.head_factor": Field(float, above=0),
+    "augment.rand_augment": Field(float, low=0, high=1),
+    "augment.mixup": Field(float, low=0),
+    "augment.cutmix": Field(float, low=0),
+    "train.label_smoothing": Field(float, low=0, below=1),
+    "train.early_stopping": Field(int, low=0),
+    "train.precision": Field(str, names=("run", "float32", "mixed_bfloat16")),
+}
+
+# By command.
+TABLES = {"pretrain": PRETRAIN, "linear": LINEAR, "finetune": FINETUNE}
