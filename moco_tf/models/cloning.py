@@ -32,7 +32,7 @@ def clone(model):
     return copy
 
 
-def swap_batch_norm(model, splits=1):
+def swap_batch_norm(model, splits=1, synchronized=False):
     """Copies a model with every Keras BatchNormalization replaced by ours.
 
     Momentum, epsilon and weights are kept.
@@ -40,6 +40,7 @@ def swap_batch_norm(model, splits=1):
     Args:
       model: functional keras.Model; left as it is.
       splits: groups of a training batch.
+      synchronized: whether the statistics are those of all replicas' batches.
 
     Returns:
       keras.Model of the same architecture and weights.
@@ -57,7 +58,9 @@ def swap_batch_norm(model, splits=1):
     swapped = clone_functional(
         model,
         lambda layer: (
-            _like(layer, splits) if isinstance(layer, keras_layer) else None
+            _like(layer, splits, synchronized)
+            if isinstance(layer, keras_layer)
+            else None
         ),
     )
     left = [
@@ -75,7 +78,7 @@ def swap_batch_norm(model, splits=1):
     return swapped
 
 
-def _like(layer, splits):
+def _like(layer, splits, synchronized):
     """BatchNorm with the settings of a Keras BatchNormalization."""
     config = layer.get_config()
     axis = config["axis"]
@@ -94,6 +97,7 @@ def _like(layer, splits):
         epsilon=config["epsilon"],
         center=config["center"],
         scale=config["scale"],
+        synchronized=synchronized,
         name=layer.name,
         trainable=layer.trainable,
         dtype=layer.dtype_policy,

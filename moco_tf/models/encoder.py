@@ -21,6 +21,7 @@ def build_backbone(
     bn_splits=1,
     image_size=None,
     precision="float32",
+    synchronized=False,
 ):
     """Makes a backbone by name.
 
@@ -31,6 +32,8 @@ def build_backbone(
       bn_splits: BatchNorm groups of a replica's batch.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
+      synchronized: whether every BatchNorm takes the statistics of all
+        replicas' batches; `bn_splits` must be 1 then.
 
     Returns:
       keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
@@ -40,7 +43,13 @@ def build_backbone(
     """
     if name in RESNETS:
         return resnet.resnet(
-            RESNETS[name], width, stem, bn_splits, image_size, precision
+            RESNETS[name],
+            width,
+            stem,
+            bn_splits,
+            image_size,
+            precision,
+            synchronized,
         )
     if name not in backbone_names():
         raise ValueError(
@@ -53,7 +62,11 @@ def build_backbone(
             'at 1.0 and "imagenet".'
         )
     return keras_cv_backbones.build(
-        name.removeprefix(KERAS_CV), bn_splits, image_size, precision
+        name.removeprefix(KERAS_CV),
+        bn_splits,
+        image_size,
+        precision,
+        synchronized,
     )
 
 

@@ -1,8 +1,10 @@
-"""Projection heads: from the backbone's features to the contrasted space."""
+"""Heads: from the backbone's features to the contrasted space, or classes."""
 
 import math
 
 import tensorflow as tf
+
+from moco_tf.models import normalization
 
 KINDS = ("fc", "mlp")
 
@@ -41,6 +43,42 @@ def projection_head(kind, features, dim):
         hidden = tf.keras.layers.ReLU(name="fc.1", dtype="float32")(hidden)
         outputs = _linear("fc.2", features, dim)(hidden)
     return tf.keras.Model(inputs, outputs, name="head")
+
+
+def classification_head(
+    features, classes, batch_norm=True, synchronized=True, seed=0
+):
+    """Makes a linear classifier on top of a backbone, in float32.
+
+    Weights start from N(0, 0.01), biases from 0 (MoCo v1's published code). A
+    new layer that has BatchNorm trains at the scale of its own inputs (v1,
+    section 4.2).
+
+    Args:
+      features: F, features of the backbone. classes: int.
+      batch_norm: whether a BatchNorm comes first.
+      synchronized: whether that takes the statistics of all replicas' batches.
+      seed: int, of the weights.
+
+    Returns:
+      keras.Model, [N, F] -> logits float32 [N, classes]. Its layers are "bn"
+      and "fc".
+    """
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = inputs
+    if batch_norm:
+        x = normalization.BatchNorm(
+            synchronized=synchronized, dtype="float32", name="bn"
+        )(x)
+    outputs = tf.keras.layers.Dense(
+        classes,
+        kernel_initializer=tf.keras.initializers.RandomNormal(
+            stddev=0.01, seed=seed
+        ),
+        dtype="float32",
+        name="fc",
+    )(x)
+    return tf.keras.Model(inputs, outputs, name="classifier")
 
 
 def _linear(name, inputs, outputs):

@@ -126,7 +126,13 @@ BACKBONES = {
 }
 
 
-def build(name, bn_splits=1, image_size=None, precision="float32"):
+def build(
+    name,
+    bn_splits=1,
+    image_size=None,
+    precision="float32",
+    synchronized=False,
+):
     """Makes a backbone with average pooling and our BatchNorm.
 
     Args:
@@ -134,6 +140,8 @@ def build(name, bn_splits=1, image_size=None, precision="float32"):
       bn_splits: groups of a training batch in every BatchNorm.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
+      synchronized: whether every BatchNorm takes the statistics of all
+        replicas' batches; `bn_splits` must be 1 then.
 
     Returns:
       keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
@@ -158,7 +166,7 @@ def build(name, bn_splits=1, image_size=None, precision="float32"):
         name="avgpool", dtype="float32"
     )(trunk.output)
     model = tf.keras.Model(trunk.input, features, name=name)
-    return cloning.swap_batch_norm(model, bn_splits)
+    return cloning.swap_batch_norm(model, bn_splits, synchronized)
 
 
 def _keras_cv():

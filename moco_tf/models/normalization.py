@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from moco_tf.models import replica_statistics
+
 
 class BatchNorm(tf.keras.layers.Layer):
     """Batch normalisation over the last axis (arXiv:1502.03167).
@@ -9,12 +11,15 @@ class BatchNorm(tf.keras.layers.Layer):
     In training the batch is cut in `splits` groups of contiguous rows and each
     is normalised by its own mean and variance, so that one replica with R
     groups computes what R replicas compute (MoCo v1, section 3.3).
+    Synchronised, R replicas compute what one does with the whole batch in one
+    group, as in fine-tuning (section 4.2).
 
     Differences to keras.layers.BatchNormalization:
       * `training=True` uses the batch's statistics whatever `trainable` is: a
         frozen key encoder still normalises by its batch.
       * The moving statistics belong to the replica. They change without
-        communication; reading and saving takes the first replica's.
+        communication; reading and saving takes the first replica's (those of
+        all are the same where they are synchronised).
       * The moving variance is unbiased (Bessel's correction), as in torch.
 
     Parameters and statistics are float32 under a mixed-precision policy too.
@@ -32,6 +37,7 @@ class BatchNorm(tf.keras.layers.Layer):
         epsilon=1e-5,
         center=True,
         scale=True,
+        synchronized=False,
         **kwargs,
     ):
         """Checks the arguments.
@@ -43,6 +49,8 @@ class BatchNorm(tf.keras.layers.Layer):
           epsilon: positive float, added to the variance.
           center: whether there is a beta.
           scale: whether there is a gamma.
+          synchronized: whether training takes the statistics of the batches of
+            all replicas together; `splits` must be 1 then.
           **kwargs: of keras.layers.Layer (name, dtype, trainable).
 
         Raises:
@@ -59,11 +67,18 @@ class BatchNorm(tf.keras.layers.Layer):
                 "momentum must lie in 0..1 and epsilon above 0. Received "
                 f"momentum={momentum}, epsilon={epsilon}."
             )
+        if synchronized and splits != 1:
+            raise ValueError(
+                "Synchronised statistics are those of one group of all "
+                f"samples. Received splits={splits}, synchronized=True. Pass "
+                "splits=1."
+            )
         self.splits = int(splits)
         self.momentum = float(momentum)
         self.epsilon = float(epsilon)
         self.center = center
         self.scale = scale
+        self.synchronized = synchronized
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -136,6 +151,8 @@ class BatchNorm(tf.keras.layers.Layer):
             return self._fused(
                 images, False, self.moving_mean, self.moving_variance
             )[0]
+        if self.synchronized and replica_statistics.replica_count() > 1:
+            return self._normalize_globally(images)
         self._check_batch(images.shape)
         groups = [images]
         if self.splits > 1:
@@ -149,6 +166,20 @@ class BatchNorm(tf.keras.layers.Layer):
         self._update(self.moving_mean, means)
         self._update(self.moving_variance, variances)
         return outputs[0] if self.splits == 1 else tf.concat(outputs, axis=0)
+
+    def _normalize_globally(self, images):
+        """As one fused op over the batches of all replicas would."""
+        rows = tf.cast(images, tf.float32)
+        mean, variance, count = replica_statistics.moments(rows)
+        self._update(self.moving_mean, [mean])
+        self._update(self.moving_variance, [variance * count / (count - 1.0)])
+        scale = tf.math.rsqrt(variance + self.epsilon)
+        outputs = (rows - mean) * (
+            scale if self.gamma is None else scale * self.gamma
+        )
+        if self.beta is not None:
+            outputs += self.beta
+        return tf.cast(outputs, images.dtype)
 
     def _fused(self, images, training, mean, variance):
         """Output, mean and (in training: unbiased) variance of a group."""
@@ -201,4 +232,5 @@ class BatchNorm(tf.keras.layers.Layer):
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
+            "synchronized": self.synchronized,
         }

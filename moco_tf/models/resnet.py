@@ -24,6 +24,7 @@ def resnet(
     bn_splits=1,
     image_size=None,
     precision="float32",
+    synchronized=False,
 ):
     """Makes a ResNet trunk with average pooling and no classifier.
 
@@ -41,6 +42,8 @@ def resnet(
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16". Variables and
         the output are float32 with each.
+      synchronized: whether every BatchNorm takes the statistics of all
+        replicas' batches; `bn_splits` must be 1 then.
 
     Returns:
       keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
@@ -50,7 +53,7 @@ def resnet(
     """
     _check(depth, width, stem, precision)
     blocks, bottleneck = DEPTHS[depth]
-    layers = _Layers(bn_splits, precision)
+    layers = _Layers(bn_splits, precision, synchronized)
     channels = _scaled(64, width)
     images = tf.keras.Input([image_size, image_size, 3], name="image")
     x = _stem(layers, images, channels, stem)
@@ -140,11 +143,12 @@ def _block(layers, x, channels, stride, bottleneck, name):
 
 
 class _Layers:
-    """Makes layers of one precision and one number of BatchNorm groups."""
+    """Makes layers of one precision and one kind of BatchNorm."""
 
-    def __init__(self, bn_splits, precision):
+    def __init__(self, bn_splits, precision, synchronized):
         self.bn_splits = bn_splits
         self.precision = precision
+        self.synchronized = synchronized
 
     def conv(self, x, filters, kernel, stride, name, initializer=None):
         """A convolution without bias, padded by kernel // 2 on each side."""
@@ -169,7 +173,10 @@ class _Layers:
 
     def norm(self, x, name):
         return normalization.BatchNorm(
-            self.bn_splits, dtype=self.precision, name=name
+            self.bn_splits,
+            synchronized=self.synchronized,
+            dtype=self.precision,
+            name=name,
         )(x)
 
     def relu(self, x, name):

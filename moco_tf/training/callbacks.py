@@ -41,8 +41,8 @@ class PretrainCallback(steps.StepCallback):
           guard: Guard of this process.
 
         Attributes:
-          knn: function of an encoder -> dict of top-1 fractions by layer, or
-            None.
+          knn: function of an encoder -> dict of figures by column of
+            metrics.csv, or None.
         """
         super().__init__(steps_per_epoch, last_step, guard)
         self.config = config
@@ -127,8 +127,7 @@ class PretrainCallback(steps.StepCallback):
         row = {"epoch_loss": _epoch_mean(rows, "loss")}
         every, epochs = self.config.knn.every_epochs, self.config.train.epochs
         if self.knn and (epoch % every == 0 or epoch == epochs):
-            found = self.knn(self.model.query_encoder)
-            row |= {f"knn_{layer}": top1 for layer, top1 in found.items()}
+            row |= self.knn(self.model.query_encoder)
             self.newest_knn = self._judge(row)
         if self._judge(row) > self.best_knn:
             self.best_knn = self._judge(row)

@@ -17,7 +17,12 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate, momentum=0.9, weight_decay=0.0, name="sgd"
+        self,
+        learning_rate,
+        momentum=0.9,
+        weight_decay=0.0,
+        name="sgd",
+        rate_factors=(),
     ):
         """Makes the optimiser.
 
@@ -27,12 +32,17 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
           weight_decay: float, added to the gradient as weight_decay * w, after
             the reduction over replicas. BatchNorm and biases decay too.
           name: of the optimiser.
+          rate_factors: (variable, factor) pairs: the learning rate of these
+            variables is as many times larger; no part of get_config().
         """
         # Keras' argument would decay by the decoupled rule.
         super().__init__(name=name, weight_decay=None, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
         self.coupled_decay = weight_decay
+        self._rate_factors = {
+            self._var_key(variable): factor for variable, factor in rate_factors
+        }
 
     def build(self, var_list):
         super().build(var_list)
@@ -46,11 +56,13 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable):
         """Updates one weight inside a replica, with the reduced gradient."""
-        position = self._index_dict[self._var_key(variable)]
+        key = self._var_key(variable)
+        position = self._index_dict[key]
         velocity = self.velocities[position]
         gradient = gradient + self.coupled_decay * variable
         velocity.assign(self.momentum * velocity + gradient)
         rate = tf.cast(self.learning_rate, variable.dtype)
+        rate = rate * self._rate_factors.get(key, 1.0)
         variable.assign_sub(rate * velocity)
 
     def get_config(self):

@@ -38,7 +38,11 @@ class Scores:
 
     def __call__(self, encoder):
         backbone, projection = self.scores.pop(0)
-        return {"backbone": backbone, "projection": projection}
+        return {
+            "knn_backbone": backbone,
+            "knn_projection": projection,
+            "uniformity": -2.0 - backbone,
+        }
 
 
 def _config(every_epochs=1, features="backbone", log=3, save=0, epochs=3):
@@ -160,6 +164,13 @@ def test_knn_runs_every_few_epochs_and_after_the_last(method, tmp_path):
     rows = _drive(callback, method, [1.0] * 20)
     done = [row["epoch"] for row in rows if row["knn_backbone"] is not None]
     assert done == [2, 4, 5]
+
+
+def test_what_the_measure_finds_beside_knn_is_in_the_row(method, tmp_path):
+    callback = _start(tmp_path, method, _config(), Scores((0.5, 0.25)))
+    rows = _drive(callback, method, [1.0] * 4)
+    assert [row["uniformity"] for row in rows] == [None, -2.5]
+    assert rows[-1]["alignment"] is None
 
 
 def test_checkpoints_come_within_an_epoch_and_at_its_end(method, tmp_path):

@@ -36,6 +36,19 @@ def test_the_velocity_does_not_contain_the_rate():
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
 
+def test_a_variable_may_have_a_larger_rate():
+    slow, fast = tf.Variable(1.0), tf.Variable(1.0)
+    optimizer = optimizers.MomentumSGD(
+        0.5, momentum=0.9, weight_decay=0.1, rate_factors=[(fast, 3.0)]
+    )
+    zero = tf.constant(0.0)
+    for _ in range(2):
+        optimizer.apply_gradients([(zero, slow), (zero, fast)])
+    # v = 0.1, then 0.9 * 0.1 + 0.1 * w: the decay is not multiplied twice.
+    np.testing.assert_allclose(slow, 0.95 - 0.5 * 0.185, rtol=1e-6)
+    np.testing.assert_allclose(fast, 0.85 - 1.5 * 0.175, rtol=1e-6)
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="'sgd', 'lamb' or 'sgdw'.*adam"):
         optimizers.make_optimizer("adam", 0.1, 0.9, 0.0)
