@@ -19,7 +19,9 @@ class Features(NamedTuple):
     skipped: list[str]  # names of the images that could not be read
 
 
-def evaluation_batches(source, recipe, image_size, batch_size, threads=0):
+def evaluation_batches(
+    source, recipe, image_size, batch_size, first=0, view=None
+):
     """Yields the evaluation view of every image once, in order.
 
     An image that cannot be read is left out; its index is missing.
@@ -27,22 +29,26 @@ def evaluation_batches(source, recipe, image_size, batch_size, threads=0):
     Args:
       source: Source. recipe: views.Recipe; `recipe.evaluate` is applied.
       image_size: side of the views, pixels. batch_size: images per batch.
-      threads: parallel decodes; 0 = as many as the machine has cores.
+      first: place of the first image.
+      view: another view, a function of uint8 [H, W, 3] and int64 index.
 
     Returns:
       tf.data.Dataset of (uint8 [n, S, S, 3], int64 [n] index), n equal to
       batch_size but for the last batch.
     """
-    workers = threads or tf.data.AUTOTUNE
 
-    def view(record, index):
-        image = recipe.evaluate(source.image(record), image_size)
+    def make(record, index):
+        image = source.image(record)
+        if view is None:
+            image = recipe.evaluate(image, image_size)
+        else:
+            image = view(image, index)
         return tf.ensure_shape(image, [image_size, image_size, 3]), index
 
-    dataset = tf.data.Dataset.range(len(source)).batch(batch_size)
+    dataset = tf.data.Dataset.range(first, len(source)).batch(batch_size)
     dataset = dataset.map(lambda index: (source.records(index), index))
     dataset = dataset.unbatch()
-    dataset = dataset.map(view, workers, deterministic=True)
+    dataset = dataset.map(make, tf.data.AUTOTUNE, deterministic=True)
     if source.may_fail:
         # Before the batch: one bad image takes no other with it.
         dataset = dataset.ignore_errors()
@@ -56,8 +62,8 @@ def _encode(encoder, images, mean, std):
     return encoder.features(views.normalize(images, mean, std))
 
 
-def _missing_names(source, index, total):
-    """Names the images that are not in `index`, and warns of them."""
+def missing_names(source, index, total):
+    """Names of the images that are not in `index`; warns of them."""
     present = np.zeros(total, bool)
     present[index] = True
     skipped = [source.name(int(i)) for i in np.flatnonzero(~present)]
@@ -73,18 +79,19 @@ def _missing_names(source, index, total):
     return skipped
 
 
-def _collect(source, recipe, image_size, batch_size, encode):
+def _collect(source, recipe, image_size, batch_size, encode, view=None):
     """Runs `encode` over all batches.
 
     Args:
       encode: uint8 [batch_size, S, S, 3] -> tuple of float32 [batch_size, F].
+      view: as `evaluation_batches`.
 
     Returns:
       list with one [N, F] array per output, index int64 [N], skipped names.
     """
     outputs, indices = [], []
     for images, index in evaluation_batches(
-        source, recipe, image_size, batch_size
+        source, recipe, image_size, batch_size, view=view
     ):
         rows = len(index)
         # One batch shape, one trace: the last batch is filled and cut.
@@ -100,7 +107,7 @@ def _collect(source, recipe, image_size, batch_size, encode):
             + (f", the first is {source.name(0)}." if len(source) else ".")
         )
     index = np.concatenate(indices)
-    skipped = _missing_names(source, index, len(source))
+    skipped = missing_names(source, index, len(source))
     return (
         [np.concatenate(x) for x in zip(*outputs, strict=True)],
         index,
@@ -108,19 +115,21 @@ def _collect(source, recipe, image_size, batch_size, encode):
     )
 
 
-def _labels_of(source, index):
+def labels_of(source, index):
+    """Labels int64 [n] of int64 [n] places of a source, or None."""
     if source.labels is None:
         return None
     return np.asarray(source.labels, np.int64)[index]
 
 
-def extract(encoder, source, recipe, image_size, batch_size):
+def extract(encoder, source, recipe, image_size, batch_size, view=None):
     """Encodes every readable image of a source in inference mode.
 
     Args:
       encoder: encoder.Encoder. source: Source. recipe: views.Recipe.
       image_size: side of the images, pixels.
       batch_size: images per forward pass; does not change the result.
+      view: None for the evaluation view, or as `evaluation_batches`.
 
     Returns:
       Features. Images that cannot be read are in `skipped` by name, and a
@@ -135,9 +144,10 @@ def extract(encoder, source, recipe, image_size, batch_size):
         image_size,
         batch_size,
         lambda images: _encode(encoder, images, recipe.mean, recipe.std),
+        view,
     )
     return Features(
-        backbone, projection, _labels_of(source, index), index, skipped
+        backbone, projection, labels_of(source, index), index, skipped
     )
 
 
@@ -164,39 +174,50 @@ def raw_pixels(source, recipe, size, batch_size=256):
     (pixels,), index, skipped = _collect(
         source, recipe, size, batch_size, flatten
     )
-    return Features(pixels, None, _labels_of(source, index), index, skipped)
+    return Features(pixels, None, labels_of(source, index), index, skipped)
 
 
-def common_labels(bank_source, query_source):
+def common_labels(bank, query, names=("bank", "query set")):
     """Returns the query set's labels in the bank's numbering, and the count.
 
     Class folders are numbered by name, so a query set that lacks a class
     numbers the others differently; names, where both have them, decide.
 
+    Args:
+      bank, query: Sources. names: what messages call them.
+
     Returns:
-      labels: int64 [len(query_source)]. classes: number of classes.
+      labels: int64 [len(query)]. classes: number of classes.
 
     Raises:
       ValueError: for a source without labels, or a class the bank lacks.
     """
-    for name, source in (("bank", bank_source), ("query", query_source)):
+    for name, source in zip(names, (bank, query), strict=True):
         if source.labels is None:
             raise ValueError(
-                f"kNN needs labels. The {name} has none: give a folder of "
-                "class folders or a data set that has labels."
+                f"An evaluation needs labels. The {name} has none: give a "
+                "folder of class folders or a data set that has labels."
             )
-    labels = np.asarray(query_source.labels, np.int64)
-    known, asked = bank_source.class_names, query_source.class_names
+    labels = np.asarray(query.labels, np.int64)
+    known, asked = bank.class_names, query.class_names
     if known is not None and asked is not None:
         missing = sorted(set(asked) - set(known))
         if missing:
             raise ValueError(
-                "kNN's bank must hold every class of the query set. Missing "
-                f"in the bank: {', '.join(missing)}. Give a bank of the same "
-                "classes."
+                f"The {names[0]} must hold every class of the {names[1]}. "
+                f"Received {len(known)} classes and {len(asked)}; missing in "
+                f"the {names[0]}: {', '.join(missing)}. Give sources of the "
+                "same classes."
             )
         number = {name: place for place, name in enumerate(known)}
         labels = np.array([number[name] for name in asked], np.int64)[labels]
         return labels, len(known)
-    highest = max(np.max(bank_source.labels), np.max(labels))
-    return labels, int(highest) + 1
+    classes = int(np.max(bank.labels, initial=-1)) + 1
+    highest = int(np.max(labels, initial=-1))
+    if highest >= classes:
+        raise ValueError(
+            f"The {names[0]} must hold every class of the {names[1]}. "
+            f"Received {classes} classes and the label {highest}. Give "
+            "sources of the same classes."
+        )
+    return labels, classes

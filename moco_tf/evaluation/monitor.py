@@ -1,11 +1,22 @@
-"""kNN of the encoder while it trains."""
+"""kNN and representation of the encoder while it trains."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
 
 from moco_tf.data import sources, views
-from moco_tf.evaluation import knn
+from moco_tf.evaluation import features, knn, representation
+
+_PAIRS = 512  # images of which two training views are compared
 
 
 class KnnMonitor:
-    """kNN of an encoder between two labelled sources, for one run."""
+    """kNN of an encoder between two labelled sources, for one run.
+
+    The features that it takes also tell, without labels, what the
+    representation is like.
+    """
 
     def __init__(self, config):
         """Opens both sources and checks their labels.
@@ -18,35 +29,92 @@ class KnnMonitor:
         self.bank = sources.open_source(config.knn.bank)
         self.query = sources.open_source(config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
+        self.truth, self.classes = features.common_labels(self.bank, self.query)
 
     def __call__(self, encoder):
-        """Top-1 fractions of the encoder's layers, by layer name."""
-        knn_config = self.config.knn
-        return knn.compare(
-            encoder,
-            self.bank,
-            self.query,
-            self.recipe,
-            self.config.data.image_size,
-            knn_config.batch_size,
-            knn_config.k,
-            knn_config.temperature,
-        )
+        """Measures an encoder.
+
+        Returns:
+          dict of figures by column of metrics.csv: knn_backbone and
+          knn_projection, top-1 fractions; of the query set's backbone features
+          uniformity, effective_rank and feature_norm; alignment of two random
+          training views. With one image that can be read, kNN alone.
+        """
+        bank = self._extract(encoder, self.bank)
+        query = self._extract(encoder, self.query)
+        found = {
+            f"knn_{layer}": top1
+            for layer, top1 in self._knn(bank, query).items()
+        }
+        if len(query.index) > 1:  # one image has no other to be far from
+            found |= representation.describe(query.backbone)
+            found["alignment"] = self._alignment(encoder, query.index)
+        return found
 
     def baseline(self, encoder):
         """Words for the kNN of raw pixels and of the untrained encoder."""
         knn_config = self.config.knn
-        size = self.config.data.image_size
         pixels = knn.compare_pixels(
             self.bank,
             self.query,
             self.recipe,
-            size,
+            self.config.data.image_size,
             knn_config.k,
             knn_config.temperature,
         )
-        untrained = self(encoder)[knn_config.features]
+        untrained = self._knn(
+            self._extract(encoder, self.bank),
+            self._extract(encoder, self.query),
+        )[knn_config.features]
         return (
             f"raw pixels {100 * pixels:.2f} %  untrained encoder "
             f"({knn_config.features}) {100 * untrained:.2f} %"
         )
+
+    def _extract(self, encoder, source, view=None):
+        return features.extract(
+            encoder,
+            source,
+            self.recipe,
+            self.config.data.image_size,
+            self.config.knn.batch_size,
+            view,
+        )
+
+    def _knn(self, bank, query):
+        return knn.compare(
+            bank,
+            query,
+            self.truth[query.index],
+            self.classes,
+            self.config.knn.k,
+            self.config.knn.temperature,
+        )
+
+    def _alignment(self, encoder, readable):
+        """Of two training views of a fixed part of the readable queries."""
+        count = min(_PAIRS, len(readable))
+        spread = np.linspace(0, len(readable) - 1, count).astype(np.int64)
+        subset = sources.Subset(self.query, readable[spread])
+        first, second = (
+            self._extract(
+                encoder, subset, functools.partial(self._view, number)
+            )
+            for number in (0, 1)
+        )
+        # A file may have become unreadable between the two.
+        _, left, right = np.intersect1d(
+            first.index, second.index, assume_unique=True, return_indices=True
+        )
+        return representation.alignment(
+            first.backbone[left], second.backbone[right]
+        )
+
+    # AutoGraph would take a second, of every epoch, to read the recipe.
+    @tf.autograph.experimental.do_not_convert
+    def _view(self, number, image, index):
+        """Training view 0 or 1 of an image, the same one in every epoch."""
+        # Below 0, where no step of the training draws its views.
+        place = -1 - (2 * index + number)
+        seed = tf.stack([tf.constant(self.config.seed, tf.int64), place])
+        return self.recipe.augment(image, self.config.data.image_size, seed)

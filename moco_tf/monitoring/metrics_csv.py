@@ -14,6 +14,10 @@ COLUMNS = (
     "epoch_loss",
     "knn_backbone",
     "knn_projection",
+    "alignment",
+    "uniformity",
+    "effective_rank",
+    "feature_norm",
 )
 
 
@@ -37,6 +41,46 @@ def _number(text):
         return float(text)
 
 
+def read(path):
+    """Reads a file, of a running or finished run, and leaves it as it is.
+
+    Args:
+      path: of the CSV file, of any version.
+
+    Returns:
+      list of dicts: int or float by column, None if empty; all of the file's
+      columns. A torn last line is left out.
+
+    Raises:
+      OSError: if there is no such file. ValueError: if it is damaged.
+    """
+    header, rows, _ = _parse(path)
+    return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
+
+
+def _parse(path):
+    """Returns the header, rows of texts, and whether the end is torn."""
+    with open(path, encoding="ascii", newline="") as file:
+        lines = file.read().split("\n")
+    torn = lines.pop() != ""  # a complete file ends with a line break
+    if not lines:
+        return [], [], True
+    header = lines[0].split(",")
+    rows = [line.split(",") for line in lines[1:]]
+    for place, row in enumerate(rows, start=2):
+        try:
+            valid = len(row) == len(header) and int(row[0]) >= 0
+            [_number(text) for text in row]
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"{path} is damaged at line {place}: {','.join(row)!r}. "
+                "Remove the line, or move the file away to start a new one."
+            )
+    return header, rows, torn
+
+
 class MetricsFile:
     """A CSV file with a fixed header and one row per step, steps ascending.
 
@@ -53,49 +97,42 @@ class MetricsFile:
           columns: names of the figures; "step" stands before them.
 
         Raises:
-          ValueError: if the file has another header or a damaged line that
-            is not the last.
+          ValueError: if the file has columns that are not known or a damaged
+            line that is not the last.
+
+        Side effects: a file of an earlier version gets the newer columns.
         """
         self._path = os.fspath(path)
         self._columns = ("step", *columns)
         self._file = None
-        rows, torn = [], False
+        rows, stale = [], True
         if os.path.exists(self._path):
-            rows, torn = self._read()
+            rows, stale = self._read()
         # A file killed while its header was written is torn without rows.
-        if torn or not os.path.exists(self._path):
+        if stale:
             self._rewrite(rows)
         self._last = rows[-1] if rows else None
         self._file = open(self._path, "a", encoding="ascii", newline="")
 
     def _read(self):
-        """Returns the rows as lists of texts, and whether the end is torn."""
-        with open(self._path, encoding="ascii", newline="") as file:
-            lines = file.read().split("\n")
-        torn = lines.pop() != ""  # a complete file ends with a line break
-        if not lines:
+        """Returns the rows as lists of texts, and whether to write them anew.
+
+        A file of an earlier version lacks columns: they are empty.
+        """
+        header, rows, torn = _parse(self._path)
+        if not header:
             return [], True
-        header = ",".join(self._columns)
-        if lines[0] != header:
+        if header[0] != "step" or not set(header) <= set(self._columns):
             raise ValueError(
                 f"{self._path} must have the header of this version, "
-                f"{header!r}. Received {lines[0]!r}. Move the file away to "
-                "start a new one."
+                f"{','.join(self._columns)!r}, or of an earlier one. Received "
+                f"{','.join(header)!r}. Move the file away to start a new one."
             )
-        rows = [line.split(",") for line in lines[1:]]
-        for place, row in enumerate(rows, start=2):
-            try:
-                valid = len(row) == len(self._columns) and int(row[0]) >= 0
-                [_number(text) for text in row]
-            except ValueError:
-                valid = False
-            if not valid:
-                raise ValueError(
-                    f"{self._path} is damaged at line {place}: "
-                    f"{','.join(row)!r}. Remove the line, or move the file "
-                    "away to start a new one."
-                )
-        return rows, torn
+        older = header != list(self._columns)
+        if older:
+            named = [dict(zip(header, row, strict=True)) for row in rows]
+            rows = [[row.get(c, "") for c in self._columns] for row in named]
+        return rows, torn or older
 
     def _rewrite(self, rows):
         """Replaces the file in one step: readers see the old or the new."""

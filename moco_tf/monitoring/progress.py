@@ -83,7 +83,7 @@ class Progress:
 
         Args:
           step: steps of the run that are done.
-          values: dict with any of loss (nats), instance_top1 (0..1),
+          values: dict with any of loss (nats), instance_top1, top1 (0..1),
             images_per_second, input_wait_share (0..1), knn_backbone and
             knn_projection (0..1); None = no news.
         """
@@ -121,7 +121,9 @@ class Progress:
             texts["loss"] = f"loss {float(values['loss']):.2f}{chance}"
         if "instance_top1" in values:
             share = 100 * float(values["instance_top1"])
-            texts["top1"] = f"instance_top1 {share:.1f} %"
+            texts["instance_top1"] = f"instance_top1 {share:.1f} %"
+        if "top1" in values:
+            texts["top1"] = f"top-1 {100 * float(values['top1']):.1f} %"
         for layer in ("backbone", "projection"):
             if f"knn_{layer}" in values:
                 share = 100 * float(values[f"knn_{layer}"])

@@ -20,6 +20,10 @@ TAGS = {
     "input_wait_share": "speed/input_wait_share",
     "knn_backbone": "knn/backbone",
     "knn_projection": "knn/projection",
+    "alignment": "representation/alignment",
+    "uniformity": "representation/uniformity",
+    "effective_rank": "representation/effective_rank",
+    "feature_norm": "representation/feature_norm",
 }
 _NOT_CHARTED = ("step", "steps", "epoch")
 

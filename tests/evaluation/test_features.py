@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import logging
 
 from moco_tf.evaluation import features
@@ -8,17 +9,16 @@ from tests.evaluation import fakes
 VALUES = [0, 51, 102, 153, 204, 255, 25]
 
 
-def _batches(source, batch_size, threads=0):
+def _batches(source, batch_size, first=0, view=None):
     return list(
         features.evaluation_batches(
-            source, fakes.RECIPE, 4, batch_size, threads
+            source, fakes.RECIPE, 4, batch_size, first, view
         ).as_numpy_iterator()
     )
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_every_image_comes_once_in_order(threads):
-    batches = _batches(fakes.Source(VALUES), 3, threads)
+def test_every_image_comes_once_in_order():
+    batches = _batches(fakes.Source(VALUES), 3)
     assert [len(index) for _, index in batches] == [3, 3, 1]
     images = np.concatenate([images for images, _ in batches])
     assert images.shape == (7, 4, 4, 3)
@@ -27,6 +27,21 @@ def test_every_image_comes_once_in_order(threads):
     index = np.concatenate([index for _, index in batches])
     assert index.tolist() == list(range(7))
     assert index.dtype == np.int64
+
+
+def test_batches_start_at_any_image():
+    (images, index), *others = _batches(fakes.Source(VALUES), 3, first=5)
+    assert index.tolist() == [5, 6]
+    assert images[:, 0, 0, 0].tolist() == [255, 25]
+    assert not others
+
+
+def test_another_view_knows_the_image_and_its_place():
+    def view(image, index):
+        return image[:4, :4] // 5 + tf.cast(index, tf.uint8)
+
+    (images, _), *_ = _batches(fakes.Source(VALUES), 3, view=view)
+    assert images[:, 0, 0, 0].tolist() == [0 + 0, 10 + 1, 20 + 2]
 
 
 def test_a_source_that_cannot_fail_is_not_guarded():
@@ -138,19 +153,26 @@ def test_labels_follow_the_class_names_of_the_bank():
 
 def test_labels_without_names_are_taken_as_numbers():
     labels, classes = features.common_labels(
-        fakes.Source([0] * 2, [0, 4]), fakes.Source([0], [7])
+        fakes.Source([0] * 2, [0, 7]), fakes.Source([0], [4])
     )
-    assert labels.tolist() == [7]
+    assert labels.tolist() == [4]
     assert classes == 8
+
+
+def test_a_label_above_those_of_the_bank_is_refused_with_both_values():
+    with pytest.raises(ValueError, match="8 classes and the label 9"):
+        features.common_labels(
+            fakes.Source([0] * 2, [0, 7]), fakes.Source([0], [9])
+        )
 
 
 def test_a_class_that_the_bank_lacks_is_refused_by_name():
     bank = fakes.Source([0], [0], class_names=["ant"])
     query = fakes.Source([0] * 2, [0, 1], class_names=["ant", "bee"])
-    with pytest.raises(ValueError, match="Missing in the bank: bee"):
+    with pytest.raises(ValueError, match="1 classes and 2; .* bank: bee"):
         features.common_labels(bank, query)
 
 
 def test_a_source_without_labels_cannot_be_compared():
-    with pytest.raises(ValueError, match="The query has none"):
+    with pytest.raises(ValueError, match="The query set has none"):
         features.common_labels(fakes.Source([0], [0]), fakes.Source([0]))

@@ -98,6 +98,46 @@ def test_another_header_is_refused(tmp_path):
         _file(tmp_path)
 
 
+def test_a_file_of_an_earlier_version_gets_the_newer_columns(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,speed\n50,0.5,83\n97,0.25,\n100,0.")
+    metrics = _file(tmp_path, ("loss", "rank", "speed"))
+    assert _text(tmp_path) == "step,loss,rank,speed\n50,0.5,,83\n97,0.25,,\n"
+    metrics.append({"step": 97, "rank": 7.5})
+    assert metrics.rows() == [
+        {"step": 50, "loss": 0.5, "rank": None, "speed": 83},
+        {"step": 97, "loss": 0.25, "rank": 7.5, "speed": None},
+    ]
+
+
+def test_a_run_of_the_version_before_can_go_on(tmp_path):
+    older = (
+        "step,epoch,steps,loss,instance_top1,learning_rate,images_per_second,"
+        "input_wait_share,unreadable,epoch_loss,knn_backbone,knn_projection"
+    )
+    row = "4,1,4,2.5,0.25,0.06,30.0,0.1,0,2.5,0.5,0.75"
+    (tmp_path / "metrics.csv").write_text(f"{older}\n{row}\n")
+    metrics = metrics_csv.MetricsFile(tmp_path / "metrics.csv")
+    metrics.append({"step": 8, "knn_backbone": 0.625, "effective_rank": 9.5})
+    first, second = metrics.rows()
+    assert (first["knn_projection"], first["effective_rank"]) == (0.75, None)
+    assert (second["knn_backbone"], second["effective_rank"]) == (0.625, 9.5)
+
+
+def test_reading_leaves_the_file_as_it_is(tmp_path):
+    path = tmp_path / "metrics.csv"
+    text = "step,accuracy\n50,0.5\n60,\n70,0."
+    path.write_text(text)
+    assert metrics_csv.read(path) == [
+        {"step": 50, "accuracy": 0.5},
+        {"step": 60, "accuracy": None},
+    ]
+    assert path.read_text() == text
+    path.write_text("step,accuracy\n50,0.5\n60\n70,1.0\n")
+    with pytest.raises(ValueError, match="line 3: '60'"):
+        metrics_csv.read(path)
+
+
 def test_an_unknown_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="columns lr; known: step, loss"):
         _file(tmp_path).append({"step": 1, "lr": 0.1})

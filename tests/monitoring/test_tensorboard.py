@@ -70,6 +70,19 @@ def test_knn_without_loss_brings_no_chance(tmp_path):
     }
 
 
+def test_the_figures_of_the_representation_are_a_group(tmp_path):
+    writer = tensorboard.ScalarWriter(tmp_path)
+    writer.write({"step": 9, "alignment": 0.25, "effective_rank": 7.5})
+    writer.write({"step": 18, "uniformity": -2.5, "feature_norm": 4.0})
+    writer.close()
+    assert _read(tmp_path) == {
+        "representation/alignment": [(9, 0.25)],
+        "representation/effective_rank": [(9, 7.5)],
+        "representation/uniformity": [(18, -2.5)],
+        "representation/feature_norm": [(18, 4.0)],
+    }
+
+
 def test_tensorboard_recognises_the_points_as_scalars(tmp_path):
     _write(tmp_path, [1])
     reader = plugin_event_accumulator.EventAccumulator(str(tmp_path))

@@ -1,0 +1,136 @@
+import math
+
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.data import sources, views
+from moco_tf.evaluation import features, monitor
+from tests import small_run
+from tests.evaluation import fakes
+
+FIGURES = {
+    "knn_backbone",
+    "knn_projection",
+    "alignment",
+    "uniformity",
+    "effective_rank",
+    "feature_norm",
+}
+
+
+def _config(bank="bank", query="query", seed=3, size=4):
+    return ml_collections.ConfigDict(
+        {
+            "seed": seed,
+            "data": {"views": "v1", "image_size": size},
+            "knn": {
+                "bank": bank,
+                "query": query,
+                "batch_size": 4,
+                "k": 1,
+                "temperature": 0.1,
+                "features": "backbone",
+            },
+        }
+    )
+
+
+def _inverted_in_one_view(image, size, seed):
+    """One view of an image is as it is, the other its negative."""
+    image = tf.image.resize(image, [size, size], "nearest")
+    return tf.cond(seed[1] % 2 == 0, lambda: image, lambda: 255 - image)
+
+
+@pytest.fixture(name="make")
+def _make(monkeypatch):
+    """A function of the query set -> monitor of fake sources."""
+
+    def make(query, augment=_inverted_in_one_view):
+        bank = fakes.Source([0, 255], [0, 1])
+        opened = {"bank": bank, "query": query}
+        monkeypatch.setattr(sources, "open_source", opened.get)
+        recipe = fakes.RECIPE._replace(augment=augment)
+        monkeypatch.setitem(views.RECIPES, "v1", recipe)
+        return monitor.KnnMonitor(_config())
+
+    return make
+
+
+def test_knn_and_the_representation_are_measured_on_the_same_features(make):
+    # Backbone rows (0, 1), (1, 0), and the wrong label of the last (1, 0).
+    measure = make(fakes.Source([0, 255, 255], [0, 1, 0]))
+    found = measure(fakes.Encoder())
+    assert set(found) == FIGURES
+    assert found["knn_backbone"] == pytest.approx(2 / 3)
+    # Of three pairs two have the squared distance 2, one has 0.
+    expected = math.log((1 + 2 * math.exp(-4)) / 3)
+    assert found["uniformity"] == pytest.approx(expected, abs=1e-5)
+    assert found["effective_rank"] == pytest.approx(1.0)
+    assert found["feature_norm"] == pytest.approx(1.0)
+    # Each image's two views are at a right angle.
+    assert found["alignment"] == pytest.approx(2.0)
+
+
+def test_sources_are_encoded_once_and_with_one_trace(make, monkeypatch):
+    counts, extract = [], features.extract
+
+    def counted(encoder, source, *rest):
+        counts.append(len(source))
+        return extract(encoder, source, *rest)
+
+    monkeypatch.setattr(features, "extract", counted)
+    monkeypatch.setattr(monitor, "_PAIRS", 3)
+    encoder = fakes.Encoder()
+    measure = make(fakes.Source([0, 255, 0, 255, 0], [0, 1, 0, 1, 0]))
+    measure(encoder)
+    measure(encoder)
+    # Bank, query set, and two views of no more images than are wanted.
+    assert counts == [2, 5, 3, 3] * 2
+    assert encoder.traces == 1
+
+
+def test_views_are_of_images_that_can_be_read(make):
+    values = [0, 255, 51, 204, 102]
+    drawn = []
+
+    def augment(image, size, seed):
+        def note(pixel, place):
+            drawn.append((int(pixel), int(place)))
+            return np.int32(0)
+
+        noted = tf.numpy_function(note, [image[0, 0, 0], seed[1]], tf.int32)
+        with tf.control_dependencies([noted]):
+            return tf.image.resize(image, [size, size], "nearest")
+
+    measure = make(fakes.Source(values, [0, 1, 0, 1, 0], broken=[2]), augment)
+    found = measure(fakes.Encoder())
+    assert found["alignment"] == pytest.approx(0.0)
+    assert sorted(pixel for pixel, _ in drawn) == sorted(2 * [0, 255, 204, 102])
+    # No two views share their random numbers, with none of the training's.
+    assert sorted(place for _, place in drawn) == list(range(-8, 0))
+
+
+def test_one_image_that_can_be_read_has_a_knn_only(make):
+    measure = make(fakes.Source([0, 255], [0, 1], broken=[1]))
+    found = measure(fakes.Encoder())
+    assert found == {"knn_backbone": 1.0, "knn_projection": 1.0}
+
+
+def test_the_views_follow_the_seed_of_the_run(tmp_path):
+    spec = f"folder:{small_run.write_images(tmp_path, 6)}"
+    found = [
+        monitor.KnnMonitor(_config(spec, spec, seed, size=16))(fakes.Encoder())
+        for seed in (3, 3, 4)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["alignment"] > 0
+    assert found[0]["alignment"] != found[2]["alignment"]
+
+
+def test_the_baseline_names_the_layer_and_both_figures(make):
+    measure = make(fakes.Source([0, 255, 255, 0], [0, 1, 0, 0]))
+    assert measure.baseline(fakes.Encoder()) == (
+        "raw pixels 75.00 %  untrained encoder (backbone) 75.00 %"
+    )
