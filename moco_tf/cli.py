@@ -5,7 +5,7 @@ import sys
 import traceback
 
 import moco_tf
-from moco_tf import command_line, quiet
+from moco_tf import cli_evaluation, command_line, config_fields, quiet
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
 from moco_tf.cluster import meeting, places
@@ -54,27 +54,6 @@ def _pretrain(options, config):
     guard.wait(60, "the end of the process")
 
 
-def _knn(options, config):
-    ks = command_line.numbers(int, "k", options.k)
-    temperatures = command_line.numbers(
-        float, "temperature", options.temperature
-    )
-    with quiet.imports(options.verbose):
-        from moco_tf.evaluation import knn
-        from moco_tf.training import distribution
-    distribution.make_strategy(options.devices)
-    knn.evaluate_run(
-        options.workdir,
-        bank=options.bank,
-        query=options.query,
-        ks=ks,
-        temperatures=temperatures,
-        features=options.features,
-        checkpoint=options.checkpoint,
-        baselines=options.baselines,
-    )
-
-
 COMMANDS = {
     "pretrain": command_line.Command(
         run=_pretrain,
@@ -94,22 +73,7 @@ COMMANDS = {
         ),
         required=("config", "workdir"),
     ),
-    "knn": command_line.Command(
-        run=_knn,
-        purpose="classify by the nearest neighbours among a run's features",
-        flags=(
-            "workdir",
-            "devices",
-            "bank",
-            "query",
-            "k",
-            "temperature",
-            "features",
-            "checkpoint",
-            "baselines",
-        ),
-        required=("workdir",),
-    ),
+    **cli_evaluation.COMMANDS,
 }
 
 
@@ -137,11 +101,11 @@ def run(argv=None):
         if options.help:
             print(
                 command_line.command_usage(
-                    name, COMMANDS[name], configs.names()
+                    name, COMMANDS[name], configs.names(name)
                 )
             )
             return 0
-        config = _load(options, overrides)
+        config = _load(name, options, overrides)
         quiet.prepare(options.verbose)
         COMMANDS[name].run(options, config)
     except command_line.UsageError as error:
@@ -161,17 +125,18 @@ def run(argv=None):
         print(f"moco-tf: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        again = " The same command resumes it." if argv[0] == "pretrain" else ""
+        resumes = argv[0] in config_fields.TABLES
+        again = " The same command resumes it." if resumes else ""
         print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
         return 130
     return 0
 
 
-def _load(options, overrides):
+def _load(name, options, overrides):
     """The configuration, for a command that takes one, else None."""
     if "config" not in options:
         return None
     try:
-        return configs.load(options.config, overrides)
+        return configs.load(options.config or name, overrides, name)
     except ValueError as error:
         raise command_line.UsageError(str(error)) from error

@@ -19,6 +19,7 @@ class Command(NamedTuple):
     purpose: str
     flags: tuple[str, ...]
     required: tuple[str, ...]
+    defaults: dict = {}  # flag -> (default, purpose), where not the usual ones
 
 
 _COMMON = ("verbose", "help")
@@ -43,6 +44,17 @@ _FLAGS = {
     "features": ("both", "backbone, projection or both"),
     "checkpoint": ("latest", "latest, best, a step or a path"),
     "baselines": (False, "also measure raw pixels and the untrained encoder"),
+    "saved_model": ("", "SavedModel or .keras to judge instead of a run"),
+    "views": ("", "views a SavedModel was trained with: v1, v2 or cifar"),
+    "image_size": ("0", "pixels of a SavedModel's images, where it takes any"),
+    "source": (None, "any source of images, with labels or without"),
+    "path": (None, "file to write: .npz or .parquet"),
+    "csv": (None, "file to write: one row a neighbour"),
+    "grid": ("", "picture to write: queries and their neighbours (.png)"),
+    "names": ("", "queries by name, with commas; none = all"),
+    "shown": ("10", "queries in the picture"),
+    "plot": ("", "instead, draw the logged figures against kNN (.png)"),
+    "output": ("", "folder of the results; none = one below the run's"),
     "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
     "help": (False, "show this text"),
 }
@@ -87,12 +99,17 @@ def parse(argv, commands):
     return name, values, overrides
 
 
+def _flag(command, name):
+    """Default and purpose of a command's flag."""
+    return command.defaults.get(name) or _FLAGS[name]
+
+
 def _parse_flags(command, argv):
     """Parses the flags of one command into FlagValues of its own."""
     allowed = (*command.flags, *_COMMON)
     values = flags.FlagValues()
     for name in allowed:
-        default, purpose = _FLAGS[name]
+        default, purpose = _flag(command, name)
         is_switch = isinstance(default, bool)
         define = flags.DEFINE_bool if is_switch else flags.DEFINE_string
         define(name, default, purpose, flag_values=values)
@@ -130,8 +147,8 @@ def numbers(kind, name, text):
 
 def usage(commands):
     """Returns the list of commands."""
-    lines = ["Usage: moco-tf COMMAND --workdir=DIR [flags]", "", "Commands:"]
-    lines += [f"  {name:<10}{c.purpose}" for name, c in commands.items()]
+    lines = ["Usage: moco-tf COMMAND [flags]", "", "Commands:"]
+    lines += [f"  {name:<12}{c.purpose}" for name, c in commands.items()]
     lines += ["", "moco-tf COMMAND --help lists the flags of a command."]
     return "\n".join(lines)
 
@@ -145,7 +162,7 @@ def command_usage(name, command, configurations):
     """
     rows = []
     for flag in (*command.flags, *_COMMON):
-        default, purpose = _FLAGS[flag]
+        default, purpose = _flag(command, flag)
         value = "" if isinstance(default, bool) else f"={flag.upper()}"
         rows.append((f"--{flag}{value}", purpose, default or ""))
     if "config" in command.flags:

@@ -51,7 +51,10 @@ def test_help_of_a_command_lists_its_flags(name, capsys, calls):
     "argv, message",
     [
         (["pretrian"], "There is no command 'pretrian'. Did you mean"),
-        (["train-it-all"], "Known: knn, pretrain."),
+        (
+            ["train-it-all"],
+            "Known: embed, finetune, knn, linear, neighbours, pretrain.",
+        ),
         (["pretrain", "--confg=x"], "Did you mean '--config'?"),
         (["pretrain", "--k=3"], "There is no flag --k."),
         (["pretrain", "--config=quickstart"], "--workdir must be given"),

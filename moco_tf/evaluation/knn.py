@@ -1,42 +1,36 @@
 """kNN of encoders: while a run trains, and of its checkpoints (`knn`)."""
 
-import numpy as np
-
-from moco_tf.data import sources, views
+from moco_tf.data import sources
+from moco_tf.evaluation import (
+    feature_store,
+    frozen,
+    representation,
+    restored,
+    voting,
+)
 from moco_tf.evaluation import features as features_lib
-from moco_tf.evaluation import restored, voting
-from moco_tf.training import checkpoints
 
 LAYERS = ("backbone", "projection")
+PAIRED = 10_000  # rows whose pairs are looked at; time grows by their square
 PIXELS_SIDE = 32  # larger pixels would need gigabytes and tell no more
 
 weighted_vote, top1, sweep = voting.weighted_vote, voting.top1, voting.sweep
 
 
-def compare(
-    encoder, bank_source, query_source, recipe, size, batch_size, k, temperature
-):
+def compare(bank, query, truth, classes, k, temperature):
     """Measures kNN top-1 of an encoder's two outputs.
 
     Args:
-      encoder: encoder.Encoder. bank_source, query_source: labelled Sources.
-      recipe: views.Recipe, whose evaluation view is used.
-      size: side of the images, pixels. batch_size: images per forward pass.
+      bank, query: features.Features. truth: int64 [n], the queries' labels in
+        the bank's numbering. classes: how many there are.
       k: neighbours. temperature: of the vote.
 
     Returns:
-      dict with "backbone" and "projection": top-1 accuracy, 0..1, of the
-      images that can be read (a warning names the others).
+      dict with "backbone" and "projection": top-1 accuracy, 0..1.
 
     Raises:
-      ValueError: as `sweep` and `features.common_labels` do.
+      ValueError: as `sweep` does.
     """
-    labels, classes = features_lib.common_labels(bank_source, query_source)
-    bank, query = (
-        features_lib.extract(encoder, source, recipe, size, batch_size)
-        for source in (bank_source, query_source)
-    )
-    truth = labels[query.index]
     return {
         layer: voting.top1(
             getattr(bank, layer),
@@ -96,56 +90,65 @@ def check(bank_source, query_source, k):
     features_lib.common_labels(bank_source, query_source)
 
 
-def evaluate_run(
-    workdir,
+def evaluate(
+    judged,
+    store,
     bank="",
     query="",
     ks=(200,),
     temperatures=(0.1,),
     features="both",
-    checkpoint="latest",
     baselines=False,
 ):
-    """Measures and prints kNN of a run's checkpoint (the `knn` command).
+    """Measures and prints kNN of an encoder (the `knn` command).
 
     Args:
-      workdir: of the run.
+      judged: frozen.Frozen.
+      store: folder of stored features, kept for the next evaluation.
       bank, query: source specs; "" = those of the run's configuration.
       ks: neighbour counts. temperatures: of the vote; every pair is measured.
-      features: "backbone", "projection" or "both".
-      checkpoint: "latest", "best", a step, or the path of a checkpoint.
-      baselines: also measure raw pixels (at most 32 x 32) and the encoder
-        with random weights.
+      features: "backbone", "projection" or "both" (all that there are).
+      baselines: also measure raw pixels (at most 32 x 32) and, of a run, its
+        encoder with random weights.
 
     Returns:
       dict (name of the features, k, temperature) -> top-1 accuracy, 0..1.
 
     Raises:
-      ValueError: for a missing source, checkpoint or unknown features.
+      ValueError: for a missing source or unknown features.
+
+    Side effects: writes below `store`.
     """
-    layers = {"both": LAYERS}.get(features, (features,))
-    if not set(layers) <= set(LAYERS):
+    layers = judged.layers if features == "both" else (features,)
+    if not set(layers) <= set(judged.layers):
         raise ValueError(
-            "features must be 'backbone', 'projection' or 'both'. Received "
-            f"features={features!r}."
+            f"features must be both or one of {', '.join(judged.layers)}. "
+            f"Received features={features!r}."
         )
-    config = restored.load_config(workdir)
-    path = restored.find_checkpoint(workdir, checkpoint)
+    own = judged.config.knn if judged.config is not None else None
     specs = {
-        "bank": bank or config.knn.bank,
-        "query": query or config.knn.query,
+        "bank": bank or (own.bank if own else ""),
+        "query": query or (own.query if own else ""),
     }
     opened = _open(specs, ks, temperatures)
     labels, classes = features_lib.common_labels(*opened)
-    sets = _feature_sets(config, path, opened, layers, baselines)
+    sets = _feature_sets(judged, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
-    print(f"checkpoint  {path}")
+    print(f"encoder     {judged.title}")
     for (name, spec), found in zip(specs.items(), sets[-1][2:], strict=True):
         print(
             f"{name:<10}  {spec}: {len(found.index)} images, {classes} classes"
             f", {len(found.skipped)} unreadable left out"
         )
-    return _print_table(sets, labels, ks, temperatures, classes)
+    result = _print_table(sets, labels, ks, temperatures, classes)
+    print("\nwithout labels, of the query images:")
+    for name, layer, _, found in sets:
+        rows = found.rows[layer]
+        rows = rows[:: -(-len(rows) // PAIRED)]
+        figures = representation.describe(rows).items()
+        text = "  ".join(f"{key} {value:.3f}" for key, value in figures)
+        print(f"{name:<22}{text}")
+    return result
 
 
 def _open(specs, ks, temperatures):
@@ -164,30 +167,33 @@ def _open(specs, ks, temperatures):
     return bank, query
 
 
-def _feature_sets(config, path, opened, layers, baselines):
-    """Returns (name, layer, bank Features, query Features), trained last."""
-    size, batch = config.data.image_size, config.knn.batch_size
-    recipe = views.RECIPES[config.data.views]
-    encoder = restored.build_encoder(config)
+def _feature_sets(judged, store, opened, layers, baselines):
+    """Returns (name, layer, bank Stored, query Stored), the encoder's last."""
 
-    def encode():
-        return [
-            features_lib.extract(encoder, source, recipe, size, batch)
-            for source in opened
-        ]
+    def encode(encoder):
+        return [feature_store.extract(encoder, x, store) for x in opened]
 
     sets = []
     if baselines:
-        side = min(size, PIXELS_SIDE)
-        pixels = [
-            features_lib.raw_pixels(source, recipe, side) for source in opened
-        ]
+        side = min(judged.image_size, PIXELS_SIDE)
+        pixels = [_pixels(source, judged.recipe, side) for source in opened]
         sets.append((f"raw pixels {side}x{side}", "backbone", *pixels))
-        untrained = encode()
+    if baselines and judged.config is not None:
+        random = restored.build_encoder(judged.config)
+        untrained = encode(
+            frozen.of_encoder(random, judged.config, "untrained")
+        )
         sets += [(f"untrained {x}", x, *untrained) for x in layers]
-    checkpoints.restore_query_encoder(encoder, path)
-    trained = encode()
+    trained = encode(judged)
     return [*sets, *((layer, layer, *trained) for layer in layers)]
+
+
+def _pixels(source, recipe, side):
+    """Raw pixels in the form of stored features."""
+    found = features_lib.raw_pixels(source, recipe, side)
+    return feature_store.Stored(
+        {"backbone": found.backbone}, found.index, found.labels, found.skipped
+    )
 
 
 def _print_table(sets, labels, ks, temperatures, classes):
@@ -196,17 +202,17 @@ def _print_table(sets, labels, ks, temperatures, classes):
     heads = "".join(f"{f'T {t:g}':>10}" for t in temperatures)
     print(f"\n{'features':<22}{'dim':>6}{'mean norm':>11}{'k':>6}{heads}")
     for name, layer, bank, query in sets:
-        rows = getattr(bank, layer)
+        rows = bank.rows[layer]
         found = voting.sweep(
             rows,
             bank.labels,
-            getattr(query, layer),
+            query.rows[layer],
             labels[query.index],
             ks,
             temperatures,
             classes,
         )
-        norm = np.linalg.norm(rows, axis=1).mean()
+        norm = representation.mean_norm(rows)
         for k in ks:
             cells = "".join(
                 f"{100 * found[k, t]:>8.2f} %" for t in temperatures

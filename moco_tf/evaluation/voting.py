@@ -97,7 +97,7 @@ def check_k(k, size):
     if not 1 <= k <= size:
         raise ValueError(
             "kNN's k must be from 1 to the number of images in the bank. "
-            f"Received k={k}, a bank of {size}. Lower k (knn.k, or --ks) or "
+            f"Received k={k}, a bank of {size}. Lower k (knn.k, or --k) or "
             "give a larger bank."
         )
 

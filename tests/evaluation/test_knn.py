@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from moco_tf import config as config_lib
 from moco_tf import workdirs
-from moco_tf.evaluation import features, knn, restored
+from moco_tf.evaluation import features, frozen, knn, restored
 from moco_tf.training import checkpoints
 from tests.evaluation import fakes
 
@@ -18,12 +18,19 @@ def _sources():
     return bank, query
 
 
-def test_compare_measures_both_outputs():
-    bank, query = _sources()
-    found = knn.compare(
-        fakes.Encoder(), bank, query, fakes.RECIPE, 4, 3, 3, 0.1
+def _compare(bank, query, k):
+    """kNN of the fake encoder's features of two sources."""
+    truth, classes = features.common_labels(bank, query)
+    encoder = fakes.Encoder()
+    bank, query = (
+        features.extract(encoder, source, fakes.RECIPE, 4, 3)
+        for source in (bank, query)
     )
-    assert found == {"backbone": 0.75, "projection": 0.75}
+    return knn.compare(bank, query, truth[query.index], classes, k, 0.1)
+
+
+def test_compare_measures_both_outputs():
+    assert _compare(*_sources(), 3) == {"backbone": 0.75, "projection": 0.75}
 
 
 def test_compare_leaves_unreadable_images_out_on_both_sides():
@@ -32,10 +39,7 @@ def test_compare_leaves_unreadable_images_out_on_both_sides():
     )
     # The wrong one of four queries does not read, so all others are right.
     query = fakes.Source([10, 30, 250, 240], [0, 0, 1, 0], broken=[3])
-    found = knn.compare(
-        fakes.Encoder(), bank, query, fakes.RECIPE, 4, 3, 2, 0.1
-    )
-    assert found["backbone"] == 1.0
+    assert _compare(bank, query, 2)["backbone"] == 1.0
 
 
 def test_pixels_are_compared_at_32_at_most():
@@ -130,7 +134,7 @@ def test_a_missing_checkpoint_is_refused_with_those_there_are(run, name):
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="config.json of a pre-training run"):
-        knn.evaluate_run(tmp_path)
+        frozen.open_frozen(tmp_path)
 
 
 def test_untrained_weights_are_a_function_of_the_seed(run):
@@ -140,9 +144,13 @@ def test_untrained_weights_are_a_function_of_the_seed(run):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_the_command_prints_what_it_measured(run, capsys):
-    found = knn.evaluate_run(
-        run, ks=[1, 5], temperatures=[0.1, 1.0], baselines=True
+def test_the_command_prints_what_it_measured(run, capsys, tmp_path):
+    found = knn.evaluate(
+        frozen.open_frozen(run),
+        tmp_path,
+        ks=[1, 5],
+        temperatures=[0.1, 1.0],
+        baselines=True,
     )
     names = [
         "raw pixels 16x16",
@@ -166,41 +174,49 @@ def test_the_command_prints_what_it_measured(run, capsys):
     assert lines[5].split() == (
         ["features", "dim", "mean", "norm", "k", "T", "0.1", "T", "1"]
     )
-    table = [line.split() for line in lines[6:]]
-    assert len(table) == 10
+    table = [line.split() for line in lines[6:16]]
+    assert lines[17] == "without labels, of the query images:"
+    assert [line.split("  ")[0] for line in lines[18:]] == names
     assert table[0][:4] == ["raw", "pixels", "16x16", "768"]
     assert table[0][5:] == ["1", "100.00", "%", "100.00", "%"]
     assert [row[1] for row in table[6:]] == ["32", "32", "8", "8"]
-    assert len({len(line) for line in lines[5:]}) == 1  # aligned
+    assert len({len(line) for line in lines[5:16]}) == 1  # aligned
 
 
-def test_weights_come_from_the_checkpoint_asked_for(run, monkeypatch):
+def test_weights_come_from_the_checkpoint_asked_for(run):
     # The later checkpoint's head is twice the earlier one's.
-    seen = []
+    first, second = (
+        frozen.open_frozen(run, step).encoder.head.get_weights()[0]
+        for step in ("5", "10")
+    )
+    assert np.abs(first).max() > 0
+    np.testing.assert_array_equal(second, 2 * first)
 
-    def extract(encoder, source, *_):
-        seen.append(encoder.head.get_weights()[0])
-        rows = np.ones([len(source), 2], np.float32)
-        index = np.arange(len(source))
-        return features.Features(rows, rows, source.labels, index, [])
 
-    monkeypatch.setattr(features, "extract", extract)
-    knn.evaluate_run(run, ks=[1], checkpoint="5")
-    knn.evaluate_run(run, ks=[1], checkpoint="10")
-    assert np.abs(seen[0]).max() > 0
-    np.testing.assert_array_equal(seen[2], 2 * seen[0])
+def test_the_second_evaluation_reads_the_stored_features(run, tmp_path):
+    judged = frozen.open_frozen(run)
+    found = knn.evaluate(judged, tmp_path, ks=[1])
+    again = knn.evaluate(judged._replace(encode=None), tmp_path, ks=[1])
+    assert again == found
+
+
+def test_a_model_of_another_program_has_no_projection(run, tmp_path, capsys):
+    judged = frozen.open_frozen(run)._replace(layers=("backbone",))
+    assert list(knn.evaluate(judged, tmp_path, ks=[3])) == [
+        ("backbone", 3, 0.1)
+    ]
+    assert "projection" not in capsys.readouterr().out
 
 
 def test_unknown_features_and_missing_sources_are_refused(run, tmp_path):
+    judged = frozen.open_frozen(run)
     with pytest.raises(ValueError, match="features='head'"):
-        knn.evaluate_run(run, features="head")
+        knn.evaluate(judged, tmp_path, features="head")
     with pytest.raises(ValueError, match="k=99, a bank of 12"):
-        knn.evaluate_run(run, ks=[1, 99])
-    config = config_lib.load("quickstart", {"knn.bank": ""})
-    workdirs.save(config, tmp_path)
-    path = checkpoints.latest(run)
+        knn.evaluate(judged, tmp_path, ks=[1, 99])
     with pytest.raises(ValueError, match="needs a bank .* --bank=SOURCE"):
-        knn.evaluate_run(tmp_path, checkpoint=str(path))
+        knn.evaluate(judged._replace(config=None), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_encoder_of_another_shape_is_refused(run, tmp_path):
@@ -213,6 +229,4 @@ def test_an_encoder_of_another_shape_is_refused(run, tmp_path):
     )
     workdirs.save(config, tmp_path)
     with pytest.raises(ValueError, match="does not hold such an encoder"):
-        knn.evaluate_run(
-            tmp_path, ks=[1], checkpoint=str(checkpoints.latest(run))
-        )
+        frozen.open_frozen(tmp_path, str(checkpoints.latest(run)))

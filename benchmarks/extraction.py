@@ -1,0 +1,82 @@
+"""Feature extraction against the encoder's own forward speed.
+
+python benchmarks/extraction.py --source=folder:cifar10/test
+
+The encoder of a configuration with random weights. In one process, rounds of
+`feature_store.extract` (files, decoding, the evaluation view, encoding, writing
+to disk) alternate with as many forward passes on one batch in memory. Exits 1
+if extraction runs below 0.9 of the forward speed (median of the rounds).
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+
+SHARE = 0.9
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Feature extraction against forward passes.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="moco_cifar10")
+    parser.add_argument("--source", required=True, help="of images")
+    parser.add_argument("--precision", default="mixed_bfloat16")
+    parser.add_argument("--batch_size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+
+    from moco_tf import config as configs
+    from moco_tf import quiet
+
+    quiet.prepare()
+    config = configs.load(
+        options.config,
+        {
+            "data.source": options.source,
+            "train.precision": options.precision,
+        },
+    )
+    with quiet.imports():
+        import tensorflow as tf
+
+        from moco_tf.data import sources
+        from moco_tf.evaluation import feature_store, frozen, restored
+    judged = frozen.of_encoder(
+        restored.build_encoder(config), config, "random weights"
+    )
+    source = sources.open_source(options.source)
+    size = judged.image_size
+    batch = tf.zeros([options.batch_size, size, size, 3], tf.uint8)
+    judged.encode(batch)  # traces
+    passes = -(-len(source) // options.batch_size)
+    shares = []
+    for number in range(options.rounds):
+        start = time.perf_counter()
+        for _ in range(passes):
+            judged.encode(batch)["backbone"].numpy()
+        forward = time.perf_counter() - start
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            feature_store.extract(judged, source, folder, options.batch_size)
+            whole = time.perf_counter() - start
+        shares.append(forward / whole)
+        print(
+            f"round {number + 1}: forward {len(source) / forward:.1f} images/s,"
+            f" extraction {len(source) / whole:.1f}, share {shares[-1]:.2f}",
+            flush=True,
+        )
+    share = statistics.median(shares)
+    print(
+        f"{config.model.backbone}, {size} px, {options.precision}: {share:.2f} "
+        f"of the forward speed (median; at least {SHARE:g})"
+    )
+    if share < SHARE:
+        sys.exit("below the limit")
+
+
+if __name__ == "__main__":
+    main()

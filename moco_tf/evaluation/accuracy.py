@@ -1,0 +1,157 @@
+"""How good a classification is: top-k, its interval, and which classes."""
+
+import csv
+import pathlib
+
+import matplotlib.figure
+import numpy as np
+
+_Z = 1.959963984540054  # of a two-sided interval of 95 %
+_NAMED = 30  # classes whose names fit beside the picture
+
+
+def wilson(correct, total):
+    """The 95 % score interval of a fraction (Wilson, 1927).
+
+    Args:
+      correct: int. total: int, at least 1.
+
+    Returns:
+      low, high: floats in 0..1.
+    """
+    share = correct / total
+    centre = share + _Z**2 / (2 * total)
+    spread = _Z * np.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
+    scale = 1 + _Z**2 / total
+    return float((centre - spread) / scale), float((centre + spread) / scale)
+
+
+def in_top(scores, labels, k):
+    """Whether the label is among the k best-scored classes.
+
+    Args:
+      scores: float [n, classes]; of equal scores the lower class is better.
+      labels: int [n]. k: int.
+
+    Returns:
+      bool [n].
+    """
+    own = np.take_along_axis(scores, labels[:, np.newaxis], axis=1)
+    lower = np.arange(scores.shape[1]) < labels[:, np.newaxis]
+    above = (scores > own) | ((scores == own) & lower)
+    return above.sum(axis=1) < k
+
+
+def summary(scores, labels):
+    """Top-1 and top-5 with intervals.
+
+    Args:
+      scores: float [n, classes]. labels: int [n].
+
+    Returns:
+      dict: images, top1, top1_low, top1_high and, with more than 5 classes,
+      the same of top5; fractions in 0..1.
+
+    Raises:
+      ValueError: for scores that are not finite, whose order says nothing.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "Scores must be finite to be judged. Received NaN or infinite "
+            "ones: the classifier has diverged. Lower the learning rate."
+        )
+    result = {"images": len(labels)}
+    for k in (1, 5) if scores.shape[1] > 5 else (1,):
+        correct = int(in_top(scores, labels, k).sum())
+        low, high = wilson(correct, len(labels))
+        result[f"top{k}"] = correct / len(labels)
+        result[f"top{k}_low"], result[f"top{k}_high"] = low, high
+    return result
+
+
+def describe(result):
+    """One line for what `summary` returns."""
+    parts = []
+    for k in (1, 5):
+        if f"top{k}" in result:
+            low, high = result[f"top{k}_low"], result[f"top{k}_high"]
+            parts.append(
+                f"top-{k} {100 * result[f'top{k}']:.2f} % "
+                f"(95 %: {100 * low:.2f} to {100 * high:.2f})"
+            )
+    return "  ".join(parts) + f"  of {result['images']} images"
+
+
+def confusion(predicted, labels, classes):
+    """Counts int64 [classes, classes]: row = label, column = prediction."""
+    cell = np.asarray(labels) * classes + np.asarray(predicted)
+    counts = np.bincount(cell, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def write_confusion(folder, predicted, labels, names):
+    """Writes confusion.csv, confusion.png and per_class.csv.
+
+    Args:
+      folder: that exists.
+      predicted, labels: int [n]. names: of all classes, in order.
+
+    Side effects: writes the three files.
+    """
+    folder = pathlib.Path(folder)
+    counts = confusion(predicted, labels, len(names))
+    with _open(folder / "confusion.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label \\ prediction", *names])
+        for name, row in zip(names, counts.tolist(), strict=True):
+            writer.writerow([name, *row])
+    with _open(folder / "per_class.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["class", "images", "correct", "accuracy", "low", "high"]
+        )
+        for place, name in enumerate(names):
+            total, right = int(counts[place].sum()), int(counts[place, place])
+            if total:
+                row = [right / total, *wilson(right, total)]
+                row = [f"{value:.4f}" for value in row]
+            else:
+                row = ["", "", ""]  # no test image of this class
+            writer.writerow([name, total, right, *row])
+    _draw(folder / "confusion.png", counts, names)
+
+
+def _open(path):
+    return path.open("w", newline="", encoding="utf-8", errors="replace")
+
+
+def _draw(path, counts, names):
+    """Draws the share of each label's images by prediction."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    named = len(names) <= _NAMED
+    side = 2.5 + (0.42 * len(names) if named else 5.5)
+    # The object interface: pyplot would keep the figure in a global list.
+    figure = matplotlib.figure.Figure(figsize=(side, side), dpi=120)
+    axes = figure.add_subplot()
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    if named:
+        places = range(len(names))
+        axes.set_xticks(places, names, rotation=60, ha="right")
+        axes.set_yticks(places, names)
+        for row in places:
+            for column in places:
+                dark = shares[row, column] > 0.5
+                axes.text(
+                    column,
+                    row,
+                    f"{100 * shares[row, column]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else "black",
+                )
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("% of the label's images")
+    figure.savefig(path, bbox_inches="tight")

@@ -1,0 +1,182 @@
+"""An encoder to judge, whatever it comes from: a run, or a SavedModel."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from moco_tf.data import views
+from moco_tf.evaluation import restored
+from moco_tf.training import checkpoints
+
+LAYERS = ("backbone", "projection")
+
+
+class Frozen(NamedTuple):
+    """An encoder in inference mode, with the images that it expects.
+
+    Attributes:
+      encode: uint8 [n, S, S, 3] -> {layer: float32 [n, F]}.
+      layers: names of what it returns, of LAYERS.
+      image_size: S, pixels.
+      recipe: views.Recipe, whose evaluation view and normalisation it expects.
+      title: what it is, for messages.
+      weights: variables that it reads.
+      identity: hex digest of its weights and its preprocessing.
+      encoder: encoder.Encoder; None for a SavedModel.
+      config: of the run; None for a SavedModel.
+    """
+
+    encode: Callable
+    layers: tuple[str, ...]
+    image_size: int
+    recipe: views.Recipe
+    title: str
+    weights: list
+    identity: str
+    encoder: tf.keras.Model | None = None
+    config: object | None = None
+
+
+def open_frozen(
+    workdir="", checkpoint="latest", saved_model="", recipe="", image_size=0
+):
+    """Opens what one of the two paths names.
+
+    Args:
+      workdir: of a pre-training run.
+      checkpoint: of the run: "latest", "best", a step or a path.
+      saved_model: folder of a SavedModel, or a .keras file, that takes
+        normalised float images [n, S, S, 3].
+      recipe, image_size: of a SavedModel: the views that it was trained with
+        and the side of its images; "" and 0: as it says itself.
+
+    Returns:
+      Frozen.
+
+    Raises:
+      ValueError: unless exactly one path is given and can be opened.
+    """
+    if bool(workdir) == bool(saved_model):
+        raise ValueError(
+            "One encoder must be named, by --workdir or by --saved_model. "
+            f"Received workdir={workdir!r}, saved_model={saved_model!r}."
+        )
+    if saved_model:
+        return _open_saved_model(saved_model, recipe, image_size)
+    config = restored.load_config(workdir)
+    path = restored.find_checkpoint(workdir, checkpoint)
+    encoder = restored.build_encoder(config)
+    checkpoints.restore_query_encoder(encoder, path)
+    return of_encoder(encoder, config, str(path))
+
+
+def of_encoder(encoder, config, title):
+    """A Frozen of an Encoder and the configuration of its run."""
+    recipe = views.RECIPES[config.data.views]
+    size = config.data.image_size
+
+    @tf.function
+    def encode(images):
+        images = views.normalize(images, recipe.mean, recipe.std)
+        backbone, projection = encoder.features(images)
+        return {"backbone": backbone, "projection": projection}
+
+    judged = Frozen(
+        encode,
+        LAYERS,
+        size,
+        recipe,
+        title,
+        encoder.weights,
+        "",
+        encoder,
+        config,
+    )
+    return judged._replace(identity=digest(judged))
+
+
+def digest(judged):
+    """The identity of a Frozen, of its weights as they are now."""
+    recipe = judged.recipe
+    text = json.dumps([judged.image_size, recipe.mean, recipe.std])
+    found = hashlib.sha256(text.encode())
+    for weight in judged.weights:
+        found.update(weight.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _open_saved_model(path, recipe_name, image_size):
+    """Wraps a model that others made: its one float image input is called."""
+    path = pathlib.Path(path).expanduser()
+    if not (path / "saved_model.pb").is_file() and path.suffix != ".keras":
+        raise ValueError(
+            "--saved_model must be a folder with saved_model.pb or a .keras "
+            f"file. Received {str(path)!r}."
+        )
+    if recipe_name not in views.RECIPES:
+        raise ValueError(
+            "Of a SavedModel the views must be told, for its normalisation: "
+            f"one of {', '.join(views.RECIPES)}. Received "
+            f"views={recipe_name!r}. Pass --views."
+        )
+    recipe = views.RECIPES[recipe_name]
+    weights, call, side = _callable(path)
+    size = image_size or side
+    if not size or (side and side != size):
+        raise ValueError(
+            "The side of a SavedModel's images must be known. Received "
+            f"image_size={image_size} for a model of {side or 'any size'}. "
+            "Pass --image_size."
+        )
+
+    @tf.function
+    def encode(images):
+        images = views.normalize(images, recipe.mean, recipe.std)
+        return {"backbone": tf.cast(call(images), tf.float32)}
+
+    shape = encode(tf.zeros([1, size, size, 3], tf.uint8))["backbone"].shape
+    if shape.rank != 2:
+        raise ValueError(
+            "A model that is judged must return features [n, F]. Received an "
+            f"output of shape {shape} from {str(path)!r}."
+        )
+    judged = Frozen(encode, LAYERS[:1], size, recipe, str(path), weights, "")
+    return judged._replace(identity=digest(judged))
+
+
+def _callable(path):
+    """The weights, a function of float images, and their side or None."""
+    if path.suffix == ".keras":
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        side = model.input_shape[1]
+        return model.variables, lambda x: model(x, training=False), side
+    loaded = tf.saved_model.load(str(path))
+    images = []
+    for name, signature in loaded.signatures.items():
+        inputs = signature.structured_input_signature[1]
+        only = next(iter(inputs.values())) if len(inputs) == 1 else None
+        if only is not None and only.dtype == tf.float32:
+            if only.shape.rank == 4:
+                images.append((name, signature, only))
+    # One that hands out raw features comes before its normalised form.
+    images.sort(key=lambda entry: entry[0] != "embed_tensors")
+    if not images:
+        raise ValueError(
+            "A SavedModel that is judged must have a signature of one float32 "
+            f"input [n, S, S, 3]. Received {str(path)!r} with the signatures "
+            f"{', '.join(loaded.signatures) or 'none'}."
+        )
+    _, signature, only = images[0]
+
+    # The loaded object owns the variables: it must live as long as the call.
+    def call(batch, loaded=loaded):
+        del loaded
+        outputs = signature(**{only.name: batch})
+        name = "features" if "features" in outputs else min(outputs)
+        return outputs[name]
+
+    return list(signature.variables), call, only.shape[1]

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.data import views
+from moco_tf.evaluation import feature_store, features, frozen
+from tests.evaluation import fakes
+
+VALUES = [0, 51, 102, 153, 204, 255, 25]
+LABELS = [3, 1, 4, 1, 5, 9, 2]
+
+
+class _Source(fakes.Source):
+    def fingerprint(self):
+        return "f" * 64
+
+
+def _judged(count=None, identity="a" * 64):
+    """A Frozen of the fake encoder that counts the rows it encodes."""
+    encoder = fakes.Encoder()
+
+    def encode(images):
+        if count is not None:
+            count.append(len(images))
+        images = views.normalize(images, fakes.RECIPE.mean, fakes.RECIPE.std)
+        backbone, projection = encoder.features(images)
+        return {"backbone": backbone, "projection": projection}
+
+    return frozen.Frozen(
+        encode,
+        frozen.LAYERS,
+        4,
+        fakes.RECIPE,
+        "fake",
+        [encoder.one],
+        identity,
+    )
+
+
+def _assert_same(stored, expected):
+    np.testing.assert_array_equal(stored.rows["backbone"], expected.backbone)
+    np.testing.assert_array_equal(
+        stored.rows["projection"], expected.projection
+    )
+    np.testing.assert_array_equal(stored.index, expected.index)
+    np.testing.assert_array_equal(stored.labels, expected.labels)
+    assert stored.skipped == expected.skipped
+
+
+@pytest.mark.parametrize("broken", [(), (0, 3), (6,)])
+def test_stored_features_are_the_extracted_ones(tmp_path, broken):
+    source = _Source(VALUES, LABELS, broken)
+    expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+    stored = feature_store.extract(_judged(), source, tmp_path, 3)
+    _assert_same(stored, expected)
+    assert stored.rows["backbone"].dtype == np.float32
+
+
+def test_the_second_time_nothing_is_encoded(tmp_path):
+    source = _Source(VALUES, LABELS, broken=(2,))
+    first = feature_store.extract(_judged(), source, tmp_path, 3)
+    count = []
+    again = feature_store.extract(_judged(count), source, tmp_path, 3)
+    assert not count
+    np.testing.assert_array_equal(
+        again.rows["backbone"], first.rows["backbone"]
+    )
+    assert again.skipped == ["image-2.png"]
+
+
+def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "_FLUSH_ROWS", 1)
+    source = _Source(VALUES, LABELS, broken=(1,))
+
+    def until_killed(first):
+        for number, batch in enumerate(
+            features.evaluation_batches(source, fakes.RECIPE, 4, 2, first)
+        ):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        feature_store.extract(_judged(), source, tmp_path, 2, until_killed)
+    count = []
+    stored = feature_store.extract(_judged(count), source, tmp_path, 2)
+    assert len(count) == 1  # batch of images 5 and 6; 0 2, 3 4 were there
+    expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 2)
+    _assert_same(stored, expected)
+
+
+def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
+    source = _Source(VALUES, LABELS)
+    feature_store.extract(_judged(), source, tmp_path, 3)
+    for judged, tag in (
+        (_judged(identity="b" * 64), ""),
+        (_judged(), "-crop"),
+    ):
+        count = []
+        judged = judged._replace(
+            encode=lambda images, judged=judged, count=count: (
+                count.append(1) or judged.encode(images)
+            )
+        )
+        feature_store.extract(judged, source, tmp_path, 3, tag=tag)
+        assert count
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):
+    count = []
+    feature_store.extract(_judged(count), _Source(VALUES), tmp_path, 3)
+    assert count == [3, 3, 3]
+
+
+def test_a_source_without_a_readable_image_is_refused(tmp_path):
+    source = _Source(VALUES, broken=range(7))
+    with pytest.raises(ValueError, match="7 images, none readable"):
+        feature_store.extract(_judged(), source, tmp_path, 3)
+
+
+def test_rows_are_mapped_and_not_loaded(tmp_path):
+    stored = feature_store.extract(_judged(), _Source(VALUES), tmp_path, 3)
+    assert isinstance(stored.rows["backbone"], np.memmap)
+    assert tf.constant(stored.rows["backbone"]).shape == [7, 2]

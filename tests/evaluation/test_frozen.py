@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.data import views
+from moco_tf.evaluation import frozen
+from tests.evaluation import small_encoder
+
+
+@pytest.fixture(name="workdir", scope="module")
+def _workdir(tmp_path_factory):
+    return small_encoder.write(tmp_path_factory.mktemp("run"), steps=(5, 9))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+
+
+def _model(side=16, units=3):
+    images = tf.keras.Input([side, side, 3])
+    rows = tf.keras.layers.GlobalAveragePooling2D()(images)
+    rows = tf.keras.layers.BatchNormalization()(rows)
+    return tf.keras.Model(images, tf.keras.layers.Dense(units)(rows))
+
+
+def test_a_run_is_judged_by_its_checkpoint_and_its_own_images(workdir):
+    judged = frozen.open_frozen(workdir, "5")
+    assert judged.title.endswith("step-000000005")
+    assert judged.image_size == 16
+    assert judged.recipe == views.RECIPES[judged.config.data.views]
+    found = judged.encode(IMAGES)
+    images = views.normalize(
+        tf.constant(IMAGES), judged.recipe.mean, judged.recipe.std
+    )
+    expected = judged.encoder(images, training=False)
+    np.testing.assert_allclose(found["projection"], expected, rtol=1e-5)
+    assert found["backbone"].shape == [2, 32]
+    assert judged.layers == ("backbone", "projection")
+
+
+def test_the_identity_is_that_of_the_weights(workdir):
+    judged = frozen.open_frozen(workdir, "5")
+    assert frozen.open_frozen(workdir, "5").identity == judged.identity
+    assert frozen.digest(judged) == judged.identity
+    weight = judged.weights[-1]
+    bits = weight.numpy()
+    flat = bits.reshape(-1)
+    flat[-1] = np.nextafter(flat[-1], np.float32(np.inf))
+    weight.assign(bits)
+    assert frozen.digest(judged) != judged.identity
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_keras_model_is_judged_in_inference_mode(tmp_path, form):
+    model = _model()
+    path = tmp_path / ("model" if form == "folder" else "model.keras")
+    if form == "folder":
+        model.export(path)
+    else:
+        model.save(path)
+    judged = frozen.open_frozen(
+        saved_model=str(path), recipe="cifar", image_size=0
+    )
+    recipe = views.RECIPES["cifar"]
+    images = views.normalize(tf.constant(IMAGES), recipe.mean, recipe.std)
+    np.testing.assert_allclose(
+        judged.encode(IMAGES)["backbone"],
+        model(images, training=False),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert judged.layers == ("backbone",)
+    assert judged.image_size == 16
+
+
+def test_of_a_saved_models_signatures_the_raw_features_are_taken(tmp_path):
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+    spec = tf.TensorSpec([None, None, None, 3], tf.float32)
+
+    @tf.function(input_signature=[spec])
+    def raw(images):
+        rows = module.factor * tf.reduce_mean(images, [1, 2])
+        return {"features": rows, "normalised": tf.math.l2_normalize(rows, 1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def of_bytes(image_bytes):
+        return {"features": tf.strings.length(image_bytes)}
+
+    tf.saved_model.save(
+        module,
+        str(tmp_path / "model"),
+        {"serving_default": of_bytes, "embed_tensors": raw},
+    )
+    judged = frozen.open_frozen(
+        saved_model=str(tmp_path / "model"), recipe="v1", image_size=16
+    )
+    recipe = views.RECIPES["v1"]
+    images = (IMAGES / 255.0 - recipe.mean) / recipe.std
+    np.testing.assert_allclose(
+        judged.encode(IMAGES)["backbone"],
+        2 * images.mean(axis=(1, 2)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "by --workdir or by --saved_model"),
+        ({"workdir": "a", "saved_model": "b"}, "workdir='a'"),
+        ({"saved_model": "nowhere"}, "with saved_model.pb or a .keras"),
+    ],
+)
+def test_exactly_one_encoder_must_be_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        frozen.open_frozen(**arguments)
+
+
+@pytest.mark.parametrize(
+    "size, arguments, message",
+    [
+        (16, {"image_size": 0}, "one of v1, v2, cifar. Received views=''"),
+        (None, {"recipe": "v1"}, "image_size=0 for a model of any size"),
+        (16, {"recipe": "v1", "image_size": 32}, "=32 for a model of 16"),
+    ],
+)
+def test_what_a_model_does_not_say_must_be_told(
+    tmp_path, size, arguments, message
+):
+    _model(side=size).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=message):
+        frozen.open_frozen(
+            saved_model=str(tmp_path / "model.keras"), **arguments
+        )
+
+
+def test_a_model_that_returns_maps_is_refused(tmp_path):
+    images = tf.keras.Input([16, 16, 3])
+    maps = tf.keras.layers.Conv2D(2, 3)(images)
+    tf.keras.Model(images, maps).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"shape \(1, 14, 14, 2\)"):
+        frozen.open_frozen(
+            saved_model=str(tmp_path / "model.keras"), recipe="v1"
+        )
+
+
+def test_a_saved_model_of_bytes_alone_is_refused(tmp_path):
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def of_bytes(image_bytes):
+        return {"features": tf.strings.length(image_bytes)}
+
+    tf.saved_model.save(module, str(tmp_path), {"serving_default": of_bytes})
+    with pytest.raises(ValueError, match="with the signatures serving_default"):
+        frozen.open_frozen(saved_model=str(tmp_path), recipe="v1", image_size=8)

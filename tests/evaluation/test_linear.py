@@ -1,0 +1,222 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf import config as configs
+from moco_tf.evaluation import frozen, linear, linear_cached, supervised
+from tests.evaluation import small_encoder
+
+STRATEGY = tf.distribute.get_strategy()
+FIELDS = {
+    "train.batch_size": "8",
+    "train.epochs": "4",
+    "schedule.milestones": "2,3",
+    "optimizer.learning_rate": "0.3",
+    "probe.rates": "0.001,0.3",
+    "probe.holdout": "0.2",
+}
+
+
+@pytest.fixture(name="judged", scope="module")
+def _judged(tmp_path_factory):
+    workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
+    return frozen.open_frozen(workdir)
+
+
+def _config(**fields):
+    values = {name.replace("__", "."): str(v) for name, v in fields.items()}
+    return configs.load("linear", FIELDS | values, "linear")
+
+
+def _run(judged, output, **fields):
+    return linear.linear_run(_config(**fields), judged, output, STRATEGY)
+
+
+@pytest.mark.parametrize("way", ["cached", "published"])
+def test_either_way_separates_what_can_be_separated(judged, tmp_path, way):
+    result = _run(
+        judged,
+        tmp_path,
+        probe__way=way,
+        train__epochs=30,
+        schedule__milestones="20",
+    )
+    assert result["top1"] == 1.0
+    assert result["images"] == 10
+    assert result["unreadable_test_images"] == 1
+    assert result["feature_size"] == 32
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+@pytest.mark.parametrize("way", ["cached", "published"])
+def test_not_one_bit_of_the_encoder_moves(judged, tmp_path, way):
+    before = [weight.numpy() for weight in judged.weights]
+    result = _run(judged, tmp_path, probe__way=way)
+    for old, weight in zip(before, judged.weights, strict=True):
+        np.testing.assert_array_equal(old, weight.numpy())
+    assert result["encoder_weights"] == sum(map(np.size, before))
+
+
+def test_an_encoder_that_moved_is_an_error(judged, tmp_path, monkeypatch):
+    train = linear_cached.train
+
+    def moving(*arguments):
+        weight = judged.weights[0]
+        weight.assign(weight + 1e-3)
+        return train(*arguments)
+
+    monkeypatch.setattr(linear_cached, "train", moving)
+    saved = judged.weights[0].numpy()
+    try:
+        with pytest.raises(RuntimeError, match="weights have changed"):
+            _run(judged, tmp_path)
+    finally:
+        judged.weights[0].assign(saved)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_the_rate_is_chosen_by_held_out_images(judged, tmp_path, capsys):
+    result = _run(judged, tmp_path, probe__rates="1e-12,0.3")
+    assert result["rate"] == 0.3
+    assert result["held_out"]["0.3"] > result["held_out"]["1e-12"]
+    out = capsys.readouterr().out
+    assert "backbone features of 32, mean norm" in out
+    assert "rate 0.3" in out
+    assert "have not changed by one bit" in out
+
+
+def test_the_published_start_and_the_cached_one_are_the_same(judged, tmp_path):
+    """No step at rate 1e-30 moves a float32 weight of 0.01."""
+    fields = {"optimizer__learning_rate": "1e-30", "probe__rates": "1e-30"}
+    for way in ("cached", "published"):
+        _run(judged, tmp_path / way, probe__way=way, **fields)
+    cached, published = (
+        np.load(tmp_path / way / "linear.npz")
+        for way in ("cached", "published")
+    )
+    np.testing.assert_array_equal(cached["kernel"], published["kernel"])
+    assert cached["classes"].tolist() == ["dark", "light"]
+
+
+def test_both_ways_are_one_optimisation_of_images_that_crops_do_not_change(
+    judged, tmp_path
+):
+    """All images in each batch, so the order does not matter either."""
+    for part in ("train", "test"):
+        for number, level in enumerate((20, 90, 130, 160, 200, 250)):
+            folder = tmp_path / part / ("dark" if level < 150 else "light")
+            folder.mkdir(parents=True, exist_ok=True)
+            image = tf.fill([9, 9, 3], tf.constant(level, tf.uint8))
+            data = tf.io.encode_png(image).numpy()
+            (folder / f"{number}.png").write_bytes(data)
+    fields = {
+        "data__train": f"folder:{tmp_path / 'train'}",
+        "data__test": f"folder:{tmp_path / 'test'}",
+        "train__batch_size": 6,
+        "train__epochs": 8,
+        "schedule__milestones": "6",
+        "probe__rates": "0.3",
+        "optimizer__learning_rate": "0.3",
+    }
+    kernels = []
+    for way in ("cached", "published"):
+        _run(judged, tmp_path / way, probe__way=way, **fields)
+        kernels.append(np.load(tmp_path / way / "linear.npz")["kernel"])
+    np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
+
+
+def test_the_head_that_is_saved_gives_the_figure(judged, tmp_path):
+    result = _run(judged, tmp_path, probe__features="projection")
+    head = np.load(tmp_path / "linear.npz")
+    (stored,) = (
+        path
+        for path in (tmp_path / "features").iterdir()
+        if len(np.load(path / "index.npy")) == 11
+    )
+    rows = np.load(stored / "projection.npy")[:10]
+    best = (rows @ head["kernel"] + head["bias"]).argmax(axis=1)
+    labels = [0] * 6 + [1] * 4
+    assert (best == labels).mean() == result["top1"]
+
+
+def test_crops_are_cached_once_and_learned_from(judged, tmp_path):
+    result = _run(judged, tmp_path, probe__views=2)
+    assert result["train_views"] == 2
+    assert result["top1"] == 1.0
+    folders = [path.name for path in (tmp_path / "features").iterdir()]
+    assert sum("-crop" in name for name in folders) == 2
+
+
+def test_a_killed_probe_goes_on_to_the_same_bits(judged, tmp_path, monkeypatch):
+    _run(judged, tmp_path / "whole", probe__way="published")
+    finish = supervised.TaskCallback.finish_epoch
+
+    def killed(callback):
+        finish(callback)
+        if callback.step == 10:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervised.TaskCallback, "finish_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(judged, tmp_path / "killed", probe__way="published")
+    _run(judged, tmp_path / "killed", probe__way="published")
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "killed" / "linear.npz")[name],
+            np.load(tmp_path / "whole" / "linear.npz")[name],
+        )
+    rows = [
+        [
+            (row["step"], row["loss"])
+            for row in csv.DictReader((tmp_path / run / "metrics.csv").open())
+        ]
+        for run in ("killed", "whole")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_finished_probe_says_so(judged, tmp_path, capsys, monkeypatch):
+    result = _run(judged, tmp_path)
+    monkeypatch.setattr(linear_cached, "train", None)  # would be called
+    capsys.readouterr()
+    assert _run(judged, tmp_path) == result
+    assert "This probe is finished" in capsys.readouterr().out
+
+
+def test_another_encoder_in_the_same_folder_is_refused(judged, tmp_path):
+    _run(judged, tmp_path)
+    with pytest.raises(ValueError, match="another encoder: .* then, 'bbbb"):
+        _run(judged._replace(identity="b" * 64), tmp_path)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(judged, tmp_path):
+    _run(judged, tmp_path)
+    with pytest.raises(ValueError, match="probe.holdout: 0.2 -> 0.3"):
+        _run(judged, tmp_path, probe__holdout=0.3)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"train__batch_size": 41}, "Received 41, 40 images and 1 replicas"),
+        ({"train__epochs": 2}, "milestones must rise and lie below"),
+        ({"data__train": "folder:nowhere"}, "must name a folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(judged, tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        _run(judged, tmp_path / "output", **fields)
+    assert not (tmp_path / "output").exists()
+
+
+def test_features_that_the_encoder_lacks_are_refused(judged, tmp_path):
+    with pytest.raises(ValueError, match="has the features backbone. Received"):
+        _run(
+            judged._replace(layers=("backbone",)),
+            tmp_path,
+            probe__features="projection",
+        )
