@@ -36,8 +36,8 @@ def get_config():
     augment.cutmix = 0.0  # alpha of the Beta distribution; 0 = off
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
-    optimizer.learning_rate = 0.03  # of the backbone
-    optimizer.head_factor = 10.0  # the head's rate is as many times larger
+    optimizer.learning_rate = 0.01  # of the backbone
+    optimizer.head_factor = 3.0  # the head's rate is as many times larger
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4
 

@@ -1,0 +1,74 @@
+"""Serves an exported encoder over HTTP, in TensorFlow Serving's REST format.
+
+    .venv/bin/python launch/serve_local.py --model=RUN/export/encoder
+
+It stands in for tensorflow_model_server on one machine: the same paths and
+bodies, one version of one model, requests of several clients in one batch.
+Needs the extra `serving`: pip install "moco-tf[serving]". Stop it by Ctrl-C.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Serves an exported encoder over HTTP.", allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="exported folder")
+    parser.add_argument("--name", default="encoder", help="[encoder]")
+    parser.add_argument("--host", default="127.0.0.1", help="[127.0.0.1]")
+    parser.add_argument("--port", type=int, default=8501, help="0: any [8501]")
+    parser.add_argument("--threads", type=int, default=16, help="[16]")
+    parser.add_argument("--max_body_mb", type=int, default=32, help="[32]")
+    parser.add_argument("--max_rows", type=int, default=64, help="[64]")
+    parser.add_argument("--max_pixels", type=int, default=40_000_000)
+    parser.add_argument("--batch_wait_ms", type=float, default=2.0, help="[2]")
+    options = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.path.insert(0, str(ROOT))  # a checkout need not be installed
+    try:
+        import waitress.server
+    except ImportError:
+        sys.exit(
+            "serve_local.py needs waitress. Install the extra: "
+            'pip install "moco-tf[serving]"'
+        )
+    from moco_tf.serving import rest_app
+
+    limits = rest_app.Limits(
+        body_bytes=options.max_body_mb * 2**20,
+        rows=options.max_rows,
+        pixels=options.max_pixels,
+    )
+    try:
+        app = rest_app.RestApp(
+            options.model, options.name, limits, options.batch_wait_ms / 1000
+        )
+        server = waitress.server.create_server(
+            app,
+            host=options.host,
+            port=options.port,
+            threads=options.threads,
+            # The application refuses in JSON; far above, the server in text.
+            max_request_body_size=4 * limits.body_bytes,
+            channel_timeout=30,  # of clients that send or read nothing
+            connection_limit=200,
+            ident=None,
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"serve_local.py: error: {error}")
+    address = f"http://{options.host}:{server.effective_port}"
+    print(f"serving {address}/v1/models/{options.name}", flush=True)
+    try:
+        server.run()
+    finally:
+        app.close()
+
+
+if __name__ == "__main__":
+    main()

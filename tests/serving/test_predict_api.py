@@ -1,0 +1,167 @@
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from moco_tf.serving import predict_api
+
+SIGNATURES = {
+    "serving_default": {
+        "image_bytes": predict_api.Input(np.dtype("S"), (None,))
+    },
+    "embed_tensors": {
+        "images": predict_api.Input(np.dtype("f4"), (None, 2, 2, 3))
+    },
+    "embed_images": {
+        "images": predict_api.Input(np.dtype("u1"), (None, None, None, 3))
+    },
+    "two": {
+        "a": predict_api.Input(np.dtype("f4"), (None,)),
+        "b": predict_api.Input(np.dtype("f4"), (None,)),
+    },
+}
+
+
+def _parse(message, max_rows=4):
+    body = message if isinstance(message, bytes) else json.dumps(message)
+    return predict_api.parse(body, SIGNATURES, max_rows)
+
+
+def _b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"instances": [_b64(b"x\0"), _b64(b"")]},
+        {
+            "instances": [
+                {"image_bytes": _b64(b"x\0")},
+                {"image_bytes": _b64(b"")},
+            ]
+        },
+        {"inputs": [_b64(b"x\0"), _b64(b"")]},
+        {"inputs": {"image_bytes": [_b64(b"x\0"), _b64(b"")]}},
+        {
+            "signature_name": "serving_default",
+            "instances": [_b64(b"x\0"), _b64(b"")],
+        },
+    ],
+)
+def test_bytes_come_in_any_form_of_the_format(message):
+    request = _parse(message)
+    assert request.signature == "serving_default"
+    assert request.inputs["image_bytes"].tolist() == [b"x\0", b""]
+    assert request.by_row == ("instances" in message)
+
+
+def test_numbers_take_the_dtype_and_shape_of_the_input():
+    rows = np.arange(24).reshape(2, 2, 2, 3)
+    for name, dtype in (("embed_tensors", "f4"), ("embed_images", "u1")):
+        request = _parse({"signature_name": name, "instances": rows.tolist()})
+        assert request.inputs["images"].dtype == dtype
+        np.testing.assert_array_equal(request.inputs["images"], rows)
+
+
+def test_two_inputs_are_named_in_each_row():
+    rows = [{"a": 1, "b": 2}, {"b": 4, "a": 3}]
+    request = _parse({"signature_name": "two", "instances": rows})
+    assert request.inputs["a"].tolist() == [1, 3]
+    assert request.inputs["b"].tolist() == [2, 4]
+
+
+IMAGE = [[[0, 0, 0]] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    "message, status, text",
+    [
+        (b"{", 400, "must be JSON"),
+        (b"[" * 100_000, 400, "must be JSON"),
+        (b"\xff\xfe", 400, "must be JSON"),
+        ([1], 400, "must be a JSON object"),
+        ({"signature_name": "other", "instances": [1]}, 400, "no signature"),
+        ({"signature_name": [1], "instances": [1]}, 400, "no signature"),
+        ({}, 400, 'either "instances" or "inputs"'),
+        ({"instances": [1], "inputs": [1]}, 400, "either"),
+        ({"instances": []}, 400, "not empty"),
+        ({"instances": {"a": 1}}, 400, "must be a list"),
+        ({"inputs": {"other": []}}, 400, "must hold image_bytes"),
+        ({"inputs": {"image_bytes": []}}, 400, "a list, not empty"),
+        ({"instances": ["text"]}, 400, '{"b64": TEXT}'),
+        ({"instances": [{"b64": "%%"}]}, 400, "not base64"),
+        ({"instances": [{"b64": 3}]}, 400, "not base64"),
+        ({"instances": [{"b64": "é"}]}, 400, "not base64"),
+        ({"instances": [_b64(b"x")] * 5}, 413, "more than 4 rows. Received 5"),
+        (
+            {"signature_name": "embed_tensors", "instances": [[1, 2]]},
+            400,
+            "shape [any, 2, 2, 3]. Received [1, 2]",
+        ),
+        (
+            {"signature_name": "embed_tensors", "instances": [[1], [1, 2]]},
+            400,
+            "numbers, in rows of one shape",
+        ),
+        (
+            {"signature_name": "embed_tensors", "instances": [None]},
+            400,
+            "must be numbers",
+        ),
+        (
+            {"signature_name": "embed_images", "instances": [[[[0, 0, 256]]]]},
+            400,
+            "0 to 255",
+        ),
+        (
+            {"signature_name": "embed_images", "instances": [[[[0, 0, -1]]]]},
+            400,
+            "0 to 255",
+        ),
+        (
+            {"signature_name": "embed_images", "instances": [[[[0, 0.5, 1]]]]},
+            400,
+            "whole numbers",
+        ),
+        (
+            {"signature_name": "embed_images", "instances": [[[]]]},
+            400,
+            "must have the shape",
+        ),
+        (
+            {"signature_name": "two", "inputs": {"a": [1], "b": [1, 2]}},
+            400,
+            "as many rows",
+        ),
+        ({"signature_name": "two", "instances": [1]}, 400, "name its inputs"),
+    ],
+)
+def test_what_is_not_understood_is_told_with_its_status(message, status, text):
+    with pytest.raises(predict_api.RequestError) as error:
+        _parse(message)
+    assert error.value.status == status
+    assert text in str(error.value)
+
+
+def test_one_output_is_answered_without_its_name():
+    outputs = {"features": np.array([[1.5, 2.0]], np.float32)}
+    by_row = json.loads(predict_api.render(outputs, True))
+    assert by_row == {"predictions": [[1.5, 2.0]]}
+    by_column = json.loads(predict_api.render(outputs, False))
+    assert by_column == {"outputs": [[1.5, 2.0]]}
+
+
+def test_several_outputs_are_answered_by_row_or_by_column():
+    outputs = {
+        "classes": np.array([[b"cat", b"dog"]], object),
+        "valid": np.array([True]),
+        "raw_bytes": np.array([b"\xff"], object),
+    }
+    row = {"classes": ["cat", "dog"], "valid": True}
+    row["raw_bytes"] = {"b64": "/w=="}
+    answer = json.loads(predict_api.render(outputs, True))
+    assert answer == {"predictions": [row]}
+    answer = json.loads(predict_api.render(outputs, False))
+    assert answer["outputs"]["classes"] == [["cat", "dog"]]
