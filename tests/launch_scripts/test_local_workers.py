@@ -1,6 +1,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,65 +12,17 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LAUNCHER = ROOT / "launch/local_workers.py"
 
-# Stands in for `moco-tf pretrain`: argument 1 says what it does, one word for
-# each start and, within it, for each worker: "kill,wait 0,0". It notes what
-# happens to it in the file notes-INDEX, and acts when all have come so far.
-_WORKER = """
-import os, signal, subprocess, sys, time
-index = int(sys.argv[-1].removeprefix("--worker_index="))
-path = f"notes-{index}"
-start = open(path).read().count("argv") if os.path.exists(path) else 0
-def note(*words):
-    with open(path, "a") as file:
-        print(*words, file=file)
-def asked(number, frame):
-    note("got", signal.Signals(number).name)
-    if do != "deaf":
-        sys.exit(138)
-starts = sys.argv[1].split()
-do = starts[min(start, len(starts) - 1)].split(",")[index]
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-    signal.signal(number, asked)
-note("argv", *sys.argv[1:])
-print(f"worker {index} does {do}", flush=True)
-note("pid", os.getpid())
-for other in range(len(starts[0].split(","))):
-    while open(f"notes-{other}", "a+").seek(0) or (
-        open(f"notes-{other}").read().count("pid") <= start
-    ):
-        time.sleep(0.01)
-if do == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-elif do == "segfault":
-    os.kill(os.getpid(), signal.SIGSEGV)
-elif do == "freeze":
-    os.kill(os.getpid(), signal.SIGSTOP)
-elif do == "child":
-    code = "import time; time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", code])
-    note("child", child.pid)
-    sys.exit(0)
-elif do.startswith("late"):  # leaves by itself, after the others
-    time.sleep(0.3)
-    note("left by itself")
-    sys.exit(int(do[4:]))
-elif do.isdigit():
-    sys.exit(int(do))
-time.sleep(30)
-sys.exit(3)
-"""
-
 
 @pytest.fixture
 def launch(tmp_path):
     """A function that starts the launcher on fake workers."""
-    (tmp_path / "worker.py").write_text(_WORKER)
+    shutil.copy(ROOT / "tests/launch_scripts/fake_worker.py", tmp_path)
     started = []
 
     def start(plan, *flags, script=(LAUNCHER,), **variables):
         count = len(plan.split()[0].split(","))
         options = ["--pause=0.05", "--grace=5", "--kill_after=5", *flags]
-        command = [sys.executable, "-I", "-S", "worker.py", plan]
+        command = [sys.executable, "-I", "-S", "fake_worker.py", plan]
         started.append(
             subprocess.Popen(
                 [sys.executable, *script, f"--count={count}", *options]
@@ -277,10 +230,10 @@ def test_dry_run_prints_the_commands_and_starts_nothing(launch, tmp_path):
     lines = out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith(
-        f"{sys.executable} -I -S worker.py 0,0 --workers="
+        f"{sys.executable} -I -S fake_worker.py 0,0 --workers="
     )
     assert lines[1].endswith(" --worker_index=1")
-    assert [path.name for path in tmp_path.iterdir()] == ["worker.py"]
+    assert [path.name for path in tmp_path.iterdir()] == ["fake_worker.py"]
 
 
 def test_a_command_that_cannot_be_started_is_named(tmp_path):
