@@ -5,7 +5,13 @@ import sys
 import traceback
 
 import moco_tf
-from moco_tf import cli_evaluation, command_line, config_fields, quiet
+from moco_tf import (
+    cli_evaluation,
+    cli_serving,
+    command_line,
+    config_fields,
+    quiet,
+)
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
 from moco_tf.cluster import meeting, places
@@ -74,6 +80,7 @@ COMMANDS = {
         required=("config", "workdir"),
     ),
     **cli_evaluation.COMMANDS,
+    **cli_serving.COMMANDS,
 }
 
 
@@ -133,7 +140,12 @@ def run(argv=None):
 
 
 def _load(name, options, overrides):
-    """The configuration, for a command that takes one, else None."""
+    """The configuration, for a command that takes one, else None.
+
+    An import gets the overrides as they are: the file says the rest.
+    """
+    if name == "import-weights":
+        return overrides
     if "config" not in options:
         return None
     try:

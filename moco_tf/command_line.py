@@ -54,6 +54,11 @@ _FLAGS = {
     "names": ("", "queries by name, with commas; none = all"),
     "shown": ("10", "queries in the picture"),
     "plot": ("", "instead, draw the logged figures against kNN (.png)"),
+    "name": ("encoder", "of the exported model, in paths and addresses"),
+    "version": ("0", "of the export; 0 = the next one"),
+    "head": ("", "linear.npz of `linear`: adds the signature classify"),
+    "layout": ("moco", "moco, torchvision or detectron2"),
+    "licence": ("", "of the weights, for the model card"),
     "output": ("", "folder of the results; none = one below the run's"),
     "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
     "help": (False, "show this text"),
@@ -148,7 +153,7 @@ def numbers(kind, name, text):
 def usage(commands):
     """Returns the list of commands."""
     lines = ["Usage: moco-tf COMMAND [flags]", "", "Commands:"]
-    lines += [f"  {name:<12}{c.purpose}" for name, c in commands.items()]
+    lines += [f"  {name:<16}{c.purpose}" for name, c in commands.items()]
     lines += ["", "moco-tf COMMAND --help lists the flags of a command."]
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def test_help_of_a_command_lists_its_flags(name, capsys, calls):
         (["pretrian"], "There is no command 'pretrian'. Did you mean"),
         (
             ["train-it-all"],
-            "Known: embed, finetune, knn, linear, neighbours, pretrain.",
+            "Known: embed, export, export-weights, finetune, import-",
         ),
         (["pretrain", "--confg=x"], "Did you mean '--config'?"),
         (["pretrain", "--k=3"], "There is no flag --k."),

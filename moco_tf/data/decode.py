@@ -41,10 +41,10 @@ def decode(contents):
         damaged file, another format, or more than MAX_PIXELS.
     """
     image = tf.cond(
-        _starts(contents, 0, _JPEG),
+        starts(contents, 0, _JPEG),
         lambda: _decode_jpeg(contents),
         lambda: tf.cond(
-            _starts(contents, 0, _PNG),
+            starts(contents, 0, _PNG),
             lambda: _decode_png(contents),
             lambda: _refuse(contents),
         ),
@@ -52,13 +52,15 @@ def decode(contents):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _starts(contents, offset, prefix):
+def starts(contents, offset, prefix):
+    """Whether a string scalar holds the bytes `prefix` at `offset` < 16."""
     # A pad makes the slice legal for files shorter than it.
     head = tf.strings.substr(contents, 0, 16) + b"\x00" * 16
     return tf.equal(tf.strings.substr(head, offset, len(prefix)), prefix)
 
 
-def _check_size(height, width):
+def check_size(height, width):
+    """An op that fails for more than MAX_PIXELS; int scalars."""
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return tf.debugging.assert_less_equal(
         pixels,
@@ -69,7 +71,7 @@ def _check_size(height, width):
 
 def _decode_jpeg(contents):
     shape = tf.image.extract_jpeg_shape(contents)
-    with tf.control_dependencies([_check_size(shape[0], shape[1])]):
+    with tf.control_dependencies([check_size(shape[0], shape[1])]):
         return tf.io.decode_jpeg(
             contents, channels=3, dct_method="INTEGER_ACCURATE"
         )
@@ -80,20 +82,20 @@ def _decode_png(contents):
     # keeps a cut header from failing here: the decoder names the fault.
     header = tf.strings.substr(contents + b"\x00" * 24, 16, 8)
     size = tf.io.decode_raw(header, tf.int32, little_endian=False)
-    with tf.control_dependencies([_check_size(size[1], size[0])]):
+    with tf.control_dependencies([check_size(size[1], size[0])]):
         return tf.io.decode_png(contents, channels=3)
 
 
 def _refuse(contents):
     name = tf.constant("an unknown format")
     for known, offset, prefix in _OTHER_FORMATS:
-        name = tf.where(_starts(contents, offset, prefix), known, name)
+        name = tf.where(starts(contents, offset, prefix), known, name)
     empty = tf.equal(tf.strings.length(contents), 0)
     name = tf.where(empty, "an empty file", name)
     # Never true here: only a check whose value is not known beforehand is
     # left for the run.
     readable = tf.logical_or(
-        _starts(contents, 0, _JPEG), _starts(contents, 0, _PNG)
+        starts(contents, 0, _JPEG), starts(contents, 0, _PNG)
     )
     refusal = tf.debugging.Assert(
         readable, ["An image must be a JPEG or a PNG. Received", name]

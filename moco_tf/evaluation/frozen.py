@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import workdirs
 from moco_tf.data import views
 from moco_tf.evaluation import restored
 from moco_tf.training import checkpoints
@@ -52,7 +53,8 @@ def open_frozen(
       saved_model: folder of a SavedModel, or a .keras file, that takes
         normalised float images [n, S, S, 3].
       recipe, image_size: of a SavedModel: the views that it was trained with
-        and the side of its images; "" and 0: as it says itself.
+        and the side of its images; "" and 0: as it says itself, which an
+        export does in its model_card.json.
 
     Returns:
       Frozen.
@@ -117,6 +119,9 @@ def _open_saved_model(path, recipe_name, image_size):
             "--saved_model must be a folder with saved_model.pb or a .keras "
             f"file. Received {str(path)!r}."
         )
+    told = _preprocessing(path)
+    recipe_name = recipe_name or told.get("views", "")
+    image_size = image_size or told.get("image_size", 0)
     if recipe_name not in views.RECIPES:
         raise ValueError(
             "Of a SavedModel the views must be told, for its normalisation: "
@@ -146,6 +151,12 @@ def _open_saved_model(path, recipe_name, image_size):
         )
     judged = Frozen(encode, LAYERS[:1], size, recipe, str(path), weights, "")
     return judged._replace(identity=digest(judged))
+
+
+def _preprocessing(path):
+    """What the model card of an export says of its images; {} without one."""
+    card = (path if path.is_dir() else path.parent) / "model_card.json"
+    return workdirs.read_json(card)["preprocessing"] if card.is_file() else {}
 
 
 def _callable(path):

@@ -15,7 +15,7 @@ BANK_BLOCK = 65_536
 
 
 @tf.function(reduce_retracing=True)
-def _merge_nearest(query, bank, offset, similarity, index):
+def merge_nearest(query, bank, offset, similarity, index):
     """Merges one block of the bank into the nearest found so far.
 
     Args:
@@ -38,7 +38,7 @@ def _merge_nearest(query, bank, offset, similarity, index):
     return similarity, tf.gather(row, place, axis=1, batch_dims=1)
 
 
-def _unit_rows(rows, name):
+def unit_rows(rows, name):
     """Returns the rows as float32, L2-normalised; a zero row stays zero."""
     rows = np.asarray(rows, np.float32)
     if not np.isfinite(rows).all():
@@ -79,11 +79,11 @@ def nearest(bank, query, k, query_block=QUERY_BLOCK, bank_block=BANK_BLOCK):
     similarity = np.full([len(query), k], -np.inf, np.float32)
     index = np.zeros([len(query), k], np.int64)
     for first in range(0, len(bank), bank_block):
-        block = _unit_rows(bank[first : first + bank_block], "bank")
+        block = unit_rows(bank[first : first + bank_block], "bank")
         for start in range(0, len(query), query_block):
             rows = slice(start, start + query_block)
-            similarity[rows], index[rows] = _merge_nearest(
-                _unit_rows(query[rows], "query"),
+            similarity[rows], index[rows] = merge_nearest(
+                unit_rows(query[rows], "query"),
                 block,
                 tf.constant(first, tf.int64),
                 tf.constant(similarity[rows]),
@@ -134,6 +134,17 @@ def check_temperature(temperature):
         )
 
 
+def check_scores(k, temperature):
+    """Refuses a temperature whose votes float32 cannot hold."""
+    check_temperature(temperature)
+    if 1 / temperature + np.log(k) > np.log(np.finfo(np.float32).max):
+        raise ValueError(
+            "exp(1 / temperature) must fit in a float32 score: temperature "
+            f"above 0.0121 does. Received temperature={temperature}. `top1` "
+            "takes any positive temperature."
+        )
+
+
 def count_votes(weight, label, classes):
     """Sums the weights of each class: [Q, k], int [Q, k] -> [Q, classes]."""
     cell = np.arange(len(label))[:, np.newaxis] * classes + label
@@ -161,15 +172,9 @@ def weighted_vote(bank, bank_labels, query, k, temperature, classes):
       ValueError: as `nearest` does, for labels outside the classes, and for
         a temperature whose scores float32 cannot hold.
     """
-    check_temperature(temperature)
+    check_scores(k, temperature)
     labels = check_labels(bank_labels, len(bank), classes, "bank")
     similarity, index = nearest(bank, query, k)
-    if 1 / temperature + np.log(k) > np.log(np.finfo(np.float32).max):
-        raise ValueError(
-            "exp(1 / temperature) must fit in a float32 score: temperature "
-            f"above 0.0121 does. Received temperature={temperature}. `top1` "
-            "takes any positive temperature."
-        )
     weight = np.exp(similarity.astype(np.float64) / temperature)
     return count_votes(weight, labels[index], classes).astype(np.float32)
 

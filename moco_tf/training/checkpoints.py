@@ -20,6 +20,7 @@ import tensorflow as tf
 
 _NAME = re.compile(r"step-(\d{9})")
 _STATE = "state"
+_QUERY_ENCODER = "query encoder"  # what imported weights may hold alone
 # What TensorFlow raises for a file of another model, or damaged, or cut off.
 _UNREADABLE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
 
@@ -98,6 +99,30 @@ def save(method, workdir, keep, meta):
       OSError: if it cannot be written; older checkpoints are untouched.
     """
     step = int(method.step.numpy())
+    state = tf.train.Checkpoint(model=method)
+    final = _write(state, workdir, step, {"step": step, **meta})
+    for _, old in complete(workdir)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def save_query_encoder(encoder, workdir, step, meta):
+    """Writes a checkpoint of an Encoder alone; pre-training cannot go on.
+
+    Args:
+      encoder: Encoder. workdir: of the run. step: int, of its name.
+      meta: dict for meta.json; "step" and "holds" are added.
+
+    Returns:
+      the checkpoint's path.
+    """
+    model = tf.train.Checkpoint(query_encoder=encoder)
+    meta = {"step": step, "holds": _QUERY_ENCODER, **meta}
+    return _write(tf.train.Checkpoint(model=model), workdir, step, meta)
+
+
+def _write(checkpoint, workdir, step, meta):
+    """Writes a checkpoint's folder whole or not at all; returns its path."""
     final = _path(workdir, step)
     if (final / "meta.json").is_file():
         return final  # the state is a function of the step
@@ -106,8 +131,8 @@ def save(method, workdir, keep, meta):
     _clear(partial)
     try:
         partial.mkdir(parents=True)
-        tf.train.Checkpoint(model=method).write(str(partial / _STATE))
-        text = json.dumps({"step": step, **meta}, indent=2) + "\n"
+        checkpoint.write(str(partial / _STATE))
+        text = json.dumps(meta, indent=2) + "\n"
         (partial / "meta.json").write_text(text)
         _flush(partial)
         os.replace(partial, final)
@@ -119,8 +144,6 @@ def save(method, workdir, keep, meta):
             "intact. Free space or mend the folder, then give the same command "
             "again to go on from the last one."
         ) from error
-    for _, old in complete(workdir)[:-keep]:
-        shutil.rmtree(old)
     return final
 
 
@@ -149,8 +172,16 @@ def restore(method, path):
       the step, int.
 
     Raises:
-      ValueError: if the checkpoint is damaged or of another model.
+      ValueError: if the checkpoint is damaged, of another model, or holds a
+        query encoder alone.
     """
+    if read_meta(path).get("holds") == _QUERY_ENCODER:
+        raise ValueError(
+            "Pre-training goes on from two encoders and a queue of keys. "
+            f"Received {path}, which holds a query encoder alone: its weights "
+            "were imported from a file without a queue. Judge, fine-tune or "
+            "export it; to pre-train, give another --workdir."
+        )
     checkpoint = tf.train.Checkpoint(model=method)
     try:
         status = checkpoint.read(str(path / _STATE))

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -133,6 +135,19 @@ def test_what_a_model_does_not_say_must_be_told(
         frozen.open_frozen(
             saved_model=str(tmp_path / "model.keras"), **arguments
         )
+
+
+def test_a_model_card_beside_it_tells_what_is_not_said(tmp_path):
+    _model(side=None).save(tmp_path / "model.keras")
+    card = {"preprocessing": {"views": "v2", "image_size": 24}}
+    (tmp_path / "model_card.json").write_text(json.dumps(card))
+    path = str(tmp_path / "model.keras")
+    judged = frozen.open_frozen(saved_model=path)
+    assert judged.recipe == views.RECIPES["v2"]
+    assert judged.image_size == 24
+    judged = frozen.open_frozen(saved_model=path, recipe="cifar", image_size=16)
+    assert judged.recipe == views.RECIPES["cifar"]
+    assert judged.image_size == 16
 
 
 def test_a_model_that_returns_maps_is_refused(tmp_path):

@@ -1,0 +1,86 @@
+"""The commands that take an encoder away, or bring one: flags to one call."""
+
+import os
+
+from moco_tf import command_line, quiet
+
+
+def _export(options, config):
+    del config
+    (version,) = command_line.numbers(int, "version", options.version)
+    with quiet.imports(options.verbose):
+        from moco_tf.evaluation import frozen
+        from moco_tf.serving import export
+        from moco_tf.training import distribution
+    distribution.make_strategy(options.devices)
+    export.export_run(
+        frozen.open_frozen(options.workdir, options.checkpoint),
+        options.output or os.path.join(options.workdir, "export"),
+        options.name,
+        version,
+        options.head,
+        options.bank,
+        options.licence,
+        options.workdir,
+    )
+
+
+def _import_weights(options, overrides):
+    with quiet.imports(options.verbose):
+        from moco_tf.serving import weights_import
+    weights_import.import_weights(
+        options.path, options.workdir, options.config or "", overrides
+    )
+
+
+def _export_weights(options, config):
+    del config
+    with quiet.imports(options.verbose):
+        from moco_tf.serving import weights_export
+    weights_export.export_weights(
+        options.workdir, options.checkpoint, options.path, options.layout
+    )
+
+
+COMMANDS = {
+    "import-weights": command_line.Command(
+        run=_import_weights,
+        purpose="make a run of a MoCo, torchvision or detectron2 file",
+        flags=("path", "workdir", "config"),
+        required=("path", "workdir"),
+        defaults={
+            "path": (None, "file to read: .pth.tar, .pth or .pkl"),
+            "config": (None, "what the file does not say; none = as published"),
+        },
+    ),
+    "export-weights": command_line.Command(
+        run=_export_weights,
+        purpose="write weights for PyTorch or detectron2, without torch",
+        flags=("workdir", "checkpoint", "path", "layout"),
+        required=("workdir", "path"),
+        defaults={"path": (None, "file to write; one that exists is refused")},
+    ),
+    "export": command_line.Command(
+        run=_export,
+        purpose="write an encoder for TensorFlow Serving and Keras",
+        flags=(
+            "workdir",
+            "checkpoint",
+            "output",
+            "name",
+            "version",
+            "head",
+            "bank",
+            "licence",
+            "devices",
+        ),
+        required=("workdir",),
+        defaults={
+            "bank": (
+                "",
+                "labelled file of `embed`, or source: adds neighbours",
+            ),
+            "output": ("", "folder of exports; none = export/ in the run's"),
+        },
+    ),
+}

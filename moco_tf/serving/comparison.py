@@ -1,0 +1,154 @@
+"""An exported encoder against the one it was made from, on photographs."""
+
+import importlib.resources
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data import decode, shapes, views
+
+LIMIT = 1e-4  # of the largest feature
+# Of a run in another precision: about what bfloat16 leaves of a direction.
+SMALLEST_COSINE = 0.99
+
+
+class Difference(NamedTuple):
+    """How far two sets of features are apart."""
+
+    form: str
+    largest: float  # difference of two values
+    relative: float  # the same, as a share of the largest feature
+    cosine: float  # smallest of a row
+
+    def __str__(self):
+        return (
+            f"{self.form:<16} max difference {self.largest:.2e} "
+            f"({self.relative:.1e} of the largest), cosine {self.cosine:.7f}"
+        )
+
+
+def compare(form, rows, expected):
+    """Compares float [n, F] rows with those expected.
+
+    Returns:
+      Difference.
+    """
+    rows, expected = np.asarray(rows), np.asarray(expected)
+    rows, expected = rows.astype(np.float64), expected.astype(np.float64)
+    largest = np.abs(rows - expected).max()
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = (rows * expected).sum(axis=1) / np.maximum(lengths, 1e-30)
+    scale = max(np.abs(expected).max(), 1e-30)
+    return Difference(
+        form, float(largest), float(largest / scale), float(cosine.min())
+    )
+
+
+def photographs():
+    """Encoded images of several sizes: two photographs, three scenes.
+
+    Returns:
+      list of bytes, JPEG and PNG.
+    """
+    folder = importlib.resources.files("sklearn.datasets") / "images"
+    photos = [
+        (folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")
+    ]
+    scenes = shapes.render("test", np.arange(3))
+    return photos + [tf.io.encode_png(scene).numpy() for scene in scenes]
+
+
+def check_export(folder, served, judged):
+    """Loads an export and compares it with what the run gives.
+
+    Args:
+      folder: of a SavedModel, with or without encoder.keras.
+      served: signatures.ServedEncoder that was saved there.
+      judged: frozen.Frozen of the run.
+
+    Returns:
+      list of Difference.
+
+    Raises:
+      RuntimeError: if the export does not give the run's features.
+    """
+    folder = pathlib.Path(folder)
+    recipe, precision = judged.recipe, judged.config.train.precision
+    files = photographs()
+    decoded = [decode.decode(contents) for contents in files]
+    pixels = tf.stack([recipe.evaluate(x, judged.image_size) for x in decoded])
+    tensors = views.normalize(pixels, recipe.mean, recipe.std)
+    own = judged.encode(pixels)["backbone"]
+    expected = own
+    found = []
+    if precision != "float32":
+        expected = served(tensors)
+        found.append(compare(f"in {precision}", own, expected))
+        _check(found[-1].cosine >= SMALLEST_COSINE, folder, found)
+    loaded = tf.saved_model.load(str(folder))
+    rows = _of_signatures(loaded.signatures, files, decoded[0], tensors)
+    if (folder / "encoder.keras").is_file():
+        model = tf.keras.models.load_model(
+            folder / "encoder.keras", compile=False, safe_mode=True
+        )
+        rows["encoder.keras"] = model(tensors, training=False)
+    for form, values in rows.items():
+        found.append(compare(form, values, expected[: len(values)]))
+        _check(found[-1].relative <= LIMIT, folder, found)
+    _check_classes(loaded.signatures, served, files, expected)
+    return found
+
+
+def _of_signatures(signatures, files, image, tensors):
+    """Features of the same images through each way in, by name."""
+    answer = signatures["serving_default"](
+        image_bytes=tf.constant([*files, b"not an image"])
+    )
+    read = answer["valid"].numpy().tolist()
+    if read != [True] * len(files) + [False] or tf.reduce_any(
+        answer["features"][-1] != 0
+    ):
+        raise RuntimeError(
+            "The exported encoder must read images and give zeros for what is "
+            f"none. Received valid={read}."
+        )
+    return {
+        "serving_default": answer["features"][:-1],
+        "embed_images": signatures["embed_images"](images=image[tf.newaxis])[
+            "features"
+        ],
+        "embed_tensors": signatures["embed_tensors"](images=tensors)[
+            "features"
+        ],
+    }
+
+
+def _check_classes(signatures, served, files, expected):
+    """Compares the answers of classify and neighbours, where there are."""
+    unit = tf.math.l2_normalize(expected, axis=1, epsilon=1e-24)
+    parts = {
+        "classify": (served.head, expected, "probabilities"),
+        "neighbours": (served.bank, unit, "scores"),
+    }
+    for form, (part, rows, name) in parts.items():
+        if part is None:
+            continue
+        values = signatures[form](image_bytes=tf.constant(files))[name]
+        wanted = part(rows)[1]
+        if not np.allclose(values, wanted, rtol=1e-2, atol=1e-3):
+            raise RuntimeError(
+                f"The exported {form} must give what its parts give. Received "
+                f"{values.numpy()} in place of {wanted.numpy()}."
+            )
+
+
+def _check(holds, folder, found):
+    if not holds:
+        raise RuntimeError(
+            "The exported encoder must give the run's features: to "
+            f"{LIMIT:g} of the largest in float32, and with cosines above "
+            f"{SMALLEST_COSINE} to those of another precision. Received from "
+            f"{str(folder)!r}:\n" + "\n".join(map(str, found))
+        )

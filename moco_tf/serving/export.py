@@ -1,0 +1,179 @@
+"""An encoder for other programs (the `export` command).
+
+OUTPUT/NAME/VERSION/
+    saved_model.pb variables/ assets.extra/   for TensorFlow Serving
+    encoder.keras                             for Keras
+    README.md model_card.json signatures.txt
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+
+import tensorflow as tf
+
+from moco_tf.serving import (
+    comparison,
+    feature_bank,
+    keras_file,
+    linear_head,
+    model_card,
+    model_card_text,
+    signature_list,
+    signatures,
+    warm_up,
+)
+
+
+def export_run(
+    judged, output, name, version=0, head="", bank="", licence="", workdir=""
+):
+    """Exports an encoder, compares the export with it, and prints both.
+
+    Args:
+      judged: frozen.Frozen of a run.
+      output: folder of all exports. name: of this model, letters, digits, "_",
+        "-" and ".".
+      version: positive int; 0: one more than the largest there.
+      head: linear.npz of `moco-tf linear`, or its folder; adds `classify`.
+      bank: labelled file of `moco-tf embed`, or source spec; adds
+        `neighbours`.
+      licence: of the weights, text for the model card.
+      workdir: of the run, for the model card and for stored features.
+
+    Returns:
+      pathlib.Path of the version's folder.
+
+    Raises:
+      ValueError: before anything is written, for a version that is there, or
+        a head or bank that does not belong to the encoder.
+      RuntimeError: if the export does not give the encoder's features; nothing
+        is left of it.
+
+    Side effects: writes the folder under a name that starts with a dot and
+      renames it, so that a server never sees a part of one.
+    """
+    if judged.encoder is None or judged.config is None:
+        raise ValueError(
+            "An encoder is exported from its run. Received "
+            f"{judged.title!r}, which is a model without one. Give --workdir."
+        )
+    final = version_folder(output, name, version)
+    backbone = signatures.float32_backbone(judged)
+    linear, found = None, {}
+    if head:
+        size = backbone.output_shape[-1]
+        linear, found = linear_head.open_head(head, judged, size)
+    neighbours = feature_bank.open_bank(bank, judged, workdir) if bank else None
+    served = signatures.ServedEncoder(
+        backbone, judged.recipe, judged.image_size, linear, neighbours
+    )
+    with _replacing(final) as part:
+        card = model_card.describe(
+            judged,
+            name,
+            int(final.name),
+            _write_models(part, served, judged, name),
+            licence,
+            workdir,
+            linear=found,
+            bank=neighbours.title if neighbours else "",
+            keras_note=_write_keras(part, backbone),
+        )
+        model_card.write(part, card)
+        differences = comparison.check_export(part, served, judged)
+    print(_text(final, card, differences))
+    return final
+
+
+def version_folder(output, name, version=0):
+    """The folder of a version that is not there yet.
+
+    Args:
+      output, name, version: as `export_run`.
+
+    Returns:
+      pathlib.Path OUTPUT/NAME/VERSION.
+
+    Raises:
+      ValueError: for a name or version that cannot be used.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            "--name must be of letters, digits, '_', '-' and '.', as it "
+            f"becomes a folder and a part of addresses. Received {name!r}."
+        )
+    if version < 0:
+        raise ValueError(
+            "--version must be a positive number; 0 takes the next one. "
+            f"Received {version}."
+        )
+    folder = pathlib.Path(output).expanduser() / name
+    held = []
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        held = sorted(int(name) for name in names if name.isdecimal())
+    if version in held:
+        raise ValueError(
+            f"A version is written once. Received --version={version}, and "
+            f"{folder} holds {', '.join(map(str, held))}. Leave --version out "
+            "to take the next one."
+        )
+    return folder / str(version or max(held, default=0) + 1)
+
+
+@contextlib.contextmanager
+def _replacing(final):
+    """Gives a new folder that takes the final name if all goes well."""
+    part = final.with_name(f".{final.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.rename(part, final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_models(folder, served, judged, name):
+    """Writes the SavedModel and its warm-up; returns its signatures."""
+    traced = served.signatures()
+    tf.saved_model.save(served, str(folder), signatures=traced)
+    made = warm_up.requests(traced, judged.recipe, judged.image_size)
+    warm_up.write(folder, name, made)
+    return signature_list.describe(traced)
+
+
+def _write_keras(folder, backbone):
+    """Writes encoder.keras; returns why not, or ""."""
+    try:
+        model = keras_file.stock_model(backbone)
+    except ValueError as error:
+        return str(error)
+    model.save(folder / "encoder.keras")
+    return ""
+
+
+def _text(folder, card, differences):
+    """What was written, how near it is, and what to try."""
+    lines = [f"wrote {folder}"]
+    lines += [
+        f"  {name:<16} {', '.join(parts['inputs'])} -> "
+        f"{', '.join(parts['outputs'])}"
+        for name, parts in card["signatures"].items()
+    ]
+    lines.append(f"  {card['keras_file'] or card['keras_note']}")
+    lines.append(f"  licence: {card['licence']}")
+    lines.append("compared with the encoder:")
+    lines += [f"  {difference}" for difference in differences]
+    lines += [
+        "try:",
+        f"  saved_model_cli show --dir {folder} --tag_set serve "
+        "--signature_def serving_default",
+        f"  python launch/serve_local.py --model={folder.parent} "
+        f"--name={card['name']}",
+        f"  {model_card_text.curl(card['name'])}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""The labelled features among which neighbours are found (`neighbours`)."""
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data import sources
+from moco_tf.evaluation import embedding_files, feature_store, voting
+from moco_tf.serving import linear_head
+
+_FILES = (".npz", ".parquet")
+
+
+class FeatureBank(tf.Module):
+    """Class scores of features by the vote of the nearest neighbours.
+
+    The vote is that of moco_tf.evaluation.voting (arXiv:1805.01978, Sec. 3.4).
+
+    Attributes:
+      blocks: list of float32 [b, F] variables, unit rows.
+      labels: int64 [B] variable, places in `classes`.
+      classes: list of str.
+      k: neighbours that vote. temperature: of their votes.
+      title: where the features came from, and how they vote.
+    """
+
+    def __init__(self, rows, labels, classes, k, temperature, title=""):
+        """Copies float [B, F] rows; B is at least k.
+
+        Raises:
+          ValueError: for labels, a k or a temperature that cannot serve.
+        """
+        super().__init__()
+        voting.check_k(k, len(rows))
+        voting.check_scores(k, temperature)
+        labels = voting.check_labels(labels, len(rows), len(classes), "bank")
+        # One block of similarities has 65,536 columns, however large the bank.
+        self.blocks = [
+            tf.Variable(
+                voting.unit_rows(rows[start : start + voting.BANK_BLOCK], name),
+                trainable=False,
+                name=name,
+            )
+            for start in range(0, len(rows), voting.BANK_BLOCK)
+            for name in [f"bank{start // voting.BANK_BLOCK}"]
+        ]
+        self.labels = tf.Variable(labels, trainable=False, name="labels")
+        self.classes = tuple(classes)
+        self.k = k
+        self.temperature = temperature
+        self.title = f"{title} (k = {k}, temperature = {temperature:g})"
+
+    def __call__(self, normalised):
+        """Names the classes with the most votes.
+
+        Args:
+          normalised: float32 [n, F], unit rows.
+
+        Returns:
+          classes string [n, m], scores float32 [n, m], in falling order; m is
+          5, or the number of classes if that is lower.
+        """
+        count = tf.shape(normalised)[0]
+        near = tf.fill([count, self.k], np.float32(-np.inf))
+        index = tf.zeros([count, self.k], tf.int64)
+        offset = 0
+        for block in self.blocks:
+            rows = tf.convert_to_tensor(block)
+            near, index = voting.merge_nearest(
+                normalised, rows, tf.constant(offset, tf.int64), near, index
+            )
+            offset += rows.shape[0]
+        label = tf.gather(self.labels, index)
+        classes = len(self.classes)
+        cell = tf.range(count, dtype=tf.int64)[:, tf.newaxis] * classes + label
+        votes = tf.math.unsorted_segment_sum(
+            tf.exp(near / self.temperature),
+            cell,
+            tf.cast(count, tf.int64) * classes,
+        )
+        shown = min(linear_head.SHOWN, classes)
+        scores, place = tf.math.top_k(tf.reshape(votes, [-1, classes]), shown)
+        return tf.gather(tf.constant(self.classes), place), scores
+
+
+def open_bank(bank, judged, workdir=""):
+    """Opens labelled features of the encoder that is exported.
+
+    Args:
+      bank: file of `moco-tf embed`, or the spec of a labelled source such as
+        "folder:DIR", whose features are taken now.
+      judged: frozen.Frozen with a config, whose knn.k and knn.temperature are
+        used; k is at most the size of the bank.
+      workdir: of the run, for stored features.
+
+    Returns:
+      FeatureBank.
+
+    Raises:
+      ValueError: for features of another encoder, or without labels.
+    """
+    if pathlib.Path(bank).suffix in _FILES:
+        rows, labels, classes = _read(bank, judged)
+    else:
+        source = sources.open_source(bank)
+        _check_labels(bank, source.labels)
+        stored = feature_store.extract(
+            judged, source, pathlib.Path(workdir) / "features"
+        )
+        rows, labels = stored.rows["backbone"], stored.labels
+        classes = source.class_names
+    if classes is None:
+        classes = [str(number) for number in range(int(labels.max()) + 1)]
+    knn = judged.config.knn
+    k = min(knn.k, len(rows))
+    return FeatureBank(rows, labels, classes, k, knn.temperature, str(bank))
+
+
+def _read(path, judged):
+    """Rows, labels and class names of a file of embeddings."""
+    found = embedding_files.load(path)
+    if found.about.get("encoder") != judged.identity:
+        raise ValueError(
+            "The bank must hold features of the encoder that is exported. "
+            f"Received {str(path)!r} of the encoder "
+            f"{str(found.about.get('encoder'))[:16]} "
+            f"({found.about.get('title')}), and the encoder "
+            f"{judged.identity[:16]} ({judged.title}). Write it with `moco-tf "
+            "embed` from the same --checkpoint."
+        )
+    if "backbone" not in found.rows:
+        raise ValueError(
+            "The bank must hold backbone features, which are those that are "
+            f"served. Received {', '.join(found.rows)} in {str(path)!r}. Write "
+            "it with `moco-tf embed --features=backbone`."
+        )
+    _check_labels(path, found.labels)
+    return found.rows["backbone"], found.labels, found.class_names
+
+
+def _check_labels(bank, labels):
+    if labels is None:
+        raise ValueError(
+            f"The bank must have labels. Received {str(bank)!r} without. Give "
+            "a folder of class folders, or the features of one."
+        )

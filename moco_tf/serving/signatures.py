@@ -1,0 +1,159 @@
+"""The encoder as it is served: from bytes, pixels or tensors to features."""
+
+import tensorflow as tf
+
+from moco_tf.data import views
+from moco_tf.models import cloning
+from moco_tf.models import encoder as encoders
+from moco_tf.serving import image_bytes as image_bytes_lib
+
+
+def float32_backbone(judged):
+    """The backbone of a run with its weights, in float32.
+
+    Args:
+      judged: frozen.Frozen of a run, in any precision.
+
+    Returns:
+      keras.Model, normalised float32 [n, S, S, 3] -> float32 [n, F], with
+      variables of its own.
+    """
+    model = judged.config.model
+    backbone = encoders.build_backbone(
+        model.backbone,
+        width=model.width,
+        stem=model.stem,
+        image_size=judged.image_size,
+    )
+    cloning.copy_weights(judged.encoder.backbone, backbone)
+    return backbone
+
+
+class ServedEncoder(tf.Module):
+    """An encoder with its preprocessing, as a SavedModel holds it.
+
+    A loaded one, in plain TensorFlow, is called with normalised images
+    float32 [n, S, S, 3] and `training` (bool, whether BatchNorm uses the
+    batch), returns features float32 [n, F], and passes gradients to its
+    `trainable_variables`.
+
+    Attributes:
+      variables, trainable_variables: lists, of the backbone.
+      head: linear_head.LinearHead or None.
+      bank: feature_bank.FeatureBank or None.
+    """
+
+    # tf.Module's properties do not outlive a SavedModel; attributes do.
+    variables = None
+    trainable_variables = None
+
+    def __init__(self, backbone, recipe, image_size, head=None, bank=None):
+        """Joins the parts.
+
+        Args:
+          backbone: keras.Model, normalised float32 [n, S, S, 3] -> float32
+            [n, F].
+          recipe: views.Recipe, whose evaluation view images go through.
+          image_size: S, pixels.
+          head, bank: see the attributes.
+        """
+        super().__init__()
+        self.image_size = image_size
+        self.variables = backbone.variables
+        self.trainable_variables = backbone.trainable_variables
+        self.head = head
+        self.bank = bank
+        # Functions: what is tracked would be saved too, a Keras model with
+        # code that only a process with this package can load.
+        self._encode = lambda x, training: backbone(x, training=training)
+        self._view = lambda image: recipe.evaluate(image, image_size)
+        self._normalize = lambda x: views.normalize(x, recipe.mean, recipe.std)
+
+    @tf.function
+    def __call__(self, images, training=False):
+        """Features float32 [n, F] of normalised images [n, S, S, 3]."""
+        return self._encode(images, training)
+
+    def signatures(self):
+        """Traces what a SavedModel offers, and the forms of `__call__`.
+
+        Returns:
+          dict of concrete functions by name.
+        """
+        side = self.image_size
+        tensors = tf.TensorSpec([None, side, side, 3], tf.float32)
+        for training in (False, True):
+            self.__call__.get_concrete_function(tensors, training=training)
+        contents = tf.TensorSpec([None], tf.string)
+        pixels = tf.TensorSpec([None, None, None, 3], tf.uint8)
+        forms = {
+            "serving_default": (self._embed_bytes, contents),
+            "embed_images": (self._embed_images, pixels),
+            "embed_tensors": (self._embed_tensors, tensors),
+        }
+        if self.head is not None:
+            forms["classify"] = (self._classify, contents)
+        if self.bank is not None:
+            forms["neighbours"] = (self._neighbours, contents)
+        return {
+            name: tf.function(call).get_concrete_function(spec)
+            for name, (call, spec) in forms.items()
+        }
+
+    def _embed_tensors(self, images):
+        return _outputs(self(images, training=False))
+
+    def _embed_images(self, images):
+        shape, side = tf.shape(images), self.image_size
+        some = tf.reduce_prod(shape[1:3]) > 0
+        pixels = tf.cond(
+            some,
+            lambda: tf.map_fn(
+                self._view,
+                images,
+                fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
+            ),
+            lambda: tf.zeros([shape[0], side, side, 3], tf.uint8),
+        )
+        return self._embed(pixels, tf.fill(shape[:1], some))
+
+    def _embed_bytes(self, image_bytes):
+        pixels, valid = image_bytes_lib.decode_rows(
+            image_bytes, self._view, self.image_size
+        )
+        return self._embed(pixels, valid)
+
+    def _classify(self, image_bytes):
+        found = self._embed_bytes(image_bytes)
+        classes, probabilities = self.head(found["features"])
+        return _only_valid(
+            found["valid"], classes=classes, probabilities=probabilities
+        )
+
+    def _neighbours(self, image_bytes):
+        found = self._embed_bytes(image_bytes)
+        classes, scores = self.bank(found["normalised"])
+        return _only_valid(found["valid"], classes=classes, scores=scores)
+
+    def _embed(self, pixels, valid):
+        # The platform's fused convolutions fail on a batch of no rows.
+        rows = tf.shape(valid)[0]
+        extra = tf.maximum(1 - rows, 0)
+        pixels = tf.pad(pixels, [[0, extra], [0, 0], [0, 0], [0, 0]])
+        features = self(self._normalize(pixels), training=False)[:rows]
+        return _only_valid(valid, **_outputs(features))
+
+
+def _outputs(features):
+    # As kNN does: a row of zeros stays one.
+    normalised = tf.math.l2_normalize(features, axis=1, epsilon=1e-24)
+    return {"features": features, "normalised": normalised}
+
+
+def _only_valid(valid, **outputs):
+    """Zeros, or empty texts, in rows that could not be read."""
+    outputs = {
+        name: tf.where(valid[:, tf.newaxis], rows, tf.zeros([], rows.dtype))
+        for name, rows in outputs.items()
+    }
+    return {**outputs, "valid": valid}

@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from moco_tf import workdirs
+from moco_tf.evaluation import frozen
+from moco_tf.monitoring import metrics_csv
+from moco_tf.serving import model_card, model_card_text, signature_list
+from tests.evaluation import small_encoder
+from tests.serving import plain_served
+
+LINEAR = {
+    "way": "cached",
+    "images": 10,
+    "top1": 0.5,
+    "top1_low": 0.2366,
+    "top1_high": 0.7634,
+}
+
+
+@pytest.fixture(name="workdir", scope="module")
+def _workdir(tmp_path_factory):
+    workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
+    meta = workdir / "checkpoints" / "step-000000005" / "meta.json"
+    meta.write_text(json.dumps({"step": 5, "epoch": 0.5}))
+    saved = workdirs.read_json(workdir / "config.json")
+    workdirs.write_json(
+        workdir / "config.json", saved | {"data_fingerprint": "12ab"}
+    )
+    metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
+    for step, knn in ((2, 0.25), (4, 0.375), (5, None), (6, 0.75)):
+        row = {"step": step, "epoch": 1, "loss": 1.0}
+        if knn is not None:
+            row |= {"knn_backbone": knn, "knn_projection": knn / 2}
+        metrics.append(row)
+    metrics.close()
+    return workdir
+
+
+@pytest.fixture(name="judged", scope="module")
+def _judged(workdir):
+    return frozen.open_frozen(workdir)
+
+
+@pytest.fixture(name="described", scope="module")
+def _described():
+    return signature_list.describe(plain_served.make().signatures())
+
+
+def test_a_card_says_what_is_known(judged, described, workdir):
+    card = model_card.describe(
+        judged, "mine", 3, described, "CC0", str(workdir), LINEAR, "folder:x"
+    )
+    assert (card["name"], card["version"]) == ("mine", 3)
+    assert card["licence"] == "CC0"
+    assert card["encoder"]["identity"] == judged.identity
+    assert (card["encoder"]["step"], card["encoder"]["epoch"]) == (5, 0.5)
+    assert card["data"] == {
+        "source": "shapes:train",
+        "fingerprint": "12ab",
+        "images_per_epoch": 10 * judged.config.train.batch_size,
+    }
+    assert card["preprocessing"]["views"] == judged.config.data.views
+    assert card["preprocessing"]["image_size"] == 16
+    assert card["config"] == judged.config.to_dict()
+    assert card["keras_file"] == "encoder.keras"
+
+
+def test_the_newest_knn_that_the_checkpoint_has_seen_is_given(
+    judged, described, workdir
+):
+    card = model_card.describe(
+        judged, "mine", 1, described, workdir=str(workdir), linear=LINEAR
+    )
+    found = card["metrics"]["knn"]
+    assert (found["step"], found["backbone"]) == (4, 0.375)
+    text = model_card_text.readme(card)
+    assert "37.50 % top-1 after 4 steps" in text
+    assert "top-1 50.00 % (95 %: 23.66 to 76.34)  of 10 images" in text
+
+
+def test_what_is_not_known_is_said(judged, described):
+    judged = judged._replace(title="a run")
+    card = model_card.describe(
+        judged, "mine", 1, described, keras_note="It holds a layer of ours."
+    )
+    assert card["licence"] == "unspecified"
+    assert card["metrics"] == {}
+    assert card["data"]["images_per_epoch"] is None
+    text = model_card_text.readme(card)
+    assert "Unspecified: who exported this did not say" in text
+    assert "None were measured." in text
+    assert "| images an epoch | not noted |" in text
+    assert "There is no .keras file. It holds a layer of ours." in text
+    assert "encoder.keras" not in text
+
+
+def test_the_files_are_written(judged, described, tmp_path):
+    card = model_card.describe(judged, "mine", 1, described)
+    model_card.write(tmp_path, card)
+    written = workdirs.read_json(tmp_path / "model_card.json")
+    assert written == json.loads(json.dumps(card))
+    assert (tmp_path / "README.md").read_text().startswith("# mine, version 1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "model_card.json",
+        "signatures.txt",
+    ]
+
+
+def test_signatures_are_listed_with_their_forms(described):
+    lines = signature_list.text(described).splitlines()
+    assert lines[0] == "serving_default"
+    forms = [line[:43].split(None, 1 + line.count("->")) for line in lines]
+    forms = [[*form[:-1], form[-1].strip()] for form in forms if len(form) > 1]
+    assert forms[:4] == [
+        ["image_bytes", "string [n]"],
+        ["->", "features", "float32 [n, 3]"],
+        ["->", "normalised", "float32 [n, 3]"],
+        ["->", "valid", "bool [n]"],
+    ]
+    assert ["images", "uint8 [n, H, W, 3]"] in forms
+    assert ["images", "float32 [n, 8, 8, 3]"] in forms
+    assert ["->", "probabilities", "float32 [n, 3]"] in forms

@@ -1,0 +1,216 @@
+"""What torch itself reads of our files, and we of torch's.
+
+Runs where torch is installed: `pip install moco-tf[torch]`.
+"""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.evaluation import frozen
+from moco_tf.serving import (
+    torch_reader,
+    torch_writer,
+    weights_export,
+    weights_import,
+)
+from tests.serving import small_weights, torch_files
+
+torch = pytest.importorskip(
+    "torch", reason="torch is not installed: pip install moco-tf[torch]"
+)
+functional = torch.nn.functional
+
+
+def _resnet(state, images):
+    """Features [n, F] of torchvision's ResNet-18, in inference mode.
+
+    Args:
+      state: dict name -> tensor. images: float [n, 3, H, W].
+    """
+
+    def norm(x, name):
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, weight, bias = (state[f"{name}.{part}"] for part in parts)
+        return functional.batch_norm(x, mean, var, weight, bias, eps=1e-5)
+
+    def conv(x, name, stride):
+        weight = state[f"{name}.weight"]
+        return functional.conv2d(
+            x, weight, stride=stride, padding=weight.shape[-1] // 2
+        )
+
+    x = functional.relu(norm(conv(images, "conv1", 2), "bn1"))
+    x = functional.max_pool2d(x, 3, 2, 1)
+    for stage in range(1, 5):
+        for block in range(2):
+            name = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            y = functional.relu(
+                norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1")
+            )
+            y = norm(conv(y, f"{name}.conv2", 1), f"{name}.bn2")
+            if f"{name}.downsample.0.weight" in state:
+                x = conv(x, f"{name}.downsample.0", stride)
+                x = norm(x, f"{name}.downsample.1")
+            x = functional.relu(x + y)
+    return x.mean((2, 3))
+
+
+def _head(state, features):
+    hidden = functional.relu(
+        functional.linear(features, state["fc.0.weight"], state["fc.0.bias"])
+    )
+    return functional.linear(hidden, state["fc.2.weight"], state["fc.2.bias"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of an imported checkpoint that torch itself has saved."""
+    folder = tmp_path_factory.mktemp("torch")
+    state = {
+        name: torch.from_numpy(value)
+        for name, value in small_weights.state_dict().items()
+    }
+    saved = {"epoch": 3, "arch": "resnet18", "state_dict": state}
+    torch.save(saved, folder / "m.pth.tar")
+    weights_import.import_weights(
+        folder / "m.pth.tar", folder / "run", overrides=small_weights.FIELDS
+    )
+    return folder / "run", state
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_we_read_what_torch_saves(zipped, tmp_path):
+    layer = torch.nn.BatchNorm2d(3)
+    value = collections.OrderedDict(
+        half=torch.arange(3, dtype=torch.float16),
+        brain=torch.tensor([1.0, -2.5], dtype=torch.bfloat16),
+        part=torch.arange(12).reshape(3, 4).t()[1:3],
+        flags=torch.tensor([True, False]),
+        size=torch.Size([2, 3]),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+        layer=layer.state_dict(),
+        plain=[1, "a", None, 2.5, (True, -(2**40))],
+    )
+    path = tmp_path / "file.pth"
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    found = torch_reader.read(path)
+    assert list(found) == list(value)
+    for name in ("half", "part", "flags"):
+        assert str(found[name].dtype) in str(value[name].dtype)
+        np.testing.assert_array_equal(found[name], value[name].numpy())
+    np.testing.assert_array_equal(
+        found["brain"].astype(np.float32), [1.0, -2.5]
+    )
+    np.testing.assert_array_equal(found["parameter"], [1, 1])
+    assert (found["size"], found["plain"]) == ((2, 3), value["plain"])
+    assert list(found["layer"]) == list(layer.state_dict())
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy", "tar"])
+def test_torch_reads_the_files_that_these_tests_make(layout, tmp_path):
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    path = torch_files.write(tmp_path / "f.pth", layout, matrix=matrix, epoch=3)
+    # torch refuses tar files in its own restricted reader.
+    found = torch.load(path, weights_only=layout != "tar", map_location="cpu")
+    np.testing.assert_array_equal(found["matrix"].numpy(), matrix)
+    assert found["epoch"] == 3
+
+
+def test_we_read_an_optimizer_that_torch_has_stepped(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9)
+    (3 * weight).sum().backward()
+    optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "o.pth")
+    found = torch_reader.read(tmp_path / "o.pth")["optimizer"]
+    np.testing.assert_array_equal(found["state"][0]["momentum_buffer"], [3, 3])
+
+
+def test_torch_reads_what_we_write(tmp_path):
+    value = {
+        "tensors": collections.OrderedDict(
+            matrix=np.arange(6, dtype=np.float32).reshape(2, 3).T,
+            count=np.array(7),
+            empty=np.zeros((0, 3), np.float16),
+            flags=np.array([True, False]),
+        ),
+        "plain": [1, -(2**40), 0.5, None, True, "\u00e9", (1, 2)],
+    }
+    torch_writer.write_torch(tmp_path / "w.pth", value)
+    for mapped in (False, True):
+        found = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mapped)
+        assert found["plain"] == value["plain"]
+        for name, array in value["tensors"].items():
+            held = found["tensors"][name]
+            assert tuple(held.shape) == array.shape
+            assert str(array.dtype) in str(held.dtype)
+            np.testing.assert_array_equal(held.numpy(), array)
+
+
+def test_an_exported_checkpoint_gives_torch_the_same_features(run, tmp_path):
+    workdir, state = run
+    path = tmp_path / "out.pth.tar"
+    weights_export.export_weights(workdir, "latest", path, "moco")
+    loaded = torch.load(path, weights_only=True)
+    assert list(loaded["state_dict"]) == list(state)
+    for name, value in state.items():
+        assert torch.equal(loaded["state_dict"][name], value), name
+    start = "module.encoder_q."
+    query = {
+        name.removeprefix(start): value
+        for name, value in loaded["state_dict"].items()
+        if name.startswith(start)
+    }
+    images = np.random.default_rng(0).standard_normal((4, 32, 32, 3))
+    images = images.astype(np.float32)
+    expected = _resnet(query, torch.from_numpy(images).permute(0, 3, 1, 2))
+    encoder = frozen.open_frozen(str(workdir)).encoder
+    features, projection = encoder.features(tf.constant(images))
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(
+        features / scale, expected.numpy() / scale, atol=1e-5
+    )
+    expected = _head(query, expected)
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(
+        projection / scale, expected.numpy() / scale, atol=1e-5
+    )
+
+
+def test_torchs_sgd_takes_up_the_exported_momentum(run, tmp_path):
+    workdir, state = run
+    path = tmp_path / "out.pth.tar"
+    weights_export.export_weights(workdir, "latest", path, "moco")
+    loaded = torch.load(path, weights_only=True)
+    ends = ("running_mean", "running_var", "num_batches_tracked")
+    parameters = [
+        torch.nn.Parameter(value.clone())
+        for name, value in state.items()
+        if ".encoder_" in name and not name.endswith(ends)
+    ]
+    optimizer = torch.optim.SGD(parameters, 0.1, momentum=0.9)
+    optimizer.load_state_dict(loaded["optimizer"])
+    held = [optimizer.state[p].get("momentum_buffer") for p in parameters]
+    half = len(parameters) // 2
+    for parameter, value in zip(parameters[:half], held[:half], strict=True):
+        assert value.shape == parameter.shape
+    assert held[half:] == [None] * half
+
+
+def test_the_exported_backbone_is_torchvisions(run, tmp_path):
+    workdir, state = run
+    path = tmp_path / "out.pth"
+    weights_export.export_weights(workdir, "latest", path, "torchvision")
+    loaded = torch.load(path, weights_only=True)
+    start = "module.encoder_q."
+    expected = {
+        name.removeprefix(start): value
+        for name, value in state.items()
+        if name.startswith(start) and ".fc." not in name
+    }
+    assert list(loaded) == list(expected)
+    assert all(torch.equal(loaded[n], v) for n, v in expected.items())

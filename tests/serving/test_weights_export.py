@@ -1,0 +1,193 @@
+"""A run's weights in the layouts of others, bit by bit."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from moco_tf import config as configs
+from moco_tf import workdirs
+from moco_tf.serving import (
+    torch_reader,
+    weights_export,
+    weights_import,
+)
+from tests.evaluation import small_encoder
+from tests.serving import small_weights, torch_files
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A workdir from a published checkpoint, with its tensors."""
+    folder = tmp_path_factory.mktemp("imported")
+    state = small_weights.state_dict()
+    momentum = small_weights.velocities(state)
+    path = small_weights.write_moco(folder / "m.pth.tar", state, momentum)
+    _import(path, folder / "run")
+    return folder / "run", state, momentum
+
+
+def _import(path, workdir):
+    weights_import.import_weights(path, workdir, overrides=small_weights.FIELDS)
+
+
+def _export(workdir, path, layout):
+    weights_export.export_weights(workdir, "latest", path, layout)
+    return path
+
+
+def test_a_published_checkpoint_comes_out_as_it_went_in(imported, tmp_path):
+    workdir, state, momentum = imported
+    found = torch_reader.read(_export(workdir, tmp_path / "m.pth.tar", "moco"))
+    assert list(found) == ["epoch", "arch", "state_dict", "optimizer"]
+    assert (found["epoch"], found["arch"]) == (200, "resnet18")
+    small_weights.assert_same_tensors(found["state_dict"], state)
+    held = found["optimizer"]["state"]
+    assert list(held) == list(range(len(momentum)))
+    for number, value in enumerate(momentum):
+        found_value = held[number]["momentum_buffer"]
+        assert found_value.tobytes() == value.tobytes()
+    (group,) = found["optimizer"]["param_groups"]
+    assert group["params"] == list(range(2 * len(momentum)))
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
+
+
+@pytest.mark.parametrize(("counted", "depth"), [(True, 50), (False, 18)])
+def test_a_torchvision_file_comes_out_as_it_went_in(counted, depth, tmp_path):
+    tensors = small_weights.tensors(depth=depth, counted=counted)
+    tensors = {n: v for n, v in tensors.items() if not n.startswith("fc")}
+    _import(
+        torch_files.write(tmp_path / "in.pth", "zip", **tensors),
+        tmp_path / "run",
+    )
+    path = _export(tmp_path / "run", tmp_path / "out.pth", "torchvision")
+    small_weights.assert_same_tensors(torch_reader.read(path), tensors)
+
+
+def test_counters_that_differ_come_back(tmp_path):
+    tensors = small_weights.tensors()
+    tensors = {n: v for n, v in tensors.items() if not n.startswith("fc")}
+    tensors["layer1.0.bn1.num_batches_tracked"] = np.array(3)
+    _import(
+        torch_files.write(tmp_path / "in.pth", "zip", **tensors),
+        tmp_path / "run",
+    )
+    path = _export(tmp_path / "run", tmp_path / "out.pth", "torchvision")
+    small_weights.assert_same_tensors(torch_reader.read(path), tensors)
+
+
+def _converted(state):
+    """What MoCo's conversion to detectron2 makes of a state dict."""
+    model = {}
+    for name, value in state.items():
+        if not name.startswith("module.encoder_q."):
+            continue
+        name = name.replace("module.encoder_q.", "")
+        if "layer" not in name:
+            name = "stem." + name
+        for t in (1, 2, 3, 4):
+            name = name.replace(f"layer{t}", f"res{t + 1}")
+        for t in (1, 2, 3):
+            name = name.replace(f"bn{t}", f"conv{t}.norm")
+        name = name.replace("downsample.0", "shortcut")
+        model[name.replace("downsample.1", "shortcut.norm")] = value
+    return {"model": model, "__author__": "MOCO", "matching_heuristics": True}
+
+
+def test_detectron2_gets_the_file_of_the_published_conversion(
+    imported, tmp_path
+):
+    workdir, state, _ = imported
+    path = _export(workdir, tmp_path / "d.pkl", "detectron2")
+    with open(path, "rb") as file:
+        found = pickle.load(file)
+    expected = _converted(state)
+    small_weights.assert_same_tensors(found.pop("model"), expected.pop("model"))
+    assert found == expected
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_a_detectron2_file_comes_out_as_it_went_in(headless, tmp_path):
+    tensors = {
+        f"module.encoder_q.{name}": value
+        for name, value in small_weights.tensors().items()
+        if not (headless and name.startswith("fc"))
+    }
+    saved = _converted(tensors)
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps(saved))
+    _import(tmp_path / "in.pkl", tmp_path / "run")
+    path = _export(tmp_path / "run", tmp_path / "out.pkl", "detectron2")
+    with open(path, "rb") as file:
+        small_weights.assert_same_tensors(
+            pickle.load(file)["model"], saved["model"]
+        )
+
+
+def test_the_same_run_gives_the_same_bytes(imported, tmp_path):
+    for layout in ("moco", "torchvision", "detectron2"):
+        one, two = (
+            _export(imported[0], tmp_path / f"{layout}{n}", layout)
+            for n in (1, 2)
+        )
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_archive_is_as_torch_wants_it(imported, tmp_path):
+    path = _export(imported[0], tmp_path / "w.pth", "torchvision")
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        assert archive.read("archive/version") == b"3\n"
+        assert archive.read("archive/byteorder") == b"little"
+        assert archive.testzip() is None
+    names = [member.filename for member in members]
+    assert names[0] == "archive/data.pkl" and "archive/data/0" in names
+    for member in members:
+        assert member.compress_type == zipfile.ZIP_STORED
+        assert member.date_time == (1980, 1, 1, 0, 0, 0)
+        # The length of the extra field is at byte 28 of the local header.
+        header = member.header_offset
+        extra = int.from_bytes(data[header + 28 : header + 30], "little")
+        assert (header + 30 + len(member.filename) + extra) % 64 == 0
+
+
+def test_a_run_of_ours_counts_its_steps(tmp_path, capsys):
+    workdir = small_encoder.write(tmp_path, steps=(5,))
+    path = _export(workdir, tmp_path / "w.pth", "moco")
+    state = torch_reader.read(path)["state_dict"]
+    assert all(name.startswith("module.encoder_q.") for name in state)
+    # quickstart is symmetric: both views go through each encoder.
+    config = configs.load("quickstart")
+    batches = 10 if config.moco.symmetric else 5
+    assert state["module.encoder_q.bn1.num_batches_tracked"] == batches
+    text = capsys.readouterr().out
+    assert "without key encoder and queue" in text
+    assert "cifar stem" in text
+
+
+@pytest.mark.parametrize("layout", ["moco", "torchvision", "detectron2"])
+def test_other_backbones_are_refused_by_name(layout, tmp_path):
+    config = configs.load(
+        "moco_v2_imagenet", {"model.backbone": "keras_cv:resnet50v2"}
+    )
+    workdirs.save(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="the backbone 'keras_cv:resnet50v2'"):
+        _export(tmp_path / "run", tmp_path / "w.pth", layout)
+
+
+def test_detectron2_has_no_small_stem(tmp_path):
+    workdirs.save(configs.load("moco_cifar10"), tmp_path / "run")
+    with pytest.raises(ValueError, match="with the stem 'cifar'"):
+        _export(tmp_path / "run", tmp_path / "w.pkl", "detectron2")
+
+
+def test_an_unknown_layout_and_a_file_that_is_there_are_refused(
+    imported, tmp_path
+):
+    with pytest.raises(ValueError, match="layout must be one of.*'onnx'"):
+        _export(imported[0], tmp_path / "w.onnx", "onnx")
+    (tmp_path / "w.pth").write_bytes(b"kept")
+    with pytest.raises(ValueError, match="which is there"):
+        _export(imported[0], tmp_path / "w.pth", "moco")
+    assert (tmp_path / "w.pth").read_bytes() == b"kept"
