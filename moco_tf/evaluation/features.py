@@ -1,5 +1,6 @@
 """Frozen features of a whole data set, in order."""
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -48,11 +49,14 @@ def evaluation_batches(
     dataset = tf.data.Dataset.range(first, len(source)).batch(batch_size)
     dataset = dataset.map(lambda index: (source.records(index), index))
     dataset = dataset.unbatch()
-    dataset = dataset.map(make, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(make, os.cpu_count(), deterministic=True)
     if source.may_fail:
         # Before the batch: one bad image takes no other with it.
         dataset = dataset.ignore_errors()
-    return dataset.batch(batch_size).prefetch(2)
+    # Its thread sleeps for ever longer, and the iterator's end waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.batch(batch_size).prefetch(2).with_options(options)
 
 
 @tf.function
