@@ -29,7 +29,7 @@ def make_schedule(config, steps_per_epoch):
             steps_per_epoch,
             schedule.warmup_epochs,
             schedule.unit,
-            schedule.first_epoch,
+            schedule.get("first_epoch", 0),  # of pre-training alone
         )
     return schedules.Step(
         rate,

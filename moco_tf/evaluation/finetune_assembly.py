@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import assembly
 from moco_tf.data import stream, views
 from moco_tf.evaluation import (
     augment,
     finetuned,
     frozen,
     restored,
-    supervised,
 )
 from moco_tf.models import encoder as encoders
 from moco_tf.models import heads
@@ -117,7 +117,7 @@ def make_method(config, start, batches, classes, strategy):
         factor = optimizer.head_factor
         method.compile(
             optimizers.MomentumSGD(
-                supervised.make_schedule(config, batches.steps_per_epoch),
+                assembly.make_schedule(config, batches.steps_per_epoch),
                 optimizer.momentum,
                 optimizer.weight_decay,
                 rate_factors=[(v, factor) for v in head.trainable_variables],

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import assembly
 from moco_tf.data import stream, views
 from moco_tf.evaluation import classifier, probe, supervised
 from moco_tf.training import optimizers
@@ -79,7 +80,7 @@ def train(config, judged, pair, output, folder, strategy):
         )
         method.compile(
             optimizers.MomentumSGD(
-                supervised.make_schedule(config, batches.steps_per_epoch),
+                assembly.make_schedule(config, batches.steps_per_epoch),
                 config.optimizer.momentum,
                 config.optimizer.weight_decay,
             )

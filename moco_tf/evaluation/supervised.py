@@ -8,7 +8,7 @@ from moco_tf import config_rules
 from moco_tf.cluster import guard as guards
 from moco_tf.data import unreadable
 from moco_tf.monitoring import metrics_csv, progress
-from moco_tf.training import checkpoints, schedules, steps
+from moco_tf.training import checkpoints, steps
 
 COLUMNS = (
     "epoch",
@@ -22,27 +22,6 @@ COLUMNS = (
     "epoch_loss",
     "evaluated_top1",
 )
-
-
-def make_schedule(config, steps_per_epoch):
-    """The schedule of a linear or fine-tuning configuration."""
-    schedule, rate = config.schedule, config.optimizer.learning_rate
-    if schedule.name == "cosine":
-        return schedules.Cosine(
-            rate,
-            config.train.epochs,
-            steps_per_epoch,
-            schedule.warmup_epochs,
-            schedule.unit,
-        )
-    return schedules.Step(
-        rate,
-        schedule.milestones,
-        steps_per_epoch,
-        schedule.factor,
-        schedule.warmup_epochs,
-        schedule.unit,
-    )
 
 
 def check_schedule(config):

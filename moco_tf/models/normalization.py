@@ -184,7 +184,7 @@ class BatchNorm(tf.keras.layers.Layer):
     def _fused(self, images, training, mean, variance):
         """Output, mean and (in training: unbiased) variance of a group."""
         channels = images.shape[-1:]
-        # The raw op: tf.nn's wrapper raises an epsilon of 1e-5 to 1.001e-5.
+        # The raw op hands out the statistics of the batch too.
         result = tf.raw_ops.FusedBatchNormV3(
             x=images,
             scale=tf.ones(channels) if self.gamma is None else self.gamma,
