@@ -42,6 +42,18 @@ def _export_weights(options, config):
     )
 
 
+def _convert(options, config):
+    del config
+    with quiet.imports(options.verbose):
+        from moco_tf.serving import convert
+        from moco_tf.training import distribution
+    # A GPU's float32 would not be that of the runtimes, which use the CPU.
+    distribution.make_strategy("cpu")
+    convert.convert_export(
+        options.model, options.to, options.path, options.images
+    )
+
+
 COMMANDS = {
     "import-weights": command_line.Command(
         run=_import_weights,
@@ -81,6 +93,15 @@ COMMANDS = {
                 "labelled file of `embed`, or source: adds neighbours",
             ),
             "output": ("", "folder of exports; none = export/ in the run's"),
+        },
+    ),
+    "convert": command_line.Command(
+        run=_convert,
+        purpose="write an exported encoder for ONNX, TFLite or OpenVINO",
+        flags=("model", "to", "path", "images"),
+        required=("model", "to"),
+        defaults={
+            "path": ("", "to write; none = NAME-VERSION beside the versions"),
         },
     ),
 }

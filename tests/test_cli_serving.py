@@ -61,9 +61,28 @@ def test_export_writes_the_next_version(workdir, capsys):
     assert f"wrote {folder}" in capsys.readouterr().out
 
 
+def test_convert_writes_beside_the_versions(workdir, capsys):
+    assert cli.run(["export", f"--workdir={workdir}", "--name=taken"]) == 0
+    versions = workdir / "export" / "taken"
+    images = f"--images=folder:{workdir.parent / 'train'}"
+    words = ["convert", f"--model={versions}", "--to=tflite", images]
+    assert cli.run(words) == 0
+    output = capsys.readouterr().out
+    path = workdir / "export" / "taken-1.tflite"
+    assert f"wrote {path}" in output
+    assert "on 16 images" in output
+    assert path.read_bytes()[4:8] == b"TFL3"
+    assert cli.run(words) == 1
+    assert "give another by --path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, status, message",
     [
+        (["convert", "--to=onnx"], 2, "--model must be given"),
+        (["convert", "--model=x"], 2, "--to must be given"),
+        (["convert", "--model=x", "--to=torch"], 1, "one of onnx, tflite"),
+        (["convert", "--model=x", "--to=tflite"], 1, "Received 'x'"),
         (["export"], 2, "--workdir must be given"),
         (["export", "--workdir=x", "--version=one"], 2, "whole numbers"),
         (["import-weights", "--path=x"], 2, "--workdir must be given"),

@@ -1,0 +1,219 @@
+"""An exported encoder for another runtime (the `convert` command)."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import naming, workdirs
+from moco_tf.data import decode, sources, views
+from moco_tf.serving import comparison, convert_formats, rest_app
+
+COMPARED = 16  # images of a source, spread over it
+
+
+class Exported(NamedTuple):
+    """A version of an export, loaded.
+
+    Attributes:
+      folder: pathlib.Path. loaded: what tf.saved_model.load gives.
+      image_size: S, pixels.
+      recipe: views.Recipe, whose evaluation view and normalisation it expects.
+    """
+
+    folder: pathlib.Path
+    loaded: object
+    image_size: int
+    recipe: views.Recipe
+
+
+def convert_export(model, to, path="", images=""):
+    """Writes an export's encoder for a runtime, runs it there and compares.
+
+    What is written takes normalised images float32 [n, S, S, 3], any n, and
+    gives `features` and `normalised`, float32 [n, F]: the SavedModel's
+    signature `embed_tensors`.
+
+    Args:
+      model: folder of an export, or of its versions: the newest.
+      to: name in convert_formats.FORMATS.
+      path: file to write, for OpenVINO a folder; "": NAME-VERSION with the
+        format's suffix, beside the folder of versions.
+      images: source spec of images to compare on; "": photographs that come
+        with the packages.
+
+    Returns:
+      pathlib.Path of what was written.
+
+    Raises:
+      ValueError: before anything is written, for packages that are missing, a
+        path that is taken, or a model that is not an export.
+      FloatingPointError: if the runtime does not give the SavedModel's
+        features to comparison.LIMIT; nothing is left of what was written.
+
+    Side effects: writes under a name that starts with a dot and renames; and
+    prints the differences.
+    """
+    chosen = _format(to)
+    folder, _ = rest_app.newest_version(model)
+    final = _path(path, folder, chosen.suffix)
+    _refuse_existing(final)
+    exported = open_export(folder)
+    tensors = _normalised(
+        _images(images) if images else map(decode.decode, _photographs()),
+        exported,
+    )
+    with _replacing(final) as part:
+        chosen.write(exported.folder, exported.loaded, part)
+        differences = _compare(chosen, part, exported, tensors)
+        found = "\n".join(f"  {difference}" for difference in differences)
+        if not all(d.relative <= comparison.LIMIT for d in differences):
+            raise FloatingPointError(
+                f"The encoder as {to} must give the features of the "
+                f"SavedModel, to {comparison.LIMIT:g} of the largest. Received "
+                f"from {folder}:\n{found}\nNothing is kept. Try the versions "
+                "of the packages that the extra `convert` names."
+            )
+    size, recipe = exported.image_size, exported.recipe
+    print(
+        f"converted {folder}\nwrote {final}\n"
+        f"  images float32 [n, {size}, {size}, 3], (RGB / 255 - mean) / std, "
+        f"mean {recipe.mean}, std {recipe.std} -> features, normalised\n"
+        f"compared with the SavedModel on {len(tensors)} images:\n{found}"
+    )
+    return final
+
+
+def open_export(folder):
+    """Loads a version of an export.
+
+    Args:
+      folder: of a SavedModel with model_card.json.
+
+    Returns:
+      Exported.
+
+    Raises:
+      ValueError: for a SavedModel that `export` did not write.
+    """
+    folder = pathlib.Path(folder)
+    card = folder / "model_card.json"
+    told = workdirs.read_json(card)["preprocessing"] if card.is_file() else {}
+    loaded = tf.saved_model.load(str(folder))
+    name = convert_formats.SIGNATURE
+    if name not in loaded.signatures or told.get("views") not in views.RECIPES:
+        raise ValueError(
+            f"What is converted must be an export: with the signature {name} "
+            "and with model_card.json, which names its views. Received "
+            f"{str(folder)!r} with the signatures "
+            f"{', '.join(loaded.signatures) or 'none'}"
+            f"{'' if told else ' and without the card'}. Make one with "
+            "moco-tf export."
+        )
+    recipe = views.RECIPES[told["views"]]
+    return Exported(folder, loaded, told["image_size"], recipe)
+
+
+def _format(to):
+    """The format of a name, with its packages found."""
+    if to not in convert_formats.FORMATS:
+        raise ValueError(
+            f"--to must be one of {', '.join(convert_formats.FORMATS)}. "
+            f"Received {to!r}. "
+            + naming.suggestion(to, convert_formats.FORMATS)
+        )
+    chosen = convert_formats.FORMATS[to]
+    # None stands in sys.modules for a package that must not be imported.
+    missing = [
+        n for n in chosen.packages if importlib.util.find_spec(n) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"--to={to} needs the packages {', '.join(chosen.packages)}. "
+            f"Received an environment without {', '.join(missing)}. Install "
+            "them: pip install moco-tf[convert]"
+        )
+    return chosen
+
+
+def _path(path, folder, suffix):
+    if path:
+        return pathlib.Path(path).expanduser()
+    folder = folder.resolve()
+    if not folder.name.isdigit():
+        return folder.with_name(folder.name + suffix)
+    versions = folder.parent
+    return versions.with_name(f"{versions.name}-{folder.name}{suffix}")
+
+
+def _refuse_existing(final):
+    if final.exists():
+        raise ValueError(
+            f"A converted encoder is written to a new path. Received {final}, "
+            "which is there. Remove it, or give another by --path."
+        )
+
+
+@contextlib.contextmanager
+def _replacing(final):
+    """Gives a new path that takes the final name if all goes well."""
+    folder = final.with_name(f".{final.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder / final.name
+        _refuse_existing(final)  # of another command, in the meantime
+        os.rename(folder / final.name, final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _photographs():
+    return [tf.constant(contents) for contents in comparison.photographs()]
+
+
+def _images(spec):
+    """Yields the images of a source that can be read, COMPARED at most."""
+    source = sources.open_source(spec)
+    count = min(COMPARED, len(source))
+    for index in np.linspace(0, len(source) - 1, count).astype(np.int64):
+        records = source.records(tf.constant([index]))
+        try:
+            image = source.image(records[0])
+        except tf.errors.OpError as error:
+            print(f"not compared: {source.name(int(index))}: {error.message}")
+            continue
+        yield image
+
+
+def _normalised(images, exported):
+    """What the encoder takes, float32 [n, S, S, 3], of uint8 images."""
+    recipe, size = exported.recipe, exported.image_size
+    pixels = [recipe.evaluate(image, size) for image in images]
+    if not pixels:
+        raise ValueError(
+            "Features are compared on images. Received a source of which none "
+            "was read. Give another by --images."
+        )
+    return views.normalize(tf.stack(pixels), recipe.mean, recipe.std).numpy()
+
+
+def _compare(chosen, path, exported, tensors):
+    """Differences of both outputs, for the first image and for all."""
+    signature = exported.loaded.signatures[convert_formats.SIGNATURE]
+    expected = signature(images=tf.constant(tensors))
+    found = []
+    for output, rows in expected.items():
+        encode = chosen.open(path, output)
+        for count in sorted({1, len(tensors)}):
+            found.append(
+                comparison.compare(
+                    f"{output} [{count}]", encode(tensors[:count]), rows[:count]
+                )
+            )
+    return found
