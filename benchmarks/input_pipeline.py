@@ -1,0 +1,173 @@
+"""The stream alone: images/s, stage by stage, and against torchvision.
+
+python benchmarks/input_pipeline.py --config.data.source=folder:photos \\
+    --torch_path=DIR
+python benchmarks/input_pipeline.py --config=moco_cifar10 \\
+    --config.data.source=folder:cifar10/train
+
+Two finished views of every image, normalised to float, on the host. DIR holds
+torch and torchvision (pip install --target=DIR torch==2.13.0, and
+--no-deps torchvision==0.28.0); --torch_python names another interpreter. The
+same files go through torchvision and Pillow with 2 DataLoader workers, in
+turn. Without either flag that row is left out. The table shows what each
+stage costs by leaving it out.
+"""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import measure
+
+from moco_tf import quiet
+
+DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
+SCRIPT = pathlib.Path(__file__).with_name("torch_input.py")
+
+
+def main():
+    parser = measure.parser("The stream alone.", "moco_v2_imagenet")
+    parser.add_argument("--images", type=int, default=640, help="a round [640]")
+    parser.add_argument("--rounds", type=int, default=5, help="[5]")
+    parser.add_argument("--torch_path", default="", help="folder with torch")
+    parser.add_argument("--torch_python", default="")
+    options, config = measure.parse(parser, DEFAULTS)
+    with quiet.imports():
+        from moco_tf.data import sources
+    source = sources.open_source(config.data.source)
+    other = None
+    runs = {
+        name: Stream(config, source, options.images, augment)
+        for name, augment in stages(config.data.views).items()
+    }
+    if options.torch_path or options.torch_python:
+        other = subprocess.Popen(
+            [
+                options.torch_python or sys.executable,
+                str(SCRIPT),
+                f"--folder={config.data.source.removeprefix('folder:')}",
+                f"--size={config.data.image_size}",
+            ],
+            env=dict(os.environ, PYTHONPATH=options.torch_path),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if other.stdout.readline().strip() != "ready":
+            sys.exit("torch did not start: see --torch_path, --torch_python")
+
+        def torchvision():
+            print(options.images, file=other.stdin, flush=True)
+            return float(other.stdout.readline())
+
+        runs["torchvision"] = torchvision
+    seconds = measure.alternate(runs, options.rounds)
+    _report(seconds, options, config)
+    if other:
+        other.stdin.close()
+        other.wait(60)
+
+
+def stages(name):
+    """Recipes' functions by what they leave in, the whole one first."""
+    import tensorflow as tf
+
+    from moco_tf.data import image_ops, views
+
+    low = 0.08 if name == "cifar" else 0.2
+
+    def decoded(image, size, seed):
+        del seed
+        # Reads the image, so that it must be there.
+        corner = tf.cast(image[0, 0], tf.uint8)
+        return tf.broadcast_to(corner, [size, size, 3])
+
+    def cropped(image, size, seed):
+        draws = views.draw(seed)
+        made = views.random_resized_crop(image, size, draws, (low, 1.0))
+        return image_ops.to_uint8(made)
+
+    return {
+        "whole": views.RECIPES[name].augment,
+        "crops": cropped,
+        "decode": decoded,
+    }
+
+
+class Stream:
+    """The product's stream with another augmentation, called for seconds."""
+
+    def __init__(self, config, source, images, augment):
+        from moco_tf.data import stream, views
+
+        recipe = views.RECIPES[config.data.views]
+        self._recipe = recipe._replace(augment=augment)
+        self._stream = stream.Stream(
+            source,
+            self._recipe,
+            config.data.image_size,
+            config.train.batch_size,
+            seed=config.seed,
+            shuffle_keys="address",
+            threads=config.data.threads,
+        )
+        self._steps = images // config.train.batch_size
+        self._number = 0
+
+    def __call__(self):
+        from moco_tf.data import views
+
+        first = self._number * self._steps
+        self._number += 1
+        batches = iter(self._stream.batches(1, first, 2**62))
+        for _ in range(3):  # what is made beforehand does not count
+            next(batches)
+        start = time.perf_counter()
+        for _ in range(self._steps):
+            batch = next(batches)
+            for name in ("query", "key"):
+                views.normalize(
+                    batch[name], self._recipe.mean, self._recipe.std
+                )
+        return time.perf_counter() - start
+
+
+def _report(seconds, options, config):
+    found = measure.medians(seconds)
+    print(
+        f"{config.data.views} views at {config.data.image_size} px, "
+        f"{options.cores or 'all'} cores, median of {options.rounds} rounds"
+    )
+    names = {
+        "whole": "two views",
+        "crops": "decode and two crops",
+        "decode": "read and decode",
+        "torchvision": "torchvision + Pillow, 2 workers",
+    }
+    for name, median in found.items():
+        rates = sorted(options.images / s for s in seconds[name])
+        print(
+            f"  {names[name]:<33}{options.images / median:>8.0f} images/s "
+            f"({rates[0]:.0f} to {rates[-1]:.0f})"
+        )
+    costs = {
+        "read and decode": found["decode"],
+        "two crops": found["crops"] - found["decode"],
+        "colour, blur, flip": found["whole"] - found["crops"],
+    }
+    for name, cost in costs.items():
+        print(f"  {name:<33}{1e3 * cost / options.images:>8.2f} ms an image")
+    if "torchvision" in seconds:
+        pairs = zip(seconds["torchvision"], seconds["whole"], strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        print(
+            f"{statistics.median(ratios):.2f} times torchvision (rounds "
+            f"{min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
