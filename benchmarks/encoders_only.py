@@ -15,9 +15,9 @@ class EncodersOnly(moco.MoCo):
     def train_step(self, batch):
         """One step, as MoCo's; the metrics keep every gradient alive."""
         query_view, key_view = self._views(batch)
-        key = self._encode(self.key_encoder, key_view)
+        key = self.vectors(self.key_encoder, key_view)
         with tf.GradientTape() as tape:
-            query = self._encode(self.query_encoder, query_view)
+            query = self.vectors(self.query_encoder, query_view)
             loss = tf.reduce_sum(query * tf.stop_gradient(key))
         gradients = tape.gradient(loss, self.trained_variables())
         # One value of each: enough that none is pruned from the graph, and no

@@ -24,6 +24,7 @@ def get_config():
     data.image_size = 32  # pixels
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
+    data.augment_on = "host"  # "device": colour and blur run in the step
 
     config.model = model = ml_collections.ConfigDict()
     model.backbone = "resnet18"
@@ -32,6 +33,7 @@ def get_config():
     model.head = "fc"  # 512 -> 128
     model.dim = 128
     model.bn_groups = 8  # of 64 images, as if on 8 GPUs
+    model.recompute = False  # True: less memory, a slower step
 
     config.moco = moco = ml_collections.ConfigDict()
     moco.queue_size = 4096
@@ -58,7 +60,9 @@ def get_config():
     train.batch_size = 512  # of all replicas together
     train.epochs = 200
     train.max_steps = 0  # 0 = all; else stops there, on the same schedule
+    train.micro_batches = 1  # of one step; more: less memory
     train.precision = "float32"  # "mixed_bfloat16" is faster
+    train.jit_compile = False  # True: the encoders under XLA
     train.tf32 = False
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()

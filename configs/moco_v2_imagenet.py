@@ -22,6 +22,7 @@ def get_config():
     data.image_size = 224  # pixels
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
+    data.augment_on = "host"  # "device": colour and blur run in the step
 
     config.model = model = ml_collections.ConfigDict()
     model.backbone = "resnet50"
@@ -30,6 +31,7 @@ def get_config():
     model.head = "mlp"  # 2048 -> 2048, ReLU, 2048 -> 128
     model.dim = 128
     model.bn_groups = 8  # of the global batch: 8 GPUs of 32 images each
+    model.recompute = False  # True: less memory, a slower step
 
     config.moco = moco = ml_collections.ConfigDict()
     moco.queue_size = 65536
@@ -56,7 +58,9 @@ def get_config():
     train.batch_size = 256  # of all replicas together
     train.epochs = 200
     train.max_steps = 0  # 0 = all; else stops there, on the same schedule
+    train.micro_batches = 1  # of one step; more: less memory
     train.precision = "float32"  # "mixed_bfloat16" is faster
+    train.jit_compile = False  # True: the encoders under XLA
     train.tf32 = False
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()

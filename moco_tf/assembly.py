@@ -16,6 +16,7 @@ def make_stream(config, source, workers=1):
         config.seed,
         shuffle(config, workers),
         config.data.threads,
+        augment_on=config.data.augment_on,
     )
 
 

@@ -42,7 +42,7 @@ def load(name, overrides=None, command="pretrain"):
         value of another type or out of its range.
     """
     fields = config_fields.TABLES[command]
-    values = flatten(_read(_find(name, command)).to_dict())
+    values = _fill(flatten(_read(_find(name, command)).to_dict()), command)
     missing = sorted(set(fields) - set(values))
     if missing:
         raise ValueError(
@@ -126,11 +126,21 @@ def flatten(tree, prefix=""):
     return flat
 
 
+def _fill(values, command):
+    """Adds what a file or a run from before a field does not have."""
+    added = {
+        name: field.absent
+        for name, field in config_fields.TABLES[command].items()
+        if field.absent is not None
+    }
+    return added | values
+
+
 def build(values, command="pretrain"):
     """A locked ConfigDict from "section.key" -> value, types checked."""
     fields = config_fields.TABLES[command]
     config = ml_collections.ConfigDict()
-    for name, value in values.items():
+    for name, value in _fill(values, command).items():
         value = config_rules.coerce(fields, name, value)
         config_rules.check_field(fields, name, value)
         section, _, key = name.rpartition(".")

@@ -13,6 +13,7 @@ class Field(NamedTuple):
     below: float | None = None
     names: tuple[str, ...] | None = None
     item: type = int  # of the entries of a tuple
+    absent: object = None  # the value where it is not given, a later field's
 
 
 PRETRAIN = {
@@ -22,12 +23,14 @@ PRETRAIN = {
     "data.image_size": Field(int, low=8),
     "data.max_corrupt_fraction": Field(float, low=0, high=1),
     "data.threads": Field(int, low=0),
+    "data.augment_on": Field(str, names=("host", "device"), absent="host"),
     "model.backbone": Field(str),
     "model.width": Field(float, above=0),
     "model.stem": Field(str, names=("imagenet", "cifar")),
     "model.head": Field(str, names=("fc", "mlp")),
     "model.dim": Field(int, low=1),
     "model.bn_groups": Field(int, low=1),
+    "model.recompute": Field(bool, absent=False),
     "moco.queue_size": Field(int, low=1),
     "moco.momentum": Field(float, low=0, high=1),
     "moco.temperature": Field(float, above=0),
@@ -46,7 +49,11 @@ PRETRAIN = {
     "train.batch_size": Field(int, low=1),
     "train.epochs": Field(int, low=1),
     "train.max_steps": Field(int, low=0),
-    "train.precision": Field(str, names=("float32", "mixed_bfloat16")),
+    "train.micro_batches": Field(int, low=1, absent=1),
+    "train.precision": Field(
+        str, names=("float32", "mixed_bfloat16", "mixed_float16")
+    ),
+    "train.jit_compile": Field(bool, absent=False),
     "train.tf32": Field(bool),
     "checkpoint.every_steps": Field(int, low=0),
     "checkpoint.keep": Field(int, low=1),

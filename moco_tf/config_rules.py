@@ -122,6 +122,12 @@ def check_relations(config, replicas):
     _check_divides("replicas", replicas, "train.batch_size", batch)
     _check_divides("model.bn_groups", groups, "train.batch_size", batch)
     _check_divides("replicas", replicas, "model.bn_groups", groups)
+    _check_divides(
+        "train.micro_batches",
+        config.train.micro_batches,
+        "model.bn_groups / replicas",
+        groups // replicas,
+    )
     if batch // groups < 2:
         raise ValueError(
             "Each group of model.bn_groups must hold 2 samples or more: batch "

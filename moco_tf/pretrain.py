@@ -113,7 +113,8 @@ def make_method(config, strategy, steps_per_epoch):
             config.model.backbone,
             width=config.model.width,
             stem=config.model.stem,
-            bn_splits=config.model.bn_groups // replicas,
+            bn_splits=config.model.bn_groups
+            // (replicas * config.train.micro_batches),
             image_size=config.data.image_size,
             precision=config.train.precision,
         )
@@ -131,15 +132,18 @@ def make_method(config, strategy, steps_per_epoch):
             mean=recipe.mean,
             std=recipe.std,
             seed=config.seed,
+            micro_batches=config.train.micro_batches,
+            jit_compile=config.train.jit_compile,
         )
-        method.compile(
-            optimizers.make_optimizer(
-                config.optimizer.name,
-                assembly.make_schedule(config, steps_per_epoch),
-                config.optimizer.momentum,
-                config.optimizer.weight_decay,
-            )
+        optimizer = optimizers.make_optimizer(
+            config.optimizer.name,
+            assembly.make_schedule(config, steps_per_epoch),
+            config.optimizer.momentum,
+            config.optimizer.weight_decay,
         )
+        if config.train.precision == "mixed_float16":
+            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        method.compile(optimizer)
     method.build_optimizer()
     return method
 

@@ -8,17 +8,20 @@ result to 8 bits; `to_uint8` rounds once, at the end.
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data import blur, resize
+
 _LUMINANCE = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R 601
 _TO_GREY = np.tile(_LUMINANCE, 3)  # [3, 3]: every output channel is luminance
 _IDENTITY = np.eye(3, dtype=np.float32)
 _TRIES = 10
-_BLUR_BLOCK = 32  # rows of a blur's matrix product
 BOX_UNIFORMS = 2 * _TRIES + 2  # what `sample_box` consumes
 
 
 def to_uint8(image):
     """Rounds an image to uint8, same shape; 0..255 is enforced."""
-    return tf.saturate_cast(image + 0.5, tf.uint8)
+    image = tf.clip_by_value(image + 0.5, 0.0, 255.0)
+    # By way of int32: the direct cast goes pixel by pixel.
+    return tf.cast(tf.cast(image, tf.int32), tf.uint8)
 
 
 def normalize(images, mean, std):
@@ -33,10 +36,13 @@ def normalize(images, mean, std):
     """
     if images.dtype.is_floating:
         return images
-    scale = 1.0 / (255.0 * np.asarray(std))
-    offset = np.asarray(mean) / np.asarray(std)
-    images = tf.cast(images, tf.float32)
-    return images * scale.astype(np.float32) - offset.astype(np.float32)
+    scale = (1.0 / (255.0 * np.asarray(std))).astype(np.float32)
+    offset = (np.asarray(mean) / np.asarray(std)).astype(np.float32)
+    # By rows: kernels are slow at spreading three numbers.
+    width = (images.shape[-2] if images.shape.rank > 1 else 1) or 1
+    rows = tf.cast(tf.reshape(images, [-1, 3 * width]), tf.float32)
+    rows = rows * np.tile(scale, width) - np.tile(offset, width)
+    return tf.reshape(rows, tf.shape(images))
 
 
 def adjust_brightness(image, factor):
@@ -96,31 +102,12 @@ def color_jitter(image, order, brightness, contrast, saturation, hue):
 def gaussian_blur(image, sigma):
     """Convolves with a Gaussian, edges extended; sigma > 0 is in pixels."""
     sigma = tf.convert_to_tensor(sigma, tf.float32)
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    row = tf.range(_BLUR_BLOCK)[:, tf.newaxis]
-    column = tf.range(_BLUR_BLOCK + 2 * radius)[tf.newaxis]
-    distance = column - row - radius  # [block, block + 2 radius]
-    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
-    distance = tf.cast(distance, tf.float32) / sigma
-    band = inside * tf.exp(-0.5 * distance * distance)
-    band /= tf.reduce_sum(band, axis=1, keepdims=True)
-    image = _blur_rows(image, band, radius)
-    image = _blur_rows(tf.transpose(image, [1, 0, 2]), band, radius)
-    return tf.transpose(image, [1, 0, 2])
-
-
-def _blur_rows(image, band, radius):
-    """Multiplies blocks of rows, and `radius` rows around each, by a band."""
-    # A whole [H, H] matrix is five times the work at 224 pixels.
-    height = tf.shape(image)[0]
-    blocks = (height + _BLUR_BLOCK - 1) // _BLUR_BLOCK
-    first = tf.range(blocks)[:, tf.newaxis] * _BLUR_BLOCK - radius
-    rows = first + tf.range(_BLUR_BLOCK + 2 * radius)
-    rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
-    tiles = tf.gather(tf.reshape(image, [height, -1]), rows)
-    blurred = tf.matmul(band, tiles)  # [blocks, block, W * 3]
-    blurred = tf.reshape(blurred, [blocks * _BLUR_BLOCK, -1])[:height]
-    return tf.reshape(blurred, tf.shape(image))
+    for _ in range(2):  # rows, then columns
+        shape = tf.shape(image)
+        rows = tf.reshape(image, [shape[0], -1])
+        image = tf.reshape(blur.blur_rows(rows, sigma), shape)
+        image = tf.transpose(image, [1, 0, 2])
+    return image
 
 
 def sample_box(shape, uniforms, scale):
@@ -131,29 +118,28 @@ def sample_box(shape, uniforms, scale):
 
     Args:
       shape: int32 [2], height and width of the image.
-      uniforms: float32 [BOX_UNIFORMS] in [0, 1).
+      uniforms: float32 [..., BOX_UNIFORMS] in [0, 1).
       scale: (low, high), area of the box as a fraction of the image's.
 
     Returns:
-      int32 [4]: top, left, height, width, in pixels.
+      int32 [..., 4]: top, left, height, width, in pixels.
     """
-    area, log_ratio, place = tf.split(uniforms, [_TRIES, _TRIES, 2])
+    area, log_ratio, place = tf.split(uniforms, [_TRIES, _TRIES, 2], axis=-1)
     root_ratio = tf.exp((log_ratio - 0.5) * np.log(4 / 3))
     size = tf.cast(shape, tf.float32)
     area = scale[0] + (scale[1] - scale[0]) * area
     side = tf.sqrt(area * tf.reduce_prod(size))
-    central = tf.minimum(size, size[::-1] * (4 / 3))
-    boxes = tf.stack([side / root_ratio, side * root_ratio], axis=1)
-    boxes = tf.round(tf.concat([boxes, central[tf.newaxis]], axis=0))
-    fits = tf.reduce_all((boxes > 0) & (boxes <= size), axis=1)  # last: True
-    choice = tf.argmax(tf.cast(fits, tf.int32), output_type=tf.int32)
-    box = tf.gather(boxes, choice)
-    corner = tf.where(
-        choice < _TRIES,
-        tf.floor(place * (size - box + 1.0)),
-        tf.floor((size - box) / 2.0),
-    )
-    return tf.cast(tf.concat([corner, box], axis=0), tf.int32)
+    boxes = tf.stack([side / root_ratio, side * root_ratio], axis=-1)
+    boxes = tf.round(boxes)  # [..., tries, 2]
+    fits = tf.reduce_all((boxes > 0) & (boxes <= size), axis=-1)
+    some = tf.reduce_any(fits, axis=-1)[..., tf.newaxis]
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=-1, output_type=tf.int32)
+    central = tf.round(tf.minimum(size, size[::-1] * (4 / 3)))
+    box = tf.gather(boxes, first, batch_dims=first.shape.rank)
+    box = tf.where(some, box, central)
+    free = size - box
+    corner = tf.floor(tf.where(some, place * (free + 1.0), free / 2.0))
+    return tf.cast(tf.concat([corner, box], axis=-1), tf.int32)
 
 
 def resized_crop(image, box, size):
@@ -164,11 +150,7 @@ def resized_crop(image, box, size):
       box: int32 [4]: top, left, height, width, inside the image.
       size: int, pixels; the result is float32 [size, size, 3].
     """
-    top, left, height, width = tf.unstack(box)
-    image = tf.convert_to_tensor(image)
-    image = image[top : top + height, left : left + width]
-    scale = size / tf.cast(box[2:], tf.float32)
-    return _scale_and_translate(image, size, scale, tf.zeros([2]))
+    return resize.from_planes(resize.crop_to_planes(image, box, size))
 
 
 def resize_and_centre_crop(image, short_side, size):
@@ -186,7 +168,8 @@ def resize_and_centre_crop(image, short_side, size):
     scale = tf.cast(resized / shape, tf.float32)
     corner = tf.round(tf.cast(resized - size, tf.float64) / 2.0)
     corner = tf.cast(corner, tf.float32)
-    return _scale_and_translate(image, size, scale, -corner)
+    planes = resize.to_planes(image, size, scale, -corner)
+    return resize.from_planes(planes)
 
 
 def flip_horizontal(image, flip=True):
@@ -235,15 +218,3 @@ def _mix(image, matrix):
     """Multiplies every pixel, a row of three, by a [3, 3] matrix."""
     pixels = tf.matmul(tf.reshape(image, [-1, 3]), matrix)
     return tf.reshape(pixels, tf.shape(image))
-
-
-def _scale_and_translate(image, size, scale, offset):
-    """Antialiased bilinear resize; `offset` is in pixels of the result."""
-    return tf.raw_ops.ScaleAndTranslate(
-        images=image[tf.newaxis],
-        size=[size, size],
-        scale=scale,
-        translation=offset,
-        kernel_type="triangle",
-        antialias=True,
-    )[0]

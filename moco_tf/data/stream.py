@@ -6,15 +6,27 @@ ran before and on however many replicas.
 
 import functools
 import os
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import shares
+from moco_tf.data import augmentation, shares, view_stage
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 
 # AutoGraph's reading of the source is most of the time to the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
+
+
+class Job(NamedTuple):
+    """An image on its way to its views."""
+
+    position: tf.Tensor  # int64
+    wanted: tf.Tensor  # bool [2]: the query view, the key view (see Share)
+    choices: tf.Tensor  # [2, ...]: what is random in them (see ViewStage)
+    index: tf.Tensor  # int64, its sample
+    image: tf.Tensor  # uint8 [H, W, 3]
+    valid: tf.Tensor  # bool; False: a substitute
 
 
 class Stream:
@@ -35,6 +47,7 @@ class Stream:
         shuffle_keys="gather",
         threads=0,
         key_views=True,
+        augment_on="host",
     ):
         """Checks that the source fills a batch.
 
@@ -48,9 +61,11 @@ class Stream:
             `order`; "gather": in slot order, to be shuffled in the step.
           threads: int, parallel decodes and views; 0: one per core.
           key_views: bool; False: query views alone, as a classifier trains on.
+          augment_on: "host", or "device": see view_stage.py.
 
         Raises:
-          ValueError: if the source holds fewer samples than a batch.
+          ValueError: if the source holds fewer samples than a batch, or the
+            device cannot distort the recipe's views.
         """
         if len(source) < global_batch:
             raise ValueError(
@@ -66,6 +81,13 @@ class Stream:
         self.shuffle_keys = shuffle_keys
         self.threads = threads or os.cpu_count()
         self.key_views = key_views
+        self._views = view_stage.ViewStage(
+            augmentation.in_parts(recipe.augment),
+            image_size,
+            view_stage.NAMES[: 1 + key_views],
+            augment_on,
+        )
+        self._views.check()
         self.steps_per_epoch = len(source) // global_batch
 
     def positions(self, step):
@@ -166,12 +188,18 @@ class Stream:
             )
         else:
             dataset = dataset.map(self._image)
-        dataset = dataset.map(
-            functools.partial(self._views, share),
-            num_parallel_calls=self.threads,
-            deterministic=True,
-        )
-        dataset = dataset.batch(share.jobs, drop_remainder=True)
+        in_parallel = {
+            "num_parallel_calls": 4 * self.threads,
+            "deterministic": True,
+        }
+        if self._views.takes_batches_of(dataset.element_spec.image.shape):
+            dataset = dataset.batch(share.jobs, drop_remainder=True)
+            dataset = dataset.map(self._views_of_batch, **in_parallel)
+        else:
+            dataset = dataset.map(
+                functools.partial(self._views_of_image, share), **in_parallel
+            )
+            dataset = dataset.batch(share.jobs, drop_remainder=True)
         local = replicas // workers
         dataset = dataset.map(functools.partial(self._deal, share, local))
         dataset = dataset.unbatch().prefetch(2 * local)
@@ -181,61 +209,55 @@ class Stream:
 
     @_as_written
     def _jobs(self, share, step):
-        """Position, wanted views, sample index and record of a step's jobs."""
+        """The jobs of a step: what `Job` holds, but the image."""
         slots, wanted = share.wanted(self.order(step))
-        positions = tf.gather(self.positions(step), slots)
+        positions = self.positions(step)
+        choices = tf.gather(self._views.choose(self.seed, positions), slots)
+        positions = tf.gather(positions, slots)
         indices = self.samples(positions)
-        return positions, wanted, indices, self.source.records(indices)
+        records = self.source.records(indices)
+        return positions, wanted, choices, indices, records
 
     @_as_written
-    def _image(self, position, wanted, index, record):
-        return position, wanted, index, self.source.image(record), True
+    def _image(self, position, wanted, choices, index, record):
+        image = self.source.image(record)
+        return Job(position, wanted, choices, index, image, True)
 
     @_as_written
-    def _readable(self, share, position, wanted, index, record):
+    def _readable(self, share, position, wanted, choices, index, record):
         """A data set of one element: the sample, or its first substitute."""
-        first = tf.data.Dataset.from_tensors((index, record, True))
 
-        def other(number):
-            index = self.samples(position[tf.newaxis], number)
-            return index[0], self.source.records(index)[0], False
+        def attempt(number):
+            first = tf.equal(number, 0)
 
-        others = tf.data.Dataset.range(1, len(self.source)).map(other)
+            def substitute():
+                index = self.samples(position[tf.newaxis], number)
+                return index[0], self.source.records(index)[0]
 
-        def decode(index, record, valid):
+            sample, found = tf.cond(first, lambda: (index, record), substitute)
             image = share.if_wanted(
                 tf.reduce_any(wanted),
-                lambda: self.source.image(record),
+                lambda: self.source.image(found),
                 lambda: tf.zeros([1, 1, 3], tf.uint8),
             )
-            return position, wanted, index, image, valid
+            return Job(position, wanted, choices, sample, image, first)
 
-        attempts = first.concatenate(others)
-        readable = attempts.map(decode).ignore_errors()
+        attempts = tf.data.Dataset.range(len(self.source)).map(attempt)
         # Where not one can be read, the first one's error ends the run.
-        return readable.concatenate(first.map(decode)).take(1)
+        last = tf.data.Dataset.range(1).map(attempt)
+        return attempts.ignore_errors().concatenate(last).take(1)
 
     @_as_written
-    def _views(self, share, position, wanted, index, image, valid):
-        shape = [self.image_size, self.image_size, 3]
+    def _views_of_image(self, share, job):
+        made = self._views.of_image(
+            job.image, job.choices, job.wanted, share.if_wanted
+        )
+        return job.position, made | {"index": job.index, "valid": job.valid}
 
-        @tf.function(autograph=False)  # one trace for both views
-        def view(image, seed):
-            made = self.recipe.augment(image, self.image_size, seed)
-            return tf.ensure_shape(made, shape)
-
-        def view_if_wanted(number):
-            seed = [tf.constant(self.seed, tf.int64), 2 * position + number]
-            return share.if_wanted(
-                wanted[number],
-                lambda: view(image, tf.stack(seed)),
-                lambda: tf.zeros(shape, tf.uint8),
-            )
-
-        made = {"query": view_if_wanted(0), "index": index, "valid": valid}
-        if self.key_views:
-            made["key"] = view_if_wanted(1)
-        return position, made
+    @_as_written
+    def _views_of_batch(self, jobs):
+        made = self._views.of_batch(jobs.image, jobs.choices)
+        return jobs.position, made | {"index": jobs.index, "valid": jobs.valid}
 
     @_as_written
     def _deal(self, share, replicas, position, made):
@@ -249,7 +271,9 @@ class Stream:
             return {name: split(rows) for name, rows in made.items()}
         order = self.order(position[0] // self.global_batch)
         if self.shuffle_keys == "address":
-            made["key"] = tf.gather(made["key"], share.key_jobs(order))
+            dealt = share.key_jobs(order)
+            for name in made.keys() & {"key", "key_distortion"}:
+                made[name] = tf.gather(made[name], dealt)
         batch = {name: split(rows) for name, rows in made.items()}
         batch["order"] = tf.tile(order[tf.newaxis], [replicas, 1])
         return batch

@@ -6,7 +6,7 @@ is a function of the same form, for example v2 without colour and with cutout:
     def augment(image, size, seed):
         draws = views.draw(seed)
         image = views.random_resized_crop(image, size, draws, (0.2, 1.0))
-        centre = tf.cast(draws.spare * size, tf.int32)
+        centre = tf.cast(draws.spare[:2] * size, tf.int32)
         image = image_ops.cutout(image, centre, size // 2, fill=127.0)
         image = image_ops.flip_horizontal(image, draws.flip < 0.5)
         return image_ops.to_uint8(image)
@@ -14,18 +14,18 @@ is a function of the same form, for example v2 without colour and with cutout:
     recipe = views.RECIPES["v2"]._replace(augment=augment)
 """
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import image_ops
+from moco_tf.data import augmentation, image_ops
 
 normalize = image_ops.normalize  # what follows a view, next to the recipes
 
-_ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]
+# What a recipe of one's own is made of, next to image_ops.py.
+draw = augmentation.draw
+crop_and_flip = augmentation.crop_and_flip
 
 
 class Recipe(NamedTuple):
@@ -43,94 +43,6 @@ class Recipe(NamedTuple):
     evaluate: Callable
     mean: tuple
     std: tuple
-
-
-class Draws(NamedTuple):
-    """All random numbers of a view, float32 uniforms in [0, 1)."""
-
-    box: tf.Tensor  # [BOX_UNIFORMS]
-    order: tf.Tensor  # scalar, as the next four
-    jitter: tf.Tensor
-    gray: tf.Tensor
-    blur: tf.Tensor
-    flip: tf.Tensor
-    factors: tf.Tensor  # [4]: brightness, contrast, saturation, hue
-    sigma: tf.Tensor  # scalar
-    spare: tf.Tensor  # [2], for operations that the recipes here do not have
-
-
-def draw(seed):
-    """Draws a view's numbers in one call; use each of them once.
-
-    Args:
-      seed: int64 [2].
-    """
-    sizes = [image_ops.BOX_UNIFORMS, 4, 2, 6]
-    uniforms = tf.random.stateless_uniform([sum(sizes)], seed, alg="philox")
-    box, factors, spare, others = tf.split(uniforms, sizes)
-    order, jitter, gray, blur, flip, sigma = tf.unstack(others)
-    return Draws(box, order, jitter, gray, blur, flip, factors, sigma, spare)
-
-
-def augment_v1(image, size, seed):
-    """MoCo v1 (arXiv:1911.05722, Sec. 3.3), in the published code's order."""
-    draws = draw(seed)
-    image = random_resized_crop(image, size, draws, scale=(0.2, 1.0))
-    image = sometimes(0.2, draws.gray, image_ops.grayscale, image)
-    image = color_jitter(image, draws, 0.4, 0.4, 0.4, 0.4)
-    image = image_ops.flip_horizontal(image, draws.flip < 0.5)
-    return image_ops.to_uint8(image)
-
-
-def augment_v2(image, size, seed):
-    """MoCo v2 (arXiv:2003.04297, Sec. 2): weaker hue, and blur."""
-    draws = draw(seed)
-
-    def jitter(image):
-        return color_jitter(image, draws, 0.4, 0.4, 0.4, 0.1)
-
-    def blur(image):
-        return image_ops.gaussian_blur(image, 0.1 + 1.9 * draws.sigma)
-
-    image = random_resized_crop(image, size, draws, scale=(0.2, 1.0))
-    image = sometimes(0.8, draws.jitter, jitter, image)
-    image = sometimes(0.2, draws.gray, image_ops.grayscale, image)
-    image = sometimes(0.5, draws.blur, blur, image)
-    image = image_ops.flip_horizontal(image, draws.flip < 0.5)
-    return image_ops.to_uint8(image)
-
-
-def augment_cifar(image, size, seed):
-    """The authors' CIFAR-10 notebook: smaller crops, no blur."""
-    draws = draw(seed)
-
-    def jitter(image):
-        return color_jitter(image, draws, 0.4, 0.4, 0.4, 0.1)
-
-    image = random_resized_crop(image, size, draws, scale=(0.08, 1.0))
-    image = image_ops.flip_horizontal(image, draws.flip < 0.5)
-    image = sometimes(0.8, draws.jitter, jitter, image)
-    image = sometimes(0.2, draws.gray, image_ops.grayscale, image)
-    return image_ops.to_uint8(image)
-
-
-def crop_and_flip(low):
-    """The augmentation of training with labels (MoCo v1, Sec. 4.1).
-
-    Args:
-      low: float in 0..1, smallest share of the area that a crop takes.
-
-    Returns:
-      a function of a Recipe's `augment`.
-    """
-
-    def augment(image, size, seed):
-        draws = draw(seed)
-        image = random_resized_crop(image, size, draws, scale=(low, 1.0))
-        image = image_ops.flip_horizontal(image, draws.flip < 0.5)
-        return image_ops.to_uint8(image)
-
-    return augment
 
 
 def evaluate_imagenet(image, size):
@@ -169,9 +81,8 @@ def color_jitter(image, draws, brightness, contrast, saturation, hue):
         1 - x..1 + x.
       hue: h in 0..0.5 turns, the shift is uniform in -h..h.
     """
-    reach = [brightness, contrast, saturation, hue]
-    factors = (2.0 * draws.factors - 1.0) * reach + [1.0, 1.0, 1.0, 0.0]
-    order = tf.gather(_ORDERS, tf.cast(draws.order * 24, tf.int32))
+    reach = (brightness, contrast, saturation, hue)
+    factors, order = augmentation.jitter_numbers(draws, reach)
     return image_ops.color_jitter(image, order, *tf.unstack(factors))
 
 
@@ -182,22 +93,39 @@ def sometimes(probability, uniform, operation, image):
     )
 
 
-# To add a recipe, add a line.
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+# To add a recipe, add an entry.
 RECIPES = {
+    # MoCo v1 (arXiv:1911.05722, Sec. 3.3), in the published code's order.
     "v1": Recipe(
-        augment_v1,
+        augmentation.Augmentation(
+            low=0.2,
+            reach=(0.4, 0.4, 0.4, 0.4),
+            jitter=1.0,
+            gray=0.2,
+            gray_first=True,
+        ),
         evaluate_imagenet,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        **_IMAGENET,
     ),
+    # MoCo v2 (arXiv:2003.04297, Sec. 2): weaker hue, and blur.
     "v2": Recipe(
-        augment_v2,
+        augmentation.Augmentation(
+            low=0.2,
+            reach=(0.4, 0.4, 0.4, 0.1),
+            jitter=0.8,
+            gray=0.2,
+            blur=0.5,
+        ),
         evaluate_imagenet,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        **_IMAGENET,
     ),
+    # The authors' CIFAR-10 notebook: smaller crops, no blur.
     "cifar": Recipe(
-        augment_cifar,
+        augmentation.Augmentation(
+            low=0.08, reach=(0.4, 0.4, 0.4, 0.1), jitter=0.8, gray=0.2
+        ),
         evaluate_cifar,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),

@@ -1,8 +1,11 @@
 """What all pre-training methods share: the compiled step and its log."""
 
+import functools
+
 import tensorflow as tf
 
-from moco_tf.methods import shuffle
+from moco_tf.data import image_ops, photometric
+from moco_tf.methods import micro_batches, shuffle
 
 
 class StepLog(tf.Module):
@@ -80,8 +83,17 @@ class Method(tf.keras.Model):
 
     METRICS = ("loss", "instance_top1", "unreadable")
 
-    def __init__(self, name):
+    def __init__(self, name, micro_batches=1, jit_compile=False):
+        """Makes what all methods have.
+
+        Args:
+          name: str.
+          micro_batches: parts that a replica's batch is encoded in, in turn.
+          jit_compile: whether XLA compiles the encoders.
+        """
         super().__init__(name=name)
+        self.micro_batches = micro_batches
+        self.jit_encoders = jit_compile
         self.replicas = shuffle.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
@@ -110,6 +122,45 @@ class Method(tf.keras.Model):
         """The variables that the optimiser changes."""
         raise AttributeError(f"{type(self).__name__} names no variables.")
 
+    def vectors(self, encoder, images):
+        """Unit vectors float32 [N, C] of images; BatchNorm uses the batch."""
+        run = functools.partial(encoder, training=True)
+        if self.jit_encoders:
+            run = tf.function(run, jit_compile=True, autograph=False)
+        return tf.math.l2_normalize(run(images), axis=1)
+
+    def encode(self, encoder, images):
+        """As `vectors`, without gradient, in micro-batches."""
+        return micro_batches.encode(
+            functools.partial(self.vectors, encoder),
+            images,
+            self.micro_batches,
+            encoder.head.output_shape[-1],
+        )
+
+    def descend(self, loss_of, rows):
+        """One step of the optimiser on the mean of a loss over all replicas.
+
+        Args:
+          loss_of: function of rows -> loss and score (see `gradients` in
+            micro_batches.py).
+          rows: dict of tensors [N, ...] of this replica.
+
+        Returns:
+          loss, score: float32 scalars of this replica.
+        """
+        variables = self.trained_variables()
+        loss, score, gradients = micro_batches.gradients(
+            loss_of,
+            rows,
+            self.micro_batches,
+            variables,
+            self.optimizer,
+            share=1.0 / self.replicas,  # Keras sums gradients over replicas
+        )
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss, score
+
     def start_at(self, epoch, step_in_epoch):
         """Makes the next `fit` start inside an epoch (exact resume)."""
         self._start = (epoch, step_in_epoch)
@@ -128,7 +179,7 @@ class Method(tf.keras.Model):
             # The clock is read before the step keeps all threads busy.
             with tf.control_dependencies([input_wait]):
                 batch = tf.nest.map_structure(tf.identity, batch)
-            metrics = self.train_step(batch)
+            metrics = self.train_step(_distorted(batch))
             row = [metrics[name] for name in self.METRICS]
             row = tf.stack([*row, self.leave.read()])
             context = tf.distribute.get_replica_context()
@@ -158,6 +209,18 @@ class Method(tf.keras.Model):
             train_function = tf.function(train_function, reduce_retracing=True)
         self.train_function = train_function
         return self.train_function
+
+
+def _distorted(batch):
+    """Finishes the views where the stream has left that to the device."""
+    if not isinstance(batch, dict) or "query_distortion" not in batch:
+        return batch
+    batch = dict(batch)
+    for name in ("query", "key"):
+        distortions = batch.pop(f"{name}_distortion")
+        views = photometric.distort_batch(batch[name], distortions)
+        batch[name] = image_ops.to_uint8(views)
+    return batch
 
 
 def _local_values(value):

@@ -35,6 +35,8 @@ class MoCo(method.Method):
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         seed=0,
+        micro_batches=1,
+        jit_compile=False,
     ):
         """Builds both encoders, equal at the start, and the queue.
 
@@ -51,12 +53,15 @@ class MoCo(method.Method):
             the stream has already dealt them in shuffled order.
           mean, std: of the channels in 0..1; normalise uint8 images.
           seed: int, of the queue's first keys.
+          micro_batches: parts that a replica's batch is encoded in, one after
+            another; the step is the same, with less memory.
+          jit_compile: whether XLA compiles the encoders.
 
         Raises:
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        super().__init__(name="moco")
+        super().__init__("moco", micro_batches, jit_compile)
         if shuffle_keys not in SHUFFLES:
             raise ValueError(
                 f"shuffle must be one of {SHUFFLES}. Received "
@@ -102,23 +107,25 @@ class MoCo(method.Method):
         query_view, key_view = self._views(batch)  # key_view: shuffled order
 
         update_momentum(self.key_encoder, self.query_encoder, self.momentum)
-        key = self._encode(self.key_encoder, key_view)  # [N, C]
+        key = self.encode(self.key_encoder, key_view)  # [N, C]
         keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C]
         keys = shuffle.unshuffle(keys, order)  # in slot order
+        rows = {"query": query_view, "key": shuffle.own_rows(keys)}
         if self.symmetric:
-            key = self._encode(self.key_encoder, query_view)
-            other_keys = shuffle.all_gather(key)  # in slot order already
+            other_key = self.encode(self.key_encoder, query_view)
+            other_keys = shuffle.all_gather(other_key)  # in slot order already
+            rows["other_query"] = key_view
+            rows["other_key"] = tf.gather(other_keys, shuffle.own_rows(order))
 
-        with tf.GradientTape() as tape:
-            query = self._encode(self.query_encoder, query_view)
-            loss, logits = self.contrast(query, shuffle.own_rows(keys))
+        def contrast(rows):
+            query = self.vectors(self.query_encoder, rows["query"])
+            loss, logits = self.contrast(query, rows["key"])
             if self.symmetric:
-                query = self._encode(self.query_encoder, key_view)
-                positive = tf.gather(other_keys, shuffle.own_rows(order))
-                loss += self.contrast(query, positive)[0]
-            # Keras sums gradients over replicas.
-            loss_share = loss / self.replicas
-        self.optimizer.minimize(loss_share, self.trained_variables(), tape=tape)
+                query = self.vectors(self.query_encoder, rows["other_query"])
+                loss += self.contrast(query, rows["other_key"])[0]
+            return loss, losses.instance_top1(logits)
+
+        loss, instance_top1 = self.descend(contrast, rows)
 
         # After the logits: no key is a negative of its own query.
         self.queue.enqueue(keys, samples, self.step)
@@ -126,7 +133,7 @@ class MoCo(method.Method):
             self.queue.enqueue(other_keys, samples, self.step)
         return {
             "loss": loss,
-            "instance_top1": losses.instance_top1(logits),
+            "instance_top1": instance_top1,
             "unreadable": tf.reduce_mean(
                 tf.cast(tf.logical_not(batch["valid"]), tf.float32)
             ),
@@ -137,10 +144,6 @@ class MoCo(method.Method):
         return losses.info_nce(
             query, tf.stop_gradient(key), self.queue.keys, self.temperature
         )
-
-    def _encode(self, encoder, images):
-        """Unit vectors float32 [N, C]; BatchNorm uses the batch."""
-        return tf.math.l2_normalize(encoder(images, training=True), axis=1)
 
     def _views(self, batch):
         """Normalised images of both views; the key's in shuffled order."""

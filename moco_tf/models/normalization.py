@@ -1,8 +1,30 @@
 """BatchNorm with groups inside a batch and statistics of one replica."""
 
+import contextlib
+import threading
+
 import tensorflow as tf
 
 from moco_tf.models import replica_statistics
+
+_current = threading.local()  # replicas are traced in threads of their own
+
+
+@contextlib.contextmanager
+def micro_batch(number, count):
+    """Says that layers called within see one of `count` parts of a batch.
+
+    The moving statistics after all parts are then those of the whole batch in
+    groups: they keep their old share once, and take each part's by its size.
+
+    Args:
+      number: int32 scalar, 0..count-1, in this order. count: int.
+    """
+    _current.part = (number, count)
+    try:
+        yield
+    finally:
+        del _current.part
 
 
 class BatchNorm(tf.keras.layers.Layer):
@@ -198,8 +220,12 @@ class BatchNorm(tf.keras.layers.Layer):
 
     def _update(self, moving, values):
         value = values[0] if self.splits == 1 else tf.add_n(values)
-        rate = (1.0 - self.momentum) / self.splits
-        moving.assign(self.momentum * moving + rate * value)
+        number, count = getattr(_current, "part", (None, 1))
+        rate = (1.0 - self.momentum) / (self.splits * count)
+        keep = self.momentum
+        if number is not None:
+            keep = tf.where(tf.equal(number, 0), keep, 1.0)
+        moving.assign(keep * moving + rate * value)
 
     def _check_batch(self, shape):
         batch, positions = shape[0], shape[1:3].num_elements()

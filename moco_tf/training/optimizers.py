@@ -60,10 +60,15 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
         position = self._index_dict[key]
         velocity = self.velocities[position]
         gradient = gradient + self.coupled_decay * variable
-        velocity.assign(self.momentum * velocity + gradient)
         rate = tf.cast(self.learning_rate, variable.dtype)
-        rate = rate * self._rate_factors.get(key, 1.0)
-        variable.assign_sub(rate * velocity)
+        # The last two lines of the formula in one pass over the memory.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=rate * self._rate_factors.get(key, 1.0),
+            grad=gradient,
+            momentum=self.momentum,
+        )
 
     def get_config(self):
         return {

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageFilter
 
-from moco_tf.data import image_ops, views
+from moco_tf.data import augmentation, image_ops, views
 
 _REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 _IMAGES = np.load(_REFERENCE / "augment_ops.npz")
@@ -97,7 +97,7 @@ def pil_view(name, pixels, size, draws):
     factors = (2 * number["factors"] - 1) * reach + [1, 1, 1, 0]
 
     def jitter(image):
-        order = views._ORDERS[int(number["order"] * 24)]
+        order = augmentation._ORDERS[int(number["order"] * 24)]
         for operation in order:
             factor = float(factors[operation])
             if operation == 3:
@@ -179,11 +179,11 @@ def test_a_view_uses_independent_numbers():
 
     dataset = tf.data.Dataset.range(2000).map(numbers).batch(2000)
     rows = next(iter(dataset)).numpy()
-    assert rows.shape == (2000, 34)
+    assert rows.shape == (2000, 36)
     assert rows.min() >= 0 and rows.max() < 1
     # Six standard errors of a mean and of a correlation.
     assert np.abs(rows.mean(axis=0) - 0.5).max() < 6 / np.sqrt(12 * 2000)
-    correlation = np.corrcoef(rows.T) - np.eye(34)
+    correlation = np.corrcoef(rows.T) - np.eye(36)
     assert np.abs(correlation).max() < 6 / np.sqrt(2000)
 
 
@@ -235,7 +235,7 @@ def test_a_recipe_can_use_cutout_and_sobel():
         draws = views.draw(seed)
         image = views.random_resized_crop(image, size, draws, (0.2, 1.0))
         image = views.sometimes(0.5, draws.gray, image_ops.sobel, image)
-        centre = tf.cast(draws.spare * size, tf.int32)
+        centre = tf.cast(draws.spare[:2] * size, tf.int32)
         image = image_ops.cutout(image, centre, 8, fill=127.0)
         return image_ops.to_uint8(image)
 
@@ -243,7 +243,7 @@ def test_a_recipe_can_use_cutout_and_sobel():
     pixels = views_in_parallel(recipe.augment, _IMAGES["image_1"], 32, 12)
     for number, view in enumerate(pixels):
         draws = views.draw(view_seed(number))
-        row, column = (int(u) for u in draws.spare * 32)
+        row, column = (int(u) for u in draws.spare[:2] * 32)
         hole = view[max(row - 4, 0) : row + 4, max(column - 4, 0) : column + 4]
         assert np.all(hole == 127)
         is_gray = np.all(view[..., 0] == view[..., 2])

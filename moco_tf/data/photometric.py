@@ -1,0 +1,165 @@
+"""What a recipe does to a view's colours and sharpness, after its crop.
+
+One view on the host, where an operation that is not drawn costs nothing, or a
+batch of crops on the replica's device, where each image has its own numbers.
+Both are the same arithmetic.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from moco_tf.data import blur, image_ops, planes, resize
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, NONE = range(6)
+STEPS = 5  # the four of a jitter, and grey
+ROW = STEPS + 4 + 1
+
+
+class Distortion(NamedTuple):
+    """The operations of a view, in order; a batch of them has a first axis.
+
+    Attributes:
+      steps: int32 [STEPS], of the numbers above.
+      factors: float32 [4]: brightness, contrast and saturation, >= 0, and the
+        hue's shift in turns.
+      sigma: float32 scalar, of the blur that follows, 0..2 pixels; 0: none.
+    """
+
+    steps: tf.Tensor
+    factors: tf.Tensor
+    sigma: tf.Tensor
+
+    def to_row(self):
+        """float32 [ROW], as it travels in a batch."""
+        steps = tf.cast(self.steps, tf.float32)
+        sigma = self.sigma[..., tf.newaxis]
+        return tf.concat([steps, self.factors, sigma], axis=-1)
+
+    @classmethod
+    def from_row(cls, row):
+        """The inverse of `to_row`."""
+        steps, factors, sigma = tf.split(row, [STEPS, 4, 1], axis=-1)
+        return cls(tf.cast(steps, tf.int32), factors, sigma[..., 0])
+
+
+def distort(view, distortion, flip):
+    """Distorts one view on the host.
+
+    Args:
+      view: float32 [S, 3, S] in 0..255, on its side (see resize.py).
+      distortion: Distortion.
+      flip: bool scalar, whether left and right change places at the end.
+
+    Returns:
+      uint8 [S, S, 3], upright.
+    """
+    steps, factors, sigma = distortion
+    last = tf.reduce_max(
+        tf.where(tf.equal(steps, NONE), 0, tf.range(STEPS) + 1)
+    )
+    colours = (view, steps, last, factors)
+    return tf.cond(
+        sigma > 0,
+        lambda: _blurred(
+            resize.from_planes(_soft(*colours, sigma, flip)), sigma
+        ),
+        lambda: resize.from_planes(_sharp(*colours, flip)),
+    )
+
+
+def distort_batch(images, distortions):
+    """Distorts a batch of crops on a replica's device, under XLA too.
+
+    Every operation is computed for every image, and the drawn one taken.
+
+    Args:
+      images: uint8 or float32 [b, S, S, 3] in 0..255.
+      distortions: float32 [b, ROW], of `Distortion.to_row`.
+
+    Returns:
+      float32 [b, S, S, 3] in 0..255.
+    """
+    steps, factors, sigma = Distortion.from_row(distortions)
+    # All steps but the hue's are blends: grey is one with nothing of the
+    # image left, and no step is one with nothing but the image.
+    hue = factors[:, HUE, tf.newaxis, tf.newaxis]
+    ones = tf.ones_like(sigma)
+    shares = tf.stack(
+        [*tf.unstack(factors[:, :HUE], axis=1), ones, 0.0 * ones, ones], axis=1
+    )
+    made = tuple(tf.unstack(tf.cast(images, tf.float32), axis=-1))
+    for step in tf.unstack(steps, axis=1):
+        share = tf.gather(shares, step, batch_dims=1)[:, tf.newaxis, tf.newaxis]
+        step = step[:, tf.newaxis, tf.newaxis]
+        other = tf.where(
+            tf.equal(step, CONTRAST),
+            planes.mean_luminance(made),
+            planes.luminance(made),
+        )
+        other = tf.where(tf.equal(step, BRIGHTNESS), 0.0, other)
+        blended = planes.blend(made, other, share)
+        shifted = planes.shift_hue(made, hue)
+        made = tuple(
+            tf.where(tf.equal(step, HUE), *pair)
+            for pair in zip(shifted, blended, strict=True)
+        )
+    made = blur.blur_batch(tf.stack(made), sigma)
+    return tf.transpose(made, [1, 2, 3, 0])
+
+
+# Three compiled calls: single kernels take several times as long. XLA keeps a
+# branch apart; else it would compute a blur again for each tap of the next
+# loop, and split loops over threads that have views of their own to make.
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _sharp(view, steps, last, factors, flip):
+    """Coloured and flipped, uint8 [S, 3, S]."""
+    view = _colour(view, steps, last, factors)
+    return _flipped(flip, lambda: image_ops.to_uint8(view))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _soft(view, steps, last, factors, sigma, flip):
+    """Coloured, blurred along one axis and flipped, float32 [S, 3, S]."""
+    view = _colour(view, steps, last, factors)
+    return _flipped(flip, lambda: blur.blur_short(view, sigma))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _blurred(view, sigma):
+    """Blurred along the other axis, uint8 [S, S, 3]."""
+    return tf.cond(
+        sigma > 0,
+        lambda: image_ops.to_uint8(blur.blur_short(view, sigma)),
+        lambda: image_ops.to_uint8(view),
+    )
+
+
+def _flipped(flip, make):
+    return tf.cond(flip, lambda: make()[::-1], make)
+
+
+def _colour(view, steps, last, factors):
+    """The steps before `last` of a view float32 [S, 3, S]."""
+    brightness, contrast, saturation, turns = tf.unstack(factors)
+
+    def apply(number, *colours):
+        blend, grey = planes.blend, planes.luminance
+        branches = [
+            lambda: blend(colours, 0.0, brightness),
+            lambda: blend(colours, planes.mean_luminance(colours), contrast),
+            lambda: blend(colours, grey(colours), saturation),
+            lambda: planes.shift_hue(colours, turns),
+            lambda: (grey(colours),) * 3,
+            lambda: colours,
+        ]
+        return (number + 1, *tf.switch_case(steps[number], branches))
+
+    _, *colours = tf.while_loop(
+        lambda number, *_: number < last,
+        apply,
+        (0, *tf.unstack(view, axis=1)),
+    )
+    return tf.stack(colours, axis=1)

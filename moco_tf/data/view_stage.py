@@ -1,0 +1,109 @@
+"""The stage of the stream that turns decoded images into views."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from moco_tf.data import augmentation, image_ops
+
+HOST, DEVICE = "host", "device"
+WHERE = (HOST, DEVICE)
+NAMES = ("query", "key")
+_SMALL = 64  # pixels; below, an image's kernels take longer to call than to run
+
+
+class ViewStage(NamedTuple):
+    """One or two views of each image, by the choices of its slot.
+
+    Attributes:
+      parts: Augmentation or Seeded (see augmentation.py).
+      size: int, pixels of a view's side.
+      names: of the views that a job makes.
+      augment_on: "device": crops leave the host, and with each, under
+        "query_distortion" or "key_distortion", what the device is to do.
+    """
+
+    parts: tuple
+    size: int
+    names: tuple
+    augment_on: str
+
+    def check(self):
+        """Raises a ValueError for views that the device cannot finish."""
+        if self.augment_on not in WHERE:
+            raise ValueError(
+                f"augment_on must be one of {WHERE}. Received "
+                f"augment_on={self.augment_on!r}."
+            )
+        published = isinstance(self.parts, augmentation.Augmentation)
+        if self.augment_on == DEVICE and not published:
+            raise ValueError(
+                "augment_on='device' needs a recipe made of an Augmentation, "
+                f"whose parts are known. Received {self.parts.augment}. Use "
+                "augment_on='host'."
+            )
+
+    def choose(self, seed, positions):
+        """Choices [n, 2, ...] of positions int64 [n], one after another."""
+        first = tf.stack([tf.constant(seed, tf.int64), 2 * positions[0]])
+        count = positions.shape[0]
+        choices = self.parts.choose(first, 2 * count)
+        return tf.reshape(choices, [count, 2, choices.shape[-1]])
+
+    def takes_batches_of(self, shape):
+        """Whether `of_batch` serves for images of a TensorShape."""
+        return (
+            shape.is_fully_defined()
+            and self.size <= _SMALL
+            and isinstance(self.parts, augmentation.Augmentation)
+        )
+
+    def of_image(self, image, choices, wanted, if_wanted):
+        """Views of one image.
+
+        Args:
+          image: uint8 [H, W, 3]. choices: [2, ...], of `choose`.
+          wanted: bool [2]. if_wanted: function of a bool scalar and two
+            functions (see Share).
+
+        Returns:
+          dict of uint8 [S, S, 3] by name.
+        """
+        shape = [self.size, self.size, 3]
+        boxes = self.parts.boxes(image, choices)
+        on_host = self.augment_on == HOST
+        make = self.parts.view if on_host else self.parts.crop
+
+        @tf.function(autograph=False)  # one trace for both views
+        def view(image, box, choice):
+            return tf.ensure_shape(make(image, self.size, box, choice), shape)
+
+        return {
+            name: if_wanted(
+                wanted[number],
+                lambda number=number: view(
+                    image, boxes[number], choices[number]
+                ),
+                lambda: tf.zeros(shape, tf.uint8),
+            )
+            for number, name in enumerate(self.names)
+        } | self._distortions(choices)
+
+    def of_batch(self, images, choices):
+        """As `of_image` for n images of one size, wanted or not."""
+        made = {}
+        for number, name in enumerate(self.names):
+            crops = self.parts.crop_batch(images, self.size, choices[:, number])
+            if self.augment_on == HOST:
+                crops = self.parts.distort_batch(crops, choices[:, number])
+            made[name] = image_ops.to_uint8(crops)
+        return made | self._distortions(choices)
+
+    def _distortions(self, choices):
+        if self.augment_on == HOST:
+            return {}
+        rows = self.parts.distortions(choices)
+        return {
+            f"{name}_distortion": rows[..., number, :]
+            for number, name in enumerate(self.names)
+        }

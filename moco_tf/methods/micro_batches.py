@@ -1,0 +1,88 @@
+"""A replica's batch in parts, one after another: less memory, same numbers."""
+
+import tensorflow as tf
+
+from moco_tf.models import normalization
+
+
+def encode(encode_rows, images, count, dim):
+    """Applies a function without gradient to the micro-batches of a batch.
+
+    Args:
+      encode_rows: float [N / count, ...] -> float32 [N / count, dim].
+      images: float [N, ...]. count: int, micro-batches. dim: int.
+
+    Returns:
+      float32 [N, dim].
+    """
+    if count == 1:
+        return encode_rows(images)
+    parts = _parts(images, count)
+
+    def body(number, encoded):
+        with normalization.micro_batch(number, count):
+            return number + 1, encoded.write(number, encode_rows(parts[number]))
+
+    _, encoded = tf.while_loop(
+        lambda number, _: number < count,
+        body,
+        (0, tf.TensorArray(tf.float32, count)),
+        parallel_iterations=1,
+    )
+    return tf.reshape(encoded.stack(), [images.shape[0], dim])
+
+
+def gradients(loss_of, rows, count, variables, optimizer, share=1.0):
+    """Means of a loss and a score over a batch, and the loss's gradients.
+
+    Args:
+      loss_of: takes a dict of tensors [N / count, ...]; returns the loss and
+        the score, float32 scalars, both means over the rows.
+      rows: dict of tensors [N, ...]. count: int, micro-batches.
+      variables: list of variables.
+      optimizer: Keras optimiser; its loss scale is used if it has one.
+      share: float, of the loss, whose gradients are returned.
+
+    Returns:
+      loss, score: float32 scalars; list of gradients by variable.
+    """
+
+    def of(rows):
+        scales = hasattr(optimizer, "get_scaled_loss")  # float16
+        with tf.GradientTape() as tape:
+            loss, score = loss_of(rows)
+            part = loss * share
+            part = optimizer.get_scaled_loss(part) if scales else part
+        found = tape.gradient(part, variables)
+        if scales:
+            found = optimizer.get_unscaled_gradients(found)
+        return loss, score, found
+
+    if count == 1:
+        return of(rows)
+    parts = {name: _parts(values, count) for name, values in rows.items()}
+
+    def body(number, loss, score, sums):
+        part = {name: values[number] for name, values in parts.items()}
+        with normalization.micro_batch(number, count):
+            found = of(part)
+        sums = [a + b / count for a, b in zip(sums, found[2], strict=True)]
+        return (
+            number + 1,
+            loss + found[0] / count,
+            score + found[1] / count,
+            sums,
+        )
+
+    start = [tf.zeros(variable.shape) for variable in variables]
+    return tf.while_loop(
+        lambda number, *_: number < count,
+        body,
+        (0, 0.0, 0.0, start),
+        parallel_iterations=1,
+    )[1:]
+
+
+def _parts(rows, count):
+    """[N, ...] -> [count, N / count, ...]."""
+    return tf.reshape(rows, [count, rows.shape[0] // count, *rows.shape[1:]])

@@ -1,0 +1,126 @@
+"""Micro-batches, XLA and float16: the step stays Algorithm 1."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.methods import moco
+from moco_tf.models import normalization
+from moco_tf.training import optimizers
+
+BATCH, GROUPS = 8, 4
+layers = tf.keras.layers
+
+
+def _backbone(splits, dtype="float32"):
+    """Convolution, BatchNorm and a residual sum for 8 x 8 images."""
+    policy = tf.keras.mixed_precision.Policy(dtype)
+    images = tf.keras.Input([8, 8, 3])
+    made = layers.Conv2D(6, 3, strides=2, dtype=policy)(images)
+    made = normalization.BatchNorm(splits, dtype=policy)(made)
+    made = made + layers.Conv2D(6, 1, dtype=policy)(made)
+    made = layers.GlobalAveragePooling2D(dtype="float32")(layers.ReLU()(made))
+    return tf.keras.Model(images, made)
+
+
+def _method(count=1, symmetric=False, jit_compile=False, dtype="float32"):
+    tf.keras.utils.set_random_seed(0)
+    method = moco.MoCo(
+        _backbone(GROUPS // count, dtype),
+        dim=5,
+        queue_size=32,
+        momentum=0.6,
+        symmetric=symmetric,
+        micro_batches=count,
+        jit_compile=jit_compile,
+    )
+    optimizer = optimizers.MomentumSGD(0.05, 0.9, 1e-3)
+    if dtype == "mixed_float16":
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    method.compile(optimizer)
+    return method
+
+
+def _batch():
+    rng = np.random.default_rng(0)
+    query = rng.integers(0, 256, [BATCH, 8, 8, 3])
+    key = np.clip(query + rng.integers(-40, 40, query.shape), 0, 255)
+    return {
+        "query": query.astype(np.uint8),
+        "key": key.astype(np.uint8),
+        "index": np.arange(BATCH),
+        "order": rng.permutation(BATCH).astype(np.int32),
+        "valid": np.ones(BATCH, bool),
+    }
+
+
+def _train(method, steps=3, batch=None):
+    batches = iter(tf.data.Dataset.from_tensors(batch or _batch()).repeat())
+    train = method.make_train_function()
+    for _ in range(steps):
+        train(batches)
+    return method.step_log.read(0, steps)
+
+
+def _state(method):
+    weights = method.query_encoder.weights + method.key_encoder.weights
+    return [w.numpy() for w in [*weights, method.queue.keys]]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("count", [2, 4])
+def test_parts_of_a_batch_give_the_step_of_the_whole(count, symmetric):
+    whole, parts = _method(1, symmetric), _method(count, symmetric)
+    expected, found = _train(whole), _train(parts)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    assert found["instance_top1"] == expected["instance_top1"]
+    # Weights, BatchNorm's moving statistics and the queue.
+    names = [w.name for w in whole.query_encoder.weights]
+    pairs = zip(_state(parts), _state(whole), strict=True)
+    for number, (a, b) in enumerate(pairs):
+        if symmetric and "moving" in "".join(names[number : number + 1]):
+            continue  # both views of a part come before the next part's
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_moving_statistics_take_every_part_once():
+    """By hand: 0.9 * old + 0.1 * mean of the parts' means."""
+    layer = normalization.BatchNorm(momentum=0.9)
+    rows = tf.constant([[1.0], [3.0], [10.0], [20.0]])
+    layer(rows)
+    layer.moving_mean.assign([5.0])
+    for number in range(2):
+        with normalization.micro_batch(tf.constant(number), 2):
+            layer(rows[2 * number : 2 * number + 2], training=True)
+    # Parts' means 2 and 15; 0.9 * 5 + 0.1 * 8.5.
+    np.testing.assert_allclose(layer.moving_mean, [5.35], rtol=1e-6)
+
+
+def test_encoders_under_xla_give_the_same_step():
+    plain, compiled = _method(), _method(jit_compile=True)
+    expected, found = _train(plain), _train(compiled)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+    for a, b in zip(_state(compiled), _state(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_float16_takes_nearly_the_step_of_float32(count):
+    expected = _train(_method())
+    found = _train(_method(count, dtype="mixed_float16"))
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=0.02)
+
+
+def test_float16_skips_a_step_whose_gradient_overflows():
+    method = _method(dtype="mixed_float16")
+    _train(method, 1)
+    before = [w.numpy() for w in method.trained_variables()]
+    scale = float(method.optimizer.loss_scale)
+    batch = _batch()
+    bright = batch["query"].astype(np.float32)
+    bright[0] = np.inf
+    key = batch["key"].astype(np.float32)
+    _train(method, 1, batch | {"query": bright, "key": key})
+    for weight, old in zip(method.trained_variables(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert float(method.optimizer.loss_scale) == scale / 2
