@@ -52,6 +52,7 @@ def _pretrain(options, config):
             options.cross_device_ops,
             options.communication,
         )
+        quiet.start_xla(options.verbose)
         guard.take_signals()
         guard.wait(stall_timeout, "the start of training")
         pretrain.pretrain(

@@ -65,6 +65,7 @@ def _linear(options, config):
         from moco_tf.evaluation import linear
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)
     with strategy.scope():
         judged, output, store = _judged(options, "linear")
     linear.linear_run(config, judged, output, strategy, store)
@@ -75,6 +76,7 @@ def _finetune(options, config):
         from moco_tf.evaluation import finetune
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)
     finetune.finetune_run(
         config,
         options.workdir,

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import warnings
 
 # Printed at import as errors or plain lines, whatever the log level: a second
@@ -22,6 +23,8 @@ _NOTICES = re.compile(
             r"To enable the following instructions",
             r"Could not find (cuda|TensorRT)",
             r"Using TensorFlow backend",
+            r"Compiled cluster using XLA",
+            r"SetPriority unimplemented",
         ]
     )
 )
@@ -76,3 +79,33 @@ def imports(verbose=False):
             for line in held.read().decode(errors="replace").splitlines():
                 if failed or not _NOTICES.search(line):
                     print(line, file=sys.stderr)
+
+
+def start_xla(verbose=False):
+    """Makes XLA say here what it says once, and once for each stream.
+
+    As many streams are opened as views are made at once later. Call it after
+    the devices are chosen.
+
+    Args:
+      verbose: True holds nothing back.
+    """
+    import tensorflow as tf  # here: `prepare` comes before it
+
+    @tf.function(jit_compile=True, autograph=False)
+    def count(last):  # long enough for all threads to be in it at once
+        return tf.while_loop(lambda x: x < last, lambda x: (x + 1,), (0,))
+
+    def run():
+        with tf.device("CPU:0"):
+            count(tf.constant(0))
+            together.wait()
+            count(tf.constant(10_000_000))
+
+    threads = [threading.Thread(target=run) for _ in range(2 * os.cpu_count())]
+    together = threading.Barrier(len(threads))
+    with imports(verbose):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
