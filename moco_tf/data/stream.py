@@ -204,7 +204,10 @@ class Stream:
         dataset = dataset.map(functools.partial(self._deal, share, local))
         dataset = dataset.unbatch().prefetch(2 * local)
         options = tf.data.Options()
-        options.threading.private_threadpool_size = self.threads
+        # One more, to hand on what the others make.
+        options.threading.private_threadpool_size = self.threads + 1
+        # Its thread sleeps ever longer, and an iterator waits for it to end.
+        options.autotune.enabled = False
         return dataset.with_options(options)
 
     @_as_written
