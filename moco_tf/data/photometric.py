@@ -99,12 +99,22 @@ def distort_batch(images, distortions):
         )
         other = tf.where(tf.equal(step, BRIGHTNESS), 0.0, other)
         blended = planes.blend(made, other, share)
-        shifted = planes.shift_hue(made, hue)
-        made = tuple(
-            tf.where(tf.equal(step, HUE), *pair)
-            for pair in zip(shifted, blended, strict=True)
+        made = tf.cond(
+            tf.reduce_any(tf.equal(step, HUE)),
+            lambda made=made, blended=blended, step=step: tuple(
+                tf.where(tf.equal(step, HUE), *pair)
+                for pair in zip(
+                    planes.shift_hue(made, hue), blended, strict=True
+                )
+            ),
+            lambda blended=blended: blended,
         )
-    made = blur.blur_batch(tf.stack(made), sigma)
+    made = tf.stack(made)
+    made = tf.cond(
+        tf.reduce_any(sigma > 0),
+        lambda: blur.blur_batch(made, sigma),
+        lambda: made,
+    )
     return tf.transpose(made, [1, 2, 3, 0])
 
 
