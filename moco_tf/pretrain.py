@@ -134,6 +134,7 @@ def make_method(config, strategy, steps_per_epoch):
             seed=config.seed,
             micro_batches=config.train.micro_batches,
             jit_compile=config.train.jit_compile,
+            recompute=config.model.recompute,
         )
         optimizer = optimizers.make_optimizer(
             config.optimizer.name,

@@ -37,6 +37,7 @@ class MoCo(method.Method):
         seed=0,
         micro_batches=1,
         jit_compile=False,
+        recompute=False,
     ):
         """Builds both encoders, equal at the start, and the queue.
 
@@ -56,6 +57,7 @@ class MoCo(method.Method):
           micro_batches: parts that a replica's batch is encoded in, one after
             another; the step is the same, with less memory.
           jit_compile: whether XLA compiles the encoders.
+          recompute: whether activations are made again on the way back.
 
         Raises:
           ValueError: for a value outside its range, or a backbone that cannot
@@ -76,7 +78,9 @@ class MoCo(method.Method):
             _refuse_shared_statistics(backbone)
         features = encoders.feature_size(backbone)
         self.query_encoder = encoders.Encoder(
-            backbone, heads.projection_head(head, features, dim)
+            backbone,
+            heads.projection_head(head, features, dim),
+            recompute=recompute,
         )
         self.key_encoder = self.query_encoder.clone()
         self.queue = key_queue.KeyQueue(queue_size, dim, seed)

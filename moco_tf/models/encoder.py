@@ -1,8 +1,11 @@
 """Encoder: a backbone (image to feature) and a projection head."""
 
+import functools
+
 import tensorflow as tf
 
 from moco_tf.models import cloning, keras_cv_backbones, resnet
+from moco_tf.models import recompute as recomputing
 
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
 KERAS_CV = "keras_cv:"
@@ -116,13 +119,14 @@ class Encoder(tf.keras.Model):
       head: keras.Model, float32 [N, F] -> float32 [N, C].
     """
 
-    def __init__(self, backbone, head, name="encoder"):
+    def __init__(self, backbone, head, name="encoder", recompute=False):
         """Joins both parts.
 
         Args:
           backbone: functional keras.Model, images [N, H, W, 3] -> [N, F].
           head: functional keras.Model, as of heads.projection_head.
           name: str.
+          recompute: whether training keeps few activations (recompute.py).
 
         Raises:
           ValueError: The parts do not fit each other.
@@ -137,6 +141,9 @@ class Encoder(tf.keras.Model):
             )
         self.backbone = backbone
         self.head = head
+        self._train_backbone = functools.partial(backbone, training=True)
+        if recompute:
+            self._train_backbone = recomputing.recomputing(backbone)
 
     def call(self, images, training=False):
         """Projects images.
@@ -162,7 +169,10 @@ class Encoder(tf.keras.Model):
         return self._encode(images, training=False)
 
     def _encode(self, images, training):
-        features = self.backbone(images, training=training)
+        if training:
+            features = self._train_backbone(images)
+        else:
+            features = self.backbone(images, training=False)
         features = tf.cast(features, tf.float32)
         projection = self.head(features, training=training)
         return features, tf.cast(projection, tf.float32)

@@ -27,6 +27,17 @@ def micro_batch(number, count):
         del _current.part
 
 
+@contextlib.contextmanager
+def statistics_kept(kept=True):
+    """Leaves the moving statistics of layers called within as they are."""
+    before = getattr(_current, "kept", False)
+    _current.kept = kept
+    try:
+        yield
+    finally:
+        _current.kept = before
+
+
 class BatchNorm(tf.keras.layers.Layer):
     """Batch normalisation over the last axis (arXiv:1502.03167).
 
@@ -219,6 +230,8 @@ class BatchNorm(tf.keras.layers.Layer):
         return result.y, result.batch_mean, result.batch_variance
 
     def _update(self, moving, values):
+        if getattr(_current, "kept", False):
+            return
         value = values[0] if self.splits == 1 else tf.add_n(values)
         number, count = getattr(_current, "part", (None, 1))
         rate = (1.0 - self.momentum) / (self.splits * count)

@@ -1,0 +1,57 @@
+"""Recomputation changes what is kept, not what is computed."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.models import encoder, heads, resnet
+
+
+def _gradients(recompute):
+    tf.keras.utils.set_random_seed(0)
+    backbone = resnet.resnet(18, 0.125, "cifar", bn_splits=2, image_size=16)
+    head = heads.projection_head("fc", backbone.output_shape[-1], 4)
+    model = encoder.Encoder(backbone, head, recompute=recompute)
+    images = tf.random.stateless_normal([4, 16, 16, 3], [1, 2])
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(images, training=True) ** 2)
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    loss, gradients = step()
+    return model, step, loss, gradients
+
+
+def test_loss_gradients_and_moving_statistics_are_the_same():
+    plain, _, expected, gradients = _gradients(False)
+    again, _, loss, found = _gradients(True)
+    assert [w.name for w in again.weights] == [w.name for w in plain.weights]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for a, b in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(again.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg=b.name)
+
+
+def test_convolutions_run_again_on_the_way_back():
+    def forward_passes(step):
+        graph = step.get_concrete_function().graph.as_graph_def()
+        return sum(node.op == "Conv2D" for node in graph.node)
+
+    once = forward_passes(_gradients(False)[1])
+    twice = forward_passes(_gradients(True)[1])
+    assert once == 20  # of a ResNet-18: 17 and three on shortcuts
+    assert twice == 40
+
+
+def test_other_backbones_are_refused():
+    images = tf.keras.Input([8, 8, 3])
+    features = tf.keras.layers.Flatten()(images)
+    with pytest.raises(ValueError, match="blocks of the ResNets alone"):
+        encoder.Encoder(
+            tf.keras.Model(images, features),
+            heads.projection_head("fc", 192, 4),
+            recompute=True,
+        )
