@@ -8,6 +8,7 @@ import moco_tf
 from moco_tf import (
     cli_evaluation,
     cli_serving,
+    cli_speed,
     command_line,
     config_fields,
     quiet,
@@ -82,6 +83,7 @@ COMMANDS = {
     ),
     **cli_evaluation.COMMANDS,
     **cli_serving.COMMANDS,
+    **cli_speed.COMMANDS,
 }
 
 

@@ -63,6 +63,10 @@ _FLAGS = {
     "to": (None, "onnx, tflite or openvino"),
     "images": ("", "source to compare features on; none = photographs"),
     "output": ("", "folder of the results; none = one below the run's"),
+    "short_side": ("256", "pixels; longer short sides are resized to it"),
+    "verify": (False, "compare the checksum of every image in the cache"),
+    "steps": ("20", "measured in each round"),
+    "json": ("", "file to write: the same figures for other programs"),
     "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
     "help": (False, "show this text"),
 }

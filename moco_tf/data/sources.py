@@ -1,4 +1,4 @@
-"""Random-access image sources: folders, lists, TFDS and the shapes set.
+"""Random-access image sources: folders, lists, TFDS, caches, the shapes set.
 
 Every source has `labels` (int64 [N] or None), `class_names` (list or None),
 `may_fail` (False when every image is known to be readable), `name` and
@@ -13,7 +13,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import files, lists, shapes
+from moco_tf.data import files, lists, prepared, shapes
 
 
 class ArraySource:
@@ -104,6 +104,7 @@ def _open_shapes(split):
 _SOURCES = {
     "folder": files.open_folder,
     "list": lists.open_list,
+    "prepared": prepared.open_prepared,
     "tfds": _open_tfds,
     "shapes": _open_shapes,
 }
@@ -114,8 +115,9 @@ def open_source(spec):
 
     Args:
       spec: "folder:PATH", "list:FILE", "tfds:NAME/SPLIT", optionally
-        "@DATA_DIR", or "tfds:DIR/SPLIT" of a prepared data set, or
-        "shapes:train" (also "shapes"), "shapes:test".
+        "@DATA_DIR", or "tfds:DIR/SPLIT" of a prepared data set,
+        "prepared:DIR" of a cache, "shapes:train" (also "shapes") or
+        "shapes:test".
 
     Returns:
       a source.
@@ -135,6 +137,14 @@ def open_source(spec):
         remedy = "Set data.source, for instance folder:/data/images."
     raise ValueError(
         "A source must be folder:PATH, list:FILE, tfds:NAME/SPLIT, "
-        "shapes:train or shapes:test. Received "
+        "prepared:DIR, shapes:train or shapes:test. Received "
         f"{spec!r}. {remedy}"
     )
+
+
+def absolute(spec):
+    """A spec as it can be opened from another folder."""
+    kind, _, rest = spec.partition(":")
+    if kind in ("folder", "list", "prepared"):
+        return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}"
+    return spec

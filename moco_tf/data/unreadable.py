@@ -47,10 +47,10 @@ class UnreadableLog:
             for index in indices.numpy():
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
-                    reason = self._reason(index)
-                    if reason:
+                    why = self._reason(index)
+                    if why:
                         self.named.add(name)
-                        found.append([name, reason, step + 1])
+                        found.append([name, why, step + 1])
         with self._open("a") as file:
             writer = csv.writer(file)
             if not file.tell():
@@ -88,8 +88,13 @@ class UnreadableLog:
                 self.stream.source.records(tf.constant([index]))[0]
             )
         except tf.errors.OpError as error:
-            # An assertion's text is a list of b'...', one a line.
-            text = error.message.split("Summarized data:")[-1]
-            text = " ".join(_BYTES.sub(r"\1", text).split())
-            return text[:200] or type(error).__name__
+            return reason(error)
         return None
+
+
+def reason(error):
+    """What a tf.errors.OpError says of an image, on one line."""
+    # An assertion's text is a list of b'...', one a line.
+    text = error.message.split("Summarized data:")[-1]
+    text = " ".join(_BYTES.sub(r"\1", text).split())
+    return text[:200] or type(error).__name__

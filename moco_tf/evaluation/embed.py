@@ -1,6 +1,5 @@
 """Features of a source as a file for other programs (the `embed` command)."""
 
-import os
 import pathlib
 import shutil
 
@@ -113,19 +112,11 @@ def describe(judged, source, spec, layers):
         "views": named[0] if named else "",
         "mean": list(recipe.mean),
         "std": list(recipe.std),
-        "source": _absolute(spec),
+        "source": sources.absolute(spec),
         "fingerprint": source.fingerprint(),
         "layers": list(layers),
         "moco_tf": moco_tf.__version__,
     }
-
-
-def _absolute(spec):
-    """The spec as it can be opened from another folder."""
-    kind, _, rest = spec.partition(":")
-    if kind in ("folder", "list"):
-        return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}"
-    return spec
 
 
 def _check_same(path, about):

@@ -1,0 +1,44 @@
+"""The commands that make runs faster, and say what slows one: flags to calls."""
+
+from moco_tf import command_line, quiet
+
+
+def _prepare(options, config):
+    del config
+    if not options.source and not options.verify:
+        raise command_line.UsageError(
+            "--source must be given; without it --verify reads a cache again."
+        )
+    (short_side,) = command_line.numbers(int, "short_side", options.short_side)
+    with quiet.imports(options.verbose):
+        from moco_tf import prepare
+        from moco_tf.training import distribution
+    distribution.make_strategy("cpu")  # decoding leaves GPUs to others
+    if options.source:
+        about = prepare.prepare(options.source, options.path, short_side)
+        size = about["bytes"]["images.bin"]
+        print(
+            f"cache       {about['images']} images of {about['source']}, short "
+            f"side {about['short_side']}\n"
+            f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
+            f"size        {size / 1e9:.2f} GB, "
+            f"{size / about['images'] / 1e3:.0f} kB an image\n"
+            f"use it as   prepared:{options.path}"
+        )
+    if options.verify:
+        count = prepare.verify(options.path)
+        print(f"verified    {count} images: all have their checksums")
+
+
+COMMANDS = {
+    "prepare": command_line.Command(
+        run=_prepare,
+        purpose="decode a source once, into a cache that is faster to read",
+        flags=("source", "path", "short_side", "verify"),
+        required=("path",),
+        defaults={
+            "source": ("", "any source of images; with --verify not needed"),
+            "path": (None, "folder of the cache; the same command resumes"),
+        },
+    ),
+}
