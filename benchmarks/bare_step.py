@@ -4,11 +4,12 @@ python benchmarks/bare_step.py --config.data.source=folder:cifar10/train
 python benchmarks/bare_step.py --precision=mixed_bfloat16 --config.data...
 
 Both run the product's compiled train function: "training" on the product's
-stream, "bare step" on one batch that is repeated. They alternate in one
-process.
+stream, "bare step" on one batch that is repeated. "input" reads the stream
+alone. They alternate in one process.
 """
 
 import gc
+import time
 
 import measure
 
@@ -17,6 +18,7 @@ from moco_tf import quiet
 
 # After them a full or an empty prefetch buffer is as it will stay.
 WARM_UP = 3
+DEFAULTS = {"train.batch_size": "256"}
 
 
 def main():
@@ -31,7 +33,7 @@ def main():
     )
     parser.add_argument("--steps", type=int, default=5, help="a round [5]")
     parser.add_argument("--rounds", type=int, default=4, help="[4]")
-    options, config = measure.parse(parser, {"train.batch_size": "256"})
+    options, config = measure.parse(parser, DEFAULTS)
     config.train.precision = options.precision
 
     with quiet.imports():
@@ -63,6 +65,15 @@ def main():
         gc.collect()
         return seconds
 
+    def reading():
+        batches = iter(stream.distribute(strategy, int(method.step.numpy())))
+        for _ in range(WARM_UP):
+            next(batches)
+        start = time.perf_counter()
+        for _ in range(options.steps):
+            next(batches)
+        return time.perf_counter() - start
+
     print(
         f"{options.config}: {config.model.backbone}, "
         f"{config.data.image_size} px, batch {config.train.batch_size}, "
@@ -71,7 +82,8 @@ def main():
     )
     bare_step()  # compiles
     seconds = measure.alternate(
-        {"bare step": bare_step, "training": training}, options.rounds
+        {"bare step": bare_step, "input": reading, "training": training},
+        options.rounds,
     )
     images = options.steps * config.train.batch_size
     found = measure.medians(seconds)
@@ -79,6 +91,10 @@ def main():
         print(f"{name:<10}{images / median:>9.1f} images/s (median)")
     ratio = found["bare step"] / found["training"]
     print(f"training runs at {ratio:.3f} of the bare step's speed")
+    shared = (found["bare step"] + found["input"]) / found["training"]
+    print(
+        f"{shared:.3f} of what input and step reach on the same cores in turn"
+    )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="[5]")
     parser.add_argument("--torch_path", default="", help="folder with torch")
     parser.add_argument("--torch_python", default="")
+    parser.add_argument(
+        "--torch_folder", default="", help="its files [those of the source]"
+    )
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
         from moco_tf.data import sources
@@ -50,7 +53,11 @@ def main():
             [
                 options.torch_python or sys.executable,
                 str(SCRIPT),
-                f"--folder={config.data.source.removeprefix('folder:')}",
+                "--folder="
+                + (
+                    options.torch_folder
+                    or config.data.source.removeprefix("folder:")
+                ),
                 f"--size={config.data.image_size}",
             ],
             env=dict(os.environ, PYTHONPATH=options.torch_path),
