@@ -1,4 +1,4 @@
-"""The commands that make runs faster, and say what slows one: flags to calls."""
+"""Commands that make a run faster, or say what slows it: flags to calls."""
 
 from moco_tf import command_line, quiet
 
@@ -30,7 +30,24 @@ def _prepare(options, config):
         print(f"verified    {count} images: all have their checksums")
 
 
+def _benchmark(options, config):
+    (steps,) = command_line.numbers(int, "steps", options.steps)
+    with quiet.imports(options.verbose):
+        from moco_tf import benchmark
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)
+    benchmark.benchmark(config, strategy, steps, path=options.json)
+
+
 COMMANDS = {
+    "benchmark": command_line.Command(
+        run=_benchmark,
+        purpose="measure input, step and both; name the bottleneck",
+        flags=("config", "devices", "steps", "json"),
+        required=("config",),
+        defaults={"steps": ("10", "measured in each of three rounds")},
+    ),
     "prepare": command_line.Command(
         run=_prepare,
         purpose="decode a source once, into a cache that is faster to read",

@@ -81,14 +81,19 @@ class Stream:
         self.shuffle_keys = shuffle_keys
         self.threads = threads or os.cpu_count()
         self.key_views = key_views
+        self._augment_on = augment_on
+        self.use(recipe.augment)
+        self.steps_per_epoch = len(source) // global_batch
+
+    def use(self, augment):
+        """Takes another function of a Recipe's `augment` from now on."""
         self._views = view_stage.ViewStage(
-            augmentation.in_parts(recipe.augment),
-            image_size,
-            view_stage.NAMES[: 1 + key_views],
-            augment_on,
+            augmentation.in_parts(augment),
+            self.image_size,
+            view_stage.NAMES[: 1 + self.key_views],
+            self._augment_on,
         )
         self._views.check()
-        self.steps_per_epoch = len(source) // global_batch
 
     def positions(self, step):
         """Positions int64 [G] of the slots of an int64 step."""

@@ -1,0 +1,254 @@
+"""Measures a configuration: input, step, both, and where the time goes."""
+
+import json
+import pathlib
+import resource
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import assembly, pretrain
+from moco_tf import config as configs
+from moco_tf.data import sources, views
+from moco_tf.monitoring import flops, verdict
+from moco_tf.training import distribution
+
+_WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
+_CEILING_SECONDS = 0.5
+
+
+def benchmark(config, strategy, steps=10, rounds=3, path=""):
+    """Measures input, step and both in turn, and prints a table.
+
+    Args:
+      config: ConfigDict of a pre-training; without data.source the step alone
+        is measured.
+      strategy: tf.distribute.Strategy.
+      steps: int, of a round. rounds: int; medians are reported.
+      path: of a JSON file of the same figures; "": none.
+
+    Returns:
+      dict of the figures, units in their names.
+
+    Raises:
+      ValueError: for a configuration or data that cannot be trained on.
+    """
+    if min(steps, rounds) < 1:
+        raise ValueError(f"steps must be at least 1. Received steps={steps}.")
+    has_input = bool(config.data.source)
+    config = config.copy_and_resolve_references().unlock()
+    if not has_input:
+        config.data.source = "shapes:train"  # checked, not read
+    configs.check(config, strategy.num_replicas_in_sync)
+    stream = None
+    if has_input:
+        stream = assembly.make_stream(
+            config, sources.open_source(config.data.source)
+        )
+    method = pretrain.make_method(config, strategy, 1)
+    train = method.make_train_function()
+    memory = iter(noise(config, strategy))
+    runs = {"step": lambda: _train(train, memory, steps)}
+    if has_input:
+        runs["input"] = lambda: _read(_open(stream, strategy), steps)
+        runs["both"] = lambda: _train(train, _open(stream, strategy), steps)
+    for run in runs.values():
+        run()  # compiles
+    images = steps * config.train.batch_size
+    seconds = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run() / images)
+    found = _figures(config, method, strategy, seconds)
+    operations = _count(config, strategy, train, memory)
+    found["flops_per_image"] = operations / config.train.batch_size
+    found |= ceiling(config.train.precision)
+    if has_input:
+        found["stages_ms_per_image"] = stages(config, stream.source, steps)
+    found["verdict"] = verdict.verdict(
+        config,
+        found.get("input_images_per_second"),
+        found["step_images_per_second"],
+        found["shared_cores"],
+    )
+    _print(found)
+    if path:
+        pathlib.Path(path).write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def noise(config, strategy):
+    """One batch of noise of the stream's form, repeated for ever."""
+    size, batch = config.data.image_size, config.train.batch_size
+    rows = batch // strategy.num_replicas_in_sync
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, [2, rows, size, size, 3], np.uint8)
+    made = {
+        "query": pictures[0],
+        "key": pictures[1],
+        "index": np.arange(rows, dtype=np.int64),
+        "order": random.permutation(batch).astype(np.int32),
+        "valid": np.ones(rows, bool),
+    }
+    if config.data.augment_on == "device":
+        augment = views.RECIPES[config.data.views].augment
+        choices = augment.choose(tf.constant([0, 0], tf.int64), 2 * rows)
+        distortions = augment.distortions(choices).numpy()
+        made["query_distortion"] = distortions[:rows]
+        made["key_distortion"] = distortions[rows:]
+    return strategy.distribute_datasets_from_function(
+        lambda _: tf.data.Dataset.from_tensors(made).repeat()
+    )
+
+
+def stages(config, source, steps):
+    """Milliseconds an image by stage: the stream without it, against with it.
+
+    Returns:
+      dict stage -> float, in the order of the work.
+    """
+    whole = views.RECIPES[config.data.views].augment
+
+    def decoded(image, size, seed):
+        del seed
+        return tf.broadcast_to(image[0, 0], [size, size, 3])
+
+    steps_of = {
+        "read and decode": decoded,
+        "two crops": whole._replace(jitter=0.0, gray=0.0, blur=0.0),
+        "grey": whole._replace(jitter=0.0, blur=0.0),
+        "jitter": whole._replace(blur=0.0),
+        "blur": whole,
+    }
+    plain = config.copy_and_resolve_references()
+    plain.data.augment_on = "host"
+    found, before = {}, 0.0
+    for name, augment in steps_of.items():
+        stream = assembly.make_stream(plain, source)
+        stream.use(augment)
+        batches = _open(stream, tf.distribute.get_strategy())
+        seconds = _read(batches, steps)
+        total = 1e3 * seconds / (steps * plain.train.batch_size)
+        found[name], before = total - before, total
+    return found
+
+
+def ceiling(precision):
+    """FLOP/s of a large matrix product and a 3 x 3 convolution here."""
+    dtype = tf.float32 if precision == "float32" else precision[6:]
+    left, right = tf.cast(tf.random.normal([2, 1024, 1024]), dtype)
+    rows = tf.cast(tf.random.normal([8, 28, 28, 256]), dtype)
+    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)
+
+    @tf.function
+    def product():
+        return tf.reduce_sum(tf.matmul(left, right))
+
+    @tf.function
+    def convolution():
+        return tf.reduce_sum(tf.nn.conv2d(rows, kernel, 1, "SAME"))
+
+    found = {}
+    for name, run in (("product", product), ("convolution", convolution)):
+        operations = flops.count(run.get_concrete_function().graph)
+        float(run())
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < _CEILING_SECONDS:
+            float(run())
+            count += 1
+        rate = operations * count / (time.perf_counter() - start)
+        found[f"{name}_flops_per_second"] = rate
+    return found
+
+
+def _open(stream, strategy):
+    batches = iter(stream.distribute(strategy, 0))
+    for _ in range(_WARM_UP):
+        next(batches)
+    return batches
+
+
+def _read(batches, steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    return time.perf_counter() - start
+
+
+def _train(train, batches, steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+        metrics = train(batches)
+    float(metrics["loss"])  # waits for the device
+    return time.perf_counter() - start
+
+
+def _count(config, strategy, train, memory):
+    """Operations of a step; of one without loops where it has some."""
+    plain = config.copy_and_resolve_references()
+    plain.train.micro_batches, plain.train.jit_compile = 1, False
+    plain.model.recompute = False
+    if plain != config:
+        memory = iter(noise(plain, strategy))
+        train = pretrain.make_method(plain, strategy, 1).make_train_function()
+    return flops.count(train.get_concrete_function(memory).graph)
+
+
+def _figures(config, method, strategy, seconds):
+    found = {
+        f"{name}_images_per_second": 1 / statistics.median(times)
+        for name, times in seconds.items()
+    }
+    gpus = tf.config.list_logical_devices("GPU")
+    found["shared_cores"] = not gpus
+    if "both" in seconds:
+        alone = statistics.median(seconds["step"])
+        both = statistics.median(seconds["both"])
+        found["input_wait_share"] = max(0.0, 1 - alone / both)
+        if not gpus:
+            reading = statistics.median(seconds["input"])
+            found["both_of_what_the_cores_allow"] = (alone + reading) / both
+    size = config.data.image_size
+    found["input_bytes_per_image"] = 2 * 3 * size * size
+    found["state_bytes"] = sum(
+        variable.shape.num_elements() * variable.dtype.size
+        for variable in [*method.variables, *method.optimizer.variables]
+    )
+    if gpus:
+        memory = [tf.config.experimental.get_memory_info(g.name) for g in gpus]
+        found["peak_memory_bytes"] = max(entry["peak"] for entry in memory)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found["peak_memory_bytes"] = 1024 * peak
+    found["replicas"] = strategy.num_replicas_in_sync
+    found["workers"] = distribution.worker_count(strategy)
+    return found
+
+
+def _print(found):
+    for name in ("input", "step", "both"):
+        rate = found.get(f"{name}_images_per_second")
+        if rate is not None:
+            print(f"{name:<12}{rate:>9.1f} images/s")
+    if "input_wait_share" in found:
+        print(f"{'wait':<12}{100 * found['input_wait_share']:>9.1f} % of both")
+    if "both_of_what_the_cores_allow" in found:
+        share = found["both_of_what_the_cores_allow"]
+        print(f"{'both':<12}{share:>9.2f} of 1 / (1 / input + 1 / step)")
+    rate = found["step_images_per_second"] * found["flops_per_image"]
+    print(
+        f"{'arithmetic':<12}{found['flops_per_image'] / 1e9:>9.2f} GFLOP an "
+        f"image, {rate / 1e9:.0f} GFLOP/s; ceiling "
+        f"{found['convolution_flops_per_second'] / 1e9:.0f} (convolution), "
+        f"{found['product_flops_per_second'] / 1e9:.0f} (matrix product)"
+    )
+    print(
+        f"{'memory':<12}{found['peak_memory_bytes'] / 1e9:>9.2f} GB peak, "
+        f"{found['state_bytes'] / 1e9:.2f} GB of it state; "
+        f"{found['input_bytes_per_image'] / 1e3:.0f} kB of views an image"
+    )
+    for name, milliseconds in found.get("stages_ms_per_image", {}).items():
+        print(f"{'stage':<12}{milliseconds:>9.2f} ms an image: {name}")
+    print(found["verdict"])
