@@ -102,7 +102,7 @@ def start_xla(verbose=False):
             together.wait()
             count(tf.constant(10_000_000))
 
-    threads = [threading.Thread(target=run) for _ in range(2 * os.cpu_count())]
+    threads = [threading.Thread(target=run) for _ in range(4 * os.cpu_count())]
     together = threading.Barrier(len(threads))
     with imports(verbose):
         for thread in threads:
