@@ -6,6 +6,7 @@ import traceback
 
 import moco_tf
 from moco_tf import (
+    cli_doctor,
     cli_evaluation,
     cli_serving,
     command_line,
@@ -81,6 +82,7 @@ COMMANDS = {
     ),
     **cli_evaluation.COMMANDS,
     **cli_serving.COMMANDS,
+    **cli_doctor.COMMANDS,
 }
 
 
@@ -148,7 +150,9 @@ def _load(name, options, overrides):
         return overrides
     if "config" not in options:
         return None
+    # A command without fields of its own takes those of the run it is about.
+    table = name if name in config_fields.TABLES else "pretrain"
     try:
-        return configs.load(options.config or name, overrides, name)
+        return configs.load(options.config or name, overrides, table)
     except ValueError as error:
         raise command_line.UsageError(str(error)) from error

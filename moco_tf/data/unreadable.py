@@ -47,7 +47,7 @@ class UnreadableLog:
             for index in indices.numpy():
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
-                    reason = self._reason(index)
+                    reason = reason_of(self.stream.source, index)
                     if reason:
                         self.named.add(name)
                         found.append([name, reason, step + 1])
@@ -81,15 +81,14 @@ class UnreadableLog:
             mode, newline="", encoding="utf-8", errors="surrogateescape"
         )
 
-    def _reason(self, index):
-        """Why a sample cannot be read, or None if it can."""
-        try:
-            self.stream.source.image(
-                self.stream.source.records(tf.constant([index]))[0]
-            )
-        except tf.errors.OpError as error:
-            # An assertion's text is a list of b'...', one a line.
-            text = error.message.split("Summarized data:")[-1]
-            text = " ".join(_BYTES.sub(r"\1", text).split())
-            return text[:200] or type(error).__name__
-        return None
+
+def reason_of(source, index):
+    """Why a sample of a source cannot be read, or None if it can."""
+    try:
+        source.image(source.records(tf.constant([index]))[0])
+    except tf.errors.OpError as error:
+        # An assertion's text is a list of b'...', one a line.
+        text = error.message.split("Summarized data:")[-1]
+        text = " ".join(_BYTES.sub(r"\1", text).split())
+        return text[:200] or type(error).__name__
+    return None

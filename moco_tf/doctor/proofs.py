@@ -1,0 +1,147 @@
+"""Whether the devices compute, exchange and resume as they must."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import assembly, pretrain
+from moco_tf.data import sources
+from moco_tf.doctor import table
+from moco_tf.methods import shuffle
+from moco_tf.training import checkpoints
+
+_SIZE = 32  # pixels of the images of the resumed run
+_ROWS = 8  # images of a replica
+_CLOSE = 1e-3  # relative; what sums in another order may differ by
+# What counts or times the session, not the run.
+_OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
+
+
+def gather(strategy):
+    """The row about the collectives of a step, checked against NumPy."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return table.Row("gather", "one replica: nothing travels")
+    rng = np.random.default_rng(0)
+    order = rng.permutation(4 * replicas).astype(np.int32)
+    rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
+    images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
+
+    def exchange():
+        own_keys = shuffle.own_rows(tf.gather(tf.constant(rows), order))
+        keys = shuffle.unshuffle(shuffle.all_gather(own_keys), order)
+        own_images = shuffle.own_rows(tf.constant(images))
+        context = tf.distribute.get_replica_context()
+        number = tf.cast(context.replica_id_in_sync_group, tf.float32)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+        return keys, shuffle.gather_images(own_images), total
+
+    found = tf.function(lambda: strategy.run(exchange))()
+    expected = (rows, images, replicas * (replicas - 1) / 2)
+    same = all(
+        np.array_equal(value.numpy(), wanted)
+        for values, wanted in zip(found, expected, strict=True)
+        for value in strategy.experimental_local_results(values)
+    )
+    words = f"keys, images and a sum over {replicas} replicas"
+    if same:
+        return table.Row("gather", f"{words}: as they must be")
+    remedy = "Try --cross_device_ops=hierarchical, and check the driver."
+    return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
+
+
+def resume(config, strategy):
+    """The row about a small run that is saved, and goes on from there.
+
+    Args:
+      config: ConfigDict, whose recipe is taken. strategy: of the devices.
+
+    Side effects: writes to a temporary folder.
+    """
+    config = _small(config, strategy.num_replicas_in_sync)
+    rng = np.random.default_rng(0)
+    count = 2 * config.train.batch_size
+    images = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), np.uint8)
+    source = sources.ArraySource(
+        images, np.zeros(count, np.int64), None, "noise"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        method = _train(config, source, strategy, 2)
+        middle = checkpoints.save(method, folder / "middle", 1, {})
+        del method
+        whole = _train(config, source, strategy, 4)
+        again = _train(config, source, strategy, 4, middle)
+        largest = difference(
+            checkpoints.save(whole, folder / "whole", 1, {}),
+            checkpoints.save(again, folder / "again", 1, {}),
+        )
+    words = "4 steps at once, and 2 and 2 with a checkpoint between"
+    if largest == 0:
+        return table.Row("resume", f"{words}: the same bits")
+    words += f": tensors differ by up to {largest:.1e} of their largest value"
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    if on_gpu and largest <= _CLOSE:
+        words += "; a GPU adds in another order each time"
+        return table.Row("resume", words)
+    remedy = "Do not trust resumed runs here: check memory and disk for faults."
+    return table.Row("resume", words, table.FAIL, remedy)
+
+
+def _small(config, replicas):
+    """The recipe of a configuration, on a tiny encoder and tiny batches."""
+    small = config.copy_and_resolve_references()
+    batch = _ROWS * replicas
+    with small.unlocked():
+        small.update_from_flattened_dict(
+            {
+                "model.backbone": "resnet18",
+                "model.width": 0.125,
+                "model.stem": "cifar",
+                "model.bn_groups": 2 * replicas,
+                "data.image_size": _SIZE,
+                "moco.queue_size": 4 * batch,
+                "train.batch_size": batch,
+            }
+        )
+    return small
+
+
+def _train(config, source, strategy, last, path=None):
+    """Trains to a step, from the start or from a checkpoint; the Method."""
+    batches = assembly.make_stream(config, source)
+    method = pretrain.make_method(config, strategy, batches.steps_per_epoch)
+    first = checkpoints.restore(method, path) if path else 0
+    iterator = iter(batches.distribute(strategy, first))
+    step = method.make_train_function()
+    for _ in range(first, last):
+        step(iterator)
+    return method
+
+
+def difference(left, right):
+    """The largest difference between two checkpoints, relative.
+
+    Args:
+      left, right: paths of checkpoints of one model.
+
+    Returns:
+      float: of all tensors, the largest difference over the largest value;
+      infinite if one is not finite.
+    """
+    readers = [
+        tf.train.load_checkpoint(str(path / "state")) for path in (left, right)
+    ]
+    largest = 0.0
+    for name in readers[0].get_variable_to_shape_map():
+        if any(word in name for word in _OF_SESSION):
+            continue
+        one, other = (np.asarray(r.get_tensor(name), float) for r in readers)
+        apart = np.abs(one - other).max(initial=0.0)
+        if not np.isfinite(apart):
+            return float("inf")
+        if apart:
+            largest = max(largest, apart / np.abs(one).max(initial=1e-30))
+    return float(largest)
