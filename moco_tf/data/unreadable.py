@@ -7,6 +7,7 @@ import re
 import tensorflow as tf
 
 _BYTES = re.compile(r"\bb'([^']*)'")
+_PLACE = re.compile(r"\{\{function_node [^}]*\}\}|\[Op:\w+\]")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -89,6 +90,7 @@ def reason_of(source, index):
     except tf.errors.OpError as error:
         # An assertion's text is a list of b'...', one a line.
         text = error.message.split("Summarized data:")[-1]
-        text = " ".join(_BYTES.sub(r"\1", text).split())
+        text = _PLACE.sub("", _BYTES.sub(r"\1", text))
+        text = " ".join(text.split())
         return text[:200] or type(error).__name__
     return None

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from moco_tf.data import files
 from moco_tf.doctor import table
 
 _UNEVEN = 10  # times as many images in one class as in another
@@ -17,12 +18,12 @@ def rows(source, spec):
     """
     if source.labels is None:
         words = "no labels; pre-training needs none"
-        return [table.Row("classes", words), *_empty_folders(source, spec)]
+        return [table.Row("classes", words), *_empty_folders(spec)]
     labels = np.asarray(source.labels)
     length = len(source.class_names or []) or labels.max() + 1
     counts = np.bincount(labels, minlength=length)
     names = source.class_names or [str(n) for n in range(length)]
-    made = _empty_folders(source, spec)
+    made = _empty_folders(spec)
     if not counts.all():
         empty = [names[n] for n in np.flatnonzero(counts == 0)]
         made.append(_empty(empty, "class"))
@@ -47,21 +48,28 @@ def rows(source, spec):
     return made
 
 
-def _empty_folders(source, spec):
+def _empty_folders(spec):
     """A row for folders below the root that hold no image."""
     kind, _, path = spec.partition(":")
     if kind != "folder":
         return []
-    held = {source.name(n).partition("/")[0] for n in range(len(source))}
     with os.scandir(os.path.expanduser(path)) as listing:
         empty = sorted(
             entry.name
             for entry in listing
             if entry.is_dir()
             and not entry.name.startswith(".")
-            and entry.name not in held
+            and not _holds_image(entry.path)
         )
     return [_empty(empty, "folder")] if empty else []
+
+
+def _holds_image(folder):
+    return any(
+        os.fsencode(name).lower().endswith(files.READ)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _empty(names, what):

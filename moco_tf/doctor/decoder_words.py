@@ -7,10 +7,16 @@ standard error tells.
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 
-_WORDS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid JPEG")
+_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid JPEG")
+# Of images that cannot be read: their op fails, and says so itself.
+_FAILURES = re.compile(
+    rb"jpeg_mem\.cc|png_io\.cc|^Unsupported (marker|JPEG)|^Bogus |^Not a JPEG"
+    rb"|^Input file read error|^libpng |^Improper call|^Empty (JPEG|input)"
+)
 
 
 class DecoderWords:
@@ -24,15 +30,16 @@ class DecoderWords:
     def read(self):
         """The decoder's warnings since the last call, a list of str."""
         lines = self._file.read().splitlines()
-        self._others += [line for line in lines if not line.startswith(_WORDS)]
-        return [
-            line.decode(errors="replace")
+        said = [line for line in lines if line.startswith(_WARNINGS)]
+        self._others += [
+            line
             for line in lines
-            if line.startswith(_WORDS)
+            if not line.startswith(_WARNINGS) and not _FAILURES.search(line)
         ]
+        return [line.decode(errors="replace") for line in said]
 
     def others(self):
-        """All else that was written, a list of bytes."""
+        """All that was written and is not the decoder's, a list of bytes."""
         self.read()
         return self._others
 

@@ -77,7 +77,7 @@ def examine(order, strategy):
         if order.trial_steps and ready:
             _say_begun(f"{order.trial_steps} steps of the run itself")
             rows.append(_try(order, source, strategy))
-    _tell(rows, order, images.count(faults))
+    _tell(rows, order, images.count(faults) if source is not None else {})
     return rows
 
 
@@ -145,7 +145,7 @@ def _room(order, strategy):
     kind = "GPU" if on_gpu else "CPU"
     each = memory.checkpoint_bytes(parts, order.config)
     return [
-        memory.row(parts, replicas, kind, free),
+        memory.row(parts, order.config, replicas, kind, free, order.tuned),
         disk.row(order.workdir, each, order.config.checkpoint.keep),
     ]
 

@@ -6,17 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.data import files
 from moco_tf.doctor import duplicates, scan, table
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
 _GREY = 6  # largest distance between the channels
 _PLAIN = 12  # largest range of a channel
 
-_EXTENSIONS = {
-    scan.JPEG: (".jpg", ".jpeg", ".jpe", ".jfif"),
-    scan.PNG: (".png",),
-}
 _SHOWN = 3  # names in a row of the table
 _LONGEST = 60  # characters of a name there
 
@@ -98,7 +93,9 @@ def find(source, found, image_size):
     faults += [
         Fault(index, "damaged", words) for index, words in found.damaged.items()
     ]
-    faults += _misnamed(source, found.columns["format"])
+    for place in np.flatnonzero(column["misnamed"]):
+        words = f"holds a {scan.FORMATS[column['misnamed'][place]]}"
+        faults.append(Fault(int(read[place]), "misnamed", words))
     for place in np.flatnonzero(2 * short < image_size):
         size = f"{column['width'][place]} x {column['height'][place]} px"
         faults.append(Fault(int(read[place]), "tiny", size))
@@ -109,16 +106,6 @@ def find(source, found, image_size):
         faults.append(Fault(int(read[place]), "grey", "no colour"))
     faults += _copies(source, read, column, plain)
     return sorted(faults, key=lambda fault: fault.index)
-
-
-def _misnamed(source, formats):
-    if not isinstance(source, files.FileSource):
-        return
-    for form, extensions in _EXTENSIONS.items():
-        words = f"holds a {'JPEG' if form == scan.JPEG else 'PNG'}"
-        for index in np.flatnonzero(formats == form).tolist():
-            if not source.name(index).lower().endswith(extensions):
-                yield Fault(index, "misnamed", words)
 
 
 def _copies(source, read, column, plain):
@@ -166,7 +153,10 @@ def rows(source, faults, max_corrupt_fraction):
         verdict, remedy = kind.verdict, kind.remedy
         if name == "unreadable" and share > max_corrupt_fraction:
             verdict = table.FAIL
-            remedy += f" More than {max_corrupt_fraction:g} stop the run."
+            remedy += (
+                " A run stops above data.max_corrupt_fraction="
+                f"{max_corrupt_fraction:g}."
+            )
         made.append(table.Row(name.replace("_", " "), words, verdict, remedy))
     if all(row.verdict == table.OK for row in made):
         words = "all can be read; none is tiny, plain or a copy"

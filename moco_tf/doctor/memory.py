@@ -84,35 +84,55 @@ def checkpoint_bytes(parts, config):
     return parts["weights"] * 2 // 3 + parts["optimiser"] + queue
 
 
-def row(parts, replicas, kind, free):
+def row(parts, config, replicas, kind, free, tuned=None):
     """The row of the table about memory.
 
     Args:
-      parts: Parts of a replica. replicas: int, of this machine.
+      parts: Parts of a replica. config: ConfigDict that they are of.
+      replicas: int, of this machine.
       kind: "CPU": replicas share the memory, which also holds the process;
         "GPU": each has its own.
       free: bytes that there are, for one device; None = not known.
+      tuned: learning rate for one image of the batch; None = config's own.
     """
-    needed = parts.total
     words = ", ".join(f"{name} {size(n)}" for name, n in parts.items())
     if kind == "CPU":
-        needed = replicas * needed + _PROCESS
         words += f", process {size(_PROCESS)}"
+    needed = _needed(parts, replicas, kind)
     each = " a GPU" if kind == "GPU" else ""
     words = f"about {size(needed)}{each} at the peak ({words})"
     if free is None:
+        words += "; what there is is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
-        return table.Row("memory", f"{words}; what there is is not known",
-                         table.OK, remedy)  # fmt: skip
+        return table.Row("memory", words, table.OK, remedy)
     words += f"; {size(free)} free"
     if needed <= _ROOM * free:
         return table.Row("memory", words)
+    batch = config.train.batch_size
+    change = {}
+    divisor = config.model.bn_groups * 2  # two images of a group at least
+    for part in (2, 4, 8, 16, 32, 64):
+        smaller = Parts(parts, activations=parts["activations"] // part)
+        fits = _needed(smaller, replicas, kind) <= _ROOM * free
+        if fits and batch % (part * divisor) == 0:
+            tuned = tuned or config.optimizer.learning_rate / batch
+            change = {
+                "train.batch_size": batch // part,
+                "optimizer.learning_rate": tuned * batch / part,
+            }
+            break
     remedy = (
-        "Lower train.batch_size (and the rate with it), use "
+        "Lower train.batch_size, and the rate with it; or use "
         "train.precision=mixed_bfloat16, or more devices."
     )
     verdict = table.WARN if needed <= free else table.FAIL
-    return table.Row("memory", words, verdict, remedy)
+    return table.Row("memory", words, verdict, remedy, change)
+
+
+def _needed(parts, replicas, kind):
+    if kind == "CPU":
+        return replicas * parts.total + _PROCESS
+    return parts.total
 
 
 def size(count):

@@ -63,26 +63,30 @@ def resume(config, strategy):
     config = _small(config, strategy.num_replicas_in_sync)
     rng = np.random.default_rng(0)
     count = 2 * config.train.batch_size
-    images = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), np.uint8)
-    source = sources.ArraySource(
-        images, np.zeros(count, np.int64), None, "noise"
-    )
+    pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), np.uint8)
+    labels = np.zeros(count, np.int64)
+    source = sources.ArraySource(pixels, labels, None, "noise")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        method = _train(config, source, strategy, 2)
-        middle = checkpoints.save(method, folder / "middle", 1, {})
-        del method
-        whole = _train(config, source, strategy, 4)
-        again = _train(config, source, strategy, 4, middle)
-        largest = difference(
-            checkpoints.save(whole, folder / "whole", 1, {}),
-            checkpoints.save(again, folder / "again", 1, {}),
-        )
+        method = _make(config, source, strategy)
+        _train(method, config, source, 2)
+        middle = checkpoints.save(method, folder, 2, {})
+        _train(method, config, source, 4)
+        whole = checkpoints.save(method, folder, 2, {})
+        method = _make(config, source, strategy)
+        checkpoints.restore(method, middle)
+        _train(method, config, source, 4)
+        again = checkpoints.save(method, folder / "again", 1, {})
+        largest = difference(whole, again)
+    return resumed_row(largest, bool(tf.config.list_logical_devices("GPU")))
+
+
+def resumed_row(largest, on_gpu):
+    """The row for the largest relative difference to a run not stopped."""
     words = "4 steps at once, and 2 and 2 with a checkpoint between"
     if largest == 0:
         return table.Row("resume", f"{words}: the same bits")
     words += f": tensors differ by up to {largest:.1e} of their largest value"
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
     if on_gpu and largest <= _CLOSE:
         words += "; a GPU adds in another order each time"
         return table.Row("resume", words)
@@ -109,16 +113,19 @@ def _small(config, replicas):
     return small
 
 
-def _train(config, source, strategy, last, path=None):
-    """Trains to a step, from the start or from a checkpoint; the Method."""
+def _make(config, source, strategy):
+    stream = assembly.make_stream(config, source)
+    return pretrain.make_method(config, strategy, stream.steps_per_epoch)
+
+
+def _train(method, config, source, last):
+    """Trains a method from its step on to another."""
+    first = int(method.step.numpy())
     batches = assembly.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, batches.steps_per_epoch)
-    first = checkpoints.restore(method, path) if path else 0
-    iterator = iter(batches.distribute(strategy, first))
+    iterator = iter(batches.distribute(method.distribute_strategy, first))
     step = method.make_train_function()
     for _ in range(first, last):
         step(iterator)
-    return method
 
 
 def difference(left, right):

@@ -13,7 +13,8 @@ from moco_tf.doctor import decoder_words, fingerprints
 _CHUNK = 256  # images between two readings of the decoder's warnings
 _PARTS = 4  # that a chunk with a warning is cut into, to find the image
 
-OTHER, JPEG, PNG = 0, 1, 2  # formats, by the first bytes of a file
+FORMATS = ("", "JPEG", "PNG")
+_EXTENSIONS = ("", r".*\.(jpe?g|jpe|jfif)", r".*\.png")
 
 _COLUMNS = {
     "height": np.int32,
@@ -22,7 +23,7 @@ _COLUMNS = {
     "contrast": np.int32,
     "pixels": np.int64,
     "look": np.int64,
-    "format": np.uint8,
+    "misnamed": np.uint8,
 }
 
 
@@ -31,8 +32,8 @@ class Scan(NamedTuple):
 
     Attributes:
       columns: dict name -> array [N], or uint8 [N, 256] of `little` (see
-        fingerprints.measure), and `format`: OTHER also for records that are
-        no files. Zero where an image cannot be read.
+        fingerprints.measure), and `misnamed`: uint8, place in FORMATS of a
+        file whose name says another. Zero where an image cannot be read.
       unreadable: dict index -> why it cannot be read.
       damaged: dict index -> the decoder's warning; the image was read.
     """
@@ -131,9 +132,9 @@ def _reader(source, threads):
 
     def measured(index):
         record = source.records(index[tf.newaxis])[0]
-        image, form = _read(source, record)
+        image, misnamed = _read(source, record)
         row = fingerprints.measure(image)
-        return row | {"index": index, "format": form}
+        return row | {"index": index, "misnamed": misnamed}
 
     # A set of none has no single element.
     absent = {name: tf.zeros([], kind) for name, kind in _COLUMNS.items()}
@@ -159,9 +160,20 @@ def _reader(source, threads):
 
 
 def _read(source, record):
-    """Decodes one record: uint8 [H, W, 3], and the format of its file."""
+    """Decodes one record: uint8 [H, W, 3], and whether it is misnamed."""
     if not isinstance(source, files.FileSource):
-        return source.image(record), tf.constant(OTHER, tf.uint8)
+        return source.image(record), tf.constant(0, tf.uint8)
     contents = tf.io.read_file(record)
-    form = tf.where(decode.starts(contents, 0, decode.JPEG), JPEG, PNG)
-    return decode.decode(contents), tf.cast(form, tf.uint8)
+    image = decode.decode(contents)
+    name = tf.strings.lower(record)
+    is_jpeg = decode.starts(contents, 0, decode.JPEG)
+    jpeg_name, png_name = (
+        tf.strings.regex_full_match(name, pattern)
+        for pattern in _EXTENSIONS[1:]
+    )
+    misnamed = tf.where(
+        is_jpeg,
+        tf.where(jpeg_name, 0, 1),
+        tf.where(png_name, 0, 2),
+    )
+    return image, tf.cast(misnamed, tf.uint8)

@@ -30,11 +30,13 @@ class Row(NamedTuple):
 
 
 def overrides(rows):
-    """All fields that the rows would change, a dict; the first word counts."""
+    """All fields that the rows would change, a dict.
+
+    The last row counts: what fits in memory says the batch, and its rate.
+    """
     found = {}
     for row in rows:
-        for name, value in row.overrides.items():
-            found.setdefault(name, value)
+        found |= row.overrides
     return found
 
 
