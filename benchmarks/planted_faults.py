@@ -41,6 +41,7 @@ _BROKEN = {"unreadable", "damaged"}
 _KINDS = {
     "truncated": {"unreadable"},
     "flipped": _BROKEN,
+    "one_bit": _BROKEN,
     "sector": _BROKEN,
     "empty": {"unreadable"},
     "text": {"unreadable"},
@@ -53,7 +54,7 @@ _KINDS = {
     "recompressed": {"near_copy"},
     "rescaled": {"near_copy"},
 }
-_FLIPS = 64  # bits of a flipped file
+_FLIPS = {"flipped": 64, "one_bit": 1}  # bits of a file
 _SECTOR = 512  # bytes of a sector of a disk
 _CHANGED = 1.0  # levels, mean change of the picture that counts as a fault
 
@@ -116,7 +117,7 @@ def _change(fault, data, rng):
     image = Image.open(io.BytesIO(data)).convert("RGB")
     if fault == "truncated":
         return data[: int(len(data) * rng.uniform(0.3, 0.9))]
-    if fault in ("flipped", "sector"):
+    if fault == "sector" or fault in _FLIPS:
         return _damage(fault, data, rng)
     if fault == "empty":
         return b""
@@ -159,9 +160,9 @@ def _damage(fault, data, rng):
     start = data.rindex(b"\xff\xda") + 16  # behind the header of the last scan
     while True:
         damaged = np.frombuffer(data, np.uint8).copy()
-        if fault == "flipped":
-            places = rng.integers(start, len(data) - 2, _FLIPS)
-            bits = 1 << rng.integers(0, 8, _FLIPS)
+        if fault in _FLIPS:
+            places = rng.integers(start, len(data) - 2, _FLIPS[fault])
+            bits = 1 << rng.integers(0, 8, _FLIPS[fault])
             np.bitwise_xor.at(damaged, places, bits.astype(np.uint8))
         else:
             length = min(_SECTOR, len(data) - 2 - start)
@@ -208,12 +209,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", required=True, type=pathlib.Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--counts",
+        default=",".join(f"{name}:{n}" for name, n in COUNTS.items()),
+        help="FAULT:COUNT,...; one_bit, a single flipped bit, is one more",
+    )
     parser.add_argument("--size", type=int, default=64, help="pixels of a view")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name) / "copy"
         shutil.copytree(options.images, folder)
-        planted = plant(folder, seed=options.seed)
+        pairs = (pair.split(":") for pair in options.counts.split(","))
+        counts = {fault: int(count) for fault, count in pairs}
+        planted = plant(folder, counts, options.seed)
         rows = examine(folder, options.size)
     found = [fault for fault in planted if fault.found(rows)]
     wanted = collections.Counter(fault.fault for fault in planted)

@@ -29,10 +29,12 @@ def rows(source, spec):
         made.append(_empty(empty, "class"))
     held = np.flatnonzero(counts)
     few, many = held[counts[held].argmin()], held[counts[held].argmax()]
-    words = (
-        f"{len(held)} classes of {counts[few]} ({names[few]}) to "
-        f"{counts[many]} ({names[many]}) images"
-    )
+    words = f"{len(held)} classes of {counts[few]} images each"
+    if counts[few] < counts[many]:
+        words = (
+            f"{len(held)} classes of {counts[few]} ({names[few]}) to "
+            f"{counts[many]} ({names[many]}) images"
+        )
     if len(held) == 1:
         words = f"all {counts[many]} images are of one class, {names[many]}"
         remedy = "kNN and `linear` need two classes or more."

@@ -17,7 +17,7 @@ _PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
 # The gradients of some layers, and the key encoder's, which keeps nothing.
 _TRANSIENT = 4  # times the largest output of a layer
 _ROOM = 0.8  # share of what there is that may be filled; measured runs took
-# 0.8 to 1.2 times the prediction
+# 0.8 to 1.1 times the prediction
 
 
 class Parts(dict):

@@ -11,7 +11,7 @@ from moco_tf.doctor import memory, table
 from moco_tf.monitoring import progress
 
 _FIRST = 3  # steps that trace, fill buffers, and say nothing about the speed
-_LONGEST = 120.0  # seconds, after which no further step is begun
+_LONGEST = 60.0  # seconds, after which no further step is begun
 _WAIT = 0.3  # share of the time waited for input, above which it is too much
 
 

@@ -138,12 +138,12 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (20, 20, 20, 3), np.uint8)
     source = sources.ArraySource(pixels, np.zeros(20, int), None, "noise")
-    seconds = iter(range(0, 1000, 50))  # 150 s before the third step
+    seconds = iter(range(0, 1000, 25))  # 75 s before the third step
     found = trial.run(
         config, source, tf.distribute.get_strategy(), 5, lambda: next(seconds)
     )
     assert found.steps == 2
-    assert found.seconds == 100  # 200 s at the end
+    assert found.seconds == 50  # 100 s at the end
     # Eight random views against as many random keys of length 1.
     assert 0 < found.loss < 2 / config.moco.temperature + math.log(17)
     assert list(tmp_path.iterdir()) == []

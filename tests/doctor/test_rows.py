@@ -54,7 +54,7 @@ def test_grey_images_are_named_but_no_fault():
     "labels, verdict, words",
     [
         (None, table.OK, "no labels"),
-        ([0, 1, 1, 0], table.OK, "2 classes of 2 (a) to 2 (a) images"),
+        ([0, 1, 1, 0], table.OK, "2 classes of 2 images each"),
         ([0] * 22 + [1] * 2, table.WARN, "2 classes of 2 (b) to 22 (a)"),
         ([1, 1, 1, 1], table.WARN, "all 4 images are of one class, b"),
     ],
