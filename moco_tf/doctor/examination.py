@@ -123,7 +123,7 @@ def _examine_images(rows, source, order):
     found = scan.scan_source(source, config.data.threads or os.cpu_count())
     faults = images.find(source, found, config.data.image_size)
     rows += images.rows(source, faults, config.data.max_corrupt_fraction)
-    rows += classes.rows(source, config.data.source)
+    rows += _count_classes(source, config.data.source)
     rows += recipe.sizes(config, found)
     path = order.path
     if not path and order.workdir:
@@ -134,6 +134,15 @@ def _examine_images(rows, source, order):
     elif faults:
         table.say("Pass --path=FILE.csv to have all of these images named.")
     return faults
+
+
+def _count_classes(source, spec):
+    try:
+        return classes.rows(source, spec)
+    except tf.errors.OpError as error:  # labels that lie in damaged records
+        words = f"labels cannot be read: {error.message.splitlines()[0][:200]}"
+        remedy = "Prepare the data set anew."
+        return [table.Row("classes", words, table.FAIL, remedy)]
 
 
 def _room(order, strategy):
