@@ -29,27 +29,38 @@ def gather(strategy):
     rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
     images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
 
-    def exchange():
-        own_keys = shuffle.own_rows(tf.gather(tf.constant(rows), order))
-        keys = shuffle.unshuffle(shuffle.all_gather(own_keys), order)
-        own_images = shuffle.own_rows(tf.constant(images))
+    def keys():
+        own = shuffle.own_rows(tf.gather(tf.constant(rows), order))
+        return shuffle.unshuffle(shuffle.all_gather(own), order)
+
+    def pictures():
+        return shuffle.gather_images(shuffle.own_rows(tf.constant(images)))
+
+    def total():
         context = tf.distribute.get_replica_context()
         number = tf.cast(context.replica_id_in_sync_group, tf.float32)
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
-        return keys, shuffle.gather_images(own_images), total
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
 
-    found = tf.function(lambda: strategy.run(exchange))()
-    expected = (rows, images, replicas * (replicas - 1) / 2)
-    same = all(
-        np.array_equal(value.numpy(), wanted)
-        for values, wanted in zip(found, expected, strict=True)
-        for value in strategy.experimental_local_results(values)
-    )
+    same = True
+    # One after the other, as in a step, where each depends on the last.
+    for exchange, wanted in (
+        (keys, rows),
+        (pictures, images),
+        (total, replicas * (replicas - 1) / 2),
+    ):
+        for value in _run(strategy, exchange):
+            same &= np.array_equal(value.numpy(), wanted)
     words = f"keys, images and a sum over {replicas} replicas"
     if same:
         return table.Row("gather", f"{words}: as they must be")
     remedy = "Try --cross_device_ops=hierarchical, and check the driver."
     return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
+
+
+def _run(strategy, function):
+    """What each replica returns from a function, compiled, a list."""
+    found = tf.function(lambda: strategy.run(function))()
+    return strategy.experimental_local_results(found)
 
 
 def resume(config, strategy):
