@@ -20,6 +20,10 @@ _BLOCKS = 11
 # In a crowd (frames of one film) an image meets as many of its neighbours: the
 # chain of pairs joins them all the same.
 _NEIGHBOURS = 32
+# Of 64 bits: every second one, two of four, four of eight, one of eight.
+_ODD, _PAIRS, _NIBBLES, _OCTETS = (
+    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
+)
 _ROWS = 65536  # pairs whose little copies are compared at a time
 
 
@@ -51,16 +55,16 @@ def alike(looks, little):
     for mask in _masks():
         keys = looks & mask
         order = np.lexsort((looks, keys))
+        keys, sorted_looks = keys[order], looks[order]
         for apart in range(1, min(_NEIGHBOURS, len(looks) - 1) + 1):
-            left, right = order[:-apart], order[apart:]
-            same = keys[left] == keys[right]
-            if not same.any():
+            here = np.flatnonzero(keys[:-apart] == keys[apart:])
+            if not len(here):
                 break
-            left, right = left[same], right[same]
-            known = groups[left] == groups[right]
-            left, right = left[~known], right[~known]
-            near = distance(looks[left], looks[right]) <= REACH
-            _join(groups, *_confirm(little, left[near], right[near]))
+            bits = distance(sorted_looks[here], sorted_looks[here + apart])
+            here = here[bits <= REACH]
+            left, right = order[here], order[here + apart]
+            new = groups[left] != groups[right]
+            _join(groups, *_confirm(little, left[new], right[new]))
     return groups
 
 
@@ -84,9 +88,12 @@ def distance(left, right):
     Returns:
       int64 [n], 0..64.
     """
-    both = np.ascontiguousarray(left ^ right)
-    octets = both.view(np.uint8).reshape(-1, 8)
-    return np.unpackbits(octets, axis=1).sum(axis=1, dtype=np.int64)
+    both = left ^ right
+    # Sums of bits in fields of 2, 4 and 8 bits; then of the eight fields.
+    both = both - (both >> np.uint64(1) & _ODD)
+    both = (both & _PAIRS) + (both >> np.uint64(2) & _PAIRS)
+    both = both + (both >> np.uint64(4)) & _NIBBLES
+    return (both * _OCTETS >> np.uint64(56)).astype(np.int64)
 
 
 def likeness(left, right):
