@@ -6,6 +6,7 @@ import traceback
 
 import moco_tf
 from moco_tf import (
+    cli_doctor,
     cli_evaluation,
     cli_serving,
     cli_speed,
@@ -84,6 +85,7 @@ COMMANDS = {
     **cli_evaluation.COMMANDS,
     **cli_serving.COMMANDS,
     **cli_speed.COMMANDS,
+    **cli_doctor.COMMANDS,
 }
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 # A header may claim any size; memory is reserved before a pixel is read.
 MAX_PIXELS = 89_478_485
 
-_JPEG = b"\xff\xd8\xff"
+JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # First bytes of what is refused by its name: (name, offset, bytes).
@@ -41,7 +41,7 @@ def decode(contents):
         damaged file, another format, or more than MAX_PIXELS.
     """
     image = tf.cond(
-        starts(contents, 0, _JPEG),
+        starts(contents, 0, JPEG),
         lambda: _decode_jpeg(contents),
         lambda: tf.cond(
             starts(contents, 0, _PNG),
@@ -95,7 +95,7 @@ def _refuse(contents):
     # Never true here: only a check whose value is not known beforehand is
     # left for the run.
     readable = tf.logical_or(
-        starts(contents, 0, _JPEG), starts(contents, 0, _PNG)
+        starts(contents, 0, JPEG), starts(contents, 0, _PNG)
     )
     refusal = tf.debugging.Assert(
         readable, ["An image must be a JPEG or a PNG. Received", name]

@@ -7,6 +7,7 @@ import re
 import tensorflow as tf
 
 _BYTES = re.compile(r"\bb'([^']*)'")
+_PLACE = re.compile(r"\{\{function_node [^}]*\}\}|\[Op:\w+\]")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -47,7 +48,7 @@ class UnreadableLog:
             for index in indices.numpy():
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
-                    why = self._reason(index)
+                    why = reason_of(self.stream.source, index)
                     if why:
                         self.named.add(name)
                         found.append([name, why, step + 1])
@@ -81,20 +82,19 @@ class UnreadableLog:
             mode, newline="", encoding="utf-8", errors="surrogateescape"
         )
 
-    def _reason(self, index):
-        """Why a sample cannot be read, or None if it can."""
-        try:
-            self.stream.source.image(
-                self.stream.source.records(tf.constant([index]))[0]
-            )
-        except tf.errors.OpError as error:
-            return reason(error)
-        return None
+
+def reason_of(source, index):
+    """Why a sample of a source cannot be read, or None if it can."""
+    try:
+        source.image(source.records(tf.constant([index]))[0])
+    except tf.errors.OpError as error:
+        return reason(error)
+    return None
 
 
 def reason(error):
     """What a tf.errors.OpError says of an image, on one line."""
     # An assertion's text is a list of b'...', one a line.
     text = error.message.split("Summarized data:")[-1]
-    text = " ".join(_BYTES.sub(r"\1", text).split())
+    text = " ".join(_PLACE.sub("", _BYTES.sub(r"\1", text)).split())
     return text[:200] or type(error).__name__

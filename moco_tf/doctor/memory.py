@@ -1,0 +1,186 @@
+"""How much memory a step takes, predicted, and how much there is."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+import tensorflow as tf
+
+from moco_tf.doctor import table
+from moco_tf.models import encoder as encoders
+from moco_tf.models import heads
+
+_FLOAT = 4  # bytes
+_SLOTS = {"sgd": 1, "sgdw": 1, "lamb": 2}  # of the optimiser, for each weight
+_PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
+# The gradients of some layers, and the key encoder's, which keeps nothing.
+_TRANSIENT = 4  # times the largest output of a layer
+_ROOM = 0.8  # share of what there is that may be filled; measured runs took
+# 0.8 to 1.1 times the prediction
+
+
+class Parts(dict):
+    """Bytes by what takes them, of one replica."""
+
+    @property
+    def total(self):
+        """Bytes of all."""
+        return sum(self.values())
+
+
+def predict(config, replicas):
+    """Predicts the memory of a step, from the graph of the encoder.
+
+    The backward pass needs the output of every layer of the query encoder; of
+    the key encoder one after the other is made and dropped.
+
+    Args:
+      config: ConfigDict. replicas: int.
+
+    Returns:
+      Parts: weights (both encoders and the gradient), optimiser, queue (with
+      the logits), activations.
+    """
+    backbone = encoders.build_backbone(
+        config.model.backbone,
+        width=config.model.width,
+        stem=config.model.stem,
+        bn_splits=config.model.bn_groups // replicas,
+        image_size=config.data.image_size,
+        precision=config.train.precision,
+    )
+    features = encoders.feature_size(backbone)
+    head = heads.projection_head(config.model.head, features, config.model.dim)
+    weights = backbone.count_params() + head.count_params()
+    rows = config.train.batch_size // replicas
+    outputs = _outputs(backbone, rows) + _outputs(head, rows)
+    directions = 2 if config.moco.symmetric else 1
+    keys = config.moco.queue_size
+    return Parts(
+        weights=3 * weights * _FLOAT,
+        optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
+        # Keys with the index and the step of each; logits, their softmax and
+        # its gradient.
+        queue=keys * (config.model.dim * _FLOAT + 16)
+        + directions * 3 * rows * keys * _FLOAT,
+        activations=directions * sum(outputs) + _TRANSIENT * max(outputs),
+    )
+
+
+def _outputs(model, rows):
+    """Bytes of the output of each layer, for a batch of so many rows."""
+    sizes = []
+    for layer in model.layers:
+        for output in tf.nest.flatten(layer.output):
+            values = output.shape[1:].num_elements()
+            sizes.append(rows * values * output.dtype.size)
+    return sizes
+
+
+def checkpoint_bytes(parts, config):
+    """Bytes of one checkpoint: encoders, optimiser, queue; not the logits."""
+    queue = config.moco.queue_size * (config.model.dim * _FLOAT + 16)
+    return parts["weights"] * 2 // 3 + parts["optimiser"] + queue
+
+
+def row(parts, config, replicas, kind, free, tuned=None):
+    """The row of the table about memory.
+
+    Args:
+      parts: Parts of a replica. config: ConfigDict that they are of.
+      replicas: int, of this machine.
+      kind: "CPU": replicas share the memory, which also holds the process;
+        "GPU": each has its own.
+      free: bytes that there are, for one device; None = not known.
+      tuned: learning rate for one image of the batch; None = config's own.
+    """
+    words = ", ".join(f"{name} {size(n)}" for name, n in parts.items())
+    if kind == "CPU":
+        words += f", process {size(_PROCESS)}"
+    needed = _needed(parts, replicas, kind)
+    each = " a GPU" if kind == "GPU" else ""
+    words = f"about {size(needed)}{each} at the peak ({words})"
+    if free is None:
+        words += "; what there is is not known"
+        remedy = "Compare with the memory of the GPU (nvidia-smi)."
+        return table.Row("memory", words, table.OK, remedy)
+    words += f"; {size(free)} free"
+    if needed <= _ROOM * free:
+        return table.Row("memory", words)
+    batch = config.train.batch_size
+    change = {}
+    divisor = config.model.bn_groups * 2  # two images of a group at least
+    for part in (2, 4, 8, 16, 32, 64):
+        smaller = Parts(parts, activations=parts["activations"] // part)
+        fits = _needed(smaller, replicas, kind) <= _ROOM * free
+        if fits and batch % (part * divisor) == 0:
+            tuned = tuned or config.optimizer.learning_rate / batch
+            change = {
+                "train.batch_size": batch // part,
+                "optimizer.learning_rate": tuned * batch / part,
+            }
+            break
+    remedy = (
+        "Lower train.batch_size, and the rate with it; or use "
+        "train.precision=mixed_bfloat16, or more devices."
+    )
+    verdict = table.WARN if needed <= free else table.FAIL
+    return table.Row("memory", words, verdict, remedy, change)
+
+
+def _needed(parts, replicas, kind):
+    if kind == "CPU":
+        return replicas * parts.total + _PROCESS
+    return parts.total
+
+
+def size(count):
+    """Bytes in words: 1.5 GB, 20 MB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB"
+
+
+def free_on_host(root="/"):
+    """Bytes that processes may still take: the system's, or the container's.
+
+    Args:
+      root: folder that holds proc/ and sys/.
+
+    Returns:
+      int, or None where the system does not say.
+    """
+    root = pathlib.Path(root)
+    known = []
+    try:
+        text = (root / "proc/meminfo").read_text()
+    except OSError:
+        text = ""
+    if match := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M):
+        known.append(1024 * int(match[1]))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        group = root / "sys/fs/cgroup"
+        try:
+            pair = [(group / name).read_text() for name in (limit, used)]
+            known.append(int(pair[0]) - int(pair[1]))
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+    return max(0, min(known)) if known else None
+
+
+def free_on_gpus():
+    """Bytes free on the GPU with the least, by nvidia-smi, or None."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+    )
+    found = [int(word) for word in re.findall(r"^\d+$", done.stdout, re.M)]
+    return min(found) * 2**20 if found else None

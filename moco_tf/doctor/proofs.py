@@ -1,0 +1,165 @@
+"""Whether the devices compute, exchange and resume as they must."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import assembly, pretrain
+from moco_tf.data import sources
+from moco_tf.doctor import table
+from moco_tf.methods import shuffle
+from moco_tf.training import checkpoints
+
+_SIZE = 32  # pixels of the images of the resumed run
+_ROWS = 8  # images of a replica
+_CLOSE = 1e-3  # relative; what sums in another order may differ by
+# What counts or times the session, not the run.
+_OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
+
+
+def gather(strategy):
+    """The row about the collectives of a step, checked against NumPy."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return table.Row("gather", "one replica: nothing travels")
+    rng = np.random.default_rng(0)
+    order = rng.permutation(4 * replicas).astype(np.int32)
+    rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
+    images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
+
+    def keys():
+        own = shuffle.own_rows(tf.gather(tf.constant(rows), order))
+        return shuffle.unshuffle(shuffle.all_gather(own), order)
+
+    def pictures():
+        return shuffle.gather_images(shuffle.own_rows(tf.constant(images)))
+
+    def total():
+        context = tf.distribute.get_replica_context()
+        number = tf.cast(context.replica_id_in_sync_group, tf.float32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+
+    same = True
+    # One after the other, as in a step, where each depends on the last.
+    for exchange, wanted in (
+        (keys, rows),
+        (pictures, images),
+        (total, replicas * (replicas - 1) / 2),
+    ):
+        for value in _run(strategy, exchange):
+            same &= np.array_equal(value.numpy(), wanted)
+    words = f"keys, images and a sum over {replicas} replicas"
+    if same:
+        return table.Row("gather", f"{words}: as they must be")
+    remedy = "Try --cross_device_ops=hierarchical, and check the driver."
+    return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
+
+
+def _run(strategy, function):
+    """What each replica returns from a function, compiled, a list."""
+    found = tf.function(lambda: strategy.run(function))()
+    return strategy.experimental_local_results(found)
+
+
+def resume(config, strategy):
+    """The row about a small run that is saved, and goes on from there.
+
+    Args:
+      config: ConfigDict, whose recipe is taken. strategy: of the devices.
+
+    Side effects: writes to a temporary folder.
+    """
+    config = _small(config, strategy.num_replicas_in_sync)
+    rng = np.random.default_rng(0)
+    count = 2 * config.train.batch_size
+    pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), np.uint8)
+    labels = np.zeros(count, np.int64)
+    source = sources.ArraySource(pixels, labels, None, "noise")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        method = _make(config, source, strategy)
+        _train(method, config, source, 2)
+        middle = checkpoints.save(method, folder, 2, {})
+        _train(method, config, source, 4)
+        whole = checkpoints.save(method, folder, 2, {})
+        method = _make(config, source, strategy)
+        checkpoints.restore(method, middle)
+        _train(method, config, source, 4)
+        again = checkpoints.save(method, folder / "again", 1, {})
+        largest = difference(whole, again)
+    return resumed_row(largest, bool(tf.config.list_logical_devices("GPU")))
+
+
+def resumed_row(largest, on_gpu):
+    """The row for the largest relative difference to a run not stopped."""
+    words = "4 steps at once, and 2 and 2 with a checkpoint between"
+    if largest == 0:
+        return table.Row("resume", f"{words}: the same bits")
+    words += f": tensors differ by up to {largest:.1e} of their largest value"
+    if on_gpu and largest <= _CLOSE:
+        words += "; a GPU adds in another order each time"
+        return table.Row("resume", words)
+    remedy = "Do not trust resumed runs here: check memory and disk for faults."
+    return table.Row("resume", words, table.FAIL, remedy)
+
+
+def _small(config, replicas):
+    """The recipe of a configuration, on a tiny encoder and tiny batches."""
+    small = config.copy_and_resolve_references()
+    batch = _ROWS * replicas
+    with small.unlocked():
+        small.update_from_flattened_dict(
+            {
+                "model.backbone": "resnet18",
+                "model.width": 0.125,
+                "model.stem": "cifar",
+                "model.bn_groups": 2 * replicas,
+                "data.image_size": _SIZE,
+                "moco.queue_size": 4 * batch,
+                "train.batch_size": batch,
+            }
+        )
+    return small
+
+
+def _make(config, source, strategy):
+    stream = assembly.make_stream(config, source)
+    return pretrain.make_method(config, strategy, stream.steps_per_epoch)
+
+
+def _train(method, config, source, last):
+    """Trains a method from its step on to another."""
+    first = int(method.step.numpy())
+    batches = assembly.make_stream(config, source)
+    iterator = iter(batches.distribute(method.distribute_strategy, first))
+    step = method.make_train_function()
+    for _ in range(first, last):
+        step(iterator)
+
+
+def difference(left, right):
+    """The largest difference between two checkpoints, relative.
+
+    Args:
+      left, right: paths of checkpoints of one model.
+
+    Returns:
+      float: of all tensors, the largest difference over the largest value;
+      infinite if one is not finite.
+    """
+    readers = [
+        tf.train.load_checkpoint(str(path / "state")) for path in (left, right)
+    ]
+    largest = 0.0
+    for name in readers[0].get_variable_to_shape_map():
+        if any(word in name for word in _OF_SESSION):
+            continue
+        one, other = (np.asarray(r.get_tensor(name), float) for r in readers)
+        apart = np.abs(one - other).max(initial=0.0)
+        if not np.isfinite(apart):
+            return float("inf")
+        if apart:
+            largest = max(largest, apart / np.abs(one).max(initial=1e-30))
+    return float(largest)

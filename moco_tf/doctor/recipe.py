@@ -1,0 +1,191 @@
+"""Whether a configuration fits the data it is to be trained on."""
+
+import math
+
+import numpy as np
+
+from moco_tf.data import sources
+from moco_tf.doctor import table
+
+_RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
+_QUEUE_SHARE = 10  # the queue holds a tenth of the images at most
+_FACTOR = 1.5  # that a rate may differ from the rule
+_GROUP = 8  # images of a BatchNorm group at least
+_MEMORIES = 3  # memories of the key encoder that a run lasts at least
+_LARGE = 2_000_000  # pixels, above which decoding takes most of the time
+
+
+def sizes(config, found):
+    """Rows about the sizes of images, from a Scan of them."""
+    read = found.readable
+    if not len(read):
+        return []
+    height = found.columns["height"][read].astype(np.int64)
+    width = found.columns["width"][read].astype(np.int64)
+    short = int(np.median(np.minimum(height, width)))
+    pixels = float(np.median(height * width))
+    size = config.data.image_size
+    words = f"views of {size} px from images of {short} px (median short side)"
+    if short < size:
+        # Of 32, as networks halve a picture five times.
+        fit = max(32, short // 32 * 32)
+        remedy = "Views are enlarged: smaller ones cost less and show as much."
+        change = {"data.image_size": fit} if fit < size else {}
+        return [table.Row("image size", words, table.WARN, remedy, change)]
+    if pixels > _LARGE and short > 4 * size:
+        remedy = (
+            "Most time goes into decoding. Resize the files once, to a short "
+            f"side of about {2 * size} px."
+        )
+        words += f", {pixels / 1e6:.1f} million pixels"
+        return [table.Row("image size", words, table.WARN, remedy)]
+    return [table.Row("image size", words)]
+
+
+def fit(config, count, tuned=None):
+    """Rows about batch, queue, rate, groups and length of a run.
+
+    Args:
+      config: ConfigDict. count: int, N, images of the source.
+      tuned: float, learning rate for one image of the batch in the
+        configuration's file, as its author chose it; None = not known.
+    """
+    batch = config.train.batch_size
+    if count < batch:
+        return [_small_data(config, count)]
+    return [
+        _queue(config, count),
+        _rate(config, tuned),
+        _groups(config),
+        _length(config, count // batch * config.train.epochs),
+    ]
+
+
+def _small_data(config, count):
+    groups = config.model.bn_groups
+    change = {}
+    if count >= 2 * groups:
+        batch = max(_power_of_two(count // 10), 2 * groups) // groups * groups
+        rate = config.optimizer.learning_rate * batch / config.train.batch_size
+        change = {
+            "train.batch_size": batch,
+            "optimizer.learning_rate": rate,
+        }
+    return table.Row(
+        "batch",
+        f"a batch of {config.train.batch_size} from {count} images",
+        table.FAIL,
+        "A batch must not be larger than the data set: use a smaller batch or "
+        "more images.",
+        change,
+    )
+
+
+def _queue(config, count):
+    size = config.moco.queue_size
+    words = f"{size} keys from {count} images"
+    if size * _QUEUE_SHARE <= count:
+        return table.Row("queue", words)
+    # A step must fit: the batch, twice that when symmetric.
+    keys = config.train.batch_size * (2 if config.moco.symmetric else 1)
+    fit_size = max(_power_of_two(count // _QUEUE_SHARE), keys)
+    change = {"moco.queue_size": fit_size} if fit_size < size else {}
+    remedy = (
+        "A queue of more than a tenth of the images holds older keys of the "
+        "batch's own images, as negatives."
+    )
+    if not change:
+        remedy += " Lower the batch, then the queue."
+    return table.Row("queue", words, table.WARN, remedy, change)
+
+
+def _rate(config, tuned):
+    batch, rate = config.train.batch_size, config.optimizer.learning_rate
+    words = f"{rate:g} for a batch of {batch}"
+    if config.optimizer.name != "sgd":
+        words += f", {config.optimizer.name}: no rule is known"
+        return table.Row("learning rate", words)
+    rule = _RATE * batch / _BATCH
+    words += f"; the linear rule {_RATE} x batch / {_BATCH} gives {rule:.3g}"
+    if tuned is not None and math.isclose(tuned * batch, rate, rel_tol=1e-6):
+        return table.Row("learning rate", f"{words}; in step with the file")
+    if rule / _FACTOR <= rate <= rule * _FACTOR:
+        return table.Row("learning rate", words)
+    if tuned is not None:
+        rule = tuned * batch
+        words += f", the pair in the file {rule:.3g}"
+    remedy = "Scale the rate with the batch."
+    change = {"optimizer.learning_rate": float(f"{rule:.4g}")}
+    return table.Row("learning rate", words, table.WARN, remedy, change)
+
+
+def _groups(config):
+    batch, groups = config.train.batch_size, config.model.bn_groups
+    own = batch // groups
+    words = f"{groups} BatchNorm groups of {own} images"
+    if groups == 1:
+        wanted = next((n for n in (8, 4, 2) if batch % n == 0), 1)
+        change = {"model.bn_groups": wanted} if batch >= 2 * wanted > 2 else {}
+        remedy = (
+            "In one group a query and its key share their batch statistics, "
+            "and the network can cheat: use two groups or more."
+        )
+        return table.Row("batch norm", words, table.WARN, remedy, change)
+    if own < _GROUP:
+        wanted = max(n for n in range(1, groups + 1) if groups % n == 0
+                     and (batch // n >= _GROUP or n == 1))  # fmt: skip
+        change = {"model.bn_groups": wanted} if wanted > 1 else {}
+        remedy = (
+            f"Statistics of fewer than {_GROUP} images are noise: use fewer "
+            "groups or a larger batch."
+        )
+        return table.Row("batch norm", words, table.WARN, remedy, change)
+    return table.Row("batch norm", words)
+
+
+def _length(config, steps):
+    steps = min(config.train.max_steps or steps, steps)
+    momentum = config.moco.momentum
+    words = f"{steps} steps in {config.train.epochs} epochs"
+    if momentum == 1:
+        remedy = "With momentum 1 the key encoder never moves: use 0.99."
+        change = {"moco.momentum": 0.99}
+        return table.Row("length", words, table.WARN, remedy, change)
+    memory = 1 / (1 - momentum)
+    words += f"; the key encoder follows over about {memory:.0f}"
+    if steps >= _MEMORIES * memory:
+        return table.Row("length", words)
+    fitting = 1 - _MEMORIES / steps if steps > _MEMORIES else 0
+    remedy = (
+        "The run ends before the key encoder has left its first weights: "
+        "train longer, or lower the momentum."
+    )
+    change = {"moco.momentum": float(f"{max(fitting, 0.9):.4g}")}
+    return table.Row("length", words, table.WARN, remedy, change)
+
+
+def judges(config):
+    """A row about the labelled sources of kNN."""
+    if not config.knn.bank and not config.knn.query:
+        remedy = "Name labelled images in knn.bank and knn.query, if there are."
+        words = "no labelled images: only the loss will tell how it goes"
+        return table.Row("kNN", words, table.OK, remedy)
+    try:
+        opened = [
+            sources.open_source(spec)
+            for spec in (config.knn.bank, config.knn.query)
+        ]
+    except ValueError as error:
+        words, remedy = str(error), "Correct knn.bank and knn.query."
+        return table.Row("kNN", words, table.FAIL, remedy)
+    if any(source.labels is None for source in opened):
+        words = "knn.bank and knn.query must both have labels"
+        remedy = "Put the images in class folders, or label them in a list."
+        return table.Row("kNN", words, table.FAIL, remedy)
+    counts = " and ".join(str(len(source)) for source in opened)
+    return table.Row("kNN", f"{counts} labelled images")
+
+
+def _power_of_two(number):
+    """The largest power of two up to a number of at least 1."""
+    return 1 << max(int(number), 1).bit_length() - 1

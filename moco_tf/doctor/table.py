@@ -1,0 +1,114 @@
+"""What the checks say: rows of a table, for people and for scripts."""
+
+import json
+import shutil
+import sys
+import textwrap
+from typing import NamedTuple
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+_WIDTHS = (60, 110)  # characters of a line, at least and at most
+
+
+class Row(NamedTuple):
+    """The result of a check.
+
+    Attributes:
+      check: name of what was checked. finding: what was found.
+      verdict: OK, WARN (the run works, but worse than it could) or FAIL (it
+        cannot work).
+      remedy: what to do; "" where there is nothing to do.
+      overrides: dict "section.field" -> value, of the configuration.
+    """
+
+    check: str
+    finding: str
+    verdict: str = OK
+    remedy: str = ""
+    overrides: dict = {}
+
+
+def overrides(rows):
+    """All fields that the rows would change, a dict.
+
+    The last row counts: what fits in memory says the batch, and its rate.
+    """
+    found = {}
+    for row in rows:
+        found |= row.overrides
+    return found
+
+
+def failures(rows):
+    """Names of the checks that failed, a list."""
+    return [row.check for row in rows if row.verdict == FAIL]
+
+
+def flags(changes):
+    """Overrides as words of a command line, a list of str."""
+    return [
+        f"--config.{name}={_text(value)}" for name, value in changes.items()
+    ]
+
+
+def _text(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_rows(rows, width=None):
+    """The table as text: check, verdict, finding, and the remedy below it.
+
+    Args:
+      rows: list of Row. width: characters of a line; None = the terminal's.
+    """
+    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = min(max(width, _WIDTHS[0]), _WIDTHS[1])
+    first = max(len(row.check) for row in rows) + 2
+    indent = " " * (first + 6)
+    lines = []
+    for row in rows:
+        head = f"{row.check:<{first}}{row.verdict:<6}"
+        for text in (row.finding, row.remedy and f"-> {row.remedy}"):
+            lines += textwrap.wrap(
+                text,
+                width,
+                initial_indent=head,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            head = indent
+    return "\n".join(lines)
+
+
+def write_json(path, rows, counts):
+    """Writes the rows for a script.
+
+    Args:
+      path: file to write. rows: list of Row.
+      counts: dict kind -> number of images, of images.find; {} if unread.
+    """
+    keys = ("check", "finding", "verdict", "remedy")
+    value = {
+        "verdict": max((row.verdict for row in rows), key=_SEVERITY.get),
+        "checks": [{key: getattr(row, key) for key in keys} for row in rows],
+        "images": counts,
+        "overrides": overrides(rows),
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        # In ASCII: the name of a file need not be text.
+        file.write(json.dumps(value, indent=2) + "\n")
+
+
+_SEVERITY = {OK: 0, WARN: 1, FAIL: 2}
+
+
+def say(text, stream=None):
+    """Prints text in what the stream can write; other characters by number."""
+    stream = stream or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    safe = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(safe, file=stream, flush=True)

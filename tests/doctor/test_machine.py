@@ -1,0 +1,169 @@
+import math
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf import config as configs
+from moco_tf.data import sources
+from moco_tf.doctor import disk, memory, table, trial
+from moco_tf.models import encoder
+from tests.doctor import small_backbone
+
+GB = 10**9
+
+
+def config_of(**fields):
+    config = configs.load("quickstart").copy_and_resolve_references()
+    values = {key.replace("__", "."): value for key, value in fields.items()}
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def parts_of(activations):
+    return memory.Parts(
+        weights=GB, optimiser=GB, queue=GB, activations=activations
+    )
+
+
+def test_memory_is_predicted_from_the_graph():
+    config = config_of(
+        model__backbone="resnet18",
+        model__width=1.0,
+        model__head="fc",
+        model__dim=128,
+        moco__queue_size=1000,
+        train__batch_size=8,
+        data__image_size=64,
+    )
+    parts = memory.predict(config, 2)
+    # torchvision's ResNet-18 has 11,176,512 parameters without its fc and
+    # 9,600 moving statistics; a head of 512 x 128 + 128.
+    weights = 11_176_512 + 9_600 + 512 * 128 + 128
+    assert parts["weights"] == 3 * 4 * weights
+    assert parts["optimiser"] == 4 * weights
+    # 4 rows on each of 2 replicas, three times their logits.
+    assert parts["queue"] == 1000 * (128 * 4 + 16) + 3 * 4 * 1000 * 4
+    # The first convolution gives 32 x 32 x 64 for each row, as do its
+    # BatchNorm and ReLU; all layers give more than these and less than ten.
+    stem = 4 * 32 * 32 * 64 * 4
+    assert 3 * stem < parts["activations"] < 20 * stem
+    assert memory.checkpoint_bytes(parts, config) == (
+        3 * 4 * weights + 1000 * (128 * 4 + 16)
+    )
+
+
+def test_half_precision_halves_activations():
+    full = memory.predict(config_of(), 1)["activations"]
+    config = config_of(train__precision="mixed_bfloat16")
+    half = memory.predict(config, 1)["activations"]
+    assert 0.5 <= half / full < 0.6  # images and head are float32
+
+
+@pytest.mark.parametrize(
+    "free, verdict", [(13 * GB, table.OK), (11 * GB, table.WARN)]
+)
+def test_memory_that_suffices(free, verdict):
+    row = memory.row(parts_of(7 * GB), config_of(), 1, "GPU", free)
+    assert row.verdict == verdict
+    assert row.finding.startswith("about 10.0 GB a GPU at the peak")
+
+
+def test_memory_that_lacks_suggests_a_batch_that_fits():
+    # 3 GB + 60 GB / 8 fit in 80 % of 14 GB, and 60 GB / 4 do not.
+    row = memory.row(parts_of(60 * GB), config_of(), 1, "GPU", 14 * GB)
+    assert row.verdict == table.FAIL
+    assert row.overrides == {
+        "train.batch_size": 16,
+        "optimizer.learning_rate": 0.0075,
+    }
+
+
+def test_replicas_on_cpus_share_the_memory():
+    row = memory.row(parts_of(GB), config_of(), 2, "CPU", 6 * GB)
+    assert row.verdict == table.FAIL
+    assert row.finding.startswith("about 8.7 GB at the peak")
+
+
+def test_unknown_memory_is_no_verdict():
+    row = memory.row(parts_of(GB), config_of(), 1, "GPU", None)
+    assert row.verdict == table.OK
+    assert "not known" in row.finding
+
+
+def test_a_container_may_have_less_than_the_system(tmp_path):
+    (tmp_path / "proc").mkdir()
+    text = "MemTotal: 9 kB\nMemAvailable:    8000000 kB\n"
+    (tmp_path / "proc" / "meminfo").write_text(text)
+    assert memory.free_on_host(tmp_path) == 8_192_000_000
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.current").write_text("1000\n")
+    (group / "memory.max").write_text("max\n")
+    assert memory.free_on_host(tmp_path) == 8_192_000_000
+    (group / "memory.max").write_text("5000\n")
+    assert memory.free_on_host(tmp_path) == 4000
+    assert memory.free_on_host(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    "free, verdict",
+    [(8 * GB, table.OK), (5 * GB, table.WARN), (3 * GB, table.FAIL)],
+)
+def test_disk_for_the_checkpoints(free, verdict, tmp_path):
+    usage = lambda place: types.SimpleNamespace(free=free)  # noqa: E731
+    row = disk.row(tmp_path / "not" / "made", GB, 2, usage)
+    assert row.verdict == verdict
+    assert row.finding.startswith("4.0 GB for 4 checkpoints of 1.0 GB")
+    assert f"free at {tmp_path}" in row.finding
+
+
+def test_a_workdir_below_a_file_fails(tmp_path):
+    (tmp_path / "file").write_text("")
+    row = disk.row(tmp_path / "file" / "run", GB, 2)
+    assert row.verdict == table.FAIL
+    assert "cannot be written" in row.finding
+
+
+def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
+    config = config_of(
+        model__width=0.125,
+        data__image_size=16,
+        train__batch_size=8,
+        moco__queue_size=16,
+    )
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 20, 20, 3), np.uint8)
+    source = sources.ArraySource(pixels, np.zeros(20, int), None, "noise")
+    seconds = iter(range(0, 1000, 25))  # 75 s before the third step
+    found = trial.run(
+        config, source, tf.distribute.get_strategy(), 5, lambda: next(seconds)
+    )
+    assert found.steps == 2
+    assert found.seconds == 50  # 100 s at the end
+    # Eight random views against as many random keys of length 1.
+    assert 0 < found.loss < 2 / config.moco.temperature + math.log(17)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_becomes_a_time():
+    config = config_of(train__epochs=10, train__batch_size=100)
+    found = trial.Trial(0.5, 0.1, 3.0, 20, None)
+    row = trial.row(config, 7250, found)  # 72 steps an epoch
+    assert row.verdict == table.OK
+    assert row.finding.startswith(
+        "6 min for 720 steps of 0.5 s (200 images/s), without kNN and "
+        "checkpoints; 10 % of it waiting for input"
+    )
+
+
+def test_waiting_for_input_is_a_warning_and_no_number_a_failure():
+    config = config_of()
+    waiting = trial.row(config, 9999, trial.Trial(0.5, 0.4, 3.0, 20, None))
+    assert waiting.verdict == table.WARN
+    lost = trial.row(config, 9999, trial.Trial(0.5, 0.1, math.nan, 20, None))
+    assert lost.verdict == table.FAIL
+    assert "nan within 23 steps" in lost.finding

@@ -1,0 +1,239 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from moco_tf import config as configs
+from moco_tf.data import sources
+from moco_tf.doctor import classes, images, recipe, scan, table
+from tests.doctor import photographs
+
+
+def config_of(name="moco_v2_imagenet", **fields):
+    config = configs.load(name).copy_and_resolve_references()
+    values = {key.replace("__", "."): value for key, value in fields.items()}
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def source_of(count=4, labels=None, names=None):
+    pixels = np.zeros([count, 8, 8, 3], np.uint8)
+    return sources.ArraySource(pixels, labels, names, "set")
+
+
+def row_of(rows, check):
+    (row,) = [row for row in rows if row.check == check]
+    return row
+
+
+def test_kinds_become_rows_that_name_the_first_images():
+    faults = [images.Fault(n, "tiny", "3 x 3 px") for n in range(4)]
+    (row,) = images.rows(source_of(40), faults, 0.01)
+    assert row.verdict == table.WARN
+    assert row.finding.startswith("4 (10 %) have a side of less than half")
+    assert row.finding.endswith("view: set[0], set[1], set[2], ...")
+
+
+@pytest.mark.parametrize(
+    "allowed, verdict", [(0.25, table.WARN), (0.24, table.FAIL)]
+)
+def test_more_unreadable_images_than_a_run_allows_fail(allowed, verdict):
+    faults = [images.Fault(1, "unreadable", "empty")]
+    (row,) = images.rows(source_of(4), faults, allowed)
+    assert row.verdict == verdict
+
+
+def test_grey_images_are_named_but_no_fault():
+    rows = images.rows(source_of(), [images.Fault(0, "grey", "")], 0.01)
+    assert [row.verdict for row in rows] == [table.OK, table.OK]
+    assert [row.check for row in rows] == ["images", "grey"]
+
+
+@pytest.mark.parametrize(
+    "labels, verdict, words",
+    [
+        (None, table.OK, "no labels"),
+        ([0, 1, 1, 0], table.OK, "2 classes of 2 images each"),
+        ([0] * 22 + [1] * 2, table.WARN, "2 classes of 2 (b) to 22 (a)"),
+        ([1, 1, 1, 1], table.WARN, "all 4 images are of one class, b"),
+    ],
+)
+def test_classes_are_counted(labels, verdict, words):
+    labels = None if labels is None else np.array(labels)
+    count = 4 if labels is None else len(labels)
+    source = source_of(count, labels, ["a", "b"])
+    row = row_of(classes.rows(source, "shapes"), "classes")
+    assert row.verdict == verdict
+    assert row.finding.startswith(words)
+
+
+def test_empty_classes_and_folders_are_named(tmp_path):
+    source = source_of(4, np.array([0, 2, 2, 0]), ["a", "b", "c"])
+    row = row_of(classes.rows(source, "tfds:x/y"), "empty classes")
+    assert (row.verdict, row.finding) == (
+        table.WARN,
+        "1 without an image: b",
+    )
+    source = source_of(4, np.array([0, 1, 1, 0]), ["a", "b"])
+    photographs.write(tmp_path / "cat" / "inner", 1)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "notes.txt").write_text("later")
+    row = row_of(classes.rows(source, f"folder:{tmp_path}"), "empty classes")
+    assert row.finding == "1 without an image: dog"
+
+
+def scan_of(height, width):
+    columns = {
+        "height": np.array(height, np.int32),
+        "width": np.array(width, np.int32),
+        "pixels": np.zeros(len(height)),
+    }
+    return scan.Scan(columns, {}, {})
+
+
+@pytest.mark.parametrize(
+    "height, width, verdict, change",
+    [
+        ([300, 400, 500], [500] * 3, table.OK, {}),
+        # Of 32: 100 -> 96.
+        ([100] * 3, [500] * 3, table.WARN, {"data.image_size": 96}),
+        ([20] * 3, [20] * 3, table.WARN, {"data.image_size": 32}),
+        ([3000] * 3, [4000] * 3, table.WARN, {}),
+    ],
+)
+def test_image_size_against_the_images(height, width, verdict, change):
+    (row,) = recipe.sizes(config_of(), scan_of(height, width))
+    assert (row.verdict, row.overrides) == (verdict, change)
+
+
+@pytest.mark.parametrize(
+    "count, verdict, change",
+    [
+        (655_360, table.OK, {}),
+        # A tenth of 50,000 is 5000, 4096 the power of two below.
+        (50_000, table.WARN, {"moco.queue_size": 4096}),
+        # 256 keys come in a step.
+        (1000, table.WARN, {"moco.queue_size": 256}),
+    ],
+)
+def test_queue_against_the_number_of_images(count, verdict, change):
+    row = row_of(recipe.fit(config_of(), count), "queue")
+    assert (row.verdict, row.overrides) == (verdict, change)
+
+
+def test_a_batch_larger_than_the_data_fails():
+    (row,) = recipe.fit(config_of(), 200)
+    assert row.verdict == table.FAIL
+    # A tenth is 20, two images for each of 8 groups are 16; 0.03 * 16 / 256.
+    assert row.overrides == {
+        "train.batch_size": 16,
+        "optimizer.learning_rate": 0.001875,
+    }
+
+
+@pytest.mark.parametrize(
+    "batch, rate, tuned, verdict, change",
+    [
+        (256, 0.03, None, table.OK, None),
+        (512, 0.03, None, table.WARN, 0.06),
+        (64, 0.03, None, table.WARN, 0.0075),
+        # A file of another pair, 0.06 for 128: as it stands, and unscaled.
+        (128, 0.06, 0.06 / 128, table.OK, None),
+        (512, 0.24, 0.06 / 128, table.OK, None),
+        (32, 0.06, 0.06 / 128, table.WARN, 0.015),
+    ],
+)
+def test_rate_against_the_batch(batch, rate, tuned, verdict, change):
+    config = config_of(train__batch_size=batch, optimizer__learning_rate=rate)
+    row = row_of(recipe.fit(config, 10**6, tuned), "learning rate")
+    assert row.verdict == verdict
+    assert row.overrides.get("optimizer.learning_rate") == change
+
+
+@pytest.mark.parametrize(
+    "batch, groups, verdict, change",
+    [
+        (256, 8, table.OK, None),
+        (256, 1, table.WARN, 8),
+        (32, 8, table.WARN, 4),  # four groups of 8
+    ],
+)
+def test_batch_norm_groups(batch, groups, verdict, change):
+    config = config_of(train__batch_size=batch, model__bn_groups=groups)
+    row = row_of(recipe.fit(config, 10**6), "batch norm")
+    assert row.verdict == verdict
+    assert row.overrides.get("model.bn_groups") == change
+
+
+@pytest.mark.parametrize(
+    "momentum, verdict, change",
+    [
+        (0.999, table.WARN, 0.997),  # 1000 steps; 1 - 3 / 1000
+        (0.99, table.OK, None),
+        (1.0, table.WARN, 0.99),
+    ],
+)
+def test_length_against_the_memory_of_the_key_encoder(
+    momentum, verdict, change
+):
+    config = config_of(train__epochs=10, moco__momentum=momentum)
+    row = row_of(recipe.fit(config, 25_600), "length")
+    assert row.finding.startswith("1000 steps in 10 epochs")
+    assert row.verdict == verdict
+    assert row.overrides.get("moco.momentum") == change
+
+
+def test_sources_of_knn_must_open_and_have_labels(tmp_path):
+    photographs.write(tmp_path, 1)
+    spec = f"folder:{tmp_path}"
+    row = recipe.judges(config_of(knn__bank=spec, knn__query=spec))
+    assert row.verdict == table.FAIL
+    assert "must both have labels" in row.finding
+    row = recipe.judges(config_of(knn__bank=spec, knn__query="folder:none"))
+    assert row.verdict == table.FAIL
+    assert "'none'" in row.finding
+
+
+ROWS = [
+    table.Row("source", "4 images"),
+    table.Row("queue", "too long", table.WARN, "shorten", {"moco.x": 4}),
+    table.Row("disk", "full", table.FAIL, "", {"a.b": 0.5, "moco.x": 2}),
+]
+
+
+def test_a_table_aligns_verdicts_and_puts_remedies_below():
+    assert table.format_rows(ROWS, 60).splitlines() == [
+        "source  ok    4 images",
+        "queue   warn  too long",
+        "              -> shorten",
+        "disk    fail  full",
+    ]
+
+
+def test_suggestions_become_flags_and_the_last_one_counts():
+    words = table.flags(table.overrides(ROWS))
+    assert words == ["--config.moco.x=2", "--config.a.b=0.5"]
+
+
+def test_the_json_file_holds_the_worst_verdict(tmp_path):
+    table.write_json(tmp_path / "a.json", ROWS, {"tiny": 3})
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["verdict"] == "fail"
+    assert found["checks"][1] == {
+        "check": "queue",
+        "finding": "too long",
+        "verdict": "warn",
+        "remedy": "shorten",
+    }
+    assert found["images"] == {"tiny": 3}
+    assert table.failures(ROWS) == ["disk"]
+
+
+def test_names_that_a_terminal_cannot_write_are_spelled_out():
+    written = []
+    stream = types.SimpleNamespace(
+        encoding="ascii", write=written.append, flush=lambda: None
+    )
+    table.say("a \udcff ö", stream)
+    assert "".join(written) == "a \\udcff \\xf6\n"

@@ -1,0 +1,99 @@
+import csv
+import json
+
+import pytest
+
+from moco_tf import cli
+from tests.doctor import photographs
+
+
+def examine(folder, *words):
+    return cli.run(
+        [
+            "doctor",
+            "--config=quickstart",
+            f"--config.data.source=folder:{folder}",
+            "--config.knn.bank=",
+            "--config.knn.query=",
+            "--config.train.batch_size=8",
+            "--config.optimizer.learning_rate=0.00375",
+            "--config.model.width=0.125",
+            "--devices=cpu",
+            "--trial_steps=0",
+            *words,
+        ]
+    )
+
+
+def test_doctor_prints_a_table_and_names_the_images_in_the_workdir(
+    tmp_path, capsys
+):
+    folder = photographs.write(tmp_path / "images", 20)
+    (folder / "0007.jpg").write_bytes(b"")
+    workdir, report = tmp_path / "run", tmp_path / "table.json"
+    words = [f"--workdir={workdir}", f"--json={report}"]
+    words.append("--config.data.max_corrupt_fraction=0.1")
+    assert examine(folder, *words) == 0
+    printed = capsys.readouterr().out
+    assert "unreadable     warn  1 (5 %) cannot be read: 0007.jpg" in printed
+    assert "--config.moco.queue_size=8" in printed  # 20 images, batch 8
+    with (workdir / "doctor.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1][:2] == ["0007.jpg", "unreadable"]
+    found = json.loads(report.read_text())
+    assert found["verdict"] == "warn"
+    assert found["images"]["unreadable"] == 1
+    assert found["overrides"]["moco.queue_size"] == 8
+    checks = {row["check"] for row in found["checks"]}
+    assert {"source", "queue", "memory", "disk", "devices"} <= checks
+    # A run may start in this workdir.
+    assert {path.name for path in workdir.iterdir()} == {"doctor.csv"}
+
+
+def test_a_check_that_fails_gives_status_1(tmp_path, capsys):
+    folder = photographs.write(tmp_path / "images", 9)
+    (folder / "0007.jpg").write_bytes(b"")
+    assert examine(folder) == 1
+    printed = capsys.readouterr()
+    assert "1 check(s) failed: unreadable." in printed.err
+    assert "Pass --path=FILE.csv" in printed.out
+
+
+def test_without_images_the_other_checks_still_run(tmp_path, capsys):
+    report = tmp_path / "table.json"
+    assert examine(tmp_path, f"--json={report}") == 1
+    assert "failed: source." in capsys.readouterr().err
+    found = json.loads(report.read_text())
+    verdicts = {row["check"]: row["verdict"] for row in found["checks"]}
+    assert verdicts["source"] == "fail"
+    assert verdicts["memory"] == "ok"
+    assert found["images"] == {}
+
+
+def test_a_configuration_that_cannot_work_fails(tmp_path, capsys):
+    folder = photographs.write(tmp_path / "images", 9)
+    assert examine(folder, "--config.model.bn_groups=3") == 1
+    printed = capsys.readouterr()
+    assert "failed: configuration." in printed.err
+    assert "model.bn_groups must divide train.batch_size" in printed.out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["doctor"], "--config must be given"),
+        (["doctor", "--config=none"], "no configuration 'none'"),
+        (["doctor", "--config=linear"], "lacks "),
+        (
+            ["doctor", "--config=quickstart", "--trial_steps=-1"],
+            "--trial_steps takes 0 or more. Received -1.",
+        ),
+        (
+            ["doctor", "--config=quickstart", "--prove=yes"],
+            "--prove must be one of auto, always, never. Received 'yes'.",
+        ),
+    ],
+)
+def test_what_is_not_understood_gives_status_2(words, message, capsys):
+    assert cli.run(words) == 2
+    assert message in capsys.readouterr().err
