@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from moco_tf import config as configs
@@ -107,6 +109,11 @@ def test_a_wrong_override_is_refused(field, text, message):
         (16, {}, "replicas must divide model.bn_groups"),
         (1, {"model__bn_groups": 3}, "model.bn_groups must divide"),
         (1, {"model__bn_groups": 512}, "2 samples or more"),
+        (
+            4,
+            {"train__micro_batches": 4},
+            "train.micro_batches must divide model.bn_groups / replicas",
+        ),
         (1, {"moco__queue_size": 511}, "queue_size=511, keys=512"),
         (
             1,
@@ -166,6 +173,20 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match="broken.py") as error:
         configs.load(str(path))
     assert message in str(error.value)
+
+
+def test_a_file_from_before_a_field_gets_what_runs_did_then(tmp_path):
+    shipped = pathlib.Path(configs.folders()[0], "moco_cifar10.py").read_text()
+    later = ("augment_on", "recompute", "micro_batches", "jit_compile")
+    lines = [
+        line
+        for line in shipped.splitlines()
+        if not any(f".{name} = " in line for name in later)
+    ]
+    assert len(lines) == len(shipped.splitlines()) - len(later)
+    path = tmp_path / "old.py"
+    path.write_text("\n".join(lines))
+    assert configs.load(str(path)) == configs.load("moco_cifar10")
 
 
 def test_a_missing_file_and_an_unknown_name_are_refused():
