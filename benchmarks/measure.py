@@ -6,8 +6,6 @@ import os
 import statistics
 import time
 
-import numpy as np
-
 from moco_tf import config as configs
 from moco_tf import quiet
 
@@ -72,26 +70,10 @@ def config_overrides(made, words):
 
 
 def synthetic_batches(config, strategy):
-    """Returns one batch of noise, held in memory and repeated for ever.
+    """Returns one batch of noise, held in memory and repeated for ever."""
+    from moco_tf import benchmark  # here: `parse` comes before TensorFlow
 
-    Its elements have the shapes and types of the stream's.
-    """
-    import tensorflow as tf  # here: `parse` comes before it
-
-    size, step = config.data.image_size, config.train.batch_size
-    rows = step // strategy.num_replicas_in_sync
-    random = np.random.default_rng(0)
-    views = random.integers(0, 256, [2, rows, size, size, 3], np.uint8)
-    batch = {
-        "query": views[0],
-        "key": views[1],
-        "index": np.arange(rows, dtype=np.int64),
-        "order": random.permutation(step).astype(np.int32),
-        "valid": np.ones(rows, bool),
-    }
-    return strategy.distribute_datasets_from_function(
-        lambda _: tf.data.Dataset.from_tensors(batch).repeat()
-    )
+    return benchmark.noise(config, strategy)
 
 
 def time_steps(train_function, iterator, steps):
