@@ -275,8 +275,9 @@ def test_two_replicas_compute_what_one_does(images, tmp_path):
         for one, two in zip(
             _rows(tmp_path / "one"), _rows(tmp_path / name), strict=True
         ):
+            # Sums in another order; every step magnifies that.
             np.testing.assert_allclose(
-                float(two["loss"]), float(one["loss"]), rtol=1e-5
+                float(two["loss"]), float(one["loss"]), rtol=1e-4
             )
         found = small_run.state(tmp_path / name)
         for key, value in found.items():
