@@ -282,10 +282,10 @@ def test_two_replicas_compute_what_one_does(images, tmp_path):
         found = small_run.state(tmp_path / name)
         for key, value in found.items():
             if "queue/keys" in key:
-                np.testing.assert_allclose(value, expected[key], atol=2e-5)
+                np.testing.assert_allclose(value, expected[key], atol=3e-4)
             if "kernel" in key and "velocit" not in key:
                 np.testing.assert_allclose(
                     np.linalg.norm(value),
                     np.linalg.norm(expected[key]),
-                    rtol=1e-5,
+                    rtol=1e-4,
                 )
