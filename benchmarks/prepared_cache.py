@@ -1,15 +1,15 @@
-"""When a prepared cache pays: its reads against decoding, and what it takes.
+"""When a prepared cache pays: the same views from it and from the files.
 
 python benchmarks/prepared_cache.py --config.data.source=folder:photos
 
 Prepares the source in a temporary folder (or --path), then alternates in one
-process: images alone from the source and from the cache, on the stream's
-number of threads; and the product's stream, two views, from both. "cold" drops
-the cache's file from the system's memory before each round; it is left out
-where the system has no such call.
+process: the stream's two finished views of every image, normalised to float,
+from both; and the images alone. The cache is in the system's memory; what the
+disk must deliver where it is not is printed too.
 """
 
 import os
+import statistics
 import tempfile
 import time
 
@@ -26,7 +26,7 @@ def main():
         "A prepared cache against decoding.", "moco_v2_imagenet"
     )
     parser.add_argument("--images", type=int, default=640, help="a round [640]")
-    parser.add_argument("--rounds", type=int, default=5, help="[5]")
+    parser.add_argument("--rounds", type=int, default=7, help="[7]")
     parser.add_argument("--short_side", type=int, default=256, help="[256]")
     parser.add_argument("--path", default="", help="folder of the cache")
     options, config = measure.parse(parser, DEFAULTS)
@@ -38,92 +38,83 @@ def main():
         start = time.perf_counter()
         about = prepare.prepare(config.data.source, folder, options.short_side)
         preparing = time.perf_counter() - start
-        opened = {
-            "source": sources.open_source(config.data.source),
-            "cache": sources.open_source(f"prepared:{folder}"),
+        files = sources.open_source(config.data.source)
+        cache = sources.open_source(f"prepared:{folder}")
+        runs = {
+            "files: views": Views(files, config, options.images),
+            "cache: views": Views(cache, config, options.images),
+            "files: images": Images(files, config, options.images),
+            "cache: images": Images(cache, config, options.images),
         }
-        pixels = os.path.join(folder, "images.bin")
-        runs = {}
-        for name, source in opened.items():
-            runs[f"{name}: images"] = Images(source, config, options.images)
-        if hasattr(os, "posix_fadvise"):
-            runs["cache, cold: images"] = Images(
-                opened["cache"], config, options.images, pixels
-            )
-        for name, source in opened.items():
-            runs[f"{name}: views"] = Views(source, config, options.images)
         for run in runs.values():
             run()  # traces
         seconds = measure.alternate(runs, options.rounds)
-    report(measure.medians(seconds), seconds, options, config, about, preparing)
-
-
-class Images:
-    """Whole images, one after the other; called for seconds."""
-
-    def __init__(self, source, config, images, cold=""):
-        self._source = source
-        self._images = images
-        self._threads = config.data.threads
-        self._cold = cold
-
-    def __call__(self):
-        import tensorflow as tf
-
-        if self._cold:
-            drop(self._cold)
-        count = len(self._source)
-        random = tf.random.stateless_uniform(
-            [self._images], [0, 1], 0, count, tf.int64
-        )
-
-        def touch(record):
-            # The sum looks at every pixel, so every one is read.
-            image = self._source.image(record)
-            return tf.reduce_sum(tf.cast(image, tf.int32))
-
-        records = tf.data.Dataset.from_tensor_slices(random)
-        records = records.batch(64).map(self._source.records).unbatch()
-        sums = records.map(touch, num_parallel_calls=self._threads).batch(16)
-        start = time.perf_counter()
-        for _ in sums:
-            pass
-        return time.perf_counter() - start
+    report(seconds, options, config, about, preparing)
 
 
 class Views:
-    """The product's stream; called for seconds."""
+    """The product's stream, normalised to float; called for seconds."""
 
     def __init__(self, source, config, images):
-        from moco_tf import assembly
+        import tensorflow as tf
 
+        from moco_tf import assembly
+        from moco_tf.data import views
+
+        recipe = views.RECIPES[config.data.views]
         self._stream = assembly.make_stream(config, source)
         self._steps = images // config.train.batch_size
         self._first = 0
 
+        @tf.function(autograph=False)  # as in the step
+        def finish(batch):
+            return [
+                views.normalize(batch[name], recipe.mean, recipe.std)
+                for name in ("query", "key")
+            ]
+
+        self._finish = finish
+
     def __call__(self):
         batches = iter(self._stream.batches(1, self._first, 2**62))
-        self._first += self._steps
-        for _ in range(WARM_UP):
-            next(batches)
+        self._first += WARM_UP + self._steps
+        for _ in range(WARM_UP):  # what is made beforehand does not count
+            self._finish(next(batches))
         start = time.perf_counter()
         for _ in range(self._steps):
-            next(batches)
+            self._finish(next(batches))
         return time.perf_counter() - start
 
 
-def drop(path):
-    """Takes a file out of the system's memory, where no process holds it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
+class Images:
+    """Whole images alone, as many at a time; called for seconds."""
+
+    def __init__(self, source, config, images):
+        import tensorflow as tf
+
+        def touch(record):
+            # The sum looks at every pixel, so every one is read.
+            return tf.reduce_sum(tf.cast(source.image(record), tf.int32))
+
+        places = tf.random.stateless_uniform(
+            [images], [0, 1], 0, len(source), tf.int64
+        )
+        records = tf.data.Dataset.from_tensor_slices(places).batch(64)
+        records = records.map(source.records).unbatch()
+        self._sums = records.map(
+            touch, num_parallel_calls=config.data.threads
+        ).batch(16)
+
+    def __call__(self):
+        start = time.perf_counter()
+        for _ in self._sums:
+            pass
+        return time.perf_counter() - start
 
 
-def report(found, seconds, options, config, about, preparing):
-    """Prints rates, sizes, and the epochs after which preparing has paid."""
+def report(seconds, options, config, about, preparing):
+    """Prints rates, ratios, sizes, and when preparing has paid."""
+    found = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
         f"{options.cores or 'all'} cores, median of {options.rounds} rounds"
@@ -131,23 +122,34 @@ def report(found, seconds, options, config, about, preparing):
     for name, median in found.items():
         rates = sorted(options.images / s for s in seconds[name])
         print(
-            f"  {name:<21}{options.images / median:>7.0f} images/s "
+            f"  {name:<15}{options.images / median:>7.0f} images/s "
             f"({rates[0]:.0f} to {rates[-1]:.0f})"
+        )
+    for what in ("views", "images"):
+        pairs = zip(
+            seconds[f"files: {what}"], seconds[f"cache: {what}"], strict=True
+        )
+        ratios = sorted(files / cache for files, cache in pairs)
+        print(
+            f"{what} from the cache: {statistics.median(ratios):.2f} times the "
+            f"rate from files, round by round ({ratios[0]:.2f} to "
+            f"{ratios[-1]:.2f})"
         )
     images = about["images"]
     size = about["bytes"]["images.bin"]
     print(
-        f"  size on disk {size / images / 1e3:.0f} kB an image, short side "
-        f"{about['short_side']}; prepared at {images / preparing:.0f} images/s"
+        f"{size / images / 1e3:.0f} kB an image on disk at a short side of "
+        f"{about['short_side']}, prepared at {images / preparing:.0f} images/s"
     )
-    saved = (found["source: views"] - found["cache: views"]) / options.images
+    rate = options.images / found["cache: views"]
     print(
-        f"  views from the cache are "
-        f"{found['source: views'] / found['cache: views']:.2f} times as fast"
+        f"the disk must deliver {rate * size / images / 1e6:.0f} MB/s where "
+        "the cache is not in memory"
     )
+    saved = (found["files: views"] - found["cache: views"]) / options.images
     if saved > 0:
         epochs = preparing / images / saved
-        print(f"  preparing has paid after {epochs:.1f} epochs of input alone")
+        print(f"preparing has paid after {epochs:.1f} epochs of input alone")
 
 
 if __name__ == "__main__":

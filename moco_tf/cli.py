@@ -137,7 +137,7 @@ def run(argv=None):
         print(f"moco-tf: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        resumes = argv[0] in config_fields.TABLES
+        resumes = argv[0] in (*config_fields.TABLES, "prepare")
         again = " The same command resumes it." if resumes else ""
         print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
         return 130

@@ -7,11 +7,13 @@ def _prepare(options, config):
     del config
     if not options.source and not options.verify:
         raise command_line.UsageError(
-            "--source must be given; without it --verify reads a cache again."
+            "--source must be given; --verify alone reads a finished cache "
+            "again."
         )
     (short_side,) = command_line.numbers(int, "short_side", options.short_side)
     with quiet.imports(options.verbose):
         from moco_tf import prepare
+        from moco_tf.monitoring import counter
         from moco_tf.training import distribution
     distribution.make_strategy("cpu")  # decoding leaves GPUs to others
     if options.source:
@@ -19,9 +21,9 @@ def _prepare(options, config):
         size = about["bytes"]["images.bin"]
         print(
             f"cache       {about['images']} images of {about['source']}, short "
-            f"side {about['short_side']}\n"
+            f"side at most {about['short_side']}\n"
             f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
-            f"size        {size / 1e9:.2f} GB, "
+            f"size        {counter.format_bytes(size)}, "
             f"{size / about['images'] / 1e3:.0f} kB an image\n"
             f"use it as   prepared:{options.path}"
         )

@@ -1,218 +1,226 @@
-"""prepare: decoded once, the same images for ever."""
+"""The command that fills a cache, from its words to its files."""
 
-import errno
+import contextlib
 import io
-import json
 import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from PIL import Image
 
 from moco_tf import cli, prepare
-from moco_tf.data import prepared_files, prepared_writer, sources, stream, views
+from moco_tf.data import prepared_files, prepared_writer, sources
+from tests.data import prepared_caches
+
+# Commits every image and is slow, so that there is time for a kill.
+SLOW = """
+import sys, time
+from moco_tf import prepare
+from moco_tf.data import prepared_writer
+prepared_writer._COMMIT_BYTES = 1
+add = prepared_writer.Writer._add
+def slowly(*args):
+    time.sleep(0.3)
+    add(*args)
+prepared_writer.Writer._add = slowly
+prepare.prepare(sys.argv[1], sys.argv[2])
+"""
 
 
-def _pictures(folder, count=9, bad=()):
-    """Coloured ramps of several sizes in two class folders."""
-    for number in range(count):
-        height, width = 20 + number, 44 - 2 * number
-        row = np.linspace(0, 250, width)[np.newaxis, :, np.newaxis]
-        column = np.linspace(0, 1, height)[:, np.newaxis, np.newaxis]
-        pixels = row * column + np.array([0, number, 5.0])
-        path = folder / "ab"[number % 2] / f"{number}é.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
-        if number in bad:
-            path.write_bytes(path.read_bytes()[:40])
-    return f"folder:{folder}"
+@pytest.fixture(name="images")
+def _images(tmp_path):
+    prepared_caches.write_pictures(tmp_path / "images", 10)
+    (tmp_path / "images/a/3.png").write_bytes(b"GIF8")
+    return tmp_path / "images"
 
 
-def _images(spec):
-    source = sources.open_source(spec)
-    records = source.records(tf.range(len(source), dtype=tf.int64))
-    return source, [source.image(record).numpy() for record in records]
+def _committed(cache):
+    return (prepared_files.read_about(cache) or {"images": 0})["images"]
 
 
-def _prepare(spec, path, short_side=24):
-    return prepare.prepare(spec, str(path), short_side, io.StringIO())
+def _wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
-def _files(path):
-    return {
-        name: (path / name).read_bytes()
-        for name in prepared_files.FILES
-        if name != prepared_files.ABOUT
-    }
-
-
-def test_a_cache_holds_the_images_of_its_source_shrunk(tmp_path):
-    spec = _pictures(tmp_path / "in")
-    about = _prepare(spec, tmp_path / "cache")
-    assert (about["images"], about["unreadable"]) == (9, 0)
-    source, originals = _images(spec)
-    cache, found = _images(f"prepared:{tmp_path / 'cache'}")
-    assert cache.labels.tolist() == source.labels.tolist()
-    assert cache.class_names == source.class_names
-    assert [cache.name(i) for i in range(9)] == [
-        source.name(i) for i in range(9)
-    ]
-    for image, original in zip(found, originals, strict=True):
-        height, width, _ = original.shape
-        short = min(height, width)
-        if short <= 24:
-            np.testing.assert_array_equal(image, original)
-            continue
-        size = (24 * width // short, 24 * height // short)
-        # Pillow's bilinear is antialiased; it rounds between the axes.
-        expected = Image.fromarray(original).resize(size, Image.BILINEAR)
-        apart = np.abs(image.astype(int) - np.asarray(expected, int))
-        assert apart.max() <= 2
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
-    spec = _pictures(tmp_path / "in", bad=[3])
-    _prepare(spec, tmp_path / "whole")
-    append = prepared_writer.Writer.append
-
-    def append_and_commit(writer, *values):
-        append(writer, *values)
-        if writer._images % 2 == 0:
-            writer.commit()
-        if writer._images == 5:
-            raise Killed  # one image was written and not committed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(prepared_writer.Writer, "append", append_and_commit)
-        _prepare(spec, tmp_path / "again")
-    half = json.loads((tmp_path / "again" / "about.json").read_text())
-    assert (half["images"], half["finished"]) == (4, False)
-    with pytest.raises(ValueError, match="4 of 9 images"):
-        sources.open_source(f"prepared:{tmp_path / 'again'}")
-    _prepare(spec, tmp_path / "again")
-    assert _files(tmp_path / "again") == _files(tmp_path / "whole")
-
-
-def test_a_finished_cache_is_left_alone(tmp_path, capsys):
-    spec = _pictures(tmp_path / "in", 2)
-    _prepare(spec, tmp_path / "cache")
-    before = os.stat(tmp_path / "cache" / "images.bin").st_mtime_ns
-    prepare.prepare(spec, str(tmp_path / "cache"), 24)
-    assert "This cache is finished" in capsys.readouterr().out
-    assert os.stat(tmp_path / "cache" / "images.bin").st_mtime_ns == before
-
-
-def test_the_stream_replaces_what_could_not_be_read(tmp_path):
-    spec = _pictures(tmp_path / "in", bad=[2, 5])
-    about = _prepare(spec, tmp_path / "cache")
-    assert about["unreadable"] == 2
-
-    def step(spec):
-        made = stream.Stream(
-            sources.open_source(spec), views.RECIPES["v2"], 16, 8, seed=3
-        )
-        return next(iter(made.batches(1, 0, 1)))
-
-    files, cache = step(spec), step(f"prepared:{tmp_path / 'cache'}")
-    assert 6 <= int(tf.reduce_sum(tf.cast(files["valid"], tf.int32))) < 8
-    for name in ("index", "valid"):
-        np.testing.assert_array_equal(cache[name], files[name])
-    log = (tmp_path / "cache" / "unreadable.csv").read_text()
-    assert "2é.png" in log and "5é.png" in log
-
-
-def test_a_changed_byte_is_found_and_named(tmp_path):
-    _prepare(_pictures(tmp_path / "in"), tmp_path / "cache")
-    path = tmp_path / "cache"
-    assert prepare.verify(str(path), io.StringIO()) == 9
-    row = prepared_files.Cache(path).rows[4]
-    with (path / "images.bin").open("r+b") as file:
-        file.seek(int(row["offset"]) + 7)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-    name = sources.open_source(f"prepared:{path}").name(4)
-    with pytest.raises(ValueError, match=f"1 of 9 differ: {name}"):
-        prepare.verify(str(path), io.StringIO())
-
-
-@pytest.mark.parametrize("name", ["index.bin", "names.bin"])
-def test_a_damaged_index_is_refused_when_it_is_opened(tmp_path, name):
-    _prepare(_pictures(tmp_path / "in", 3), tmp_path / "cache")
-    content = bytearray((tmp_path / "cache" / name).read_bytes())
-    content[5] ^= 1
-    (tmp_path / "cache" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"checksum of {name} differs"):
-        sources.open_source(f"prepared:{tmp_path / 'cache'}")
-
-
-def test_other_folders_and_other_sources_are_refused_and_untouched(tmp_path):
-    spec = _pictures(tmp_path / "in", 3)
-    with pytest.raises(ValueError, match="needs a folder of its own"):
-        _prepare(spec, tmp_path / "in")
-    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["a", "b"]
-    _prepare(spec, tmp_path / "cache")
-    before = _files(tmp_path / "cache")
-    with pytest.raises(ValueError, match="differ in short_side"):
-        _prepare(spec, tmp_path / "cache", short_side=8)
-    other = _pictures(tmp_path / "other", 4)
-    with pytest.raises(ValueError, match="differ in fingerprint, of"):
-        _prepare(other, tmp_path / "cache")
-    assert _files(tmp_path / "cache") == before
-
-
-def test_a_full_disk_keeps_what_is_there(tmp_path, monkeypatch):
-    spec = _pictures(tmp_path / "in", 4)
-    append = prepared_writer.Writer.append
-
-    def full(writer, *values):
-        if writer._images == 2:
-            writer.commit()
-            raise OSError(errno.ENOSPC, "No space left on device")
-        append(writer, *values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepared_writer.Writer, "append", full)
-        with pytest.raises(OSError, match="2 of 4 images are in the cache"):
-            _prepare(spec, tmp_path / "cache")
-    assert _prepare(spec, tmp_path / "cache")["images"] == 4
-
-
-def test_fingerprint_follows_the_pixels(tmp_path):
-    spec = _pictures(tmp_path / "in", 3)
-
-    def fingerprint(name, short_side):
-        _prepare(spec, tmp_path / name, short_side)
-        return sources.open_source(f"prepared:{tmp_path / name}").fingerprint()
-
-    assert fingerprint("a", 8) == fingerprint("b", 8)
-    assert fingerprint("c", 9) != fingerprint("a", 8)
-
-
-def test_images_of_one_size_have_a_known_shape(tmp_path):
-    for number in range(3):
-        pixels = np.full([12, 10, 3], number, np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    _prepare(f"folder:{tmp_path}", tmp_path.with_name("cache"))
-    source = sources.open_source(f"prepared:{tmp_path.with_name('cache')}")
-    dataset = tf.data.Dataset.range(3).map(
-        lambda i: source.image(source.records(i[tf.newaxis])[0])
+def test_killed_and_started_again_it_ends_with_the_same_bytes(images, tmp_path):
+    prepared_caches.make(images, tmp_path / "whole")
+    cache = tmp_path / "cache"
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, f"folder:{images}", str(cache)]
     )
-    assert dataset.element_spec.shape == [12, 10, 3]
-    assert [int(image[0, 0, 0]) for image in dataset] == [0, 1, 2]
+    try:
+        _wait_for(lambda: _committed(cache) >= 3)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert 3 <= _committed(cache) < 10
+    prepared_caches.make(images, cache)
+    whole = prepared_caches.contents(tmp_path / "whole")
+    assert prepared_caches.contents(cache) == whole
 
 
-def test_the_command_prepares_and_verifies(tmp_path, capsys):
-    spec = _pictures(tmp_path / "in", 3)
-    flags = [f"--path={tmp_path / 'cache'}", "--short_side=16", "--verify"]
-    assert cli.run(["prepare", f"--source={spec}", *flags]) == 0
-    printed = capsys.readouterr().out
-    assert f"prepared:{tmp_path / 'cache'}" in printed
-    assert "3 images: all have their checksums" in printed
-    assert cli.run(["prepare", f"--path={tmp_path / 'x'}"]) == 2
-    assert "--source must be given" in capsys.readouterr().err
+def test_the_command_prepares_verifies_and_names_the_source(
+    images, tmp_path, capsys
+):
+    cache = tmp_path / "cache"
+    words = ["prepare", f"--source=folder:{images}", f"--path={cache}"]
+    assert cli.run([*words, "--short_side=8", "--verify"]) == 0
+    out = capsys.readouterr().out
+    assert f"10 images of folder:{images}, short side at most 8" in out
+    assert "unreadable  1, named in unreadable.csv" in out
+    assert f"use it as   prepared:{cache}" in out
+    assert "verified    10 images" in out
+    log = (cache / "unreadable.csv").read_text().splitlines()
+    assert log == [
+        "place,name,reason",
+        "3,a/3.png,An image must be a JPEG or a PNG. Received GIF",
+    ]
+    assert len(sources.open_source(f"prepared:{cache}")) == 10
+
+
+def test_a_finished_cache_is_left_as_it_is(images, tmp_path, monkeypatch):
+    about = prepared_caches.make(images, tmp_path / "cache")
+    monkeypatch.setattr(prepared_writer, "Writer", None)  # not called
+    shown = io.StringIO()
+    cache = str(tmp_path / "cache")
+    assert prepare.prepare(f"folder:{images}", cache, 256, shown) == about
+    assert shown.getvalue() == f"This cache is finished: {cache}\n"
+
+
+def test_a_flipped_bit_of_an_image_is_found_by_name(images, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    prepared_caches.make(images, cache)
+    rows = prepared_files.Cache(cache).rows
+    for place in (4, 7):
+        prepared_caches.flip(cache / "images.bin", rows["offset"][place] + 323)
+    assert cli.run(["prepare", "--verify", f"--path={cache}"]) == 1
+    message = capsys.readouterr().err
+    assert "2 of 10 differ: a/4.png, b/2.png. Remove the folder" in message
+
+
+def test_a_folder_with_other_files_is_refused_and_untouched(images, capsys):
+    words = ["prepare", f"--source=folder:{images}", f"--path={images / 'a'}"]
+    before = prepared_caches.contents(images / "a")
+    assert cli.run(words) == 1
+    assert "A cache needs a folder of its own" in capsys.readouterr().err
+    assert prepared_caches.contents(images / "a") == before
+
+
+@contextlib.contextmanager
+def _largest_file(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_keeps_what_is_committed_and_goes_on_later(
+    images, tmp_path, monkeypatch
+):
+    prepared_caches.make(images, tmp_path / "whole")
+    monkeypatch.setattr(prepared_writer, "_COMMIT_BYTES", 1)
+    cache = tmp_path / "cache"
+    # 384 bytes an image: the system takes five of them and a part.
+    with (
+        _largest_file(2000),
+        pytest.raises(OSError, match="takes no more.*6 images are in.*stay"),
+    ):
+        prepared_caches.make(images, cache)
+    assert _committed(cache) == 6  # one of them unreadable
+    prepared_caches.make(images, cache)
+    whole = prepared_caches.contents(tmp_path / "whole")
+    assert prepared_caches.contents(cache) == whole
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    user = os.geteuid()
+    # Not below tmp_path, which other users may not enter.
+    with tempfile.TemporaryDirectory() as folder:
+        images = pathlib.Path(folder) / "images"
+        prepared_caches.write_pictures(images, 2)
+        os.chmod(folder, 0o555)
+        if user == 0:  # to root nothing is forbidden
+            os.seteuid(65534)
+        try:
+            with pytest.raises(
+                OSError, match="written to. .*cache': Permission denied. Give"
+            ):
+                prepared_caches.make(images, f"{folder}/cache")
+        finally:
+            os.seteuid(user)
+            os.chmod(folder, 0o755)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(images, tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    words = ["prepare", f"--source=folder:{images}", f"--path={path}"]
+    assert cli.run(words) == 1
+    assert "can be written to" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+def test_images_that_cannot_be_read_at_all_make_no_cache(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 images, none readable.*able.csv"):
+        prepared_caches.make(tmp_path / "images", tmp_path / "cache")
+
+
+def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
+    class Source:
+        labels = None
+
+        def records(self, indices):
+            return indices
+
+        def image(self, record):
+            import tensorflow as tf
+
+            def fail(_):
+                raise OSError("disk is asleep")
+
+            made = tf.numpy_function(fail, [record], tf.uint8)
+            return tf.ensure_shape(made, [None, None, 3])
+
+        def name(self, index):
+            return f"{index}.png"
+
+    read = prepare.reader(Source(), 8)
+    with pytest.raises(ValueError, match="(?s)4.png may be whole.*asleep"):
+        read(4)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--path=x"], 2, "--source must be given"),
+        (["--source=shapes"], 2, "--path must be given"),
+        (["--source=shapes", "--path=x", "--short_side=s"], 2, "whole numbers"),
+        (["--source=shapes", "--path=x", "--short_side=0"], 1, "at least 1"),
+        (["--verify", "--path=/nowhere"], 1, "which has no about.json"),
+        (["--source=nothing", "--path=x"], 1, "A source must be"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(words, status, message, capsys):
+    assert cli.run(["prepare", *words]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_an_array_and_a_cache_can_be_prepared_too(tmp_path):
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    source = sources.ArraySource(images, np.array([1, 0]), ["a", "b"], "x")
+    image, reason = prepare.reader(source, 8)(1)
+    np.testing.assert_array_equal(image, images[1])
+    assert reason is None

@@ -172,6 +172,27 @@ def resize_and_centre_crop(image, short_side, size):
     return resize.from_planes(planes)
 
 
+def shrink_to_short_side(image, short_side):
+    """Resizes a longer short side, antialiased; a smaller image stays.
+
+    Args:
+      image: uint8 [H, W, 3].
+      short_side: int >= 1, pixels.
+
+    Returns:
+      uint8 [h, w, 3]; the long side is rounded down, as in the evaluation view.
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.int64)
+    shortest = tf.reduce_min(shape)
+
+    def shrunk():
+        resized = tf.cast(short_side * shape // shortest, tf.int32)
+        return to_uint8(resize.to_shape(image, resized))
+
+    image = tf.cond(shortest > short_side, shrunk, lambda: image)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
 def flip_horizontal(image, flip=True):
     """Mirrors left and right where `flip` (bool scalar) holds."""
     return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, flip, False]))

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import mmap
 import os
 
 import numpy as np
@@ -16,8 +17,8 @@ class PreparedSource:
     """Images that `prepare` has written; nothing is decoded any more.
 
     The file of pixels is one tensor over the mapped file. A record says where
-    an image lies, and taking it is a slice in the graph: without Python, and
-    with the disk read only where a view looks.
+    an image lies, and taking it is a slice in the graph: without Python,
+    without a copy, and with the disk read only where a view looks.
     """
 
     def __init__(self, folder):
@@ -29,14 +30,15 @@ class PreparedSource:
         if cache.about["labelled"]:
             self.labels = rows["label"].astype(np.int64)
         self.may_fail = bool(cache.about["unreadable"])
-        sizes = np.unique(rows[["height", "width"]])
-        # Of one size, small images make their views in batches.
-        self._shape = [*sizes[0].tolist(), 3] if len(sizes) == 1 else [None] * 3
-        places = [rows[name] for name in ("offset", "height", "width")]
+        sizes = np.stack([rows["height"], rows["width"]], axis=1)
+        # Small images of one size are augmented in whole batches.
+        same = not self.may_fail and (sizes == sizes[0]).all()
+        self._shape = [*sizes[0].tolist(), 3] if same else [None, None, 3]
+        places = np.column_stack([rows["offset"], sizes])
         with tf.device("CPU:0"):
-            self._places = tf.constant(np.stack(places, axis=1), tf.int64)
-            self._reasons = tf.constant(cache.reasons() or [""])
-            self._pixels = _as_tensor(cache.pixels)
+            self._places = tf.constant(places, tf.int64)
+            self._reasons = tf.constant(cache.reasons() or [b""])
+            self._pixels = _map(cache.folder / prepared_files.IMAGES)
 
     def __len__(self):
         return len(self._cache)
@@ -84,11 +86,16 @@ class PreparedSource:
         return hashlib.sha256(identity.encode()).hexdigest()
 
 
-def _as_tensor(array):
-    """A tensor over the memory of an array, without a copy."""
-    # NumPy hands out no read-only memory. A private mapping that may be
-    # written would have to fit into memory and swap on many systems; this one
-    # is only called writable. TensorFlow writes into no tensor that is held.
+def _map(path):
+    """A file as a tensor uint8 [bytes]; what is looked at is read."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(mapped, np.uint8)
+    # NumPy hands out no read-only memory, so this is called writable. A mapping
+    # that may be written would have to fit into memory and swap on many
+    # systems. TensorFlow writes into no tensor that is held; if it did, the
+    # process would end and the file stay as it is. (ImmutableConst, which maps
+    # a file too, crashes for some sizes above 4 GB.)
     memory = (ctypes.c_uint8 * len(array)).from_address(array.ctypes.data)
     memory.mapped = array  # lives as long as the tensor
     shared = np.ctypeslib.as_array(memory)

@@ -11,15 +11,15 @@ An original that cannot be read keeps its place and its label: its height is 0.
 
 import csv
 import hashlib
+import io
 import json
-import mmap
 import os
 import pathlib
 import zlib
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum of about.json
 ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
     "about.json",
     "images.bin",
@@ -27,6 +27,7 @@ ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
     "names.bin",
     "unreadable.csv",
 )
+PART = f"{ABOUT}.part"  # until it is whole
 ALIGNMENT = 64  # bytes; TensorFlow takes a slice that starts there uncopied
 ROW = np.dtype(
     [
@@ -37,16 +38,21 @@ ROW = np.dtype(
         ("crc32", "<u4"),  # of the pixels
     ]
 )
+_ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
 LOG_HEADER = ("place", "name", "reason")
 
 
 def read_about(folder):
-    """The content of about.json, or None where there is none."""
+    """The content of about.json, or None where there is none.
+
+    Raises:
+      ValueError: for one of another format, or damaged.
+    """
     path = pathlib.Path(folder) / ABOUT
     if not path.is_file():
         return None
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="ascii"))
         known = about["format"] == FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"{ABOUT} cannot be read: {error!r}") from error
@@ -56,18 +62,25 @@ def read_about(folder):
             f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
             "version, in another folder."
         )
+    if about.pop("sha256_of_this", None) != _digest_of(about):
+        raise _damaged(folder, f"the checksum of {ABOUT} differs")
     return about
 
 
 def write_about(folder, about):
     """Replaces about.json in one step, after it is on the disk."""
-    part = pathlib.Path(folder) / f"{ABOUT}.part"
-    with part.open("w") as file:
-        file.write(json.dumps(about, indent=1))
+    part = pathlib.Path(folder) / PART
+    signed = {**about, "sha256_of_this": _digest_of(about)}
+    with part.open("w", encoding="ascii") as file:
+        file.write(json.dumps(signed, indent=1))
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, part.with_name(ABOUT))
     sync_folder(folder)
+
+
+def _digest_of(about):
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def sync_folder(folder):
@@ -91,8 +104,6 @@ class Cache:
     Attributes:
       about: dict of about.json.
       rows: ROW [N].
-      pixels: uint8 [bytes of images.bin], mapped: only what is looked at is
-        read. Not to be written to.
     """
 
     def __init__(self, folder):
@@ -121,10 +132,6 @@ class Cache:
         self._check(about)
         self.about = about
         self.rows = np.fromfile(self.folder / INDEX, ROW)
-        # Kept open by the mapping alone.
-        with (self.folder / IMAGES).open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.pixels = np.frombuffer(mapped, np.uint8)
 
     def _check(self, about):
         for name, size in about["bytes"].items():
@@ -148,9 +155,11 @@ class Cache:
         return joined.split("\0")[:-1]
 
     def reasons(self):
-        """Why originals could not be read, list of str, by line of the log."""
-        with open_log(self.folder) as file:
-            return [row["reason"] for row in csv.DictReader(file)]
+        """Why originals could not be read, list of bytes: lines of the log."""
+        path = self.folder / UNREADABLE
+        with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
+            rows = list(csv.DictReader(file))
+        return [row["reason"].encode(errors=_ANY) for row in rows]
 
     def is_whole(self, index):
         """Whether the pixels of an image have their checksum."""
@@ -158,11 +167,10 @@ class Cache:
         size = int(row["height"]) * int(row["width"]) * 3
         if not size:
             return True
-        start = int(row["offset"])
-        return zlib.crc32(self.pixels[start : start + size]) == row["crc32"]
-
-
-_ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
+        # Not by a mapping: there, a disk that fails ends the process.
+        with (self.folder / IMAGES).open("rb", buffering=0) as file:
+            pixels = os.pread(file.fileno(), size, int(row["offset"]))
+        return zlib.crc32(pixels) == row["crc32"]
 
 
 def encode_name(name):
@@ -170,10 +178,11 @@ def encode_name(name):
     return name.encode(errors=_ANY) + b"\0"
 
 
-def open_log(folder, mode="r"):
-    """Opens unreadable.csv."""
-    path = pathlib.Path(folder) / UNREADABLE
-    return path.open(mode, newline="", encoding="utf-8", errors=_ANY)
+def encode_log(values):
+    """A line of unreadable.csv, bytes."""
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode(errors=_ANY)
 
 
 def _damaged(folder, what):

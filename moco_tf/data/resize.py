@@ -53,6 +53,26 @@ def from_planes(planes):
     return tf.reshape(tf.transpose(matrix), [rows, columns, channels])
 
 
+def to_shape(image, shape):
+    """Resizes a whole image to a height and a width of its own.
+
+    Args:
+      image: uint8 or float32 [H, W, 3].
+      shape: int32 [2], h and w, pixels.
+
+    Returns:
+      float32 [h, w, 3].
+    """
+    found, shape = tf.shape(image), tf.convert_to_tensor(shape)
+    scale = tf.cast(shape / found[:2], tf.float32)
+    rows = tf.reshape(image, [found[0], -1])
+    rows = _resize_rows(rows, shape[0], scale[0], 0.0)  # [h, W * 3]
+    columns = tf.reshape(tf.transpose(rows), [found[1], -1])  # [W, 3 * h]
+    columns = _resize_rows(columns, shape[1], scale[1], 0.0)  # [w, 3 * h]
+    upright = tf.transpose(tf.reshape(columns, [-1, shape[0]]))
+    return tf.reshape(upright, [shape[0], shape[1], 3])
+
+
 def crop_batch(images, boxes, size):
     """Crops and resizes images of one size, as products with their weights.
 

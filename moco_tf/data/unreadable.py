@@ -7,7 +7,7 @@ import re
 import tensorflow as tf
 
 _BYTES = re.compile(r"\bb'([^']*)'")
-_PLACE = re.compile(r"\{\{function_node [^}]*\}\}|\[Op:\w+\]")
+_PLACE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -84,17 +84,22 @@ class UnreadableLog:
 
 
 def reason_of(source, index):
-    """Why a sample of a source cannot be read, or None if it can."""
+    """Why a sample of a source cannot be read, or None if it can.
+
+    Args:
+      source: Source. index: int.
+    """
     try:
         source.image(source.records(tf.constant([index]))[0])
     except tf.errors.OpError as error:
-        return reason(error)
-    return None
-
-
-def reason(error):
-    """What a tf.errors.OpError says of an image, on one line."""
+        text, kind = error.message, type(error).__name__
+    except UnicodeDecodeError as error:
+        # The platform fails to say it of a name that is no text.
+        kind = "unreadable"
+        text = error.object.decode("utf-8", "surrogateescape")
+    else:
+        return None
     # An assertion's text is a list of b'...', one a line.
-    text = error.message.split("Summarized data:")[-1]
-    text = " ".join(_PLACE.sub("", _BYTES.sub(r"\1", text)).split())
-    return text[:200] or type(error).__name__
+    text = text.split("Summarized data:")[-1]
+    text = _PLACE.sub("", _BYTES.sub(r"\1", text))
+    return " ".join(text.split())[:200] or kind

@@ -9,6 +9,11 @@ from moco_tf.monitoring import progress
 _LINE_SECONDS = 15
 
 
+def format_bytes(size):
+    """Writes a number of bytes: "31 MB", "1.2 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 class Counter:
     """Shows how many of a number of images are done; a context manager."""
 
@@ -60,7 +65,7 @@ class Counter:
         if seconds > 0:
             rate = new / seconds
             left = progress.format_duration((self._total - self._done) / rate)
-            text += f"  {rate:.0f} images/s  left {left}"
+            text += f"  {rate:.1f} images/s  left {left}"
         self.message(text)
 
     def message(self, text):
