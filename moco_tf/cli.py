@@ -7,6 +7,7 @@ import traceback
 import moco_tf
 from moco_tf import (
     cli_evaluation,
+    cli_report,
     cli_serving,
     cli_speed,
     command_line,
@@ -84,6 +85,7 @@ COMMANDS = {
     **cli_evaluation.COMMANDS,
     **cli_serving.COMMANDS,
     **cli_speed.COMMANDS,
+    **cli_report.COMMANDS,
 }
 
 
