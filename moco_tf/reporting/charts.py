@@ -10,7 +10,7 @@ import matplotlib.ticker
 import numpy as np
 
 # Width, height in pixels: the page shows the one that fits the screen.
-SIZES = {"wide": (620, 300), "narrow": (330, 250)}
+SIZES = {"wide": (540, 280), "narrow": (330, 250)}
 
 _SETTINGS = {
     "svg.fonttype": "none",  # the reader's own font, at its own contrast

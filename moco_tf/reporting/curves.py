@@ -103,8 +103,10 @@ def _across(runs, run, rows):
 
 
 def _label(runs, run, words):
-    return f"{run.name}: {words}" if len(runs) > 1 and words else (
-        words or run.name
+    return (
+        f"{run.name}: {words}"
+        if len(runs) > 1 and words
+        else (words or run.name)
     )
 
 
@@ -150,7 +152,6 @@ def _loss(runs):
     )
     if series and _beside_published(runs, published.compares_loss):
         series.append(_published_series(runs, "loss"))
-        note += " " + published.cifar10()["band"]["why"]
     return charts.Chart(
         "loss", "Loss", x_name(runs), "loss, nats", series, levels, "", note
     )
@@ -177,11 +178,7 @@ def _knn(runs):
     )
     if series and _beside_published(runs, lambda config: True):
         series.append(_published_series(runs, "knn"))
-        note += (
-            " The published curve is of the projection: "
-            + published.cifar10()["source"]
-            + "."
-        )
+        note += " The published curve is of the projection."
     return charts.Chart(
         "knn", "kNN accuracy", x_name(runs), "top-1, %", series, [], "%", note
     )

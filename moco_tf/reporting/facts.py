@@ -63,7 +63,7 @@ def figures(run):
     Returns:
       dict label -> text, in the order in which they are shown.
     """
-    found = {"progress": progress(run)}
+    found = {}
     _, losses = run.column("epoch_loss")
     if losses:
         found["loss, last epoch"] = f"{losses[-1]:.4f}"
@@ -88,17 +88,27 @@ def figures(run):
         _, values = run.column(name)
         if values:
             found[name.replace("_", " ")] = f"{values[-1]:.4g}"
-    for each in run.judged:
-        found[f"{each.command} ({each.folder})"] = (
-            f"{percent(each.top1)} ({100 * each.low:.2f} to "
-            f"{100 * each.high:.2f})"
-        )
     measured = speed(run)
     if measured:
         found["images per second"] = f"{measured['images_per_second']:,.4g}"
         found["waiting for images"] = percent(measured["input_wait_share"])
         found["time in steps"] = duration(measured["hours"])
     return found
+
+
+def judged(run):
+    """What other commands have found of this encoder.
+
+    Returns:
+      dict label -> text, as `figures`.
+    """
+    return {
+        f"{each.command} ({each.folder})": (
+            f"{percent(each.top1)} ({100 * each.low:.2f} to "
+            f"{100 * each.high:.2f})"
+        )
+        for each in run.judged
+    }
 
 
 def duration(hours):
@@ -163,11 +173,11 @@ def _of_knn(run):
     found = [("plain", words)]
     if not published.is_cifar10(run.config):
         return found
-    low, middle, high = (
-        line[-1] for line in published.band("knn", epoch)[1:]
-    )
-    place = "inside" if low <= last <= high else (
-        "above" if last > high else "below"
+    low, middle, high = (line[-1] for line in published.band("knn", epoch)[1:])
+    place = (
+        "inside"
+        if low <= last <= high
+        else ("above" if last > high else "below")
     )
     words += (
         f" The published run had {middle:.2f} % at that epoch; this one is "

@@ -86,15 +86,16 @@ def _tsne(components):
     return Plane(
         "tsne",
         "t-SNE",
-        _fit(tsne.fit_transform(components)),
+        _fit(tsne.fit_transform(components), alike=False),
         "t-SNE: neighbours stay neighbours; distances between groups and "
         f"their sizes mean nothing. Perplexity {perplexity:.3g}.",
     )
 
 
-def _fit(points):
-    """Shifts and scales points, both axes alike, into the plane."""
+def _fit(points, alike=True):
+    """Shifts and scales points into the plane; `alike`: both axes the same."""
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = (SIDE - 2 * _MARGIN) / max((high - low).max(), 1e-12)
+    reach = np.maximum(high - low, 1e-12)
+    scale = (SIDE - 2 * _MARGIN) / (reach.max() if alike else reach)
     centred = (points - (low + high) / 2) * scale * [1, -1]
     return np.round(centred + SIDE / 2, 1)

@@ -67,7 +67,14 @@ def render(found, checkpoint="latest", images=2000):
       str, HTML.
     """
     sheets = pictures.Sheets(min(_SHEET, _SHEETS // len(found)))
-    parts = [_part(run, checkpoint, images, sheets) for run in found]
+    parts = []
+    for run in found:
+        shown = None
+        if images:
+            shown = pictures.of_run(
+                run, checkpoint, images, sheets, len(found) == 1
+            )
+        parts.append(_part(run, shown))
     charts = curves.draw_all(found)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
@@ -89,32 +96,36 @@ def render(found, checkpoint="latest", images=2000):
         representation=[charts[k] for k in _REPRESENTATION if k in charts],
         speed=[charts[key] for key in _SPEED if key in charts],
         sheets=sheets.found,
-        figures=_side_by_side([part["figures"] for part in parts]),
+        figures=_side_by_side(
+            [
+                {"progress": x["progress"], **x["figures"], **x["judged"]}
+                for x in parts
+            ]
+        ),
+        judged=[(label, [text]) for label, text in parts[0]["judged"].items()],
         differences=[
             (name, [str(value) for value in values])
             for name, values in facts.differences(found)
         ],
-        source=published.cifar10()["source"]
+        published=published.cifar10()
         if any(published.is_cifar10(run.config) for run in found)
-        else "",
+        else None,
     )
 
 
-def _part(run, checkpoint, images, sheets):
-    """What the template needs of one run."""
+def _part(run, shown):
+    """What the template needs of one run; `shown` is of pictures.of_run."""
     start = run.starts[-1] if run.starts else {}
-    shown = None
-    if images:
-        shown = pictures.of_run(run, checkpoint, images, sheets)
-        for name, part in shown.items():
-            if "missing" in part:
-                print(f"without     {name} of {run.name}: {part['missing']}")
+    for name, part in (shown or {}).items():
+        if "missing" in part:
+            print(f"without     {name} of {run.name}: {part['missing']}")
     return {
         "name": run.name,
         "workdir": str(run.workdir),
         "progress": facts.progress(run),
         "written": f"{run.written:%Y-%m-%d %H:%M} UTC" if run.written else "",
         "figures": facts.figures(run),
+        "judged": facts.judged(run),
         "readings": facts.readings(run),
         "rows": _table(run),
         "pictures": shown,

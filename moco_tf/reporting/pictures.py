@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.reporting import maps, samples, thumbnails
+from moco_tf.reporting import encoded, maps, samples, thumbnails
+from moco_tf.training import checkpoints
 
 _SIDE = 112  # of a picture in a grid, pixels
 _TILE = 64  # of a picture of the map, pixels
@@ -32,23 +33,30 @@ class Sheets:
         return self._known[key]
 
 
-def of_run(run, checkpoint, most, sheets):
+def of_run(run, checkpoint, most, sheets, alone=True):
     """Makes the pictures of one run.
 
     Args:
       run: runs.Run. checkpoint: as `restored.find_checkpoint` takes it.
       most: int, images on the map. sheets: Sheets, which it adds to.
+      alone: as `encoded.encode`.
 
     Returns:
       dict: "map", "near" and "pairs", each a dict for the template; one that
       cannot be made is {"missing": why}.
     """
     found = {"pairs": _attempt(_pairs, run)}
-    test = _attempt(samples.test_set, run, checkpoint, most)
+    if checkpoint == "latest" and not checkpoints.complete(run.workdir):
+        none = {
+            "missing": "This run has no checkpoint yet. The first one brings "
+            "the features that are shown here."
+        }
+        return {**found, "map": none, "near": none}
+    test = _attempt(encoded.encode, run, checkpoint, most, alone)
     if isinstance(test, dict):
         return {**found, "map": test, "near": test}
     found["map"] = _attempt(_map, test, sheets)
-    found["near"] = _attempt(_near, run, test)
+    found["near"] = _attempt(_near, test)
     return found
 
 
@@ -89,7 +97,7 @@ def _pairs(run):
 def _map(test, sheets):
     if len(test.images) < 2:
         raise ValueError("A map needs two images or more that can be read.")
-    planes = maps.planes(test.held.rows[samples.LAYER])
+    planes = maps.planes(test.held.rows[encoded.LAYER])
     side = min(_TILE, len(test.images[0]))
     key = (test.held.about["fingerprint"], test.held.index.tobytes(), side)
     labels, names = test.held.labels, []
@@ -101,7 +109,7 @@ def _map(test, sheets):
     return {
         "spec": test.spec,
         "total": test.total,
-        "checkpoint": test.checkpoint,
+        "checkpoint": test.judged.title,
         "planes": planes,
         "points": {x.way: x.points.tolist() for x in planes},
         "notes": {x.way: x.note for x in planes},
@@ -117,14 +125,14 @@ def _map(test, sheets):
     }
 
 
-def _near(run, test):
-    found = samples.find_neighbours(test)
+def _near(test):
+    found = encoded.find_neighbours(test)
     if found is None:
         raise ValueError("A single image has no neighbours.")
     wanted = np.unique(
         [*test.held.index[found.query], *test.bank.index[found.index.ravel()]]
     )
-    images = samples.images_of(run, test, wanted)
+    images = test.views(wanted)
 
     def picture(held, row, cosine=None, same=None):
         index = int(held.index[row])

@@ -90,7 +90,7 @@ def short_names(paths):
     while True:
         names = ["/".join(path.parts[1:][-count:]) for path in paths]
         if len(set(names)) == len(names):
-            return [name or str(path) for name, path in zip(names, paths)]
+            return [name or "/" for name in names]
         count += 1
 
 
