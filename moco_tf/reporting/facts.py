@@ -77,7 +77,7 @@ def figures(run):
         if values:
             best = max(range(len(values)), key=values.__getitem__)
             text = percent(values[-1])
-            if best < len(values) - 1:
+            if values[best] > values[-1]:
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
             found[f"kNN top-1, {layer}"] = text
@@ -186,7 +186,8 @@ def _of_knn(run):
     changed = [name for name, _, _ in published.departures(run.config)]
     if changed:
         words += f" It differs from it in {', '.join(changed)}."
-    return [("warn" if place == "below" and not changed else "good", words)]
+        return [("plain", words)]
+    return [("warn" if place == "below" else "good", words)]
 
 
 def _of_speed(run):
