@@ -122,6 +122,9 @@ class Browser:
 
     def point(self, x, y):
         """Moves the pointer to a place of the window, pixels."""
+        # What has been scrolled there must have been painted.
+        painted = "new Promise(f => requestAnimationFrame(() => setTimeout(f)))"
+        self.call("Runtime.evaluate", expression=painted, awaitPromise=True)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def picture(self, path, whole=False):

@@ -82,7 +82,7 @@ def test_the_loss_is_read_against_chance(run, loss, tone, words):
 
 def test_knn_of_cifar10_is_read_against_the_published_curve(run):
     rows = [small_report.row(1, knn_projection=0.40)]
-    found = run(*rows, data__source="tfds:cifar10/train")
+    found = run(*rows, data__source="folder:/nowhere/cifar10")
     assert _tone(found, "had 31.98 % at that epoch; this one is above") == (
         "good"
     )
@@ -91,7 +91,7 @@ def test_knn_of_cifar10_is_read_against_the_published_curve(run):
 def test_a_recipe_of_its_own_is_named_beside_the_published_curve(run):
     found = run(
         small_report.row(1, knn_projection=0.2),
-        data__source="tfds:cifar10/train",
+        data__source="folder:/nowhere/cifar10",
         train__epochs=7,
     )
     assert _tone(found, "differs from it in train.epochs") == "plain"
@@ -100,7 +100,7 @@ def test_a_recipe_of_its_own_is_named_beside_the_published_curve(run):
 def test_knn_below_the_published_band_is_a_warning(run):
     found = run(
         small_report.row(1, knn_projection=0.2),
-        data__source="tfds:cifar10/train",
+        data__source="folder:/nowhere/cifar10",
     )
     assert _tone(found, "this one is below the band") == "warn"
 

@@ -192,7 +192,7 @@ def test_the_published_curve_stands_beside_cifar10_alone(tmp_path):
     other = small_report.write(tmp_path / "other", rows)
     assert "published, 200 epochs" not in _render(other).text
     own = small_report.write(
-        tmp_path / "own", rows, data__source="tfds:cifar10/train"
+        tmp_path / "own", rows, data__source="folder:/nowhere/cifar10"
     )
     text = _render(own).text
     assert "The published curve is of facebookresearch/moco" in text
@@ -203,7 +203,7 @@ def test_another_queue_has_another_loss_to_compare(tmp_path):
     own = small_report.write(
         tmp_path / "own",
         [small_report.loss_and_knn(1)],
-        data__source="tfds:cifar10/train",
+        data__source="folder:/nowhere/cifar10",
         moco__queue_size=1024,
     )
     assert _render(own).text.count("published, 200 epochs") == 1  # of kNN

@@ -90,7 +90,8 @@
     const spoken = map.querySelector("[aria-live]");
     const circles = [...svg.querySelectorAll("circle:not(.ring)")];
     const chosen = new Set();
-    let points = planes[Object.keys(planes)[0]];
+    // The way that the circles are drawn in.
+    let points = planes[map.querySelector("[data-way][aria-pressed=true]").dataset.way];
     let now = -1;
     const visible = (i) => !chosen.size || chosen.has(labels[i]);
     const hide = () => { card.hidden = true; ring.setAttribute("hidden", ""); };
