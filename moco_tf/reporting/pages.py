@@ -1,6 +1,7 @@
 """From workdirs to one HTML file."""
 
 import datetime
+import json
 import pathlib
 import shlex
 
@@ -75,6 +76,8 @@ def render(found, checkpoint="latest", images=2000):
                 run, checkpoint, images, sheets, len(found) == 1
             )
         parts.append(_part(run, shown))
+    if images:
+        _join_equal_pairs(parts)
     charts = curves.draw_all(found)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
@@ -140,6 +143,17 @@ def _part(run, shown):
             for x in run.starts
         ],
     }
+
+
+def _join_equal_pairs(parts):
+    """Lets the views of a run stand for those of later runs that are equal."""
+    first = {}
+    for part in parts:
+        pairs = part["pictures"]["pairs"]
+        if "missing" not in pairs:
+            key = json.dumps([pairs["rows"], pairs["spec"], pairs["changed"]])
+            pairs["same_as"] = first.get(key, "")
+            first.setdefault(key, part["name"])
 
 
 def _table(run):

@@ -144,14 +144,14 @@ def test_the_keys_read_a_curve(open_page):
     text = page.run(f"{tip}.innerText")
     assert text.splitlines()[:3] == [
         "epoch 1",
-        "backbone: 50 %",
-        "projection: 25 %",
+        "backbone: 50\u00a0%",
+        "projection: 25\u00a0%",
     ]
-    assert "published, 200 epochs: 31.98 %" in text
+    assert "published, 200 epochs: 31.98\u00a0%" in text
     spoken = page.run(
         "document.querySelectorAll('.chart [aria-live]')[1].textContent"
     )
-    assert spoken.startswith("epoch 1, backbone: 50 %")
+    assert spoken.startswith("epoch 1, backbone: 50\u00a0%")
     page.press("ArrowRight")
     assert page.run(f"{tip}.innerText").startswith("epoch 2")
     page.press("Escape")

@@ -180,6 +180,22 @@ def test_runs_stand_side_by_side(tmp_path):
     assert "one: mean of an epoch" in text and "two: backbone" in text
 
 
+def test_equal_views_are_shown_once(workdir, tmp_path):
+    again = tmp_path / "again"
+    (tmp_path / "other").mkdir()
+    for folder in (again, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(workdir / "config.json", folder)
+    path = tmp_path / "other" / "config.json"
+    saved = json.loads(path.read_text("utf-8"))
+    saved["config"]["seed"] += 1
+    path.write_text(json.dumps(saved), "utf-8")
+    page = _render(again, tmp_path / "other", images=1)
+    assert "The same as those of" not in page.text
+    page = _render(again, workdir, images=1)
+    assert "The same as those of again" in page.text
+
+
 def test_equal_configurations_are_said_to_be(tmp_path):
     paths = [small_report.write(tmp_path / name) for name in "ab"]
     assert "All fields of the configurations are the same" in (

@@ -46,7 +46,7 @@
       for (const each of series) {
         const at = near(each, x);
         if (Math.abs(each.x[at] - x) * Math.abs(scale[0]) <= 6) {
-          lines.push(`${each.name}: ${number(each.y[at])}${unit && " " + unit}`);
+          lines.push(`${each.name}: ${number(each.y[at])}${unit && "\u00a0" + unit}`);
         }
       }
       const head = document.createElement("b");
