@@ -8,6 +8,7 @@ import moco_tf
 from moco_tf import (
     cli_doctor,
     cli_evaluation,
+    cli_report,
     cli_serving,
     cli_speed,
     command_line,
@@ -86,6 +87,7 @@ COMMANDS = {
     **cli_serving.COMMANDS,
     **cli_speed.COMMANDS,
     **cli_doctor.COMMANDS,
+    **cli_report.COMMANDS,
 }
 
 

@@ -23,6 +23,8 @@ class Command(NamedTuple):
 
 
 _COMMON = ("verbose", "help")
+# By the default's type: a tuple's flag may be given again, for a list.
+_DEFINE = {bool: flags.DEFINE_bool, tuple: flags.DEFINE_multi_string}
 
 # Default and purpose of every flag; a flag with a bool takes no value.
 _FLAGS = {
@@ -122,8 +124,7 @@ def _parse_flags(command, argv):
     values = flags.FlagValues()
     for name in allowed:
         default, purpose = _flag(command, name)
-        is_switch = isinstance(default, bool)
-        define = flags.DEFINE_bool if is_switch else flags.DEFINE_string
+        define = _DEFINE.get(type(default), flags.DEFINE_string)
         define(name, default, purpose, flag_values=values)
     try:
         left = values(argv)[1:]

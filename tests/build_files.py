@@ -81,6 +81,20 @@ def target(path, root=ROOT):
     return kind, name, deps
 
 
+def data(path):
+    """Returns what a module reads of its folder: files that it names."""
+    text = path.read_text()
+    found = []
+    for entry in sorted(path.parent.iterdir()):
+        if entry.suffix == ".py" or f'"{entry.name}"' not in text:
+            continue
+        if entry.is_file():
+            found.append(f'["{entry.name}"]')
+        elif not list(entry.rglob("*.py")):
+            found.append(f'glob(["{entry.name}/**"])')
+    return found
+
+
 def _rule(path, root):
     kind, name, deps = target(path, root)
     lines = [f"{kind}(", f'    name = "{name}",']
@@ -89,6 +103,8 @@ def _rule(path, root):
         lines.append('    main = "__main__.py",')
     if kind == "py_test":
         lines.append('    data = ["//tests/reference"],')
+    elif data(path):
+        lines.append(f"    data = {' + '.join(data(path))},")
     if len(deps) == 1:
         lines.append(f'    deps = ["{deps[0]}"],')
     elif deps:

@@ -52,6 +52,17 @@ def test_a_test_is_a_py_test(tree):
     assert '"//moco_tf:one",\n        "@pypi//pytest",' in text
 
 
+def test_files_that_a_module_names_are_its_data(tree):
+    folder = tree / "moco_tf/sub"
+    (folder / "pages").mkdir()
+    (folder / "pages" / "one.html").touch()
+    (folder / "curve.json").touch()
+    (folder / "two.py").write_text('A = "curve.json"\nB = "pages"\n')
+    text = build_files.content(folder, tree)
+    assert '    data = ["curve.json"] + glob(["pages/**"]),' in text
+    assert text.count("data = ") == 1
+
+
 def test_a_new_import_makes_the_file_stale(tree):
     for path, text in build_files.stale(tree).items():
         path.write_text(text)

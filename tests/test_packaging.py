@@ -82,3 +82,20 @@ def test_every_package_is_in_the_wheel():
     packages = {".".join(f.relative_to(ROOT).parts) for f in folders}
     listed = PROJECT["tool"]["setuptools"]["packages"]
     assert sorted(packages | {"moco_tf.configs"}) == sorted(listed)
+
+
+def test_every_file_that_a_package_reads_is_in_the_wheel():
+    held = PROJECT["tool"]["setuptools"]["package-data"]
+    listed = {
+        path
+        for package, patterns in held.items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {path for path in (ROOT / "moco_tf").rglob("*") if path.is_file()}
+    read = {
+        path
+        for path in files
+        if path.suffix not in (".py", ".pyc") and path.name != "BUILD"
+    }
+    assert read and read == listed

@@ -49,8 +49,7 @@ def extract(frozen, source, folder, batch_size=512, batches=None, tag=""):
 
     Side effects: writes below `folder`.
     """
-    name = f"{frozen.identity[:16]}-{source.fingerprint()[:16]}{tag}"
-    place = pathlib.Path(folder).expanduser() / name
+    place = _place(frozen, source, folder, tag)
     place.mkdir(parents=True, exist_ok=True)
     state = _read_state(place)
     if state["next"] < len(source):
@@ -63,6 +62,28 @@ def extract(frozen, source, folder, batch_size=512, batches=None, tag=""):
 
         _run(frozen, source, place, state, batch_size, batches)
     return _open(place, frozen, source, state)
+
+
+def find(frozen, source, folder):
+    """The features of the evaluation view if all are there, else None.
+
+    Args:
+      frozen: frozen.Frozen. source: Source. folder: of all stored features.
+
+    Returns:
+      Stored, or None where `extract` would have to encode images.
+    """
+    place = _place(frozen, source, folder, "")
+    state = _read_state(place)
+    if state["rows"] and state["next"] >= len(source):
+        return _open(place, frozen, source, state)
+    return None
+
+
+def _place(frozen, source, folder, tag):
+    """The folder of an encoder's features of a source."""
+    name = f"{frozen.identity[:16]}-{source.fingerprint()[:16]}{tag}"
+    return pathlib.Path(folder).expanduser() / name
 
 
 def _run(frozen, source, place, state, batch_size, batches):

@@ -1,0 +1,85 @@
+"""The published CIFAR-10 curve, and which runs it may stand beside."""
+
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from moco_tf import config as configs
+
+_FILE = pathlib.Path(__file__).parent / "published_cifar10.json"
+# Of these alone the size of the loss depends, beside the training itself.
+_OF_THE_LOSS = ("moco.queue_size", "moco.temperature", "moco.symmetric")
+_NAMED = re.compile(r"cifar[-_ ]?10(?!\d)", re.IGNORECASE)
+
+
+def cifar10():
+    """The published figures (published_cifar10.json), a dict."""
+    return json.loads(_FILE.read_text())
+
+
+def is_cifar10(config):
+    """Whether a run trains on CIFAR-10, told by its source alone.
+
+    Args:
+      config: ConfigDict.
+
+    Returns:
+      bool: the source is named so, or is a folder of its ten classes.
+    """
+    kind, _, rest = config.data.source.partition(":")
+    if _NAMED.search(rest):
+        return True
+    folder = os.path.expanduser(rest)
+    if kind != "folder" or not os.path.isdir(folder):
+        return False
+    classes = sorted(x for x in os.listdir(folder) if not x.startswith("."))
+    return classes == cifar10()["classes"]
+
+
+def departures(config):
+    """What a run has otherwise than the published one.
+
+    Args:
+      config: ConfigDict.
+
+    Returns:
+      list of (field, published, the run's).
+    """
+    own = configs.flatten(config.to_dict())
+    return [
+        (name, value, own[name])
+        for name, value in cifar10()["recipe"].items()
+        if own[name] != value
+    ]
+
+
+def compares_loss(config):
+    """Whether the run's loss has the scale of the published one."""
+    return not any(name in _OF_THE_LOSS for name, _, _ in departures(config))
+
+
+def band(figure, last_epoch):
+    """The band around the published curve from epoch 1 to an epoch.
+
+    Args:
+      figure: "loss", nats, or "knn", percent.
+      last_epoch: float; the band ends there, or at epoch 200.
+
+    Returns:
+      epoch, low, published, high: float64 [n] each; between published epochs
+      they are joined by straight lines.
+    """
+    curve = cifar10()
+    known = np.array(curve["epoch"], np.float64)
+    values = curve["loss" if figure == "loss" else "knn_percent"]
+    last = min(max(last_epoch, known[0]), known[-1])
+    epoch = np.unique([*known[known < last], last])
+    middle = np.interp(epoch, known, values)
+    if figure == "loss":
+        reach = curve["band"]["loss_share"] * middle
+    else:
+        reach = np.full_like(middle, curve["band"]["knn_points"])
+    return epoch, middle - reach, middle, middle + reach

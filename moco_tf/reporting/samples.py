@@ -1,0 +1,104 @@
+"""The images of a report, and the views that training takes of them."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import assembly
+from moco_tf.data import sources, views
+from moco_tf.evaluation import features
+
+_BATCH = 64  # images at once
+
+
+class Pair(NamedTuple):
+    """An image and the two views of it that training compares."""
+
+    name: str
+    whole: np.ndarray  # uint8 [H, W, 3]
+    query: np.ndarray  # uint8 [S, S, 3]
+    key: np.ndarray  # uint8 [S, S, 3]
+
+
+def open_source(run, spec):
+    """Opens a source of a run, also from another folder than it ran in.
+
+    Args:
+      run: runs.Run. spec: of the source.
+
+    Raises:
+      ValueError: if it cannot be opened.
+    """
+    kind, _, rest = spec.partition(":")
+    if run.starts and sources.absolute(spec) != spec:
+        rest = os.path.expanduser(rest)
+        then = os.path.join(run.starts[-1].get("directory", ""), rest)
+        if not os.path.exists(rest) and os.path.exists(then):
+            spec = f"{kind}:{then}"
+    return sources.open_source(spec)
+
+
+def pairs(run, source, count=8):
+    """The first samples of the first step, as training sees them.
+
+    Args:
+      run: runs.Run. source: that it trains on. count: int, images at most.
+
+    Returns:
+      list of Pair; an image that cannot be read is left out.
+
+    Raises:
+      ValueError: if the source is smaller than a batch.
+    """
+    config = run.config
+    stream = assembly.make_stream(config, source)
+    recipe = views.RECIPES[config.data.views]
+    positions = stream.positions(0)
+    indices = stream.samples(positions).numpy()
+    found = []
+    for position, index in zip(positions.numpy(), indices, strict=True):
+        if len(found) == count:
+            break
+        try:
+            image = _read(source, index)
+        except tf.errors.OpError:
+            continue
+        # The stream's own seeds: 2 p for the query, 2 p + 1 for the key.
+        query, key = (
+            recipe.augment(
+                image,
+                config.data.image_size,
+                tf.constant([config.seed, 2 * position + view], tf.int64),
+            ).numpy()
+            for view in (0, 1)
+        )
+        found.append(Pair(source.name(int(index)), image.numpy(), query, key))
+    return found
+
+
+def evaluation_views(source, recipe, size, indices):
+    """What an encoder sees of some images, in inference.
+
+    Args:
+      source: Source. recipe: views.Recipe. size: int, pixels.
+      indices: int64 [n], places in the source.
+
+    Returns:
+      dict place -> uint8 [size, size, 3], without those that cannot be read.
+    """
+    part = sources.Subset(source, np.unique(indices))
+    found = {}
+    for batch, places in features.evaluation_batches(
+        part, recipe, size, _BATCH
+    ):
+        for image, place in zip(batch.numpy(), places.numpy(), strict=True):
+            found[int(part.indices[place])] = image
+    return found
+
+
+def _read(source, index):
+    """One whole image, uint8 [H, W, 3] tensor."""
+    records = source.records(tf.constant([index], tf.int64))
+    return source.image(tf.nest.map_structure(lambda rows: rows[0], records))

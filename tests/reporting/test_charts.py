@@ -1,0 +1,90 @@
+import re
+
+import numpy as np
+import pytest
+
+from moco_tf.reporting import charts
+
+
+@pytest.fixture(name="drawn", scope="module")
+def _drawn():
+    series = [
+        charts.Series("one", 0, np.array([0.0, 1.0, 3.0]), np.array([2, 5, 1])),
+        charts.Series(
+            "two",
+            7,
+            np.array([1.0, 2.0]),
+            np.array([3.0, 4.0]),
+            np.array([2.0, 3.0]),
+            np.array([4.0, 5.0]),
+            points=True,
+        ),
+    ]
+    levels = [("chance", 6.0)]
+    return charts.draw(
+        charts.Chart("loss", "Loss", "epoch", "nats", series, levels)
+    )
+
+
+def _corners(svg, style):
+    """The corners of the first path of a style, float [n, 2]."""
+    path = re.search(rf'<path d="([^"]*)"[^>]*{re.escape(style)}', svg)[1]
+    return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float)
+
+
+@pytest.mark.parametrize("size", charts.SIZES)
+def test_the_scales_lead_to_the_points_that_are_drawn(drawn, size):
+    corners = _corners(drawn.svg[size], "stroke: var(--curve-0)")
+    per_x, from_x, per_y, from_y = drawn.data["scales"][size]["scale"]
+    each = drawn.data["series"][0]
+    across = per_x * np.array(each["x"]) + from_x
+    down = per_y * np.array(each["y"]) + from_y
+    np.testing.assert_allclose(corners, np.stack([across, down], 1), atol=0.01)
+
+
+@pytest.mark.parametrize("size", charts.SIZES)
+def test_the_drawing_fits_its_size(drawn, size):
+    width, height = charts.SIZES[size]
+    assert f'viewBox="0 0 {width} {height}"' in drawn.svg[size]
+    left, top, right, bottom = drawn.data["scales"][size]["area"]
+    assert 15 < left < right <= width and 0 <= top < bottom < height - 15
+
+
+def test_colours_are_those_of_the_page(drawn):
+    svg = drawn.svg["wide"]
+    for name in ("--curve-0", "--curve-7", "--muted", "--line"):
+        assert f"var({name})" in svg
+    assert re.findall(r"#[0-9a-f]{6}\b", svg) == []
+
+
+def test_two_drawings_in_a_page_share_no_name(drawn):
+    names = [re.findall(r'\bid="([^"]*)"', x) for x in drawn.svg.values()]
+    assert names[0] and not set(names[0]) & set(names[1])
+    for svg, own in zip(drawn.svg.values(), names, strict=True):
+        used = re.findall(r'(?:href="|url\()#([^")]*)', svg)
+        assert set(used) <= set(own)
+
+
+def test_a_drawing_names_no_address(drawn):
+    assert "http" not in drawn.svg["wide"] + drawn.svg["narrow"]
+
+
+def test_few_points_stay_as_they_are():
+    x, y, low, high = charts.thin([1, 2], [3.0, 4.0], [1, 1], most=2)
+    assert x.tolist() == [1, 2] and y.tolist() == [3, 4]
+    assert low is None and high is None
+
+
+def test_joined_points_are_means_by_steps_between_their_extremes():
+    x, y, low, high = charts.thin(
+        [1, 2, 3, 4], [1.0, 5.0, 2.0, 2.0], [3, 1, 1, 1], most=2
+    )
+    assert x.tolist() == [2, 4]
+    assert y.tolist() == [2, 2]  # (3 * 1 + 1 * 5) / 4
+    assert low.tolist() == [1, 2] and high.tolist() == [5, 2]
+
+
+def test_a_single_point_can_be_seen():
+    series = [charts.Series("one", 0, np.array([1.0]), np.array([2.0]))]
+    drawn = charts.draw(charts.Chart("one", "One", "epoch", "", series))
+    assert "<use " in drawn.svg["wide"]  # its mark

@@ -1,0 +1,164 @@
+import math
+
+import pytest
+
+from moco_tf.reporting import facts, runs
+from tests.reporting import small_report
+
+CHANCE = math.log(4097)  # of the CIFAR-10 demo's queue
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path):
+    """A function: rows and fields of a workdir -> Run."""
+
+    def make(*rows, **fields):
+        workdir = small_report.write(tmp_path / "run", rows, **fields)
+        return runs.read([str(workdir)])[0]
+
+    return make
+
+
+def _tone(run, words):
+    """The tone of the one sentence that holds some words."""
+    (tone,) = [tone for tone, text in facts.readings(run) if words in text]
+    return tone
+
+
+def test_speed_is_the_mean_over_time(run):
+    # 5 steps of 512 in 10 s, 2 of them waited; then 5 in 30 s, 12 waited.
+    found = facts.speed(
+        run(
+            small_report.row(1, images_per_second=256.0, input_wait_share=0.2),
+            small_report.row(
+                2, images_per_second=512 * 5 / 30, input_wait_share=0.4
+            ),
+        )
+    )
+    assert found["images_per_second"] == pytest.approx(2 * 5 * 512 / 40)
+    assert found["input_wait_share"] == pytest.approx(14 / 40)
+    assert found["hours"] == pytest.approx(40 / 3600)
+
+
+def test_a_first_row_without_speed_counts_in_no_mean(run):
+    first = small_report.row(1, images_per_second=None, input_wait_share=None)
+    found = facts.speed(run(first, small_report.row(2)))
+    assert found["images_per_second"] == pytest.approx(100)
+
+
+def test_speed_is_not_known_before_it_is_measured(run):
+    first = small_report.row(1, images_per_second=None, input_wait_share=None)
+    found = run(first)
+    assert facts.speed(found) == {}
+    assert "images per second" not in facts.figures(found)
+
+
+@pytest.mark.parametrize(
+    "share, tone, words",
+    [
+        (0.01, "good", "The bottleneck is the step itself"),
+        (0.1, "plain", "The input keeps up, but hardly"),
+        (0.5, "warn", "The bottleneck is the input"),
+    ],
+)
+def test_the_bottleneck_is_named(run, share, tone, words):
+    assert _tone(run(small_report.row(1, input_wait_share=share)), words) == (
+        tone
+    )
+
+
+@pytest.mark.parametrize(
+    "loss, tone, words",
+    [
+        (CHANCE - 1, "good", "features that tell nothing give 8.318"),
+        (CHANCE + 0.1, "warn", "The loss is at chance"),
+        (CHANCE + 1, "plain", "Above chance is usual early"),
+        (math.nan, "warn", "the run has diverged"),
+    ],
+)
+def test_the_loss_is_read_against_chance(run, loss, tone, words):
+    assert _tone(run(small_report.row(1, epoch_loss=loss)), words) == tone
+
+
+def test_knn_of_cifar10_is_read_against_the_published_curve(run):
+    rows = [small_report.row(1, knn_projection=0.40)]
+    found = run(*rows, data__source="folder:/nowhere/cifar10")
+    assert _tone(found, "had 31.98 % at that epoch; this one is above") == (
+        "good"
+    )
+
+
+def test_a_recipe_of_its_own_is_named_beside_the_published_curve(run):
+    found = run(
+        small_report.row(1, knn_projection=0.2),
+        data__source="folder:/nowhere/cifar10",
+        train__epochs=7,
+    )
+    assert _tone(found, "differs from it in train.epochs") == "plain"
+
+
+def test_knn_below_the_published_band_is_a_warning(run):
+    found = run(
+        small_report.row(1, knn_projection=0.2),
+        data__source="folder:/nowhere/cifar10",
+    )
+    assert _tone(found, "this one is below the band") == "warn"
+
+
+def test_knn_of_other_data_stands_alone(run):
+    found = run(small_report.row(1, knn_projection=0.2))
+    texts = [text for _, text in facts.readings(found)]
+    assert "kNN (projection) classifies 20.00 % after epoch 1." in texts
+
+
+def test_unreadable_images_are_counted(run):
+    rows = [
+        small_report.row(1, unreadable=2),
+        small_report.row(2, unreadable=3),
+    ]
+    assert _tone(run(*rows), "5 samples could not be read") == "warn"
+
+
+def test_a_run_without_figures_says_so(run):
+    assert _tone(run(), "logged nothing yet") == "warn"
+    assert facts.progress(run()) == "no figures yet"
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({}, "2 of 200 epochs, step 10 so far"),
+        ({"train__epochs": 2}, "2 of 2 epochs, step 10: finished"),
+        ({"train__max_steps": 10}, "stopped there by train.max_steps"),
+    ],
+)
+def test_progress_says_whether_the_run_is_finished(run, fields, words):
+    found = run(small_report.row(1), small_report.row(2), **fields)
+    assert words in facts.progress(found)
+
+
+def test_the_best_knn_stands_beside_the_last(run):
+    rows = [
+        small_report.row(1, knn_backbone=0.6),
+        small_report.row(2, knn_backbone=0.55),
+    ]
+    found = facts.figures(run(*rows))
+    assert found["kNN top-1, backbone"] == "55.00 % (best 60.00 %, epoch 1)"
+    assert found["kNN top-1, projection"] == "25.00 %"
+
+
+def test_configurations_are_compared_field_by_field(tmp_path):
+    paths = [
+        small_report.write(tmp_path / "a"),
+        small_report.write(tmp_path / "b", moco__momentum=0.5),
+    ]
+    found = runs.read([str(path) for path in paths])
+    assert facts.differences(found) == [("moco.momentum", [0.99, 0.5])]
+
+
+@pytest.mark.parametrize(
+    "hours, text",
+    [(0.5, "30 min"), (1.4, "84 min"), (5, "5.0 h"), (72, "3.0 d")],
+)
+def test_durations_are_in_units_of_their_size(hours, text):
+    assert facts.duration(hours).startswith(text)

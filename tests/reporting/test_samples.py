@@ -1,0 +1,54 @@
+import os
+
+import numpy as np
+import pytest
+
+from moco_tf import assembly, workdirs
+from moco_tf.reporting import runs, samples
+from tests import small_run
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("samples")
+    small_run.write_images(root / "images")
+    workdirs.save(small_run.make_config(root / "images"), root / "run")
+    return runs.read([str(root / "run")])[0]
+
+
+def test_pairs_are_what_the_first_step_sees(run):
+    source = samples.open_source(run, run.config.data.source)
+    stream = assembly.make_stream(run.config, source)
+    pairs = samples.pairs(run, source, count=4)
+    batch = next(iter(stream.batches(1, 0, 1)))
+    order = np.asarray(batch["order"])
+    for slot, pair in enumerate(pairs):
+        assert pair.name == source.name(int(batch["index"][slot]))
+        np.testing.assert_array_equal(pair.query, batch["query"][slot])
+        # Keys are dealt in the shuffled order.
+        place = int(np.flatnonzero(order == slot)[0])
+        np.testing.assert_array_equal(pair.key, batch["key"][place])
+        assert pair.whole.shape == (20, 20, 3)
+
+
+def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
+    images = small_run.write_images(tmp_path / "images")
+    for path in images.rglob("*.png"):
+        if path.name != "003.png":
+            path.write_bytes(b"no image")
+    source = samples.open_source(run, f"folder:{images}")
+    pairs = samples.pairs(run, source)
+    assert {pair.name for pair in pairs} <= {"dark/003.png"}
+
+
+def test_a_path_is_taken_from_where_the_run_was_started(run, tmp_path):
+    small_run.write_images(tmp_path / "images", 10)
+    start = {"directory": str(tmp_path)}
+    moved = run._replace(starts=[start])
+    assert not os.path.exists("images")
+    assert len(samples.open_source(moved, "folder:images")) == 10
+
+
+def test_images_that_have_gone_are_named(run):
+    with pytest.raises(ValueError, match="'/gone', which is missing"):
+        samples.open_source(run, "folder:/gone")
