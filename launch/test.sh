@@ -6,4 +6,5 @@ set -euo pipefail
 setup_environment dev
 cd "$root"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-exec "$python" -m pytest -q -n 2 --dist loadfile "$@"
+# A test process that dies ends the run: replaced, it can wait for ever.
+exec "$python" -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 "$@"
