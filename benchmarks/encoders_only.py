@@ -14,7 +14,7 @@ class EncodersOnly(moco.MoCo):
 
     def train_step(self, batch):
         """One step, as MoCo's; the metrics keep every gradient alive."""
-        query_view, key_view = self._views(batch)
+        query_view, key_view = self.normalized(batch)
         key = self.vectors(self.key_encoder, key_view)
         with tf.GradientTape() as tape:
             query = self.vectors(self.query_encoder, query_view)
@@ -26,5 +26,5 @@ class EncodersOnly(moco.MoCo):
         return {
             "loss": loss,
             "instance_top1": kept,
-            "unreadable": tf.constant(0.0),
+            **dict.fromkeys(self.METRICS[2:], tf.constant(0.0)),
         }

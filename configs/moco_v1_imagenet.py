@@ -37,6 +37,7 @@ def get_config():
     moco.momentum = 0.999
     moco.temperature = 0.07
     moco.symmetric = False
+    moco.mask_same_image = False  # True for small data: see docs/health.md
     moco.shuffle = "auto"  # "address" on one host, "gather" across hosts
 
     config.optimizer = optimizer = ml_collections.ConfigDict()

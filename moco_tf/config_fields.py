@@ -35,6 +35,7 @@ PRETRAIN = {
     "moco.momentum": Field(float, low=0, high=1),
     "moco.temperature": Field(float, above=0),
     "moco.symmetric": Field(bool),
+    "moco.mask_same_image": Field(bool, absent=False),
     "moco.shuffle": Field(str, names=("auto", "gather", "address")),
     "optimizer.name": Field(str, names=("sgd", "lamb", "sgdw")),
     "optimizer.learning_rate": Field(float, above=0),

@@ -9,14 +9,16 @@ from moco_tf import assembly, workdirs
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
 from moco_tf.data import sources, unreadable, views
-from moco_tf.evaluation import monitor
+from moco_tf.evaluation import dictionary, monitor
 from moco_tf.methods import moco
 from moco_tf.models import encoder as encoders
-from moco_tf.monitoring import metrics_csv, progress, tensorboard
+from moco_tf.monitoring import health, metrics_csv, progress, tensorboard
+from moco_tf.reporting import board
 from moco_tf.training import (
     callbacks,
     checkpoints,
     distribution,
+    fault_finder,
     optimizers,
     steps,
 )
@@ -65,9 +67,8 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
     step = checkpoints.restore(method, path) if path else 0
     if guard.is_chief:
         callback = make_callback(
-            config, workdir, batches, step, last_step, guard
+            config, workdir, batches, step, last_step, guard, knn_monitor
         )
-        callback.knn = knn_monitor
     else:
         callback = steps.StepCallback(batches.steps_per_epoch, last_step, guard)
     if config.knn.bank and step % batches.steps_per_epoch == 0:
@@ -126,6 +127,7 @@ def make_method(config, strategy, steps_per_epoch):
             momentum=config.moco.momentum,
             temperature=config.moco.temperature,
             symmetric=config.moco.symmetric,
+            mask_same_image=config.moco.mask_same_image,
             shuffle_keys=assembly.shuffle(
                 config, distribution.worker_count(strategy)
             ),
@@ -160,6 +162,18 @@ def _fit(method, config, batches, strategy, step, callback):
             callbacks=[callback],
             verbose=0,
         )
+    except steps.NotFinite as error:
+        if distribution.worker_count(strategy) > 1:
+            raise  # the other workers do not know of it
+        print("Looking for the layer ...")
+        place = fault_finder.find(
+            make_method(config, strategy, batches.steps_per_epoch),
+            batches,
+            strategy,
+            checkpoints.latest(callback.workdir),
+            error.step,
+        )
+        raise FloatingPointError(f"{error} {place}") from error
     except KeyboardInterrupt:
         if distribution.worker_count(strategy) == 1:
             callback.save_interrupted()
@@ -209,25 +223,26 @@ def _agree(config, source, workdir, strategy, guard):
     return checkpoints.wait_for(workdir, chief[1])
 
 
-def make_callback(config, workdir, batches, step, last_step, guard):
+def make_callback(
+    config, workdir, batches, step, last_step, guard, knn_monitor=None
+):
     """The callback with all that a run writes, cut back to `step`."""
+    chance = assembly.chance_loss(config)
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
     metrics.cut_back(step)
-    scalars = None
+    events = pictures = None
     if config.log.tensorboard:
-        scalars = tensorboard.ScalarWriter(
-            workdir / "tensorboard", step, assembly.chance_loss(config)
-        )
-    return callbacks.PretrainCallback(
+        folder = workdir / "tensorboard"
+        events = tensorboard.EventWriter(folder, step, chance)
+        pictures = board.Board(config, events, folder, batches, knn_monitor)
+    callback = callbacks.PretrainCallback(
         config,
         workdir,
         batches.steps_per_epoch,
         last_step,
         metrics,
-        scalars,
-        progress.Progress(
-            last_step, batches.steps_per_epoch, assembly.chance_loss(config)
-        ),
+        events,
+        progress.Progress(last_step, batches.steps_per_epoch, chance),
         unreadable.UnreadableLog(
             workdir / "unreadable.csv",
             batches,
@@ -235,3 +250,15 @@ def make_callback(config, workdir, batches, step, last_step, guard):
         ),
         guard,
     )
+    callback.knn, callback.board = knn_monitor, pictures
+    callback.inspector = dictionary.Inspector(batches)
+    callback.pace = dictionary.Pace()
+    callback.warnings = health.WarningLog(workdir / "warnings.csv", step)
+    callback.watch = health.Watch(
+        config,
+        len(batches.source),
+        chance,
+        callback.warnings.names,
+        metrics.rows(),
+    )
+    return callback

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import small_run
 import tensorflow as tf
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from moco_tf import pretrain
+from moco_tf.monitoring import health
 from moco_tf.training import checkpoints
 
 LAST = 2 * small_run.STEPS_PER_EPOCH
@@ -188,8 +190,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
         nonlocal method
         method = build(*arguments)
         original = method.contrast
-        method.contrast = lambda q, k: tuple(
-            x * tf.where(method.step >= 4, np.nan, 1.0) for x in original(q, k)
+        method.contrast = lambda *rows: tuple(
+            x * tf.where(method.step >= 4, np.nan, 1.0) for x in original(*rows)
         )
         return method
 
@@ -289,3 +291,63 @@ def test_two_replicas_compute_what_one_does(images, tmp_path):
                     np.linalg.norm(expected[key]),
                     rtol=1e-4,
                 )
+
+
+def _warnings(workdir):
+    return [row["name"] for row in health.read(workdir / "warnings.csv")]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "expected"),
+    [
+        (1.0, ["large-queue", "key-encoder-still"]),
+        (0.0, ["large-queue", "key-encoder-follows"]),
+    ],
+)
+def test_a_run_warns_of_a_key_encoder_that_is_none(
+    momentum, expected, images, tmp_path, capsys
+):
+    # Four epochs: the rate of the last is 0, and nothing moves in it.
+    _pretrain(
+        images, tmp_path / "run", moco__momentum=momentum, train__epochs=4
+    )
+    assert _warnings(tmp_path / "run") == expected
+    said = capsys.readouterr().out
+    for name in expected:
+        assert said.count(f"Warning: {name}: ") == 1
+    # 37 keys of 50 images.
+    assert "74 % of the 50 images" in said
+
+
+def test_a_run_as_published_warns_of_nothing(images, tmp_path, capsys):
+    _pretrain(images, tmp_path / "run", moco__mask_same_image=True)
+    assert _warnings(tmp_path / "run") == []
+    assert "Warning" not in capsys.readouterr().out
+    (row, *_) = _rows(tmp_path / "run")
+    assert float(row["queue_fill"]) == 32 / 37  # four steps of eight
+    assert float(row["key_age"]) == 2.5
+
+
+def test_a_loss_that_is_no_number_is_traced_to_its_layer(images, tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        _pretrain(images, tmp_path / "run", optimizer__learning_rate=1e37)
+    said = str(caught.value)
+    assert "The loss of step" in said and "The step was run again" in said
+    assert "the output of layer" in said or "the weights" in said
+
+
+def test_the_board_is_complete(finished):
+    reader = plugin_event_accumulator.EventAccumulator(
+        str(finished / "tensorboard")
+    )
+    reader.Reload()
+    tags = set(reader.Tags()["tensors"])
+    assert tags >= {
+        "views/image, query, key",
+        "neighbours/query, nearest",
+        "similarity/own key",
+        "similarity/queued keys",
+        "queue/fill",
+        "contrast/similarity of own key",
+    }
+    assert (finished / "tensorboard" / "projector_config.pbtxt").is_file()

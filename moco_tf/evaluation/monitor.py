@@ -30,6 +30,12 @@ class KnnMonitor:
         self.query = sources.open_source(config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
+        self._newest = None
+
+    def take(self):
+        """The newest features of bank and query, once; else None."""
+        newest, self._newest = self._newest, None
+        return newest
 
     def __call__(self, encoder):
         """Measures an encoder.
@@ -42,6 +48,7 @@ class KnnMonitor:
         """
         bank = self._extract(encoder, self.bank)
         query = self._extract(encoder, self.query)
+        self._newest = bank, query
         found = {
             f"knn_{layer}": top1
             for layer, top1 in self._knn(bank, query).items()

@@ -68,6 +68,26 @@ class Leave:
         return self._asked.read_value()
 
 
+class Newest:
+    """The histograms of the last step, the same on all replicas; never saved.
+
+    A plain object, which no checkpoint follows.
+    """
+
+    def __init__(self, shape):
+        self._values = tf.Variable(
+            tf.zeros(shape), trainable=False, name="histograms"
+        )
+
+    def write(self, histograms):
+        """Stores them, in the graph."""
+        self._values.assign(histograms)
+
+    def read(self):
+        """Returns them as a float32 array; zeros before the first step."""
+        return self._values.numpy()
+
+
 class Method(tf.keras.Model):
     """A pre-training method: subclasses say how two views become a loss.
 
@@ -77,11 +97,16 @@ class Method(tf.keras.Model):
     Attributes:
       step: int64 variable, number of finished steps.
       step_log: StepLog of METRICS and of the seconds waited for input.
+      newest: Newest, the histograms of the last step.
       leave: Leave; a step returns "leave", above 0 if any replica asked.
       backbone: the keras.Model that is evaluated and exported.
     """
 
     METRICS = ("loss", "instance_top1", "unreadable")
+    # Shapes of what `descend` averages beside the loss, and of the histograms
+    # that a step returns besides METRICS.
+    SCORES = {"instance_top1": tf.TensorShape([])}
+    HISTOGRAMS = tf.TensorShape([0])
 
     def __init__(self, name, micro_batches=1, jit_compile=False):
         """Makes what all methods have.
@@ -100,6 +125,7 @@ class Method(tf.keras.Model):
         )
         self.step_log = StepLog([*self.METRICS, "input_wait"])
         self.leave = Leave()
+        self.newest = Newest(self.HISTOGRAMS)
         self._start = (0, 0)
         # What a step returns is already the same on every replica; Keras would
         # sum it over replicas (and workers).
@@ -142,24 +168,25 @@ class Method(tf.keras.Model):
         """One step of the optimiser on the mean of a loss over all replicas.
 
         Args:
-          loss_of: function of rows -> loss and score (see `gradients` in
-            micro_batches.py).
+          loss_of: function of rows -> loss and scores by name of SCORES (see
+            `gradients` in micro_batches.py).
           rows: dict of tensors [N, ...] of this replica.
 
         Returns:
-          loss, score: float32 scalars of this replica.
+          loss, scores: float32 of this replica.
         """
         variables = self.trained_variables()
-        loss, score, gradients = micro_batches.gradients(
+        loss, scores, gradients = micro_batches.gradients(
             loss_of,
             rows,
             self.micro_batches,
             variables,
             self.optimizer,
+            self.SCORES,
             share=1.0 / self.replicas,  # Keras sums gradients over replicas
         )
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss, score
+        return loss, scores
 
     def start_at(self, epoch, step_in_epoch):
         """Makes the next `fit` start inside an epoch (exact resume)."""
@@ -182,12 +209,17 @@ class Method(tf.keras.Model):
             metrics = self.train_step(_distorted(batch))
             row = [metrics[name] for name in self.METRICS]
             row = tf.stack([*row, self.leave.read()])
+            histograms = metrics.get("histograms", tf.zeros(self.HISTOGRAMS))
+            # One collective carries all.
+            row = tf.concat([row, tf.reshape(histograms, [-1])], axis=0)
             context = tf.distribute.get_replica_context()
             row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
+            names = [*self.METRICS, "leave"]
+            row, histograms = row[: len(names)], row[len(names) :]
+            self.newest.write(tf.reshape(histograms, self.HISTOGRAMS))
             logged = tf.concat([row[:-1], [input_wait]], axis=0)
             self.step_log.write(self.step, logged)
             self.step.assign_add(1)
-            names = [*self.METRICS, "leave"]
             return dict(zip(names, tf.unstack(row), strict=True))
 
         def train_function(iterator):

@@ -32,55 +32,53 @@ def encode(encode_rows, images, count, dim):
     return tf.reshape(encoded.stack(), [images.shape[0], dim])
 
 
-def gradients(loss_of, rows, count, variables, optimizer, share=1.0):
-    """Means of a loss and a score over a batch, and the loss's gradients.
+def gradients(loss_of, rows, count, variables, optimizer, shapes, share=1.0):
+    """Means of a loss and scores over a batch, and the loss's gradients.
 
     Args:
-      loss_of: takes a dict of tensors [N / count, ...]; returns the loss and
-        the score, float32 scalars, both means over the rows.
+      loss_of: takes a dict of tensors [N / count, ...]; returns the loss, a
+        float32 scalar, and a dict of float32 scores: means over the rows.
       rows: dict of tensors [N, ...]. count: int, micro-batches.
       variables: list of variables.
       optimizer: Keras optimiser; its loss scale is used if it has one.
+      shapes: dict of tf.TensorShape, of the scores.
       share: float, of the loss, whose gradients are returned.
 
     Returns:
-      loss, score: float32 scalars; list of gradients by variable.
+      loss: float32 scalar; dict of scores; list of gradients by variable.
     """
 
     def of(rows):
         scales = hasattr(optimizer, "get_scaled_loss")  # float16
         with tf.GradientTape() as tape:
-            loss, score = loss_of(rows)
+            loss, scores = loss_of(rows)
             part = loss * share
             part = optimizer.get_scaled_loss(part) if scales else part
         found = tape.gradient(part, variables)
         if scales:
             found = optimizer.get_unscaled_gradients(found)
-        return loss, score, found
+        return loss, scores, found
 
     if count == 1:
         return of(rows)
     parts = {name: _parts(values, count) for name, values in rows.items()}
 
-    def body(number, loss, score, sums):
+    def body(number, sums):
         part = {name: values[number] for name, values in parts.items()}
         with normalization.micro_batch(number, count):
             found = of(part)
-        sums = [a + b / count for a, b in zip(sums, found[2], strict=True)]
-        return (
-            number + 1,
-            loss + found[0] / count,
-            score + found[1] / count,
-            sums,
+        return number + 1, tf.nest.map_structure(
+            lambda total, new: total + new / count, sums, found
         )
 
-    start = [tf.zeros(variable.shape) for variable in variables]
+    scores = {name: tf.zeros(shape) for name, shape in shapes.items()}
+    slopes = [tf.zeros(variable.shape) for variable in variables]
     return tf.while_loop(
-        lambda number, *_: number < count,
+        lambda number, _: number < count,
         body,
-        (0, 0.0, 0.0, start),
+        (0, (0.0, scores, slopes)),
         parallel_iterations=1,
-    )[1:]
+    )[1]
 
 
 def _parts(rows, count):

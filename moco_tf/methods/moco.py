@@ -22,6 +22,15 @@ class MoCo(method.Method):
       queue: KeyQueue.
     """
 
+    METRICS = (*method.Method.METRICS, "positive", "hardest_negative")
+    SCORES = {
+        **method.Method.SCORES,
+        "positive": tf.TensorShape([]),
+        "hardest_negative": tf.TensorShape([]),
+        "histograms": tf.TensorShape([2, losses.BINS]),
+    }
+    HISTOGRAMS = SCORES["histograms"]
+
     def __init__(
         self,
         backbone,
@@ -31,6 +40,7 @@ class MoCo(method.Method):
         momentum=0.999,
         temperature=0.2,
         symmetric=False,
+        mask_same_image=False,
         shuffle_keys="gather",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -50,6 +60,8 @@ class MoCo(method.Method):
           temperature: positive float, tau of Eq. 1.
           symmetric: sum of the losses of both directions (authors' CIFAR demo);
             a step then enqueues the keys of both views.
+          mask_same_image: leave keys of a query's own image out of its
+            negatives; a small data set comes round while they are queued.
           shuffle_keys: "gather": key images travel between replicas; "address":
             the stream has already dealt them in shuffled order.
           mean, std: of the channels in 0..1; normalise uint8 images.
@@ -87,6 +99,7 @@ class MoCo(method.Method):
         self.momentum = momentum
         self.temperature = temperature
         self.symmetric = symmetric
+        self.mask_same_image = mask_same_image
         self.shuffle_keys = shuffle_keys
         self.mean, self.std = tuple(mean), tuple(std)
 
@@ -108,28 +121,31 @@ class MoCo(method.Method):
           dict of the scalars in METRICS.
         """
         order = batch["order"]
-        query_view, key_view = self._views(batch)  # key_view: shuffled order
+        query_view, key_view = self.normalized(batch)  # keys: shuffled order
 
         update_momentum(self.key_encoder, self.query_encoder, self.momentum)
         key = self.encode(self.key_encoder, key_view)  # [N, C]
         keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C]
         keys = shuffle.unshuffle(keys, order)  # in slot order
         rows = {"query": query_view, "key": shuffle.own_rows(keys)}
+        rows["index"] = batch["index"]
         if self.symmetric:
             other_key = self.encode(self.key_encoder, query_view)
             other_keys = shuffle.all_gather(other_key)  # in slot order already
             rows["other_query"] = key_view
             rows["other_key"] = tf.gather(other_keys, shuffle.own_rows(order))
+            rows["other_index"] = tf.gather(samples, shuffle.own_rows(order))
 
         def contrast(rows):
             query = self.vectors(self.query_encoder, rows["query"])
-            loss, logits = self.contrast(query, rows["key"])
+            loss, logits = self.contrast(query, rows["key"], rows["index"])
             if self.symmetric:
                 query = self.vectors(self.query_encoder, rows["other_query"])
-                loss += self.contrast(query, rows["other_key"])[0]
-            return loss, losses.instance_top1(logits)
+                key, index = rows["other_key"], rows["other_index"]
+                loss += self.contrast(query, key, index)[0]
+            return loss, self.scores(logits)
 
-        loss, instance_top1 = self.descend(contrast, rows)
+        loss, scores = self.descend(contrast, rows)
 
         # After the logits: no key is a negative of its own query.
         self.queue.enqueue(keys, samples, self.step)
@@ -137,19 +153,34 @@ class MoCo(method.Method):
             self.queue.enqueue(other_keys, samples, self.step)
         return {
             "loss": loss,
-            "instance_top1": instance_top1,
+            **scores,
             "unreadable": tf.reduce_mean(
                 tf.cast(tf.logical_not(batch["valid"]), tf.float32)
             ),
         }
 
-    def contrast(self, query, key):
-        """InfoNCE of queries [N, C] and their keys [N, C] with the queue."""
+    def contrast(self, query, key, index):
+        """InfoNCE of queries [N, C] and their keys [N, C] with the queue.
+
+        Deviation: with mask_same_image the keys of a query's own image, int64
+        [N] of which is `index`, are no negatives of it; in v1 they are.
+        """
+        masked = None
+        if self.mask_same_image:
+            masked = index[:, tf.newaxis] == self.queue.samples
+        keys = self.queue.keys
         return losses.info_nce(
-            query, tf.stop_gradient(key), self.queue.keys, self.temperature
+            query, tf.stop_gradient(key), keys, self.temperature, masked
         )
 
-    def _views(self, batch):
+    def scores(self, logits):
+        """What the log tells of logits [N, 1 + K], by name of SCORES."""
+        return {
+            "instance_top1": losses.instance_top1(logits),
+            **losses.similarities(logits, self.temperature),
+        }
+
+    def normalized(self, batch):
         """Normalised images of both views; the key's in shuffled order."""
         key = batch["key"]
         if self.shuffle_keys == "gather":

@@ -18,6 +18,13 @@ COLUMNS = (
     "uniformity",
     "effective_rank",
     "feature_norm",
+    "positive",
+    "hardest_negative",
+    "queue_fill",
+    "key_age",
+    "same_image",
+    "key_drift",
+    "key_rank",
 )
 
 

@@ -1,9 +1,11 @@
-"""TensorBoard scalars that survive kills and resumes without doubles."""
+"""TensorBoard events that survive kills and resumes without doubles."""
 
 import glob
+import io
 import os
 import time
 
+import numpy as np
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import event_file_writer, record_writer
@@ -24,6 +26,13 @@ TAGS = {
     "uniformity": "representation/uniformity",
     "effective_rank": "representation/effective_rank",
     "feature_norm": "representation/feature_norm",
+    "positive": "contrast/similarity of own key",
+    "hardest_negative": "contrast/similarity of nearest queued key",
+    "queue_fill": "queue/fill",
+    "key_age": "queue/mean age of keys (steps)",
+    "same_image": "queue/keys of images of the next batch",
+    "key_rank": "queue/effective rank",
+    "key_drift": "queue/drift of key encoder",
 }
 _NOT_CHARTED = ("step", "steps", "epoch")
 
@@ -39,7 +48,7 @@ def _event_files(logdir, prefix=""):
 def _cut_back(logdir, purge_step):
     """Takes the points from `purge_step` on out of the event files.
 
-    A session start (see ScalarWriter) tells readers to forget them, but
+    A session start (see EventWriter) tells readers to forget them, but
     TensorBoard's faster reader, its default, looks at each chart's own points
     only and would keep those before the chart's next one.
     """
@@ -70,8 +79,8 @@ def _wait_for_a_later_name(logdir):
         time.sleep(1.0 - time.time() % 1.0)
 
 
-class ScalarWriter:
-    """Writes scalars of one run to a folder of event files.
+class EventWriter:
+    """Writes the events of one run to a folder of event files.
 
     A run that resumes takes what was logged after its checkpoint out of the
     earlier files and opens a new one. That begins with a session start at the
@@ -119,6 +128,7 @@ class ScalarWriter:
         values = {k: v for k, v in row.items() if k not in _NOT_CHARTED}
         if "loss" in values and self._chance is not None:
             values["chance"] = self._chance
+        points = []
         for name, value in values.items():
             if name not in TAGS and "/" not in name:
                 raise ValueError(
@@ -126,19 +136,77 @@ class ScalarWriter:
                     f'"group/name". Received {name!r}; known figures: '
                     f"{', '.join(TAGS)}."
                 )
-            if value is None:
-                continue
-            point = summary_pb2.Summary.Value(
-                tag=TAGS.get(name, name), simple_value=float(value)
-            )
-            self._writer.add_event(
-                event_pb2.Event(
-                    wall_time=time.time(),
-                    step=row["step"],
-                    summary=summary_pb2.Summary(value=[point]),
+            if value is not None:
+                points.append(
+                    summary_pb2.Summary.Value(
+                        tag=TAGS.get(name, name), simple_value=float(value)
+                    )
                 )
-            )
+        for point in points:
+            self._add(row["step"], summary_pb2.Summary(value=[point]))
         self._writer.flush()
+
+    def image(self, tag, step, picture):
+        """Writes a picture.
+
+        Args:
+          tag: "group/name". step: int. picture: PIL image, RGB.
+        """
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=90)  # PNG: ten times as large
+        image = summary_pb2.Summary.Image(
+            width=picture.width,
+            height=picture.height,
+            colorspace=3,
+            encoded_image_string=data.getvalue(),
+        )
+        point = summary_pb2.Summary.Value(tag=tag, image=image)
+        self._add(step, summary_pb2.Summary(value=[point]))
+        self._writer.flush()
+
+    def histogram(self, tag, step, shares, low, high):
+        """Writes a histogram of bins of equal width.
+
+        Args:
+          tag: "group/name". step: int.
+          shares: float [bins], of all values; all 0: nothing is written.
+          low, high: outer edges.
+        """
+        if not shares.any():
+            return
+        edges = np.linspace(low, high, len(shares) + 1)
+        middles = (edges[:-1] + edges[1:]) / 2
+        filled = np.flatnonzero(shares)
+        # The first limit closes an empty bin: else TensorBoard draws from
+        # minus infinity.
+        point = summary_pb2.Summary.Value(
+            tag=tag,
+            histo=summary_pb2.HistogramProto(
+                min=edges[filled[0]],
+                max=edges[filled[-1] + 1],
+                num=float(np.sum(shares)),
+                sum=float(np.sum(shares * middles)),
+                sum_squares=float(np.sum(shares * middles**2)),
+                bucket_limit=edges.tolist(),
+                bucket=[0.0, *map(float, shares)],
+            ),
+        )
+        self._add(step, summary_pb2.Summary(value=[point]))
+
+    def summary(self, summary):
+        """Writes a summary of the whole run, as of step 0.
+
+        Args:
+          summary: Summary, TensorBoard's or TensorFlow's (the same format).
+        """
+        data = summary.SerializeToString()
+        self._add(0, summary_pb2.Summary.FromString(data))
+        self._writer.flush()
+
+    def _add(self, step, summary):
+        self._writer.add_event(
+            event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
+        )
 
     def close(self):
         """Flushes and closes the file."""

@@ -89,7 +89,7 @@ def _pairs(run):
                     )
                 ],
             }
-            for pair in samples.pairs(run, source)
+            for pair in samples.pairs(run.config, source)
         ],
     }
 

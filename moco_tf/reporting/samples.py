@@ -40,11 +40,12 @@ def open_source(run, spec):
     return sources.open_source(spec)
 
 
-def pairs(run, source, count=8):
-    """The first samples of the first step, as training sees them.
+def pairs(config, source, count=8, step=0):
+    """The first samples of a step, as training sees them.
 
     Args:
-      run: runs.Run. source: that it trains on. count: int, images at most.
+      config: ConfigDict of a run. source: that it trains on.
+      count: int, images at most. step: int.
 
     Returns:
       list of Pair; an image that cannot be read is left out.
@@ -52,10 +53,9 @@ def pairs(run, source, count=8):
     Raises:
       ValueError: if the source is smaller than a batch.
     """
-    config = run.config
     stream = assembly.make_stream(config, source)
     recipe = views.RECIPES[config.data.views]
-    positions = stream.positions(0)
+    positions = stream.positions(step)
     indices = stream.samples(positions).numpy()
     found = []
     for position, index in zip(positions.numpy(), indices, strict=True):

@@ -12,7 +12,8 @@ class PretrainCallback(steps.StepCallback):
     At the end of an epoch: report, checkpoint, kNN. A run that is killed in
     between repeats what its last checkpoint does not hold, and no more.
 
-    Side effects: writes metrics.csv, TensorBoard scalars and checkpoints.
+    Side effects: writes metrics.csv, warnings.csv, TensorBoard files and
+    checkpoints.
     """
 
     def __init__(
@@ -35,14 +36,18 @@ class PretrainCallback(steps.StepCallback):
           steps_per_epoch: int.
           last_step: int, the step after which the run stops.
           metrics: MetricsFile.
-          scalars: ScalarWriter, or None.
+          scalars: EventWriter, or None.
           progress: Progress.
           unreadable: UnreadableLog.
           guard: Guard of this process.
 
-        Attributes:
+        Attributes, set after; each may be None:
           knn: function of an encoder -> dict of figures by column of
-            metrics.csv, or None.
+            metrics.csv.
+          inspector: of the method between steps -> such a dict.
+          pace: of the key encoder's steps (evaluation/dictionary.py).
+          watch, warnings: health.Watch and health.WarningLog.
+          board: pictures for TensorBoard (reporting/board.py).
         """
         super().__init__(steps_per_epoch, last_step, guard)
         self.config = config
@@ -50,7 +55,8 @@ class PretrainCallback(steps.StepCallback):
         self.metrics = metrics
         self.scalars = scalars
         self.progress = progress
-        self.knn = None
+        self.knn = self.inspector = self.pace = None
+        self.watch = self.warnings = self.board = None
         self.unreadable = unreadable
         self.clock = None
         self.newest_knn = None  # of this session
@@ -58,15 +64,24 @@ class PretrainCallback(steps.StepCallback):
     def on_train_begin(self, logs=None):
         del logs
         self.progress.start(self.step)
+        if self.watch:
+            self._warn(self.watch.start())
+        if self.board:
+            self.board.start(self.step)
 
     def after_step(self):
         if self.clock is None:  # the first step also compiles
             self.clock = (self.step, time.perf_counter())
+        pace = self.pace and self.pace.end(self.model)
+        if pace is not None:
+            self._warn(self.watch.pace(pace))
         ends = self.ends_epoch() or self.step >= self.last_step
         # No report when the run only leaves: the next start reports the same
         # steps as a run that never left.
         if ends or self._is_due("log"):
             self.report()
+            if self.pace:
+                self.pace.begin(self.model)
         if ends or self.left or self._is_due("checkpoint"):
             self.check_finite()
             self.save()
@@ -74,6 +89,8 @@ class PretrainCallback(steps.StepCallback):
     def on_train_end(self, logs=None):
         del logs
         self.progress.close()
+        if self.board and self.step >= self.last_step:
+            self.board.end()
 
     def resume(self, method):
         """Takes up a method at its step, before `fit`.
@@ -107,6 +124,12 @@ class PretrainCallback(steps.StepCallback):
             "unreadable": round(math.fsum(window["unreadable"]) * batch),
             **self._speed(window["input_wait"]),
         }
+        for name in ("positive", "hardest_negative"):
+            row[name] = math.fsum(window[name]) / steps
+        if self.inspector:
+            row |= self.inspector(self.model)
+        if self.board:
+            self.board.histograms(self.step, self.model.newest.read())
         if row["unreadable"]:
             bad = [
                 self.reported + back
@@ -119,6 +142,8 @@ class PretrainCallback(steps.StepCallback):
         self.bad += row["unreadable"]
         self.unreadable.check(self.bad, self.step * batch)
         self.progress.update(self.step, row)
+        if self.watch:
+            self._warn(self.watch.report({"step": self.step, **row}))
 
     def finish_epoch(self):
         """Epoch means, and kNN if it is due; the epoch is saved already."""
@@ -135,6 +160,11 @@ class PretrainCallback(steps.StepCallback):
         # Last: without this row, kNN is measured again at the next start.
         self._write(row)
         self.progress.message(_epoch_line(epoch, epochs, row))
+        if self.watch:
+            row["instance_top1"] = _epoch_mean(rows, "instance_top1")
+            self._warn(self.watch.epoch(row))
+        if self.board:
+            self.board.epoch(self.step)
         if self.clock:
             self.clock = (self.step, time.perf_counter())
 
@@ -165,16 +195,18 @@ class PretrainCallback(steps.StepCallback):
         """Stops the run at a loss that is not a number.
 
         Raises:
-          FloatingPointError: naming the step; nothing is saved after it.
+          NotFinite: naming the step; nothing is saved after it.
         """
         losses = self.model.step_log.read(self.reported, self.step)["loss"]
         for back, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss of step {self.reported + back + 1} is {loss}. "
+                step = self.reported + back + 1
+                raise steps.NotFinite(
+                    step,
+                    f"The loss of step {step} is {loss}. "
                     "Checkpoints from before are intact. Usual causes: a "
                     "learning rate too high for the batch, or a temperature "
-                    "too low."
+                    "too low.",
                 )
 
     def _is_due(self, section):
@@ -207,6 +239,11 @@ class PretrainCallback(steps.StepCallback):
         self.metrics.append(row)
         if self.scalars:
             self.scalars.write(row)
+
+    def _warn(self, notices):
+        for notice in notices:
+            self.progress.message(f"Warning: {notice.name}: {notice.text}")
+        self.warnings.add(self.step, notices)
 
     def _judge(self, row):
         value = row.get(f"knn_{self.config.knn.features}")

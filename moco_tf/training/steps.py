@@ -3,6 +3,14 @@
 import tensorflow as tf
 
 
+class NotFinite(FloatingPointError):
+    """A loss that is not a number, of a step (from 1)."""
+
+    def __init__(self, step, message):
+        super().__init__(message)
+        self.step = step
+
+
 class StepCallback(tf.keras.callbacks.Callback):
     """Counts steps and ends `fit` after the same step on all workers.
 

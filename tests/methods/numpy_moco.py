@@ -9,7 +9,9 @@ class NumpyMoCo:
     An encoder is two linear layers, [kernel, bias, kernel, bias].
     """
 
-    def __init__(self, weights, queue, momentum, temperature, symmetric):
+    def __init__(
+        self, weights, queue, momentum, temperature, symmetric, mask=False
+    ):
         """Takes the weights that both encoders start with, and the queue."""
         self.query_weights = [np.asarray(w, np.float64) for w in weights]
         self.key_weights = [w.copy() for w in self.query_weights]
@@ -21,6 +23,8 @@ class NumpyMoCo:
         self.momentum = momentum
         self.temperature = temperature
         self.symmetric = symmetric
+        self.mask = mask
+        self.cosines = []  # of every step's queries: own key, queued keys
 
     def step(self, number, query_images, key_images, samples, rate, decay):
         """One step; returns the loss and the share of won comparisons."""
@@ -31,10 +35,13 @@ class NumpyMoCo:
             )
         ]
         keys = encode(self.key_weights, key_images)[0]
-        loss, wins, gradients = self.contrast(query_images, keys)
+        loss, wins, gradients = self.contrast(query_images, keys, samples)
+        self.cosines.append(self.newest)
         if self.symmetric:
             other_keys = encode(self.key_weights, query_images)[0]
-            other_loss, _, other = self.contrast(key_images, other_keys)
+            other_loss, _, other = self.contrast(
+                key_images, other_keys, samples
+            )
             loss += other_loss
             gradients = [a + b for a, b in zip(gradients, other, strict=True)]
         for place, gradient in enumerate(gradients):
@@ -48,7 +55,7 @@ class NumpyMoCo:
             self.enqueue(other_keys, samples, number)
         return loss, wins
 
-    def contrast(self, images, keys):
+    def contrast(self, images, keys, samples):
         """Loss, wins and gradients of one direction."""
         query, features, inputs, length = encode(self.query_weights, images)
         candidates = np.concatenate(
@@ -58,6 +65,10 @@ class NumpyMoCo:
             ],
             axis=1,
         )
+        if self.mask:
+            own = np.asarray(samples)[:, None] == self.samples
+            candidates[:, 1:][own] = -np.inf
+        self.newest = candidates
         logits = candidates / self.temperature
         exponents = np.exp(logits)
         shares = exponents / exponents.sum(1, keepdims=True)

@@ -49,3 +49,45 @@ def test_instance_top1_counts_strict_wins_of_the_positive():
 
 def test_collapsed_features_score_no_instance_top1():
     assert losses.instance_top1(tf.ones([3, 9])).numpy() == 0.0
+
+
+def test_a_masked_negative_is_left_out():
+    query = tf.constant([[1.0, 0.0], [0.0, 1.0]])
+    queue = tf.constant([[0.0, 1.0], [-1.0, 0.0]])
+    masked = tf.constant([[True, False], [False, True]])
+    with tf.GradientTape() as tape:
+        tape.watch(query)
+        loss, logits = losses.info_nce(query, query, queue, 1.0, masked)
+    # Left are -1 for the first query, 1 (as near as its own key) for the other.
+    expected = [np.log(1 + np.exp(-2.0)), np.log(2.0)]
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-6)
+    assert np.isfinite(tape.gradient(loss, query)).all()
+    np.testing.assert_allclose(logits[1, :2], [1.0, 1.0])
+    np.testing.assert_allclose(losses.instance_top1(logits), 0.5)
+
+
+def test_similarities_are_cosines_whatever_the_temperature():
+    cosines = np.array([[0.9, 0.5, -0.2, 0.1], [0.3, -1.0, 1.0, 0.02]])
+    found = losses.similarities(tf.constant(cosines / 0.07, tf.float32), 0.07)
+    np.testing.assert_allclose(found["positive"], 0.6, rtol=1e-5)
+    np.testing.assert_allclose(found["hardest_negative"], 0.75, rtol=1e-5)
+
+
+def test_histograms_are_shares_of_own_and_queued_keys():
+    rng = np.random.default_rng(0)
+    cosines = np.clip(0.5 * rng.standard_normal((7, 301)), -1, 1)
+    logits = tf.constant(cosines / 0.2, tf.float32)
+    found = losses.similarities(logits, 0.2)["histograms"]
+    edges = np.linspace(-1, 1, losses.BINS + 1)
+    for row, part in zip(found, (cosines[:, 0], cosines[:, 1:]), strict=True):
+        counts = np.histogram(part, edges)[0]
+        np.testing.assert_allclose(row, counts / counts.sum(), atol=2e-3)
+
+
+def test_negatives_left_out_are_in_no_histogram():
+    logits = tf.constant([[0.9, 0.1, 0.1], [0.9, 0.1, 0.1]])
+    masked = tf.constant([[False, True, False], [False, False, True]])
+    logits = tf.where(masked, logits.dtype.min, logits)
+    own, queued = losses.similarities(logits, 1.0)["histograms"].numpy()
+    assert own[38] == 1 and own.sum() == 1  # 0.9 to 0.95
+    assert queued[22] == 1 and queued.sum() == 1

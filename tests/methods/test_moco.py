@@ -26,7 +26,7 @@ def _method(backbone=None, rate=0.1, decay=0.01, **arguments):
     return method
 
 
-def _batches(count, dtype=np.float32):
+def _batches(count, dtype=np.float32, apart=100):
     """Batches of related views in slot order, each with samples of its own."""
     rng = np.random.default_rng(0)
     shape = [BATCH, 8, 8, 3]
@@ -38,7 +38,7 @@ def _batches(count, dtype=np.float32):
         yield {
             "query": query.astype(dtype),
             "key": key.astype(dtype),
-            "index": 100 * number + np.arange(BATCH),
+            "index": apart * number + np.arange(BATCH),
             "order": rng.permutation(BATCH).astype(np.int32),
             "valid": np.array([True, True, True, number != 1]),
         }
@@ -75,9 +75,13 @@ def _seed():
 
 @pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_three_steps_follow_algorithm_1(symmetric, shuffle_keys):
+@pytest.mark.parametrize("mask", [False, True])
+def test_three_steps_follow_algorithm_1(mask, symmetric, shuffle_keys):
     method = _method(
-        momentum=0.6, symmetric=symmetric, shuffle_keys=shuffle_keys
+        momentum=0.6,
+        symmetric=symmetric,
+        mask_same_image=mask,
+        shuffle_keys=shuffle_keys,
     )
     oracle = numpy_moco.NumpyMoCo(
         _values(method.trained_variables()),
@@ -85,8 +89,10 @@ def test_three_steps_follow_algorithm_1(symmetric, shuffle_keys):
         momentum=0.6,
         temperature=0.5,
         symmetric=symmetric,
+        mask=mask,
     )
-    batches = list(_batches(3))
+    # With the mask, half of a batch's images come again in the next.
+    batches = list(_batches(3, apart=BATCH // 2 if mask else 100))
     expected = [
         oracle.step(number, b["query"], b["key"], b["index"], 0.1, 0.01)
         for number, b in enumerate(batches)
@@ -98,6 +104,10 @@ def test_three_steps_follow_algorithm_1(symmetric, shuffle_keys):
     np.testing.assert_allclose(logged["loss"], losses, rtol=1e-5)
     np.testing.assert_allclose(logged["instance_top1"], wins)
     np.testing.assert_allclose(logged["unreadable"], [0, 1 / BATCH, 0])
+    own = [cosines[:, 0].mean() for cosines in oracle.cosines]
+    np.testing.assert_allclose(logged["positive"], own, rtol=1e-4)
+    nearest = [cosines[:, 1:].max(1).mean() for cosines in oracle.cosines]
+    np.testing.assert_allclose(logged["hardest_negative"], nearest, rtol=1e-4)
     for encoder, weights in (
         (method.query_encoder, oracle.query_weights),
         (method.key_encoder, oracle.key_weights),
@@ -131,7 +141,7 @@ def test_no_gradient_reaches_the_key_encoder():
     query, key = tf.random.stateless_normal([2, BATCH, 5], [0, 1])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([query, key])
-        loss, _ = method.contrast(query, key)
+        loss, _ = method.contrast(query, key, tf.range(BATCH, dtype=tf.int64))
     assert tape.gradient(loss, key) is None
     assert np.abs(tape.gradient(loss, query)).max() > 0.01
     before = _values(method.key_encoder.weights)
@@ -148,9 +158,9 @@ def test_no_key_of_a_step_is_a_negative_of_that_step(symmetric):
     method = _method(symmetric=symmetric)
     contrast, negatives = method.contrast, []
 
-    def watched(query, key):
+    def watched(query, key, index):
         negatives.append(set(method.queue.samples.numpy()))
-        return contrast(query, key)
+        return contrast(query, key, index)
 
     method.contrast = watched
     for batch in _batches(3):

@@ -26,14 +26,14 @@ def _read(folder):
 
 
 def _write(folder, steps, resumed_step=0, offset=0.0):
-    writer = tensorboard.ScalarWriter(folder, resumed_step)
+    writer = tensorboard.EventWriter(folder, resumed_step)
     for step in steps:
         writer.write({"step": step, "loss": step + offset})
     writer.close()
 
 
 def test_figures_stand_under_their_groups(tmp_path):
-    writer = tensorboard.ScalarWriter(tmp_path, chance=8.5)
+    writer = tensorboard.EventWriter(tmp_path, chance=8.5)
     writer.write(
         {
             "step": 50,
@@ -61,7 +61,7 @@ def test_figures_stand_under_their_groups(tmp_path):
 
 
 def test_knn_without_loss_brings_no_chance(tmp_path):
-    writer = tensorboard.ScalarWriter(tmp_path, chance=8.5)
+    writer = tensorboard.EventWriter(tmp_path, chance=8.5)
     writer.write({"step": 9, "knn_backbone": 0.5, "knn_projection": 0.25})
     writer.close()
     assert _read(tmp_path) == {
@@ -71,7 +71,7 @@ def test_knn_without_loss_brings_no_chance(tmp_path):
 
 
 def test_the_figures_of_the_representation_are_a_group(tmp_path):
-    writer = tensorboard.ScalarWriter(tmp_path)
+    writer = tensorboard.EventWriter(tmp_path)
     writer.write({"step": 9, "alignment": 0.25, "effective_rank": 7.5})
     writer.write({"step": 18, "uniformity": -2.5, "feature_norm": 4.0})
     writer.close()
@@ -92,7 +92,7 @@ def test_tensorboard_recognises_the_points_as_scalars(tmp_path):
 
 
 def test_points_are_on_disk_before_the_writer_closes(tmp_path):
-    writer = tensorboard.ScalarWriter(tmp_path)
+    writer = tensorboard.EventWriter(tmp_path)
     writer.write({"step": 50, "loss": 6.5})
     assert _read(tmp_path) == {"loss/contrastive": [(50, 6.5)]}
     writer.close()
@@ -120,7 +120,7 @@ def test_a_reader_that_has_seen_the_old_points_forgets_them(tmp_path):
 def test_the_old_points_leave_the_files(tmp_path):
     # TensorBoard's default reader does not look at session starts.
     _write(tmp_path, [50, 97, 100])
-    tensorboard.ScalarWriter(tmp_path, resumed_step=97).close()
+    tensorboard.EventWriter(tmp_path, resumed_step=97).close()
     steps = [
         event.step
         for path in sorted(tmp_path.iterdir())
@@ -154,7 +154,7 @@ def test_a_restart_within_a_second_sorts_after_the_earlier_file(tmp_path):
 
 
 def test_an_unknown_figure_is_refused(tmp_path):
-    writer = tensorboard.ScalarWriter(tmp_path)
+    writer = tensorboard.EventWriter(tmp_path)
     with pytest.raises(ValueError, match="Received 'accuracy'"):
         writer.write({"step": 1, "accuracy": 0.5})
     writer.close()

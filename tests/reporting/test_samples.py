@@ -19,7 +19,7 @@ def _run(tmp_path_factory):
 def test_pairs_are_what_the_first_step_sees(run):
     source = samples.open_source(run, run.config.data.source)
     stream = assembly.make_stream(run.config, source)
-    pairs = samples.pairs(run, source, count=4)
+    pairs = samples.pairs(run.config, source, count=4)
     batch = next(iter(stream.batches(1, 0, 1)))
     order = np.asarray(batch["order"])
     for slot, pair in enumerate(pairs):
@@ -37,7 +37,7 @@ def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
         if path.name != "003.png":
             path.write_bytes(b"no image")
     source = samples.open_source(run, f"folder:{images}")
-    pairs = samples.pairs(run, source)
+    pairs = samples.pairs(run.config, source)
     assert {pair.name for pair in pairs} <= {"dark/003.png"}
 
 

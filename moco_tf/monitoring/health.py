@@ -1,0 +1,215 @@
+"""What a run's figures warn of: each warning has a name, a cause, a remedy.
+
+Pure rules over the rows of metrics.csv, so that they can be tried on the rows
+of any run.
+"""
+
+import csv
+import pathlib
+from typing import NamedTuple
+
+_TURNOVERS = 4  # of the queue; before, its first random keys still count
+_SETTLED = 200  # steps; before, everything moves
+_AT_CHANCE = 0.99  # of ln(K + 1)
+_CONSTANT = 2.0  # effective rank; nearly all keys on one line
+_FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
+_STILL = 0.2  # of 1 - momentum, the way that the update should go
+_SOLVED = 0.95  # of instance_top1 over an epoch
+_STALLED = 0.02  # kNN gained since the first epoch
+_LARGE = 0.1  # keys of the queue per image
+_WAITING = 0.3  # of the time
+_IN_A_ROW = 3  # reports; one may be an accident
+
+
+class Notice(NamedTuple):
+    """A warning: its name, and cause and remedy in words."""
+
+    name: str
+    text: str
+
+
+class Watch:
+    """Reads the figures of one run and warns once of each thing it sees."""
+
+    def __init__(self, config, images, chance, known=(), rows=()):
+        """Stores what does not change.
+
+        Args:
+          config: ConfigDict of the run. images: N of the source.
+          chance: loss of guessing, ln(K + 1), nats.
+          known: names of warnings that the run has had.
+          rows: of metrics.csv, of the run so far.
+        """
+        self._config = config
+        self._images = images
+        self._chance = chance
+        self._known = set(known)
+        self._rows = {"still": 0, "follows": 0, "waiting": 0}
+        knn = [row["knn_backbone"] for row in rows]
+        self._knn = [top1 for top1 in knn if top1 is not None]
+
+    def start(self):
+        """Warnings of the configuration alone, a list."""
+        moco = self._config.moco
+        share = moco.queue_size / self._images
+        if share > _LARGE and not moco.mask_same_image:
+            return self._warn(
+                "large-queue",
+                f"the queue holds {moco.queue_size} keys, {100 * share:.0f} % "
+                f"of the {self._images} images: keys of a query's own image "
+                "come up as its negatives. Set config.moco.mask_same_image="
+                "true, or a queue below a tenth of the images",
+            )
+        return []
+
+    def report(self, row):
+        """Warnings of a reported row, a list.
+
+        Args:
+          row: dict by column of metrics.csv, with "step".
+        """
+        return [*self._settled(row), *self._input(row)]
+
+    def epoch(self, row):
+        """Warnings of an epoch: "instance_top1", its mean, and kNN columns."""
+        top1 = row.get("knn_backbone")
+        if top1 is None:
+            return []
+        self._knn.append(top1)
+        gained = max(self._knn) - self._knn[0]
+        if (
+            len(self._knn) >= _IN_A_ROW
+            and row["instance_top1"] > _SOLVED
+            and gained < _STALLED
+        ):
+            return self._warn(
+                "batch-norm-leak",
+                f"instance_top1 is {row['instance_top1']:.3f} (queries find "
+                "their own key) while kNN has not risen since the first epoch: "
+                "statistics of BatchNorm may tell which key belongs to which "
+                "query. Keep config.moco.shuffle=auto and raise "
+                "config.model.bn_groups (2 groups or more)",
+            )
+        return []
+
+    def pace(self, pace):
+        """Warnings of the key encoder's pace, a list.
+
+        Args:
+          pace: float, share of the way to the query encoder that one step took
+            the key encoder.
+        """
+        momentum, found = self._config.moco.momentum, []
+        if self._often("still", pace <= _STILL * (1 - momentum)):
+            found += self._warn(
+                "key-encoder-still",
+                "the key encoder does not move: its keys stay those of the "
+                f"start (momentum {momentum}). Use config.moco.momentum below "
+                "1; 0.999 is published",
+            )
+        if self._often("follows", pace > _FOLLOWS):
+            found += self._warn(
+                "key-encoder-follows",
+                f"the key encoder goes {100 * pace:.0f} % of the way to the "
+                "query encoder at each step: keys in the queue are of "
+                f"different encoders (momentum {momentum}). Use "
+                "config.moco.momentum=0.99 to 0.9999",
+            )
+        return found
+
+    def _settled(self, row):
+        """Of the loss and the keys, once the queue holds real keys alone."""
+        moco, step = self._config.moco, row["step"]
+        keys = self._config.train.batch_size * (2 if moco.symmetric else 1)
+        turnovers = step * keys / moco.queue_size
+        if turnovers < _TURNOVERS or step < _SETTLED:
+            return []
+        found = []
+        if row["loss"] >= _AT_CHANCE * self._chance:
+            found += self._warn(
+                "chance-loss",
+                f"the loss {row['loss']:.3f} is that of guessing, ln(K+1) = "
+                f"{self._chance:.3f}, though the queue has turned over "
+                f"{turnovers:.0f} times: nothing is learnt. Lower "
+                "config.optimizer.learning_rate, add "
+                "config.schedule.warmup_epochs, or check that the views show "
+                "the images",
+            )
+        rank = row.get("key_rank")
+        if rank is not None and rank < min(_CONSTANT, self._config.model.dim):
+            found += self._warn(
+                "collapse",
+                f"the keys have an effective rank of {rank:.2f}: all images "
+                "get nearly the same features. Lower "
+                "config.optimizer.learning_rate or raise config.moco.momentum, "
+                "and start again from an earlier checkpoint",
+            )
+        return found
+
+    def _input(self, row):
+        share = row.get("input_wait_share")
+        if share is None or not self._often("waiting", share > _WAITING):
+            return []
+        return self._warn(
+            "input-bound",
+            f"{100 * share:.0f} % of the time is spent waiting for images. "
+            "`moco-tf benchmark` says which part of the input is slow; "
+            "`moco-tf prepare` makes a cache that reads faster",
+        )
+
+    def _often(self, name, here):
+        """Whether something was so in enough rows, one after another."""
+        self._rows[name] = self._rows[name] + 1 if here else 0
+        return self._rows[name] >= _IN_A_ROW
+
+    def _warn(self, name, text):
+        if name in self._known:
+            return []
+        self._known.add(name)
+        return [Notice(name, text + ".")]
+
+
+class WarningLog:
+    """`warnings.csv`: the warnings of a run and the steps they came at."""
+
+    def __init__(self, path, step):
+        """Reads the warnings of earlier sessions up to a step.
+
+        Args:
+          path: of the file. step: int; of the checkpoint to go on from.
+
+        Side effects: later warnings are dropped; they will come again.
+        """
+        self._path = pathlib.Path(path)
+        rows = [row for row in read(self._path) if row["step"] <= step]
+        self.names = [row["name"] for row in rows]
+        if self._path.exists():
+            self._write(rows, "w")
+
+    def add(self, step, warnings):
+        """Appends warnings that came at a step."""
+        if warnings:
+            rows = [{"step": step, **w._asdict()} for w in warnings]
+            self._write(rows, "a")
+
+    def _write(self, rows, mode):
+        with self._path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ("step", *Notice._fields))
+            if not file.tell():
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def read(path):
+    """The warnings of a run: dicts of "step", "name" and "text".
+
+    Args:
+      path: of warnings.csv; without one, there are none. A torn last line is
+        left out.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("text")]
+    return [{**row, "step": int(row["step"])} for row in rows]

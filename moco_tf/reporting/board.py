@@ -1,0 +1,223 @@
+"""What TensorBoard shows beside scalars: pictures, histograms, projector."""
+
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.plugins.hparams import summary, summary_v2
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.projector import projector_config_pb2
+
+from moco_tf.monitoring import tensorboard
+from moco_tf.reporting import samples
+
+_PAIRS = 8  # images whose two views are shown
+_QUERIES = 8  # fixed images whose neighbours are shown
+_NEIGHBOURS = 8
+_TILE = 96  # side of a picture in a grid, pixels
+_GAP = 4
+_POINTS = 1000  # images in the projector
+_SPRITE = 32  # side of an image in the projector, pixels
+# What an image that has gone ends in: a picture is never worth a run.
+_FAILURES = (ValueError, OSError, tf.errors.OpError)
+
+
+class Board:
+    """Writes what a run looks like to its TensorBoard folder.
+
+    Pictures cost time: the two views of a batch are drawn once a session, the
+    neighbours and the projector when kNN has encoded their images anyway.
+    """
+
+    def __init__(self, config, events, folder, batches, monitor):
+        """Stores what does not change.
+
+        Args:
+          config: ConfigDict of the run. events: EventWriter.
+          folder: that holds the events.
+          batches: Stream of the run. monitor: KnnMonitor, or None.
+        """
+        self._config = config
+        self._events = events
+        self._folder = pathlib.Path(folder)
+        self._batches = batches
+        self._monitor = monitor
+        self._sprite = None  # places of the images in the newest sprite
+
+    def start(self, step):
+        """The settings of the run, and the views of its next batch."""
+        metrics = [
+            summary_v2.Metric(tensorboard.TAGS[name], display_name=name)
+            for name in ("epoch_loss", "knn_backbone", "knn_projection")
+        ]
+        values = settings(self._config)
+        names = [summary_v2.HParam(name) for name in values]
+        self._events.summary(summary_v2.hparams_config_pb(names, metrics))
+        self._events.summary(summary_v2.hparams_pb(values))
+        try:
+            pairs = samples.pairs(
+                self._config, self._batches.source, _PAIRS, step
+            )
+        except _FAILURES as error:
+            logging.warning("No picture of the views: %s", error)
+            return
+        rows = [[pair.whole, pair.query, pair.key] for pair in pairs]
+        if rows:
+            self._events.image("views/image, query, key", step, grid(rows))
+
+    def histograms(self, step, shares):
+        """The similarities of a step.
+
+        Args:
+          step: int. shares: float32 [2, bins] (losses.similarities).
+        """
+        names = ("own key", "queued keys")
+        for name, row in zip(names, shares, strict=True):
+            self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)
+
+    def epoch(self, step):
+        """Neighbours and projector, from the features that kNN has left."""
+        encoded = self._monitor and self._monitor.take()
+        if encoded is None:
+            return
+        bank, query = encoded
+        try:
+            self._neighbours(step, bank, query)
+            self._project(query)
+        except _FAILURES as error:
+            logging.warning("No picture of the epoch: %s", error)
+
+    def end(self):
+        """Says that the run is finished."""
+        self._events.summary(
+            summary.session_end_pb(Status.Value("STATUS_SUCCESS"))
+        )
+
+    def _neighbours(self, step, bank, query):
+        """A grid: fixed queries, then their nearest images of the bank."""
+        own = _spread(len(query.index), _QUERIES)
+        norms = np.linalg.norm(bank.backbone, axis=1)
+        cosines = query.backbone[own] @ bank.backbone.T
+        cosines /= np.maximum(norms, np.finfo(np.float32).tiny)
+        near = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        left = self._views(self._monitor.query, query.index[own])
+        right = self._views(self._monitor.bank, bank.index[near].ravel())
+        grey = np.full([_TILE, _TILE, 3], 160, np.uint8)
+        rows = [
+            [
+                left.get(int(query.index[place]), grey),
+                *(right.get(int(index), grey) for index in bank.index[found]),
+            ]
+            for place, found in zip(own, near, strict=True)
+        ]
+        self._events.image("neighbours/query, nearest", step, grid(rows))
+
+    def _project(self, query):
+        """The files of the projector; its page shows the newest epoch."""
+        rows = _spread(len(query.index), _POINTS)
+        places = query.index[rows]
+        folder = self._folder / "projector"
+        folder.mkdir(exist_ok=True)
+        if self._sprite is None or not np.array_equal(places, self._sprite):
+            self._draw_sprite(folder, places, query.labels, rows)
+            self._sprite = places
+        points = query.backbone[rows].astype(np.float32)
+        _replace(folder / "features.bytes", points.tobytes())
+        config = projector_config_pb2.ProjectorConfig()
+        embedding = config.embeddings.add(
+            tensor_name="backbone features",
+            tensor_path="projector/features.bytes",
+            tensor_shape=points.shape,
+            metadata_path="projector/metadata.tsv",
+        )
+        embedding.sprite.image_path = "projector/sprite.png"
+        embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
+        text = text_format.MessageToString(config)
+        _replace(self._folder / "projector_config.pbtxt", text.encode())
+
+    def _draw_sprite(self, folder, places, labels, rows):
+        source = self._monitor.query
+        images = self._views(source, places)
+        side = int(np.ceil(np.sqrt(len(places))))  # a square, as it asks for
+        canvas = Image.new("RGB", (side * _SPRITE, side * _SPRITE), "white")
+        lines = ["name\tclass"]
+        for number, place in enumerate(places):
+            top, left = divmod(number, side)
+            if int(place) in images:
+                tile = Image.fromarray(images[int(place)])
+                tile = tile.resize((_SPRITE, _SPRITE), Image.Resampling.BOX)
+                canvas.paste(tile, (left * _SPRITE, top * _SPRITE))
+            label = "" if labels is None else int(labels[rows[number]])
+            if source.class_names and label != "":
+                label = source.class_names[label]
+            lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
+        canvas.save(folder / "sprite.png")
+        text = "\n".join(lines) + "\n"
+        _replace(folder / "metadata.tsv", text.encode("utf-8", "replace"))
+
+    def _views(self, source, places):
+        return samples.evaluation_views(
+            source, self._monitor.recipe, self._config.data.image_size, places
+        )
+
+
+def settings(config):
+    """The fields of a configuration as "section.name" -> number or text."""
+    found = {}
+    for section, value in config.to_dict().items():
+        fields = value if isinstance(value, dict) else {"": value}
+        for name, field in fields.items():
+            if isinstance(field, (tuple, list)):
+                field = ", ".join(map(str, field))
+            found[f"{section}.{name}".rstrip(".")] = field
+    return found
+
+
+def grid(rows):
+    """Pictures in rows and columns.
+
+    Args:
+      rows: lists of uint8 [H, W, 3] of any size, equally many in each.
+
+    Returns:
+      PIL image; each picture is fitted into a square.
+    """
+    step = _TILE + _GAP
+    size = (len(rows[0]) * step + _GAP, len(rows) * step + _GAP)
+    canvas = Image.new("RGB", size, "white")
+    for down, row in enumerate(rows):
+        for across, array in enumerate(row):
+            picture = Image.fromarray(np.asarray(array))
+            scale = _TILE / max(picture.size)
+            fitted = [max(1, round(scale * length)) for length in picture.size]
+            kind = (
+                Image.Resampling.BICUBIC
+                if scale < 1
+                else (Image.Resampling.NEAREST)
+            )
+            picture = picture.resize(fitted, kind)
+            corner = [
+                at * step + _GAP + (_TILE - length) // 2
+                for at, length in zip((across, down), fitted, strict=True)
+            ]
+            canvas.paste(picture, tuple(corner))
+    return canvas
+
+
+def _spread(total, count):
+    return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+
+
+def _line(text):
+    return " ".join(str(text).split())
+
+
+def _replace(path, data):
+    """Writes a file whole or not at all: TensorBoard may read it just now."""
+    part = path.with_name(path.name + ".tmp")
+    part.write_bytes(data)
+    os.replace(part, path)

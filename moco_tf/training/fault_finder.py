@@ -1,0 +1,116 @@
+"""Where a number that is not finite came from: the step, run once more."""
+
+import tensorflow as tf
+
+from moco_tf.training import checkpoints
+
+_MOST = 2000  # steps that are run again to come to the step in question
+
+
+def find(method, batches, strategy, path, step):
+    """Names the first place at which a step's numbers are not finite.
+
+    A run is a function of its seed and its steps, so the steps since the last
+    checkpoint come out as they did; the one in question is then looked into.
+
+    Args:
+      method: Method as built for the run, at step 0; it is used up.
+      batches: Stream of the run. strategy: of this process alone.
+      path: of the newest checkpoint, or None: from the start.
+      step: int, the step (from 1) whose loss is not finite.
+
+    Returns:
+      str, a sentence.
+    """
+    first = checkpoints.restore(method, path) if path else 0
+    if step - 1 - first > _MOST:
+        return (
+            f"Step {step} is {step - first} steps after the last checkpoint, "
+            "too far to run them again and find the layer; set "
+            "config.checkpoint.every_steps to have one nearer."
+        )
+    iterator = iter(batches.distribute(strategy, first))
+    train = method.make_train_function()
+    for _ in range(first, step - 1):
+        train(iterator)
+    batch = next(iterator)
+    names = []
+
+    @tf.function(autograph=False)
+    def look(batch):
+        found = list(_places(method, batch))
+        names[:] = [name for name, _ in found]
+        finite = [
+            tf.reduce_all(tf.math.is_finite(tf.cast(values, tf.float32)))
+            for _, values in found
+        ]
+        return tf.stack(finite)
+
+    finite = strategy.experimental_local_results(
+        strategy.run(look, args=(batch,))
+    )
+    for place, name in enumerate(names):
+        if not all(bool(part[place]) for part in finite):
+            return (
+                f"The step was run again: the first numbers that are not "
+                f"finite are {name}."
+            )
+    return (
+        "The step was run again and all layers were finite: the loss itself "
+        "overflows, or the fault does not come again."
+    )
+
+
+def _places(method, batch):
+    """Names and tensors of a step in the order they are computed in."""
+    encoders = {
+        "query": (method.query_encoder, batch["query"]),
+        "key": (method.key_encoder, batch["key"]),
+    }
+    for kind, (encoder, _) in encoders.items():
+        for weight in encoder.trainable_variables:
+            yield f"the weights {weight.name!r} of the {kind} encoder", weight
+    variables = method.trained_variables()
+    views = dict(zip(encoders, method.normalized(batch), strict=True))
+    vectors, outputs = {}, []
+    with tf.GradientTape() as tape:
+        for kind, (encoder, _) in encoders.items():
+            values = views[kind]
+            outputs.append((f"the {kind} images", values))
+            for model in (encoder.backbone, encoder.head):
+                layers = [
+                    layer
+                    for layer in model.layers
+                    # A layer that is used twice has no one output.
+                    if len(layer.inbound_nodes) == 1
+                    and not isinstance(layer, tf.keras.layers.InputLayer)
+                ]
+                probe = tf.keras.Model(
+                    model.inputs,
+                    [*(layer.output for layer in layers), model.output],
+                )
+                *found, features = probe(values, training=True)
+                outputs += [
+                    (
+                        f"the output of layer {layer.name!r} of the {kind} "
+                        "encoder",
+                        value,
+                    )
+                    for layer, value in zip(layers, found, strict=True)
+                ]
+                values = features
+            vectors[kind] = tf.math.l2_normalize(
+                tf.cast(values, tf.float32), axis=1
+            )
+        loss, _ = method.contrast(
+            vectors["query"], vectors["key"], batch["index"]
+        )
+    yield from outputs
+    yield "the loss", loss
+    # Backwards: the gradient that is computed first comes first.
+    gradients = tape.gradient(loss, variables)
+    for variable, gradient in reversed(
+        list(zip(variables, gradients, strict=True))
+    ):
+        if gradient is not None:
+            yield f"the gradient of {variable.name!r}", gradient

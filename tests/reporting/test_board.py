@@ -1,0 +1,176 @@
+"""What TensorBoard shows beside scalars, read as TensorBoard reads it."""
+
+import io
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.projector import projector_config_pb2
+
+from moco_tf import assembly
+from moco_tf.data import sources
+from moco_tf.evaluation import monitor
+from moco_tf.monitoring import tensorboard
+from moco_tf.reporting import board
+from tests import small_run
+
+
+@pytest.fixture
+def config(tmp_path):
+    images = small_run.write_images(tmp_path / "images", count=12)
+    return small_run.make_config(images)
+
+
+@pytest.fixture
+def opened(config, tmp_path):
+    """A board on a new folder, its monitor and its events."""
+    source = sources.open_source(config.data.source)
+    batches = assembly.make_stream(config, source)
+    events = tensorboard.EventWriter(tmp_path / "board")
+    watched = monitor.KnnMonitor(config)
+    made = board.Board(config, events, tmp_path / "board", batches, watched)
+    return types.SimpleNamespace(
+        board=made, monitor=watched, events=events, folder=tmp_path / "board"
+    )
+
+
+def _read(folder):
+    reader = plugin_event_accumulator.EventAccumulator(str(folder))
+    reader.Reload()
+    return reader
+
+
+def _pictures(folder, tag):
+    """Steps and pictures of a tag, uint8 [H, W, 3]."""
+    for event in _read(folder).Tensors(tag):
+        data = tf.make_ndarray(event.tensor_proto)[2]
+        yield event.step, np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_the_views_of_the_next_batch_are_shown_as_pairs(opened):
+    opened.board.start(3)
+    tag = "views/image, query, key"
+    ((step, picture),) = _pictures(opened.folder, tag)
+    assert step == 3
+    assert picture.shape == (8 * 100 + 4, 3 * 100 + 4, 3)
+
+
+def test_the_settings_are_hparams(opened, config):
+    opened.board.start(0)
+    opened.board.end()
+    reader = _read(opened.folder)
+    found = {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(content)
+        for tag, content in reader.PluginTagToContent("hparams").items()
+    }
+    start = found["_hparams_/session_start_info"].session_start_info
+    assert start.hparams["moco.queue_size"].number_value == 37
+    assert start.hparams["data.source"].string_value == config.data.source
+    assert start.hparams["schedule.milestones"].string_value == "120, 160"
+    experiment = found["_hparams_/experiment"].experiment
+    assert [m.name.tag for m in experiment.metric_infos] == [
+        "loss/epoch",
+        "knn/backbone",
+        "knn/projection",
+    ]
+    end = found["_hparams_/session_end_info"].session_end_info
+    assert end.status == board.Status.Value("STATUS_SUCCESS")
+
+
+def _encoded(rows, index):
+    return types.SimpleNamespace(
+        backbone=np.array(rows, np.float32),
+        index=np.array(index),
+        labels=np.array(index) // 6,  # six bright, then six dark
+    )
+
+
+def test_neighbours_are_the_nearest_by_cosine(opened, tmp_path):
+    """Row 0: the query image itself, then the bank's order by angle."""
+    query = _encoded([[1, 0]], [4])
+    # The longest is not the nearest.
+    bank = _encoded([[9, 9], [1, 0.1], [0, 1]], [1, 4, 2])
+    opened.monitor.take = lambda: (bank, query)
+    opened.board.epoch(6)
+    tag = "neighbours/query, nearest"
+    ((step, picture),) = _pictures(opened.folder, tag)
+    assert step == 6
+    images = [
+        Image.open(tmp_path / "images" / opened.monitor.bank.name(place))
+        for place in (4, 4, 1, 2)
+    ]
+    for place, image in enumerate(images):
+        left = 4 + 100 * place
+        tile = picture[4:100, left : left + 96]
+        # JPEG, and another way of resizing.
+        assert abs(tile.mean() - np.asarray(image).mean()) < 6
+
+
+def test_the_projector_has_points_pictures_and_classes(opened):
+    index = np.arange(12)
+    rows = np.random.default_rng(0).standard_normal([12, 5])
+    opened.monitor.take = lambda: (_encoded(rows, index),) * 2
+    opened.board.epoch(6)
+    text = (opened.folder / "projector_config.pbtxt").read_text()
+    config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
+    (embedding,) = config.embeddings
+    assert list(embedding.tensor_shape) == [12, 5]
+    points = np.fromfile(opened.folder / embedding.tensor_path, np.float32)
+    np.testing.assert_array_equal(points, np.float32(rows).ravel())
+    lines = (opened.folder / embedding.metadata_path).read_text().splitlines()
+    assert lines[0] == "name\tclass" and len(lines) == 13
+    assert lines[1].endswith("\tbright") and lines[7].endswith("\tdark")
+    sprite = Image.open(opened.folder / embedding.sprite.image_path)
+    assert list(embedding.sprite.single_image_dim) == [32, 32]
+    assert sprite.size == (128, 128)  # 4 x 4 places for 12
+    bright = np.asarray(sprite)[:32, :32].mean()
+    assert bright > 120 > np.asarray(sprite)[32:64, 64:96].mean()
+
+
+def test_without_knn_there_is_no_picture_of_an_epoch(opened, config):
+    made = board.Board(
+        config, opened.events, opened.folder, opened.board._batches, None
+    )
+    made.epoch(6)
+    assert not (opened.folder / "projector").exists()
+
+
+def test_images_that_have_gone_cost_a_picture_and_no_run(opened, tmp_path):
+    rows = np.eye(12)
+    opened.monitor.take = lambda: (_encoded(rows, np.arange(12)),) * 2
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.unlink()
+    opened.board.start(0)
+    opened.board.epoch(6)
+    tags = _read(opened.folder).Tags()["tensors"]
+    assert "views/image, query, key" not in tags
+
+
+def test_histograms_keep_their_shares(opened):
+    shares = np.zeros([2, 40], np.float32)
+    shares[0, 38], shares[1, 18:22] = 1.0, 0.25
+    opened.board.histograms(5, shares)
+    opened.events.close()
+    reader = _read(opened.folder)
+    for tag, low, high in (
+        ("similarity/own key", 0.9, 0.95),
+        ("similarity/queued keys", -0.1, 0.1),
+    ):
+        (event,) = reader.Tensors(tag)
+        buckets = tf.make_ndarray(event.tensor_proto)
+        filled = buckets[buckets[:, 2] > 0]
+        np.testing.assert_allclose(filled[:, 2].sum(), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(filled[0, 0], low, atol=1e-6)
+        np.testing.assert_allclose(filled[-1, 1], high, atol=1e-6)
+
+
+def test_settings_are_numbers_and_texts(config):
+    found = board.settings(config)
+    assert found["seed"] == config.seed
+    assert found["moco.symmetric"] is False
+    assert set(map(type, found.values())) <= {int, float, bool, str}
