@@ -62,8 +62,8 @@ class RecordedMoCo(moco.MoCo):
             tf.zeros([rows, _COLUMNS]), trainable=False, name="recorded"
         )
 
-    def contrast(self, query, key):
-        loss, logits = super().contrast(query, key)
+    def contrast(self, query, key, index):
+        loss, logits = super().contrast(query, key, index)
         self.recorded.assign(logits[:, :_COLUMNS])
         return loss, logits
 

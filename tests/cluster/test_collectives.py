@@ -16,7 +16,8 @@ SHAPE = ["gather", 8]
 KEYS = ["gather", BATCH * (128 + 2) * 4]
 IMAGES = ["gather", BATCH * 32 * 32 * 3]
 GRADIENTS = ["reduce", PARAMETERS * 4]
-SCALARS = ["reduce", 4 * 4]
+# Five figures, the word to leave, two histograms of 40 bins.
+SCALARS = ["reduce", (5 + 1 + 2 * 40) * 4]
 
 
 @pytest.mark.parametrize(
