@@ -4,6 +4,7 @@ import math
 
 from moco_tf import assembly
 from moco_tf import config as configs
+from moco_tf.monitoring import health
 from moco_tf.reporting import published
 
 _WAITS, _STARVED = 0.05, 0.2  # shares of the time that a step waits
@@ -135,6 +136,9 @@ def readings(run):
             f"{unreadable:,} samples could not be read and were replaced; "
             "unreadable.csv in the workdir names them."
         )
+        found.append(("warn", words))
+    for notice in health.read(run.workdir / "warnings.csv"):
+        words = f"At step {notice['step']:,}: {notice['text']}"
         found.append(("warn", words))
     return found
 

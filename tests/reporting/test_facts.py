@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from moco_tf.monitoring import health
 from moco_tf.reporting import facts, runs
 from tests.reporting import small_report
 
@@ -162,3 +163,10 @@ def test_configurations_are_compared_field_by_field(tmp_path):
 )
 def test_durations_are_in_units_of_their_size(hours, text):
     assert facts.duration(hours).startswith(text)
+
+
+def test_warnings_of_the_run_are_told(run):
+    found = run(small_report.row(1))
+    log = health.WarningLog(found.workdir / "warnings.csv", 0)
+    log.add(1200, [health.Notice("collapse", "the keys are <b>equal</b>.")])
+    assert _tone(found, "At step 1,200: the keys are <b>equal</b>.") == "warn"
