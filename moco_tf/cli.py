@@ -31,6 +31,16 @@ def _pretrain(options, config):
     (stall_timeout,) = command_line.numbers(
         float, "stall_timeout", options.stall_timeout
     )
+    profile_steps = ()
+    if options.profile_steps:
+        profile_steps = command_line.numbers(
+            int, "profile_steps", options.profile_steps
+        )
+        if len(profile_steps) != 2:
+            raise command_line.UsageError(
+                "--profile_steps takes a first and a last step. Received "
+                f"{options.profile_steps!r}. Pass, for example, 10,20."
+            )
     cluster = None
     if options.cluster == "auto":
         cluster = places.find(os.environ, options.workers, options.worker_index)
@@ -59,7 +69,12 @@ def _pretrain(options, config):
         guard.take_signals()
         guard.wait(stall_timeout, "the start of training")
         pretrain.pretrain(
-            config, options.workdir, strategy, options.extend, guard
+            config,
+            options.workdir,
+            strategy,
+            options.extend,
+            guard,
+            profile_steps,
         )
     guard.wait(60, "the end of the process")
 
@@ -78,6 +93,7 @@ COMMANDS = {
             "cluster",
             "start_timeout",
             "stall_timeout",
+            "profile_steps",
             "cross_device_ops",
             "communication",
         ),

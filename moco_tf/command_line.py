@@ -36,6 +36,7 @@ _FLAGS = {
     "cluster": ("auto", "auto: workers, TF_CONFIG, Slurm, Kubernetes; none"),
     "start_timeout": ("300", "seconds to wait for the other workers"),
     "stall_timeout": ("1800", "seconds a step may take in a cluster"),
+    "profile_steps": ("", "first,last step to trace for TensorBoard"),
     "cross_device_ops": ("auto", "auto, nccl, hierarchical or one_device"),
     "communication": ("auto", "between workers: auto, ring or nccl"),
     "extend": (False, "allow more epochs than the run was started with"),

@@ -12,7 +12,13 @@ from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import dictionary, monitor
 from moco_tf.methods import moco
 from moco_tf.models import encoder as encoders
-from moco_tf.monitoring import health, metrics_csv, progress, tensorboard
+from moco_tf.monitoring import (
+    health,
+    metrics_csv,
+    profile,
+    progress,
+    tensorboard,
+)
 from moco_tf.reporting import board
 from moco_tf.training import (
     callbacks,
@@ -24,7 +30,9 @@ from moco_tf.training import (
 )
 
 
-def pretrain(config, workdir, strategy, extend=False, guard=None):
+def pretrain(
+    config, workdir, strategy, extend=False, guard=None, profile_steps=()
+):
     """Trains, or goes on training, the encoder that a configuration describes.
 
     In a cluster every worker calls this; the chief alone writes to the workdir,
@@ -38,6 +46,7 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
       extend: bool; allows more epochs than the run was started with.
       guard: Guard of this process; None: a process on its own, whose signals
         are left alone.
+      profile_steps: first and last step (from 1) to trace, or ().
 
     Returns:
       the Method, trained.
@@ -69,6 +78,9 @@ def pretrain(config, workdir, strategy, extend=False, guard=None):
         callback = make_callback(
             config, workdir, batches, step, last_step, guard, knn_monitor
         )
+        if profile_steps:
+            folder = workdir / "tensorboard"
+            callback.profile = profile.Profile(folder, *profile_steps)
     else:
         callback = steps.StepCallback(batches.steps_per_epoch, last_step, guard)
     if config.knn.bank and step % batches.steps_per_epoch == 0:

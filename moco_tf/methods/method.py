@@ -98,6 +98,7 @@ class Method(tf.keras.Model):
       step: int64 variable, number of finished steps.
       step_log: StepLog of METRICS and of the seconds waited for input.
       newest: Newest, the histograms of the last step.
+      step_graph: the graph of a step, once it is compiled.
       leave: Leave; a step returns "leave", above 0 if any replica asked.
       backbone: the keras.Model that is evaluated and exported.
     """
@@ -126,6 +127,7 @@ class Method(tf.keras.Model):
         self.step_log = StepLog([*self.METRICS, "input_wait"])
         self.leave = Leave()
         self.newest = Newest(self.HISTOGRAMS)
+        self.step_graph = None
         self._start = (0, 0)
         # What a step returns is already the same on every replica; Keras would
         # sum it over replicas (and workers).
@@ -223,6 +225,8 @@ class Method(tf.keras.Model):
             return dict(zip(names, tf.unstack(row), strict=True))
 
         def train_function(iterator):
+            if not tf.executing_eagerly():
+                self.step_graph = tf.compat.v1.get_default_graph()
             start = tf.timestamp()
             with tf.control_dependencies([start]):
                 batch = next(iterator)

@@ -203,6 +203,14 @@ class EventWriter:
         self._add(0, summary_pb2.Summary.FromString(data))
         self._writer.flush()
 
+    def graph(self, graph):
+        """Writes a tf.Graph for the Graphs tab."""
+        data = graph.as_graph_def().SerializeToString()
+        self._writer.add_event(
+            event_pb2.Event(wall_time=time.time(), graph_def=data)
+        )
+        self._writer.flush()
+
     def _add(self, step, summary):
         self._writer.add_event(
             event_pb2.Event(wall_time=time.time(), step=step, summary=summary)

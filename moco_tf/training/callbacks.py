@@ -48,6 +48,7 @@ class PretrainCallback(steps.StepCallback):
           pace: of the key encoder's steps (evaluation/dictionary.py).
           watch, warnings: health.Watch and health.WarningLog.
           board: pictures for TensorBoard (reporting/board.py).
+          profile: profile.Profile.
         """
         super().__init__(steps_per_epoch, last_step, guard)
         self.config = config
@@ -56,7 +57,7 @@ class PretrainCallback(steps.StepCallback):
         self.scalars = scalars
         self.progress = progress
         self.knn = self.inspector = self.pace = None
-        self.watch = self.warnings = self.board = None
+        self.watch = self.warnings = self.board = self.profile = None
         self.unreadable = unreadable
         self.clock = None
         self.newest_knn = None  # of this session
@@ -69,7 +70,14 @@ class PretrainCallback(steps.StepCallback):
         if self.board:
             self.board.start(self.step)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch, logs)
+        if self.profile:
+            self.profile.before(self.step + 1)
+
     def after_step(self):
+        if self.profile:
+            self.profile.after(self.step)
         if self.clock is None:  # the first step also compiles
             self.clock = (self.step, time.perf_counter())
         pace = self.pace and self.pace.end(self.model)
@@ -89,6 +97,10 @@ class PretrainCallback(steps.StepCallback):
     def on_train_end(self, logs=None):
         del logs
         self.progress.close()
+        if self.profile:
+            self.profile.stop()
+            if self.scalars and self.model.step_graph:
+                self.scalars.graph(self.model.step_graph)
         if self.board and self.step >= self.last_step:
             self.board.end()
 

@@ -158,3 +158,16 @@ def test_an_unknown_figure_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Received 'accuracy'"):
         writer.write({"step": 1, "accuracy": 0.5})
     writer.close()
+
+
+def test_a_graph_is_written_for_its_tab(tmp_path):
+    @tf.function
+    def step(x):
+        return tf.linalg.matmul(x, x, name="the_product")
+
+    writer = tensorboard.EventWriter(tmp_path)
+    writer.graph(step.get_concrete_function(tf.ones([2, 2])).graph)
+    writer.close()
+    reader = event_accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    assert "the_product" in [node.name for node in reader.Graph().node]
