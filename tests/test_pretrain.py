@@ -308,9 +308,8 @@ def test_a_run_warns_of_a_key_encoder_that_is_none(
     momentum, expected, images, tmp_path, capsys
 ):
     # Four epochs: the rate of the last is 0, and nothing moves in it.
-    _pretrain(
-        images, tmp_path / "run", moco__momentum=momentum, train__epochs=4
-    )
+    fields = {"train__epochs": 4, "knn__bank": "", "knn__query": ""}
+    _pretrain(images, tmp_path / "run", moco__momentum=momentum, **fields)
     assert _warnings(tmp_path / "run") == expected
     said = capsys.readouterr().out
     for name in expected:
