@@ -47,7 +47,7 @@ def main():
     except ValueError as error:
         parser.error(str(error))
     stream = assembly.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, len(stream.source))
     train = method.make_train_function()
     memory = iter(measure.synthetic_batches(config, strategy))
 

@@ -84,7 +84,7 @@ def count(options):
     configs.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
     stream = assembly.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))
     found = collectives(step.get_concrete_function(batches).graph)

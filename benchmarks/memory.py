@@ -65,7 +65,7 @@ def _one(config, options):
     strategy = distribution.make_strategy(options.devices)
     batches = iter(measure.synthetic_batches(config, strategy))
     start = _peak()
-    method = pretrain.make_method(config, strategy, 1)
+    method = pretrain.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     measure.time_steps(train, batches, 1)
     seconds = measure.time_steps(train, batches, 1)

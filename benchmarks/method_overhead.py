@@ -47,9 +47,10 @@ def main():
         train = method.make_train_function()
         return lambda: measure.time_steps(train, batches, options.steps)
 
+    images = config.train.batch_size
     runs = {
         "encoders": stepper(encoders_only(config, strategy)),
-        "whole step": stepper(pretrain.make_method(config, strategy, 1)),
+        "whole step": stepper(pretrain.make_method(config, strategy, images)),
     }
     print(
         f"{config.model.backbone}, {config.data.image_size} px, batch "

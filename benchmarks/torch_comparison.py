@@ -92,7 +92,7 @@ def main():
         parser.error(str(error))
     other = TorchSteps(config, options)
     batches = iter(measure.synthetic_batches(config, strategy))
-    method = pretrain.make_method(config, strategy, 1)
+    method = pretrain.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     runs = {
         "torch": lambda: other.seconds(options.steps),

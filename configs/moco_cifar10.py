@@ -17,10 +17,12 @@ def get_config():
     """Every hyper-parameter of the demo."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "moco"
 
     config.data = data = ml_collections.ConfigDict()
     data.source = ""  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
     data.views = "cifar"  # crop from 8 %, flip, jitter, grey; no blur
+    data.strength = 1.0  # of the colour jitter
     data.image_size = 32  # pixels
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
@@ -31,8 +33,10 @@ def get_config():
     model.width = 1.0
     model.stem = "cifar"  # 3x3 convolution, stride 1, no pooling
     model.head = "fc"  # 512 -> 128
+    model.hidden = 0  # of the head; 0 = as wide as the features
     model.dim = 128
     model.bn_groups = 8  # of 64 images, as if on 8 GPUs
+    model.sync_bn = False  # True: over all replicas, with bn_groups 1
     model.recompute = False  # True: less memory, a slower step
 
     config.moco = moco = ml_collections.ConfigDict()
@@ -46,6 +50,7 @@ def get_config():
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"
     optimizer.learning_rate = 0.06  # for batch 512
+    optimizer.scaling = "none"  # "linear": x batch / 256; "sqrt": x sqrt(batch)
     optimizer.momentum = 0.9
     optimizer.weight_decay = 5e-4  # L2, of every parameter
 

@@ -15,10 +15,12 @@ def get_config():
     """Every hyper-parameter of the published code's v2 flags."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "moco"
 
     config.data = data = ml_collections.ConfigDict()
     data.source = ""  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
     data.views = "v2"  # v1 with weaker hue, jitter in 80 %, and blur
+    data.strength = 1.0  # of the colour jitter
     data.image_size = 224  # pixels
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
@@ -29,8 +31,10 @@ def get_config():
     model.width = 1.0
     model.stem = "imagenet"  # 7x7 convolution, stride 2, and max pooling
     model.head = "mlp"  # 2048 -> 2048, ReLU, 2048 -> 128
+    model.hidden = 0  # of the head; 0 = as wide as the features
     model.dim = 128
     model.bn_groups = 8  # of the global batch: 8 GPUs of 32 images each
+    model.sync_bn = False  # True: over all replicas, with bn_groups 1
     model.recompute = False  # True: less memory, a slower step
 
     config.moco = moco = ml_collections.ConfigDict()
@@ -44,6 +48,7 @@ def get_config():
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"
     optimizer.learning_rate = 0.03  # for batch 256
+    optimizer.scaling = "none"  # "linear": x batch / 256; "sqrt": x sqrt(batch)
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4  # L2, of every parameter
 

@@ -14,10 +14,12 @@ def get_config():
     """What learns fast on a small set; not a published setting."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.method = "moco"
 
     config.data = data = ml_collections.ConfigDict()
     data.source = "shapes:train"  # 20,000 rendered scenes, 10 classes
     data.views = "v1"  # jitter always, hue 0.4: texture tells more than colour
+    data.strength = 1.0  # of the colour jitter
     data.image_size = 64  # pixels
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
@@ -28,8 +30,10 @@ def get_config():
     model.width = 0.25  # a quarter of the channels
     model.stem = "imagenet"  # 7x7 convolution, stride 2, and max pooling
     model.head = "mlp"  # 128 -> 128, ReLU, 128 -> 128
+    model.hidden = 0  # of the head; 0 = as wide as the features
     model.dim = 128
     model.bn_groups = 2  # of 64 images
+    model.sync_bn = False  # True: over all replicas, with bn_groups 1
     model.recompute = False  # True: less memory, a slower step
 
     config.moco = moco = ml_collections.ConfigDict()
@@ -43,6 +47,7 @@ def get_config():
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"
     optimizer.learning_rate = 0.06
+    optimizer.scaling = "none"  # "linear": x batch / 256; "sqrt": x sqrt(batch)
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4  # L2, of every parameter
 

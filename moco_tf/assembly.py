@@ -2,7 +2,10 @@
 
 import math
 
+from moco_tf import method_table
 from moco_tf.data import stream, views
+from moco_tf.models import encoder as encoders
+from moco_tf.models import heads
 from moco_tf.training import distribution, schedules
 
 
@@ -10,19 +13,20 @@ def make_stream(config, source, workers=1):
     """The stream of a configuration over a source, for so many processes."""
     return stream.Stream(
         source,
-        views.RECIPES[config.data.views],
+        views.recipe(config.data.views, config.data.strength),
         config.data.image_size,
         config.train.batch_size,
         config.seed,
         shuffle(config, workers),
         config.data.threads,
+        key_views=method_table.method_class(config.method).KEY_VIEWS,
         augment_on=config.data.augment_on,
     )
 
 
 def make_schedule(config, steps_per_epoch):
     """The learning-rate schedule of a configuration."""
-    schedule, rate = config.schedule, config.optimizer.learning_rate
+    schedule, rate = config.schedule, learning_rate(config)
     if schedule.name == "cosine":
         return schedules.Cosine(
             rate,
@@ -42,17 +46,86 @@ def make_schedule(config, steps_per_epoch):
     )
 
 
+def make_method(config, images, total_steps, replicas, workers):
+    """The method of a configuration, in the scope of the current strategy.
+
+    Args:
+      config: ConfigDict. images: N, of the source.
+      total_steps: of the whole run. replicas, workers: int.
+
+    Returns:
+      TwoViews, not compiled.
+    """
+    model, micro_batches = config.model, config.train.micro_batches
+    bn_splits = max(1, model.bn_groups // (replicas * micro_batches))
+    backbone = encoders.build_backbone(
+        model.backbone,
+        width=model.width,
+        stem=model.stem,
+        bn_splits=bn_splits,
+        image_size=config.data.image_size,
+        precision=config.train.precision,
+        synchronized=model.sync_bn,
+    )
+    head = heads.projection_head(
+        model.head,
+        encoders.feature_size(backbone),
+        model.dim,
+        model.hidden,
+        bn_splits,
+        model.sync_bn,
+    )
+    facts = {
+        "images": images,
+        "batch_size": config.train.batch_size,
+        "total_steps": total_steps,
+        "hidden": model.hidden,
+        "bn_splits": bn_splits,
+        "sync_bn": model.sync_bn,
+    }
+    method = method_table.method_class(config.method)
+    own = config[config.method].to_dict()
+    if "shuffle" in own:
+        del own["shuffle"]
+        own["shuffle_keys"] = shuffle(config, workers)
+    recipe = views.RECIPES[config.data.views]
+    return method(
+        backbone,
+        head=head,
+        mean=recipe.mean,
+        std=recipe.std,
+        seed=config.seed,
+        micro_batches=micro_batches,
+        jit_compile=config.train.jit_compile,
+        recompute=model.recompute,
+        **{name: facts[name] for name in method.NEEDS},
+        **own,
+    )
+
+
+def learning_rate(config):
+    """The rate for the batch: scaled where the configuration says so.
+
+    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
+    (SimCLR, arXiv:2002.05709, App. B.1).
+    """
+    batch, rate = config.train.batch_size, config.optimizer.learning_rate
+    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
+    return rate * factors[config.optimizer.get("scaling", "none")]
+
+
 def chance_loss(config):
-    """ln(K + 1), the loss of features that tell nothing, in nats."""
-    directions = 2 if config.moco.symmetric else 1
-    return directions * math.log(config.moco.queue_size + 1)
+    """The loss of features that tell nothing, in nats, or None."""
+    method = method_table.method_class(config.method)
+    return method.chance_loss(config[config.method], config.train.batch_size)
 
 
 def shuffle(config, workers):
     """The shuffle in use: one host deals both views of a sample itself."""
-    if config.moco.shuffle == "auto":
+    kind = config[config.method].get("shuffle", "none")
+    if kind == "auto":
         return "address" if workers == 1 else "gather"
-    return config.moco.shuffle
+    return kind
 
 
 def describe(config, workdir, batches, strategy, step, last_step):
@@ -62,6 +135,12 @@ def describe(config, workdir, batches, strategy, step, last_step):
     places = f"{strategy.num_replicas_in_sync} replica(s)"
     if workers > 1:
         places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
+    method = method_table.method_class(config.method)
+    words = method.describe(config, len(batches.source))
+    norm = f"{model.bn_groups} BatchNorm groups of "
+    norm += f"{train.batch_size // model.bn_groups}"
+    if model.sync_bn:
+        norm = "BatchNorm over all of it"
     start = f"goes on after step {step}" if step else "starts"
     return (
         f"moco-tf {start} in {workdir}\n"
@@ -69,12 +148,8 @@ def describe(config, workdir, batches, strategy, step, last_step):
         f"views {config.data.views} at {config.data.image_size} px\n"
         f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
         f"{model.dim} features, {train.precision}\n"
-        f"  queue    {config.moco.queue_size} keys, momentum "
-        f"{config.moco.momentum}, temperature {config.moco.temperature}; loss "
-        f"at chance {chance_loss(config):.3f}\n"
-        f"  batch    {train.batch_size} on {places}, "
-        f"{model.bn_groups} BatchNorm groups of "
-        f"{train.batch_size // model.bn_groups}\n"
+        f"  method   {config.method}: {words}\n"
+        f"  batch    {train.batch_size} on {places}, {norm}\n"
         f"  steps    {last_step} ({batches.steps_per_epoch} an epoch, "
         f"{train.epochs} epochs)"
     )

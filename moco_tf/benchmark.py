@@ -48,7 +48,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
         stream = assembly.make_stream(
             config, sources.open_source(config.data.source)
         )
-    method = pretrain.make_method(config, strategy, 1)
+    method = pretrain.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     memory = iter(noise(config, strategy))
     runs = {"step": lambda: _train(train, memory, steps)}
@@ -97,11 +97,10 @@ def noise(config, strategy):
         "valid": np.ones(rows, bool),
     }
     if config.data.augment_on == "device":
-        augment = views.RECIPES[config.data.views].augment
-        choices = augment.choose(tf.constant([0, 0], tf.int64), 2 * rows)
-        distortions = augment.distortions(choices).numpy()
-        made["query_distortion"] = distortions[:rows]
-        made["key_distortion"] = distortions[rows:]
+        recipe = views.recipe(config.data.views, config.data.strength)
+        for name, augment in zip(("query", "key"), recipe.both, strict=True):
+            choices = augment.choose(tf.constant([0, 0], tf.int64), rows)
+            made[f"{name}_distortion"] = augment.distortions(choices).numpy()
     return strategy.distribute_datasets_from_function(
         lambda _: tf.data.Dataset.from_tensors(made).repeat()
     )
@@ -113,25 +112,29 @@ def stages(config, source, steps):
     Returns:
       dict stage -> float, in the order of the work.
     """
-    whole = views.RECIPES[config.data.views].augment
+    recipe = views.recipe(config.data.views, config.data.strength)
 
     def decoded(image, size, seed):
         del seed
         return tf.broadcast_to(image[0, 0], [size, size, 3])
 
+    def without(*operations):
+        off = dict.fromkeys([*operations, "solarize"], 0.0)
+        return [augment._replace(**off) for augment in recipe.both]
+
     steps_of = {
-        "read and decode": decoded,
-        "two crops": whole._replace(jitter=0.0, gray=0.0, blur=0.0),
-        "grey": whole._replace(jitter=0.0, blur=0.0),
-        "jitter": whole._replace(blur=0.0),
-        "blur": whole,
+        "read and decode": (decoded, decoded),
+        "two crops": without("jitter", "gray", "blur"),
+        "grey": without("jitter", "blur"),
+        "jitter": without("blur"),
+        "blur": recipe.both,
     }
     plain = config.copy_and_resolve_references()
     plain.data.augment_on = "host"
     found, before = {}, 0.0
-    for name, augment in steps_of.items():
+    for name, both in steps_of.items():
         stream = assembly.make_stream(plain, source)
-        stream.use(augment)
+        stream.use(*both)
         batches = _open(stream, tf.distribute.get_strategy())
         seconds = _read(batches, steps)
         total = 1e3 * seconds / (steps * plain.train.batch_size)
@@ -196,7 +199,8 @@ def _count(config, strategy, train, memory):
     plain.model.recompute = False
     if plain != config:
         memory = iter(noise(plain, strategy))
-        train = pretrain.make_method(plain, strategy, 1).make_train_function()
+        method = pretrain.make_method(plain, strategy, plain.train.batch_size)
+        train = method.make_train_function()
     return flops.count(train.get_concrete_function(memory).graph)
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from moco_tf import config_fields, config_rules, naming
+from moco_tf import config_fields, config_rules, method_table, naming
 
 
 def folders():
@@ -41,8 +41,15 @@ def load(name, overrides=None, command="pretrain"):
       ValueError: for a missing or broken file, an unknown or missing field, a
         value of another type or out of its range.
     """
-    fields = config_fields.TABLES[command]
-    values = _fill(flatten(_read(_find(name, command)).to_dict()), command)
+    values = flatten(_read(_find(name, command)).to_dict())
+    if "method" in (overrides or {}) and command == "pretrain":
+        raise ValueError(
+            "config.method has a section of its own fields and cannot be "
+            f"overridden. Received {overrides['method']!r}. Pass a "
+            f"configuration of that method: {_recipes(overrides['method'])}."
+        )
+    fields = _fields(values, command)
+    values = _fill(values, fields)
     missing = sorted(set(fields) - set(values))
     if missing:
         raise ValueError(
@@ -64,8 +71,9 @@ def check(config, replicas):
     Raises:
       ValueError: with the rule, the value received and the remedy.
     """
-    fields = config_fields.PRETRAIN
-    for name, value in flatten(config.to_dict()).items():
+    values = flatten(config.to_dict())
+    fields = _fields(values, "pretrain")
+    for name, value in values.items():
         value = config_rules.coerce(fields, name, value)
         config_rules.check_field(fields, name, value)
     from moco_tf.models import encoder  # here: `load` needs no TensorFlow
@@ -78,6 +86,7 @@ def check(config, replicas):
             + naming.suggestion(config.model.backbone, backbones)
         )
     config_rules.check_relations(config, replicas)
+    method_table.method_class(config.method).check(config, replicas)
 
 
 def _find(name, command):
@@ -126,11 +135,25 @@ def flatten(tree, prefix=""):
     return flat
 
 
-def _fill(values, command):
+def _fields(values, command):
+    """The fields that "section.key" -> value may have."""
+    if command == "pretrain":
+        return method_table.fields(values.get("method", "moco"))
+    return config_fields.TABLES[command]
+
+
+def _recipes(method):
+    """Names of the configurations of a method, in words."""
+    if method in method_table.METHODS:
+        return ", ".join(method_table.METHODS[method].configs)
+    return naming.suggestion(method, method_table.METHODS)
+
+
+def _fill(values, fields):
     """Adds what a file or a run from before a field does not have."""
     added = {
         name: field.absent
-        for name, field in config_fields.TABLES[command].items()
+        for name, field in fields.items()
         if field.absent is not None
     }
     return added | values
@@ -138,9 +161,9 @@ def _fill(values, command):
 
 def build(values, command="pretrain"):
     """A locked ConfigDict from "section.key" -> value, types checked."""
-    fields = config_fields.TABLES[command]
+    fields = _fields(values, command)
     config = ml_collections.ConfigDict()
-    for name, value in _fill(values, command).items():
+    for name, value in _fill(values, fields).items():
         value = config_rules.coerce(fields, name, value)
         config_rules.check_field(fields, name, value)
         section, _, key = name.rpartition(".")

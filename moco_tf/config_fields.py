@@ -16,10 +16,13 @@ class Field(NamedTuple):
     absent: object = None  # the value where it is not given, a later field's
 
 
+# What every method has; its own section is in method_table.py.
 PRETRAIN = {
     "seed": Field(int, low=0, high=2**31 - 1),
+    "method": Field(str, absent="moco"),
     "data.source": Field(str),
-    "data.views": Field(str, names=("v1", "v2", "cifar")),
+    "data.views": Field(str, names=("v1", "v2", "cifar", "simclr", "byol")),
+    "data.strength": Field(float, low=0, absent=1.0),
     "data.image_size": Field(int, low=8),
     "data.max_corrupt_fraction": Field(float, low=0, high=1),
     "data.threads": Field(int, low=0),
@@ -27,18 +30,17 @@ PRETRAIN = {
     "model.backbone": Field(str),
     "model.width": Field(float, above=0),
     "model.stem": Field(str, names=("imagenet", "cifar")),
-    "model.head": Field(str, names=("fc", "mlp")),
+    "model.head": Field(str, names=("fc", "mlp", "simclr", "byol")),
+    "model.hidden": Field(int, low=0, absent=0),
     "model.dim": Field(int, low=1),
     "model.bn_groups": Field(int, low=1),
+    "model.sync_bn": Field(bool, absent=False),
     "model.recompute": Field(bool, absent=False),
-    "moco.queue_size": Field(int, low=1),
-    "moco.momentum": Field(float, low=0, high=1),
-    "moco.temperature": Field(float, above=0),
-    "moco.symmetric": Field(bool),
-    "moco.mask_same_image": Field(bool, absent=False),
-    "moco.shuffle": Field(str, names=("auto", "gather", "address")),
-    "optimizer.name": Field(str, names=("sgd", "lamb", "sgdw")),
+    "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw")),
     "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.scaling": Field(
+        str, names=("none", "linear", "sqrt"), absent="none"
+    ),
     "optimizer.momentum": Field(float, low=0, below=1),
     "optimizer.weight_decay": Field(float, low=0),
     "schedule.name": Field(str, names=("cosine", "step")),

@@ -120,27 +120,22 @@ def check_relations(config, replicas):
             "tfds:NAME/SPLIT, shapes:train)."
         )
     _check_divides("replicas", replicas, "train.batch_size", batch)
-    _check_divides("model.bn_groups", groups, "train.batch_size", batch)
-    _check_divides("replicas", replicas, "model.bn_groups", groups)
-    _check_divides(
-        "train.micro_batches",
-        config.train.micro_batches,
-        "model.bn_groups / replicas",
-        groups // replicas,
-    )
+    if config.model.sync_bn:
+        _check_synchronized(config)
+    else:
+        _check_divides("model.bn_groups", groups, "train.batch_size", batch)
+        _check_divides("replicas", replicas, "model.bn_groups", groups)
+        _check_divides(
+            "train.micro_batches",
+            config.train.micro_batches,
+            "model.bn_groups / replicas",
+            groups // replicas,
+        )
     if batch // groups < 2:
         raise ValueError(
             "Each group of model.bn_groups must hold 2 samples or more: batch "
             f"statistics of one are useless. Received bn_groups={groups}, "
             f"batch_size={batch}. Lower config.model.bn_groups."
-        )
-    keys = batch * (2 if config.moco.symmetric else 1)
-    if config.moco.queue_size < keys:
-        raise ValueError(
-            "moco.queue_size must be at least the number of keys of a step "
-            "(the batch size, twice that when symmetric). Received "
-            f"queue_size={config.moco.queue_size}, keys={keys}. Raise "
-            "config.moco.queue_size or lower config.train.batch_size."
         )
     check_schedule(config.schedule, config.train.epochs)
     if bool(config.knn.bank) != bool(config.knn.query):
@@ -149,6 +144,20 @@ def check_relations(config, replicas):
             f"no kNN. Received bank={config.knn.bank!r}, "
             f"query={config.knn.query!r}."
         )
+
+
+def _check_synchronized(config):
+    """Refuses parts of the global batch where BatchNorm takes it whole."""
+    for name, parts in (
+        ("model.bn_groups", config.model.bn_groups),
+        ("train.micro_batches", config.train.micro_batches),
+    ):
+        if parts != 1:
+            raise ValueError(
+                f"{name} must be 1 where model.sync_bn is true: statistics "
+                f"are of the global batch. Received {parts}. Pass "
+                f"--config.{name}=1, or --config.model.sync_bn=false."
+            )
 
 
 def _check_divides(divisor_name, divisor, name, value):

@@ -8,10 +8,8 @@ import tensorflow as tf
 from moco_tf import assembly, workdirs
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
-from moco_tf.data import sources, unreadable, views
+from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import dictionary, monitor
-from moco_tf.methods import moco
-from moco_tf.models import encoder as encoders
 from moco_tf.monitoring import (
     health,
     metrics_csv,
@@ -72,7 +70,7 @@ def pretrain(
         workdirs.prepare(config, workdir, source.fingerprint(), extend)
     path = _agree(config, source, workdir, strategy, guard)
 
-    method = make_method(config, strategy, batches.steps_per_epoch)
+    method = make_method(config, strategy, len(source))
     step = checkpoints.restore(method, path) if path else 0
     if guard.is_chief:
         callback = make_callback(
@@ -111,44 +109,26 @@ def pretrain(
     return method
 
 
-def make_method(config, strategy, steps_per_epoch):
+def make_method(config, strategy, images):
     """The method of a configuration, compiled, with its optimiser's slots.
+
+    Args:
+      config: ConfigDict. strategy: tf.distribute.Strategy.
+      images: N, of the source.
 
     Side effects: seeds Keras' global generator, so that the first weights are a
     function of config.seed; sets TF32.
     """
     tf.keras.utils.set_random_seed(config.seed)
     distribution.set_precision(config.train.tf32)
-    replicas = strategy.num_replicas_in_sync
-    recipe = views.RECIPES[config.data.views]
+    steps_per_epoch = max(1, images // config.train.batch_size)
     with strategy.scope():
-        backbone = encoders.build_backbone(
-            config.model.backbone,
-            width=config.model.width,
-            stem=config.model.stem,
-            bn_splits=config.model.bn_groups
-            // (replicas * config.train.micro_batches),
-            image_size=config.data.image_size,
-            precision=config.train.precision,
-        )
-        method = moco.MoCo(
-            backbone,
-            head=config.model.head,
-            dim=config.model.dim,
-            queue_size=config.moco.queue_size,
-            momentum=config.moco.momentum,
-            temperature=config.moco.temperature,
-            symmetric=config.moco.symmetric,
-            mask_same_image=config.moco.mask_same_image,
-            shuffle_keys=assembly.shuffle(
-                config, distribution.worker_count(strategy)
-            ),
-            mean=recipe.mean,
-            std=recipe.std,
-            seed=config.seed,
-            micro_batches=config.train.micro_batches,
-            jit_compile=config.train.jit_compile,
-            recompute=config.model.recompute,
+        method = assembly.make_method(
+            config,
+            images,
+            config.train.epochs * steps_per_epoch,
+            strategy.num_replicas_in_sync,
+            distribution.worker_count(strategy),
         )
         optimizer = optimizers.make_optimizer(
             config.optimizer.name,
@@ -179,7 +159,7 @@ def _fit(method, config, batches, strategy, step, callback):
             raise  # the other workers do not know of it
         print("Looking for the layer ...")
         place = fault_finder.find(
-            make_method(config, strategy, batches.steps_per_epoch),
+            make_method(config, strategy, len(batches.source)),
             batches,
             strategy,
             checkpoints.latest(callback.workdir),

@@ -2,11 +2,11 @@ import pathlib
 
 import pytest
 
+from moco_tf import assembly, config_fields, method_table, workdirs
 from moco_tf import config as configs
-from moco_tf import config_fields, workdirs
 from moco_tf.data import views
 
-NAMES = ["moco_cifar10", "moco_v1_imagenet", "moco_v2_imagenet", "quickstart"]
+NAMES = configs.names()
 
 
 def cifar(**overrides):
@@ -17,7 +17,8 @@ def cifar(**overrides):
 
 
 def test_the_shipped_configurations_are_found_by_name():
-    assert configs.names() == NAMES
+    assert {"moco_cifar10", "moco_v1_imagenet", "quickstart"} < set(NAMES)
+    assert not {"linear", "finetune"} & set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,8 @@ def test_every_shipped_configuration_passes_check(name, replicas):
 def test_a_configuration_says_reference_command_and_every_field(name):
     text = (configs.folders()[0] / f"{name}.py").read_text()
     assert f"--config={name} --workdir=" in text
-    assert sorted(_flat(configs.load(name))) == sorted(config_fields.PRETRAIN)
+    config = configs.load(name)
+    assert sorted(_flat(config)) == sorted(method_table.fields(config.method))
 
 
 def _flat(config):
@@ -63,6 +65,45 @@ def test_the_published_values_of_v1_and_v2_differ_in_four_places():
 
 def test_names_in_the_rules_are_those_of_the_parts():
     assert set(config_fields.PRETRAIN["data.views"].names) == set(views.RECIPES)
+
+
+def test_a_method_is_chosen_by_its_configuration_not_by_an_override():
+    with pytest.raises(ValueError, match="memory_bank_imagenet"):
+        cifar(method="memory_bank")
+
+
+def test_the_fields_of_another_method_are_refused():
+    with pytest.raises(ValueError, match="no field config.moco.queue_size"):
+        configs.load("memory_bank_imagenet", {"moco.queue_size": "3"})
+
+
+def test_an_unknown_method_names_the_nearest(tmp_path):
+    text = (configs.folders()[0] / "moco_cifar10.py").read_text()
+    path = tmp_path / "own.py"
+    path.write_text(
+        text.replace('config.method = "moco"', 'config.method = "mocco"')
+    )
+    with pytest.raises(ValueError, match="Did you mean 'moco'"):
+        configs.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "rate"), [("none", 0.3), ("linear", 0.6), ("sqrt", 6.7882)]
+)
+def test_the_rate_is_scaled_with_the_batch(scaling, rate):
+    config = cifar(
+        optimizer__learning_rate="0.3",
+        optimizer__scaling=scaling,
+        train__batch_size="512",
+    )
+    assert assembly.learning_rate(config) == pytest.approx(rate, rel=1e-4)
+
+
+@pytest.mark.parametrize("field", ["model__bn_groups", "train__micro_batches"])
+def test_synchronised_batch_norm_takes_the_whole_batch(field):
+    values = {"model__bn_groups": 1, "train__micro_batches": 1} | {field: 2}
+    with pytest.raises(ValueError, match="must be 1 where model.sync_bn"):
+        configs.check(cifar(model__sync_bn="true", **values), 1)
 
 
 def test_overrides_take_the_type_of_their_field():

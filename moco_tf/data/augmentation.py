@@ -78,7 +78,7 @@ class Augmentation(NamedTuple):
       low: float in 0..1, smallest share of the area that a crop takes.
       reach: of brightness, contrast, saturation and hue: factors are uniform
         in 1 - x..1 + x, the hue's shift in -x..x turns.
-      jitter, gray, blur: floats, probabilities.
+      jitter, gray, blur, solarize: floats, probabilities.
       gray_first: whether grey comes before the jitter.
     """
 
@@ -88,6 +88,7 @@ class Augmentation(NamedTuple):
     gray: float = 0.0
     blur: float = 0.0
     gray_first: bool = False
+    solarize: float = 0.0
 
     def __call__(self, image, size, seed):
         """A random view, uint8 [size, size, 3] (see Recipe)."""
@@ -113,8 +114,9 @@ class Augmentation(NamedTuple):
         parts = [gray, colour] if self.gray_first else [colour, gray]
         sigma = tf.where(draws.blur < self.blur, 0.1 + 1.9 * draws.sigma, 0.0)
         flip = tf.cast(draws.flip < 0.5, tf.float32)[:, tf.newaxis]
+        inverted = tf.cast(draws.spare[:, 0] < self.solarize, tf.float32)
         distortion = photometric.Distortion(
-            tf.concat(parts, axis=-1), factors, sigma
+            tf.concat(parts, axis=-1), factors, sigma, inverted
         )
         return tf.concat([draws.box, flip, distortion.to_row()], axis=-1)
 
@@ -129,7 +131,14 @@ class Augmentation(NamedTuple):
         planes = resize.crop_to_planes(image, box, size)
         _, flip, distortion = _split(choice)
         distortion = photometric.Distortion.from_row(distortion)
-        return photometric.distort(planes, distortion, flip)
+        made = photometric.distort(planes, distortion, flip)
+        if not self.solarize:
+            return made
+        return tf.cond(
+            distortion.solarize > 0,
+            lambda: photometric.solarize(made),
+            lambda: made,
+        )
 
     def crop(self, image, size, box, choice):
         """The view before its distortion, uint8 [size, size, 3]."""

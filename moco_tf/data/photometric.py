@@ -13,7 +13,7 @@ from moco_tf.data import blur, image_ops, planes, resize
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, NONE = range(6)
 STEPS = 5  # the four of a jitter, and grey
-ROW = STEPS + 4 + 1
+ROW = STEPS + 4 + 2
 
 
 class Distortion(NamedTuple):
@@ -24,23 +24,26 @@ class Distortion(NamedTuple):
       factors: float32 [4]: brightness, contrast and saturation, >= 0, and the
         hue's shift in turns.
       sigma: float32 scalar, of the blur that follows, 0..2 pixels; 0: none.
+      solarize: float32 scalar; above 0, the light half is inverted at the end.
     """
 
     steps: tf.Tensor
     factors: tf.Tensor
     sigma: tf.Tensor
+    solarize: tf.Tensor
 
     def to_row(self):
         """float32 [ROW], as it travels in a batch."""
         steps = tf.cast(self.steps, tf.float32)
-        sigma = self.sigma[..., tf.newaxis]
-        return tf.concat([steps, self.factors, sigma], axis=-1)
+        last = tf.stack([self.sigma, self.solarize], axis=-1)
+        return tf.concat([steps, self.factors, last], axis=-1)
 
     @classmethod
     def from_row(cls, row):
         """The inverse of `to_row`."""
-        steps, factors, sigma = tf.split(row, [STEPS, 4, 1], axis=-1)
-        return cls(tf.cast(steps, tf.int32), factors, sigma[..., 0])
+        steps, factors, last = tf.split(row, [STEPS, 4, 2], axis=-1)
+        sigma, solarize = tf.unstack(last, axis=-1)
+        return cls(tf.cast(steps, tf.int32), factors, sigma, solarize)
 
 
 def distort(view, distortion, flip):
@@ -54,7 +57,7 @@ def distort(view, distortion, flip):
     Returns:
       uint8 [S, S, 3], upright.
     """
-    steps, factors, sigma = distortion
+    steps, factors, sigma, _ = distortion
     last = tf.reduce_max(
         tf.where(tf.equal(steps, NONE), 0, tf.range(STEPS) + 1)
     )
@@ -80,7 +83,7 @@ def distort_batch(images, distortions):
     Returns:
       float32 [b, S, S, 3] in 0..255.
     """
-    steps, factors, sigma = Distortion.from_row(distortions)
+    steps, factors, sigma, solarize = Distortion.from_row(distortions)
     # All steps but the hue's are blends: grey is one with nothing of the
     # image left, and no step is one with nothing but the image.
     hue = factors[:, HUE, tf.newaxis, tf.newaxis]
@@ -115,7 +118,32 @@ def distort_batch(images, distortions):
         lambda: blur.blur_batch(made, sigma),
         lambda: made,
     )
-    return tf.transpose(made, [1, 2, 3, 0])
+    made = tf.transpose(made, [1, 2, 3, 0])
+    drawn = solarize[:, tf.newaxis, tf.newaxis, tf.newaxis] > 0
+    return tf.cond(
+        tf.reduce_any(drawn),
+        lambda: tf.where(drawn, _solarized(made), made),
+        lambda: made,
+    )
+
+
+def solarize(view):
+    """Inverts what is light: 128 and more become 127 and less.
+
+    BYOL (arXiv:2006.07733, App. B), as Pillow's ImageOps.solarize.
+
+    Args:
+      view: uint8 [..., 3].
+
+    Returns:
+      the same dtype and shape.
+    """
+    return tf.where(view < 128, view, 255 - view)
+
+
+def _solarized(images):
+    """Of float32 in 0..255, with the values that uint8 would have."""
+    return tf.cast(solarize(image_ops.to_uint8(images)), tf.float32)
 
 
 # Three compiled calls: single kernels take several times as long. XLA keeps a

@@ -58,7 +58,8 @@ class Stream:
           global_batch: int, G, samples of a step over all replicas.
           seed: int; with the step, it fixes everything.
           shuffle_keys: "address": the key views are dealt in the order of
-            `order`; "gather": in slot order, to be shuffled in the step.
+            `order`; "gather": in slot order, to be shuffled in the step;
+            "none": in slot order, as is `order`.
           threads: int, parallel decodes and views; 0: one per core.
           key_views: bool; False: query views alone, as a classifier trains on.
           augment_on: "host", or "device": see view_stage.py.
@@ -82,13 +83,16 @@ class Stream:
         self.threads = threads or os.cpu_count()
         self.key_views = key_views
         self._augment_on = augment_on
-        self.use(recipe.augment)
+        self.use(recipe.augment, recipe.augment_key)
         self.steps_per_epoch = len(source) // global_batch
 
-    def use(self, augment):
-        """Takes another function of a Recipe's `augment` from now on."""
+    def use(self, augment, augment_key=None):
+        """Takes other functions of a Recipe from now on."""
         self._views = view_stage.ViewStage(
-            augmentation.in_parts(augment),
+            (
+                augmentation.in_parts(augment),
+                augmentation.in_parts(augment_key or augment),
+            ),
             self.image_size,
             view_stage.NAMES[: 1 + self.key_views],
             self._augment_on,
@@ -129,6 +133,8 @@ class Stream:
         Args:
           step: int64 scalar.
         """
+        if self.shuffle_keys == "none":
+            return tf.range(self.global_batch)
         return tf.random.experimental.stateless_shuffle(
             tf.range(self.global_batch),
             seed=tf.stack([tf.constant(self.seed, tf.int64), step]),

@@ -9,14 +9,17 @@ from moco_tf.data import augmentation, image_ops
 HOST, DEVICE = "host", "device"
 WHERE = (HOST, DEVICE)
 NAMES = ("query", "key")
-_SMALL = 64  # pixels; below, an image's kernels take longer to call than to run
+# Pixels; up to here an image's kernels take longer to call than to run. At 32 a
+# batch at a time is a third faster than an image at a time, at 64 half as fast.
+_SMALL = 32
 
 
 class ViewStage(NamedTuple):
     """One or two views of each image, by the choices of its slot.
 
     Attributes:
-      parts: Augmentation or Seeded (see augmentation.py).
+      parts: of the query and of the key view, each an Augmentation or Seeded
+        (see augmentation.py).
       size: int, pixels of a view's side.
       names: of the views that a job makes.
       augment_on: "device": crops leave the host, and with each, under
@@ -35,27 +38,36 @@ class ViewStage(NamedTuple):
                 f"augment_on must be one of {WHERE}. Received "
                 f"augment_on={self.augment_on!r}."
             )
-        published = isinstance(self.parts, augmentation.Augmentation)
-        if self.augment_on == DEVICE and not published:
+        if self.augment_on == DEVICE and not self._published():
             raise ValueError(
-                "augment_on='device' needs a recipe made of an Augmentation, "
-                f"whose parts are known. Received {self.parts.augment}. Use "
+                "augment_on='device' needs a recipe made of Augmentations, "
+                f"whose parts are known. Received {self.parts}. Use "
                 "augment_on='host'."
             )
+
+    def _published(self):
+        kind = augmentation.Augmentation
+        return all(isinstance(parts, kind) for parts in self.parts)
 
     def choose(self, seed, positions):
         """Choices [n, 2, ...] of positions int64 [n], one after another."""
         first = tf.stack([tf.constant(seed, tf.int64), 2 * positions[0]])
         count = positions.shape[0]
-        choices = self.parts.choose(first, 2 * count)
-        return tf.reshape(choices, [count, 2, choices.shape[-1]])
+        query, key = self.parts
+        choices = query.choose(first, 2 * count)
+        choices = tf.reshape(choices, [count, 2, choices.shape[-1]])
+        if key == query:
+            return choices
+        others = key.choose(first, 2 * count)
+        others = tf.reshape(others, choices.shape)
+        return tf.stack([choices[:, 0], others[:, 1]], axis=1)
 
     def takes_batches_of(self, shape):
         """Whether `of_batch` serves for images of a TensorShape."""
         return (
             shape.is_fully_defined()
             and self.size <= _SMALL
-            and isinstance(self.parts, augmentation.Augmentation)
+            and self._published()
         )
 
     def of_image(self, image, choices, wanted, if_wanted):
@@ -70,18 +82,29 @@ class ViewStage(NamedTuple):
           dict of uint8 [S, S, 3] by name.
         """
         shape = [self.size, self.size, 3]
-        boxes = self.parts.boxes(image, choices)
-        on_host = self.augment_on == HOST
-        make = self.parts.view if on_host else self.parts.crop
+        query, key = self.parts
+        boxes = [
+            parts.boxes(image, choices)[number]
+            for number, parts in enumerate(self.parts)
+        ]
 
-        @tf.function(autograph=False)  # one trace for both views
-        def view(image, box, choice):
-            return tf.ensure_shape(make(image, self.size, box, choice), shape)
+        def traced(parts):
+            make = parts.view if self.augment_on == HOST else parts.crop
 
+            @tf.function(autograph=False)
+            def view(image, box, choice):
+                made = make(image, self.size, box, choice)
+                return tf.ensure_shape(made, shape)
+
+            return view
+
+        first = traced(query)
+        # One trace for both views, where they are alike.
+        views = (first, first if key == query else traced(key))
         return {
             name: if_wanted(
                 wanted[number],
-                lambda number=number: view(
+                lambda number=number: views[number](
                     image, boxes[number], choices[number]
                 ),
                 lambda: tf.zeros(shape, tf.uint8),
@@ -93,16 +116,17 @@ class ViewStage(NamedTuple):
         """As `of_image` for n images of one size, wanted or not."""
         made = {}
         for number, name in enumerate(self.names):
-            crops = self.parts.crop_batch(images, self.size, choices[:, number])
+            parts, chosen = self.parts[number], choices[:, number]
+            crops = parts.crop_batch(images, self.size, chosen)
             if self.augment_on == HOST:
-                crops = self.parts.distort_batch(crops, choices[:, number])
+                crops = parts.distort_batch(crops, chosen)
             made[name] = image_ops.to_uint8(crops)
         return made | self._distortions(choices)
 
     def _distortions(self, choices):
         if self.augment_on == HOST:
             return {}
-        rows = self.parts.distortions(choices)
+        rows = self.parts[0].distortions(choices)
         return {
             f"{name}_distortion": rows[..., number, :]
             for number, name in enumerate(self.names)

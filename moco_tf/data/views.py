@@ -37,12 +37,19 @@ class Recipe(NamedTuple):
         AutoGraph does not read it: write tf.cond, not `if`, on tensors.
       evaluate: (uint8 [H, W, 3], size int) -> uint8 [size, size, 3].
       mean, std: per channel, of pixels in 0..1, for `normalize`.
+      augment_key: of the key view; None: as `augment`.
     """
 
     augment: Callable
     evaluate: Callable
     mean: tuple
     std: tuple
+    augment_key: Callable | None = None
+
+    @property
+    def both(self):
+        """What makes the query view, and what makes the key view."""
+        return self.augment, self.augment_key or self.augment
 
 
 def evaluate_imagenet(image, size):
@@ -93,7 +100,14 @@ def sometimes(probability, uniform, operation, image):
     )
 
 
+_FARTHEST = (1.0, 1.0, 1.0, 0.5)  # brightness, contrast, saturation, hue
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+# Deviation: blur is drawn by its sigma alone, with the kernel that this needs;
+# SimCLR and BYOL cut it at a tenth of the image.
+_BYOL = augmentation.Augmentation(
+    low=0.08, reach=(0.4, 0.4, 0.2, 0.1), jitter=0.8, gray=0.2, blur=1.0
+)
 
 # To add a recipe, add an entry.
 RECIPES = {
@@ -130,4 +144,42 @@ RECIPES = {
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
     ),
+    # SimCLR (arXiv:2002.05709, App. A) at strength 1.
+    "simclr": Recipe(
+        augmentation.Augmentation(
+            low=0.08, reach=(0.8, 0.8, 0.8, 0.2), jitter=0.8, gray=0.2, blur=0.5
+        ),
+        evaluate_imagenet,
+        **_IMAGENET,
+    ),
+    # BYOL (arXiv:2006.07733, Table 6): two views of different kinds.
+    "byol": Recipe(
+        _BYOL,
+        evaluate_imagenet,
+        **_IMAGENET,
+        augment_key=_BYOL._replace(blur=0.1, solarize=0.2),
+    ),
 }
+
+
+def recipe(name, strength=1.0):
+    """A recipe by name, its colour jitter made to reach further or less far.
+
+    Args:
+      name: key of RECIPES.
+      strength: float, s of SimCLR (arXiv:2002.05709, App. A); 1.0 is the
+        recipe itself. The hue's reach ends at half a turn, the others' at 1.
+    """
+    found = RECIPES[name]
+    if strength == 1.0:
+        return found
+    augment, augment_key = (
+        augment._replace(
+            reach=tuple(
+                min(strength * reach, limit)
+                for reach, limit in zip(augment.reach, _FARTHEST, strict=True)
+            )
+        )
+        for augment in found.both
+    )
+    return found._replace(augment=augment, augment_key=augment_key)

@@ -12,7 +12,8 @@ from moco_tf.models import encoder as encoders
 from moco_tf.models import heads
 
 _FLOAT = 4  # bytes
-_SLOTS = {"sgd": 1, "sgdw": 1, "lamb": 2}  # of the optimiser, for each weight
+# Of the optimiser, for each weight.
+_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2}
 _PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
 # The gradients of some layers, and the key encoder's, which keeps nothing.
 _TRANSIENT = 4  # times the largest output of a layer
@@ -46,12 +47,13 @@ def predict(config, replicas):
         config.model.backbone,
         width=config.model.width,
         stem=config.model.stem,
-        bn_splits=config.model.bn_groups // replicas,
+        bn_splits=max(1, config.model.bn_groups // replicas),
         image_size=config.data.image_size,
         precision=config.train.precision,
     )
     features = encoders.feature_size(backbone)
-    head = heads.projection_head(config.model.head, features, config.model.dim)
+    model = config.model
+    head = heads.projection_head(model.head, features, model.dim, model.hidden)
     weights = backbone.count_params() + head.count_params()
     rows = config.train.batch_size // replicas
     outputs = _outputs(backbone, rows) + _outputs(head, rows)

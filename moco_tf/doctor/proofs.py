@@ -126,7 +126,7 @@ def _small(config, replicas):
 
 def _make(config, source, strategy):
     stream = assembly.make_stream(config, source)
-    return pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    return pretrain.make_method(config, strategy, len(stream.source))
 
 
 def _train(method, config, source, last):

@@ -45,7 +45,7 @@ def run(config, source, strategy, steps, clock=time.perf_counter):
     Side effects: those of pretrain.make_method.
     """
     batches = assembly.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, batches.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, len(source))
     iterator = iter(batches.distribute(strategy, 0))
     step = method.make_train_function()
     for _ in range(_FIRST):

@@ -22,16 +22,25 @@ class Inspector:
         """Describes the dictionary and the key encoder.
 
         Args:
-          method: MoCo, with at least one finished step.
+          method: TwoViews, with at least one finished step.
 
         Returns:
-          dict of floats by column of metrics.csv: "queue_fill", share of the
+          dict of floats by column of metrics.csv, of what the method has. Of a
+          queue "queue_fill", share of the
           queue that holds keys of images (not the random ones of the start);
           "key_age", their mean age in steps; "same_image", share of them whose
-          image is in the next batch; "key_drift", L2 distance of the key
-          encoder's parameters from the query encoder's, as a share of the
-          latter's norm; "key_rank", effective rank of a sample of the keys.
+          image is in the next batch; "key_rank", effective rank of a sample of
+          the keys. Of a key encoder "key_drift", L2 distance of its parameters
+          from the query encoder's, as a share of the latter's norm.
         """
+        found = {}
+        if method.key_encoder is not None:
+            found["key_drift"] = drift(method.key_encoder, method.query_encoder)
+        if method.queue is not None:
+            found |= self._queue(method)
+        return found
+
+    def _queue(self, method):
         step = int(method.step.numpy())
         steps = method.queue.steps.numpy()
         written = steps >= 0
@@ -43,7 +52,6 @@ class Inspector:
             "queue_fill": float(written.mean()),
             "key_age": float((step - steps[written]).mean()),
             "same_image": float(np.isin(held, coming).mean()),
-            "key_drift": drift(method.key_encoder, method.query_encoder),
             "key_rank": representation.effective_rank(
                 keys[spread.astype(np.int64)]
             ),

@@ -64,7 +64,7 @@ def load_start(config, run, workdir, checkpoint, strategy):
             synchronized=config.model.sync_bn,
         )
         projection = heads.projection_head(
-            model.head, backbone.output_shape[-1], model.dim
+            model.head, backbone.output_shape[-1], model.dim, model.hidden
         )
         encoder = encoders.Encoder(backbone, projection)
     if not restores:

@@ -25,7 +25,7 @@ class KnnMonitor:
           ValueError: if they cannot be compared.
         """
         self.config = config
-        self.recipe = views.RECIPES[config.data.views]
+        self.recipe = views.recipe(config.data.views, config.data.strength)
         self.bank = sources.open_source(config.knn.bank)
         self.query = sources.open_source(config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
@@ -124,4 +124,5 @@ class KnnMonitor:
         # Below 0, where no step of the training draws its views.
         place = -1 - (2 * index + number)
         seed = tf.stack([tf.constant(self.config.seed, tf.int64), place])
-        return self.recipe.augment(image, self.config.data.image_size, seed)
+        augment = self.recipe.both[number]
+        return augment(image, self.config.data.image_size, seed)

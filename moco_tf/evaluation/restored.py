@@ -75,6 +75,6 @@ def build_encoder(config):
         precision=config.train.precision,
     )
     head = heads.projection_head(
-        model.head, backbone.output_shape[-1], model.dim
+        model.head, backbone.output_shape[-1], model.dim, model.hidden
     )
     return encoders.Encoder(backbone, head)

@@ -1,5 +1,7 @@
 """Contrastive losses: pure functions of features."""
 
+import math
+
 import tensorflow as tf
 
 BINS = 40  # of the histograms of similarities
@@ -10,7 +12,7 @@ def info_nce(query, key, queue, temperature, masked=None):
     """InfoNCE over one positive and K queued negatives (MoCo v1, Eq. 1).
 
     Args:
-      query: float32 [N, C], L2-normalised; the only input that takes gradients.
+      query: float32 [N, C], L2-normalised.
       key: float32 [N, C], L2-normalised; row i is the positive of query i.
       queue: float32 [K, C], L2-normalised negatives.
       temperature: positive float; logits are cosine / temperature.
@@ -30,6 +32,75 @@ def info_nce(query, key, queue, temperature, masked=None):
     labels = tf.zeros(tf.shape(logits)[:1], tf.int32)  # the positive's column
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.reduce_mean(loss), logits
+
+
+def nt_xent(views, every, places, temperature):
+    """NT-Xent over the 2G views of a step (SimCLR, arXiv:2002.05709, Eq. 1).
+
+    Args:
+      views: float32 [2N, C], L2-normalised; rows 2i and 2i + 1 are of an image.
+      every: float32 [2G, C], those of all replicas, in the same form.
+      places: int32 [2N], the rows of `views` in `every`.
+      temperature: positive float; logits are cosine / temperature.
+
+    Returns:
+      as `info_nce`: the mean over 2N and logits [2N, 1 + 2G], of which a view
+      itself and its positive's second column are left out.
+    """
+    pairs = tf.reshape(views, [-1, 2, views.shape[1]])
+    others = tf.reshape(pairs[:, ::-1], views.shape)
+    images = tf.range(every.shape[0]) // 2
+    of_own_image = (places // 2)[:, tf.newaxis] == images
+    return info_nce(views, others, every, temperature, of_own_image)
+
+
+def nce(logits, constant, images):
+    """Noise-contrastive estimation (InstDisc, arXiv:1805.01978, Eq. 4 to 7).
+
+    A feature is of the image i with P(i) = exp(logit) / Z; negatives are drawn
+    evenly, K of them with 1 / images each.
+
+    Args:
+      logits: float32 [N, 1 + K], positive first, of info_nce.
+      constant: positive float32 scalar, Z.
+      images: int, of the source.
+
+    Returns:
+      float32 scalar, mean over N, in nats.
+    """
+    negatives = logits.shape[1] - 1
+    noise = math.log(negatives / images) + tf.math.log(constant)
+    own = tf.nn.softplus(noise - logits[:, 0])
+    others = tf.reduce_sum(tf.nn.softplus(logits[:, 1:] - noise), axis=1)
+    return tf.reduce_mean(own + others)
+
+
+def normalized_mse(predictions, targets):
+    """2 - 2 cos, the squared distance of unit vectors (BYOL, Eq. 2).
+
+    Args:
+      predictions: float32 [N, C], L2-normalised.
+      targets: float32 [N, C], L2-normalised; takes no gradient.
+
+    Returns:
+      float32 scalar in 0..4, mean over N.
+    """
+    cosines = tf.reduce_sum(predictions * tf.stop_gradient(targets), axis=1)
+    return tf.reduce_mean(2.0 - 2.0 * cosines)
+
+
+def spread(vectors):
+    """How far unit vectors lie apart: about 1 if evenly, 0 if all are equal.
+
+    Args:
+      vectors: float32 [N, C], L2-normalised.
+
+    Returns:
+      float32 scalar: sqrt(C) times the mean over C of the standard deviation
+      over N (SimSiam, arXiv:2011.10566, Sec. 4.1).
+    """
+    deviations = tf.math.reduce_std(vectors, axis=0)
+    return tf.reduce_mean(deviations) * vectors.shape[1] ** 0.5
 
 
 def instance_top1(logits):

@@ -1,95 +1,15 @@
-"""What all pre-training methods share: the compiled step and its log."""
+"""What all trained models share: the compiled step and its log."""
 
 import functools
 
 import tensorflow as tf
 
 from moco_tf.data import image_ops, photometric
-from moco_tf.methods import micro_batches, shuffle
-
-
-class StepLog(tf.Module):
-    """The values of the last steps, kept on the device.
-
-    The host reads many steps at once, so that no step waits for it. The log is
-    part of the checkpoint: a resumed run reports the same means.
-
-    Attributes:
-      values: float32 [CAPACITY, len(columns)] variable; the row of a step is
-        step % CAPACITY.
-      columns: names of the columns.
-    """
-
-    CAPACITY = 1024
-
-    def __init__(self, columns):
-        super().__init__(name="step_log")
-        self.columns = tuple(columns)
-        self.values = tf.Variable(
-            tf.zeros([self.CAPACITY, len(self.columns)]), trainable=False
-        )
-
-    def write(self, step, row):
-        """Stores a row float32 [columns] for an int64 step, in the graph."""
-        position = (step % self.CAPACITY)[tf.newaxis]
-        self.values.scatter_update(tf.IndexedSlices(row[tf.newaxis], position))
-
-    def read(self, first, last):
-        """Columns of the steps first..last-1, a dict of float32 arrays."""
-        if not 0 <= last - first <= self.CAPACITY:
-            raise ValueError(
-                f"The step log holds {self.CAPACITY} steps. Received a request "
-                f"for steps {first} to {last - 1}."
-            )
-        values = self.values.numpy()
-        rows = [values[step % self.CAPACITY] for step in range(first, last)]
-        return {
-            name: [float(row[column]) for row in rows]
-            for column, name in enumerate(self.columns)
-        }
-
-
-class Leave:
-    """Whether some replica asks all of them to leave; never saved.
-
-    A plain object, which no checkpoint follows.
-    """
-
-    def __init__(self):
-        self._asked = tf.Variable(0.0, trainable=False, name="leave")
-
-    def ask(self):
-        """Asks, from the next step of this process on."""
-        for copy in _local_values(self._asked):
-            copy.assign(1.0)
-
-    def read(self):
-        """This replica's part, in the graph: float32, 0 or 1."""
-        return self._asked.read_value()
-
-
-class Newest:
-    """The histograms of the last step, the same on all replicas; never saved.
-
-    A plain object, which no checkpoint follows.
-    """
-
-    def __init__(self, shape):
-        self._values = tf.Variable(
-            tf.zeros(shape), trainable=False, name="histograms"
-        )
-
-    def write(self, histograms):
-        """Stores them, in the graph."""
-        self._values.assign(histograms)
-
-    def read(self):
-        """Returns them as a float32 array; zeros before the first step."""
-        return self._values.numpy()
+from moco_tf.methods import micro_batches, shuffle, step_log
 
 
 class Method(tf.keras.Model):
-    """A pre-training method: subclasses say how two views become a loss.
+    """A method of training: subclasses say how a batch becomes a loss.
 
     A subclass defines `train_step(batch)`, which runs inside a replica, updates
     the method's own state and returns the scalars named by `METRICS`.
@@ -104,8 +24,9 @@ class Method(tf.keras.Model):
     """
 
     METRICS = ("loss", "instance_top1", "unreadable")
-    # Shapes of what `descend` averages beside the loss, and of the histograms
-    # that a step returns besides METRICS.
+    # Shapes of what `descend` returns beside the loss (means over the batch,
+    # or rows [None, ...] of it), and of the histograms that a step returns
+    # besides METRICS.
     SCORES = {"instance_top1": tf.TensorShape([])}
     HISTOGRAMS = tf.TensorShape([0])
 
@@ -124,9 +45,9 @@ class Method(tf.keras.Model):
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
-        self.step_log = StepLog([*self.METRICS, "input_wait"])
-        self.leave = Leave()
-        self.newest = Newest(self.HISTOGRAMS)
+        self.step_log = step_log.StepLog([*self.METRICS, "input_wait"])
+        self.leave = step_log.Leave()
+        self.newest = step_log.Newest(self.HISTOGRAMS)
         self.step_graph = None
         self._start = (0, 0)
         # What a step returns is already the same on every replica; Keras would
@@ -150,12 +71,16 @@ class Method(tf.keras.Model):
         """The variables that the optimiser changes."""
         raise AttributeError(f"{type(self).__name__} names no variables.")
 
-    def vectors(self, encoder, images):
-        """Unit vectors float32 [N, C] of images; BatchNorm uses the batch."""
+    def project(self, encoder, images):
+        """Projections float32 [N, C] of images; BatchNorm uses the batch."""
         run = functools.partial(encoder, training=True)
         if self.jit_encoders:
             run = tf.function(run, jit_compile=True, autograph=False)
-        return tf.math.l2_normalize(run(images), axis=1)
+        return run(images)
+
+    def vectors(self, encoder, images):
+        """As `project`, unit vectors."""
+        return tf.math.l2_normalize(self.project(encoder, images), axis=1)
 
     def encode(self, encoder, images):
         """As `vectors`, without gradient, in micro-batches."""
@@ -163,7 +88,7 @@ class Method(tf.keras.Model):
             functools.partial(self.vectors, encoder),
             images,
             self.micro_batches,
-            encoder.head.output_shape[-1],
+            encoder.dim,
         )
 
     def descend(self, loss_of, rows):
@@ -230,9 +155,8 @@ class Method(tf.keras.Model):
             start = tf.timestamp()
             with tf.control_dependencies([start]):
                 batch = next(iterator)
-            with tf.control_dependencies(
-                tf.nest.flatten(tf.nest.map_structure(_local_values, batch))
-            ):
+            parts = tf.nest.map_structure(step_log.local_values, batch)
+            with tf.control_dependencies(tf.nest.flatten(parts)):
                 wait = tf.cast(tf.timestamp() - start, tf.float32)
             strategy = self.distribute_strategy
             metrics = strategy.run(replica_step, args=(batch, wait))
@@ -257,8 +181,3 @@ def _distorted(batch):
         views = photometric.distort_batch(batch[name], distortions)
         batch[name] = image_ops.to_uint8(views)
     return batch
-
-
-def _local_values(value):
-    strategy = tf.distribute.get_strategy()
-    return list(strategy.experimental_local_results(value))

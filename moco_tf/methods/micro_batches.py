@@ -37,11 +37,12 @@ def gradients(loss_of, rows, count, variables, optimizer, shapes, share=1.0):
 
     Args:
       loss_of: takes a dict of tensors [N / count, ...]; returns the loss, a
-        float32 scalar, and a dict of float32 scores: means over the rows.
+        float32 scalar, and a dict of float32 scores: means over the rows, or
+        rows [N / count, ...].
       rows: dict of tensors [N, ...]. count: int, micro-batches.
       variables: list of variables.
       optimizer: Keras optimiser; its loss scale is used if it has one.
-      shapes: dict of tf.TensorShape, of the scores.
+      shapes: dict of tf.TensorShape, of the scores; rows begin with None.
       share: float, of the loss, whose gradients are returned.
 
     Returns:
@@ -66,12 +67,23 @@ def gradients(loss_of, rows, count, variables, optimizer, shapes, share=1.0):
     def body(number, sums):
         part = {name: values[number] for name, values in parts.items()}
         with normalization.micro_batch(number, count):
-            found = of(part)
+            loss, scores, slopes = of(part)
+        scores = {
+            name: _placed(values, number, count) if name in by_row else values
+            for name, values in scores.items()
+        }
         return number + 1, tf.nest.map_structure(
-            lambda total, new: total + new / count, sums, found
+            lambda total, new: total + new / count,
+            sums,
+            (loss, scores, slopes),
         )
 
-    scores = {name: tf.zeros(shape) for name, shape in shapes.items()}
+    batch = next(iter(rows.values())).shape[0]
+    by_row = [name for name, shape in shapes.items() if shape[:1] == [None]]
+    scores = {
+        name: tf.zeros([batch, *shape[1:]] if name in by_row else shape)
+        for name, shape in shapes.items()
+    }
     slopes = [tf.zeros(variable.shape) for variable in variables]
     return tf.while_loop(
         lambda number, _: number < count,
@@ -84,3 +96,10 @@ def gradients(loss_of, rows, count, variables, optimizer, shapes, share=1.0):
 def _parts(rows, count):
     """[N, ...] -> [count, N / count, ...]."""
     return tf.reshape(rows, [count, rows.shape[0] // count, *rows.shape[1:]])
+
+
+def _placed(rows, number, count):
+    """Rows [N / count, ...] at their place of [N, ...], times count."""
+    places = tf.one_hot(number, count, float(count))
+    placed = tf.tensordot(places, rows, axes=0)
+    return tf.reshape(placed, [-1, *rows.shape[1:]])

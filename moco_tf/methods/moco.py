@@ -1,17 +1,15 @@
 """Momentum Contrast (v1 arXiv:1911.05722, v2 arXiv:2003.04297)."""
 
+import math
+
 import tensorflow as tf
 
-from moco_tf.data import image_ops
-from moco_tf.methods import key_queue, losses, method, shuffle
+from moco_tf.methods import key_queue, losses, shuffle, two_views
 from moco_tf.methods.momentum import update_momentum
-from moco_tf.models import cloning, heads
 from moco_tf.models import encoder as encoders
 
-SHUFFLES = ("gather", "address")
 
-
-class MoCo(method.Method):
+class MoCo(two_views.Contrastive):
     """MoCo: a query encoder, a momentum key encoder and a queue of keys.
 
     Make it inside the strategy's scope, `compile(optimizer)` it and `fit` it
@@ -21,15 +19,6 @@ class MoCo(method.Method):
       query_encoder, key_encoder: Encoder, backbone and head.
       queue: KeyQueue.
     """
-
-    METRICS = (*method.Method.METRICS, "positive", "hardest_negative")
-    SCORES = {
-        **method.Method.SCORES,
-        "positive": tf.TensorShape([]),
-        "hardest_negative": tf.TensorShape([]),
-        "histograms": tf.TensorShape([2, losses.BINS]),
-    }
-    HISTOGRAMS = SCORES["histograms"]
 
     def __init__(
         self,
@@ -53,8 +42,9 @@ class MoCo(method.Method):
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
-          head: "fc" (v1, one linear layer) or "mlp" (v2, two layers).
-          dim: C, features of a query or key.
+          head: "fc" (v1, one linear layer), "mlp" (v2, two layers), another
+            kind of heads.KINDS, or a keras.Model, [N, F] -> float32 [N, C].
+          dim: C, features of a query or key; of a head that is named.
           queue_size: K, keys in the dictionary.
           momentum: float in 0..1, m of Eq. 2.
           temperature: positive float, tau of Eq. 1.
@@ -62,8 +52,7 @@ class MoCo(method.Method):
             a step then enqueues the keys of both views.
           mask_same_image: leave keys of a query's own image out of its
             negatives; a small data set comes round while they are queued.
-          shuffle_keys: "gather": key images travel between replicas; "address":
-            the stream has already dealt them in shuffled order.
+          shuffle_keys: one of shuffle.KINDS.
           mean, std: of the channels in 0..1; normalise uint8 images.
           seed: int, of the queue's first keys.
           micro_batches: parts that a replica's batch is encoded in, one after
@@ -75,40 +64,41 @@ class MoCo(method.Method):
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        super().__init__("moco", micro_batches, jit_compile)
-        if shuffle_keys not in SHUFFLES:
-            raise ValueError(
-                f"shuffle must be one of {SHUFFLES}. Received "
-                f"shuffle={shuffle_keys!r}."
-            )
+        encoder = encoders.make_encoder(backbone, head, dim, recompute)
+        super().__init__(
+            "moco", encoder, mean, std, micro_batches, jit_compile, shuffle_keys
+        )
         if not 0 <= momentum <= 1 or temperature <= 0:
             raise ValueError(
                 "momentum must lie in 0..1 and temperature above 0. Received "
                 f"momentum={momentum}, temperature={temperature}."
             )
-        if self.replicas > 1:
-            _refuse_shared_statistics(backbone)
-        features = encoders.feature_size(backbone)
-        self.query_encoder = encoders.Encoder(
-            backbone,
-            heads.projection_head(head, features, dim),
-            recompute=recompute,
-        )
         self.key_encoder = self.query_encoder.clone()
-        self.queue = key_queue.KeyQueue(queue_size, dim, seed)
+        self.queue = key_queue.KeyQueue(queue_size, encoder.dim, seed)
         self.momentum = momentum
         self.temperature = temperature
         self.symmetric = symmetric
         self.mask_same_image = mask_same_image
-        self.shuffle_keys = shuffle_keys
-        self.mean, self.std = tuple(mean), tuple(std)
 
-    @property
-    def backbone(self):
-        return self.query_encoder.backbone
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K + 1), for each direction."""
+        del batch_size
+        directions = 2 if section.symmetric else 1
+        return directions * math.log(section.queue_size + 1)
 
-    def trained_variables(self):
-        return self.query_encoder.trainable_variables
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses a queue that does not hold the keys of a step."""
+        size = config.moco.queue_size
+        keys = config.train.batch_size * (2 if config.moco.symmetric else 1)
+        if size < keys:
+            raise ValueError(
+                "moco.queue_size must be at least the number of keys of a step "
+                "(the batch size, twice that when symmetric). Received "
+                f"queue_size={size}, keys={keys}. Raise "
+                "config.moco.queue_size or lower config.train.batch_size."
+            )
 
     def train_step(self, batch):
         """One step of Algorithm 1 (v1, section 3.2), inside a replica.
@@ -151,13 +141,7 @@ class MoCo(method.Method):
         self.queue.enqueue(keys, samples, self.step)
         if self.symmetric:
             self.queue.enqueue(other_keys, samples, self.step)
-        return {
-            "loss": loss,
-            **scores,
-            "unreadable": tf.reduce_mean(
-                tf.cast(tf.logical_not(batch["valid"]), tf.float32)
-            ),
-        }
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
     def contrast(self, query, key, index):
         """InfoNCE of queries [N, C] and their keys [N, C] with the queue.
@@ -171,42 +155,4 @@ class MoCo(method.Method):
         keys = self.queue.keys
         return losses.info_nce(
             query, tf.stop_gradient(key), keys, self.temperature, masked
-        )
-
-    def scores(self, logits):
-        """What the log tells of logits [N, 1 + K], by name of SCORES."""
-        return {
-            "instance_top1": losses.instance_top1(logits),
-            **losses.similarities(logits, self.temperature),
-        }
-
-    def normalized(self, batch):
-        """Normalised images of both views; the key's in shuffled order."""
-        key = batch["key"]
-        if self.shuffle_keys == "gather":
-            images = shuffle.gather_images(key)
-            key = tf.gather(images, shuffle.own_rows(batch["order"]))
-        return (
-            image_ops.normalize(batch["query"], self.mean, self.std),
-            image_ops.normalize(key, self.mean, self.std),
-        )
-
-
-def _refuse_shared_statistics(backbone):
-    """Keras' BatchNorm averages its statistics over replicas when it is read.
-
-    Saving and restoring them then changes bits, and a resumed run is another.
-    """
-    kind = tf.keras.layers.BatchNormalization
-    found = [
-        layer.name
-        for layer in cloning.sublayers(backbone)
-        if isinstance(layer, kind)
-    ]
-    if found:
-        raise ValueError(
-            "On several replicas a backbone must not hold Keras' "
-            f"BatchNormalization. Received {found[:3]} in {backbone.name!r}. "
-            "Use moco_tf.models.cloning.swap_batch_norm(backbone) to replace "
-            "them with their weights."
         )

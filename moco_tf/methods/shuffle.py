@@ -9,6 +9,10 @@ belongs to which query.
 
 import tensorflow as tf
 
+# "gather": key images travel between replicas. "address": the stream has dealt
+# them in shuffled order. "none": they stay in the order of the queries.
+KINDS = ("gather", "address", "none")
+
 _INDEX_BASE = 2**20  # splits an index in two parts that float32 holds exactly
 
 
@@ -24,7 +28,8 @@ def all_gather(tensor):
       tensor: [b, ...] of a dtype that collectives carry (float32, int64).
 
     Returns:
-      [R * b, ...], the same on every replica.
+      [R * b, ...], the same on every replica. Gradients flow back to the rows'
+      replicas, the sum of all replicas' losses.
     """
     replicas = replica_count()
     if replicas == 1:
@@ -33,9 +38,16 @@ def all_gather(tensor):
     # identity: a gather of a tensor that was made outside the replica fails
     # where a worker has one replica.
     gathered = context.all_gather(tf.identity(tensor), axis=0)
+    gathered = _dense_gradient(gathered)
     # The gather forgets the static shape.
     shape = [replicas * tensor.shape[0], *tensor.shape[1:]]
     return tf.ensure_shape(gathered, shape)
+
+
+@tf.custom_gradient
+def _dense_gradient(tensor):
+    """The tensor; the gather's gradient does not take slices of one."""
+    return tf.identity(tensor), tf.convert_to_tensor
 
 
 def gather_images(images):

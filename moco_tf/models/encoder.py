@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from moco_tf.models import cloning, keras_cv_backbones, resnet
+from moco_tf.models import cloning, heads, keras_cv_backbones, resnet
 from moco_tf.models import recompute as recomputing
 
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
@@ -111,6 +111,24 @@ def feature_size(backbone):
     return int(shape[-1])
 
 
+def make_encoder(backbone, head, dim, recompute=False):
+    """Joins a backbone and a head.
+
+    Args:
+      backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+      head: keras.Model, [N, F] -> float32 [N, C], or one of heads.KINDS.
+      dim: C, of a head that is named.
+      recompute: see Encoder.
+
+    Returns:
+      Encoder.
+    """
+    features = feature_size(backbone)
+    if isinstance(head, str):
+        head = heads.projection_head(head, features, dim)
+    return Encoder(backbone, head, recompute=recompute)
+
+
 class Encoder(tf.keras.Model):
     """A backbone followed by a projection head.
 
@@ -144,6 +162,11 @@ class Encoder(tf.keras.Model):
         self._train_backbone = functools.partial(backbone, training=True)
         if recompute:
             self._train_backbone = recomputing.recomputing(backbone)
+
+    @property
+    def dim(self):
+        """C, the features of a projection."""
+        return self.head.output_shape[-1]
 
     def call(self, images, training=False):
         """Projects images.

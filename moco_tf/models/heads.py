@@ -6,21 +6,27 @@ import tensorflow as tf
 
 from moco_tf.models import normalization
 
-KINDS = ("fc", "mlp")
+KINDS = ("fc", "mlp", "simclr", "byol")
 
 
-def projection_head(kind, features, dim):
+def projection_head(
+    kind, features, dim, hidden=0, bn_splits=1, synchronized=False
+):
     """Makes the head on top of a backbone, in float32.
 
-    "fc" is one linear layer (MoCo v1); "mlp" adds a hidden layer as wide as
-    the features, and a ReLU (MoCo v2, section 3.1). Layers are named as in the
+    "fc" is one linear layer (MoCo v1); "mlp" adds a hidden layer and a ReLU
+    (MoCo v2, section 3.1); "simclr" and "byol" have BatchNorm in between, and
+    "simclr" at the end too. Layers of the first two are named as in the
     published implementation and start as its linear layers do: weights and
     biases uniform within 1 / sqrt(inputs).
 
     Args:
-      kind: "fc" or "mlp".
+      kind: one of KINDS.
       features: F, features of the backbone.
       dim: C, features of a query or key.
+      hidden: features of the hidden layer; 0: as many as the backbone's.
+      bn_splits: BatchNorm groups of a replica's batch.
+      synchronized: whether BatchNorm takes the batches of all replicas.
 
     Returns:
       keras.Model, [N, F] -> float32 [N, C].
@@ -35,14 +41,66 @@ def projection_head(kind, features, dim):
             "A head needs at least one input and one output. Received "
             f"features={features}, dim={dim}."
         )
+    if kind in ("simclr", "byol"):
+        output_bn = kind == "simclr"
+        return bn_mlp(features, hidden, dim, output_bn, bn_splits, synchronized)
+    hidden = hidden or features
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
     if kind == "fc":
         outputs = _linear("fc", features, dim)(inputs)
     else:
-        hidden = _linear("fc.0", features, features)(inputs)
-        hidden = tf.keras.layers.ReLU(name="fc.1", dtype="float32")(hidden)
-        outputs = _linear("fc.2", features, dim)(hidden)
+        x = _linear("fc.0", features, hidden)(inputs)
+        x = tf.keras.layers.ReLU(name="fc.1", dtype="float32")(x)
+        outputs = _linear("fc.2", hidden, dim)(x)
     return tf.keras.Model(inputs, outputs, name="head")
+
+
+def bn_mlp(
+    features,
+    hidden,
+    dim,
+    output_bn=False,
+    bn_splits=1,
+    synchronized=False,
+    name="head",
+):
+    """Two layers with BatchNorm and ReLU in between, in float32.
+
+    With `output_bn` it is SimCLR's projection head as in its authors' code
+    (arXiv:2002.05709): no layer has a bias, and a BatchNorm without an offset
+    ends it. Without, it is BYOL's projector and predictor (arXiv:2006.07733,
+    section 3.3).
+
+    Args:
+      features: inputs. hidden: features of the hidden layer; 0: as many.
+      dim: outputs.
+      output_bn: see above.
+      bn_splits: BatchNorm groups of a replica's batch.
+      synchronized: whether BatchNorm takes the batches of all replicas.
+      name: of the model.
+
+    Returns:
+      keras.Model, [N, features] -> float32 [N, dim].
+    """
+    hidden = hidden or features
+
+    def batch_norm(name, **kwargs):
+        return normalization.BatchNorm(
+            bn_splits,
+            synchronized=synchronized,
+            dtype="float32",
+            name=name,
+            **kwargs,
+        )
+
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = _linear("fc.0", features, hidden, bias=not output_bn)(inputs)
+    x = batch_norm("fc.1")(x)
+    x = tf.keras.layers.ReLU(name="fc.2", dtype="float32")(x)
+    x = _linear("fc.3", hidden, dim, bias=not output_bn)(x)
+    if output_bn:
+        x = batch_norm("fc.4", center=False)(x)
+    return tf.keras.Model(inputs, x, name=name)
 
 
 def classification_head(
@@ -81,13 +139,14 @@ def classification_head(
     return tf.keras.Model(inputs, outputs, name="classifier")
 
 
-def _linear(name, inputs, outputs):
+def _linear(name, inputs, outputs, bias=True):
     limit = 1.0 / math.sqrt(inputs)
     uniform = tf.keras.initializers.RandomUniform
     return tf.keras.layers.Dense(
         outputs,
         kernel_initializer=uniform(-limit, limit),
         bias_initializer=uniform(-limit, limit),
+        use_bias=bias,
         dtype="float32",  # under any policy; see design, "Precision"
         name=name,
     )

@@ -12,6 +12,7 @@ _TURNOVERS = 4  # of the queue; before, its first random keys still count
 _SETTLED = 200  # steps; before, everything moves
 _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
+_EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
 _STILL = 0.2  # of 1 - momentum, the way that the update should go
 _SOLVED = 0.95  # of instance_top1 over an epoch
@@ -36,11 +37,12 @@ class Watch:
 
         Args:
           config: ConfigDict of the run. images: N of the source.
-          chance: loss of guessing, ln(K + 1), nats.
+          chance: loss of guessing, nats; None: the method has no such loss.
           known: names of warnings that the run has had.
           rows: of metrics.csv, of the run so far.
         """
         self._config = config
+        self._section = config[config.method]
         self._images = images
         self._chance = chance
         self._known = set(known)
@@ -50,15 +52,17 @@ class Watch:
 
     def start(self):
         """Warnings of the configuration alone, a list."""
-        moco = self._config.moco
-        share = moco.queue_size / self._images
-        if share > _LARGE and not moco.mask_same_image:
+        queue_size = self._section.get("queue_size", 0)
+        masked = self._section.get("mask_same_image", False)
+        share = queue_size / self._images
+        if share > _LARGE and not masked:
             return self._warn(
                 "large-queue",
-                f"the queue holds {moco.queue_size} keys, {100 * share:.0f} % "
+                f"the queue holds {queue_size} keys, {100 * share:.0f} % "
                 f"of the {self._images} images: keys of a query's own image "
-                "come up as its negatives. Set config.moco.mask_same_image="
-                "true, or a queue below a tenth of the images",
+                "come up as its negatives. Set config."
+                f"{self._config.method}.mask_same_image=true, or a queue "
+                "below a tenth of the images",
             )
         return []
 
@@ -87,7 +91,7 @@ class Watch:
                 f"instance_top1 is {row['instance_top1']:.3f} (queries find "
                 "their own key) while kNN has not risen since the first epoch: "
                 "statistics of BatchNorm may tell which key belongs to which "
-                "query. Keep config.moco.shuffle=auto and raise "
+                "query. Keep the method's shuffle at auto and raise "
                 "config.model.bn_groups (2 groups or more)",
             )
         return []
@@ -99,12 +103,13 @@ class Watch:
           pace: float, share of the way to the query encoder that one step took
             the key encoder.
         """
-        momentum, found = self._config.moco.momentum, []
+        momentum, found = self._section.momentum, []
         if self._often("still", pace <= _STILL * (1 - momentum)):
             found += self._warn(
                 "key-encoder-still",
                 "the key encoder does not move: its keys stay those of the "
-                f"start (momentum {momentum}). Use config.moco.momentum below "
+                f"start (momentum {momentum}). Use config."
+                f"{self._config.method}.momentum below "
                 "1; 0.999 is published",
             )
         if self._often("follows", pace > _FOLLOWS):
@@ -113,27 +118,39 @@ class Watch:
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
                 "query encoder at each step: keys in the queue are of "
                 f"different encoders (momentum {momentum}). Use "
-                "config.moco.momentum=0.99 to 0.9999",
+                f"config.{self._config.method}.momentum=0.99 to 0.9999",
             )
         return found
 
     def _settled(self, row):
         """Of the loss and the keys, once the queue holds real keys alone."""
-        moco, step = self._config.moco, row["step"]
-        keys = self._config.train.batch_size * (2 if moco.symmetric else 1)
-        turnovers = step * keys / moco.queue_size
+        section, step = self._section, row["step"]
+        keys = self._config.train.batch_size
+        keys *= 2 if section.get("symmetric", False) else 1
+        # Without a queue the dictionary is new at every step.
+        turnovers = step * keys / section.get("queue_size", keys)
         if turnovers < _TURNOVERS or step < _SETTLED:
             return []
         found = []
-        if row["loss"] >= _AT_CHANCE * self._chance:
+        chance = self._chance
+        if chance is not None and row["loss"] >= _AT_CHANCE * chance:
             found += self._warn(
                 "chance-loss",
-                f"the loss {row['loss']:.3f} is that of guessing, ln(K+1) = "
-                f"{self._chance:.3f}, though the queue has turned over "
+                f"the loss {row['loss']:.3f} is that of guessing, "
+                f"{chance:.3f}, though the dictionary has turned over "
                 f"{turnovers:.0f} times: nothing is learnt. Lower "
                 "config.optimizer.learning_rate, add "
                 "config.schedule.warmup_epochs, or check that the views show "
                 "the images",
+            )
+        spread = row.get("spread")
+        if spread is not None and spread < _EQUAL:
+            found += self._warn(
+                "collapse",
+                f"the targets' spread is {spread:.3f} (1 is even, 0 is "
+                "nothing): all images get nearly the same features. Lower "
+                "config.optimizer.learning_rate or raise the momentum of the "
+                "key encoder, and start again from an earlier checkpoint",
             )
         rank = row.get("key_rank")
         if rank is not None and rank < min(_CONSTANT, self._config.model.dim):
@@ -141,8 +158,8 @@ class Watch:
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "
                 "get nearly the same features. Lower "
-                "config.optimizer.learning_rate or raise config.moco.momentum, "
-                "and start again from an earlier checkpoint",
+                "config.optimizer.learning_rate or raise the momentum of the "
+                "key encoder, and start again from an earlier checkpoint",
             )
         return found
 

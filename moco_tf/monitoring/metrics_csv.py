@@ -25,6 +25,7 @@ COLUMNS = (
     "same_image",
     "key_drift",
     "key_rank",
+    "spread",
 )
 
 

@@ -28,6 +28,7 @@ TAGS = {
     "feature_norm": "representation/feature_norm",
     "positive": "contrast/similarity of own key",
     "hardest_negative": "contrast/similarity of nearest queued key",
+    "spread": "representation/spread of targets",
     "queue_fill": "queue/fill",
     "key_age": "queue/mean age of keys (steps)",
     "same_image": "queue/keys of images of the next batch",

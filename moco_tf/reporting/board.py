@@ -73,8 +73,11 @@ class Board:
         """The similarities of a step.
 
         Args:
-          step: int. shares: float32 [2, bins] (losses.similarities).
+          step: int. shares: float32 [2, bins] (losses.similarities), or empty
+            of a method without.
         """
+        if not shares.size:
+            return
         names = ("own key", "queued keys")
         for name, row in zip(names, shares, strict=True):
             self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)

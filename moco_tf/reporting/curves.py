@@ -188,7 +188,9 @@ def _chances(runs):
     """Loss at chance -> its words; runs of one queue share it."""
     found = {}
     for run in runs:
-        found.setdefault(assembly.chance_loss(run.config), []).append(run.name)
+        chance = assembly.chance_loss(run.config)
+        if chance is not None:
+            found.setdefault(chance, []).append(run.name)
     if len(found) == 1:
         return {value: f"chance, {value:.3f}" for value in found}
     return {

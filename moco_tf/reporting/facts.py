@@ -70,9 +70,9 @@ def figures(run):
         found["loss, last epoch"] = f"{losses[-1]:.4f}"
     elif run.rows:
         found["loss, last steps"] = f"{run.rows[-1]['loss']:.4f}"
-    found["loss at chance, ln(K + 1)"] = (
-        f"{assembly.chance_loss(run.config):.4f}"
-    )
+    chance = assembly.chance_loss(run.config)
+    if chance is not None:
+        found["loss at chance"] = f"{chance:.4f}"
     for layer in ("backbone", "projection"):
         rows, values = run.column(f"knn_{layer}")
         if values:
@@ -82,8 +82,8 @@ def figures(run):
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
             found[f"kNN top-1, {layer}"] = text
-    if run.rows:
-        top1 = run.rows[-1]["instance_top1"]
+    top1 = run.rows[-1].get("instance_top1") if run.rows else None
+    if top1 is not None:
         found["instance accuracy, last steps"] = percent(top1)
     for name in ("alignment", "uniformity", "effective_rank"):
         _, values = run.column(name)
@@ -150,9 +150,12 @@ def _of_loss(run):
     if not losses:
         losses, words = [run.rows[-1]["loss"]], "The loss of the last steps"
     loss = losses[-1]
-    words += f" is {loss:.3f}; features that tell nothing give {chance:.3f}."
+    words += f" is {loss:.3f}"
     if not math.isfinite(loss):
         return "warn", "The loss is not a number: the run has diverged."
+    if chance is None:
+        return "plain", f"{words}; this method has no loss of guessing."
+    words += f"; features that tell nothing give {chance:.3f}."
     if abs(loss - chance) < _NEAR_CHANCE * chance:
         return "warn", (
             f"{words} The loss is at chance: either the queue has just filled, "

@@ -52,7 +52,7 @@ def departures(config):
     return [
         (name, value, own[name])
         for name, value in cifar10()["recipe"].items()
-        if own[name] != value
+        if own.get(name) != value
     ]
 
 

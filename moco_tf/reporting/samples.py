@@ -54,7 +54,7 @@ def pairs(config, source, count=8, step=0):
       ValueError: if the source is smaller than a batch.
     """
     stream = assembly.make_stream(config, source)
-    recipe = views.RECIPES[config.data.views]
+    recipe = views.recipe(config.data.views, config.data.strength)
     positions = stream.positions(step)
     indices = stream.samples(positions).numpy()
     found = []
@@ -67,12 +67,12 @@ def pairs(config, source, count=8, step=0):
             continue
         # The stream's own seeds: 2 p for the query, 2 p + 1 for the key.
         query, key = (
-            recipe.augment(
+            augment(
                 image,
                 config.data.image_size,
                 tf.constant([config.seed, 2 * position + view], tf.int64),
             ).numpy()
-            for view in (0, 1)
+            for view, augment in enumerate(recipe.both)
         )
         found.append(Pair(source.name(int(index)), image.numpy(), query, key))
     return found

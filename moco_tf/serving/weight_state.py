@@ -10,8 +10,9 @@ from moco_tf.training import checkpoints
 
 def make_method(config):
     """The method of a configuration, with a queue and an optimiser."""
-    # The schedule needs the steps of an epoch; no checkpoint holds it.
-    return pretrain.make_method(config, tf.distribute.get_strategy(), 1)
+    # An epoch of one step: the schedule is in no checkpoint.
+    images = config.train.batch_size
+    return pretrain.make_method(config, tf.distribute.get_strategy(), images)
 
 
 def shapes(encoder):

@@ -91,7 +91,8 @@ def _tensors(encoder, side, meta, config):
     """Tensors with the counters of BatchNorm, by torchvision's names."""
     tensors = weight_state.collect(encoder)
     # Two batches a step go through each encoder when both views are queries.
-    counts = meta["step"] * (2 if config.moco.symmetric else 1)
+    both = config[config.method].get("symmetric", False)
+    counts = meta["step"] * (2 if both else 1)
     if "imported" in meta:
         counts = meta["imported"]["counters"][side]
         if meta["imported"]["fresh_head"]:

@@ -111,6 +111,8 @@ class PretrainCallback(steps.StepCallback):
         its last checkpoint, the kNN of an epoch.
         """
         super().resume(method)
+        if method.momentum is None:
+            self.pace = None
         rows = self.metrics.rows()
         self.reported = max([row["step"] for row in rows], default=0)
         if self.step - self.reported > self.config.log.every_steps:
@@ -127,17 +129,17 @@ class PretrainCallback(steps.StepCallback):
         window = self.model.step_log.read(self.reported, self.step)
         steps = self.step - self.reported
         batch = self.config.train.batch_size
+        means = {
+            name: math.fsum(window[name]) / steps for name in self.model.METRICS
+        }
         row = {
+            **means,
             "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
             "steps": steps,
-            "loss": math.fsum(window["loss"]) / steps,
-            "instance_top1": math.fsum(window["instance_top1"]) / steps,
             "learning_rate": self._rate(),
             "unreadable": round(math.fsum(window["unreadable"]) * batch),
             **self._speed(window["input_wait"]),
         }
-        for name in ("positive", "hardest_negative"):
-            row[name] = math.fsum(window[name]) / steps
         if self.inspector:
             row |= self.inspector(self.model)
         if self.board:
@@ -173,7 +175,8 @@ class PretrainCallback(steps.StepCallback):
         self._write(row)
         self.progress.message(_epoch_line(epoch, epochs, row))
         if self.watch:
-            row["instance_top1"] = _epoch_mean(rows, "instance_top1")
+            if "instance_top1" in self.model.METRICS:
+                row["instance_top1"] = _epoch_mean(rows, "instance_top1")
             self._warn(self.watch.epoch(row))
         if self.board:
             self.board.epoch(self.step)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from moco_tf.methods import micro_batches
 from moco_tf.training import checkpoints
 
 _MOST = 2000  # steps that are run again to come to the step in question
@@ -63,54 +64,49 @@ def find(method, batches, strategy, path, step):
 
 def _places(method, batch):
     """Names and tensors of a step in the order they are computed in."""
-    encoders = {
-        "query": (method.query_encoder, batch["query"]),
-        "key": (method.key_encoder, batch["key"]),
-    }
-    for kind, (encoder, _) in encoders.items():
+    passes = method.passes(batch)
+    for kind, (encoder, _) in passes.items():
         for weight in encoder.trainable_variables:
             yield f"the weights {weight.name!r} of the {kind} encoder", weight
-    variables = method.trained_variables()
-    views = dict(zip(encoders, method.normalized(batch), strict=True))
-    vectors, outputs = {}, []
-    with tf.GradientTape() as tape:
-        for kind, (encoder, _) in encoders.items():
-            values = views[kind]
-            outputs.append((f"the {kind} images", values))
-            for model in (encoder.backbone, encoder.head):
-                layers = [
-                    layer
-                    for layer in model.layers
-                    # A layer that is used twice has no one output.
-                    if len(layer.inbound_nodes) == 1
-                    and not isinstance(layer, tf.keras.layers.InputLayer)
-                ]
-                probe = tf.keras.Model(
-                    model.inputs,
-                    [*(layer.output for layer in layers), model.output],
-                )
-                *found, features = probe(values, training=True)
-                outputs += [
-                    (
-                        f"the output of layer {layer.name!r} of the {kind} "
-                        "encoder",
-                        value,
-                    )
-                    for layer, value in zip(layers, found, strict=True)
-                ]
-                values = features
-            vectors[kind] = tf.math.l2_normalize(
-                tf.cast(values, tf.float32), axis=1
+    for kind, (encoder, images) in passes.items():
+        yield f"the {kind} images", images
+        values = images
+        for model in (encoder.backbone, encoder.head):
+            layers = [
+                layer
+                for layer in model.layers
+                # A layer that is used twice has no one output.
+                if len(layer.inbound_nodes) == 1
+                and not isinstance(layer, tf.keras.layers.InputLayer)
+            ]
+            probe = tf.keras.Model(
+                model.inputs,
+                [*(layer.output for layer in layers), model.output],
             )
-        loss, _ = method.contrast(
-            vectors["query"], vectors["key"], batch["index"]
+            *found, values = probe(values, training=True)
+            for layer, value in zip(layers, found, strict=True):
+                place = f"the output of layer {layer.name!r} of the {kind}"
+                yield f"{place} encoder", value
+    yield from _of_the_descent(method, batch)
+
+
+def _of_the_descent(method, batch):
+    """The loss of a step and its gradients; no weight is moved by them."""
+    seen = {}
+
+    def descend(loss_of, rows):
+        variables = method.trained_variables()
+        loss, scores, gradients = micro_batches.gradients(
+            loss_of, rows, 1, variables, method.optimizer, method.SCORES
         )
-    yield from outputs
-    yield "the loss", loss
+        seen["loss"] = loss
+        seen["gradients"] = list(zip(variables, gradients, strict=True))
+        return loss, scores
+
+    method.descend = descend  # it is used up: see `find`
+    method.train_step(batch)
+    yield "the loss", seen["loss"]
     # Backwards: the gradient that is computed first comes first.
-    gradients = tape.gradient(loss, variables)
-    for variable, gradient in reversed(
-        list(zip(variables, gradients, strict=True))
-    ):
+    for variable, gradient in reversed(seen["gradients"]):
         if gradient is not None:
             yield f"the gradient of {variable.name!r}", gradient

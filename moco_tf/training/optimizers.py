@@ -1,8 +1,8 @@
-"""Optimisers: SGD as published, and LAMB and SGDW for large batches."""
+"""Optimisers: SGD as published, and LARS, LAMB and SGDW for large batches."""
 
 import tensorflow as tf
 
-from moco_tf.training import addons
+from moco_tf.training import addons, lars
 
 
 class MomentumSGD(tf.keras.optimizers.Optimizer):
@@ -85,9 +85,9 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
     """An optimiser by its name in the configuration.
 
     Args:
-      name: "sgd", "lamb" or "sgdw".
+      name: "sgd", "lars", "lamb" or "sgdw".
       learning_rate: float or LearningRateSchedule.
-      momentum: float, of SGD and SGDW.
+      momentum: float, of all but LAMB.
       weight_decay: float; its meaning is each optimiser's own.
 
     Raises:
@@ -95,11 +95,13 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
     """
     if name == "sgd":
         return MomentumSGD(learning_rate, momentum, weight_decay)
+    if name == "lars":
+        return lars.LARS(learning_rate, momentum, weight_decay)
     if name == "lamb":
         return addons.lamb(learning_rate, weight_decay)
     if name == "sgdw":
         return addons.sgdw(learning_rate, momentum, weight_decay)
     raise ValueError(
-        "optimizer.name must be 'sgd', 'lamb' or 'sgdw'. Received "
+        "optimizer.name must be 'sgd', 'lars', 'lamb' or 'sgdw'. Received "
         f"name={name!r}."
     )

@@ -76,7 +76,7 @@ def train(strategy, shuffle):
     stream = assembly.make_stream(
         config, source, distribution.worker_count(strategy)
     )
-    method = pretrain.make_method(config, strategy, stream.steps_per_epoch)
+    method = pretrain.make_method(config, strategy, len(stream.source))
     reported = []
     method.fit(
         stream.distribute(strategy, 0),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 from moco_tf.data import (
     augmentation,
@@ -46,7 +47,8 @@ def _always(images, stage):
 
 @pytest.mark.parametrize("name", views.RECIPES)
 def test_a_batch_of_small_images_has_the_views_of_each_image(name):
-    stage = _stage(views.RECIPES[name].augment)
+    parts = views.RECIPES[name].both
+    stage = _stage(parts)
     images = _images(24)
     choices, single = _always(images, stage)
     batch = stage.of_batch(images, choices)
@@ -58,11 +60,12 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_device_finishes_views_as_the_host_does(compiled):
-    augment = views.RECIPES["v2"].augment
+@pytest.mark.parametrize("name", ["v2", "byol"])
+def test_the_device_finishes_views_as_the_host_does(name, compiled):
+    parts = views.RECIPES[name].both
     images = _images(24)
-    _, host = _always(images, _stage(augment))
-    _, crops = _always(images, _stage(augment, "device"))
+    _, host = _always(images, _stage(parts))
+    _, crops = _always(images, _stage(parts, "device"))
     distort = tf.function(photometric.distort_batch, jit_compile=compiled)
     for view in view_stage.NAMES:
         rows = tf.constant(crops[f"{view}_distortion"])
@@ -75,12 +78,13 @@ def test_the_device_finishes_views_as_the_host_does(compiled):
         assert apart.mean() < 0.5
 
 
-def test_choices_are_those_of_each_views_seed():
-    augment = views.RECIPES["v2"].augment
+@pytest.mark.parametrize("name", ["v2", "byol"])
+def test_choices_are_those_of_each_views_seed(name):
+    parts = views.RECIPES[name].both
     positions = tf.range(6, 9, dtype=tf.int64)
-    choices = _stage(augment).choose(5, positions)
+    choices = _stage(parts).choose(5, positions)
     for row, position in enumerate(positions.numpy()):
-        for view in range(2):
+        for view, augment in enumerate(parts):
             seed = tf.constant([5, 2 * position + view], tf.int64)
             np.testing.assert_array_equal(
                 choices[row, view], augment.choose(seed, 1)[0]
@@ -92,10 +96,42 @@ def test_a_function_gets_its_views_seed():
         del image
         return tf.cast(tf.fill([size, size, 3], seed[0] + seed[1]), tf.uint8)
 
-    stage = _stage(augmentation.in_parts(seed_as_pixels))
+    stage = _stage((augmentation.in_parts(seed_as_pixels),) * 2)
     _, made = _always(_images(3), stage)  # seed 3, positions 10, 11, 12
     assert made["query"][:, 0, 0, 0].tolist() == [23, 25, 27]
     assert made["key"][:, 0, 0, 0].tolist() == [24, 26, 28]
+
+
+def test_byols_views_are_blurred_and_solarised_as_published():
+    query, key = views.RECIPES["byol"].both
+    rows = 4000
+    seed = tf.constant([1, 0], tf.int64)
+    found = []
+    for augment in (query, key):
+        row = augment.distortions(augment.choose(seed, rows))
+        found.append(photometric.Distortion.from_row(row))
+    shares = [[np.mean(d.sigma > 0), np.mean(d.solarize > 0)] for d in found]
+    # 0.1 of 4,000 has a standard deviation of 0.005.
+    np.testing.assert_allclose(shares[0], [1.0, 0.0])
+    np.testing.assert_allclose(shares[1], [0.1, 0.2], atol=0.03)
+
+
+def test_solarise_is_pillows():
+    image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    expected = ImageOps.solarize(Image.fromarray(image), threshold=128)
+    found = photometric.solarize(tf.constant(image))
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+def test_a_recipes_strength_reaches_colour_alone():
+    recipe = views.recipe("byol", 2.5)
+    query, key = recipe.both
+    np.testing.assert_allclose(query.reach, (1.0, 1.0, 0.5, 0.25))
+    assert key == query._replace(blur=0.1, solarize=0.2)
+    assert query._replace(reach=()) == views.RECIPES["byol"].augment._replace(
+        reach=()
+    )
+    assert views.recipe("v2") is views.RECIPES["v2"]
 
 
 class Pictures:
@@ -151,7 +187,7 @@ def test_what_the_device_cannot_finish_is_refused():
     plain = views.RECIPES["v2"]._replace(
         augment=lambda image, size, seed: image
     )
-    with pytest.raises(ValueError, match="needs a recipe made of an Augment"):
+    with pytest.raises(ValueError, match="needs a recipe made of Augment"):
         stream.Stream(Pictures(9), plain, SIZE, 8, augment_on="device")
     with pytest.raises(ValueError, match="Received augment_on='gpu'"):
         stream.Stream(Pictures(9), plain, SIZE, 8, augment_on="gpu")

@@ -70,26 +70,17 @@ class NumpyMoCo:
             candidates[:, 1:][own] = -np.inf
         self.newest = candidates
         logits = candidates / self.temperature
-        exponents = np.exp(logits)
-        shares = exponents / exponents.sum(1, keepdims=True)
-        wins = np.mean(logits[:, 0] > logits[:, 1:].max(1))
-        loss = -np.log(shares[:, 0]).mean()
-        shares[:, 0] -= 1
-        by_logit = shares / (len(images) * self.temperature)
+        # A tie is no win; rounding must not break it.
+        wins = np.mean(logits[:, 0] > logits[:, 1:].max(1) + 1e-9)
+        loss, slopes = self.judge(logits)
+        by_logit = slopes / (len(images) * self.temperature)
         by_query = by_logit[:, :1] * keys + by_logit[:, 1:] @ self.queue
-        along = (by_query * query).sum(1, keepdims=True)
-        by_output = (by_query - along * query) / length
-        by_features = by_output @ self.query_weights[2].T
-        return (
-            loss,
-            wins,
-            [
-                inputs.T @ by_features,
-                by_features.sum(0),
-                features.T @ by_output,
-                by_output.sum(0),
-            ],
-        )
+        passed = (query, features, inputs, length)
+        return loss, wins, gradients(self.query_weights, passed, by_query)
+
+    def judge(self, logits):
+        """InfoNCE, the mean over rows, and its slope by the logits of a row."""
+        return info_nce(logits)
 
     def enqueue(self, keys, samples, number):
         """Overwrites the oldest keys, one by one."""
@@ -107,3 +98,31 @@ def encode(weights, images):
     outputs = features @ weights[2] + weights[3]
     length = np.linalg.norm(outputs, axis=1, keepdims=True)
     return outputs / length, features, inputs, length
+
+
+def info_nce(logits):
+    """The mean loss of logits [N, 1 + K], and the slopes of each row's loss."""
+    exponents = np.exp(logits)
+    shares = exponents / exponents.sum(1, keepdims=True)
+    loss = -np.log(shares[:, 0]).mean()
+    shares[:, 0] -= 1
+    return loss, shares
+
+
+def gradients(weights, passed, by_vector):
+    """Gradients of an encoder's weights.
+
+    Args:
+      weights: of the encoder. passed: what `encode` returned.
+      by_vector: slopes [N, C] of the loss by the unit vectors.
+    """
+    vectors, features, inputs, length = passed
+    along = (by_vector * vectors).sum(1, keepdims=True)
+    by_output = (by_vector - along * vectors) / length
+    by_features = by_output @ weights[2].T
+    return [
+        inputs.T @ by_features,
+        by_features.sum(0),
+        features.T @ by_output,
+        by_output.sum(0),
+    ]

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import image_ops
-from moco_tf.methods import moco, shuffle
+from moco_tf.methods import shuffle
 from tests.methods import replica_worker
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -67,7 +67,7 @@ def test_what_was_dealt_in_shuffled_order_comes_back_to_its_slots(
         np.testing.assert_array_equal(copy, sent["bytes"])
 
 
-@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
 def test_queues_and_weights_are_the_same_bits_on_all_replicas(
     replicas, shuffle_keys
 ):
@@ -84,7 +84,7 @@ def test_queues_and_weights_are_the_same_bits_on_all_replicas(
             np.testing.assert_array_equal(copy, replicas[name][0], err_msg=name)
 
 
-@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
 def test_the_queue_holds_the_newest_samples_in_slot_order(
     replicas, shuffle_keys
 ):
@@ -100,7 +100,7 @@ def test_the_queue_holds_the_newest_samples_in_slot_order(
     assert replicas[f"{shuffle_keys}_pointer"][0] == 32 % 21
 
 
-@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
 def test_a_replica_normalises_keys_with_its_part_of_the_order(
     replicas, shuffle_keys
 ):
@@ -119,7 +119,7 @@ def test_a_replica_normalises_keys_with_its_part_of_the_order(
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("shuffle_keys", moco.SHUFFLES)
+@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
 def test_replicas_compute_what_one_replica_with_groups_does(
     replicas, shuffle_keys
 ):

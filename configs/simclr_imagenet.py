@@ -1,0 +1,86 @@
+r"""SimCLR, ResNet-50, ImageNet, 100 epochs (arXiv:2002.05709).
+
+moco-tf pretrain --config=simclr_imagenet --workdir=runs/simclr \
+    --config.data.source=folder:/data/imagenet/train
+
+Published: 64.5 % top-1 of a linear classifier (google-research/simclr, batch
+4,096, 100 epochs, about 6 hours on 32 TPU v3). Wider networks, as published:
+--config.model.width=2 or 4. A small batch trains with
+--config.optimizer.scaling=sqrt --config.optimizer.learning_rate=0.075
+(App. B.1). In place of LARS: --config.optimizer.name=lamb.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Every hyper-parameter of the published command."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.method = "simclr"
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = ""  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
+    data.views = "simclr"  # crop, flip, jitter, grey, blur
+    data.strength = 1.0  # of the colour jitter
+    data.image_size = 224  # pixels
+    data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
+    data.threads = 0  # 0 = all cores
+    data.augment_on = "host"  # "device": colour and blur run in the step
+
+    config.model = model = ml_collections.ConfigDict()
+    model.backbone = "resnet50"
+    model.width = 1.0
+    model.stem = "imagenet"  # 7x7 convolution, stride 2, and max pooling
+    model.head = "simclr"  # 2048 -> 2048, BatchNorm, ReLU, 128, BatchNorm
+    model.hidden = 0  # of the head; 0 = as wide as the features
+    model.dim = 128
+    model.bn_groups = 1
+    model.sync_bn = True  # statistics of all replicas' images
+    model.recompute = False  # True: less memory, a slower step
+
+    config.simclr = simclr = ml_collections.ConfigDict()
+    simclr.temperature = 0.1
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "lars"
+    optimizer.learning_rate = 0.3  # for batch 256
+    optimizer.scaling = "linear"
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 1e-6  # not of biases and BatchNorm
+
+    config.schedule = schedule = ml_collections.ConfigDict()
+    schedule.name = "cosine"
+    schedule.milestones = (120, 160)  # epochs; of the step schedule only
+    schedule.factor = 0.1  # of the step schedule only
+    schedule.warmup_epochs = 10
+    schedule.unit = "step"  # the rate changes at every step
+    schedule.first_epoch = 0
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 4096  # of all replicas together
+    train.epochs = 100
+    train.max_steps = 0  # 0 = all; else stops there, on the same schedule
+    train.micro_batches = 1  # of one step; more: less memory
+    train.precision = "float32"  # "mixed_bfloat16" is faster
+    train.jit_compile = False  # True: the encoders under XLA
+    train.tf32 = False
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_steps = 1000  # and at the end of every epoch
+    checkpoint.keep = 2
+
+    config.knn = knn = ml_collections.ConfigDict()
+    knn.bank = ""  # labelled source, as folder:/data/imagenet/train; "" = none
+    knn.query = ""  # labelled source, as folder:/data/imagenet/val
+    knn.every_epochs = 5
+    knn.k = 200
+    knn.temperature = 0.1
+    knn.features = "backbone"  # decides which checkpoint is best
+    knn.batch_size = 256
+    knn.baseline = False  # first also raw pixels and the untrained encoder
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every_steps = 50
+    log.tensorboard = True
+    return config

@@ -1,0 +1,129 @@
+"""The pre-training methods by name: what the CLI, the docs and tests read.
+
+Needs no TensorFlow: a method's module is imported when it is made.
+"""
+
+import importlib
+from typing import NamedTuple
+
+from moco_tf import config_fields, naming
+from moco_tf.config_fields import Field
+
+
+class Entry(NamedTuple):
+    """A method.
+
+    Attributes:
+      title: str, its published name.
+      papers: arXiv numbers.
+      dictionary: what a query is compared with, in words.
+      place: "module:class" of the keras.Model.
+      fields: of its section of a configuration, by name; each is an argument
+        of the class.
+      configs: names in configs/ of its recipes.
+    """
+
+    title: str
+    papers: tuple[str, ...]
+    dictionary: str
+    place: str
+    fields: dict[str, Field]
+    configs: tuple[str, ...]
+
+
+_SHUFFLE = Field(str, names=("auto", "gather", "address", "none"))
+
+# To add a method, add an entry.
+METHODS = {
+    "moco": Entry(
+        title="MoCo v1, v2",
+        papers=("1911.05722", "2003.04297"),
+        dictionary="a queue of the last K keys of a momentum encoder",
+        place="moco_tf.methods.moco:MoCo",
+        fields={
+            "queue_size": Field(int, low=1),
+            "momentum": Field(float, low=0, high=1),
+            "temperature": Field(float, above=0),
+            "symmetric": Field(bool),
+            "mask_same_image": Field(bool, absent=False),
+            "shuffle": _SHUFFLE,
+        },
+        configs=(
+            "moco_v1_imagenet",
+            "moco_v2_imagenet",
+            "moco_cifar10",
+            "quickstart",
+        ),
+    ),
+    "memory_bank": Entry(
+        title="Instance discrimination (memory bank)",
+        papers=("1805.01978",),
+        dictionary="K features drawn from a bank of all images",
+        place="moco_tf.methods.memory_bank:MemoryBank",
+        fields={
+            "negatives": Field(int, low=1),
+            "momentum": Field(float, low=0, high=1),
+            "temperature": Field(float, above=0),
+            "loss": Field(str, names=("info_nce", "nce")),
+        },
+        configs=("memory_bank_imagenet",),
+    ),
+    "end_to_end": Entry(
+        title="End-to-end keys",
+        papers=("1911.05722",),
+        dictionary="the keys of the current global batch",
+        place="moco_tf.methods.end_to_end:EndToEnd",
+        fields={
+            "temperature": Field(float, above=0),
+            "shared_encoder": Field(bool),
+            "shuffle": _SHUFFLE,
+        },
+        configs=("end_to_end_imagenet",),
+    ),
+    "simclr": Entry(
+        title="SimCLR",
+        papers=("2002.05709",),
+        dictionary="both views of the current global batch",
+        place="moco_tf.methods.simclr:SimCLR",
+        fields={"temperature": Field(float, above=0)},
+        configs=("simclr_imagenet", "simclr_cifar10"),
+    ),
+    "byol": Entry(
+        title="BYOL",
+        papers=("2006.07733",),
+        dictionary="none: the target of a momentum encoder",
+        place="moco_tf.methods.byol:BYOL",
+        fields={"momentum": Field(float, low=0, high=1)},
+        configs=("byol_imagenet", "byol_cifar10"),
+    ),
+}
+
+
+def method_class(name):
+    """The class of a method, a subclass of methods.two_views.TwoViews.
+
+    Side effects: imports TensorFlow.
+    """
+    module, _, attribute = METHODS[name].place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def fields(name):
+    """The fields of pre-training by a method: config_fields.PRETRAIN and its.
+
+    Args:
+      name: key of METHODS.
+
+    Returns:
+      dict of Field by "section.key".
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name not in METHODS:
+        raise ValueError(
+            f"config.method must name a method. Received {name!r}. "
+            + naming.suggestion(str(name), METHODS)
+        )
+    own = METHODS[name].fields
+    return config_fields.PRETRAIN | {f"{name}.{k}": f for k, f in own.items()}

@@ -1,0 +1,133 @@
+"""BYOL (arXiv:2006.07733): predict what a momentum encoder makes of a view."""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import losses, two_views
+from moco_tf.methods.momentum import update_momentum
+from moco_tf.models import encoder as encoders
+from moco_tf.models import heads
+
+
+class BYOL(two_views.TwoViews):
+    """An online encoder with a predictor, and a target: no negatives.
+
+    Attributes:
+      query_encoder: Encoder, the online backbone and projector.
+      predictor: keras.Model, float32 [N, C] -> [N, C].
+      key_encoder: Encoder, the target.
+    """
+
+    NEEDS = ("total_steps", "hidden", "bn_splits", "sync_bn")
+    METRICS = ("loss", "unreadable", "positive", "spread")
+    SCORES = {"positive": tf.TensorShape([])}
+
+    def __init__(
+        self,
+        backbone,
+        total_steps,
+        head="byol",
+        dim=256,
+        momentum=0.996,
+        hidden=4096,
+        bn_splits=1,
+        sync_bn=False,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        seed=0,
+        micro_batches=1,
+        jit_compile=False,
+        recompute=False,
+    ):
+        """Builds online network and target, equal at the start.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          total_steps: of the whole run, K of the momentum's schedule.
+          head, dim, mean, std, micro_batches, jit_compile, recompute: see MoCo.
+          momentum: float in 0..1, tau_base, the momentum of the first step.
+          hidden: features of the predictor's hidden layer; 0: dim.
+          bn_splits: BatchNorm groups of a replica's batch, in the predictor.
+          sync_bn: whether that BatchNorm takes the batches of all replicas.
+          seed: int; nothing here is random.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        del seed
+        encoder = encoders.make_encoder(backbone, head, dim, recompute)
+        super().__init__("byol", encoder, mean, std, micro_batches, jit_compile)
+        if not 0 <= momentum <= 1 or total_steps < 1:
+            raise ValueError(
+                "momentum must lie in 0..1 and total_steps be at least 1. "
+                f"Received momentum={momentum}, total_steps={total_steps}."
+            )
+        self.key_encoder = encoder.clone()
+        self.predictor = heads.bn_mlp(
+            encoder.dim,
+            hidden,
+            encoder.dim,
+            bn_splits=bn_splits,
+            synchronized=sync_bn,
+            name="predictor",
+        )
+        self.first_momentum = momentum
+        self.total_steps = total_steps
+
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.predictor.trainable_variables,
+        ]
+
+    def momentum_at(self, step):
+        """1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 (section 3.2), float32."""
+        done = tf.cast(step, tf.float32) / self.total_steps
+        left = (tf.cos(math.pi * tf.minimum(done, 1.0)) + 1.0) / 2.0
+        return 1.0 - (1.0 - self.first_momentum) * left
+
+    def train_step(self, batch):
+        """One step of Algorithm 1, inside a replica.
+
+        Args:
+          batch: query, key: uint8 or normalised float [N, H, W, 3], two views
+            of the same images; valid bool [N] (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        first, second = self.normalized(batch)
+        first_target = self.encode(self.key_encoder, first)  # [N, C]
+        second_target = self.encode(self.key_encoder, second)
+        rows = {
+            "views": first,
+            "targets": second_target,
+            "other_views": second,
+            "other_targets": first_target,
+        }
+
+        def regress(rows):
+            loss = losses.normalized_mse(
+                self.predict_targets(rows["views"]), rows["targets"]
+            ) + losses.normalized_mse(
+                self.predict_targets(rows["other_views"]), rows["other_targets"]
+            )
+            return loss, {"positive": 1.0 - loss / 4.0}
+
+        loss, scores = self.descend(regress, rows)
+        # After the optimiser's step, as in Algorithm 1.
+        momentum = self.momentum_at(self.step)
+        update_momentum(self.key_encoder, self.query_encoder, momentum)
+        return {
+            "loss": loss,
+            **scores,
+            "spread": losses.spread(first_target),
+            "unreadable": self.unreadable(batch),
+        }
+
+    def predict_targets(self, images):
+        """Unit vectors float32 [N, C] that the online network predicts."""
+        projections = self.project(self.query_encoder, images)
+        predictions = self.predictor(projections, training=True)
+        return tf.math.l2_normalize(predictions, axis=1)

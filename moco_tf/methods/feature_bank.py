@@ -1,0 +1,73 @@
+"""The dictionary as a memory bank (InstDisc, arXiv:1805.01978, Sec. 3.1)."""
+
+import tensorflow as tf
+
+
+class FeatureBank(tf.Module):
+    """One feature of every image, moved when its image is seen.
+
+    Every replica holds a copy and writes the same gathered features to it, so
+    the copies stay equal without any communication.
+
+    Attributes:
+      features: float32 [N, C] variable, rows of unit length.
+      momentum: float, share of the old feature in the new one.
+    """
+
+    def __init__(self, images, dim, momentum, seed=0):
+        """Fills the bank with random unit vectors.
+
+        Args:
+          images: N of the source.
+          dim: C, features of an image.
+          momentum: float in 0..1.
+          seed: int, of the first features and of the draws.
+        """
+        super().__init__(name="feature_bank")
+        # Deviation: of unit length from the start; the published ones are so
+        # on the average.
+        noise = tf.random.stateless_normal([images, dim], seed=[seed, 0])
+        self.features = tf.Variable(
+            tf.math.l2_normalize(noise, axis=1),
+            trainable=False,
+            name="features",
+        )
+        self.momentum = momentum
+        self._seed = seed
+
+    def draw(self, count, step):
+        """Random images of a step, the same on every replica.
+
+        Args:
+          count: K. step: int64 scalar.
+
+        Returns:
+          int64 [K], with replacement.
+        """
+        return tf.random.stateless_uniform(
+            [count],
+            seed=tf.stack([tf.constant(self._seed, tf.int64), step]),
+            maxval=self.features.shape[0],
+            dtype=tf.int64,
+            alg="philox",  # the same on every device
+        )
+
+    def read(self, images):
+        """Features float32 [n, C] of images int64 [n]."""
+        return tf.gather(self.features, images)
+
+    def update(self, images, features):
+        """Moves the features of images that were seen, to unit length again.
+
+        Args:
+          images: int64 [G], the same on every replica. An image that stands in
+            for an unreadable one may come twice: its first feature counts.
+          features: float32 [G, C].
+        """
+        old = self.read(images)
+        new = self.momentum * old + (1.0 - self.momentum) * features
+        new = tf.math.l2_normalize(new, axis=1)
+        # Writes of one row in an order that is left open must be equal.
+        same = images[:, tf.newaxis] == images
+        new = tf.gather(new, tf.argmax(same, axis=1))
+        self.features.scatter_update(tf.IndexedSlices(new, images))

@@ -1,0 +1,152 @@
+"""Instance discrimination with a memory bank (arXiv:1805.01978).
+
+The second panel of MoCo's Figure 2: keys are features of earlier epochs.
+"""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import feature_bank, losses, shuffle, two_views
+from moco_tf.models import encoder as encoders
+
+LOSSES = ("info_nce", "nce")
+
+
+class MemoryBank(two_views.Contrastive):
+    """One encoder, and a bank with one feature of every image.
+
+    Attributes:
+      bank: FeatureBank.
+      constant: float32 variable, Z of NCE (Eq. 2); 0 before the first step.
+    """
+
+    NEEDS = ("images",)
+    KEY_VIEWS = False
+
+    def __init__(
+        self,
+        backbone,
+        images,
+        head="fc",
+        dim=128,
+        negatives=4096,
+        momentum=0.5,
+        temperature=0.07,
+        loss="nce",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        seed=0,
+        micro_batches=1,
+        jit_compile=False,
+        recompute=False,
+    ):
+        """Builds the encoder and the bank.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          images: of the source; the bank has a row for each.
+          head, dim, mean, std, micro_batches, jit_compile, recompute: see MoCo.
+          negatives: K, drawn from the bank at each step, for all queries.
+          momentum: float in 0..1, share of the old feature.
+          temperature: positive float, tau of Eq. 2.
+          loss: "info_nce" (MoCo v1, Eq. 1) or "nce" (Eq. 7).
+          seed: int, of the bank's first features and of the draws.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        encoder = encoders.make_encoder(backbone, head, dim, recompute)
+        super().__init__(
+            "memory_bank", encoder, mean, std, micro_batches, jit_compile
+        )
+        if loss not in LOSSES or (loss == "nce" and micro_batches > 1):
+            raise ValueError(
+                f"loss must be one of {LOSSES}, and micro_batches 1 with nce, "
+                "whose constant is a mean over the first batch. Received "
+                f"loss={loss!r}, micro_batches={micro_batches}."
+            )
+        if not 0 <= momentum <= 1 or temperature <= 0:
+            raise ValueError(
+                "momentum must lie in 0..1 and temperature above 0. Received "
+                f"momentum={momentum}, temperature={temperature}."
+            )
+        self.bank = feature_bank.FeatureBank(
+            images, encoder.dim, momentum, seed
+        )
+        self.constant = tf.Variable(0.0, trainable=False, name="constant")
+        self.images, self.negatives = images, negatives
+        self.temperature = temperature
+        self.loss_name = loss
+        self.SCORES = {
+            **self.SCORES,
+            "query": tf.TensorShape([None, encoder.dim]),
+        }
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K + 1) of InfoNCE; NCE has no such loss."""
+        del batch_size
+        if section.loss == "nce":
+            return None
+        return math.log(section.negatives + 1)
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses parts of a batch where NCE's constant needs it whole."""
+        if config.memory_bank.loss == "nce" and config.train.micro_batches > 1:
+            raise ValueError(
+                "memory_bank.loss=nce needs train.micro_batches=1: its "
+                "constant is a mean over the first batch. Received "
+                f"{config.train.micro_batches}. Pass "
+                "--config.train.micro_batches=1, or "
+                "--config.memory_bank.loss=info_nce."
+            )
+
+    @classmethod
+    def describe(cls, config, images):
+        """The settings, and the memory that the bank takes."""
+        size = images * config.model.dim * 4 / 1e6
+        words = super().describe(config, images)
+        return f"{words}; bank of {images} features, {size:.1f} MB a replica"
+
+    def train_step(self, batch):
+        """One step, inside a replica: Eq. 1 of MoCo, or Eq. 7 of InstDisc.
+
+        Args:
+          batch: query: uint8 or normalised float [N, H, W, 3]; index int64
+            [N]; valid bool [N] (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        drawn = self.bank.draw(self.negatives, self.step)
+        negatives = self.bank.read(drawn)  # [K, C]
+        rows = {
+            "query": self.normalize(batch["query"]),
+            "key": self.bank.read(batch["index"]),
+        }
+
+        def contrast(rows):
+            query = self.vectors(self.query_encoder, rows["query"])
+            loss, logits = losses.info_nce(
+                query, rows["key"], negatives, self.temperature
+            )
+            if self.loss_name == "nce":
+                loss = losses.nce(logits, self._constant(logits), self.images)
+            return loss, {**self.scores(logits), "query": query}
+
+        loss, scores = self.descend(contrast, rows)
+        seen, images = shuffle.gather_keys(scores.pop("query"), batch["index"])
+        self.bank.update(images, seen)
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def _constant(self, logits):
+        """Z, estimated from the first batch: N times the mean of exp(logit)."""
+        mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        known = self.constant > 0
+        self.constant.assign(tf.where(known, self.constant, self.images * mean))
+        return self.constant.read_value()

@@ -1,0 +1,82 @@
+"""SimCLR (arXiv:2002.05709): the views of a batch tell each other apart."""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import losses, shuffle, two_views
+from moco_tf.models import encoder as encoders
+
+
+class SimCLR(two_views.Contrastive):
+    """One encoder; every view's negatives are the other images' views."""
+
+    def __init__(
+        self,
+        backbone,
+        head="simclr",
+        dim=128,
+        temperature=0.1,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        seed=0,
+        micro_batches=1,
+        jit_compile=False,
+        recompute=False,
+    ):
+        """Builds the encoder.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          head, dim, mean, std, jit_compile, recompute: see MoCo.
+          temperature: positive float, tau of Eq. 1.
+          seed: int; nothing here is random.
+          micro_batches: 1: negatives are of the batch, not of a part of it.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        del seed
+        encoder = encoders.make_encoder(backbone, head, dim, recompute)
+        super().__init__("simclr", encoder, mean, std, 1, jit_compile)
+        if temperature <= 0 or micro_batches != 1:
+            raise ValueError(
+                "temperature must be above 0 and micro_batches 1. Received "
+                f"temperature={temperature}, micro_batches={micro_batches}."
+            )
+        self.temperature = temperature
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(2G - 1): a view's other view and the views of other images."""
+        del section
+        return math.log(2 * batch_size - 1)
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses parts of a batch: negatives are of the batch."""
+        two_views.refuse_micro_batches(config)
+
+    def train_step(self, batch):
+        """One step of Algorithm 1, inside a replica.
+
+        Args:
+          batch: query, key: uint8 or normalised float [N, H, W, 3], two views
+            of the same images; valid bool [N] (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        first, second = self.normalized(batch)
+        rows = {"views": two_views.side_by_side(first, second)}
+
+        def contrast(rows):
+            views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
+            # Gradients flow back through the gather, to every replica.
+            every = shuffle.all_gather(views)  # [2G, C]
+            own = shuffle.own_rows(tf.range(every.shape[0]))
+            loss, logits = losses.nt_xent(views, every, own, self.temperature)
+            return loss, self.scores(logits)
+
+        loss, scores = self.descend(contrast, rows)
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}

@@ -1,0 +1,208 @@
+"""What methods have in common that make two views of an image into a loss."""
+
+import tensorflow as tf
+
+from moco_tf.data import image_ops
+from moco_tf.methods import losses, method, shuffle
+from moco_tf.models import cloning
+
+
+class TwoViews(method.Method):
+    """A method of an encoder and two views of every image.
+
+    A subclass defines `train_step`, and `chance_loss` and `check` where they
+    have something to say.
+
+    Attributes:
+      query_encoder: Encoder that is evaluated, saved and exported.
+      key_encoder: Encoder of the keys, if they have one of their own, or None.
+      queue: KeyQueue, or None.
+      momentum: float, m of the key encoder's update if it is always the same,
+        or None.
+      mean, std: of the channels in 0..1; normalise uint8 images.
+      shuffle_keys: how the stream orders the key views: one of
+        shuffle.KINDS; "none": row i of both views is of one image.
+    """
+
+    # Facts of a run that the class takes as arguments besides its section's
+    # fields: of "images" (N of the source), "batch_size" (G), "total_steps",
+    # "hidden", "bn_splits" (of a pass of a replica) and "sync_bn".
+    NEEDS = ()
+    KEY_VIEWS = True  # whether a batch holds "key" and "order"
+
+    def __init__(
+        self,
+        name,
+        encoder,
+        mean,
+        std,
+        micro_batches=1,
+        jit_compile=False,
+        shuffle_keys="none",
+    ):
+        """Stores the encoder.
+
+        Args:
+          name: str.
+          encoder: Encoder.
+          mean, std: of the channels in 0..1; normalise uint8 images.
+          micro_batches: parts that a replica's batch is encoded in, in turn.
+          jit_compile: whether XLA compiles the encoders.
+          shuffle_keys: see above.
+
+        Raises:
+          ValueError: for another shuffle, or a backbone that cannot be one on
+            several replicas.
+        """
+        super().__init__(name, micro_batches, jit_compile)
+        if shuffle_keys not in shuffle.KINDS:
+            raise ValueError(
+                f"shuffle must be one of {shuffle.KINDS}. Received "
+                f"shuffle={shuffle_keys!r}."
+            )
+        if self.replicas > 1:
+            _refuse_shared_statistics(encoder.backbone)
+        self.query_encoder = encoder
+        self.key_encoder = None
+        self.queue = None
+        self.momentum = None
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.shuffle_keys = shuffle_keys
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """The loss of features that tell nothing, in nats, or None.
+
+        Args:
+          section: of the method, of a configuration.
+          batch_size: G, images of a step.
+        """
+        del section, batch_size
+        return None
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses a configuration that the method cannot honour (ValueError).
+
+        Args:
+          config: ConfigDict. replicas: int.
+        """
+
+    @classmethod
+    def describe(cls, config, images):
+        """The method's settings, and its loss at chance, in words.
+
+        Args:
+          config: ConfigDict. images: N of the source.
+        """
+        del images
+        section = config[config.method]
+        words = ", ".join(f"{name} {value}" for name, value in section.items())
+        chance = cls.chance_loss(section, config.train.batch_size)
+        if chance is not None:
+            words += f"; loss at chance {chance:.3f}"
+        return words
+
+    @property
+    def backbone(self):
+        return self.query_encoder.backbone
+
+    def trained_variables(self):
+        return self.query_encoder.trainable_variables
+
+    def normalized(self, batch):
+        """Normalised images of both views; the key's in the stream's order."""
+        key = batch["key"]
+        if self.shuffle_keys == "gather":
+            images = shuffle.gather_images(key)
+            key = tf.gather(images, shuffle.own_rows(batch["order"]))
+        return self.normalize(batch["query"]), self.normalize(key)
+
+    def normalize(self, images):
+        """Normalised float32 of uint8 images; others are normalised already."""
+        return image_ops.normalize(images, self.mean, self.std)
+
+    def unreadable(self, batch):
+        """Share of samples that another one stands in for, float32 scalar."""
+        return tf.reduce_mean(1.0 - tf.cast(batch["valid"], tf.float32))
+
+    def passes(self, batch):
+        """What is encoded of a batch, for who looks into a step.
+
+        Returns:
+          dict of (Encoder, normalised images) by a name in words.
+        """
+        if not self.KEY_VIEWS:
+            images = self.normalize(batch["query"])
+            return {"query": (self.query_encoder, images)}
+        query_view, key_view = self.normalized(batch)
+        key_encoder = self.key_encoder or self.query_encoder
+        return {
+            "query": (self.query_encoder, query_view),
+            "key": (key_encoder, key_view),
+        }
+
+
+class Contrastive(TwoViews):
+    """A method whose loss tells a query's own key from others by cosine.
+
+    A subclass sets `temperature`.
+    """
+
+    METRICS = (*method.Method.METRICS, "positive", "hardest_negative")
+    SCORES = {
+        **method.Method.SCORES,
+        "positive": tf.TensorShape([]),
+        "hardest_negative": tf.TensorShape([]),
+        "histograms": tf.TensorShape([2, losses.BINS]),
+    }
+    HISTOGRAMS = SCORES["histograms"]
+
+    def scores(self, logits):
+        """What the log tells of logits [N, 1 + K], by name of SCORES."""
+        return {
+            "instance_top1": losses.instance_top1(logits),
+            **losses.similarities(logits, self.temperature),
+        }
+
+
+def side_by_side(first, second):
+    """Rows of two views [N, ...], an image's next to each other: [2N, ...].
+
+    So that a BatchNorm group holds both views of the same images, in parts of
+    one replica's batch as on several replicas.
+    """
+    pairs = tf.stack([first, second], axis=1)
+    return tf.reshape(pairs, [2 * first.shape[0], *first.shape[1:]])
+
+
+def refuse_micro_batches(config):
+    """Refuses parts of a batch where the loss needs it whole (ValueError)."""
+    if config.train.micro_batches > 1:
+        raise ValueError(
+            f"The method {config.method} needs train.micro_batches=1: a "
+            "query's negatives are the whole batch. Received "
+            f"{config.train.micro_batches}. Pass "
+            "--config.train.micro_batches=1; for less memory, "
+            "--config.model.recompute=true."
+        )
+
+
+def _refuse_shared_statistics(backbone):
+    """Keras' BatchNorm averages its statistics over replicas when it is read.
+
+    Saving and restoring them then changes bits, and a resumed run is another.
+    """
+    kind = tf.keras.layers.BatchNormalization
+    found = [
+        layer.name
+        for layer in cloning.sublayers(backbone)
+        if isinstance(layer, kind)
+    ]
+    if found:
+        raise ValueError(
+            "On several replicas a backbone must not hold Keras' "
+            f"BatchNormalization. Received {found[:3]} in {backbone.name!r}. "
+            "Use moco_tf.models.cloning.swap_batch_norm(backbone) to replace "
+            "them with their weights."
+        )

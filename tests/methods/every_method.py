@@ -1,0 +1,127 @@
+"""Each method of the table in its smallest form, and what R replicas make.
+
+    python -m tests.methods.every_method R OUT.npz
+
+Strategies of one process collide: each number of replicas has its process.
+"""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import config as configs
+from moco_tf import method_table, pretrain
+from tests import reference_check
+
+BATCH, IMAGES, STEPS = 8, 40, 2
+SMALL = {
+    "data.source": "shapes:train",
+    "data.image_size": 16,
+    "model.backbone": "resnet18",
+    "model.width": 0.125,
+    "model.stem": "cifar",
+    "model.dim": 8,
+    "train.batch_size": BATCH,
+    "train.epochs": 20,
+    "train.precision": "float32",
+    "optimizer.scaling": "none",
+    "optimizer.learning_rate": 0.01,
+    "schedule.warmup_epochs": 0,
+    "knn.bank": "",
+    "knn.query": "",
+}
+# Of a method's own section, where the published value is too large.
+OWN = {"moco": {"queue_size": 21}, "memory_bank": {"negatives": 16}}
+
+
+def make_config(name, **fields):
+    """A configuration of a method, shrunk; fields with __ for the dot."""
+    config = configs.load(method_table.METHODS[name].configs[0])
+    config = config.copy_and_resolve_references()
+    own = {f"{name}.{key}": value for key, value in OWN.get(name, {}).items()}
+    groups = 1 if config.model.sync_bn else 2
+    hidden = 16 if config.model.hidden else 0
+    values = SMALL | own
+    values |= {"model.bn_groups": groups, "model.hidden": hidden}
+    # Low temperatures make much of rounding.
+    if "temperature" in config[name]:
+        values[f"{name}.temperature"] = 0.5
+    if config.schedule.name == "step":
+        values["schedule.milestones"] = (18,)
+    values |= {key.replace("__", "."): fields[key] for key in fields}
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def make_method(name, strategy=None, **fields):
+    """A method, compiled, at step 0."""
+    config = make_config(name, **fields)
+    strategy = strategy or tf.distribute.get_strategy()
+    configs.check(config, strategy.num_replicas_in_sync)
+    return pretrain.make_method(config, strategy, IMAGES)
+
+
+def batches(method, count, fixed=False):
+    """Global batches in the stream's form, from a seed."""
+    rng = np.random.default_rng(5)
+    for step in range(count):
+        if step == 0 or not fixed:
+            # Each image has a colour, each view a noise of its own.
+            colours = rng.integers(0, 196, [BATCH, 1, 1, 3])
+            noise = rng.integers(0, 60, [2, BATCH, 16, 16, 3])
+            query, key = (colours + noise).astype(np.uint8)
+            order = rng.permutation(BATCH).astype(np.int32)
+        if method.shuffle_keys == "none":
+            order = np.arange(BATCH, dtype=np.int32)
+        yield {
+            "query": query,
+            "key": key[order] if method.shuffle_keys == "address" else key,
+            "index": (np.arange(BATCH) + (0 if fixed else BATCH * step))
+            % IMAGES,
+            "order": order,
+            "valid": np.ones(BATCH, bool),
+        }
+
+
+def train(method, some_batches, strategy=None):
+    """Trains on batches; returns the losses."""
+    strategy = strategy or tf.distribute.get_strategy()
+    world = strategy.num_replicas_in_sync
+    some_batches = list(some_batches)
+    iterator = reference_check.iterator(
+        {"batch": BATCH, "world": world}, strategy, some_batches
+    )
+    step = method.make_train_function()
+    return [float(step(iterator)["loss"]) for _ in some_batches]
+
+
+def state(method):
+    """What several replicas must have in common with one, by name."""
+    return {
+        f"{place}_{variable.name}": variable.numpy()
+        for place, variable in enumerate(method.trained_variables())
+    }
+
+
+def main(world, path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * world
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{device}" for device in range(world)]
+    )
+    results = {}
+    for name in method_table.METHODS:
+        method = make_method(name, strategy)
+        assert method.replicas == world
+        losses = train(method, batches(method, STEPS), strategy)
+        results[f"{name}/losses"] = losses
+        for key, value in state(method).items():
+            results[f"{name}/{key}"] = value
+    np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

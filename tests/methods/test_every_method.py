@@ -1,0 +1,129 @@
+"""What is promised of every method in the table."""
+
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf import config as configs
+from moco_tf import method_table
+from moco_tf.training import checkpoints
+from tests import small_run
+from tests.methods import every_method
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+METHODS = sorted(method_table.METHODS)
+
+
+def _recipes():
+    return [
+        (name, config)
+        for name, entry in method_table.METHODS.items()
+        for config in entry.configs
+    ]
+
+
+@pytest.mark.parametrize(("name", "config"), _recipes())
+def test_its_configurations_name_it(name, config):
+    assert configs.load(config).method == name
+
+
+def test_every_configuration_of_pre_training_is_in_the_table():
+    assert sorted(config for _, config in _recipes()) == configs.names()
+
+
+class Run(NamedTuple):
+    """What one replica made of a method, step by step."""
+
+    losses: list
+    states: list  # at the start, and after STEPS
+    folder: pathlib.Path  # checkpoints: half, after STEPS, and whole
+    fixed: list  # losses of a batch that comes again and again
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request, tmp_path_factory):
+    """A method's name, and its Run; one trace serves all."""
+    name, count = request.param, every_method.STEPS
+    folder = tmp_path_factory.mktemp(name)
+    method = every_method.make_method(name)
+    states = [every_method.state(method)]
+    steps = list(every_method.batches(method, 2 * count))
+    losses = every_method.train(method, steps[:count])
+    states.append(every_method.state(method))
+    checkpoints.save(method, folder / "half", 1, {})
+    losses += every_method.train(method, steps[count:])
+    checkpoints.save(method, folder / "whole", 1, {})
+    again = every_method.batches(method, 30, fixed=True)
+    fixed = every_method.train(method, again)
+    return name, Run(losses, states, folder, fixed)
+
+
+def test_the_loss_falls_on_a_fixed_batch(run):
+    _, made = run
+    assert np.isfinite(made.fixed).all()
+    assert np.mean(made.fixed[-5:]) < 0.9 * np.mean(made.fixed[3:8])
+
+
+def test_a_resumed_run_has_the_same_bits(run, tmp_path):
+    name, made = run
+    method = every_method.make_method(name)
+    half = checkpoints.latest(made.folder / "half")
+    assert checkpoints.restore(method, half) == every_method.STEPS
+    steps = list(every_method.batches(method, 2 * every_method.STEPS))
+    every_method.train(method, steps[every_method.STEPS :])
+    checkpoints.save(method, tmp_path, 1, {})
+    small_run.assert_same_bits(
+        small_run.state(tmp_path), small_run.state(made.folder / "whole")
+    )
+
+
+def test_the_encoder_alone_is_restored_from_its_checkpoint(run):
+    name, made = run
+    encoders = [
+        every_method.make_method(name, seed=seed).query_encoder
+        for seed in (1, 2)
+    ]
+    path = checkpoints.latest(made.folder / "half")
+    for encoder in encoders:
+        checkpoints.restore_query_encoder(encoder, path)
+    images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
+    left, right = (encoder.features(images) for encoder in encoders)
+    for features, others in zip(left, right, strict=True):
+        np.testing.assert_array_equal(features, others)
+    weights = [w.numpy() for w in encoders[0].trainable_variables]
+    for weight, value in zip(weights, made.states[1].values(), strict=False):
+        np.testing.assert_array_equal(weight, value)
+
+
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory):
+    path = tmp_path_factory.mktemp("replicas") / "out.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.methods.every_method", "2", path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(path))
+
+
+def test_two_replicas_compute_what_one_does(run, two_replicas):
+    name, made = run
+    # Few steps: after some more, a ReLU turns rounding into a difference.
+    np.testing.assert_allclose(
+        two_replicas[f"{name}/losses"],
+        made.losses[: every_method.STEPS],
+        rtol=1e-5,
+    )
+    before, after = made.states
+    way = apart = 0.0
+    for key, value in after.items():
+        way += np.sum(np.square(value - before[key]))
+        apart += np.sum(np.square(value - two_replicas[f"{name}/{key}"]))
+    assert np.sqrt(apart) < 1e-4 * np.sqrt(way)
