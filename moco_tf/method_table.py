@@ -127,3 +127,22 @@ def fields(name):
         )
     own = METHODS[name].fields
     return config_fields.PRETRAIN | {f"{name}.{k}": f for k, f in own.items()}
+
+
+def markdown():
+    """The table of methods for the README, a line each."""
+    lines = [
+        "| method | a query is compared with | paper | configurations |",
+        "|---|---|---|---|",
+    ]
+    for name, entry in METHODS.items():
+        papers = ", ".join(
+            f"[{paper}](https://arxiv.org/abs/{paper})"
+            for paper in entry.papers
+        )
+        configs = ", ".join(f"`{config}`" for config in entry.configs)
+        lines.append(
+            f"| {entry.title} (`{name}`) | {entry.dictionary} | {papers} | "
+            f"{configs} |"
+        )
+    return "\n".join(lines)

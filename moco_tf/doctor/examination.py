@@ -72,7 +72,8 @@ def examine(order, strategy):
             proofs.resume(order.config, strategy),
         ]
     if fits:
-        rows += _room(order, strategy)
+        images = 0 if source is None else len(source)
+        rows += _room(order, strategy, images)
         ready = source is not None and not table.failures(rows)
         if order.trial_steps and ready:
             _say_begun(f"{order.trial_steps} steps of the run itself")
@@ -145,14 +146,14 @@ def _count_classes(source, spec):
         return [table.Row("classes", words, table.FAIL, remedy)]
 
 
-def _room(order, strategy):
+def _room(order, strategy, images):
     """Rows about memory and disk."""
     replicas = strategy.num_replicas_in_sync
-    parts = memory.predict(order.config, replicas)
+    parts = memory.predict(order.config, replicas, images)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     free = memory.free_on_gpus() if on_gpu else memory.free_on_host()
     kind = "GPU" if on_gpu else "CPU"
-    each = memory.checkpoint_bytes(parts, order.config)
+    each = memory.checkpoint_bytes(parts, order.config, images)
     return [
         memory.row(parts, order.config, replicas, kind, free, order.tuned),
         disk.row(order.workdir, each, order.config.checkpoint.keep),

@@ -7,6 +7,7 @@ import subprocess
 
 import tensorflow as tf
 
+from moco_tf import method_table
 from moco_tf.doctor import table
 from moco_tf.models import encoder as encoders
 from moco_tf.models import heads
@@ -30,18 +31,18 @@ class Parts(dict):
         return sum(self.values())
 
 
-def predict(config, replicas):
+def predict(config, replicas, images):
     """Predicts the memory of a step, from the graph of the encoder.
 
     The backward pass needs the output of every layer of the query encoder; of
     the key encoder one after the other is made and dropped.
 
     Args:
-      config: ConfigDict. replicas: int.
+      config: ConfigDict. replicas: int. images: N of the source.
 
     Returns:
-      Parts: weights (both encoders and the gradient), optimiser, queue (with
-      the logits), activations.
+      Parts: weights (both encoders and the gradient), optimiser, dictionary
+      (with the logits), activations.
     """
     backbone = encoders.build_backbone(
         config.model.backbone,
@@ -57,16 +58,13 @@ def predict(config, replicas):
     weights = backbone.count_params() + head.count_params()
     rows = config.train.batch_size // replicas
     outputs = _outputs(backbone, rows) + _outputs(head, rows)
-    directions = 2 if config.moco.symmetric else 1
-    keys = config.moco.queue_size
+    method = method_table.method_class(config.method)
+    passes = method.trained_passes(config[config.method])
     return Parts(
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
-        # Keys with the index and the step of each; logits, their softmax and
-        # its gradient.
-        queue=keys * (config.model.dim * _FLOAT + 16)
-        + directions * 3 * rows * keys * _FLOAT,
-        activations=directions * sum(outputs) + _TRANSIENT * max(outputs),
+        dictionary=method.dictionary_bytes(config, images, rows),
+        activations=passes * sum(outputs) + _TRANSIENT * max(outputs),
     )
 
 
@@ -80,10 +78,11 @@ def _outputs(model, rows):
     return sizes
 
 
-def checkpoint_bytes(parts, config):
-    """Bytes of one checkpoint: encoders, optimiser, queue; not the logits."""
-    queue = config.moco.queue_size * (config.model.dim * _FLOAT + 16)
-    return parts["weights"] * 2 // 3 + parts["optimiser"] + queue
+def checkpoint_bytes(parts, config, images):
+    """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
+    method = method_table.method_class(config.method)
+    keys = method.dictionary_bytes(config, images, 0)
+    return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 
 
 def row(parts, config, replicas, kind, free, tuned=None):

@@ -108,19 +108,20 @@ def resumed_row(largest, on_gpu):
 def _small(config, replicas):
     """The recipe of a configuration, on a tiny encoder and tiny batches."""
     small = config.copy_and_resolve_references()
-    batch = _ROWS * replicas
+    batch, sync_bn = _ROWS * replicas, config.model.sync_bn
     with small.unlocked():
         small.update_from_flattened_dict(
             {
                 "model.backbone": "resnet18",
                 "model.width": 0.125,
                 "model.stem": "cifar",
-                "model.bn_groups": 2 * replicas,
+                "model.bn_groups": 1 if sync_bn else 2 * replicas,
                 "data.image_size": _SIZE,
-                "moco.queue_size": 4 * batch,
                 "train.batch_size": batch,
             }
         )
+        if "queue_size" in small[small.method]:
+            small[small.method].queue_size = 4 * batch
     return small
 
 

@@ -53,12 +53,14 @@ def fit(config, count, tuned=None):
     batch = config.train.batch_size
     if count < batch:
         return [_small_data(config, count)]
-    return [
-        _queue(config, count),
+    rows = [
         _rate(config, tuned),
         _groups(config),
         _length(config, count // batch * config.train.epochs),
     ]
+    if "queue_size" in config[config.method]:
+        rows.insert(0, _queue(config, count))
+    return rows
 
 
 def _small_data(config, count):
@@ -82,14 +84,17 @@ def _small_data(config, count):
 
 
 def _queue(config, count):
-    size = config.moco.queue_size
+    section = config[config.method]
+    size = section.queue_size
     words = f"{size} keys from {count} images"
     if size * _QUEUE_SHARE <= count:
         return table.Row("queue", words)
     # A step must fit: the batch, twice that when symmetric.
-    keys = config.train.batch_size * (2 if config.moco.symmetric else 1)
+    keys = config.train.batch_size
+    keys *= 2 if section.get("symmetric", False) else 1
     fit_size = max(_power_of_two(count // _QUEUE_SHARE), keys)
-    change = {"moco.queue_size": fit_size} if fit_size < size else {}
+    field = f"{config.method}.queue_size"
+    change = {field: fit_size} if fit_size < size else {}
     remedy = (
         "A queue of more than a tenth of the images holds older keys of the "
         "batch's own images, as negatives."
@@ -122,6 +127,10 @@ def _rate(config, tuned):
 def _groups(config):
     batch, groups = config.train.batch_size, config.model.bn_groups
     own = batch // groups
+    if config.model.sync_bn:
+        return table.Row(
+            "batch norm", f"over the whole batch of {batch} images"
+        )
     words = f"{groups} BatchNorm groups of {own} images"
     if groups == 1:
         wanted = next((n for n in (8, 4, 2) if batch % n == 0), 1)
@@ -145,11 +154,15 @@ def _groups(config):
 
 def _length(config, steps):
     steps = min(config.train.max_steps or steps, steps)
-    momentum = config.moco.momentum
     words = f"{steps} steps in {config.train.epochs} epochs"
+    if "queue_size" not in config[config.method]:
+        return table.Row("length", words)
+    # Keys that are kept are of a key encoder that must move, but slowly.
+    momentum = config[config.method].momentum
+    field = f"{config.method}.momentum"
     if momentum == 1:
         remedy = "With momentum 1 the key encoder never moves: use 0.99."
-        change = {"moco.momentum": 0.99}
+        change = {field: 0.99}
         return table.Row("length", words, table.WARN, remedy, change)
     memory = 1 / (1 - momentum)
     words += f"; the key encoder follows over about {memory:.0f}"
@@ -160,7 +173,7 @@ def _length(config, steps):
         "The run ends before the key encoder has left its first weights: "
         "train longer, or lower the momentum."
     )
-    change = {"moco.momentum": float(f"{max(fitting, 0.9):.4g}")}
+    change = {field: float(f"{max(fitting, 0.9):.4g}")}
     return table.Row("length", words, table.WARN, remedy, change)
 
 

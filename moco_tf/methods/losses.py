@@ -119,6 +119,11 @@ def instance_top1(logits):
     return tf.reduce_mean(tf.cast(wins, tf.float32))
 
 
+def logit_bytes(rows, columns):
+    """Bytes of logits [rows, columns], their softmax and its gradient."""
+    return 3 * 4 * rows * columns
+
+
 def similarities(logits, temperature):
     """How near the queries are to their own keys and to the queued ones.
 

@@ -104,6 +104,19 @@ class MemoryBank(two_views.Contrastive):
             )
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """The bank, the drawn features and logits."""
+        drawn = config.memory_bank.negatives
+        features = (images + drawn) * 4 * config.model.dim
+        return features + losses.logit_bytes(rows, drawn)
+
+    @classmethod
+    def trained_passes(cls, section):
+        """One view is made of an image."""
+        del section
+        return 1
+
+    @classmethod
     def describe(cls, config, images):
         """The settings, and the memory that the bank takes."""
         size = images * config.model.dim * 4 / 1e6

@@ -88,6 +88,20 @@ class MoCo(two_views.Contrastive):
         return directions * math.log(section.queue_size + 1)
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """The queue, with the image and the step of each key, and logits."""
+        del images
+        keys = config.moco.queue_size
+        logits = losses.logit_bytes(rows, keys)
+        logits *= cls.trained_passes(config.moco)
+        return keys * (4 * config.model.dim + 16) + logits
+
+    @classmethod
+    def trained_passes(cls, section):
+        """Both views are queries when it is symmetric."""
+        return 2 if section.symmetric else 1
+
+    @classmethod
     def check(cls, config, replicas):
         """Refuses a queue that does not hold the keys of a step."""
         size = config.moco.queue_size

@@ -89,6 +89,23 @@ class TwoViews(method.Method):
         """
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Bytes that a replica keeps of keys, and of a step's logits.
+
+        Args:
+          config: ConfigDict. images: N of the source. rows: of a replica.
+        """
+        del images
+        columns = config.train.batch_size
+        return losses.logit_bytes(rows, columns)
+
+    @classmethod
+    def trained_passes(cls, section):
+        """How many views of an image are encoded with gradients."""
+        del section
+        return 2
+
+    @classmethod
     def describe(cls, config, images):
         """The method's settings, and its loss at chance, in words.
 

@@ -23,7 +23,7 @@ def config_of(**fields):
 
 def parts_of(activations):
     return memory.Parts(
-        weights=GB, optimiser=GB, queue=GB, activations=activations
+        weights=GB, optimiser=GB, dictionary=GB, activations=activations
     )
 
 
@@ -37,27 +37,27 @@ def test_memory_is_predicted_from_the_graph():
         train__batch_size=8,
         data__image_size=64,
     )
-    parts = memory.predict(config, 2)
+    parts = memory.predict(config, 2, 500)
     # torchvision's ResNet-18 has 11,176,512 parameters without its fc and
     # 9,600 moving statistics; a head of 512 x 128 + 128.
     weights = 11_176_512 + 9_600 + 512 * 128 + 128
     assert parts["weights"] == 3 * 4 * weights
     assert parts["optimiser"] == 4 * weights
     # 4 rows on each of 2 replicas, three times their logits.
-    assert parts["queue"] == 1000 * (128 * 4 + 16) + 3 * 4 * 1000 * 4
+    assert parts["dictionary"] == 1000 * (128 * 4 + 16) + 3 * 4 * 1000 * 4
     # The first convolution gives 32 x 32 x 64 for each row, as do its
     # BatchNorm and ReLU; all layers give more than these and less than ten.
     stem = 4 * 32 * 32 * 64 * 4
     assert 3 * stem < parts["activations"] < 20 * stem
-    assert memory.checkpoint_bytes(parts, config) == (
+    assert memory.checkpoint_bytes(parts, config, 500) == (
         3 * 4 * weights + 1000 * (128 * 4 + 16)
     )
 
 
 def test_half_precision_halves_activations():
-    full = memory.predict(config_of(), 1)["activations"]
+    full = memory.predict(config_of(), 1, 500)["activations"]
     config = config_of(train__precision="mixed_bfloat16")
-    half = memory.predict(config, 1)["activations"]
+    half = memory.predict(config, 1, 500)["activations"]
     assert 0.5 <= half / full < 0.6  # images and head are float32
 
 

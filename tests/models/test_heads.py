@@ -59,3 +59,45 @@ def test_the_head_is_float32_under_any_global_policy():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         heads.projection_head(*arguments)
+
+
+def test_simclrs_head_has_no_bias_and_ends_in_a_batch_norm_without_offset():
+    head = heads.projection_head("simclr", 6, 4, hidden=5)
+    assert [w.name for w in head.trainable_weights] == [
+        "fc.0/kernel:0",
+        "fc.1/gamma:0",
+        "fc.1/beta:0",
+        "fc.3/kernel:0",
+        "fc.4/gamma:0",
+    ]
+    first, gamma, beta, second, last = (
+        w.numpy() for w in head.trainable_weights
+    )
+    assert first.shape == (6, 5)
+    x = np.random.default_rng(0).standard_normal([8, 6], dtype=np.float32)
+
+    def normalised(rows):
+        return (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+
+    hidden = np.maximum(gamma * normalised(x @ first) + beta, 0)
+    expected = last * normalised(hidden @ second)
+    np.testing.assert_allclose(head(x, training=True), expected, atol=1e-4)
+
+
+def test_byols_head_is_linear_batch_norm_relu_linear():
+    head = heads.projection_head("byol", 6, 4)
+    kinds = [type(layer).__name__ for layer in head.layers[1:]]
+    assert kinds == ["Dense", "BatchNorm", "ReLU", "Dense"]
+    assert [w.shape.as_list() for w in head.trainable_weights] == [
+        [6, 6], [6], [6], [6], [6, 4], [4],
+    ]  # fmt: skip
+    x = np.random.default_rng(0).standard_normal([8, 6], dtype=np.float32)
+    assert head(x, training=True).shape == (8, 4)
+
+
+def test_groups_and_synchronisation_reach_the_heads_batch_norm():
+    for kind in ("simclr", "byol"):
+        head = heads.projection_head(kind, 6, 4, bn_splits=2)
+        assert head.get_layer("fc.1").splits == 2
+        head = heads.projection_head(kind, 6, 4, synchronized=True)
+        assert head.get_layer("fc.1").synchronized

@@ -1,0 +1,150 @@
+"""The page and the plots of the results of mechanisms.py."""
+
+import collections
+import statistics
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 after the backend is chosen
+
+_TITLES = {
+    "methods": "Methods",
+    "dictionary": "Dictionary size, three dictionaries",
+    "momentum": "Momentum of the key encoder (MoCo)",
+    "temperature": "Temperature (MoCo)",
+    "head": "Projection head (MoCo)",
+    "shuffle": "Shuffled BatchNorm (MoCo, two groups)",
+    "augmentation": "Pairs of augmentations (SimCLR)",
+}
+_BUDGET = ("data", "epochs", "size", "precision")
+
+
+def write(rows, folder):
+    """Writes mechanisms.md and its plots.
+
+    Args:
+      rows: list of dict, the lines of the results.
+      folder: Path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_HEAD]
+    budgets = collections.defaultdict(list)
+    for row in rows:
+        key = (row["experiment"], *(row[name] for name in _BUDGET))
+        budgets[key].append(row)
+    order = list(_TITLES)
+    for key in sorted(budgets, key=lambda key: (order.index(key[0]), key[1:])):
+        parts.append(_section(key, budgets[key], folder))
+    (folder / "mechanisms.md").write_text("\n".join(parts) + "\n")
+
+
+_HEAD = """# What dictionary, momentum and views do
+
+Made by `python benchmarks/mechanisms.py --write=docs/results` from the results
+of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25) on
+two CPU cores; only what the case names differs. kNN is on the backbone (k 200,
+T 0.1); a held-out tenth of the training images chooses the linear probe's rate.
+Runs are short: the epochs stand above each table. Differences of a point or two
+are within the spread of seeds."""
+
+
+def _section(key, rows, folder):
+    experiment, data, epochs, size, precision = key
+    seeds = sorted({row["seed"] for row in rows})
+    where = "shapes" if data.startswith("shapes") else "CIFAR-10"
+    lines = [
+        f"\n## {_TITLES[experiment]}: {where}\n",
+        f"{epochs} epochs at {size} px, {precision}, seeds "
+        f"{', '.join(map(str, seeds))}.\n",
+        "| case | untrained kNN | kNN | linear | loss |",
+        "|---|---|---|---|---|",
+    ]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    table = {}
+    for case in cases:
+        own = [row for row in rows if row["case"] == case]
+        table[case] = own
+        cells = [
+            _spread([row[name] for row in own], digits)
+            for name, digits in (
+                ("untrained_knn", 2),
+                ("knn", 2),
+                ("linear", 2),
+                ("loss", 3),
+            )
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    name = f"mechanisms_{experiment}_{where.lower().replace('-', '')}.png"
+    if experiment == "augmentation":
+        _matrix(table, folder / name)
+    else:
+        _curve(experiment, table, folder / name)
+    lines.append(f"\n![{_TITLES[experiment]}]({name})")
+    return "\n".join(lines)
+
+
+def _spread(values, digits):
+    """Mean, and the extremes where there are several."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return text
+
+
+def _curve(experiment, table, path):
+    """kNN by case; the three dictionaries are lines over the size."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    groups = collections.defaultdict(list)
+    for case, rows in table.items():
+        kind, _, size = case.partition(" ")
+        group = kind if experiment == "dictionary" else ""
+        place = int(size) if group else case
+        values = [row["knn"] for row in rows]
+        groups[group].append(
+            (place, statistics.mean(values), min(values), max(values))
+        )
+    for group, points in groups.items():
+        if group:
+            points = sorted(points)
+        places, means, lows, highs = zip(*points, strict=True)
+        below = [m - low for m, low in zip(means, lows, strict=True)]
+        above = [high - m for m, high in zip(means, highs, strict=True)]
+        if group:
+            axes.errorbar(
+                places, means, [below, above], marker="o", label=group
+            )
+        else:
+            axes.bar(places, means, yerr=[below, above], color="#4878a8")
+    untrained = [row["untrained_knn"] for own in table.values() for row in own]
+    axes.axhline(
+        statistics.mean(untrained), color="grey", ls="--", label="untrained"
+    )
+    if experiment == "dictionary":
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("keys in the dictionary")
+    axes.set_ylabel("kNN top-1, %")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _matrix(table, path):
+    """kNN of pairs of operations; the diagonal is one alone."""
+    pairs = {tuple(case.split(" + ")): rows for case, rows in table.items()}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    values = [[float("nan")] * len(names) for _ in names]
+    for (one, other), rows in pairs.items():
+        mean = statistics.mean(row["knn"] for row in rows)
+        values[names.index(one)][names.index(other)] = mean
+        values[names.index(other)][names.index(one)] = mean
+    shown = axes.imshow(values, cmap="viridis")
+    for down, row in enumerate(values):
+        for across, value in enumerate(row):
+            axes.text(across, down, f"{value:.1f}", ha="center", color="white")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    figure.colorbar(shown, label="kNN top-1, %")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

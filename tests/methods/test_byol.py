@@ -1,0 +1,144 @@
+"""BYOL's step against NumPy: loss, gradient, target and schedule."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.methods import byol, losses
+from tests.methods import numpy_moco, small_methods
+
+BATCH, STEPS, RATE = small_methods.BATCH, 10, 0.05
+
+
+def _method(**arguments):
+    tf.keras.utils.set_random_seed(0)
+    method = byol.BYOL(
+        small_methods.backbone(),
+        STEPS,
+        head="fc",
+        dim=5,
+        momentum=0.6,
+        hidden=7,
+        **arguments,
+    )
+    return small_methods.compiled(method, RATE, decay=0.0)
+
+
+def _predict(weights, projections):
+    """The predictor: linear, BatchNorm, ReLU, linear; unit vectors."""
+    kernel, bias, gamma, beta, last, last_bias = weights
+    hidden = projections @ kernel + bias
+    hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+    outputs = np.maximum(gamma * hidden + beta, 0) @ last + last_bias
+    return outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+
+
+def _loss(online, predictor, target, batch):
+    """Eq. 2 in both directions."""
+    total = 0.0
+    for view, other in (("query", "key"), ("key", "query")):
+        vectors, _, _, length = numpy_moco.encode(online, batch[view])
+        prediction = _predict(predictor, vectors * length)
+        wanted = numpy_moco.encode(target, batch[other])[0]
+        total += np.mean(np.sum(np.square(prediction - wanted), axis=1))
+    return total
+
+
+def _weights(model):
+    values = small_methods.values(model.trainable_variables)
+    return [value.astype(np.float64) for value in values]
+
+
+def test_each_step_is_algorithm_1():
+    method = _method()
+    for step, batch in enumerate(small_methods.batches(3)):
+        online, predictor, target = (
+            _weights(model)
+            for model in (
+                method.query_encoder,
+                method.predictor,
+                method.key_encoder,
+            )
+        )
+        expected = _loss(online, predictor, target, batch)
+        iterator = iter(tf.data.Dataset.from_tensors(batch))
+        loss = float(method.make_train_function()(iterator)["loss"])
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+        # tau: 1 - 0.4 (cos(pi k / 10) + 1) / 2, after the optimiser's step.
+        tau = 1 - 0.4 * (np.cos(np.pi * step / STEPS) + 1) / 2
+        for found, old, new in zip(
+            _weights(method.key_encoder),
+            target,
+            _weights(method.query_encoder),
+            strict=True,
+        ):
+            np.testing.assert_allclose(
+                found, tau * old + (1 - tau) * new, atol=1e-6
+            )
+
+
+def test_the_first_step_goes_down_the_slope_of_the_loss():
+    method = _method()
+    batch = next(iter(small_methods.batches(1)))
+    before = [_weights(method.query_encoder), _weights(method.predictor)]
+    target = _weights(method.key_encoder)
+    small_methods.train(method, [batch])
+    after = [_weights(method.query_encoder), _weights(method.predictor)]
+    rng = np.random.default_rng(0)
+    for part in range(2):
+        # The slope along a random direction, by finite differences.
+        way = [1e-5 * rng.standard_normal(w.shape) for w in before[part]]
+        ends = []
+        for sign in (1, -1):
+            moved = list(before)
+            moved[part] = [
+                w + sign * d for w, d in zip(before[part], way, strict=True)
+            ]
+            ends.append(_loss(*moved, target, batch))
+        slope = (ends[0] - ends[1]) / 2
+        found = sum(
+            np.sum((old - new) / RATE * d)
+            for old, new, d in zip(before[part], after[part], way, strict=True)
+        )
+        np.testing.assert_allclose(found, slope, rtol=2e-3)
+
+
+def test_the_loss_by_hand():
+    # cos 1, 0 and -1: 0, 2 and 4.
+    predictions = tf.constant([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    targets = tf.constant([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert losses.normalized_mse(predictions, targets).numpy() == 2.0
+
+
+def test_spread_tells_even_vectors_from_equal_ones():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal([4000, 16]).astype(np.float32)
+    even = tf.math.l2_normalize(tf.constant(vectors), axis=1)
+    np.testing.assert_allclose(losses.spread(even), 1.0, atol=0.02)
+    assert losses.spread(tf.tile(even[:1], [10, 1])).numpy() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.6), (5, 0.8), (10, 1.0), (12, 1.0)]
+)
+def test_the_momentum_rises_to_one(step, expected):
+    found = _method().momentum_at(tf.constant(step, tf.int64))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_micro_batches_with_groups_make_the_same_step():
+    # Two groups of a batch, or two micro-batches of one group each.
+    batch = next(iter(small_methods.batches(1)))
+    whole = _method(bn_splits=2)
+    parts = _method(bn_splits=1, micro_batches=2)
+    for method in (whole, parts):
+        small_methods.train(method, [batch])
+    for left, right in zip(
+        _weights(whole.predictor), _weights(parts.predictor), strict=True
+    ):
+        np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+def test_a_momentum_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="momentum must lie in 0..1"):
+        byol.BYOL(small_methods.backbone(), 10, head="fc", momentum=1.5)
