@@ -59,8 +59,9 @@ class LARS(tf.keras.optimizers.Optimizer):
         variable.assign_sub(velocity)
 
     def get_config(self):
+        # The arguments alone: Keras' own options are none of them.
         return {
-            **super().get_config(),
+            "name": self.name,
             "learning_rate": self._serialize_hyperparameter(
                 self._learning_rate
             ),

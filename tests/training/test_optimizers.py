@@ -1,10 +1,11 @@
-"""SGD as published, by hand arithmetic and by a NumPy loop."""
+"""SGD and LARS as published, by hand arithmetic and by a NumPy loop."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.training import optimizers
+from moco_tf.models import encoder, heads
+from moco_tf.training import lars, optimizers
 
 
 class _Rates(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -36,6 +37,56 @@ def test_the_velocity_does_not_contain_the_rate():
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
 
+def test_the_velocity_of_lars_contains_the_rate():
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((3, 3, 2, 4)).astype(np.float32)
+    weight = tf.Variable(kernel)
+    optimizer = lars.LARS(_Rates(), 0.9, 0.01)
+    velocity = np.zeros(kernel.shape)
+    for rate in (0.5, 0.1, 2.0):
+        gradient = rng.standard_normal(kernel.shape).astype(np.float32)
+        slope = gradient + 0.01 * kernel
+        # One ratio for the whole kernel, of the norms over all its axes.
+        ratio = 0.001 * np.sqrt(np.sum(kernel**2) / np.sum(slope**2))
+        velocity = 0.9 * velocity + rate * ratio * slope
+        kernel = kernel - velocity
+        optimizer.apply_gradients([(tf.constant(gradient), weight)])
+        np.testing.assert_allclose(weight, kernel, rtol=1e-6, atol=1e-6)
+
+
+def test_lars_leaves_batch_norm_and_biases_alone():
+    layers = tf.keras.layers
+    backbone = encoder.build_backbone("resnet18", width=0.125, stem="cifar")
+    dense = layers.Dense(3)
+    dense.build([None, 64])
+    head = heads.projection_head("byol", 64, 4)
+    weights = [
+        *backbone.trainable_variables,
+        *head.trainable_variables,
+        *dense.trainable_variables,
+    ]
+    before = [weight.numpy() for weight in weights]
+    # Where the gradient is 0, only decay moves a weight.
+    lars.LARS(0.5, weight_decay=0.1).apply_gradients(
+        [(tf.zeros_like(weight), weight) for weight in weights]
+    )
+    moved = {
+        weight.name
+        for weight, value in zip(weights, before, strict=True)
+        if np.any(weight.numpy() != value)
+    }
+    kernels = {w.name for w in weights if "kernel" in w.name}
+    assert len(kernels) < len({w.name for w in weights})
+    assert moved == kernels
+
+
+def test_lars_is_made_from_its_config():
+    made = optimizers.make_optimizer("lars", 0.25, 0.8, 0.01)
+    again = lars.LARS.from_config(made.get_config())
+    assert (again.momentum, again.coupled_decay) == (0.8, 0.01)
+    assert float(again.learning_rate) == 0.25
+
+
 def test_a_variable_may_have_a_larger_rate():
     slow, fast = tf.Variable(1.0), tf.Variable(1.0)
     optimizer = optimizers.MomentumSGD(
@@ -50,11 +101,12 @@ def test_a_variable_may_have_a_larger_rate():
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="'sgd', 'lamb' or 'sgdw'.*adam"):
+    names = "'sgd', 'lars', 'lamb' or 'sgdw'"
+    with pytest.raises(ValueError, match=f"{names}.*adam"):
         optimizers.make_optimizer("adam", 0.1, 0.9, 0.0)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lamb", "sgdw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "sgdw"])
 def test_each_optimiser_lowers_a_quadratic(name):
     weight = tf.Variable([3.0, -2.0])
     optimizer = optimizers.make_optimizer(name, 0.05, 0.9, 1e-4)
