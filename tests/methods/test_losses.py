@@ -91,3 +91,30 @@ def test_negatives_left_out_are_in_no_histogram():
     own, queued = losses.similarities(logits, 1.0)["histograms"].numpy()
     assert own[38] == 1 and own.sum() == 1  # 0.9 to 0.95
     assert queued[22] == 1 and queued.sum() == 1
+
+
+def test_figures_of_nt_xent_leave_out_the_image_itself():
+    angles = np.deg2rad([0, 61, 92, 178])  # views of two images, in turn
+    views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    views = tf.constant(views, tf.float32)
+    _, logits = losses.nt_xent(views, views, tf.range(4), 0.5)
+    found = losses.similarities(logits, 0.5)
+
+    def mean_cosine(degrees):
+        return np.cos(np.deg2rad(degrees)).mean()
+
+    np.testing.assert_allclose(
+        found["positive"], mean_cosine([61, 61, 86, 86]), atol=1e-6
+    )
+    # The nearest view of the other image, for each view in turn.
+    np.testing.assert_allclose(
+        found["hardest_negative"], mean_cosine([92, 31, 31, 117]), atol=1e-6
+    )
+    # 61 < 92 and 86 < 117 win; 61 and 86 are farther than 31.
+    np.testing.assert_allclose(losses.instance_top1(logits), 0.5)
+    # 92, 178, 31 and 117 degrees, each from both sides, and no pair.
+    counts = np.histogram(
+        np.cos(np.deg2rad([92, 178, 31, 117])),
+        np.linspace(-1, 1, losses.BINS + 1),
+    )[0]
+    np.testing.assert_allclose(found["histograms"][1], counts / 4)
