@@ -106,6 +106,27 @@ def test_synchronised_batch_norm_takes_the_whole_batch(field):
         configs.check(cifar(model__sync_bn="true", **values), 1)
 
 
+def test_simclr_refuses_parts_of_a_batch():
+    texts = {
+        "data.source": "folder:images",
+        "model.sync_bn": "false",
+        "model.bn_groups": "2",
+        "train.micro_batches": "2",
+    }
+    with pytest.raises(ValueError, match="simclr needs train.micro_batches=1"):
+        configs.check(configs.load("simclr_cifar10", texts), 1)
+
+
+def test_simclrs_recipes_start_at_chance_and_at_the_published_rate():
+    # ln(2 * 4096 - 1); 0.3 * 4096 / 256; 1.0 * 512 / 256.
+    large = configs.load("simclr_imagenet")
+    assert assembly.chance_loss(large) == pytest.approx(9.0108, abs=1e-4)
+    assert assembly.learning_rate(large) == pytest.approx(4.8)
+    small = configs.load("simclr_cifar10")
+    assert assembly.chance_loss(small) == pytest.approx(6.9305, abs=1e-4)
+    assert assembly.learning_rate(small) == pytest.approx(2.0)
+
+
 def test_overrides_take_the_type_of_their_field():
     config = cifar(
         train__epochs="3",
@@ -127,7 +148,11 @@ def test_overrides_take_the_type_of_their_field():
         ("moco.symmetric", "yes", "must be true or false. Received 'yes'"),
         ("schedule.milestones", "1;2", "whole numbers with commas"),
         ("train.epohcs", "1", "Did you mean 'train.epochs'?"),
-        ("data.views", "v3", "one of v1, v2, cifar. Received 'v3'"),
+        (
+            "data.views",
+            "v3",
+            "one of v1, v2, cifar, simclr, byol. Received 'v3'",
+        ),
         ("train.precision", "mixed_bfloat", "Did you mean 'mixed_bfloat16'"),
         ("moco.momentum", "1.5", "at least 0 and at most 1. Received 1.5"),
         ("moco.momentum", "nan", "Received nan"),
