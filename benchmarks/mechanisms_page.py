@@ -42,8 +42,8 @@ def write(rows, folder):
 _HEAD = """# What dictionary, momentum and views do
 
 Made by `python benchmarks/mechanisms.py --write=docs/results` from the results
-of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25) on
-two CPU cores; only what the case names differs. kNN is on the backbone (k 200,
+of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25)
+on two CPU cores; only what the case names differs. kNN is on the backbone (k 200,
 T 0.1); a held-out tenth of the training images chooses the linear probe's rate.
 Runs are short: the epochs stand above each table. Differences of a point or two
 are within the spread of seeds."""

@@ -128,9 +128,8 @@ def _groups(config):
     batch, groups = config.train.batch_size, config.model.bn_groups
     own = batch // groups
     if config.model.sync_bn:
-        return table.Row(
-            "batch norm", f"over the whole batch of {batch} images"
-        )
+        words = f"over the whole batch of {batch} images"
+        return table.Row("batch norm", words)
     words = f"{groups} BatchNorm groups of {own} images"
     if groups == 1:
         wanted = next((n for n in (8, 4, 2) if batch % n == 0), 1)

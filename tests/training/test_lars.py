@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.training import lars, optimizers
+from moco_tf.training import lars
 
 
 def test_two_steps_by_hand():
@@ -32,11 +32,3 @@ def test_a_weight_of_zeros_leaves_zero():
     optimizer.build([weight])
     optimizer.apply_gradients([(tf.constant([[1.0, 0.0]]), weight)])
     np.testing.assert_allclose(weight, [[-0.5, 0.0]])  # the ratio is 1
-
-
-def test_it_is_an_optimizer_by_name_and_from_its_config():
-    made = optimizers.make_optimizer("lars", 0.25, 0.8, 0.01)
-    assert isinstance(made, lars.LARS)
-    again = lars.LARS.from_config(made.get_config())
-    assert (again.momentum, again.coupled_decay) == (0.8, 0.01)
-    assert float(again.learning_rate) == 0.25
