@@ -43,10 +43,10 @@ _HEAD = """# What dictionary, momentum and views do
 
 Made by `python benchmarks/mechanisms.py --write=docs/results` from the results
 of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25)
-on two CPU cores; only what the case names differs. kNN is on the backbone (k 200,
-T 0.1); a held-out tenth of the training images chooses the linear probe's rate.
-Runs are short: the epochs stand above each table. Differences of a point or two
-are within the spread of seeds."""
+on two CPU cores; only what the case names differs. kNN is on the backbone
+(k 200, T 0.1); a held-out tenth of the training images chooses the rate of the
+linear probe. Runs are short: the epochs stand above each table. Differences of
+a point or two are within the spread of seeds."""
 
 
 def _section(key, rows, folder):
