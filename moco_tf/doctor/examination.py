@@ -72,8 +72,8 @@ def examine(order, strategy):
             proofs.resume(order.config, strategy),
         ]
     if fits:
-        images = 0 if source is None else len(source)
-        rows += _room(order, strategy, images)
+        count = 0 if source is None else len(source)
+        rows += _room(order, strategy, count)
         ready = source is not None and not table.failures(rows)
         if order.trial_steps and ready:
             _say_begun(f"{order.trial_steps} steps of the run itself")

@@ -9,7 +9,12 @@ from moco_tf.models import encoder as encoders
 
 
 class SimCLR(two_views.Contrastive):
-    """One encoder; every view's negatives are the other images' views."""
+    """One encoder; every view's negatives are the other images' views.
+
+    Deviation: from the authors' code, not the paper, as all methods here share
+    these: the last gamma of a residual block starts at 1 (theirs 0), linear
+    layers start uniform (theirs normal, 0.01), images are normalised.
+    """
 
     def __init__(
         self,
