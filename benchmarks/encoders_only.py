@@ -1,30 +1,42 @@
-"""MoCo without what is not the encoders' forward and backward passes."""
+"""A method's step without what is not its encoders' passes."""
+
+import functools
 
 import tensorflow as tf
 
-from moco_tf.methods import moco
 
+def strip(method):
+    """Leaves of a method's step the encoders' forward and backward passes.
 
-class EncodersOnly(moco.MoCo):
-    """Encodes both views and computes the gradients; learns nothing.
+    Left out: momentum update, shuffle, predictor, logits, optimiser, queue or
+    bank. It learns nothing.
 
-    Left out: momentum update, shuffle, logits over the queue, optimiser,
-    writing the queue.
+    Args:
+      method: TwoViews, compiled. Its train_step is replaced.
     """
+    method.train_step = functools.partial(_passes_alone, method)
 
-    def train_step(self, batch):
-        """One step, as MoCo's; the metrics keep every gradient alive."""
-        query_view, key_view = self.normalized(batch)
-        key = self.vectors(self.key_encoder, key_view)
-        with tf.GradientTape() as tape:
-            query = self.vectors(self.query_encoder, query_view)
-            loss = tf.reduce_sum(query * tf.stop_gradient(key))
-        gradients = tape.gradient(loss, self.trained_variables())
-        # One value of each: enough that none is pruned from the graph, and no
-        # pass over the others.
-        kept = tf.add_n([tf.reshape(g, [-1])[0] for g in gradients])
-        return {
-            "loss": loss,
-            "instance_top1": kept,
-            **dict.fromkeys(self.METRICS[2:], tf.constant(0.0)),
-        }
+
+def _passes_alone(method, batch):
+    """One step; the metrics keep every pass and every gradient alive."""
+    passes = method.passes(batch).values()
+    keys = [
+        method.vectors(x.encoder, x.images) for x in passes if not x.trained
+    ]
+    with tf.GradientTape() as tape:
+        queries = [
+            method.vectors(x.encoder, x.images) for x in passes if x.trained
+        ]
+        # Against other rows: along itself a unit vector has no gradient.
+        loss = tf.add_n([tf.reduce_sum(q * _others(q)) for q in queries])
+    gradients = tape.gradient(loss, method.trained_variables())
+    # One value of each: enough that none is pruned from the graph, and no
+    # pass over the others.
+    kept = [g for g in gradients if g is not None] + keys
+    kept = tf.add_n([tf.reshape(value, [-1])[0] for value in kept])
+    rest = dict.fromkeys(method.METRICS[1:], kept)
+    return {"loss": loss, **rest}
+
+
+def _others(rows):
+    return tf.stop_gradient(tf.roll(rows, 1, axis=0))

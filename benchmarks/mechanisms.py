@@ -19,10 +19,10 @@ import pathlib
 import sys
 import time
 
+import mechanisms_page
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import mechanisms_page
 from moco_tf import assembly, config_fields, method_table, pretrain
 from moco_tf import config as configs
 from moco_tf.data import augmentation, sources

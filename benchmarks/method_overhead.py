@@ -1,4 +1,4 @@
-"""What MoCo costs beside the encoders' forward and backward passes.
+"""What a method costs beside its encoders' forward and backward passes.
 
 python benchmarks/method_overhead.py
 python benchmarks/method_overhead.py --config.model.backbone=resnet18 \\
@@ -6,9 +6,10 @@ python benchmarks/method_overhead.py --config.model.backbone=resnet18 \\
     --config.moco.queue_size=4096 --steps=5        # quick
 
 By default ResNet-50, 224 pixels, batch 32 in one BatchNorm group, 65,536 keys,
-float32. The whole compiled train function and the one of EncodersOnly run on
-the same batch in memory and alternate in one process. The difference is
-momentum, shuffle, logits, optimiser and queue.
+float32; --config=simclr_imagenet and others for other methods. The whole
+compiled train function and its encoders' passes alone run on the same batch in
+memory and alternate in one process. The difference is momentum, shuffle,
+predictor, logits, optimiser, queue or bank.
 """
 
 import statistics
@@ -27,7 +28,7 @@ DEFAULTS = {
 
 def main():
     parser = measure.parser(
-        "What MoCo costs beside its encoders.", "moco_v2_imagenet"
+        "What a method costs beside its encoders.", "moco_v2_imagenet"
     )
     parser.add_argument("--steps", type=int, default=1, help="a round [1]")
     parser.add_argument("--rounds", type=int, default=5, help="[5]")
@@ -54,7 +55,7 @@ def main():
     }
     print(
         f"{config.model.backbone}, {config.data.image_size} px, batch "
-        f"{config.train.batch_size}, {config.moco.queue_size} keys, "
+        f"{config.train.batch_size}, {config.method}, "
         f"{config.train.precision}, {options.cores or 'all'} cores, "
         f"{options.steps} steps a round"
     )
@@ -76,32 +77,14 @@ def main():
 
 
 def encoders_only(config, strategy):
-    """The EncodersOnly of a configuration, built as pretrain builds MoCo."""
-    from encoders_only import EncodersOnly
+    """The method of a configuration, stripped to its encoders' passes."""
+    import encoders_only as passes
 
-    from moco_tf.data import views
-    from moco_tf.models import encoder
+    from moco_tf import pretrain
 
-    recipe = views.RECIPES[config.data.views]
-    replicas = strategy.num_replicas_in_sync
-    with strategy.scope():
-        backbone = encoder.build_backbone(
-            config.model.backbone,
-            width=config.model.width,
-            stem=config.model.stem,
-            bn_splits=config.model.bn_groups // replicas,
-            image_size=config.data.image_size,
-            precision=config.train.precision,
-        )
-        return EncodersOnly(
-            backbone,
-            head=config.model.head,
-            dim=config.model.dim,
-            queue_size=1,  # not used
-            shuffle_keys="address",
-            mean=recipe.mean,
-            std=recipe.std,
-        )
+    method = pretrain.make_method(config, strategy, config.train.batch_size)
+    passes.strip(method)
+    return method
 
 
 if __name__ == "__main__":

@@ -81,6 +81,16 @@ class BYOL(two_views.TwoViews):
             *self.predictor.trainable_variables,
         ]
 
+    def passes(self, batch):
+        first, second = self.normalized(batch)
+        online, target = self.query_encoder, self.key_encoder
+        return {
+            "query": two_views.Pass(online, first, True),
+            "other query": two_views.Pass(online, second, True),
+            "key": two_views.Pass(target, first, False),
+            "other key": two_views.Pass(target, second, False),
+        }
+
     def momentum_at(self, step):
         """1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 (section 3.2), float32."""
         done = tf.cast(step, tf.float32) / self.total_steps

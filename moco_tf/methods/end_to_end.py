@@ -15,6 +15,8 @@ from moco_tf.models import encoder as encoders
 class EndToEnd(two_views.Contrastive):
     """A query and a key encoder, both trained, without a memory."""
 
+    KEYS_TRAINED = True
+
     def __init__(
         self,
         backbone,

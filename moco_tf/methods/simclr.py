@@ -62,6 +62,10 @@ class SimCLR(two_views.Contrastive):
         """Refuses parts of a batch: negatives are of the batch."""
         two_views.refuse_micro_batches(config)
 
+    def passes(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {"query": two_views.Pass(self.query_encoder, views, True)}
+
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
 

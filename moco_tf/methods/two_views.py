@@ -1,10 +1,24 @@
 """What methods have in common that make two views of an image into a loss."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from moco_tf.data import image_ops
 from moco_tf.methods import losses, method, shuffle
 from moco_tf.models import cloning
+
+
+class Pass(NamedTuple):
+    """What goes through an encoder in a step, and whether gradients come back.
+
+    Attributes:
+      encoder: Encoder. images: normalised float [N, H, W, 3]. trained: bool.
+    """
+
+    encoder: tf.keras.Model
+    images: tf.Tensor
+    trained: bool
 
 
 class TwoViews(method.Method):
@@ -29,6 +43,7 @@ class TwoViews(method.Method):
     # "hidden", "bn_splits" (of a pass of a replica) and "sync_bn".
     NEEDS = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
+    KEYS_TRAINED = False  # whether gradients come back through the keys
 
     def __init__(
         self,
@@ -144,19 +159,19 @@ class TwoViews(method.Method):
         return tf.reduce_mean(1.0 - tf.cast(batch["valid"], tf.float32))
 
     def passes(self, batch):
-        """What is encoded of a batch, for who looks into a step.
+        """What is encoded in a step, for who looks into one.
 
         Returns:
-          dict of (Encoder, normalised images) by a name in words.
+          dict of Pass by a name in words.
         """
         if not self.KEY_VIEWS:
             images = self.normalize(batch["query"])
-            return {"query": (self.query_encoder, images)}
+            return {"query": Pass(self.query_encoder, images, True)}
         query_view, key_view = self.normalized(batch)
         key_encoder = self.key_encoder or self.query_encoder
         return {
-            "query": (self.query_encoder, query_view),
-            "key": (key_encoder, key_view),
+            "query": Pass(self.query_encoder, query_view, True),
+            "key": Pass(key_encoder, key_view, self.KEYS_TRAINED),
         }
 
 

@@ -65,10 +65,10 @@ def find(method, batches, strategy, path, step):
 def _places(method, batch):
     """Names and tensors of a step in the order they are computed in."""
     passes = method.passes(batch)
-    for kind, (encoder, _) in passes.items():
+    for kind, (encoder, _, _) in passes.items():
         for weight in encoder.trainable_variables:
             yield f"the weights {weight.name!r} of the {kind} encoder", weight
-    for kind, (encoder, images) in passes.items():
+    for kind, (encoder, images, _) in passes.items():
         yield f"the {kind} images", images
         values = images
         for model in (encoder.backbone, encoder.head):
