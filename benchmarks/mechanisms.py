@@ -201,6 +201,7 @@ def parse():
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, action="append", default=[]
     )
+    parser.add_argument("--case", help="one case of the experiment alone")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", default="0", help="0,1,2")
     parser.add_argument("--data", default="shapes:train")
@@ -224,6 +225,8 @@ def main():
             for label, (method, fields, operations) in cases(
                 experiment
             ).items():
+                if options.case not in (None, label):
+                    continue
                 case = {
                     "experiment": experiment,
                     "case": label,

@@ -1,0 +1,171 @@
+"""Every command of the tutorials runs as it stands, only smaller."""
+
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_tf import cli
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("tutorial.md", "small_data.md")
+# What makes a run small, unless the page says the field itself.
+RUN = {
+    "train.max_steps": "2",
+    "train.batch_size": "8",
+    "model.bn_groups": "2",
+    "model.width": "0.125",
+    "model.dim": "8",
+    "data.image_size": "16",
+    "data.threads": "2",
+    "moco.queue_size": "16",
+    "knn.k": "3",
+}
+SMALLER = {
+    "doctor": RUN,
+    "pretrain": RUN,
+    "linear": {
+        "train.epochs": "3",
+        "train.batch_size": "8",
+        "schedule.milestones": "1,2",
+    },
+    "finetune": {"train.epochs": "1", "train.batch_size": "4"},
+}
+MORE = {"doctor": ["--trial_steps=1", "--prove=never"]}
+
+
+def blocks(page, language):
+    """The fenced blocks of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def commands(page):
+    """The words of the page's moco-tf commands, in order, made smaller."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line) if line.startswith("moco-tf ") else []
+            if not words:
+                continue
+            command = words[1]
+            given = {word.partition("=")[0] for word in words}
+            fields = SMALLER.get(command, {}).items()
+            yield [
+                *words[1:],
+                *MORE.get(command, []),
+                *[
+                    f"--config.{name}={value}"
+                    for name, value in fields
+                    if f"--config.{name}" not in given
+                ],
+            ]
+
+
+def write_images(folder, count, seed):
+    """Noisy pictures of two kinds, JPEG."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        base = rng.integers(0, 200, 3)
+        noise = rng.integers(0, 55, [40, 36, 3])
+        image = Image.fromarray((base + noise).astype(np.uint8))
+        image.save(folder / f"{number}.jpg", quality=95)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder as the pages take it, with all their commands run in it."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    write_images(folder / "data" / "images", 40, 0)
+    for seed, kind in enumerate(("one", "two")):
+        write_images(folder / "data" / "train" / kind, 12, 1 + seed)
+        write_images(folder / "data" / "test" / kind, 4, 11 + seed)
+    shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for page in PAGES:
+            for words in commands(page):
+                assert cli.run(words) == 0, words
+    return folder
+
+
+def test_the_pages_have_commands_of_every_kind():
+    found = {words[0] for page in PAGES for words in commands(page)}
+    assert found == {
+        "doctor",
+        "prepare",
+        "pretrain",
+        "report",
+        "knn",
+        "linear",
+        "finetune",
+        "embed",
+        "neighbours",
+        "export",
+        "export-weights",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/first/doctor.csv",
+        "runs/first/report.html",
+        "runs/first/linear/result.json",
+        "runs/first/finetune/result.json",
+        "runs/first/export/encoder/1/saved_model.pb",
+        "runs/small/metrics.csv",
+        "test.npz",
+        "near.csv",
+        "encoder.pth",
+    ],
+)
+def test_what_the_pages_promise_is_there(place, path):
+    assert (place / path).stat().st_size > 0
+
+
+def test_the_encoder_is_used_as_the_page_says(place, monkeypatch, capsys):
+    (block,) = blocks("tutorial.md", "python")
+    monkeypatch.chdir(place)
+    exec(compile(block, "tutorial.md", "exec"), {})
+    assert capsys.readouterr().out == "(1, 64)\n"  # 512 x 0.125
+
+
+def test_the_encoder_is_served_as_the_page_says(place):
+    pytest.importorskip(
+        "waitress", reason='needs the extra: pip install "moco-tf[serving]"'
+    )
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    server, request = (
+        block
+        for block in blocks("tutorial.md", "sh")
+        if "serve_local.py" in block or "curl" in block
+    )
+    words = shlex.split(server)
+    words[:2] = [sys.executable, str(ROOT / words[1])]
+    process = subprocess.Popen(
+        [*words, "--port=0"], cwd=place, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        line = process.stdout.readline()
+        port = re.search(r":(\d+)/v1/models/encoder", line)[1]
+        done = subprocess.run(
+            ["sh", "-c", request.replace("8501", port)],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        process.terminate()
+        process.wait(20)
+    (row,) = json.loads(done.stdout)["predictions"]
+    assert len(row["features"]) == 64
