@@ -15,8 +15,6 @@ from moco_tf.models import encoder as encoders
 class EndToEnd(two_views.Contrastive):
     """A query and a key encoder, both trained, without a memory."""
 
-    KEYS_TRAINED = True
-
     def __init__(
         self,
         backbone,
@@ -70,6 +68,10 @@ class EndToEnd(two_views.Contrastive):
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
         two_views.refuse_micro_batches(config)
+
+    def passes(self, batch):
+        found = super().passes(batch)
+        return {name: one._replace(trained=True) for name, one in found.items()}
 
     def trained_variables(self):
         variables = list(self.query_encoder.trainable_variables)

@@ -43,7 +43,6 @@ class TwoViews(method.Method):
     # "hidden", "bn_splits" (of a pass of a replica) and "sync_bn".
     NEEDS = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
-    KEYS_TRAINED = False  # whether gradients come back through the keys
 
     def __init__(
         self,
@@ -171,7 +170,7 @@ class TwoViews(method.Method):
         key_encoder = self.key_encoder or self.query_encoder
         return {
             "query": Pass(self.query_encoder, query_view, True),
-            "key": Pass(key_encoder, key_view, self.KEYS_TRAINED),
+            "key": Pass(key_encoder, key_view, False),
         }
 
 

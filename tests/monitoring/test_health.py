@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
+from moco_tf import method_table
 from moco_tf.monitoring import health
 
 CHANCE = math.log(4097)
@@ -192,3 +193,26 @@ def test_a_torn_line_is_left_out(tmp_path):
 def test_the_watch_reads_numpy_figures():
     row = _row(400, loss=np.float32(9.0), key_rank=np.float64(50))
     assert _names(_watch().report(row)) == ["chance-loss"]
+
+
+@pytest.mark.parametrize("name", method_table.METHODS)
+def test_a_good_run_of_any_method_hears_nothing(name):
+    config = configs.load(
+        method_table.METHODS[name].configs[0], {"data.source": "a"}
+    )
+    # An epoch of the images fills any queue; BYOL has no loss of guessing.
+    chance = None if name == "byol" else 8.0
+    watch = health.Watch(config, 1_281_167, chance)
+    figures = {"spread": 0.9, "key_rank": None} if name == "byol" else {}
+    assert watch.start() == []
+    assert watch.report(_row(5000, **figures)) == []
+
+
+def test_targets_that_are_all_the_same_are_a_collapse():
+    config = configs.load("byol_cifar10", {"data.source": "a"})
+    watch = health.Watch(config, 50_000, None)
+    row = _row(300, key_rank=None, loss=0.01)
+    assert watch.report(row | {"spread": 0.06}) == []
+    (notice,) = watch.report(row | {"spread": 0.04})
+    assert notice.name == "collapse"
+    assert "spread is 0.040" in notice.text
