@@ -210,5 +210,11 @@ def _published_series(runs, figure):
     last = max(run.epoch_of(run.rows[-1]) for run in runs if run.rows)
     epoch, low, middle, high = published.band(figure, max(3, 1.2 * last))
     return charts.Series(
-        "published, 200 epochs", 7, epoch, middle, low, high, dashed=True
+        "MoCo, published, 200 epochs",
+        7,
+        epoch,
+        middle,
+        low,
+        high,
+        dashed=True,
     )
