@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-from moco_tf.training import addons, lars
+from moco_tf.training import addons
+
+_TRUST = 0.001  # eta of LARS, Eq. 6
 
 
 class MomentumSGD(tf.keras.optimizers.Optimizer):
@@ -71,14 +73,47 @@ class MomentumSGD(tf.keras.optimizers.Optimizer):
         )
 
     def get_config(self):
+        # The arguments alone: Keras' own options are none of them.
         return {
-            **super().get_config(),
+            "name": self.name,
             "learning_rate": self._serialize_hyperparameter(
                 self._learning_rate
             ),
             "momentum": self.momentum,
             "weight_decay": self.coupled_decay,
         }
+
+
+class LARS(MomentumSGD):
+    """Momentum SGD whose rate follows a weight's norm (arXiv:1708.03888).
+
+        g = gradient + weight_decay * w
+        v = momentum * v + learning_rate * (0.001 * |w| / |g|) * g
+        w = w - v
+
+    Deviation: biases and BatchNorm's parameters, variables of one axis, are
+    neither decayed nor adapted (ratio 1), as in SimCLR (arXiv:2002.05709, App.
+    B.1, and its code) and BYOL. Unlike in `MomentumSGD`, the velocity holds the
+    rate.
+    """
+
+    def __init__(
+        self, learning_rate, momentum=0.9, weight_decay=0.0, name="lars"
+    ):
+        """Takes the arguments of `MomentumSGD`; all weights have one rate."""
+        super().__init__(learning_rate, momentum, weight_decay, name)
+
+    def update_step(self, gradient, variable):
+        """Updates one weight inside a replica, with the reduced gradient."""
+        velocity = self.velocities[self._index_dict[self._var_key(variable)]]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        if variable.shape.rank > 1:
+            gradient = gradient + self.coupled_decay * variable
+            weight_norm, norm = tf.norm(variable), tf.norm(gradient)
+            known = tf.logical_and(weight_norm > 0, norm > 0)
+            rate = rate * tf.where(known, _TRUST * weight_norm / norm, 1.0)
+        velocity.assign(self.momentum * velocity + rate * gradient)
+        variable.assign_sub(velocity)
 
 
 def make_optimizer(name, learning_rate, momentum, weight_decay):
@@ -96,7 +131,7 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
     if name == "sgd":
         return MomentumSGD(learning_rate, momentum, weight_decay)
     if name == "lars":
-        return lars.LARS(learning_rate, momentum, weight_decay)
+        return LARS(learning_rate, momentum, weight_decay)
     if name == "lamb":
         return addons.lamb(learning_rate, weight_decay)
     if name == "sgdw":

@@ -3,13 +3,13 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.training import lars
+from moco_tf.training import optimizers
 
 
 def test_two_steps_by_hand():
     weight = tf.Variable([[3.0, 4.0]])
     bias = tf.Variable([2.0])
-    optimizer = lars.LARS(0.5, momentum=0.9, weight_decay=0.1)
+    optimizer = optimizers.LARS(0.5, momentum=0.9, weight_decay=0.1)
     optimizer.build([weight, bias])
     gradients = [tf.constant([[0.0, 0.6]]), tf.constant([1.0])]
     optimizer.apply_gradients(zip(gradients, [weight, bias], strict=True))
@@ -28,7 +28,7 @@ def test_two_steps_by_hand():
 
 def test_a_weight_of_zeros_leaves_zero():
     weight = tf.Variable([[0.0, 0.0]])
-    optimizer = lars.LARS(0.5)
+    optimizer = optimizers.LARS(0.5)
     optimizer.build([weight])
     optimizer.apply_gradients([(tf.constant([[1.0, 0.0]]), weight)])
     np.testing.assert_allclose(weight, [[-0.5, 0.0]])  # the ratio is 1

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import encoder, heads
-from moco_tf.training import lars, optimizers
+from moco_tf.training import optimizers
 
 
 class _Rates(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -41,7 +41,7 @@ def test_the_velocity_of_lars_contains_the_rate():
     rng = np.random.default_rng(0)
     kernel = rng.standard_normal((3, 3, 2, 4)).astype(np.float32)
     weight = tf.Variable(kernel)
-    optimizer = lars.LARS(_Rates(), 0.9, 0.01)
+    optimizer = optimizers.LARS(_Rates(), 0.9, 0.01)
     velocity = np.zeros(kernel.shape)
     for rate in (0.5, 0.1, 2.0):
         gradient = rng.standard_normal(kernel.shape).astype(np.float32)
@@ -67,7 +67,7 @@ def test_lars_leaves_batch_norm_and_biases_alone():
     ]
     before = [weight.numpy() for weight in weights]
     # Where the gradient is 0, only decay moves a weight.
-    lars.LARS(0.5, weight_decay=0.1).apply_gradients(
+    optimizers.LARS(0.5, weight_decay=0.1).apply_gradients(
         [(tf.zeros_like(weight), weight) for weight in weights]
     )
     moved = {
@@ -80,9 +80,10 @@ def test_lars_leaves_batch_norm_and_biases_alone():
     assert moved == kernels
 
 
-def test_lars_is_made_from_its_config():
-    made = optimizers.make_optimizer("lars", 0.25, 0.8, 0.01)
-    again = lars.LARS.from_config(made.get_config())
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_it_is_made_from_its_config(name):
+    made = optimizers.make_optimizer(name, 0.25, 0.8, 0.01)
+    again = type(made).from_config(made.get_config())
     assert (again.momentum, again.coupled_decay) == (0.8, 0.01)
     assert float(again.learning_rate) == 0.25
 
