@@ -76,8 +76,8 @@ def make_method(config, images, total_steps, replicas, workers):
         model.sync_bn,
     )
     facts = {
+        "seed": config.seed,
         "images": images,
-        "batch_size": config.train.batch_size,
         "total_steps": total_steps,
         "hidden": model.hidden,
         "bn_splits": bn_splits,
@@ -94,7 +94,6 @@ def make_method(config, images, total_steps, replicas, workers):
         head=head,
         mean=recipe.mean,
         std=recipe.std,
-        seed=config.seed,
         micro_batches=micro_batches,
         jit_compile=config.train.jit_compile,
         recompute=model.recompute,

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
 from moco_tf.methods.momentum import update_momentum
-from moco_tf.models import encoder as encoders
 from moco_tf.models import heads
 
 
@@ -27,47 +26,39 @@ class BYOL(two_views.TwoViews):
         self,
         backbone,
         total_steps,
-        head="byol",
-        dim=256,
         momentum=0.996,
         hidden=4096,
         bn_splits=1,
         sync_bn=False,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        seed=0,
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
+        **common,
     ):
         """Builds online network and target, equal at the start.
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
           total_steps: of the whole run, K of the momentum's schedule.
-          head, dim, mean, std, micro_batches, jit_compile, recompute: see MoCo.
           momentum: float in 0..1, tau_base, the momentum of the first step.
-          hidden: features of the predictor's hidden layer; 0: dim.
+          hidden: features of the predictor's hidden layer; 0: as many as of
+            its input.
           bn_splits: BatchNorm groups of a replica's batch, in the predictor.
           sync_bn: whether that BatchNorm takes the batches of all replicas.
-          seed: int; nothing here is random.
+          **common: of TwoViews; published: head "byol", dim 256.
 
         Raises:
           ValueError: for a value outside its range.
         """
-        del seed
-        encoder = encoders.make_encoder(backbone, head, dim, recompute)
-        super().__init__("byol", encoder, mean, std, micro_batches, jit_compile)
+        super().__init__("byol", backbone, **common)
+        dim = self.query_encoder.dim
         if not 0 <= momentum <= 1 or total_steps < 1:
             raise ValueError(
                 "momentum must lie in 0..1 and total_steps be at least 1. "
                 f"Received momentum={momentum}, total_steps={total_steps}."
             )
-        self.key_encoder = encoder.clone()
+        self.key_encoder = self.query_encoder.clone()
         self.predictor = heads.bn_mlp(
-            encoder.dim,
+            dim,
             hidden,
-            encoder.dim,
+            dim,
             bn_splits=bn_splits,
             synchronized=sync_bn,
             name="predictor",

@@ -9,7 +9,6 @@ import math
 import tensorflow as tf
 
 from moco_tf.methods import losses, shuffle, two_views
-from moco_tf.models import encoder as encoders
 
 
 class EndToEnd(two_views.Contrastive):
@@ -18,41 +17,32 @@ class EndToEnd(two_views.Contrastive):
     def __init__(
         self,
         backbone,
-        head="mlp",
-        dim=128,
         temperature=0.2,
         shared_encoder=False,
         shuffle_keys="gather",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        seed=0,
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
+        **common,
     ):
         """Builds both encoders, equal at the start.
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
-          head, dim, mean, std, jit_compile, recompute: see MoCo.
           temperature: positive float, tau of Eq. 1.
           shared_encoder: whether one encoder makes queries and keys.
           shuffle_keys: one of shuffle.KINDS.
-          seed: int; nothing here is random.
-          micro_batches: 1: the dictionary is the batch, not a part of it.
+          **common: of TwoViews; micro_batches is 1: the dictionary is the
+            batch, not a part of it.
 
         Raises:
           ValueError: for a value outside its range.
         """
-        del seed
-        encoder = encoders.make_encoder(backbone, head, dim, recompute)
         super().__init__(
-            "end_to_end", encoder, mean, std, 1, jit_compile, shuffle_keys
+            "end_to_end", backbone, shuffle_keys=shuffle_keys, **common
         )
-        if temperature <= 0 or micro_batches != 1:
+        self.refuse_micro_batches()
+        if temperature <= 0:
             raise ValueError(
-                "temperature must be above 0 and micro_batches 1. Received "
-                f"temperature={temperature}, micro_batches={micro_batches}."
+                "temperature must be above 0. Received "
+                f"temperature={temperature}."
             )
         self.temperature = temperature
         if not shared_encoder:
@@ -67,7 +57,7 @@ class EndToEnd(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
-        two_views.refuse_micro_batches(config)
+        two_views.refuse_configured_parts(config)
 
     def passes(self, batch):
         found = super().passes(batch)

@@ -8,7 +8,6 @@ import math
 import tensorflow as tf
 
 from moco_tf.methods import feature_bank, losses, shuffle, two_views
-from moco_tf.models import encoder as encoders
 
 LOSSES = ("info_nce", "nce")
 
@@ -21,66 +20,56 @@ class MemoryBank(two_views.Contrastive):
       constant: float32 variable, Z of NCE (Eq. 2); 0 before the first step.
     """
 
-    NEEDS = ("images",)
+    NEEDS = ("seed", "images")
     KEY_VIEWS = False
 
     def __init__(
         self,
         backbone,
         images,
-        head="fc",
-        dim=128,
         negatives=4096,
         momentum=0.5,
         temperature=0.07,
         loss="nce",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         seed=0,
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
+        **common,
     ):
         """Builds the encoder and the bank.
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
           images: of the source; the bank has a row for each.
-          head, dim, mean, std, micro_batches, jit_compile, recompute: see MoCo.
           negatives: K, drawn from the bank at each step, for all queries.
           momentum: float in 0..1, share of the old feature.
           temperature: positive float, tau of Eq. 2.
           loss: "info_nce" (MoCo v1, Eq. 1) or "nce" (Eq. 7).
           seed: int, of the bank's first features and of the draws.
+          **common: of TwoViews.
 
         Raises:
           ValueError: for a value outside its range.
         """
-        encoder = encoders.make_encoder(backbone, head, dim, recompute)
-        super().__init__(
-            "memory_bank", encoder, mean, std, micro_batches, jit_compile
-        )
-        if loss not in LOSSES or (loss == "nce" and micro_batches > 1):
+        super().__init__("memory_bank", backbone, **common)
+        dim = self.query_encoder.dim
+        if loss not in LOSSES or (loss == "nce" and self.micro_batches > 1):
             raise ValueError(
                 f"loss must be one of {LOSSES}, and micro_batches 1 with nce, "
                 "whose constant is a mean over the first batch. Received "
-                f"loss={loss!r}, micro_batches={micro_batches}."
+                f"loss={loss!r}, micro_batches={self.micro_batches}."
             )
         if not 0 <= momentum <= 1 or temperature <= 0:
             raise ValueError(
                 "momentum must lie in 0..1 and temperature above 0. Received "
                 f"momentum={momentum}, temperature={temperature}."
             )
-        self.bank = feature_bank.FeatureBank(
-            images, encoder.dim, momentum, seed
-        )
+        self.bank = feature_bank.FeatureBank(images, dim, momentum, seed)
         self.constant = tf.Variable(0.0, trainable=False, name="constant")
         self.images, self.negatives = images, negatives
         self.temperature = temperature
         self.loss_name = loss
         self.SCORES = {
             **self.SCORES,
-            "query": tf.TensorShape([None, encoder.dim]),
+            "query": tf.TensorShape([None, dim]),
         }
 
     @classmethod

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from moco_tf.methods import key_queue, losses, shuffle, two_views
 from moco_tf.methods.momentum import update_momentum
-from moco_tf.models import encoder as encoders
 
 
 class MoCo(two_views.Contrastive):
@@ -20,31 +19,24 @@ class MoCo(two_views.Contrastive):
       queue: KeyQueue.
     """
 
+    NEEDS = ("seed",)
+
     def __init__(
         self,
         backbone,
-        head="mlp",
-        dim=128,
         queue_size=65536,
         momentum=0.999,
         temperature=0.2,
         symmetric=False,
         mask_same_image=False,
         shuffle_keys="gather",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         seed=0,
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
+        **common,
     ):
         """Builds both encoders, equal at the start, and the queue.
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
-          head: "fc" (v1, one linear layer), "mlp" (v2, two layers), another
-            kind of heads.KINDS, or a keras.Model, [N, F] -> float32 [N, C].
-          dim: C, features of a query or key; of a head that is named.
           queue_size: K, keys in the dictionary.
           momentum: float in 0..1, m of Eq. 2.
           temperature: positive float, tau of Eq. 1.
@@ -53,28 +45,24 @@ class MoCo(two_views.Contrastive):
           mask_same_image: leave keys of a query's own image out of its
             negatives; a small data set comes round while they are queued.
           shuffle_keys: one of shuffle.KINDS.
-          mean, std: of the channels in 0..1; normalise uint8 images.
           seed: int, of the queue's first keys.
-          micro_batches: parts that a replica's batch is encoded in, one after
-            another; the step is the same, with less memory.
-          jit_compile: whether XLA compiles the encoders.
-          recompute: whether activations are made again on the way back.
+          **common: of TwoViews: head, dim, mean, std, micro_batches,
+            jit_compile, recompute.
 
         Raises:
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        encoder = encoders.make_encoder(backbone, head, dim, recompute)
-        super().__init__(
-            "moco", encoder, mean, std, micro_batches, jit_compile, shuffle_keys
-        )
+        super().__init__("moco", backbone, shuffle_keys=shuffle_keys, **common)
         if not 0 <= momentum <= 1 or temperature <= 0:
             raise ValueError(
                 "momentum must lie in 0..1 and temperature above 0. Received "
                 f"momentum={momentum}, temperature={temperature}."
             )
         self.key_encoder = self.query_encoder.clone()
-        self.queue = key_queue.KeyQueue(queue_size, encoder.dim, seed)
+        self.queue = key_queue.KeyQueue(
+            queue_size, self.query_encoder.dim, seed
+        )
         self.momentum = momentum
         self.temperature = temperature
         self.symmetric = symmetric

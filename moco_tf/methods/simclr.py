@@ -5,7 +5,6 @@ import math
 import tensorflow as tf
 
 from moco_tf.methods import losses, shuffle, two_views
-from moco_tf.models import encoder as encoders
 
 
 class SimCLR(two_views.Contrastive):
@@ -16,38 +15,24 @@ class SimCLR(two_views.Contrastive):
     layers start uniform (theirs normal, 0.01), images are normalised.
     """
 
-    def __init__(
-        self,
-        backbone,
-        head="simclr",
-        dim=128,
-        temperature=0.1,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        seed=0,
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
-    ):
+    def __init__(self, backbone, temperature=0.1, **common):
         """Builds the encoder.
 
         Args:
           backbone: keras.Model, float [N, H, W, 3] -> [N, F].
-          head, dim, mean, std, jit_compile, recompute: see MoCo.
           temperature: positive float, tau of Eq. 1.
-          seed: int; nothing here is random.
-          micro_batches: 1: negatives are of the batch, not of a part of it.
+          **common: of TwoViews; micro_batches is 1: negatives are of the batch,
+            not of a part of it.
 
         Raises:
           ValueError: for a value outside its range.
         """
-        del seed
-        encoder = encoders.make_encoder(backbone, head, dim, recompute)
-        super().__init__("simclr", encoder, mean, std, 1, jit_compile)
-        if temperature <= 0 or micro_batches != 1:
+        super().__init__("simclr", backbone, **common)
+        self.refuse_micro_batches()
+        if temperature <= 0:
             raise ValueError(
-                "temperature must be above 0 and micro_batches 1. Received "
-                f"temperature={temperature}, micro_batches={micro_batches}."
+                "temperature must be above 0. Received "
+                f"temperature={temperature}."
             )
         self.temperature = temperature
 
@@ -60,7 +45,7 @@ class SimCLR(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: negatives are of the batch."""
-        two_views.refuse_micro_batches(config)
+        two_views.refuse_configured_parts(config)
 
     def passes(self, batch):
         views = two_views.side_by_side(*self.normalized(batch))

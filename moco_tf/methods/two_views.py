@@ -7,6 +7,7 @@ import tensorflow as tf
 from moco_tf.data import image_ops
 from moco_tf.methods import losses, method, shuffle
 from moco_tf.models import cloning
+from moco_tf.models import encoder as encoders
 
 
 class Pass(NamedTuple):
@@ -39,36 +40,45 @@ class TwoViews(method.Method):
     """
 
     # Facts of a run that the class takes as arguments besides its section's
-    # fields: of "images" (N of the source), "batch_size" (G), "total_steps",
-    # "hidden", "bn_splits" (of a pass of a replica) and "sync_bn".
+    # fields: of "seed", "images" (N of the source), "total_steps", "hidden",
+    # "bn_splits" (of a pass of a replica) and "sync_bn".
     NEEDS = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
 
     def __init__(
         self,
         name,
-        encoder,
-        mean,
-        std,
+        backbone,
+        head="mlp",
+        dim=128,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
         micro_batches=1,
         jit_compile=False,
+        recompute=False,
         shuffle_keys="none",
     ):
-        """Stores the encoder.
+        """Builds the encoder; what all methods take as arguments.
 
         Args:
           name: str.
-          encoder: Encoder.
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          head: one of heads.KINDS, as "fc" (MoCo v1, one linear layer) or "mlp"
+            (v2, two layers); or a keras.Model, [N, F] -> float32 [N, C].
+          dim: C, features of a query or key; of a head that is named.
           mean, std: of the channels in 0..1; normalise uint8 images.
-          micro_batches: parts that a replica's batch is encoded in, in turn.
+          micro_batches: parts that a replica's batch is encoded in, one after
+            another; the step is the same, with less memory.
           jit_compile: whether XLA compiles the encoders.
-          shuffle_keys: see above.
+          recompute: whether activations are made again on the way back.
+          shuffle_keys: one of shuffle.KINDS.
 
         Raises:
-          ValueError: for another shuffle, or a backbone that cannot be one on
-            several replicas.
+          ValueError: for a value outside its range, or a backbone that cannot
+            be one.
         """
         super().__init__(name, micro_batches, jit_compile)
+        encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
             raise ValueError(
                 f"shuffle must be one of {shuffle.KINDS}. Received "
@@ -141,6 +151,15 @@ class TwoViews(method.Method):
     def trained_variables(self):
         return self.query_encoder.trainable_variables
 
+    def refuse_micro_batches(self):
+        """For a loss that needs the batch whole: ValueError for parts of it."""
+        if self.micro_batches != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs micro_batches=1: a query's "
+                "negatives are the whole batch. Received micro_batches="
+                f"{self.micro_batches}. For less memory, use recompute=True."
+            )
+
     def normalized(self, batch):
         """Normalised images of both views; the key's in the stream's order."""
         key = batch["key"]
@@ -207,8 +226,8 @@ def side_by_side(first, second):
     return tf.reshape(pairs, [2 * first.shape[0], *first.shape[1:]])
 
 
-def refuse_micro_batches(config):
-    """Refuses parts of a batch where the loss needs it whole (ValueError)."""
+def refuse_configured_parts(config):
+    """As `refuse_micro_batches`, of a configuration."""
     if config.train.micro_batches > 1:
         raise ValueError(
             f"The method {config.method} needs train.micro_batches=1: a "

@@ -80,5 +80,5 @@ def test_three_steps_follow_the_formula(shared, shuffle_keys):
 
 
 def test_a_part_of_the_batch_is_refused():
-    with pytest.raises(ValueError, match="micro_batches 1"):
+    with pytest.raises(ValueError, match="micro_batches=1"):
         _method(micro_batches=2)

@@ -33,6 +33,7 @@ def _method(**arguments):
     method = memory_bank.MemoryBank(
         small_methods.backbone(),
         IMAGES,
+        head="fc",
         dim=5,
         negatives=NEGATIVES,
         momentum=MOMENTUM,

@@ -100,5 +100,5 @@ def test_three_steps_follow_algorithm_1():
 
 
 def test_a_part_of_the_batch_is_refused():
-    with pytest.raises(ValueError, match="micro_batches 1"):
+    with pytest.raises(ValueError, match="micro_batches=1"):
         simclr.SimCLR(small_methods.backbone(), micro_batches=2)
