@@ -169,9 +169,15 @@ class Board:
 
 
 def settings(config):
-    """The fields of a configuration as "section.name" -> number or text."""
-    found = {}
-    for section, value in config.to_dict().items():
+    """The fields of a configuration as "section.name" -> number or text.
+
+    What runs are compared by comes first: TensorBoard shows the first columns.
+    """
+    found, values = {}, config.to_dict()
+    first = ["method", config.method, "optimizer", "train", "model", "data"]
+    rest = [section for section in values if section not in first]
+    for section in [*first, *rest]:
+        value = values[section]
         fields = value if isinstance(value, dict) else {"": value}
         for name, field in fields.items():
             if isinstance(field, (tuple, list)):

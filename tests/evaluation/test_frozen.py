@@ -122,7 +122,11 @@ def test_exactly_one_encoder_must_be_named(arguments, message):
 @pytest.mark.parametrize(
     "size, arguments, message",
     [
-        (16, {"image_size": 0}, "one of v1, v2, cifar. Received views=''"),
+        (
+            16,
+            {"image_size": 0},
+            "one of v1, v2, cifar, simclr, byol. Received views=''",
+        ),
         (None, {"recipe": "v1"}, "image_size=0 for a model of any size"),
         (16, {"recipe": "v1", "image_size": 32}, "=32 for a model of 16"),
     ],

@@ -24,7 +24,7 @@ def _config(bank="bank", query="query", seed=3, size=4):
     return ml_collections.ConfigDict(
         {
             "seed": seed,
-            "data": {"views": "v1", "image_size": size},
+            "data": {"views": "v1", "strength": 1.0, "image_size": size},
             "knn": {
                 "bank": bank,
                 "query": query,

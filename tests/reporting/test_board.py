@@ -174,3 +174,10 @@ def test_settings_are_numbers_and_texts(config):
     assert found["seed"] == config.seed
     assert found["moco.symmetric"] is False
     assert set(map(type, found.values())) <= {int, float, bool, str}
+
+
+def test_what_runs_are_compared_by_comes_first(config):
+    sections = [name.partition(".")[0] for name in board.settings(config)]
+    order = list(dict.fromkeys(sections))
+    assert order[:4] == ["method", "moco", "optimizer", "train"]
+    assert order.index("log") > order.index("data")
