@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,7 @@ _QUERIES = 8  # fixed images whose neighbours are shown
 _NEIGHBOURS = 8
 _TILE = 96  # side of a picture in a grid, pixels
 _GAP = 4
+_SHARE = 0.01  # of a session's time, for the pictures of epochs
 _POINTS = 1000  # images in the projector
 _SPRITE = 32  # side of an image in the projector, pixels
 # What an image that has gone ends in: a picture is never worth a run.
@@ -30,16 +32,27 @@ class Board:
     """Writes what a run looks like to its TensorBoard folder.
 
     Pictures cost time: the two views of a batch are drawn once a session, the
-    neighbours and the projector when kNN has encoded their images anyway.
+    neighbours and the projector when kNN has encoded their images anyway, in
+    the first and the last epoch, and between while they have taken less than a
+    hundredth of the session.
     """
 
-    def __init__(self, config, events, folder, batches, monitor):
+    def __init__(
+        self,
+        config,
+        events,
+        folder,
+        batches,
+        monitor,
+        clock=time.perf_counter,
+    ):
         """Stores what does not change.
 
         Args:
           config: ConfigDict of the run. events: EventWriter.
           folder: that holds the events.
           batches: Stream of the run. monitor: KnnMonitor, or None.
+          clock: function that returns seconds.
         """
         self._config = config
         self._events = events
@@ -47,6 +60,8 @@ class Board:
         self._batches = batches
         self._monitor = monitor
         self._sprite = None  # places of the images in the newest sprite
+        self._clock = clock
+        self._begun, self._spent = clock(), 0.0
 
     def start(self, step):
         """The settings of the run, and the views of its next batch."""
@@ -82,10 +97,16 @@ class Board:
         for name, row in zip(names, shares, strict=True):
             self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)
 
-    def epoch(self, step):
-        """Neighbours and projector, from the features that kNN has left."""
+    def epoch(self, step, last=False):
+        """Neighbours and projector, from the features that kNN has left.
+
+        Args:
+          step: int. last: whether no epoch follows.
+        """
         encoded = self._monitor and self._monitor.take()
-        if encoded is None:
+        start = self._clock()
+        dear = self._spent > _SHARE * (start - self._begun)
+        if encoded is None or (dear and not last):
             return
         bank, query = encoded
         try:
@@ -93,6 +114,7 @@ class Board:
             self._project(query)
         except _FAILURES as error:
             logging.warning("No picture of the epoch: %s", error)
+        self._spent += self._clock() - start
 
     def end(self):
         """Says that the run is finished."""

@@ -179,7 +179,7 @@ class PretrainCallback(steps.StepCallback):
                 row["instance_top1"] = _epoch_mean(rows, "instance_top1")
             self._warn(self.watch.epoch(row))
         if self.board:
-            self.board.epoch(self.step)
+            self.board.epoch(self.step, last=self.step >= self.last_step)
         if self.clock:
             self.clock = (self.step, time.perf_counter())
 

@@ -181,3 +181,26 @@ def test_what_runs_are_compared_by_comes_first(config):
     order = list(dict.fromkeys(sections))
     assert order[:4] == ["method", "moco", "optimizer", "train"]
     assert order.index("log") > order.index("data")
+
+
+def test_pictures_of_epochs_take_a_hundredth_of_the_time(
+    opened, config, monkeypatch
+):
+    now = [0.0]
+    cheap = board.Board(
+        config, None, opened.folder, None, opened.monitor, lambda: now[0]
+    )
+    opened.monitor.take = lambda: (None, None)
+    drawn = []
+
+    def draw(step, *features):
+        drawn.append(step)
+        now[0] += 0.5
+
+    monkeypatch.setattr(cheap, "_neighbours", draw)
+    monkeypatch.setattr(cheap, "_project", lambda query: None)
+    for epoch in range(1, 9):  # of 20 seconds
+        now[0] = 20.0 * epoch
+        cheap.epoch(epoch, last=epoch == 8)
+    # Half a second is a hundredth of 50, a second of 100, 1.5 of 150.
+    assert drawn == [1, 3, 5, 8]
