@@ -21,7 +21,7 @@ _QUERIES = 8  # fixed images whose neighbours are shown
 _NEIGHBOURS = 8
 _TILE = 96  # side of a picture in a grid, pixels
 _GAP = 4
-_SHARE = 0.01  # of a session's time, for the pictures of epochs
+_SHARE = 0.005  # of a session's time, for the pictures of epochs
 _POINTS = 1000  # images in the projector
 _SPRITE = 32  # side of an image in the projector, pixels
 # What an image that has gone ends in: a picture is never worth a run.
@@ -34,7 +34,7 @@ class Board:
     Pictures cost time: the two views of a batch are drawn once a session, the
     neighbours and the projector when kNN has encoded their images anyway, in
     the first and the last epoch, and between while they have taken less than a
-    hundredth of the session.
+    two-hundredth of the session.
     """
 
     def __init__(

@@ -183,7 +183,7 @@ def test_what_runs_are_compared_by_comes_first(config):
     assert order.index("log") > order.index("data")
 
 
-def test_pictures_of_epochs_take_a_hundredth_of_the_time(
+def test_pictures_of_epochs_take_a_two_hundredth_of_the_time(
     opened, config, monkeypatch
 ):
     now = [0.0]
@@ -202,5 +202,5 @@ def test_pictures_of_epochs_take_a_hundredth_of_the_time(
     for epoch in range(1, 9):  # of 20 seconds
         now[0] = 20.0 * epoch
         cheap.epoch(epoch, last=epoch == 8)
-    # Half a second is a hundredth of 50, a second of 100, 1.5 of 150.
-    assert drawn == [1, 3, 5, 8]
+    # Half a second is that of 100 seconds, a second of 200.
+    assert drawn == [1, 5, 8]
