@@ -94,12 +94,12 @@ def bn_mlp(
         )
 
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
-    x = _linear("fc.0", features, hidden, bias=not output_bn)(inputs)
-    x = batch_norm("fc.1")(x)
-    x = tf.keras.layers.ReLU(name="fc.2", dtype="float32")(x)
-    x = _linear("fc.3", hidden, dim, bias=not output_bn)(x)
+    x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
+    x = batch_norm("bn_1")(x)
+    x = tf.keras.layers.ReLU(name="relu", dtype="float32")(x)
+    x = _linear("linear_2", hidden, dim, bias=not output_bn)(x)
     if output_bn:
-        x = batch_norm("fc.4", center=False)(x)
+        x = batch_norm("bn_2", center=False)(x)
     return tf.keras.Model(inputs, x, name=name)
 
 

@@ -33,7 +33,8 @@ def named_variables(encoder):
       encoder: Encoder with one of our ResNets.
 
     Returns:
-      dict name -> variable; `to_torch` turns a value into torch's layout.
+      dict name -> variable; `to_torch` turns a value into torch's layout. A
+      head that the published checkpoints do not have is left out.
     """
     held = {layer.name: layer for layer in encoder.backbone.layers}
     head = {layer.name: layer for layer in encoder.head.layers}

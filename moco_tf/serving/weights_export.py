@@ -80,6 +80,12 @@ def _check(layout, config, path):
             f"no other. Received a run with the stem {model.stem!r}. Export "
             "it as torchvision."
         )
+    if layout == "moco" and model.head not in ("fc", "mlp"):
+        raise ValueError(
+            "The layout moco holds the heads fc and mlp. Received a run with "
+            f"the head {model.head!r}. Pass --layout=torchvision for its "
+            "backbone."
+        )
     if path.exists():
         raise ValueError(
             f"Weights are written to a new file. Received {path}, which is "

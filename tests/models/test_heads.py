@@ -64,11 +64,11 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_simclrs_head_has_no_bias_and_ends_in_a_batch_norm_without_offset():
     head = heads.projection_head("simclr", 6, 4, hidden=5)
     assert [w.name for w in head.trainable_weights] == [
-        "fc.0/kernel:0",
-        "fc.1/gamma:0",
-        "fc.1/beta:0",
-        "fc.3/kernel:0",
-        "fc.4/gamma:0",
+        "linear_1/kernel:0",
+        "bn_1/gamma:0",
+        "bn_1/beta:0",
+        "linear_2/kernel:0",
+        "bn_2/gamma:0",
     ]
     first, gamma, beta, second, last = (
         w.numpy() for w in head.trainable_weights
@@ -98,6 +98,6 @@ def test_byols_head_is_linear_batch_norm_relu_linear():
 def test_groups_and_synchronisation_reach_the_heads_batch_norm():
     for kind in ("simclr", "byol"):
         head = heads.projection_head(kind, 6, 4, bn_splits=2)
-        assert head.get_layer("fc.1").splits == 2
+        assert head.get_layer("bn_1").splits == 2
         head = heads.projection_head(kind, 6, 4, synchronized=True)
-        assert head.get_layer("fc.1").synchronized
+        assert head.get_layer("bn_1").synchronized

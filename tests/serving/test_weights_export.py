@@ -13,7 +13,9 @@ from moco_tf.serving import (
     weights_export,
     weights_import,
 )
+from moco_tf.training import checkpoints
 from tests.evaluation import small_encoder
+from tests.methods import every_method
 from tests.serving import small_weights, torch_files
 
 
@@ -191,3 +193,20 @@ def test_an_unknown_layout_and_a_file_that_is_there_are_refused(
     with pytest.raises(ValueError, match="which is there"):
         _export(imported[0], tmp_path / "w.pth", "moco")
     assert (tmp_path / "w.pth").read_bytes() == b"kept"
+
+
+def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
+    config = every_method.make_config("simclr")
+    method = every_method.make_method("simclr")
+    workdirs.save(config, tmp_path / "run")
+    checkpoints.save(method, tmp_path / "run", 1, {})
+    path = _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")
+    found = torch_reader.read(path)
+    assert "layer4.1.bn2.running_var" in found
+    assert not [name for name in found if name.startswith(("fc", "linear"))]
+    kernel = method.backbone.get_layer("conv1").kernel.numpy()
+    np.testing.assert_array_equal(
+        found["conv1.weight"], kernel.transpose(3, 2, 0, 1)
+    )
+    with pytest.raises(ValueError, match="holds the heads fc and mlp"):
+        _export(tmp_path / "run", tmp_path / "m.pth", "moco")
