@@ -15,6 +15,7 @@ _TITLES = {
     "temperature": "Temperature (MoCo)",
     "head": "Projection head (MoCo)",
     "shuffle": "Shuffled BatchNorm (MoCo, two groups)",
+    "multi_crop": "Multi-crop: 2 views, and 4 small ones beside them",
     "augmentation": "Pairs of augmentations (SimCLR)",
 }
 _BUDGET = ("data", "epochs", "size", "precision")
@@ -46,8 +47,9 @@ of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25)
 on two CPU cores; only what the case names differs. kNN is on the backbone
 (k 200, T 0.1); a held-out tenth of the training images chooses the rate of the
 linear probe. Runs are short: the epochs stand above each table. Differences of
-a point or two are within the spread of seeds. Among the methods, SimCLR and
-BYOL have their own heads, and SimCLR temperature 0.2 where others have 0.1."""
+a point or two are within the spread of seeds. Among the methods, SimCLR, BYOL,
+SwAV, DINO, CMC and CPC have heads and settings of their own (`_SECTIONS` and
+`_OWN` of the script), and the networks of CMC and CPC another untrained kNN."""
 
 
 def _section(key, rows, folder):
@@ -58,8 +60,8 @@ def _section(key, rows, folder):
         f"\n## {_TITLES[experiment]}: {where}\n",
         f"{epochs} epochs at {size} px, {precision}, seeds "
         f"{', '.join(map(str, seeds))}.\n",
-        "| case | untrained kNN | kNN | linear | loss |",
-        "|---|---|---|---|---|",
+        "| case | untrained kNN | kNN | untrained linear | linear | loss |",
+        "|---|---|---|---|---|---|",
     ]
     cases = list(dict.fromkeys(row["case"] for row in rows))
     table = {}
@@ -67,16 +69,18 @@ def _section(key, rows, folder):
         own = [row for row in rows if row["case"] == case]
         table[case] = own
         cells = [
-            _spread([row[name] for row in own], digits)
+            _spread([row[name] for row in own if name in row], digits)
             for name, digits in (
                 ("untrained_knn", 2),
                 ("knn", 2),
+                ("untrained_linear", 2),
                 ("linear", 2),
                 ("loss", 3),
             )
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    name = f"mechanisms_{experiment}_{where.lower().replace('-', '')}.png"
+    place = where.lower().replace("-", "")
+    name = f"mechanisms_{experiment}_{place}_{size}.png"
     if experiment == "augmentation":
         _matrix(table, folder / name)
     else:
@@ -86,7 +90,9 @@ def _section(key, rows, folder):
 
 
 def _spread(values, digits):
-    """Mean, and the extremes where there are several."""
+    """Mean, and the extremes where there are several; nothing of nothing."""
+    if not values:
+        return ""
     text = f"{statistics.mean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -22,12 +22,18 @@ def get_config():
     data.views = "v1"  # crop, grey, jitter (always), flip
     data.strength = 1.0  # of the colour jitter
     data.image_size = 224  # pixels
+    data.small_views = 0  # of multi-crop, beside the two large ones
+    data.small_size = 96  # pixels
+    data.small_scale = (0.05, 0.14)  # shares of the area that one shows
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
     data.augment_on = "host"  # "device": colour and blur run in the step
 
     config.model = model = ml_collections.ConfigDict()
     model.backbone = "resnet50"
+    model.input = "rgb"
+    model.patch = 0  # pixels, of the input "grid"
+    model.norm = "batch"
     model.width = 1.0
     model.stem = "imagenet"  # 7x7 convolution, stride 2, and max pooling
     model.head = "fc"  # 2048 -> 128

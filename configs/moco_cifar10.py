@@ -24,12 +24,18 @@ def get_config():
     data.views = "cifar"  # crop from 8 %, flip, jitter, grey; no blur
     data.strength = 1.0  # of the colour jitter
     data.image_size = 32  # pixels
+    data.small_views = 0  # of multi-crop, beside the two large ones
+    data.small_size = 16  # pixels
+    data.small_scale = (0.05, 0.14)  # shares of the area that one shows
     data.max_corrupt_fraction = 0.01  # of samples seen; above, the run stops
     data.threads = 0  # 0 = all cores
     data.augment_on = "host"  # "device": colour and blur run in the step
 
     config.model = model = ml_collections.ConfigDict()
     model.backbone = "resnet18"
+    model.input = "rgb"
+    model.patch = 0  # pixels, of the input "grid"
+    model.norm = "batch"
     model.width = 1.0
     model.stem = "cifar"  # 3x3 convolution, stride 1, no pooling
     model.head = "fc"  # 512 -> 128

@@ -4,16 +4,21 @@ import math
 
 from moco_tf import method_table
 from moco_tf.data import stream, views
-from moco_tf.models import encoder as encoders
-from moco_tf.models import heads
+from moco_tf.models import configured
 from moco_tf.training import distribution, schedules
 
 
 def make_stream(config, source, workers=1):
     """The stream of a configuration over a source, for so many processes."""
+    data = config.data
+    recipe = views.recipe(data.views, data.strength)
+    small = None
+    if data.small_views:
+        scale = data.small_scale
+        small = recipe.small(data.small_views, data.small_size, scale)
     return stream.Stream(
         source,
-        views.recipe(config.data.views, config.data.strength),
+        recipe,
         config.data.image_size,
         config.train.batch_size,
         config.seed,
@@ -21,6 +26,7 @@ def make_stream(config, source, workers=1):
         config.data.threads,
         key_views=method_table.method_class(config.method).KEY_VIEWS,
         augment_on=config.data.augment_on,
+        small=small,
     )
 
 
@@ -58,27 +64,15 @@ def make_method(config, images, total_steps, replicas, workers):
     """
     model, micro_batches = config.model, config.train.micro_batches
     bn_splits = max(1, model.bn_groups // (replicas * micro_batches))
-    backbone = encoders.build_backbone(
-        model.backbone,
-        width=model.width,
-        stem=model.stem,
-        bn_splits=bn_splits,
-        image_size=config.data.image_size,
-        precision=config.train.precision,
-        synchronized=model.sync_bn,
-    )
-    head = heads.projection_head(
-        model.head,
-        encoders.feature_size(backbone),
-        model.dim,
-        model.hidden,
-        bn_splits,
-        model.sync_bn,
+    recipe = views.RECIPES[config.data.views]
+    backbone, head = configured.make_parts(
+        config, recipe.mean, recipe.std, bn_splits
     )
     facts = {
         "seed": config.seed,
         "images": images,
         "total_steps": total_steps,
+        "steps_per_epoch": total_steps // config.train.epochs,
         "hidden": model.hidden,
         "bn_splits": bn_splits,
         "sync_bn": model.sync_bn,
@@ -88,7 +82,6 @@ def make_method(config, images, total_steps, replicas, workers):
     if "shuffle" in own:
         del own["shuffle"]
         own["shuffle_keys"] = shuffle(config, workers)
-    recipe = views.RECIPES[config.data.views]
     return method(
         backbone,
         head=head,

@@ -96,11 +96,20 @@ def noise(config, strategy):
         "order": random.permutation(batch).astype(np.int32),
         "valid": np.ones(rows, bool),
     }
-    if config.data.augment_on == "device":
-        recipe = views.recipe(config.data.views, config.data.strength)
-        for name, augment in zip(("query", "key"), recipe.both, strict=True):
-            choices = augment.choose(tf.constant([0, 0], tf.int64), rows)
-            made[f"{name}_distortion"] = augment.distortions(choices).numpy()
+    recipe = views.recipe(config.data.views, config.data.strength)
+    parts = dict(zip(("query", "key"), recipe.both, strict=True))
+    data = config.data
+    if data.small_views:
+        shape = [rows, data.small_views, data.small_size, data.small_size, 3]
+        made["small"] = random.integers(0, 256, shape, np.uint8)
+        parts["small"] = recipe.small(*shape[1:3], data.small_scale).parts
+    if data.augment_on == "device":
+        for name, augment in parts.items():
+            places = made[name].shape[:-3]
+            count = int(np.prod(places))
+            choices = augment.choose(tf.constant([0, 0], tf.int64), count)
+            rows_of = augment.distortions(choices).numpy()
+            made[f"{name}_distortion"] = rows_of.reshape(*places, -1)
     return strategy.distribute_datasets_from_function(
         lambda _: tf.data.Dataset.from_tensors(made).repeat()
     )
@@ -109,9 +118,13 @@ def noise(config, strategy):
 def stages(config, source, steps):
     """Milliseconds an image by stage: the stream without it, against with it.
 
+    Of the two large views alone.
+
     Returns:
       dict stage -> float, in the order of the work.
     """
+    config = config.copy_and_resolve_references()
+    config.data.small_views = 0
     recipe = views.recipe(config.data.views, config.data.strength)
 
     def decoded(image, size, seed):
@@ -218,8 +231,10 @@ def _figures(config, method, strategy, seconds):
         if not gpus:
             reading = statistics.median(seconds["input"])
             found["both_of_what_the_cores_allow"] = (alone + reading) / both
-    size = config.data.image_size
-    found["input_bytes_per_image"] = 2 * 3 * size * size
+    data = config.data
+    pixels = (1 + method.KEY_VIEWS) * data.image_size**2
+    pixels += data.small_views * data.small_size**2
+    found["input_bytes_per_image"] = 3 * pixels
     found["state_bytes"] = sum(
         variable.shape.num_elements() * variable.dtype.size
         for variable in [*method.variables, *method.optimizer.variables]

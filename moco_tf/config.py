@@ -86,7 +86,21 @@ def check(config, replicas):
             + naming.suggestion(config.model.backbone, backbones)
         )
     config_rules.check_relations(config, replicas)
-    method_table.method_class(config.method).check(config, replicas)
+    method = method_table.method_class(config.method)
+    if config.model.input not in method.INPUTS:
+        names = ", ".join(method.INPUTS)
+        raise ValueError(
+            f"The method {config.method} takes model.input={names}. Received "
+            f"{config.model.input!r}. Pass --config.model.input="
+            f"{method.INPUTS[0]}."
+        )
+    if config.data.small_views and not method.MULTI_CROP:
+        raise ValueError(
+            f"The method {config.method} has no use for small views. Received "
+            f"data.small_views={config.data.small_views}. Pass "
+            "--config.data.small_views=0."
+        )
+    method.check(config, replicas)
 
 
 def _find(name, command):

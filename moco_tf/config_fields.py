@@ -16,27 +16,38 @@ class Field(NamedTuple):
     absent: object = None  # the value where it is not given, a later field's
 
 
+HEADS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
+VIEWS = ("v1", "v2", "cifar", "simclr", "byol", "swav", "dino", "cmc", "cpc")
+
 # What every method has; its own section is in method_table.py.
 PRETRAIN = {
     "seed": Field(int, low=0, high=2**31 - 1),
     "method": Field(str, absent="moco"),
     "data.source": Field(str),
-    "data.views": Field(str, names=("v1", "v2", "cifar", "simclr", "byol")),
+    "data.views": Field(str, names=VIEWS),
     "data.strength": Field(float, low=0, absent=1.0),
     "data.image_size": Field(int, low=8),
+    "data.small_views": Field(int, low=0, absent=0),
+    "data.small_size": Field(int, low=8, absent=96),
+    "data.small_scale": Field(
+        tuple, above=0, high=1, item=float, absent=(0.05, 0.14)
+    ),
     "data.max_corrupt_fraction": Field(float, low=0, high=1),
     "data.threads": Field(int, low=0),
     "data.augment_on": Field(str, names=("host", "device"), absent="host"),
     "model.backbone": Field(str),
+    "model.input": Field(str, names=("rgb", "lab", "grid"), absent="rgb"),
+    "model.patch": Field(int, low=0, absent=0),
+    "model.norm": Field(str, names=("batch", "layer"), absent="batch"),
     "model.width": Field(float, above=0),
     "model.stem": Field(str, names=("imagenet", "cifar")),
-    "model.head": Field(str, names=("fc", "mlp", "simclr", "byol")),
+    "model.head": Field(str, names=HEADS),
     "model.hidden": Field(int, low=0, absent=0),
     "model.dim": Field(int, low=1),
     "model.bn_groups": Field(int, low=1),
     "model.sync_bn": Field(bool, absent=False),
     "model.recompute": Field(bool, absent=False),
-    "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw")),
+    "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw", "adam")),
     "optimizer.learning_rate": Field(float, above=0),
     "optimizer.scaling": Field(
         str, names=("none", "linear", "sqrt"), absent="none"

@@ -137,12 +137,47 @@ def check_relations(config, replicas):
             f"statistics of one are useless. Received bn_groups={groups}, "
             f"batch_size={batch}. Lower config.model.bn_groups."
         )
+    _check_small_views(config.data)
+    _check_patches(config.model, config.data.image_size)
     check_schedule(config.schedule, config.train.epochs)
     if bool(config.knn.bank) != bool(config.knn.query):
         raise ValueError(
             "knn.bank and knn.query must both be given, or both be empty for "
             f"no kNN. Received bank={config.knn.bank!r}, "
             f"query={config.knn.query!r}."
+        )
+
+
+def _check_small_views(data):
+    """Refuses small views of no scale, or larger than the others."""
+    if not data.small_views:
+        return
+    scale = tuple(data.small_scale)
+    if len(scale) != 2 or scale[0] >= scale[1]:
+        raise ValueError(
+            "data.small_scale must be two rising shares of an image's area. "
+            f"Received {scale}. Pass --config.data.small_scale=0.05,0.14."
+        )
+    if data.small_size >= data.image_size:
+        raise ValueError(
+            "data.small_size must be below data.image_size. Received "
+            f"small_size={data.small_size}, image_size={data.image_size}. "
+            f"Pass --config.data.small_size={max(8, data.image_size // 2)}, "
+            "or --config.data.small_views=0."
+        )
+
+
+def _check_patches(model, size):
+    """Refuses patches that make no grid."""
+    patch = model.patch
+    if model.input == "grid" and (
+        patch < 4 or patch % 2 or (size - patch) % (patch // 2) or patch >= size
+    ):
+        raise ValueError(
+            "model.patch must be an even number from 4 on, and data.image_size "
+            "a multiple of its half that holds two or more. Received "
+            f"patch={patch}, image_size={size}. Pass "
+            f"--config.model.patch={max(4, size // 4 // 2 * 2)}."
         )
 
 

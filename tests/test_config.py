@@ -151,7 +151,7 @@ def test_overrides_take_the_type_of_their_field():
         (
             "data.views",
             "v3",
-            "one of v1, v2, cifar, simclr, byol. Received 'v3'",
+            "swav, dino, cmc, cpc. Received 'v3'",
         ),
         ("train.precision", "mixed_bfloat", "Did you mean 'mixed_bfloat16'"),
         ("moco.momentum", "1.5", "at least 0 and at most 1. Received 1.5"),
@@ -260,3 +260,27 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
         configs.load("nowhere/x.py")
     with pytest.raises(ValueError, match="Did you mean 'moco_cifar10'"):
         configs.load("cifar10")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("memory_bank_imagenet", {"data.small_views": "2"}, "has no use for"),
+        ("moco_v2_imagenet", {"model.input": "lab"}, "takes model.input=rgb"),
+        ("cmc_imagenet", {"model.input": "rgb"}, "takes model.input=lab"),
+        ("cpc_imagenet", {"model.norm": "batch"}, "needs model.norm=layer"),
+        ("cpc_imagenet", {"model.patch": "48"}, "multiple of its half"),
+        ("swav_imagenet", {"data.small_size": "224"}, "small_size must be"),
+        ("swav_imagenet", {"data.small_scale": "0.5,0.1"}, "two rising shares"),
+        (
+            "swav_small_batch",
+            {"swav.queue_size": "9"},
+            "0 or at least the batch",
+        ),
+        ("swav_imagenet", {"train.micro_batches": "2"}, "micro_batches"),
+    ],
+)
+def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):
+    overrides = {"data.source": "shapes:train"} | overrides
+    with pytest.raises(ValueError, match=message):
+        configs.check(configs.load(recipe, overrides), 1)

@@ -80,6 +80,7 @@ class Augmentation(NamedTuple):
         in 1 - x..1 + x, the hue's shift in -x..x turns.
       jitter, gray, blur, solarize: floats, probabilities.
       gray_first: whether grey comes before the jitter.
+      high: float in 0..1, largest share of the area that a crop takes.
     """
 
     low: float
@@ -89,6 +90,7 @@ class Augmentation(NamedTuple):
     blur: float = 0.0
     gray_first: bool = False
     solarize: float = 0.0
+    high: float = 1.0
 
     def __call__(self, image, size, seed):
         """A random view, uint8 [size, size, 3] (see Recipe)."""
@@ -124,7 +126,7 @@ class Augmentation(NamedTuple):
         """The crops' boxes int32 [..., 4]; choices float32 [..., CHOICE]."""
         shape = tf.shape(images)[-3:-1]
         box, _, _ = _split(choices)
-        return image_ops.sample_box(shape, box, (self.low, 1.0))
+        return image_ops.sample_box(shape, box, (self.low, self.high))
 
     def view(self, image, size, box, choice):
         """The view, uint8 [size, size, 3]."""

@@ -23,7 +23,7 @@ class Job(NamedTuple):
 
     position: tf.Tensor  # int64
     wanted: tf.Tensor  # bool [2]: the query view, the key view (see Share)
-    choices: tf.Tensor  # [2, ...]: what is random in them (see ViewStage)
+    choices: dict  # what is random in them (see ViewStage)
     index: tf.Tensor  # int64, its sample
     image: tf.Tensor  # uint8 [H, W, 3]
     valid: tf.Tensor  # bool; False: a substitute
@@ -48,6 +48,7 @@ class Stream:
         threads=0,
         key_views=True,
         augment_on="host",
+        small=None,
     ):
         """Checks that the source fills a batch.
 
@@ -63,6 +64,7 @@ class Stream:
           threads: int, parallel decodes and views; 0: one per core.
           key_views: bool; False: query views alone, as a classifier trains on.
           augment_on: "host", or "device": see view_stage.py.
+          small: SmallViews of multi-crop, or None.
 
         Raises:
           ValueError: if the source holds fewer samples than a batch, or the
@@ -83,6 +85,7 @@ class Stream:
         self.threads = threads or os.cpu_count()
         self.key_views = key_views
         self._augment_on = augment_on
+        self._small = small
         self.use(recipe.augment, recipe.augment_key)
         self.steps_per_epoch = len(source) // global_batch
 
@@ -96,6 +99,7 @@ class Stream:
             self.image_size,
             view_stage.NAMES[: 1 + self.key_views],
             self._augment_on,
+            self._small,
         )
         self._views.check()
 
@@ -151,7 +155,8 @@ class Stream:
         Returns:
           a data set of {"query", "key": uint8 [b, S, S, 3], "index": int64 [b],
           "order": int32 [G], "valid": bool [b]}, one batch a replica; without
-          key views, without "key" and "order".
+          key views, without "key" and "order"; with small views, with "small":
+          uint8 [b, V, s, s, 3], of the query's images.
         """
         replicas = strategy.num_replicas_in_sync
         if self.global_batch % replicas:
@@ -226,7 +231,10 @@ class Stream:
         """The jobs of a step: what `Job` holds, but the image."""
         slots, wanted = share.wanted(self.order(step))
         positions = self.positions(step)
-        choices = tf.gather(self._views.choose(self.seed, positions), slots)
+        choices = {
+            name: tf.gather(chosen, slots)
+            for name, chosen in self._views.choose(self.seed, positions).items()
+        }
         positions = tf.gather(positions, slots)
         indices = self.samples(positions)
         records = self.source.records(indices)

@@ -12,6 +12,20 @@ NAMES = ("query", "key")
 # Pixels; up to here an image's kernels take longer to call than to run. At 32 a
 # batch at a time is a third faster than an image at a time, at 64 half as fast.
 _SMALL = 32
+_SMALL_KEYS = 2**32  # a seed is below this
+
+
+class SmallViews(NamedTuple):
+    """The small views of multi-crop (SwAV, arXiv:2006.09882, Sec. 3.2).
+
+    Attributes:
+      parts: Augmentation or Seeded, of all of them.
+      count: int, of an image. size: int, pixels of a side.
+    """
+
+    parts: tuple
+    count: int
+    size: int
 
 
 class ViewStage(NamedTuple):
@@ -24,12 +38,14 @@ class ViewStage(NamedTuple):
       names: of the views that a job makes.
       augment_on: "device": crops leave the host, and with each, under
         "query_distortion" or "key_distortion", what the device is to do.
+      small: SmallViews, made beside them under "small", or None.
     """
 
     parts: tuple
     size: int
     names: tuple
     augment_on: str
+    small: SmallViews | None = None
 
     def check(self):
         """Raises a ValueError for views that the device cannot finish."""
@@ -41,16 +57,37 @@ class ViewStage(NamedTuple):
         if self.augment_on == DEVICE and not self._published():
             raise ValueError(
                 "augment_on='device' needs a recipe made of Augmentations, "
-                f"whose parts are known. Received {self.parts}. Use "
+                f"whose parts are known. Received {self._all_parts()}. Use "
                 "augment_on='host'."
             )
 
     def _published(self):
         kind = augmentation.Augmentation
-        return all(isinstance(parts, kind) for parts in self.parts)
+        return all(isinstance(parts, kind) for parts in self._all_parts())
+
+    def _all_parts(self):
+        return self.parts + ((self.small.parts,) if self.small else ())
 
     def choose(self, seed, positions):
-        """Choices [n, 2, ...] of positions int64 [n], one after another."""
+        """What is random in the views of positions, one after another.
+
+        Args:
+          seed: int. positions: int64 [n].
+
+        Returns:
+          dict: "pair" [n, 2, ...], and with small views "small" [n, V, ...].
+        """
+        found = {"pair": self._choose_pair(seed, positions)}
+        if self.small:
+            each, count = self.small.count, positions.shape[0]
+            # Another key than the pair's: unrelated numbers.
+            key = tf.constant(seed + _SMALL_KEYS, tf.int64)
+            first = tf.stack([key, each * positions[0]])
+            choices = self.small.parts.choose(first, each * count)
+            found["small"] = tf.reshape(choices, [count, each, -1])
+        return found
+
+    def _choose_pair(self, seed, positions):
         first = tf.stack([tf.constant(seed, tf.int64), 2 * positions[0]])
         count = positions.shape[0]
         query, key = self.parts
@@ -74,60 +111,92 @@ class ViewStage(NamedTuple):
         """Views of one image.
 
         Args:
-          image: uint8 [H, W, 3]. choices: [2, ...], of `choose`.
+          image: uint8 [H, W, 3]. choices: of `choose`, for this image.
           wanted: bool [2]. if_wanted: function of a bool scalar and two
             functions (see Share).
 
         Returns:
-          dict of uint8 [S, S, 3] by name.
+          dict of uint8 by name: [S, S, 3], and "small" [V, s, s, 3].
         """
-        shape = [self.size, self.size, 3]
         query, key = self.parts
+        pair = choices["pair"]
         boxes = [
-            parts.boxes(image, choices)[number]
+            parts.boxes(image, pair)[number]
             for number, parts in enumerate(self.parts)
         ]
-
-        def traced(parts):
-            make = parts.view if self.augment_on == HOST else parts.crop
-
-            @tf.function(autograph=False)
-            def view(image, box, choice):
-                made = make(image, self.size, box, choice)
-                return tf.ensure_shape(made, shape)
-
-            return view
-
-        first = traced(query)
+        first = self._traced(query, self.size)
         # One trace for both views, where they are alike.
-        views = (first, first if key == query else traced(key))
-        return {
+        other = first if key == query else self._traced(key, self.size)
+        views = (first, other)
+        made = {
             name: if_wanted(
                 wanted[number],
                 lambda number=number: views[number](
-                    image, boxes[number], choices[number]
+                    image, boxes[number], pair[number]
                 ),
-                lambda: tf.zeros(shape, tf.uint8),
+                lambda: tf.zeros([self.size, self.size, 3], tf.uint8),
             )
             for number, name in enumerate(self.names)
-        } | self._distortions(choices)
+        }
+        if self.small:
+            made["small"] = if_wanted(
+                wanted[0],  # they go where the query goes
+                lambda: self._small_of_image(image, choices["small"]),
+                lambda: tf.zeros(self._small_shape(), tf.uint8),
+            )
+        return made | self._distortions(choices)
+
+    def _traced(self, parts, size):
+        make = parts.view if self.augment_on == HOST else parts.crop
+
+        @tf.function(autograph=False)
+        def view(image, box, choice):
+            return tf.ensure_shape(
+                make(image, size, box, choice), [size, size, 3]
+            )
+
+        return view
+
+    def _small_shape(self):
+        return [self.small.count, self.small.size, self.small.size, 3]
+
+    def _small_of_image(self, image, choices):
+        parts, count, size = self.small
+        boxes = parts.boxes(image, choices)
+        view = self._traced(parts, size)
+        return tf.stack(
+            [view(image, boxes[i], choices[i]) for i in range(count)]
+        )
 
     def of_batch(self, images, choices):
         """As `of_image` for n images of one size, wanted or not."""
-        made = {}
-        for number, name in enumerate(self.names):
-            parts, chosen = self.parts[number], choices[:, number]
-            crops = parts.crop_batch(images, self.size, chosen)
+
+        def view(parts, size, choices):
+            crops = parts.crop_batch(images, size, choices)
             if self.augment_on == HOST:
-                crops = parts.distort_batch(crops, chosen)
-            made[name] = image_ops.to_uint8(crops)
+                crops = parts.distort_batch(crops, choices)
+            return image_ops.to_uint8(crops)
+
+        made = {
+            name: view(self.parts[i], self.size, choices["pair"][:, i])
+            for i, name in enumerate(self.names)
+        }
+        if self.small:
+            parts, count, size = self.small
+            chosen = [choices["small"][:, i] for i in range(count)]
+            small = [view(parts, size, choice) for choice in chosen]
+            made["small"] = tf.stack(small, axis=1)
         return made | self._distortions(choices)
 
     def _distortions(self, choices):
         if self.augment_on == HOST:
             return {}
-        rows = self.parts[0].distortions(choices)
-        return {
+        rows = self.parts[0].distortions(choices["pair"])
+        found = {
             f"{name}_distortion": rows[..., number, :]
             for number, name in enumerate(self.names)
         }
+        if self.small:
+            rows = self.small.parts.distortions(choices["small"])
+            found["small_distortion"] = rows
+        return found

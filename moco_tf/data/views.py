@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import augmentation, image_ops
+from moco_tf.data import augmentation, image_ops, view_stage
 
 normalize = image_ops.normalize  # what follows a view, next to the recipes
 
@@ -38,6 +38,8 @@ class Recipe(NamedTuple):
       evaluate: (uint8 [H, W, 3], size int) -> uint8 [size, size, 3].
       mean, std: per channel, of pixels in 0..1, for `normalize`.
       augment_key: of the key view; None: as `augment`.
+      augment_small: of multi-crop's small views, whose scale is the stream's;
+        None: as `augment`.
     """
 
     augment: Callable
@@ -45,11 +47,35 @@ class Recipe(NamedTuple):
     mean: tuple
     std: tuple
     augment_key: Callable | None = None
+    augment_small: Callable | None = None
 
     @property
     def both(self):
         """What makes the query view, and what makes the key view."""
         return self.augment, self.augment_key or self.augment
+
+    def small(self, count, size, scale):
+        """The small views of multi-crop (SwAV, arXiv:2006.09882, Sec. 3.2).
+
+        Args:
+          count: int, of an image. size: int, pixels of a side.
+          scale: (low, high), shares of the area that a crop takes.
+
+        Returns:
+          SmallViews.
+
+        Raises:
+          ValueError: for an `augment` that is a function of one's own.
+        """
+        augment = self.augment_small or self.augment
+        if not isinstance(augment, augmentation.Augmentation):
+            raise ValueError(
+                "Small views need a recipe made of Augmentations, whose scale "
+                f"can be set. Received {augment}."
+            )
+        low, high = scale
+        parts = augment._replace(low=low, high=high)
+        return view_stage.SmallViews(parts, count, size)
 
 
 def evaluate_imagenet(image, size):
@@ -159,6 +185,30 @@ RECIPES = {
         **_IMAGENET,
         augment_key=_BYOL._replace(blur=0.1, solarize=0.2),
     ),
+    # SwAV (arXiv:2006.09882, App. A): SimCLR's at strength 1 on larger crops.
+    "swav": Recipe(
+        augmentation.Augmentation(
+            low=0.14, reach=(0.8, 0.8, 0.8, 0.2), jitter=0.8, gray=0.2, blur=0.5
+        ),
+        evaluate_imagenet,
+        **_IMAGENET,
+    ),
+    # DINO (arXiv:2104.14294): BYOL's, with crops as for its ResNet-50.
+    "dino": Recipe(
+        _BYOL._replace(low=0.14),
+        evaluate_imagenet,
+        **_IMAGENET,
+        augment_key=_BYOL._replace(low=0.14, blur=0.1, solarize=0.2),
+        augment_small=_BYOL._replace(blur=0.5),
+    ),
+    # CMC (arXiv:1906.05849, App. B): crop and flip; the channels differ.
+    "cmc": Recipe(
+        augmentation.Augmentation(low=0.2), evaluate_imagenet, **_IMAGENET
+    ),
+    # CPC (arXiv:1807.03748, Sec. 3.2): 256 of 300 pixels a side, and flip.
+    "cpc": Recipe(
+        augmentation.Augmentation(low=0.73), evaluate_imagenet, **_IMAGENET
+    ),
 }
 
 
@@ -173,13 +223,15 @@ def recipe(name, strength=1.0):
     found = RECIPES[name]
     if strength == 1.0:
         return found
-    augment, augment_key = (
-        augment._replace(
-            reach=tuple(
-                min(strength * reach, limit)
-                for reach, limit in zip(augment.reach, _FARTHEST, strict=True)
-            )
-        )
-        for augment in found.both
+
+    def stronger(augment):
+        reach = zip(augment.reach, _FARTHEST, strict=True)
+        reach = tuple(min(strength * x, limit) for x, limit in reach)
+        return augment._replace(reach=reach)
+
+    query, key = found.both
+    return found._replace(
+        augment=stronger(query),
+        augment_key=stronger(key),
+        augment_small=stronger(found.augment_small or query),
     )
-    return found._replace(augment=augment, augment_key=augment_key)

@@ -8,13 +8,13 @@ import subprocess
 import tensorflow as tf
 
 from moco_tf import method_table
+from moco_tf.data import views
 from moco_tf.doctor import table
-from moco_tf.models import encoder as encoders
-from moco_tf.models import heads
+from moco_tf.models import cloning, configured, inputs
 
 _FLOAT = 4  # bytes
 # Of the optimiser, for each weight.
-_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2}
+_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
 _PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
 # The gradients of some layers, and the key encoder's, which keeps nothing.
 _TRANSIENT = 4  # times the largest output of a layer
@@ -44,34 +44,44 @@ def predict(config, replicas, images):
       Parts: weights (both encoders and the gradient), optimiser, dictionary
       (with the logits), activations.
     """
-    backbone = encoders.build_backbone(
-        config.model.backbone,
-        width=config.model.width,
-        stem=config.model.stem,
-        bn_splits=max(1, config.model.bn_groups // replicas),
-        image_size=config.data.image_size,
-        precision=config.train.precision,
+    recipe = views.RECIPES[config.data.views]
+    one_size = config.copy_and_resolve_references()
+    one_size.data.small_views = 0  # so that the sizes of layers are known
+    bn_splits = max(1, config.model.bn_groups // replicas)
+    backbone, head = configured.make_parts(
+        one_size, recipe.mean, recipe.std, bn_splits
     )
-    features = encoders.feature_size(backbone)
     model = config.model
-    head = heads.projection_head(model.head, features, model.dim, model.hidden)
     weights = backbone.count_params() + head.count_params()
     rows = config.train.batch_size // replicas
-    outputs = _outputs(backbone, rows) + _outputs(head, rows)
+    patches = 1
+    if model.input == "grid":
+        side = inputs.patches_a_side(config.data.image_size, model.patch)
+        patches = side**2
+    outputs = _outputs(backbone, rows, patches) + _outputs(head, rows)
     method = method_table.method_class(config.method)
     passes = method.trained_passes(config[config.method])
+    # Small views: by their pixels.
+    data = config.data
+    passes += data.small_views * (data.small_size / data.image_size) ** 2
     return Parts(
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
         dictionary=method.dictionary_bytes(config, images, rows),
-        activations=passes * sum(outputs) + _TRANSIENT * max(outputs),
+        activations=round(passes * sum(outputs)) + _TRANSIENT * max(outputs),
     )
 
 
-def _outputs(model, rows):
-    """Bytes of the output of each layer, for a batch of so many rows."""
+def _outputs(model, rows, inner=1):
+    """Bytes of the output of each layer, for a batch of so many rows.
+
+    A model in the place of a layer has `inner` rows for each of them.
+    """
     sizes = []
     for layer in model.layers:
+        if cloning.is_functional(layer):
+            sizes += _outputs(layer, rows * inner)
+            continue
         for output in tf.nest.flatten(layer.output):
             values = output.shape[1:].num_elements()
             sizes.append(rows * values * output.dtype.size)

@@ -14,8 +14,8 @@ from moco_tf.evaluation import (
     frozen,
     restored,
 )
+from moco_tf.models import configured, heads
 from moco_tf.models import encoder as encoders
-from moco_tf.models import heads
 from moco_tf.training import checkpoints, distribution, optimizers
 
 
@@ -53,22 +53,18 @@ def load_start(config, run, workdir, checkpoint, strategy):
     path = restored.find_checkpoint(workdir, checkpoint) if restores else None
     distribution.set_precision(run.train.tf32)
     tf.keras.utils.set_random_seed(config.seed)
-    precision, model = config.train.precision, run.model
+    tuned = run.copy_and_resolve_references()
+    tuned.data.small_views = 0
+    tuned.model.sync_bn = config.model.sync_bn
+    if config.train.precision != "run":
+        tuned.train.precision = config.train.precision
+    recipe = views.RECIPES[run.data.views]
     with strategy.scope():
-        backbone = encoders.build_backbone(
-            model.backbone,
-            width=model.width,
-            stem=model.stem,
-            image_size=run.data.image_size,
-            precision=run.train.precision if precision == "run" else precision,
-            synchronized=config.model.sync_bn,
-        )
-        projection = heads.projection_head(
-            model.head, backbone.output_shape[-1], model.dim, model.hidden
-        )
-        encoder = encoders.Encoder(backbone, projection)
+        parts = configured.make_parts(tuned, recipe.mean, recipe.std)
+        encoder = encoders.Encoder(*parts)
+    backbone = encoder.backbone
     if not restores:
-        kind = [model.to_dict(), run.data.image_size, run.data.views]
+        kind = [run.model.to_dict(), run.data.image_size, run.data.views]
         identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
         return Start(run, backbone, "random weights", identity)
     checkpoints.restore_query_encoder(encoder, path)

@@ -5,8 +5,9 @@ import pathlib
 import tensorflow as tf
 
 from moco_tf import workdirs
+from moco_tf.data import views
+from moco_tf.models import configured
 from moco_tf.models import encoder as encoders
-from moco_tf.models import heads
 from moco_tf.training import checkpoints, distribution
 
 
@@ -65,16 +66,7 @@ def build_encoder(config):
     """
     distribution.set_precision(config.train.tf32)
     tf.keras.utils.set_random_seed(config.seed)
-    model = config.model
-    backbone = encoders.build_backbone(
-        model.backbone,
-        width=model.width,
-        stem=model.stem,
-        bn_splits=1,  # inference uses the moving statistics only
-        image_size=config.data.image_size,
-        precision=config.train.precision,
-    )
-    head = heads.projection_head(
-        model.head, backbone.output_shape[-1], model.dim, model.hidden
-    )
-    return encoders.Encoder(backbone, head)
+    recipe = views.RECIPES[config.data.views]
+    # One BatchNorm group: inference uses the moving statistics only.
+    parts = configured.make_parts(config, recipe.mean, recipe.std)
+    return encoders.Encoder(*parts)

@@ -1,11 +1,9 @@
 """BYOL (arXiv:2006.07733): predict what a momentum encoder makes of a view."""
 
-import math
-
 import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
-from moco_tf.methods.momentum import update_momentum
+from moco_tf.methods.momentum import rising_momentum, update_momentum
 from moco_tf.models import heads
 
 
@@ -21,6 +19,7 @@ class BYOL(two_views.TwoViews):
     NEEDS = ("total_steps", "hidden", "bn_splits", "sync_bn")
     METRICS = ("loss", "unreadable", "positive", "spread")
     SCORES = {"positive": tf.TensorShape([])}
+    MULTI_CROP = True
 
     def __init__(
         self,
@@ -80,13 +79,8 @@ class BYOL(two_views.TwoViews):
             "other query": two_views.Pass(online, second, True),
             "key": two_views.Pass(target, first, False),
             "other key": two_views.Pass(target, second, False),
+            **self.small_passes(batch),
         }
-
-    def momentum_at(self, step):
-        """1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 (section 3.2), float32."""
-        done = tf.cast(step, tf.float32) / self.total_steps
-        left = (tf.cos(math.pi * tf.minimum(done, 1.0)) + 1.0) / 2.0
-        return 1.0 - (1.0 - self.first_momentum) * left
 
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
@@ -106,6 +100,7 @@ class BYOL(two_views.TwoViews):
             "targets": second_target,
             "other_views": second,
             "other_targets": first_target,
+            **self.small_views(batch),
         }
 
         def regress(rows):
@@ -114,11 +109,15 @@ class BYOL(two_views.TwoViews):
             ) + losses.normalized_mse(
                 self.predict_targets(rows["other_views"]), rows["other_targets"]
             )
+            if "small" in rows:
+                loss = self.with_small(loss, rows)
             return loss, {"positive": 1.0 - loss / 4.0}
 
         loss, scores = self.descend(regress, rows)
         # After the optimiser's step, as in Algorithm 1.
-        momentum = self.momentum_at(self.step)
+        momentum = rising_momentum(
+            self.first_momentum, self.step, self.total_steps
+        )
         update_momentum(self.key_encoder, self.query_encoder, momentum)
         return {
             "loss": loss,
@@ -126,6 +125,23 @@ class BYOL(two_views.TwoViews):
             "spread": losses.spread(first_target),
             "unreadable": self.unreadable(batch),
         }
+
+    def with_small(self, loss, rows):
+        """Multi-crop: twice the mean over the pairs of a view and a target.
+
+        Small views predict both targets and are none (SwAV, arXiv:2006.09882,
+        Sec. 3.2).
+        """
+        small = two_views.flat(rows["small"])
+        count = rows["small"].shape[1]
+        predictions = self.predict_targets(small)
+        others = sum(
+            losses.normalized_mse(
+                predictions, tf.repeat(rows[name], count, axis=0)
+            )
+            for name in ("targets", "other_targets")
+        )
+        return (loss + count * others) / (1.0 + count)
 
     def predict_targets(self, images):
         """Unit vectors float32 [N, C] that the online network predicts."""

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from moco_tf.methods import shuffle
+
 
 class FeatureBank(tf.Module):
     """One feature of every image, moved when its image is seen.
@@ -12,6 +14,7 @@ class FeatureBank(tf.Module):
     Attributes:
       features: float32 [N, C] variable, rows of unit length.
       momentum: float, share of the old feature in the new one.
+      constant: float32 variable, Z of NCE (Eq. 2); 0 before the first step.
     """
 
     def __init__(self, images, dim, momentum, seed=0):
@@ -32,6 +35,7 @@ class FeatureBank(tf.Module):
             trainable=False,
             name="features",
         )
+        self.constant = tf.Variable(0.0, trainable=False, name="constant")
         self.momentum = momentum
         self._seed = seed
 
@@ -51,6 +55,24 @@ class FeatureBank(tf.Module):
             dtype=tf.int64,
             alg="philox",  # the same on every device
         )
+
+    def normalizer(self, logits):
+        """Z, estimated from the first batch: N times the mean of exp(logit).
+
+        Args:
+          logits: float32 [b, 1 + K] of this replica.
+
+        Returns:
+          float32 scalar, the same on every replica and at every step.
+        """
+        mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
+        if shuffle.replica_count() > 1:
+            context = tf.distribute.get_replica_context()
+            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        estimate = self.features.shape[0] * mean
+        known = self.constant > 0
+        self.constant.assign(tf.where(known, self.constant, estimate))
+        return self.constant.read_value()
 
     def read(self, images):
         """Features float32 [n, C] of images int64 [n]."""

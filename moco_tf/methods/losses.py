@@ -54,6 +54,36 @@ def nt_xent(views, every, places, temperature):
     return info_nce(views, others, every, temperature, of_own_image)
 
 
+def nt_xent_small(small, views, every, places, temperature):
+    """NT-Xent of small views: each tells its image's large views from others.
+
+    Multi-crop (SwAV, arXiv:2006.09882, Sec. 3.2): no small view is a negative,
+    or a positive of another one.
+
+    Args:
+      small: float32 [V N, C], L2-normalised, an image's next to each other.
+      views, every, places, temperature: as of `nt_xent`.
+
+    Returns:
+      float32 scalar, mean over both large views of every small one, in nats.
+    """
+    pairs = tf.reshape(views, [-1, 2, views.shape[1]])
+    count = small.shape[0] // pairs.shape[0]
+    images = tf.range(every.shape[0]) // 2
+    of_own_image = tf.repeat(places[::2] // 2, count)[:, tf.newaxis] == images
+    terms = [
+        info_nce(
+            small,
+            tf.repeat(pairs[:, side], count, axis=0),
+            every,
+            temperature,
+            of_own_image,
+        )[0]
+        for side in (0, 1)
+    ]
+    return (terms[0] + terms[1]) / 2.0
+
+
 def nce(logits, constant, images):
     """Noise-contrastive estimation (InstDisc, arXiv:1805.01978, Eq. 4 to 7).
 
@@ -73,6 +103,48 @@ def nce(logits, constant, images):
     own = tf.nn.softplus(noise - logits[:, 0])
     others = tf.reduce_sum(tf.nn.softplus(logits[:, 1:] - noise), axis=1)
     return tf.reduce_mean(own + others)
+
+
+def sinkhorn(scores, epsilon, iterations):
+    """Codes that use all prototypes evenly (SwAV, arXiv:2006.09882, Eq. 3-5).
+
+    Sinkhorn-Knopp on exp(scores / epsilon): prototypes get equal sums, then
+    samples.
+
+    Args:
+      scores: float32 [B, K], cosines of features and prototypes.
+      epsilon: positive float. iterations: int, at least 1.
+
+    Returns:
+      float32 [B, K]; rows sum to 1.
+    """
+    # In logarithms: a small epsilon would else leave float32's range.
+    plan = scores / epsilon
+    for _ in range(iterations):
+        plan -= tf.reduce_logsumexp(plan, axis=0, keepdims=True)
+        plan -= tf.reduce_logsumexp(plan, axis=1, keepdims=True)
+    return tf.exp(plan)
+
+
+def cross_entropy(targets, logits):
+    """Of each target with the logits of several views (SwAV, Eq. 2).
+
+    Args:
+      targets: float32 [N, K], rows sum to 1; take no gradient.
+      logits: float32 [N, V, K].
+
+    Returns:
+      float32 scalar, mean over N and V, in nats.
+    """
+    targets = tf.stop_gradient(targets)[:, tf.newaxis]
+    logs = tf.nn.log_softmax(logits)
+    return -tf.reduce_mean(tf.reduce_sum(targets * logs, axis=-1))
+
+
+def entropy(probabilities):
+    """Mean entropy of probabilities float32 [..., K], in nats."""
+    logs = tf.math.log(tf.maximum(probabilities, 1e-30))
+    return -tf.reduce_mean(tf.reduce_sum(probabilities * logs, axis=-1))
 
 
 def normalized_mse(predictions, targets):

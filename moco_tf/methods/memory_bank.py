@@ -17,7 +17,6 @@ class MemoryBank(two_views.Contrastive):
 
     Attributes:
       bank: FeatureBank.
-      constant: float32 variable, Z of NCE (Eq. 2); 0 before the first step.
     """
 
     NEEDS = ("seed", "images")
@@ -63,7 +62,6 @@ class MemoryBank(two_views.Contrastive):
                 f"momentum={momentum}, temperature={temperature}."
             )
         self.bank = feature_bank.FeatureBank(images, dim, momentum, seed)
-        self.constant = tf.Variable(0.0, trainable=False, name="constant")
         self.images, self.negatives = images, negatives
         self.temperature = temperature
         self.loss_name = loss
@@ -135,20 +133,11 @@ class MemoryBank(two_views.Contrastive):
                 query, rows["key"], negatives, self.temperature
             )
             if self.loss_name == "nce":
-                loss = losses.nce(logits, self._constant(logits), self.images)
+                constant = self.bank.normalizer(logits)
+                loss = losses.nce(logits, constant, self.images)
             return loss, {**self.scores(logits), "query": query}
 
         loss, scores = self.descend(contrast, rows)
         seen, images = shuffle.gather_keys(scores.pop("query"), batch["index"])
         self.bank.update(images, seen)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
-
-    def _constant(self, logits):
-        """Z, estimated from the first batch: N times the mean of exp(logit)."""
-        mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
-        if self.replicas > 1:
-            context = tf.distribute.get_replica_context()
-            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
-        known = self.constant > 0
-        self.constant.assign(tf.where(known, self.constant, self.images * mean))
-        return self.constant.read_value()

@@ -176,8 +176,12 @@ def _distorted(batch):
     if not isinstance(batch, dict) or "query_distortion" not in batch:
         return batch
     batch = dict(batch)
-    for name in ("query", "key"):
-        distortions = batch.pop(f"{name}_distortion")
-        views = photometric.distort_batch(batch[name], distortions)
-        batch[name] = image_ops.to_uint8(views)
+    for name in [n for n in batch if n.endswith("_distortion")]:
+        distortions = batch.pop(name)
+        name = name.removesuffix("_distortion")
+        views = batch[name]
+        rows = tf.reshape(views, [-1, *views.shape[-3:]])
+        distortions = tf.reshape(distortions, [-1, distortions.shape[-1]])
+        made = image_ops.to_uint8(photometric.distort_batch(rows, distortions))
+        batch[name] = tf.reshape(made, views.shape)
     return batch

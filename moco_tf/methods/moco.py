@@ -20,6 +20,7 @@ class MoCo(two_views.Contrastive):
     """
 
     NEEDS = ("seed",)
+    MULTI_CROP = True
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class MoCo(two_views.Contrastive):
         keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C]
         keys = shuffle.unshuffle(keys, order)  # in slot order
         rows = {"query": query_view, "key": shuffle.own_rows(keys)}
-        rows["index"] = batch["index"]
+        rows |= {"index": batch["index"], **self.small_views(batch)}
         if self.symmetric:
             other_key = self.encode(self.key_encoder, query_view)
             other_keys = shuffle.all_gather(other_key)  # in slot order already
@@ -129,8 +130,7 @@ class MoCo(two_views.Contrastive):
             rows["other_index"] = tf.gather(samples, shuffle.own_rows(order))
 
         def contrast(rows):
-            query = self.vectors(self.query_encoder, rows["query"])
-            loss, logits = self.contrast(query, rows["key"], rows["index"])
+            loss, logits = self.contrast(*self.queries(rows))
             if self.symmetric:
                 query = self.vectors(self.query_encoder, rows["other_query"])
                 key, index = rows["other_key"], rows["other_index"]
@@ -144,6 +144,22 @@ class MoCo(two_views.Contrastive):
         if self.symmetric:
             self.queue.enqueue(other_keys, samples, self.step)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def queries(self, rows):
+        """Queries, their keys and images; an image's small views are queries.
+
+        As SwAV (arXiv:2006.09882, Sec. 3.2) has it, large views alone are keys.
+        """
+        query = self.vectors(self.query_encoder, rows["query"])
+        key, index = rows["key"], rows["index"]
+        if "small" not in rows:
+            return query, key, index
+        count, small = self.small_vectors(rows)
+        return (
+            tf.concat([query, small], axis=0),
+            tf.concat([key, tf.repeat(key, count, axis=0)], axis=0),
+            tf.concat([index, tf.repeat(index, count)], axis=0),
+        )
 
     def contrast(self, query, key, index):
         """InfoNCE of queries [N, C] and their keys [N, C] with the queue.

@@ -1,6 +1,23 @@
 """The momentum (EMA) update of the key encoder."""
 
+import math
+
 import tensorflow as tf
+
+
+def rising_momentum(first, step, total_steps):
+    """1 - (1 - first) (cos(pi k / K) + 1) / 2 (BYOL, arXiv:2006.07733, 3.2).
+
+    Args:
+      first: float in 0..1, momentum of the first step.
+      step: int64 scalar, k. total_steps: int, K of the whole run.
+
+    Returns:
+      float32 scalar; 1 at and after the last step.
+    """
+    done = tf.cast(step, tf.float32) / total_steps
+    left = (tf.cos(math.pi * tf.minimum(done, 1.0)) + 1.0) / 2.0
+    return 1.0 - (1.0 - first) * left
 
 
 def update_momentum(key_encoder, query_encoder, momentum):

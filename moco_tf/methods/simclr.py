@@ -15,6 +15,8 @@ class SimCLR(two_views.Contrastive):
     layers start uniform (theirs normal, 0.01), images are normalised.
     """
 
+    MULTI_CROP = True
+
     def __init__(self, backbone, temperature=0.1, **common):
         """Builds the encoder.
 
@@ -49,7 +51,10 @@ class SimCLR(two_views.Contrastive):
 
     def passes(self, batch):
         views = two_views.side_by_side(*self.normalized(batch))
-        return {"query": two_views.Pass(self.query_encoder, views, True)}
+        return {
+            "query": two_views.Pass(self.query_encoder, views, True),
+            **self.small_passes(batch),
+        }
 
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
@@ -63,6 +68,7 @@ class SimCLR(two_views.Contrastive):
         """
         first, second = self.normalized(batch)
         rows = {"views": two_views.side_by_side(first, second)}
+        rows |= self.small_views(batch)
 
         def contrast(rows):
             views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
@@ -70,6 +76,13 @@ class SimCLR(two_views.Contrastive):
             every = shuffle.all_gather(views)  # [2G, C]
             own = shuffle.own_rows(tf.range(every.shape[0]))
             loss, logits = losses.nt_xent(views, every, own, self.temperature)
+            if "small" in rows:
+                count, small = self.small_vectors(rows)
+                other = losses.nt_xent_small(
+                    small, views, every, own, self.temperature
+                )
+                # A small view has two terms, a large one has one.
+                loss = (loss + count * other) / (1.0 + count)
             return loss, self.scores(logits)
 
         loss, scores = self.descend(contrast, rows)

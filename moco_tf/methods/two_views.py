@@ -40,10 +40,13 @@ class TwoViews(method.Method):
     """
 
     # Facts of a run that the class takes as arguments besides its section's
-    # fields: of "seed", "images" (N of the source), "total_steps", "hidden",
-    # "bn_splits" (of a pass of a replica) and "sync_bn".
+    # fields: of "seed", "images" (N of the source), "total_steps",
+    # "steps_per_epoch", "hidden", "bn_splits" (of a pass of a replica) and
+    # "sync_bn".
     NEEDS = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
+    INPUTS = ("rgb",)  # of model.input, those that it takes
+    MULTI_CROP = False  # whether small views, if there are any, are trained on
 
     def __init__(
         self,
@@ -172,6 +175,25 @@ class TwoViews(method.Method):
         """Normalised float32 of uint8 images; others are normalised already."""
         return image_ops.normalize(images, self.mean, self.std)
 
+    def small_views(self, batch):
+        """The small views of multi-crop, if the stream makes any.
+
+        Returns:
+          {"small": normalised float [N, V, s, s, 3]}, or {}.
+        """
+        if "small" not in batch:
+            return {}
+        return {"small": self.normalize(batch["small"])}
+
+    def small_vectors(self, rows):
+        """Of the rows of `small_views`, encoded in one pass.
+
+        Returns:
+          V, int; unit vectors float32 [V N, C], an image's next to each other.
+        """
+        small = rows["small"]
+        return small.shape[1], self.vectors(self.query_encoder, flat(small))
+
     def unreadable(self, batch):
         """Share of samples that another one stands in for, float32 scalar."""
         return tf.reduce_mean(1.0 - tf.cast(batch["valid"], tf.float32))
@@ -190,6 +212,14 @@ class TwoViews(method.Method):
         return {
             "query": Pass(self.query_encoder, query_view, True),
             "key": Pass(key_encoder, key_view, False),
+            **self.small_passes(batch),
+        }
+
+    def small_passes(self, batch):
+        """The pass of the small views, if there are any."""
+        return {
+            name: Pass(self.query_encoder, flat(images), True)
+            for name, images in self.small_views(batch).items()
         }
 
 
@@ -224,6 +254,11 @@ def side_by_side(first, second):
     """
     pairs = tf.stack([first, second], axis=1)
     return tf.reshape(pairs, [2 * first.shape[0], *first.shape[1:]])
+
+
+def flat(views):
+    """Views [N, V, ...] as rows [V N, ...], an image's next to each other."""
+    return tf.reshape(views, [-1, *views.shape[2:]])
 
 
 def refuse_configured_parts(config):

@@ -25,6 +25,9 @@ def build_backbone(
     image_size=None,
     precision="float32",
     synchronized=False,
+    norm="batch",
+    channels=3,
+    model_name=None,
 ):
     """Makes a backbone by name.
 
@@ -37,9 +40,11 @@ def build_backbone(
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
       synchronized: whether every BatchNorm takes the statistics of all
         replicas' batches; `bn_splits` must be 1 then.
+      norm: "batch", or "layer"; ResNets only.
+      channels: of the images. model_name: str; None: the backbone's.
 
     Returns:
-      keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
+      keras.Model, normalised float [N, H, W, channels] -> float32 [N, F].
 
     Raises:
       ValueError: The name is unknown or an argument does not fit it.
@@ -53,16 +58,20 @@ def build_backbone(
             image_size,
             precision,
             synchronized,
+            norm,
+            channels,
+            model_name,
         )
     if name not in backbone_names():
         raise ValueError(
             f"backbone must be one of {backbone_names()}. Received {name!r}."
         )
-    if width != 1.0 or stem != "imagenet":
+    if (width, stem, norm, channels) != (1.0, "imagenet", "batch", 3):
         raise ValueError(
-            "width and stem are options of the ResNets alone. Received "
-            f"width={width}, stem={stem!r} for backbone {name!r}. Leave them "
-            'at 1.0 and "imagenet".'
+            "width, stem, norm and inputs other than rgb are options of the "
+            f"ResNets alone. Received width={width}, stem={stem!r}, norm="
+            f"{norm!r}, channels={channels} for backbone {name!r}. Leave them "
+            'at 1.0, "imagenet", "batch" and 3.'
         )
     return keras_cv_backbones.build(
         name.removeprefix(KERAS_CV),

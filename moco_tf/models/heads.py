@@ -1,12 +1,13 @@
 """Heads: from the backbone's features to the contrasted space, or classes."""
 
+import functools
 import math
 
 import tensorflow as tf
 
 from moco_tf.models import normalization
 
-KINDS = ("fc", "mlp", "simclr", "byol")
+KINDS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
 
 
 def projection_head(
@@ -15,8 +16,9 @@ def projection_head(
     """Makes the head on top of a backbone, in float32.
 
     "fc" is one linear layer (MoCo v1); "mlp" adds a hidden layer and a ReLU
-    (MoCo v2, section 3.1); "simclr" and "byol" have BatchNorm in between, and
-    "simclr" at the end too. Layers of the first two are named as in the
+    (MoCo v2, section 3.1); "simclr", "byol" and "swav" have BatchNorm in
+    between, and "simclr" at the end too; "dino" has three layers, and "dino_bn"
+    BatchNorm between them. Layers of the first two are named as in the
     published implementation and start as its linear layers do: weights and
     biases uniform within 1 / sqrt(inputs).
 
@@ -41,7 +43,17 @@ def projection_head(
             "A head needs at least one input and one output. Received "
             f"features={features}, dim={dim}."
         )
-    if kind in ("simclr", "byol"):
+    if kind == "dino":
+        return dino_mlp(features, hidden, dim)
+    if kind == "dino_bn":
+        norm = functools.partial(
+            normalization.BatchNorm,
+            bn_splits,
+            synchronized=synchronized,
+            dtype="float32",
+        )
+        return dino_mlp(features, hidden, dim, norm)
+    if kind in ("simclr", "byol", "swav"):
         output_bn = kind == "simclr"
         return bn_mlp(features, hidden, dim, output_bn, bn_splits, synchronized)
     hidden = hidden or features
@@ -69,7 +81,7 @@ def bn_mlp(
     With `output_bn` it is SimCLR's projection head as in its authors' code
     (arXiv:2002.05709): no layer has a bias, and a BatchNorm without an offset
     ends it. Without, it is BYOL's projector and predictor (arXiv:2006.07733,
-    section 3.3).
+    section 3.3), and SwAV's projector (arXiv:2006.09882, App. A).
 
     Args:
       features: inputs. hidden: features of the hidden layer; 0: as many.
@@ -83,24 +95,55 @@ def bn_mlp(
       keras.Model, [N, features] -> float32 [N, dim].
     """
     hidden = hidden or features
-
-    def batch_norm(name, **kwargs):
-        return normalization.BatchNorm(
-            bn_splits,
-            synchronized=synchronized,
-            dtype="float32",
-            name=name,
-            **kwargs,
-        )
-
+    batch_norm = functools.partial(
+        normalization.BatchNorm,
+        bn_splits,
+        synchronized=synchronized,
+        dtype="float32",
+    )
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
     x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
-    x = batch_norm("bn_1")(x)
+    x = batch_norm(name="bn_1")(x)
     x = tf.keras.layers.ReLU(name="relu", dtype="float32")(x)
     x = _linear("linear_2", hidden, dim, bias=not output_bn)(x)
     if output_bn:
-        x = batch_norm("bn_2", center=False)(x)
+        x = batch_norm(name="bn_2", center=False)(x)
     return tf.keras.Model(inputs, x, name=name)
+
+
+def dino_mlp(features, hidden, dim, batch_norm=None):
+    """DINO's projector (arXiv:2104.14294, App. C), in float32.
+
+    Three layers, GELU in between. Weights start normal with deviation 0.02, cut
+    at two deviations, and biases at 0.
+
+    Args:
+      features: inputs. hidden: features of both hidden layers; 0: as many.
+      dim: outputs.
+      batch_norm: function of a name -> BatchNorm, before each GELU; or None.
+
+    Returns:
+      keras.Model, [N, features] -> float32 [N, dim].
+    """
+    hidden = hidden or features
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = inputs
+    for number, outputs in enumerate((hidden, hidden, dim), start=1):
+        # A new one each time: Keras repeats the values of a reused one.
+        normal = tf.keras.initializers.TruncatedNormal(stddev=0.02)
+        x = tf.keras.layers.Dense(
+            outputs,
+            kernel_initializer=normal,
+            dtype="float32",
+            name=f"linear_{number}",
+        )(x)
+        if number < 3:
+            if batch_norm:
+                x = batch_norm(name=f"bn_{number}")(x)
+            x = tf.keras.layers.Activation(
+                tf.nn.gelu, dtype="float32", name=f"gelu_{number}"
+            )(x)
+    return tf.keras.Model(inputs, x, name="head")
 
 
 def classification_head(

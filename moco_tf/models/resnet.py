@@ -13,6 +13,7 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 STEMS = ("imagenet", "cifar")
+NORMS = ("batch", "layer")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 EXPANSION = 4  # channels out of a bottleneck, per channel inside
 
@@ -25,6 +26,9 @@ def resnet(
     image_size=None,
     precision="float32",
     synchronized=False,
+    norm="batch",
+    channels=3,
+    name=None,
 ):
     """Makes a ResNet trunk with average pooling and no classifier.
 
@@ -44,19 +48,22 @@ def resnet(
         the output are float32 with each.
       synchronized: whether every BatchNorm takes the statistics of all
         replicas' batches; `bn_splits` must be 1 then.
+      norm: one of NORMS; "layer" normalises each image by itself, over places
+        and channels (arXiv:1607.06450).
+      channels: of the images.
+      name: of the model; None: "resnet" and the depth.
 
     Returns:
-      keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
+      keras.Model, normalised float [N, H, W, channels] -> float32 [N, F].
 
     Raises:
       ValueError: An argument is outside its range.
     """
-    _check(depth, width, stem, precision)
+    _check(depth, width, stem, precision, norm)
     blocks, bottleneck = DEPTHS[depth]
-    layers = _Layers(bn_splits, precision, synchronized)
-    channels = _scaled(64, width)
-    images = tf.keras.Input([image_size, image_size, 3], name="image")
-    x = _stem(layers, images, channels, stem)
+    layers = _Layers(bn_splits, precision, synchronized, norm)
+    images = tf.keras.Input([image_size, image_size, channels], name="image")
+    x = _stem(layers, images, _scaled(64, width), stem)
     for stage, count in enumerate(blocks):
         for block in range(count):
             x = _block(
@@ -70,10 +77,10 @@ def resnet(
     features = tf.keras.layers.GlobalAveragePooling2D(
         name="avgpool", dtype="float32"
     )(x)
-    return tf.keras.Model(images, features, name=f"resnet{depth}")
+    return tf.keras.Model(images, features, name=name or f"resnet{depth}")
 
 
-def _check(depth, width, stem, precision):
+def _check(depth, width, stem, precision, norm):
     if depth not in DEPTHS:
         raise ValueError(
             f"depth must be one of {tuple(DEPTHS)}. Received depth={depth}."
@@ -82,6 +89,8 @@ def _check(depth, width, stem, precision):
         raise ValueError(f"width must be above 0. Received width={width}.")
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {STEMS}. Received {stem!r}.")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {NORMS}. Received {norm!r}.")
     check_precision(precision)
 
 
@@ -143,9 +152,10 @@ def _block(layers, x, channels, stride, bottleneck, name):
 
 
 class _Layers:
-    """Makes layers of one precision and one kind of BatchNorm."""
+    """Makes layers of one precision and one kind of normalisation."""
 
-    def __init__(self, bn_splits, precision, synchronized):
+    def __init__(self, bn_splits, precision, synchronized, kind):
+        self.kind = kind
         self.bn_splits = bn_splits
         self.precision = precision
         self.synchronized = synchronized
@@ -172,6 +182,10 @@ class _Layers:
         )(x)
 
     def norm(self, x, name):
+        if self.kind == "layer":
+            return tf.keras.layers.GroupNormalization(
+                groups=1, epsilon=1e-5, dtype=self.precision, name=name
+            )(x)
         return normalization.BatchNorm(
             self.bn_splits,
             synchronized=self.synchronized,

@@ -128,7 +128,7 @@ class Watch:
         keys = self._config.train.batch_size
         keys *= 2 if section.get("symmetric", False) else 1
         # Without a queue the dictionary is new at every step.
-        turnovers = step * keys / section.get("queue_size", keys)
+        turnovers = step * keys / (section.get("queue_size") or keys)
         if turnovers < _TURNOVERS or step < _SETTLED:
             return []
         found = []

@@ -26,6 +26,7 @@ COLUMNS = (
     "key_drift",
     "key_rank",
     "spread",
+    "teacher_entropy",
 )
 
 

@@ -29,6 +29,7 @@ TAGS = {
     "positive": "contrast/similarity of own key",
     "hardest_negative": "contrast/similarity of nearest queued key",
     "spread": "representation/spread of targets",
+    "teacher_entropy": "loss/entropy of the teacher",
     "queue_fill": "queue/fill",
     "key_age": "queue/mean age of keys (steps)",
     "same_image": "queue/keys of images of the next batch",

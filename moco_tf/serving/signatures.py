@@ -3,8 +3,7 @@
 import tensorflow as tf
 
 from moco_tf.data import views
-from moco_tf.models import cloning
-from moco_tf.models import encoder as encoders
+from moco_tf.models import cloning, configured
 from moco_tf.serving import image_bytes as image_bytes_lib
 
 
@@ -18,13 +17,13 @@ def float32_backbone(judged):
       keras.Model, normalised float32 [n, S, S, 3] -> float32 [n, F], with
       variables of its own.
     """
-    model = judged.config.model
-    backbone = encoders.build_backbone(
-        model.backbone,
-        width=model.width,
-        stem=model.stem,
-        image_size=judged.image_size,
-    )
+    config = judged.config.copy_and_resolve_references()
+    config.train.precision = "float32"
+    config.model.sync_bn = False
+    config.data.image_size = judged.image_size
+    config.data.small_views = 0
+    recipe = judged.recipe
+    backbone, _ = configured.make_parts(config, recipe.mean, recipe.std)
     cloning.copy_weights(judged.encoder.backbone, backbone)
     return backbone
 

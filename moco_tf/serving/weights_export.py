@@ -68,6 +68,12 @@ def _check(layout, config, path):
             f"Received {layout!r}."
         )
     model = config.model
+    if (model.input, model.norm) != ("rgb", "batch"):
+        raise ValueError(
+            "Published formats hold ResNets with BatchNorm that see the whole "
+            f"image. Received a run with model.input={model.input}, "
+            f"model.norm={model.norm}. Use `export` for a SavedModel of it."
+        )
     if model.backbone not in encoders.RESNETS:
         raise ValueError(
             f"The layout {layout} holds ResNets of torchvision's form: "

@@ -120,10 +120,11 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
     """An optimiser by its name in the configuration.
 
     Args:
-      name: "sgd", "lars", "lamb" or "sgdw".
+      name: "sgd", "lars", "lamb", "sgdw" or "adam".
       learning_rate: float or LearningRateSchedule.
-      momentum: float, of all but LAMB.
-      weight_decay: float; its meaning is each optimiser's own.
+      momentum: float, of all but LAMB and Adam.
+      weight_decay: float; its meaning is each optimiser's own. Adam's is apart
+        from the gradient (AdamW, arXiv:1711.05101).
 
     Raises:
       ValueError: for another name.
@@ -136,7 +137,11 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
         return addons.lamb(learning_rate, weight_decay)
     if name == "sgdw":
         return addons.sgdw(learning_rate, momentum, weight_decay)
+    if name == "adam":
+        return tf.keras.optimizers.Adam(
+            learning_rate, weight_decay=weight_decay or None, jit_compile=False
+        )
     raise ValueError(
-        "optimizer.name must be 'sgd', 'lars', 'lamb' or 'sgdw'. Received "
-        f"name={name!r}."
+        "optimizer.name must be 'sgd', 'lars', 'lamb', 'sgdw' or 'adam'. "
+        f"Received name={name!r}."
     )

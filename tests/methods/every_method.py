@@ -6,12 +6,15 @@ Strategies of one process collide: each number of replicas has its process.
 """
 
 import sys
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import method_table, pretrain
+from moco_tf.models import encoder as encoders
+from moco_tf.models import normalization
 from tests import reference_check
 
 BATCH, IMAGES, STEPS = 8, 40, 2
@@ -32,7 +35,31 @@ SMALL = {
     "knn.query": "",
 }
 # Of a method's own section, where the published value is too large.
-OWN = {"moco": {"queue_size": 21}, "memory_bank": {"negatives": 16}}
+OWN = {
+    "moco": {"queue_size": 21},
+    "memory_bank": {"negatives": 16},
+    "swav": {
+        "prototypes": 6,
+        "epsilon": 0.5,
+        "queue_size": 11,
+        "queue_from_epoch": 0,
+        "frozen_epochs": 0,
+    },
+    "dino": {"outputs": 12, "teacher_temperature": 0.2, "frozen_epochs": 0},
+    "cmc": {"negatives": 16},
+    "cpc": {"negatives": 32, "rows": 2, "blocks": 1},
+}
+# For the loss of a batch that comes again: DINO's targets stand still, and
+# targets are sharp.
+STILL = {
+    "dino": {
+        "momentum": 1.0,
+        "center_momentum": 1.0,
+        "teacher_temperature": 0.04,
+    },
+    "swav": {"epsilon": 0.05},
+}
+SMALL_VIEWS, SMALL_SIZE = 2, 8
 
 
 def make_config(name, **fields):
@@ -40,6 +67,9 @@ def make_config(name, **fields):
     config = configs.load(method_table.METHODS[name].configs[0])
     config = config.copy_and_resolve_references()
     own = {f"{name}.{key}": value for key, value in OWN.get(name, {}).items()}
+    if method_table.method_class(name).MULTI_CROP:
+        own["data.small_views"] = SMALL_VIEWS
+        own["data.small_size"] = SMALL_SIZE
     groups = 1 if config.model.sync_bn else 2
     hidden = 16 if config.model.hidden else 0
     values = SMALL | own
@@ -49,6 +79,10 @@ def make_config(name, **fields):
         values[f"{name}.temperature"] = 0.5
     if config.schedule.name == "step":
         values["schedule.milestones"] = (18,)
+    if config.model.input == "grid":
+        values["model.patch"] = 8
+    if config.optimizer.name == "adam":  # it makes much of rounding too
+        values["optimizer.name"] = "sgd"
     values |= {key.replace("__", "."): fields[key] for key in fields}
     config.update_from_flattened_dict(values)
     return config
@@ -59,7 +93,36 @@ def make_method(name, strategy=None, **fields):
     config = make_config(name, **fields)
     strategy = strategy or tf.distribute.get_strategy()
     configs.check(config, strategy.num_replicas_in_sync)
-    return pretrain.make_method(config, strategy, IMAGES)
+    with mock.patch.object(encoders, "build_backbone", tiny_backbone):
+        return pretrain.make_method(config, strategy, IMAGES)
+
+
+def tiny_backbone(
+    name,
+    width,
+    stem,
+    bn_splits=1,
+    image_size=None,
+    precision="float32",
+    synchronized=False,
+    **options,
+):
+    """Two convolutions and BatchNorms in a ResNet's place: soon traced."""
+    del name, width, stem, precision
+    layers = tf.keras.layers
+    images = tf.keras.Input(
+        [image_size, image_size, options.get("channels", 3)]
+    )
+    x = images
+    for place, filters in enumerate((8, 16)):
+        x = layers.Conv2D(
+            filters, 3, strides=2, padding="same", name=f"conv{place}"
+        )(x)
+        x = normalization.BatchNorm(
+            bn_splits, synchronized=synchronized, name=f"bn{place}"
+        )(x)
+        x = layers.ReLU()(x)
+    return tf.keras.Model(images, layers.GlobalAveragePooling2D()(x))
 
 
 def batches(method, count, fixed=False):
@@ -71,6 +134,8 @@ def batches(method, count, fixed=False):
             colours = rng.integers(0, 196, [BATCH, 1, 1, 3])
             noise = rng.integers(0, 60, [2, BATCH, 16, 16, 3])
             query, key = (colours + noise).astype(np.uint8)
+            shape = [BATCH, SMALL_VIEWS, SMALL_SIZE, SMALL_SIZE, 3]
+            small = colours[:, np.newaxis] + rng.integers(0, 60, shape)
             order = rng.permutation(BATCH).astype(np.int32)
         if method.shuffle_keys == "none":
             order = np.arange(BATCH, dtype=np.int32)
@@ -81,6 +146,7 @@ def batches(method, count, fixed=False):
             % IMAGES,
             "order": order,
             "valid": np.ones(BATCH, bool),
+            "small": small.astype(np.uint8),
         }
 
 

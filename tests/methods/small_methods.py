@@ -23,8 +23,11 @@ def compiled(method, rate=RATE, decay=DECAY):
     return method
 
 
-def batches(count, dtype=np.float32, apart=100):
-    """Batches of related views in slot order, each with samples of its own."""
+def batches(count, dtype=np.float32, apart=100, small=0):
+    """Batches of related views in slot order, each with samples of its own.
+
+    With `small`, so many small views: as large, for the backbone's sake.
+    """
     rng = np.random.default_rng(0)
     shape = [BATCH, 8, 8, 3]
     for number in range(count):
@@ -32,7 +35,12 @@ def batches(count, dtype=np.float32, apart=100):
         key = query + 0.5 * rng.standard_normal(shape)
         if dtype == np.uint8:
             query, key = (np.clip(60 * x + 128, 0, 255) for x in (query, key))
-        yield {
+        more = {}
+        if small:
+            noise = rng.standard_normal([BATCH, small, *shape[1:]])
+            views = query[:, np.newaxis] + noise
+            more["small"] = views.astype(dtype)
+        yield more | {
             "query": query.astype(dtype),
             "key": key.astype(dtype),
             "index": apart * number + np.arange(BATCH),

@@ -58,7 +58,11 @@ def run(request, tmp_path_factory):
     checkpoints.save(method, folder / "half", 1, {})
     losses += every_method.train(method, steps[count:])
     checkpoints.save(method, folder / "whole", 1, {})
-    again = every_method.batches(method, 30, fixed=True)
+    still = every_method.STILL.get(name)
+    if still:
+        fields = {f"{name}__{key}": value for key, value in still.items()}
+        method = every_method.make_method(name, **fields)
+    again = every_method.batches(method, 80, fixed=True)
     fixed = every_method.train(method, again)
     return name, Run(losses, states, folder, fixed)
 

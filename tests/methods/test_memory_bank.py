@@ -87,15 +87,19 @@ def test_three_steps_follow_the_equations(loss):
         value, wins, gradients = oracle.contrast(
             batch["query"], keys, batch["index"]
         )
-        expected.append((value, wins))
+        # Of a query's own feature, drawn as a negative, rounding decides.
+        ties = np.isin(batch["index"], drawn).mean()
+        expected.append((value, wins, ties))
         small_methods.descend(
             oracle.query_weights, oracle.velocities, gradients
         )
         bank = _moved(bank, batch["index"], vectors)
     logged = small_methods.train(method, batches)
-    values, wins = zip(*expected, strict=True)
+    values, wins, ties = np.transpose(expected)
     np.testing.assert_allclose(logged["loss"], values, rtol=1e-5)
-    np.testing.assert_allclose(logged["instance_top1"], wins)
+    more = np.array(logged["instance_top1"]) - wins
+    assert (more >= 0).all()
+    assert (more <= ties).all()
     np.testing.assert_allclose(method.bank.features, bank, atol=1e-5)
     for found, weight in zip(
         method.trained_variables(), oracle.query_weights, strict=True
@@ -103,7 +107,7 @@ def test_three_steps_follow_the_equations(loss):
         np.testing.assert_allclose(found, weight, atol=1e-5)
     if loss == "nce":
         np.testing.assert_allclose(
-            method.constant.numpy(), oracle.constant, rtol=1e-5
+            method.bank.constant.numpy(), oracle.constant, rtol=1e-5
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import moco
-from tests.methods import numpy_moco, small_methods
+from tests.methods import numpy_moco, slopes, small_methods
 
 BATCH = small_methods.BATCH
 layers = tf.keras.layers
@@ -214,3 +214,24 @@ def test_a_queue_smaller_than_the_keys_of_a_step_is_refused():
     with pytest.raises(ValueError, match="4 keys for a queue of 3"):
         _train(method, _batches(1))
     assert method.step.numpy() == 0
+
+
+def test_small_views_are_queries_of_their_images_key():
+    method = _method(momentum=0.6)
+    weights = slopes.weights(method.query_encoder)
+    queue = method.queue.keys.numpy()
+    batch = next(iter(small_methods.batches(1, small=2)))
+    # At the first step both encoders are equal.
+    keys = numpy_moco.encode(weights, batch["key"])[0]
+    views = np.concatenate([batch["query"][:, np.newaxis], batch["small"]], 1)
+    terms = []
+    for image in range(BATCH):
+        for query in numpy_moco.encode(weights, views[image])[0]:
+            logits = np.array([keys[image] @ query, *(queue @ query)])
+            shares = np.exp(logits / 0.5)
+            terms.append(-np.log(shares[0] / shares.sum()))
+    loss = _train(method, [batch])["loss"][0]
+    np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+    np.testing.assert_allclose(
+        method.queue.keys.numpy()[:BATCH], keys, atol=1e-5
+    )

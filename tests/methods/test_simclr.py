@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_cv.losses import SimCLRLoss
 
 from moco_tf.methods import losses, simclr, two_views
-from tests.methods import numpy_moco, small_methods
+from tests.methods import numpy_moco, slopes, small_methods
 
 BATCH, TEMPERATURE = small_methods.BATCH, 0.5
 
@@ -39,14 +39,14 @@ def _nt_xent(vectors, temperature):
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_the_loss_is_equation_1(temperature):
     vectors = _unit(10, 6)
-    expected, slopes = _nt_xent(vectors, temperature)
+    expected, by_vector = _nt_xent(vectors, temperature)
     views = tf.constant(vectors, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(views)
         loss, logits = losses.nt_xent(views, views, tf.range(10), temperature)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(
-        tape.gradient(loss, views), slopes, rtol=1e-4, atol=1e-6
+        tape.gradient(loss, views), by_vector, rtol=1e-4, atol=1e-6
     )
     # A view's own and its positive's second column are out.
     assert np.sum(logits.numpy() > np.finfo(np.float32).min) == 10 * 9
@@ -89,9 +89,9 @@ def test_three_steps_follow_algorithm_1():
     for batch in batches:
         pairs = np.stack([batch["query"], batch["key"]], axis=1)
         passed = numpy_moco.encode(weights, pairs.reshape(2 * BATCH, -1))
-        loss, slopes = _nt_xent(passed[0], TEMPERATURE)
+        loss, by_vector = _nt_xent(passed[0], TEMPERATURE)
         expected.append(loss)
-        gradients = numpy_moco.gradients(weights, passed, slopes)
+        gradients = numpy_moco.gradients(weights, passed, by_vector)
         small_methods.descend(weights, velocities, gradients)
     logged = small_methods.train(method, batches)
     np.testing.assert_allclose(logged["loss"], expected, rtol=1e-5)
@@ -102,3 +102,28 @@ def test_three_steps_follow_algorithm_1():
 def test_a_part_of_the_batch_is_refused():
     with pytest.raises(ValueError, match="micro_batches=1"):
         simclr.SimCLR(small_methods.backbone(), micro_batches=2)
+
+
+def test_small_views_tell_their_images_large_views_from_others():
+    tf.keras.utils.set_random_seed(0)
+    method = small_methods.compiled(
+        simclr.SimCLR(
+            small_methods.backbone(), head="fc", dim=5, temperature=TEMPERATURE
+        )
+    )
+    weights = slopes.weights(method.query_encoder)
+    batch = next(iter(small_methods.batches(1, small=3)))
+    pairs = np.stack([batch["query"], batch["key"]], axis=1)
+    large = numpy_moco.encode(weights, pairs.reshape(2 * BATCH, -1))[0]
+    terms = [_nt_xent(large, TEMPERATURE)[0]] * 2 * BATCH
+    for image in range(BATCH):
+        others = np.delete(large, [2 * image, 2 * image + 1], axis=0)
+        for view in batch["small"][image]:
+            small = numpy_moco.encode(weights, view[np.newaxis])[0][0]
+            for own in large[2 * image : 2 * image + 2]:
+                logits = np.array([own @ small, *(others @ small)])
+                shares = np.exp(logits / TEMPERATURE)
+                terms.append(-np.log(shares[0] / shares.sum()))
+    assert len(terms) == 2 * BATCH * (1 + 3)
+    loss = small_methods.train(method, [batch])["loss"][0]
+    np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import workdirs
+from moco_tf import pretrain, workdirs
 from moco_tf.evaluation import embed, frozen
 from moco_tf.serving import export, signatures
+from moco_tf.training import checkpoints
 from tests.evaluation import plain_frozen, small_encoder
+from tests.methods import every_method
 
 
 @pytest.fixture(name="workdir", scope="module")
@@ -235,3 +237,23 @@ def test_it_is_fine_tuned_where_this_package_is_not(exported, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     first, last = map(float, done.stdout.split()[-2:])
     assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("method", ["cmc", "cpc"])
+def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
+    config = every_method.make_config(method)
+    made = pretrain.make_method(
+        config, tf.distribute.get_strategy(), every_method.IMAGES
+    )
+    workdirs.save(config, tmp_path / "run")
+    checkpoints.save(made, tmp_path / "run", 1, {})
+    judged = frozen.open_frozen(tmp_path / "run")
+    export.export_run(
+        judged, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
+    )
+    served = tf.saved_model.load(str(tmp_path / "out" / "encoder" / "1"))
+    images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
+    found = served(images, training=False)
+    np.testing.assert_allclose(
+        found, made.backbone(images, training=False), rtol=1e-4, atol=1e-5
+    )

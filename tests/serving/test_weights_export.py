@@ -5,9 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import pretrain, workdirs
 from moco_tf.serving import (
     torch_reader,
     weights_export,
@@ -197,7 +198,9 @@ def test_an_unknown_layout_and_a_file_that_is_there_are_refused(
 
 def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
     config = every_method.make_config("simclr")
-    method = every_method.make_method("simclr")
+    method = pretrain.make_method(
+        config, tf.distribute.get_strategy(), every_method.IMAGES
+    )
     workdirs.save(config, tmp_path / "run")
     checkpoints.save(method, tmp_path / "run", 1, {})
     path = _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")
@@ -210,3 +213,10 @@ def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
     )
     with pytest.raises(ValueError, match="holds the heads fc and mlp"):
         _export(tmp_path / "run", tmp_path / "m.pth", "moco")
+
+
+@pytest.mark.parametrize("method", ["cmc", "cpc"])
+def test_an_encoder_of_parts_is_refused(method, tmp_path):
+    workdirs.save(every_method.make_config(method), tmp_path / "run")
+    with pytest.raises(ValueError, match="Use `export` for a SavedModel"):
+        _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")

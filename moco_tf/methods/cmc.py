@@ -1,0 +1,156 @@
+"""CMC (arXiv:1906.05849): two sensors of an image tell it from others."""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import feature_bank, losses, shuffle, two_views
+from moco_tf.methods.memory_bank import LOSSES
+
+
+class CMC(two_views.Contrastive):
+    """An encoder for luminance and one for colour, each with a memory bank.
+
+    The encoder's projections are both sensors' side by side: its input is
+    "lab" (see models/inputs.py).
+
+    Attributes:
+      banks: FeatureBank of luminance and FeatureBank of colour.
+    """
+
+    NEEDS = ("seed", "images")
+    KEY_VIEWS = False
+    INPUTS = ("lab",)
+
+    def __init__(
+        self,
+        backbone,
+        images,
+        negatives=16384,
+        momentum=0.5,
+        temperature=0.07,
+        loss="nce",
+        seed=0,
+        **common,
+    ):
+        """Builds the encoder and both banks.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, 2 F].
+          images: of the source; each bank has a row for each.
+          negatives: K, drawn from the other sensor's bank at each step.
+          momentum: float in 0..1, share of the old feature.
+          temperature: positive float.
+          loss: "info_nce" (Eq. 3) or "nce" (Sec. 3.3).
+          seed: int, of the banks' first features and of the draws.
+          **common: of TwoViews; the head has twice `dim` outputs.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        super().__init__("cmc", backbone, **common)
+        dim = self.query_encoder.dim
+        if loss not in LOSSES or dim % 2:
+            raise ValueError(
+                f"loss must be one of {LOSSES}, and the head's outputs those "
+                f"of two sensors. Received loss={loss!r}, {dim} outputs."
+            )
+        if loss == "nce":
+            self.refuse_micro_batches()
+        if not 0 <= momentum <= 1 or temperature <= 0:
+            raise ValueError(
+                "momentum must lie in 0..1 and temperature above 0. Received "
+                f"momentum={momentum}, temperature={temperature}."
+            )
+        self.banks = [
+            feature_bank.FeatureBank(images, dim // 2, momentum, seed + number)
+            for number in range(2)
+        ]
+        self.images, self.negatives = images, negatives
+        self.temperature = temperature
+        self.loss_name = loss
+        self.SCORES = {**self.SCORES, "query": tf.TensorShape([None, dim])}
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K + 1) of InfoNCE, for each sensor; NCE has no such loss."""
+        del batch_size
+        if section.loss == "nce":
+            return None
+        return 2 * math.log(section.negatives + 1)
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses parts of a batch where NCE's constants need it whole."""
+        if config.cmc.loss == "nce":
+            two_views.refuse_configured_parts(config)
+
+    @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Both banks, the drawn features and logits."""
+        drawn = config.cmc.negatives
+        features = 2 * (images + drawn) * 4 * config.model.dim
+        return features + losses.logit_bytes(2 * rows, drawn)
+
+    @classmethod
+    def trained_passes(cls, section):
+        """One view is made of an image; the encoder holds both sensors'."""
+        del section
+        return 1
+
+    @classmethod
+    def describe(cls, config, images):
+        """The settings, and the memory that the banks take."""
+        size = 2 * images * config.model.dim * 4 / 1e6
+        words = super().describe(config, images)
+        return f"{words}; two banks of {images} features, {size:.1f} MB"
+
+    def train_step(self, batch):
+        """One step (Eq. 3 and 5), inside a replica.
+
+        Args:
+          batch: query: uint8 or normalised float [N, H, W, 3]; index int64
+            [N]; valid bool [N] (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        drawn = self.banks[0].draw(self.negatives, self.step)
+        negatives = [bank.read(drawn) for bank in self.banks]  # [K, C] each
+        keys = [bank.read(batch["index"]) for bank in self.banks]
+        rows = {
+            "query": self.normalize(batch["query"]),
+            "luminance": keys[0],
+            "colour": keys[1],
+        }
+
+        def contrast(rows):
+            luminance, colour = self.sensors(rows["query"])
+            first, logits = self.tell(
+                luminance, rows["colour"], negatives[1], self.banks[1]
+            )
+            second, _ = self.tell(
+                colour, rows["luminance"], negatives[0], self.banks[0]
+            )
+            query = tf.concat([luminance, colour], axis=1)
+            return first + second, {**self.scores(logits), "query": query}
+
+        loss, scores = self.descend(contrast, rows)
+        seen, images = shuffle.gather_keys(scores.pop("query"), batch["index"])
+        for bank, features in zip(
+            self.banks, tf.split(seen, 2, axis=1), strict=True
+        ):
+            bank.update(images, features)
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def sensors(self, images):
+        """Unit vectors float32 [N, C] of luminance and of colour."""
+        both = tf.split(self.project(self.query_encoder, images), 2, axis=1)
+        return [tf.math.l2_normalize(half, axis=1) for half in both]
+
+    def tell(self, query, key, negatives, bank):
+        """Loss and logits of one sensor's features with the other's bank."""
+        loss, logits = losses.info_nce(query, key, negatives, self.temperature)
+        if self.loss_name == "nce":
+            loss = losses.nce(logits, bank.normalizer(logits), self.images)
+        return loss, logits

@@ -1,0 +1,176 @@
+"""CPC v1 (arXiv:1807.03748): predict the rows of patches below a place."""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import losses, shuffle, two_views
+from moco_tf.models import context, inputs
+
+
+class CPC(two_views.TwoViews):
+    """An encoder of patches, a context over the grid, predictions of rows.
+
+    Deviation: the patches' encoder is a whole ResNet v1.5, not the first three
+    stages of a v2; negatives are drawn once a step, for all predictions.
+
+    Attributes:
+      context: keras.Model, float32 [N, g, g, C] -> [N, g, g, C].
+      predictors: linear layers, W_k for k rows below.
+    """
+
+    NEEDS = ("seed",)
+    KEY_VIEWS = False
+    INPUTS = ("grid",)
+
+    def __init__(
+        self, backbone, rows=5, blocks=3, negatives=1024, seed=0, **common
+    ):
+        """Builds encoder, context and predictors.
+
+        Args:
+          backbone: keras.Model of models/inputs.grid.
+          rows: how many rows below a place are predicted; below g.
+          blocks: of the context (models/context.py).
+          negatives: K, patches of the global batch that are drawn at each step.
+          seed: int, of the draws.
+          **common: of TwoViews; micro_batches is 1: negatives are of the whole
+            batch.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        super().__init__("cpc", backbone, **common)
+        self.refuse_micro_batches()
+        places = self.backbone.get_layer("grid").output
+        side, dim = places.shape[1], self.query_encoder.dim
+        if not 1 <= rows < side or blocks < 1 or negatives < 1:
+            raise ValueError(
+                f"rows must lie in 1..{side - 1} for {side} x {side} patches, "
+                "blocks and negatives be at least 1. Received "
+                f"rows={rows}, blocks={blocks}, negatives={negatives}."
+            )
+        # Not an attribute: the encoder has these layers already.
+        self._encode_patches = functools.partial(
+            tf.keras.Model(self.backbone.input, places), training=True
+        )
+        self.side = side
+        self.context = context.context_network(side, dim, blocks)
+        self.predictors = [
+            tf.keras.layers.Dense(
+                dim, use_bias=False, dtype="float32", name=f"predictor{row + 1}"
+            )
+            for row in range(rows)
+        ]
+        for layer in self.predictors:
+            layer.build([None, dim])
+        self.negatives = negatives
+        self.seed = seed
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K + 1)."""
+        del batch_size
+        return math.log(section.negatives + 1)
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses parts of a batch, and BatchNorm, which tells the answer."""
+        two_views.refuse_configured_parts(config)
+        if config.model.norm != "layer":
+            raise ValueError(
+                "The method cpc needs model.norm=layer: BatchNorm tells a "
+                f"patch what its image has. Received {config.model.norm!r}. "
+                "Pass --config.model.norm=layer."
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Logits of all predictions, of about half of the grid's rows each."""
+        side = inputs.patches_a_side(config.data.image_size, config.model.patch)
+        places = (
+            rows
+            * side
+            * sum(side - below for below in range(1, config.cpc.rows + 1))
+        )
+        return losses.logit_bytes(places, config.cpc.negatives)
+
+    @classmethod
+    def trained_passes(cls, section):
+        """One view is made of an image, and cut into patches."""
+        del section
+        return 1
+
+    def trained_variables(self):
+        parts = [self.query_encoder, self.context, *self.predictors]
+        return [v for part in parts for v in part.trainable_variables]
+
+    def train_step(self, batch):
+        """One step (Eq. 3 and 4, Sec. 3.2), inside a replica.
+
+        Args:
+          batch: query: uint8 or normalised float [N, H, W, 3]; valid bool [N]
+            (see the stream's contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        rows = {"images": self.normalize(batch["query"])}
+
+        def contrast(rows):
+            places = self.patches(rows["images"])  # [N, g, g, C]
+            above = self.context(places, training=True)
+            every = shuffle.all_gather(places)
+            every = tf.reshape(every, [-1, every.shape[-1]])  # [G g g, C]
+            drawn = self.draw(every.shape[0])
+            negatives = tf.gather(every, drawn)  # [K, C]
+            found = [
+                self.predict(below, predictor, above, places, negatives, drawn)
+                for below, predictor in enumerate(self.predictors, start=1)
+            ]
+            terms, logits = zip(*found, strict=True)
+            wins = losses.instance_top1(logits[0])
+            return sum(terms) / len(terms), {"instance_top1": wins}
+
+        loss, scores = self.descend(contrast, rows)
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def patches(self, images):
+        """Projections z float32 [N, g, g, C] of the patches of images."""
+        features = tf.cast(self._encode_patches(images), tf.float32)
+        flat = tf.reshape(features, [-1, features.shape[-1]])
+        z = self.query_encoder.head(flat, training=True)
+        return tf.reshape(z, [*features.shape[:3], z.shape[-1]])
+
+    def draw(self, count):
+        """Random patches of a step int32 [K], the same on every replica."""
+        return tf.random.stateless_uniform(
+            [self.negatives],
+            seed=tf.stack([tf.constant(self.seed, tf.int64), self.step]),
+            maxval=count,
+            dtype=tf.int32,
+            alg="philox",  # the same on every device
+        )
+
+    def predict(self, below, predictor, above, places, negatives, drawn):
+        """InfoNCE of the patches `below` rows under each context.
+
+        Args:
+          below: int, k. predictor: W_k. above: float32 [N, g, g, C], contexts.
+          places: float32 [N, g, g, C]. negatives: float32 [K, C].
+          drawn: int32 [K], which patches of the global batch they are.
+
+        Returns:
+          loss and logits [N (g - k) g, 1 + K]; a negative that is the positive
+          is left out.
+        """
+        batch, side, _, dim = places.shape
+        numbers = shuffle.own_rows(tf.range(batch * self.replicas))
+        numbers = numbers[:, tf.newaxis] * side**2 + tf.range(side**2)
+        numbers = tf.reshape(numbers, [batch, side, side])[:, below:]
+        own = tf.reshape(numbers, [-1, 1]) == drawn
+        predicted = predictor(tf.reshape(above[:, :-below], [-1, dim]))
+        wanted = tf.reshape(places[:, below:], [-1, dim])
+        # f = exp(z W c): no unit vectors, and no temperature.
+        return losses.info_nce(predicted, wanted, negatives, 1.0, own)

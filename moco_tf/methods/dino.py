@@ -1,0 +1,189 @@
+"""DINO (arXiv:2104.14294) on a ResNet: a centred, sharpened teacher."""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import losses, two_views
+from moco_tf.methods.momentum import rising_momentum, update_momentum
+from moco_tf.models import prototypes
+
+
+class DINO(two_views.TwoViews):
+    """A student and a teacher by momentum, both with an output of K classes.
+
+    Attributes:
+      query_encoder: Encoder, the student's backbone and projector.
+      last_layer: Prototypes, the student's weight-normalised last layer.
+      key_encoder, key_last_layer: the teacher's.
+      center: float32 [K] variable, the teacher's mean output.
+    """
+
+    NEEDS = ("total_steps", "steps_per_epoch")
+    METRICS = ("loss", "unreadable", "spread", "teacher_entropy")
+    SCORES = {}
+    MULTI_CROP = True
+
+    def __init__(
+        self,
+        backbone,
+        total_steps,
+        steps_per_epoch,
+        outputs=65536,
+        temperature=0.1,
+        teacher_temperature=0.07,
+        first_teacher_temperature=0.04,
+        warmup_epochs=30,
+        momentum=0.996,
+        center_momentum=0.9,
+        frozen_epochs=1,
+        **common,
+    ):
+        """Builds student and teacher, equal at the start.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          total_steps: of the whole run. steps_per_epoch: int.
+          outputs: K.
+          temperature: positive float, tau_s of Eq. 1.
+          teacher_temperature: positive float, tau_t after the warm-up.
+          first_teacher_temperature: positive float, tau_t of the first epoch.
+          warmup_epochs: in which tau_t rises, by the same amount an epoch.
+          momentum: float in 0..1, lambda of the first step.
+          center_momentum: float in 0..1, m of Eq. 4.
+          frozen_epochs: first epochs in which the last layer does not learn.
+          **common: of TwoViews. Published: head "dino", dim 256.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        super().__init__("dino", backbone, **common)
+        lowest = min(
+            temperature, teacher_temperature, first_teacher_temperature
+        )
+        if lowest <= 0 or not 0 <= momentum <= 1 or outputs < 2:
+            raise ValueError(
+                "Temperatures must be above 0, momentum in 0..1 and outputs at "
+                f"least 2. Received temperatures down to {lowest}, momentum="
+                f"{momentum}, outputs={outputs}."
+            )
+        dim = self.query_encoder.dim
+        self.key_encoder = self.query_encoder.clone()
+        self.last_layer = prototypes.Prototypes(dim, outputs, "last_layer")
+        self.key_last_layer = prototypes.Prototypes(dim, outputs, "key_last")
+        self.key_last_layer.set_weights(self.last_layer.get_weights())
+        self.center = tf.Variable(
+            tf.zeros([outputs]), trainable=False, name="center"
+        )
+        self.temperature = temperature
+        self.teacher_temperatures = (
+            first_teacher_temperature,
+            teacher_temperature,
+        )
+        self.warmup_epochs = warmup_epochs
+        self.first_momentum = momentum
+        self.center_momentum = center_momentum
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.frozen_steps = frozen_epochs * steps_per_epoch
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K): all outputs are as likely."""
+        del batch_size
+        return math.log(section.outputs)
+
+    @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Both last layers, the centre, and outputs of all views."""
+        count = config.dino.outputs
+        views = 4 + config.data.small_views
+        kept = 4 * count * (2 * config.model.dim + 1)
+        return kept + losses.logit_bytes(views * rows, count)
+
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.last_layer.trainable_variables,
+        ]
+
+    def passes(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {
+            "query": two_views.Pass(self.query_encoder, views, True),
+            "key": two_views.Pass(self.key_encoder, views, False),
+            **self.small_passes(batch),
+        }
+
+    def teacher_temperature_at(self, step):
+        """tau_t of an int64 step, float32: a line over the epochs."""
+        first, last = self.teacher_temperatures
+        if self.warmup_epochs < 2:
+            return tf.constant(last)
+        epoch = tf.cast(step // self.steps_per_epoch, tf.float32)
+        done = tf.minimum(epoch / (self.warmup_epochs - 1.0), 1.0)
+        return first + (last - first) * done
+
+    def train_step(self, batch):
+        """One step of Algorithm 1, inside a replica.
+
+        Args:
+          batch: as SwAV's.
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        first, second = self.normalized(batch)
+        views = two_views.side_by_side(first, second)
+        targets = self.encode(self.key_encoder, views)  # [2N, C]
+        outputs = self.key_last_layer(targets, unit=True)  # [2N, K]
+        sharp = outputs - self.center
+        sharp /= self.teacher_temperature_at(self.step)
+        sharp = tf.reshape(sharp, [-1, 2, sharp.shape[1]])
+        probabilities = tf.nn.softmax(sharp)
+        rows = {
+            "views": tf.stack([first, second], axis=1),
+            "probabilities": probabilities,
+            **self.small_views(batch),
+        }
+        frozen = self.step < self.frozen_steps
+
+        def distil(rows):
+            large = self.student(rows["views"], frozen)  # [N, 2, K]
+            predicted = [large[:, 1:], large[:, :1]]
+            if "small" in rows:
+                small = self.student(rows["small"], frozen)
+                predicted = [tf.concat([p, small], 1) for p in predicted]
+            loss = sum(
+                losses.cross_entropy(rows["probabilities"][:, side], scores)
+                for side, scores in enumerate(predicted)
+            )
+            return loss / 2.0, {}
+
+        loss, _ = self.descend(distil, rows)
+        self.move_center(outputs)
+        momentum = rising_momentum(
+            self.first_momentum, self.step, self.total_steps
+        )
+        update_momentum(self.key_encoder, self.query_encoder, momentum)
+        update_momentum(self.key_last_layer, self.last_layer, momentum)
+        return {
+            "loss": loss,
+            "spread": losses.spread(targets),
+            "teacher_entropy": losses.entropy(probabilities),
+            "unreadable": self.unreadable(batch),
+        }
+
+    def student(self, views, frozen):
+        """Outputs of views [N, V, ...] by the student's temperature."""
+        vectors = self.vectors(self.query_encoder, two_views.flat(views))
+        scores = self.last_layer(vectors, frozen, unit=True) / self.temperature
+        return tf.reshape(scores, [-1, views.shape[1], scores.shape[1]])
+
+    def move_center(self, outputs):
+        """Eq. 4: the centre follows the mean output of the global batch."""
+        mean = tf.reduce_mean(outputs, axis=0)
+        if self.replicas > 1:
+            context = tf.distribute.get_replica_context()
+            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        share = self.center_momentum
+        self.center.assign(share * self.center + (1.0 - share) * mean)

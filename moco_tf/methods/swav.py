@@ -1,0 +1,207 @@
+"""SwAV (arXiv:2006.09882): predict a view's code from another view."""
+
+import math
+
+import tensorflow as tf
+
+from moco_tf.methods import key_queue, losses, shuffle, two_views
+from moco_tf.models.prototypes import Prototypes
+
+
+class SwAV(two_views.TwoViews):
+    """An encoder and prototypes; codes are shares of a whole batch.
+
+    Attributes:
+      prototypes: Prototypes, K directions; of unit length at every step.
+      queue, other_queue: KeyQueue of the features of either view, or None.
+    """
+
+    NEEDS = ("seed", "steps_per_epoch")
+    METRICS = ("loss", "unreadable", "positive", "spread")
+    SCORES = {"positive": tf.TensorShape([]), "spread": tf.TensorShape([])}
+    MULTI_CROP = True
+
+    def __init__(
+        self,
+        backbone,
+        steps_per_epoch,
+        prototypes=3000,
+        temperature=0.1,
+        epsilon=0.05,
+        iterations=3,
+        queue_size=0,
+        queue_from_epoch=15,
+        frozen_epochs=1,
+        seed=0,
+        **common,
+    ):
+        """Builds encoder, prototypes and, if wanted, the queues.
+
+        Args:
+          backbone: keras.Model, float [N, H, W, 3] -> [N, F].
+          steps_per_epoch: int.
+          prototypes: K.
+          temperature: positive float, tau of Eq. 2.
+          epsilon: positive float, of Eq. 3; less makes sharper codes.
+          iterations: int, of Sinkhorn-Knopp.
+          queue_size: features of either view that help to make codes; 0: none.
+          queue_from_epoch: the first epoch (from 0) that uses them.
+          frozen_epochs: first epochs in which prototypes do not learn.
+          seed: int, of the queues' first features.
+          **common: of TwoViews; micro_batches is 1: codes are of the batch, not
+            of a part of it. Published: head "swav", dim 128.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        super().__init__("swav", backbone, **common)
+        self.refuse_micro_batches()
+        if min(temperature, epsilon) <= 0 or prototypes < 2:
+            raise ValueError(
+                "temperature and epsilon must be above 0, prototypes at least "
+                f"2. Received temperature={temperature}, epsilon={epsilon}, "
+                f"prototypes={prototypes}."
+            )
+        dim = self.query_encoder.dim
+        self.prototypes = Prototypes(dim, prototypes)
+        self.temperature, self.epsilon = temperature, epsilon
+        self.iterations = iterations
+        self.frozen_steps = frozen_epochs * steps_per_epoch
+        self.queue_from_step = queue_from_epoch * steps_per_epoch
+        self.other_queue = None
+        if queue_size:
+            self.queue = key_queue.KeyQueue(queue_size, dim, seed)
+            self.other_queue = key_queue.KeyQueue(queue_size, dim, seed + 1)
+        self.SCORES = {**self.SCORES, "every": tf.TensorShape([None, dim])}
+
+    @classmethod
+    def chance_loss(cls, section, batch_size):
+        """ln(K): all prototypes are as likely."""
+        del batch_size
+        return math.log(section.prototypes)
+
+    @classmethod
+    def check(cls, config, replicas):
+        """Refuses parts of a batch, and a queue that holds less than one."""
+        two_views.refuse_configured_parts(config)
+        size, batch = config.swav.queue_size, config.train.batch_size
+        if 0 < size < batch:
+            raise ValueError(
+                "swav.queue_size must be 0 or at least the batch size. "
+                f"Received queue_size={size}, batch_size={batch}. Raise "
+                "config.swav.queue_size, or pass 0 for no queue."
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Prototypes, queues, and scores of the global batch and the queues."""
+        section, dim = config.swav, config.model.dim
+        count, size = section.prototypes, section.queue_size
+        scored = (config.train.batch_size + size) if rows else 0
+        views = 2 + config.data.small_views
+        kept = 4 * dim * count + 2 * size * (4 * dim + 16)
+        return (
+            kept + 8 * count * scored + losses.logit_bytes(views * rows, count)
+        )
+
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.prototypes.trainable_variables,
+        ]
+
+    def passes(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {
+            "query": two_views.Pass(self.query_encoder, views, True),
+            **self.small_passes(batch),
+        }
+
+    def train_step(self, batch):
+        """One step of Algorithm 1 (App. A), inside a replica.
+
+        Args:
+          batch: query, key: uint8 or normalised float [N, H, W, 3], two views
+            of the same images; small uint8 or float [N, V, s, s, 3], if there
+            are small views; index int64 [N]; valid bool [N] (see the stream's
+            contract).
+
+        Returns:
+          dict of the scalars in METRICS.
+        """
+        self.prototypes.normalize()
+        first, second = self.normalized(batch)
+        rows = {"views": two_views.side_by_side(first, second)}
+        rows |= self.small_views(batch)
+        frozen = self.step < self.frozen_steps
+
+        def swap(rows):
+            views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
+            every = shuffle.all_gather(tf.stop_gradient(views))  # [2G, C]
+            codes = self.codes(tf.reshape(every, [-1, 2, every.shape[1]]))
+            codes = [shuffle.own_rows(code) for code in codes]  # [N, K] each
+            scores = self.prototypes(views, frozen)
+            scores = tf.reshape(scores, [-1, 2, scores.shape[1]])
+            predicted = [scores[:, tf.newaxis, 1], scores[:, tf.newaxis, 0]]
+            if "small" in rows:
+                count, small = self.small_vectors(rows)
+                scores = self.prototypes(small, frozen)
+                scores = tf.reshape(scores, [-1, count, scores.shape[1]])
+                predicted = [tf.concat([p, scores], 1) for p in predicted]
+            loss = sum(
+                losses.cross_entropy(code, scores / self.temperature)
+                for code, scores in zip(codes, predicted, strict=True)
+            )
+            pairs = tf.reshape(views, [-1, 2, views.shape[1]])
+            cosines = tf.reduce_sum(pairs[:, 0] * pairs[:, 1], axis=1)
+            return loss / 2.0, {
+                "positive": tf.reduce_mean(cosines),
+                "spread": losses.spread(views),
+                "every": every,
+            }
+
+        loss, scores = self.descend(swap, rows)
+        self.enqueue(scores.pop("every"), batch["index"])
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def codes(self, pairs):
+        """Codes of both views of the global batch, each from its own view.
+
+        Args:
+          pairs: float32 [G, 2, C], the same on every replica.
+
+        Returns:
+          two float32 [G, K]; rows sum to 1, and no gradient flows back.
+        """
+        found = []
+        for side, queue in enumerate((self.queue, self.other_queue)):
+            vectors = pairs[:, side]
+            if queue is None:
+                found.append(self._shares(vectors, vectors.shape[0]))
+                continue
+            # Not before it holds features of images alone.
+            filled = -(-queue.size // vectors.shape[0])
+            late = self.step >= max(self.queue_from_step, filled)
+            more = tf.concat([vectors, queue.keys], axis=0)
+            found.append(
+                tf.cond(
+                    late,
+                    lambda more=more: self._shares(more, pairs.shape[0]),
+                    lambda one=vectors: self._shares(one, pairs.shape[0]),
+                )
+            )
+        return found
+
+    def _shares(self, vectors, count):
+        """Codes of the first `count` of vectors [M, C]."""
+        scores = tf.stop_gradient(self.prototypes(vectors))
+        return losses.sinkhorn(scores, self.epsilon, self.iterations)[:count]
+
+    def enqueue(self, every, index):
+        """Puts the features of a step, [2G, C], into the queues."""
+        if self.queue is None:
+            return
+        pairs = tf.reshape(every, [-1, 2, every.shape[1]])
+        samples = shuffle.all_gather(index)
+        self.queue.enqueue(pairs[:, 0], samples, self.step)
+        self.other_queue.enqueue(pairs[:, 1], samples, self.step)

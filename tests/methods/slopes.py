@@ -1,0 +1,35 @@
+"""Whether a step goes down the slope of a loss that is written in NumPy."""
+
+import numpy as np
+
+
+def weights(model):
+    """Trainable values of a model, float64 arrays."""
+    return [v.numpy().astype(np.float64) for v in model.trainable_variables]
+
+
+def assert_downhill(loss, before, after, rate, rtol=2e-3):
+    """Compares the way of plain SGD with finite differences of the loss.
+
+    Args:
+      loss: function of lists like `before`, one argument for each.
+      before, after: lists (of parts) of lists of arrays.
+      rate: the learning rate.
+      rtol: float.
+    """
+    rng = np.random.default_rng(0)
+    for part in range(len(before)):
+        way = [1e-5 * rng.standard_normal(w.shape) for w in before[part]]
+        ends = []
+        for sign in (1, -1):
+            moved = list(before)
+            moved[part] = [
+                w + sign * d for w, d in zip(before[part], way, strict=True)
+            ]
+            ends.append(loss(*moved))
+        slope = (ends[0] - ends[1]) / 2
+        found = sum(
+            np.sum((old - new) / rate * d)
+            for old, new, d in zip(before[part], after[part], way, strict=True)
+        )
+        np.testing.assert_allclose(found, slope, rtol=rtol)
