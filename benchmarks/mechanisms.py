@@ -1,6 +1,6 @@
 """What the dictionary, the momentum and the views do, with all else equal.
 
-python benchmarks/mechanisms.py --experiment=methods --epochs=7
+python benchmarks/mechanisms.py --experiment=methods --size=32 --epochs=10
 python benchmarks/mechanisms.py --experiment=dictionary --seeds=0,1
 python benchmarks/mechanisms.py --data=folder:cifar10/train \
     --test=folder:cifar10/test --experiment=momentum

@@ -125,7 +125,7 @@ def test_exactly_one_encoder_must_be_named(arguments, message):
         (
             16,
             {"image_size": 0},
-            "one of v1, v2, cifar, simclr, byol. Received views=''",
+            "swav, dino, cmc, cpc. Received views=''",
         ),
         (None, {"recipe": "v1"}, "image_size=0 for a model of any size"),
         (16, {"recipe": "v1", "image_size": 32}, "=32 for a model of 16"),
