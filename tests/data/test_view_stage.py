@@ -54,6 +54,8 @@ def _always(images, stage):
 @pytest.mark.parametrize("name", views.RECIPES)
 def test_a_batch_of_small_images_has_the_views_of_each_image(name):
     parts = views.RECIPES[name].both
+    # Crops alone: equal weights of whole numbers often end on a half.
+    limit = 5e-3 if name in ("cmc", "cpc") else 1e-3
     stage = _stage(parts)
     images = _images(24)
     choices, single = _always(images, stage)
@@ -62,7 +64,7 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
         apart = np.abs(single[view] - batch[view].numpy().astype(int))
         # Sums in another order end on the other side of a half.
         assert apart.max() <= 1
-        assert np.mean(apart > 0) < 5e-3
+        assert np.mean(apart > 0) < limit
 
 
 @pytest.mark.parametrize("compiled", [False, True])
