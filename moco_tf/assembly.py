@@ -3,9 +3,14 @@
 import math
 
 from moco_tf import method_table
-from moco_tf.data import stream, views
-from moco_tf.models import configured
+from moco_tf.data import sources, stream, views
+from moco_tf.models import configured, inputs
 from moco_tf.training import distribution, schedules
+
+
+def open_source(config, spec):
+    """A source of images that the encoder of a configuration takes."""
+    return sources.open_source(spec, inputs.CHANNELS[config.model.input])
 
 
 def make_stream(config, source, workers=1):

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from moco_tf import assembly, pretrain
 from moco_tf import config as configs
-from moco_tf.data import sources, views
+from moco_tf.data import views
+from moco_tf.models import inputs
 from moco_tf.monitoring import flops, verdict
 from moco_tf.training import distribution
 
@@ -46,7 +47,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     stream = None
     if has_input:
         stream = assembly.make_stream(
-            config, sources.open_source(config.data.source)
+            config, assembly.open_source(config, config.data.source)
         )
     method = pretrain.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
@@ -88,7 +89,8 @@ def noise(config, strategy):
     size, batch = config.data.image_size, config.train.batch_size
     rows = batch // strategy.num_replicas_in_sync
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, [2, rows, size, size, 3], np.uint8)
+    deep = inputs.CHANNELS[config.model.input]
+    pictures = random.integers(0, 256, [2, rows, size, size, deep], np.uint8)
     made = {
         "query": pictures[0],
         "key": pictures[1],
@@ -129,7 +131,7 @@ def stages(config, source, steps):
 
     def decoded(image, size, seed):
         del seed
-        return tf.broadcast_to(image[0, 0], [size, size, 3])
+        return tf.broadcast_to(image[0, 0], [size, size, image.shape[-1]])
 
     def without(*operations):
         off = dict.fromkeys([*operations, "solarize"], 0.0)

@@ -36,7 +36,9 @@ PRETRAIN = {
     "data.threads": Field(int, low=0),
     "data.augment_on": Field(str, names=("host", "device"), absent="host"),
     "model.backbone": Field(str),
-    "model.input": Field(str, names=("rgb", "lab", "grid"), absent="rgb"),
+    "model.input": Field(
+        str, names=("rgb", "lab", "pair", "grid"), absent="rgb"
+    ),
     "model.patch": Field(int, low=0, absent=0),
     "model.norm": Field(str, names=("batch", "layer"), absent="batch"),
     "model.width": Field(float, above=0),

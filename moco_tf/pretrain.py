@@ -8,7 +8,7 @@ import tensorflow as tf
 from moco_tf import assembly, workdirs
 from moco_tf import config as configs
 from moco_tf.cluster import guard as guards
-from moco_tf.data import sources, unreadable
+from moco_tf.data import unreadable
 from moco_tf.evaluation import dictionary, monitor
 from moco_tf.monitoring import (
     health,
@@ -58,7 +58,7 @@ def pretrain(
     guard = guard or guards.Guard()
     workdir = pathlib.Path(workdir)
     configs.check(config, strategy.num_replicas_in_sync)
-    source = sources.open_source(config.data.source)
+    source = assembly.open_source(config, config.data.source)
     workers = distribution.worker_count(strategy)
     batches = assembly.make_stream(config, source, workers)
     total = config.train.epochs * batches.steps_per_epoch

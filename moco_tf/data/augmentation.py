@@ -128,8 +128,15 @@ class Augmentation(NamedTuple):
         box, _, _ = _split(choices)
         return image_ops.sample_box(shape, box, (self.low, self.high))
 
+    @property
+    def distorts(self):
+        """Whether it does more than crop and flip."""
+        return any((self.jitter, self.gray, self.blur, self.solarize))
+
     def view(self, image, size, box, choice):
-        """The view, uint8 [size, size, 3]."""
+        """The view, uint8 [size, size, C]; C is 3 where it distorts."""
+        if not self.distorts:
+            return self.crop(image, size, box, choice)
         planes = resize.crop_to_planes(image, box, size)
         _, flip, distortion = _split(choice)
         distortion = photometric.Distortion.from_row(distortion)
@@ -143,7 +150,7 @@ class Augmentation(NamedTuple):
         )
 
     def crop(self, image, size, box, choice):
-        """The view before its distortion, uint8 [size, size, 3]."""
+        """The view before its distortion, uint8 [size, size, C]."""
         planes = resize.crop_to_planes(image, box, size)
         _, flip, _ = _split(choice)
         view = image_ops.to_uint8(resize.from_planes(planes))

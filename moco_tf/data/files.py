@@ -20,6 +20,7 @@ class FileSource:
     """JPEG and PNG files, read and decoded sample by sample."""
 
     may_fail = True
+    channels = 3
 
     def __init__(self, root, paths, labels=None, class_names=None):
         """Holds the paths.
@@ -39,6 +40,14 @@ class FileSource:
 
     def __len__(self):
         return len(self._paths)
+
+    def paths(self):
+        """The paths as they were listed, bytes [N]."""
+        return self._paths.numpy()
+
+    def reordered(self, places):
+        """A source of the same files without labels, in int [N] order."""
+        return FileSource(os.fsdecode(self._root), self.paths()[places])
 
     def records(self, indices):
         """Full paths, string [n], of int64 [n] indices."""

@@ -28,11 +28,12 @@ def normalize(images, mean, std):
     """Turns stored pixels into a network's input, (x / 255 - mean) / std.
 
     Args:
-      images: uint8 [..., 3]; a float tensor counts as normalised already.
-      mean, std: per channel, of pixels in 0..1.
+      images: uint8 [..., C]; a float tensor counts as normalised already.
+      mean, std: per channel, of pixels in 0..1; where C is larger, they come
+        again.
 
     Returns:
-      float32 [..., 3]; a float tensor is returned unchanged.
+      float32 [..., C]; a float tensor is returned unchanged.
     """
     if images.dtype.is_floating:
         return images
@@ -40,8 +41,9 @@ def normalize(images, mean, std):
     offset = (np.asarray(mean) / np.asarray(std)).astype(np.float32)
     # By rows: kernels are slow at spreading three numbers.
     width = (images.shape[-2] if images.shape.rank > 1 else 1) or 1
-    rows = tf.cast(tf.reshape(images, [-1, 3 * width]), tf.float32)
-    rows = rows * np.tile(scale, width) - np.tile(offset, width)
+    length = images.shape[-1] * width
+    rows = tf.cast(tf.reshape(images, [-1, length]), tf.float32)
+    rows = rows * np.resize(scale, length) - np.resize(offset, length)
     return tf.reshape(rows, tf.shape(images))
 
 
@@ -146,9 +148,9 @@ def resized_crop(image, box, size):
     """Crops, then resizes: what is outside the box has no influence.
 
     Args:
-      image: uint8 or float32 [H, W, 3].
+      image: uint8 or float32 [H, W, C].
       box: int32 [4]: top, left, height, width, inside the image.
-      size: int, pixels; the result is float32 [size, size, 3].
+      size: int, pixels; the result is float32 [size, size, C].
     """
     return resize.from_planes(resize.crop_to_planes(image, box, size))
 
@@ -159,9 +161,9 @@ def resize_and_centre_crop(image, short_side, size):
     Only the pixels of the result are computed, whatever the aspect ratio.
 
     Args:
-      image: uint8 or float32 [H, W, 3].
+      image: uint8 or float32 [H, W, C].
       short_side: int >= size, pixels of the short side after the resize.
-      size: int, pixels; the result is float32 [size, size, 3].
+      size: int, pixels; the result is float32 [size, size, C].
     """
     shape = tf.cast(tf.shape(image)[:2], tf.int64)
     resized = short_side * shape // tf.reduce_min(shape)

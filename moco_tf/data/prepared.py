@@ -21,6 +21,8 @@ class PreparedSource:
     without a copy, and with the disk read only where a view looks.
     """
 
+    channels = 3
+
     def __init__(self, folder):
         """Opens a cache (see prepared_files.Cache for what is checked)."""
         self._cache = cache = prepared_files.Cache(folder)

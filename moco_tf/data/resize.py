@@ -12,42 +12,43 @@ def crop_to_planes(image, box, size):
     """Crops, then resizes: what is outside the box has no influence.
 
     Args:
-      image: uint8 or float32 [H, W, 3].
+      image: uint8 or float32 [H, W, C].
       box: int32 [4]: top, left, height, width, inside the image.
       size: int, S, pixels of the result's sides.
 
     Returns:
-      float32 [S (columns), 3, S (rows)]: the view on its side, its colours in
+      float32 [S (columns), C, S (rows)]: the view on its side, its colours in
       planes, which is how the work is cheapest; see `from_planes`.
     """
     top, left, height, width = tf.unstack(box)
     image = tf.convert_to_tensor(image)
+    deep = image.shape[-1]
     # As a matrix: a slice is then a few long copies.
     rows = tf.reshape(image, [tf.shape(image)[0], -1])
-    rows = rows[top : top + height, 3 * left : 3 * (left + width)]
+    rows = rows[top : top + height, deep * left : deep * (left + width)]
     scale = size / tf.cast(box[2:], tf.float32)
-    return _planes(rows, size, scale, tf.zeros([2]))
+    return _planes(rows, size, scale, tf.zeros([2]), deep)
 
 
 def to_planes(image, size, scale, offset):
     """Resizes a whole image; only the pixels of the result are computed.
 
     Args:
-      image: uint8 or float32 [H, W, 3].
+      image: uint8 or float32 [H, W, C].
       size: int, S, pixels of the result's sides.
       scale: float32 [2], of the height and the width.
       offset: float32 [2], down and right, pixels of the result.
 
     Returns:
-      float32 [S, 3, S], as `crop_to_planes`.
+      float32 [S, C, S], as `crop_to_planes`.
     """
     image = tf.convert_to_tensor(image)
     rows = tf.reshape(image, [tf.shape(image)[0], -1])
-    return _planes(rows, size, scale, offset)
+    return _planes(rows, size, scale, offset, image.shape[-1])
 
 
 def from_planes(planes):
-    """Planes [columns, 3, rows] -> an upright image [rows, columns, 3]."""
+    """Planes [columns, C, rows] -> an upright image [rows, columns, C]."""
     columns, channels, rows = planes.shape
     matrix = tf.reshape(planes, [columns * channels, rows])
     return tf.reshape(tf.transpose(matrix), [rows, columns, channels])
@@ -113,11 +114,11 @@ def _weights(first, length, pixels, size):
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
-def _planes(rows, size, scale, offset):
-    resized = _resize_rows(rows, size, scale[0], offset[0])  # [S, W * 3]
-    columns = tf.reshape(tf.transpose(resized), [-1, 3 * size])  # [W, 3 * S]
+def _planes(rows, size, scale, offset, deep):
+    resized = _resize_rows(rows, size, scale[0], offset[0])  # [S, W * C]
+    columns = tf.reshape(tf.transpose(resized), [-1, deep * size])  # [W, C * S]
     resized = _resize_rows(columns, size, scale[1], offset[1])
-    return tf.reshape(resized, [size, 3, size])
+    return tf.reshape(resized, [size, deep, size])
 
 
 def _resize_rows(rows, size, scale, offset):

@@ -1,9 +1,9 @@
-"""Random-access image sources: folders, lists, TFDS, caches, the shapes set.
+"""Random-access sources: folders, lists, pairs, TFDS, caches, the shapes set.
 
 Every source has `labels` (int64 [N] or None), `class_names` (list or None),
-`may_fail` (False when every image is known to be readable), `name` and
-`fingerprint`, and two stages in the graph: `records` for many indices at
-once, `image` for each record.
+`may_fail` (False when every image is known to be readable), `channels` (of an
+image; 3, red, green and blue, but for pairs), `name` and `fingerprint`, and two
+stages in the graph: `records` for many indices at once, `image` for each.
 """
 
 import difflib
@@ -13,13 +13,14 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import files, lists, prepared, shapes
+from moco_tf.data import files, lists, pairs, prepared, shapes
 
 
 class ArraySource:
     """Images of one size, held in memory."""
 
     may_fail = False
+    channels = 3
 
     def __init__(self, images, labels, class_names, title):
         """Holds uint8 [N, H, W, 3] images; `title` names them in messages."""
@@ -60,6 +61,7 @@ class Subset:
         self.indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names
         self.may_fail = source.may_fail
+        self.channels = source.channels
         self.labels = None
         if source.labels is not None:
             self.labels = np.asarray(source.labels, np.int64)[self.indices]
@@ -104,30 +106,40 @@ def _open_shapes(split):
 _SOURCES = {
     "folder": files.open_folder,
     "list": lists.open_list,
+    "pairs": pairs.open_pairs,
     "prepared": prepared.open_prepared,
     "tfds": _open_tfds,
     "shapes": _open_shapes,
 }
 
 
-def open_source(spec):
+def open_source(spec, channels=3):
     """Opens the source that a spec names.
 
     Args:
-      spec: "folder:PATH", "list:FILE", "tfds:NAME/SPLIT", optionally
-        "@DATA_DIR", or "tfds:DIR/SPLIT" of a prepared data set,
-        "prepared:DIR" of a cache, "shapes:train" (also "shapes") or
-        "shapes:test".
+      spec: "folder:PATH", "list:FILE", "pairs:DIR,DIR" of two sensors,
+        "tfds:NAME/SPLIT", optionally "@DATA_DIR", or "tfds:DIR/SPLIT" of a
+        prepared data set, "prepared:DIR" of a cache, "shapes:train" (also
+        "shapes") or "shapes:test".
+      channels: of the images that the caller works on; None: any.
 
     Returns:
       a source.
 
     Raises:
-      ValueError: for an unknown kind, or what the source cannot be opened for.
+      ValueError: for an unknown kind, images of other channels, or what the
+        source cannot be opened for.
     """
     kind, colon, rest = spec.partition(":")
     if kind in _SOURCES and (rest or kind == "shapes"):
-        return _SOURCES[kind](rest)
+        source = _SOURCES[kind](rest)
+        if channels not in (None, source.channels):
+            raise ValueError(
+                f"Images of {channels} channels are needed here: pairs:DIR,DIR "
+                "(6) goes with an encoder of model.input=pair and with nothing "
+                f"else. Received {spec!r}, of {source.channels} channels."
+            )
+        return source
     near = difflib.get_close_matches(kind, _SOURCES, 1)
     if os.path.isdir(spec):
         remedy = f"Did you mean 'folder:{spec}'?"
@@ -136,8 +148,8 @@ def open_source(spec):
     else:
         remedy = "Set data.source, for instance folder:/data/images."
     raise ValueError(
-        "A source must be folder:PATH, list:FILE, tfds:NAME/SPLIT, "
-        "prepared:DIR, shapes:train or shapes:test. Received "
+        "A source must be folder:PATH, list:FILE, pairs:DIR,DIR, "
+        "tfds:NAME/SPLIT, prepared:DIR, shapes:train or shapes:test. Received "
         f"{spec!r}. {remedy}"
     )
 
@@ -145,6 +157,8 @@ def open_source(spec):
 def absolute(spec):
     """A spec as it can be opened from another folder."""
     kind, _, rest = spec.partition(":")
-    if kind in ("folder", "list", "prepared"):
-        return f"{kind}:{os.path.abspath(os.path.expanduser(rest))}"
+    if kind in ("folder", "list", "prepared", "pairs"):
+        paths = rest.split(",") if kind == "pairs" else [rest]
+        paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+        return f"{kind}:{','.join(paths)}"
     return spec

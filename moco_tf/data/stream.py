@@ -25,7 +25,7 @@ class Job(NamedTuple):
     wanted: tf.Tensor  # bool [2]: the query view, the key view (see Share)
     choices: dict  # what is random in them (see ViewStage)
     index: tf.Tensor  # int64, its sample
-    image: tf.Tensor  # uint8 [H, W, 3]
+    image: tf.Tensor  # uint8 [H, W, C]
     valid: tf.Tensor  # bool; False: a substitute
 
 
@@ -100,6 +100,7 @@ class Stream:
             view_stage.NAMES[: 1 + self.key_views],
             self._augment_on,
             self._small,
+            self.source.channels,
         )
         self._views.check()
 
@@ -153,10 +154,10 @@ class Stream:
           first_step: int.
 
         Returns:
-          a data set of {"query", "key": uint8 [b, S, S, 3], "index": int64 [b],
+          a data set of {"query", "key": uint8 [b, S, S, C], "index": int64 [b],
           "order": int32 [G], "valid": bool [b]}, one batch a replica; without
           key views, without "key" and "order"; with small views, with "small":
-          uint8 [b, V, s, s, 3], of the query's images.
+          uint8 [b, V, s, s, C], of the query's images. C is source.channels.
         """
         replicas = strategy.num_replicas_in_sync
         if self.global_batch % replicas:
@@ -260,7 +261,7 @@ class Stream:
             image = share.if_wanted(
                 tf.reduce_any(wanted),
                 lambda: self.source.image(found),
-                lambda: tf.zeros([1, 1, 3], tf.uint8),
+                lambda: tf.zeros([1, 1, self.source.channels], tf.uint8),
             )
             return Job(position, wanted, choices, sample, image, first)
 

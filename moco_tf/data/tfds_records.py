@@ -23,6 +23,7 @@ class TfdsSource:
     """A split of a prepared data set."""
 
     may_fail = True
+    channels = 3
 
     def __init__(self, builder, split):
         """Finds the records of a split, its images and its labels.

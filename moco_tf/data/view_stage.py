@@ -39,6 +39,7 @@ class ViewStage(NamedTuple):
       augment_on: "device": crops leave the host, and with each, under
         "query_distortion" or "key_distortion", what the device is to do.
       small: SmallViews, made beside them under "small", or None.
+      channels: int, of an image.
     """
 
     parts: tuple
@@ -46,9 +47,10 @@ class ViewStage(NamedTuple):
     names: tuple
     augment_on: str
     small: SmallViews | None = None
+    channels: int = 3
 
     def check(self):
-        """Raises a ValueError for views that the device cannot finish."""
+        """Raises a ValueError for views that cannot be made, or not there."""
         if self.augment_on not in WHERE:
             raise ValueError(
                 f"augment_on must be one of {WHERE}. Received "
@@ -60,10 +62,20 @@ class ViewStage(NamedTuple):
                 f"whose parts are known. Received {self._all_parts()}. Use "
                 "augment_on='host'."
             )
+        if self.channels != 3 and not self._only_crops():
+            raise ValueError(
+                "Images of two files take views that crop and flip alone: "
+                "colours are of one sensor. Received views that do more. Use "
+                "data.views=cmc and data.augment_on=host."
+            )
 
     def _published(self):
         kind = augmentation.Augmentation
         return all(isinstance(parts, kind) for parts in self._all_parts())
+
+    def _only_crops(self):
+        on_host = self.augment_on == HOST and self._published()
+        return on_host and not any(part.distorts for part in self._all_parts())
 
     def _all_parts(self):
         return self.parts + ((self.small.parts,) if self.small else ())
@@ -111,12 +123,12 @@ class ViewStage(NamedTuple):
         """Views of one image.
 
         Args:
-          image: uint8 [H, W, 3]. choices: of `choose`, for this image.
+          image: uint8 [H, W, C]. choices: of `choose`, for this image.
           wanted: bool [2]. if_wanted: function of a bool scalar and two
             functions (see Share).
 
         Returns:
-          dict of uint8 by name: [S, S, 3], and "small" [V, s, s, 3].
+          dict of uint8 by name: [S, S, C], and "small" [V, s, s, C].
         """
         query, key = self.parts
         pair = choices["pair"]
@@ -134,7 +146,7 @@ class ViewStage(NamedTuple):
                 lambda number=number: views[number](
                     image, boxes[number], pair[number]
                 ),
-                lambda: tf.zeros([self.size, self.size, 3], tf.uint8),
+                lambda: tf.zeros(self._shape(self.size), tf.uint8),
             )
             for number, name in enumerate(self.names)
         }
@@ -142,7 +154,9 @@ class ViewStage(NamedTuple):
             made["small"] = if_wanted(
                 wanted[0],  # they go where the query goes
                 lambda: self._small_of_image(image, choices["small"]),
-                lambda: tf.zeros(self._small_shape(), tf.uint8),
+                lambda: tf.zeros(
+                    [self.small.count, *self._shape(self.small.size)], tf.uint8
+                ),
             )
         return made | self._distortions(choices)
 
@@ -151,14 +165,13 @@ class ViewStage(NamedTuple):
 
         @tf.function(autograph=False)
         def view(image, box, choice):
-            return tf.ensure_shape(
-                make(image, size, box, choice), [size, size, 3]
-            )
+            made = make(image, size, box, choice)
+            return tf.ensure_shape(made, self._shape(size))
 
         return view
 
-    def _small_shape(self):
-        return [self.small.count, self.small.size, self.small.size, 3]
+    def _shape(self, size):
+        return [size, size, self.channels]
 
     def _small_of_image(self, image, choices):
         parts, count, size = self.small

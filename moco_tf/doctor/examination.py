@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import assembly
 from moco_tf import config as configs
-from moco_tf.data import sources
 from moco_tf.doctor import (
     classes,
     disk,
@@ -108,7 +108,7 @@ def _devices(strategy):
 def _open(rows, config):
     """The source, or None and a row that says why not."""
     try:
-        source = sources.open_source(config.data.source)
+        source = assembly.open_source(config, config.data.source)
     except ValueError as error:
         rows.append(table.Row("source", str(error), table.FAIL))
         return None

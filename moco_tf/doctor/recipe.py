@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from moco_tf.data import sources
+from moco_tf import assembly
 from moco_tf.doctor import table
 
 _RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
@@ -184,7 +184,7 @@ def judges(config):
         return table.Row("kNN", words, table.OK, remedy)
     try:
         opened = [
-            sources.open_source(spec)
+            assembly.open_source(config, spec)
             for spec in (config.knn.bank, config.knn.query)
         ]
     except ValueError as error:

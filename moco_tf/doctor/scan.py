@@ -160,9 +160,12 @@ def _reader(source, threads):
 
 
 def _read(source, record):
-    """Decodes one record: uint8 [H, W, 3], and whether it is misnamed."""
+    """Decodes one record: uint8 [H, W, 3], and whether it is misnamed.
+
+    Of two files both must be readable; the first is looked at.
+    """
     if not isinstance(source, files.FileSource):
-        return source.image(record), tf.constant(0, tf.uint8)
+        return source.image(record)[..., :3], tf.constant(0, tf.uint8)
     contents = tf.io.read_file(record)
     image = decode.decode(contents)
     name = tf.strings.lower(record)

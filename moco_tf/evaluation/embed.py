@@ -41,7 +41,7 @@ def embed_source(judged, spec, path, layers=(), folder=None):
         )
     layers = tuple(layer for layer in judged.layers if layer in layers)
     path = embedding_files.check_path(path)
-    source = sources.open_source(spec)
+    source = sources.open_source(spec, judged.channels)
     if embed(judged, source, spec, path, layers, folder):
         print(f"wrote       {path}")
     else:

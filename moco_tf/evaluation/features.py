@@ -31,10 +31,10 @@ def evaluation_batches(
       source: Source. recipe: views.Recipe; `recipe.evaluate` is applied.
       image_size: side of the views, pixels. batch_size: images per batch.
       first: place of the first image.
-      view: another view, a function of uint8 [H, W, 3] and int64 index.
+      view: another view, a function of uint8 [H, W, C] and int64 index.
 
     Returns:
-      tf.data.Dataset of (uint8 [n, S, S, 3], int64 [n] index), n equal to
+      tf.data.Dataset of (uint8 [n, S, S, C], int64 [n] index), n equal to
       batch_size but for the last batch.
     """
 
@@ -44,7 +44,8 @@ def evaluation_batches(
             image = recipe.evaluate(image, image_size)
         else:
             image = view(image, index)
-        return tf.ensure_shape(image, [image_size, image_size, 3]), index
+        shape = [image_size, image_size, source.channels]
+        return tf.ensure_shape(image, shape), index
 
     dataset = tf.data.Dataset.range(first, len(source)).batch(batch_size)
     dataset = dataset.map(lambda index: (source.records(index), index))
@@ -87,7 +88,7 @@ def _collect(source, recipe, image_size, batch_size, encode, view=None):
     """Runs `encode` over all batches.
 
     Args:
-      encode: uint8 [batch_size, S, S, 3] -> tuple of float32 [batch_size, F].
+      encode: uint8 [batch_size, S, S, C] -> tuple of float32 [batch_size, F].
       view: as `evaluation_batches`.
 
     Returns:
@@ -160,12 +161,12 @@ def raw_pixels(source, recipe, size, batch_size=256):
 
     Args:
       source: Source. recipe: views.Recipe.
-      size: side of the evaluation view, pixels. An image takes 12 * size**2
+      size: side of the evaluation view, pixels. An image takes 4 C size**2
         bytes: 32 suffices to compare and keeps 50,000 images under 700 MB.
       batch_size: images per batch; does not change the result.
 
     Returns:
-      Features with `backbone` float32 [N, size * size * 3], no projection.
+      Features with `backbone` float32 [N, size * size * C], no projection.
 
     Raises:
       ValueError: when no image can be read.

@@ -14,6 +14,7 @@ from moco_tf.evaluation import (
     supervised,
 )
 from moco_tf.evaluation import finetune_assembly as assembly
+from moco_tf.models import inputs
 from moco_tf.training import checkpoints
 
 
@@ -39,7 +40,12 @@ def finetune_run(config, workdir, checkpoint, output, strategy):
       and TensorFlow's generators.
     """
     run = restored.load_config(workdir)
-    pair = labelled.open_pair(config.data.train, config.data.test, run)
+    pair = labelled.open_pair(
+        config.data.train,
+        config.data.test,
+        run,
+        inputs.CHANNELS[run.model.input],
+    )
     train, held = choose(config, pair)
     check(config, pair, train, held, strategy.num_replicas_in_sync)
     start = assembly.load_start(config, run, workdir, checkpoint, strategy)

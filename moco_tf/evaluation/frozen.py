@@ -20,7 +20,7 @@ class Frozen(NamedTuple):
     """An encoder in inference mode, with the images that it expects.
 
     Attributes:
-      encode: uint8 [n, S, S, 3] -> {layer: float32 [n, F]}.
+      encode: uint8 [n, S, S, C] -> {layer: float32 [n, F]}.
       layers: names of what it returns, of LAYERS.
       image_size: S, pixels.
       recipe: views.Recipe, whose evaluation view and normalisation it expects.
@@ -29,6 +29,7 @@ class Frozen(NamedTuple):
       identity: hex digest of its weights and its preprocessing.
       encoder: encoder.Encoder; None for a SavedModel.
       config: of the run; None for a SavedModel.
+      channels: C, of the images.
     """
 
     encode: Callable
@@ -40,6 +41,7 @@ class Frozen(NamedTuple):
     identity: str
     encoder: tf.keras.Model | None = None
     config: object | None = None
+    channels: int = 3
 
 
 def open_frozen(
@@ -97,6 +99,7 @@ def of_encoder(encoder, config, title):
         "",
         encoder,
         config,
+        encoder.backbone.input_shape[-1],
     )
     return judged._replace(identity=digest(judged))
 
@@ -129,7 +132,8 @@ def _open_saved_model(path, recipe_name, image_size):
             f"views={recipe_name!r}. Pass --views."
         )
     recipe = views.RECIPES[recipe_name]
-    weights, call, side = _callable(path)
+    weights, call, form = _callable(path)
+    side, channels = form[1], form[3] or 3
     size = image_size or side
     if not size or (side and side != size):
         raise ValueError(
@@ -143,13 +147,23 @@ def _open_saved_model(path, recipe_name, image_size):
         images = views.normalize(images, recipe.mean, recipe.std)
         return {"backbone": tf.cast(call(images), tf.float32)}
 
-    shape = encode(tf.zeros([1, size, size, 3], tf.uint8))["backbone"].shape
+    shape = encode(tf.zeros([1, size, size, channels], tf.uint8))
+    shape = shape["backbone"].shape
     if shape.rank != 2:
         raise ValueError(
             "A model that is judged must return features [n, F]. Received an "
             f"output of shape {shape} from {str(path)!r}."
         )
-    judged = Frozen(encode, LAYERS[:1], size, recipe, str(path), weights, "")
+    judged = Frozen(
+        encode,
+        LAYERS[:1],
+        size,
+        recipe,
+        str(path),
+        weights,
+        "",
+        channels=channels,
+    )
     return judged._replace(identity=digest(judged))
 
 
@@ -160,11 +174,14 @@ def _preprocessing(path):
 
 
 def _callable(path):
-    """The weights, a function of float images, and their side or None."""
+    """The weights, a function of float images, and their shape."""
     if path.suffix == ".keras":
         model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-        side = model.input_shape[1]
-        return model.variables, lambda x: model(x, training=False), side
+        return (
+            model.variables,
+            lambda x: model(x, training=False),
+            model.input_shape,
+        )
     loaded = tf.saved_model.load(str(path))
     images = []
     for name, signature in loaded.signatures.items():
@@ -190,4 +207,4 @@ def _callable(path):
         name = "features" if "features" in outputs else min(outputs)
         return outputs[name]
 
-    return list(signature.variables), call, only.shape[1]
+    return list(signature.variables), call, only.shape

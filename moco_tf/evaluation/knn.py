@@ -130,7 +130,7 @@ def evaluate(
         "bank": bank or (own.bank if own else ""),
         "query": query or (own.query if own else ""),
     }
-    opened = _open(specs, ks, temperatures)
+    opened = _open(specs, ks, temperatures, judged.channels)
     labels, classes = features_lib.common_labels(*opened)
     sets = _feature_sets(judged, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
@@ -151,7 +151,7 @@ def evaluate(
     return result
 
 
-def _open(specs, ks, temperatures):
+def _open(specs, ks, temperatures, channels):
     """Opens bank and query; refuses what cannot be measured."""
     for name, spec in specs.items():
         if not spec:
@@ -159,7 +159,9 @@ def _open(specs, ks, temperatures):
                 f"kNN needs a {name} and the run's configuration names none. "
                 f'Give one: --{name}=SOURCE, such as "folder:DIR".'
             )
-    bank, query = (sources.open_source(spec) for spec in specs.values())
+    bank, query = (
+        sources.open_source(spec, channels) for spec in specs.values()
+    )
     for k in ks:
         check(bank, query, k)
     for temperature in temperatures:

@@ -24,12 +24,13 @@ class Labelled(NamedTuple):
     names: list[str]
 
 
-def open_pair(train, test, run_config=None):
+def open_pair(train, test, run_config=None, channels=3):
     """Opens and compares both sources.
 
     Args:
       train, test: source specs; "": the run's own, knn.bank and knn.query.
       run_config: ConfigDict of a pre-training run, or None.
+      channels: of the images that the encoder takes.
 
     Returns:
       Labelled.
@@ -49,7 +50,7 @@ def open_pair(train, test, run_config=None):
                 f"A labelled source to {name} on must be given, and the run "
                 f"names none. Pass --config.data.{name}=folder:DIR/{name}."
             )
-    opened = [sources.open_source(spec) for spec in specs.values()]
+    opened = [sources.open_source(spec, channels) for spec in specs.values()]
     test_labels, classes = features.common_labels(
         *opened, names=("training set", "test set")
     )

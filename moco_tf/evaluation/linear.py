@@ -43,7 +43,7 @@ def linear_run(config, judged, output, strategy, folder=None):
       confusion.png and per_class.csv, and what the way itself writes.
     """
     pair = labelled.open_pair(
-        config.data.train, config.data.test, judged.config
+        config.data.train, config.data.test, judged.config, judged.channels
     )
     check(config, judged, pair, strategy.num_replicas_in_sync)
     output = pathlib.Path(output)

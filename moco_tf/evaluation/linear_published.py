@@ -22,8 +22,8 @@ class LinearProbe(classifier.Classifier):
         super().__init__(labels, judged.recipe, "linear_probe")
         self._encode = judged.encode  # no part of the checkpoint
         self._layer = layer
-        side = judged.image_size
-        one = judged.encode(tf.zeros([1, side, side, 3], tf.uint8))[layer]
+        shape = [1, judged.image_size, judged.image_size, judged.channels]
+        one = judged.encode(tf.zeros(shape, tf.uint8))[layer]
         start = probe.initial_weights(one.shape[1], classes, seed)
         self.kernel = tf.Variable(start[:-1], name="kernel")
         self.bias = tf.Variable(start[-1], name="bias")

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
+from moco_tf.models import inputs
 
 _PAIRS = 512  # images of which two training views are compared
 
@@ -26,8 +27,9 @@ class KnnMonitor:
         """
         self.config = config
         self.recipe = views.recipe(config.data.views, config.data.strength)
-        self.bank = sources.open_source(config.knn.bank)
-        self.query = sources.open_source(config.knn.query)
+        channels = inputs.CHANNELS[config.model.input]
+        self.bank = sources.open_source(config.knn.bank, channels)
+        self.query = sources.open_source(config.knn.query, channels)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
         self._newest = None

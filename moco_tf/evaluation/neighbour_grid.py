@@ -70,7 +70,7 @@ def _image(source, index):
     try:
         records = source.records(tf.constant([index], tf.int64))
         record = tf.nest.map_structure(lambda rows: rows[0], records)
-        image = source.image(record).numpy()
+        image = source.image(record).numpy()[..., :3]  # of two files the first
     except tf.errors.OpError:  # the file has gone or is damaged
         return np.full([_SIDE, _SIDE, 3], _GREY, np.uint8)
     whole = ImageOps.pad(

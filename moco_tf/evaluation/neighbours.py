@@ -207,7 +207,7 @@ def _same_class(bank, query, places, index):
 
 def _open(held):
     """The source of a file, to draw its images."""
-    source = sources.open_source(held.about["source"])
+    source = sources.open_source(held.about["source"], None)
     if source.fingerprint() != held.about["fingerprint"]:
         raise ValueError(
             "A grid shows the images that were embedded, and those of "

@@ -11,8 +11,8 @@ from moco_tf.methods.memory_bank import LOSSES
 class CMC(two_views.Contrastive):
     """An encoder for luminance and one for colour, each with a memory bank.
 
-    The encoder's projections are both sensors' side by side: its input is
-    "lab" (see models/inputs.py).
+    Or of two files of one scene. The encoder's projections are both sensors'
+    side by side: its input is "lab" or "pair" (see models/inputs.py).
 
     Attributes:
       banks: FeatureBank of luminance and FeatureBank of colour.
@@ -20,7 +20,7 @@ class CMC(two_views.Contrastive):
 
     NEEDS = ("seed", "images")
     KEY_VIEWS = False
-    INPUTS = ("lab",)
+    INPUTS = ("lab", "pair")
 
     def __init__(
         self,

@@ -15,8 +15,9 @@ def make_parts(config, mean, std, bn_splits=1):
       bn_splits: BatchNorm groups of a replica's batch.
 
     Returns:
-      backbone: keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
-      head: keras.Model, [N, F] -> float32 [N, C]; [N, 2 C] of the input "lab".
+      backbone: keras.Model, normalised float [N, H, W, 3] -> float32 [N, F];
+        [N, H, W, 6] of the input "pair".
+      head: keras.Model, [N, F] -> float32 [N, C]; [N, 2 C] of "lab" and "pair".
     """
     model, size = config.model, config.data.image_size
     if config.data.small_views:
@@ -45,9 +46,12 @@ def make_parts(config, mean, std, bn_splits=1):
             model.sync_bn,
         )
 
-    if model.input == "lab":
+    if model.input in ("lab", "pair"):
         make = functools.partial(part, size)
-        backbone = inputs.halves(make, size, mean, std)
+        if model.input == "lab":
+            backbone = inputs.halves(make, size, mean, std)
+        else:
+            backbone = inputs.pair(make, size)
         return backbone, inputs.half_heads(head, backbone.output_shape[-1])
     if model.input == "grid":
         make = functools.partial(part, model.patch)

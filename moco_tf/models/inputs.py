@@ -1,9 +1,9 @@
-"""Backbones that see an image in parts: luminance and colour, or patches."""
+"""Backbones that see an image in parts: two sensors, or patches."""
 
 import numpy as np
 import tensorflow as tf
 
-KINDS = ("rgb", "lab", "grid")
+CHANNELS = {"rgb": 3, "lab": 3, "pair": 6, "grid": 3}  # of images, by kind
 
 # sRGB to XYZ (IEC 61966-2-1), each row over the white point D65.
 _XYZ = np.array(
@@ -57,10 +57,31 @@ def halves(make, image_size, mean, std):
     lab = _Lab(mean, std, dtype="float32", name="lab")(images)
     luminance = _Channels(0, 1, dtype="float32", name="l")(lab)
     colour = _Channels(1, 3, dtype="float32", name="ab")(lab)
-    features = tf.keras.layers.Concatenate(name="both", dtype="float32")(
-        [make(1, "luminance")(luminance), make(2, "colour")(colour)]
-    )
-    return tf.keras.Model(images, features, name="halves")
+    halves_of = [make(1, "luminance")(luminance), make(2, "colour")(colour)]
+    return _joined(images, halves_of, "halves")
+
+
+def pair(make, image_size):
+    """A backbone for each of two aligned images, three channels each.
+
+    Args:
+      make: function of a number of channels and a name -> backbone.
+      image_size: pixels of a square image; None takes any size.
+
+    Returns:
+      keras.Model, float [N, H, W, 6] -> float32 [N, 2 F]: those of the first
+      three channels come first.
+    """
+    images = tf.keras.Input([image_size, image_size, 6], name="image")
+    first = _Channels(0, 3, dtype="float32", name="first_file")(images)
+    second = _Channels(3, 6, dtype="float32", name="second_file")(images)
+    sensors = [make(3, "first")(first), make(3, "second")(second)]
+    return _joined(images, sensors, "pair")
+
+
+def _joined(images, features, name):
+    joined = tf.keras.layers.Concatenate(name="both", dtype="float32")(features)
+    return tf.keras.Model(images, joined, name=name)
 
 
 def half_heads(make, features):

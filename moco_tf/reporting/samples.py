@@ -14,7 +14,7 @@ _BATCH = 64  # images at once
 
 
 class Pair(NamedTuple):
-    """An image and the two views of it that training compares."""
+    """An image and the two views of it; of two files the first."""
 
     name: str
     whole: np.ndarray  # uint8 [H, W, 3]
@@ -37,7 +37,7 @@ def open_source(run, spec):
         then = os.path.join(run.starts[-1].get("directory", ""), rest)
         if not os.path.exists(rest) and os.path.exists(then):
             spec = f"{kind}:{then}"
-    return sources.open_source(spec)
+    return assembly.open_source(run.config, spec)
 
 
 def pairs(config, source, count=8, step=0):
@@ -74,7 +74,8 @@ def pairs(config, source, count=8, step=0):
             ).numpy()
             for view, augment in enumerate(recipe.both)
         )
-        found.append(Pair(source.name(int(index)), image.numpy(), query, key))
+        shown = [x[..., :3] for x in (image.numpy(), query, key)]
+        found.append(Pair(source.name(int(index)), *shown))
     return found
 
 
@@ -86,7 +87,8 @@ def evaluation_views(source, recipe, size, indices):
       indices: int64 [n], places in the source.
 
     Returns:
-      dict place -> uint8 [size, size, 3], without those that cannot be read.
+      dict place -> uint8 [size, size, 3] (of two files the first), without
+      those that cannot be read.
     """
     part = sources.Subset(source, np.unique(indices))
     found = {}
@@ -94,11 +96,11 @@ def evaluation_views(source, recipe, size, indices):
         part, recipe, size, _BATCH
     ):
         for image, place in zip(batch.numpy(), places.numpy(), strict=True):
-            found[int(part.indices[place])] = image
+            found[int(part.indices[place])] = image[..., :3]
     return found
 
 
 def _read(source, index):
-    """One whole image, uint8 [H, W, 3] tensor."""
+    """One whole image, uint8 [H, W, C] tensor."""
     records = source.records(tf.constant([index], tf.int64))
     return source.image(tf.nest.map_structure(lambda rows: rows[0], records))

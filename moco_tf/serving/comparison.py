@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import decode, shapes, views
+from moco_tf.serving import warm_up
 
 LIMIT = 1e-4  # of the largest feature
 # Of a run in another precision: about what bfloat16 leaves of a direction.
@@ -60,6 +61,30 @@ def photographs():
     return photos + [tf.io.encode_png(scene).numpy() for scene in scenes]
 
 
+def inputs_of_photographs(count):
+    """The photographs as an encoder of one or two files takes them.
+
+    Args:
+      count: int, files of an image; a second one is the first's negative.
+
+    Returns:
+      files: dict of lists of bytes, by input of a signature.
+      images: list of uint8 [H, W, 3 count].
+    """
+    files = {warm_up.BYTES[0]: photographs()}
+    images = [decode.decode(contents) for contents in photographs()]
+    if count == 2:
+        negatives = [255 - image for image in images]
+        files[warm_up.BYTES[1]] = [
+            tf.io.encode_png(image).numpy() for image in negatives
+        ]
+        images = [
+            tf.concat(both, axis=-1)
+            for both in zip(images, negatives, strict=True)
+        ]
+    return files, images
+
+
 def check_export(folder, served, judged):
     """Loads an export and compares it with what the run gives.
 
@@ -76,8 +101,7 @@ def check_export(folder, served, judged):
     """
     folder = pathlib.Path(folder)
     recipe, precision = judged.recipe, judged.config.train.precision
-    files = photographs()
-    decoded = [decode.decode(contents) for contents in files]
+    files, decoded = inputs_of_photographs(judged.channels // 3)
     pixels = tf.stack([recipe.evaluate(x, judged.image_size) for x in decoded])
     tensors = views.normalize(pixels, recipe.mean, recipe.std)
     own = judged.encode(pixels)["backbone"]
@@ -104,10 +128,13 @@ def check_export(folder, served, judged):
 def _of_signatures(signatures, files, image, tensors):
     """Features of the same images through each way in, by name."""
     answer = signatures["serving_default"](
-        image_bytes=tf.constant([*files, b"not an image"])
+        **{
+            name: tf.constant([*column, b"not an image"])
+            for name, column in files.items()
+        }
     )
     read = answer["valid"].numpy().tolist()
-    if read != [True] * len(files) + [False] or tf.reduce_any(
+    if read != [True] * len(tensors) + [False] or tf.reduce_any(
         answer["features"][-1] != 0
     ):
         raise RuntimeError(
@@ -135,7 +162,8 @@ def _check_classes(signatures, served, files, expected):
     for form, (part, rows, name) in parts.items():
         if part is None:
             continue
-        values = signatures[form](image_bytes=tf.constant(files))[name]
+        inputs = {key: tf.constant(column) for key, column in files.items()}
+        values = signatures[form](**inputs)[name]
         wanted = part(rows)[1]
         if not np.allclose(values, wanted, rtol=1e-2, atol=1e-3):
             raise RuntimeError(

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import naming, workdirs
-from moco_tf.data import decode, sources, views
+from moco_tf.data import sources, views
 from moco_tf.serving import comparison, convert_formats, rest_app
 
 COMPARED = 16  # images of a source, spread over it
@@ -24,18 +24,20 @@ class Exported(NamedTuple):
       folder: pathlib.Path. loaded: what tf.saved_model.load gives.
       image_size: S, pixels.
       recipe: views.Recipe, whose evaluation view and normalisation it expects.
+      channels: C, of the images.
     """
 
     folder: pathlib.Path
     loaded: object
     image_size: int
     recipe: views.Recipe
+    channels: int
 
 
 def convert_export(model, to, path="", images=""):
     """Writes an export's encoder for a runtime, runs it there and compares.
 
-    What is written takes normalised images float32 [n, S, S, 3], any n, and
+    What is written takes normalised images float32 [n, S, S, C], any n, and
     gives `features` and `normalised`, float32 [n, F]: the SavedModel's
     signature `embed_tensors`.
 
@@ -64,10 +66,7 @@ def convert_export(model, to, path="", images=""):
     final = _path(path, folder, chosen.suffix)
     _refuse_existing(final)
     exported = open_export(folder)
-    tensors = _normalised(
-        _images(images) if images else map(decode.decode, _photographs()),
-        exported,
-    )
+    tensors = _normalised(_images(images, exported.channels), exported)
     with _replacing(final) as part:
         chosen.write(exported.folder, exported.loaded, part)
         differences = _compare(chosen, part, exported, tensors)
@@ -80,9 +79,10 @@ def convert_export(model, to, path="", images=""):
                 "of the packages that the extra `convert` names."
             )
     size, recipe = exported.image_size, exported.recipe
+    shape = f"[n, {size}, {size}, {exported.channels}]"
     print(
         f"converted {folder}\nwrote {final}\n"
-        f"  images float32 [n, {size}, {size}, 3], (RGB / 255 - mean) / std, "
+        f"  images float32 {shape}, (RGB / 255 - mean) / std, "
         f"mean {recipe.mean}, std {recipe.std} -> features, normalised\n"
         f"compared with the SavedModel on {len(tensors)} images:\n{found}"
     )
@@ -116,7 +116,9 @@ def open_export(folder):
             "moco-tf export."
         )
     recipe = views.RECIPES[told["views"]]
-    return Exported(folder, loaded, told["image_size"], recipe)
+    inputs = loaded.signatures[name].structured_input_signature[1]
+    channels = inputs["images"].shape[-1]
+    return Exported(folder, loaded, told["image_size"], recipe, channels)
 
 
 def _format(to):
@@ -173,13 +175,16 @@ def _replacing(final):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _photographs():
-    return [tf.constant(contents) for contents in comparison.photographs()]
+def _images(spec, channels):
+    """Yields images of a source that can be read, COMPARED at most.
 
-
-def _images(spec):
-    """Yields the images of a source that can be read, COMPARED at most."""
-    source = sources.open_source(spec)
+    Args:
+      spec: of the source; "": the photographs. channels: int.
+    """
+    if not spec:
+        yield from comparison.inputs_of_photographs(channels // 3)[1]
+        return
+    source = sources.open_source(spec, channels)
     count = min(COMPARED, len(source))
     for index in np.linspace(0, len(source) - 1, count).astype(np.int64):
         records = source.records(tf.constant([index]))
@@ -192,7 +197,7 @@ def _images(spec):
 
 
 def _normalised(images, exported):
-    """What the encoder takes, float32 [n, S, S, 3], of uint8 images."""
+    """What the encoder takes, float32 [n, S, S, C], of uint8 images."""
     recipe, size = exported.recipe, exported.image_size
     pixels = [recipe.evaluate(image, size) for image in images]
     if not pixels:

@@ -141,7 +141,8 @@ def _write_models(folder, served, judged, name):
     """Writes the SavedModel and its warm-up; returns its signatures."""
     traced = served.signatures()
     tf.saved_model.save(served, str(folder), signatures=traced)
-    made = warm_up.requests(traced, judged.recipe, judged.image_size)
+    files = judged.channels // 3
+    made = warm_up.requests(traced, judged.recipe, judged.image_size, files)
     warm_up.write(folder, name, made)
     return signature_list.describe(traced)
 
@@ -158,6 +159,7 @@ def _write_keras(folder, backbone):
 
 def _text(folder, card, differences):
     """What was written, how near it is, and what to try."""
+    of_pairs = card["encoder"]["input"] == "pair"
     lines = [f"wrote {folder}"]
     lines += [
         f"  {name:<16} {', '.join(parts['inputs'])} -> "
@@ -174,6 +176,6 @@ def _text(folder, card, differences):
         "--signature_def serving_default",
         f"  python launch/serve_local.py --model={folder.parent} "
         f"--name={card['name']}",
-        f"  {model_card_text.curl(card['name'])}",
+        f"  {model_card_text.curl(card['name'], of_pairs)}",
     ]
     return "\n".join(lines)

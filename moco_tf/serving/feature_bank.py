@@ -103,7 +103,7 @@ def open_bank(bank, judged, workdir=""):
     if pathlib.Path(bank).suffix in _FILES:
         rows, labels, classes = _read(bank, judged)
     else:
-        source = sources.open_source(bank)
+        source = sources.open_source(bank, judged.channels)
         _check_labels(bank, source.labels)
         stored = feature_store.extract(
             judged, source, pathlib.Path(workdir) / "features"

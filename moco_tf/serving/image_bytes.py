@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from moco_tf.data import decode
+from moco_tf.data import decode, pairs
 
 _GIF, _BMP = b"GIF8", b"BM"
 
@@ -45,20 +45,23 @@ def decode_rows(contents, view, size):
     """Decodes a batch; a row that cannot be read does not fail the others.
 
     Args:
-      contents: string [n], n may be 0.
-      view: uint8 [H, W, 3] -> uint8 [size, size, 3].
+      contents: string [n], or [n, 2] of pairs of files; n may be 0.
+      view: uint8 [H, W, C] -> uint8 [size, size, C].
       size: int, pixels.
 
     Returns:
-      uint8 [n, size, size, 3], zeros where a row could not be read.
+      uint8 [n, size, size, C], zeros where a row could not be read.
       bool [n], which rows could be read.
     """
-    count = tf.size(contents, tf.int64)
-    zeros = tf.zeros([1, size, size, 3], tf.uint8)
+    count = tf.shape(contents, tf.int64)[0]
+    of_pairs = contents.shape.rank == 2
+    shape = [size, size, 6 if of_pairs else 3]
+    zeros = tf.zeros([1, *shape], tf.uint8)
 
     def read(row):
-        image = view(decode_any(contents[row]))
-        return tf.ensure_shape(image, [size, size, 3]), row
+        files = contents[row]
+        image = pairs.join(decode_any, files) if of_pairs else decode_any(files)
+        return tf.ensure_shape(view(image), shape), row
 
     # Only rows that could be read come out of this, so each one brings its
     # number; the last, of no row, leaves no batch empty.
@@ -73,7 +76,7 @@ def decode_rows(contents, view, size):
     place = tf.tensor_scatter_nd_update(
         tf.fill([count + 1], last), found[:, tf.newaxis], tf.range(last + 1)
     )[:-1]
-    images = tf.ensure_shape(images, [None, size, size, 3])
+    images = tf.ensure_shape(images, [None, *shape])
     return tf.gather(images, place), place < last
 
 

@@ -74,6 +74,8 @@ def _encoder(judged, meta, described):
     outputs = described["embed_tensors"]["outputs"]
     return {
         "identity": judged.identity,
+        "method": config.method,
+        "input": config.model.input,
         "backbone": config.model.backbone,
         "width": config.model.width,
         "stem": config.model.stem,

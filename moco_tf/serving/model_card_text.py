@@ -1,5 +1,6 @@
 """The model card of an export in words."""
 
+from moco_tf import method_table
 from moco_tf.evaluation import accuracy
 from moco_tf.serving import signature_list
 
@@ -9,12 +10,16 @@ UNSPECIFIED = "unspecified"  # licence
 def readme(card):
     """The README.md of a card, as model_card.describe makes it."""
     encoder = card["encoder"]
+    method = method_table.METHODS[encoder["method"]]
+    papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
+    image = "an image"
+    if encoder["input"] == "pair":
+        image = "an image of two aligned files"
     parts = [
         f"# {card['name']}, version {card['version']}",
-        f"An image encoder, trained without labels by Momentum Contrast (MoCo, "
-        f"arXiv:1911.05722 and arXiv:2003.04297) with moco_tf "
-        f"{card['moco_tf']}. It turns an image into {encoder['features']} "
-        "numbers; similar images get similar numbers.",
+        f"An image encoder, trained without labels by {method.title} "
+        f"({papers}) with moco_tf {card['moco_tf']}. It turns {image} into "
+        f"{encoder['features']} numbers; similar images get similar numbers.",
         _facts(card),
         "## Licence\n\n" + _licence(card),
         "## Figures\n\n" + _figures(card["metrics"]),
@@ -92,7 +97,8 @@ def _preprocessing(found):
 
 
 def _use(card):
-    name = card["name"]
+    name, of_pairs = card["name"], card["encoder"]["input"] == "pair"
+    second = ", second_bytes=others" if of_pairs else ""
     lines = f"""\
 With TensorFlow alone:
 
@@ -101,7 +107,9 @@ import tensorflow as tf
 
 encoder = tf.saved_model.load("{name}/{card["version"]}")
 files = tf.constant([open("photo.jpg", "rb").read()])
-rows = encoder.signatures["serving_default"](image_bytes=files)["features"]
+rows = encoder.signatures["serving_default"](
+    image_bytes=files{second}
+)["features"]
 
 # To train on: normalised float32 images in, gradients to its variables.
 features = encoder(images, training=True)
@@ -111,7 +119,7 @@ encoder.trainable_variables
 Over HTTP, from TensorFlow Serving:
 
 ```
-{curl(name)}
+{curl(name, of_pairs)}
 ```
 """
     if card["keras_file"]:
@@ -146,10 +154,18 @@ def _limits(card):
     return "\n".join(lines)
 
 
-def curl(name):
-    """A shell line that sends photo.jpg, however long, to a server."""
+def curl(name, of_pairs=False):
+    """A shell line that sends photo.jpg, however long, to a server.
+
+    Args:
+      name: of the model. of_pairs: bool, whether depth.png goes with it.
+    """
+    row = """{"b64": "'; base64 -w0 photo.jpg; printf '"}"""
+    if of_pairs:
+        other = row.replace("photo.jpg", "depth.png")
+        row = f"""{{"image_bytes": {row}, "second_bytes": {other}}}"""
     return (
-        """(printf '{"instances": [{"b64": "'; base64 -w0 photo.jpg; """
-        """printf '"}]}') \\\n  | curl --data-binary @- """
+        f"""(printf '{{"instances": [{row}]}}') \\\n"""
+        "  | curl --data-binary @- "
         f"http://localhost:8501/v1/models/{name}:predict"
     )

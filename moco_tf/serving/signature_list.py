@@ -3,6 +3,7 @@
 # Of inputs by signature and name, then of outputs by name.
 _MEANINGS = {
     "image_bytes": "whole files, JPEG, PNG, GIF (first frame) or BMP, any size",
+    "second_bytes": "the other sensor's files, of the same sizes",
     ("embed_images", "images"): "RGB pixels, any height and width",
     ("embed_tensors", "images"): "(RGB / 255 - mean) / std, already resized",
     "features": "as the encoder gives them",

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from moco_tf.data import views
+from moco_tf.data import pairs, views
 from moco_tf.models import cloning, configured
 from moco_tf.serving import image_bytes as image_bytes_lib
 
@@ -14,7 +14,7 @@ def float32_backbone(judged):
       judged: frozen.Frozen of a run, in any precision.
 
     Returns:
-      keras.Model, normalised float32 [n, S, S, 3] -> float32 [n, F], with
+      keras.Model, normalised float32 [n, S, S, C] -> float32 [n, F], with
       variables of its own.
     """
     config = judged.config.copy_and_resolve_references()
@@ -32,7 +32,7 @@ class ServedEncoder(tf.Module):
     """An encoder with its preprocessing, as a SavedModel holds it.
 
     A loaded one, in plain TensorFlow, is called with normalised images
-    float32 [n, S, S, 3] and `training` (bool, whether BatchNorm uses the
+    float32 [n, S, S, C] and `training` (bool, whether BatchNorm uses the
     batch), returns features float32 [n, F], and passes gradients to its
     `trainable_variables`.
 
@@ -50,7 +50,7 @@ class ServedEncoder(tf.Module):
         """Joins the parts.
 
         Args:
-          backbone: keras.Model, normalised float32 [n, S, S, 3] -> float32
+          backbone: keras.Model, normalised float32 [n, S, S, C] -> float32
             [n, F].
           recipe: views.Recipe, whose evaluation view images go through.
           image_size: S, pixels.
@@ -58,6 +58,7 @@ class ServedEncoder(tf.Module):
         """
         super().__init__()
         self.image_size = image_size
+        self._channels = backbone.input_shape[-1]
         self.variables = backbone.variables
         self.trainable_variables = backbone.trainable_variables
         self.head = head
@@ -70,7 +71,7 @@ class ServedEncoder(tf.Module):
 
     @tf.function
     def __call__(self, images, training=False):
-        """Features float32 [n, F] of normalised images [n, S, S, 3]."""
+        """Features float32 [n, F] of normalised images [n, S, S, C]."""
         return self._encode(images, training)
 
     def signatures(self):
@@ -79,24 +80,26 @@ class ServedEncoder(tf.Module):
         Returns:
           dict of concrete functions by name.
         """
-        side = self.image_size
-        tensors = tf.TensorSpec([None, side, side, 3], tf.float32)
+        side, deep = self.image_size, self._channels
+        tensors = tf.TensorSpec([None, side, side, deep], tf.float32)
         for training in (False, True):
             self.__call__.get_concrete_function(tensors, training=training)
-        contents = tf.TensorSpec([None], tf.string)
-        pixels = tf.TensorSpec([None, None, None, 3], tf.uint8)
+        of_files, contents = _of_one_file, [tf.TensorSpec([None], tf.string)]
+        if deep == pairs.CHANNELS:
+            of_files, contents = _of_two_files, 2 * contents
+        pixels = tf.TensorSpec([None, None, None, deep], tf.uint8)
         forms = {
-            "serving_default": (self._embed_bytes, contents),
-            "embed_images": (self._embed_images, pixels),
-            "embed_tensors": (self._embed_tensors, tensors),
+            "serving_default": (of_files(self._embed_bytes), contents),
+            "embed_images": (self._embed_images, [pixels]),
+            "embed_tensors": (self._embed_tensors, [tensors]),
         }
         if self.head is not None:
-            forms["classify"] = (self._classify, contents)
+            forms["classify"] = (of_files(self._classify), contents)
         if self.bank is not None:
-            forms["neighbours"] = (self._neighbours, contents)
+            forms["neighbours"] = (of_files(self._neighbours), contents)
         return {
-            name: tf.function(call).get_concrete_function(spec)
-            for name, (call, spec) in forms.items()
+            name: tf.function(call).get_concrete_function(*specs)
+            for name, (call, specs) in forms.items()
         }
 
     def _embed_tensors(self, images):
@@ -104,33 +107,34 @@ class ServedEncoder(tf.Module):
 
     def _embed_images(self, images):
         shape, side = tf.shape(images), self.image_size
+        view = [side, side, self._channels]
         some = tf.reduce_prod(shape[1:3]) > 0
         pixels = tf.cond(
             some,
             lambda: tf.map_fn(
                 self._view,
                 images,
-                fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
+                fn_output_signature=tf.TensorSpec(view, tf.uint8),
             ),
-            lambda: tf.zeros([shape[0], side, side, 3], tf.uint8),
+            lambda: tf.zeros([shape[0], *view], tf.uint8),
         )
         return self._embed(pixels, tf.fill(shape[:1], some))
 
-    def _embed_bytes(self, image_bytes):
+    def _embed_bytes(self, files):
         pixels, valid = image_bytes_lib.decode_rows(
-            image_bytes, self._view, self.image_size
+            files, self._view, self.image_size
         )
         return self._embed(pixels, valid)
 
-    def _classify(self, image_bytes):
-        found = self._embed_bytes(image_bytes)
+    def _classify(self, files):
+        found = self._embed_bytes(files)
         classes, probabilities = self.head(found["features"])
         return _only_valid(
             found["valid"], classes=classes, probabilities=probabilities
         )
 
-    def _neighbours(self, image_bytes):
-        found = self._embed_bytes(image_bytes)
+    def _neighbours(self, files):
+        found = self._embed_bytes(files)
         classes, scores = self.bank(found["normalised"])
         return _only_valid(found["valid"], classes=classes, scores=scores)
 
@@ -141,6 +145,19 @@ class ServedEncoder(tf.Module):
         pixels = tf.pad(pixels, [[0, extra], [0, 0], [0, 0], [0, 0]])
         features = self(self._normalize(pixels), training=False)[:rows]
         return _only_valid(valid, **_outputs(features))
+
+
+# The arguments' names are those of a signature's inputs.
+
+
+def _of_one_file(call):
+    return lambda image_bytes: call(image_bytes)
+
+
+def _of_two_files(call):
+    return lambda image_bytes, second_bytes: call(
+        tf.stack([image_bytes, second_bytes], axis=1)
+    )
 
 
 def _outputs(features):

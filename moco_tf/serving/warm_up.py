@@ -16,15 +16,17 @@ from PIL import Image
 from moco_tf.data import shapes, views
 
 FILE = "assets.extra/tf_serving_warmup_requests"
+BYTES = ("image_bytes", "second_bytes")  # inputs, by file of an image
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 _ROWS = (1, 4)  # of the requests of each signature
 
 
-def requests(signatures, recipe, image_size):
+def requests(signatures, recipe, image_size, files=1):
     """Makes inputs for each signature.
 
     Args:
       signatures: names. recipe: views.Recipe. image_size: int, pixels.
+      files: int, of an image: 1, or 2 of pairs.
 
     Returns:
       list of (signature, dict name -> array).
@@ -32,7 +34,9 @@ def requests(signatures, recipe, image_size):
     made = []
     for rows in _ROWS:
         images = shapes.render("test", np.arange(rows))
-        inputs = {"image_bytes": np.array(_encoded(images), object)}
+        contents = np.array(_encoded(images), object)
+        inputs = dict.fromkeys(BYTES[:files], contents)
+        images = np.tile(images, files)
         seen = [recipe.evaluate(image, image_size) for image in images]
         tensors = views.normalize(tf.stack(seen), recipe.mean, recipe.std)
         for signature in signatures:

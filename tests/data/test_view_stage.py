@@ -146,6 +146,7 @@ class Pictures:
     """Small pictures of one size in memory."""
 
     may_fail = False
+    channels = 3
 
     def __init__(self, count):
         self._images = _images(count)

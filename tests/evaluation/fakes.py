@@ -19,6 +19,7 @@ class Source:
     """Grey images, all pixels of one value; those in `broken` do not read."""
 
     may_fail = True
+    channels = 3
 
     def __init__(self, values, labels=None, broken=(), class_names=None):
         self.values = np.asarray(values, np.int64)

@@ -57,6 +57,19 @@ def test_each_half_sees_its_channels_alone():
     assert np.abs(found[0, :64] - found[1, :64]).max() > 1e-2
 
 
+def test_each_file_of_a_pair_has_its_own_network():
+    backbone = inputs.pair(_resnet(16), 16)
+    features = backbone.output_shape[-1] // 2
+    images = np.random.default_rng(0).standard_normal([1, 16, 16, 6])
+    others = images.copy()
+    others[..., 3:] += 1
+    one, two = (
+        backbone(x.astype(np.float32)).numpy() for x in (images, others)
+    )
+    np.testing.assert_array_equal(one[:, :features], two[:, :features])
+    assert np.abs(one[:, features:] - two[:, features:]).max() > 1e-2
+
+
 def test_each_half_has_a_head():
     def make(features):
         entry = tf.keras.Input([features])
