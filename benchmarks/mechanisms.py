@@ -2,18 +2,20 @@
 
 python benchmarks/mechanisms.py --experiment=methods --size=32 --epochs=10
 python benchmarks/mechanisms.py --experiment=dictionary --seeds=0,1
-python benchmarks/mechanisms.py --data=folder:cifar10/train \
+python benchmarks/mechanisms.py --data=folder:cifar10/train --images=10000 \
     --test=folder:cifar10/test --experiment=momentum
 python benchmarks/mechanisms.py --write=docs/results
 
 Every case trains the quickstart's encoder on the same data for the same number
 of epochs; only what the case names is different. A finished case is a line of
---results, and is not run again. --write makes the page and the plots of all
-results. Exits 1 if, among the methods, one gains less than 10 points of kNN
-over its untrained encoder.
+--results, and is not run again; nor is one that another experiment has had.
+--write makes the page and the plots of all results. Exits 1 if, among the
+methods, one gains less than 10 points of kNN over its untrained encoder.
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import pathlib
 import sys
@@ -29,6 +31,7 @@ from moco_tf.data import augmentation, sources
 from moco_tf.evaluation import monitor, probe, subsets
 
 POINTS = 10.0  # percent
+BUDGET = ("data", "test", "epochs", "size", "precision", "images")
 _RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # Of the small run, where the published value is for another size of data.
 _SECTIONS = {
@@ -94,12 +97,21 @@ _OWN = {
         "optimizer.weight_decay": 5e-4,
     },
 }
+_untrained = {}  # figures by digest: cases often begin with one encoder
+# Of the comparisons: more steps in few epochs, and keys that are not too old.
+_COMPARED = {"train.batch_size": 64}
+_MOCO = {"moco.momentum": 0.99}
+_VALUES = {
+    "momentum": ("moco.momentum", (0.0, 0.9, 0.99, 0.999, 0.9999)),
+    "temperature": ("moco.temperature", (0.05, 0.1, 0.2, 0.5)),
+    "head": ("model.head", ("fc", "mlp", "simclr")),
+    "shuffle": ("moco.shuffle", ("auto", "none")),
+}
 _OPERATIONS = {
     "crop": {"low": 0.2},
     "colour": {"jitter": 1.0, "reach": (0.8, 0.8, 0.8, 0.2)},
     "grey": {"gray": 0.5},
     "blur": {"blur": 1.0},
-    "solarise": {"solarize": 0.5},
 }
 
 
@@ -107,32 +119,6 @@ def cases(experiment):
     """The cases of an experiment: label -> (method, fields, augmentation)."""
     if experiment == "methods":
         return {name: (name, {}, None) for name in method_table.METHODS}
-    if experiment == "dictionary":
-        sizes = (128, 256, 512, 1024, 4096)
-        found = {
-            f"queue {size}": ("moco", {"moco.queue_size": size}, None)
-            for size in sizes
-        }
-        found |= {
-            f"bank {size}": (
-                "memory_bank",
-                {"memory_bank.negatives": size},
-                None,
-            )
-            for size in sizes
-        }
-        return found | {
-            f"batch {size}": (
-                "end_to_end",
-                # In step with the batch, as the published rate is for 256.
-                {
-                    "train.batch_size": size,
-                    "optimizer.learning_rate": 0.06 * size / 128,
-                },
-                None,
-            )
-            for size in (64, 128, 256, 512)
-        }
     if experiment == "multi_crop":
         small = {
             "data.small_views": 4,
@@ -144,21 +130,37 @@ def cases(experiment):
             for name in ("moco", "simclr", "byol", "swav", "dino")
             for more, fields in (("", {}), (" + 4 small", small))
         }
-    values = {
-        "momentum": ("moco.momentum", (0.0, 0.9, 0.99, 0.999, 0.9999)),
-        "temperature": ("moco.temperature", (0.05, 0.1, 0.2, 0.5)),
-        "head": ("model.head", ("fc", "mlp", "simclr")),
-        "shuffle": ("moco.shuffle", ("auto", "none")),
-    }
-    if experiment in values:
-        name, tried = values[experiment]
-        return {str(value): ("moco", {name: value}, None) for value in tried}
-    names = list(_OPERATIONS)
-    return {
-        f"{one} + {other}": ("simclr", {}, (one, other))
-        for place, one in enumerate(names)
-        for other in names[place:]
-    }
+    if experiment == "dictionary":
+        return _dictionaries()
+    if experiment == "augmentation":
+        names = list(_OPERATIONS)
+        return {
+            f"{one} + {other}": ("simclr", _COMPARED, (one, other))
+            for place, one in enumerate(names)
+            for other in names[place:]
+        }
+    name, tried = _VALUES[experiment]
+    base = _COMPARED | _MOCO
+    return {str(v): ("moco", base | {name: v}, None) for v in tried}
+
+
+def _dictionaries():
+    """Sizes of the queue, of a bank's draw, and of the batch."""
+    found = {}
+    for size in (64, 512, 4096):
+        queue = _COMPARED | _MOCO | {"moco.queue_size": size}
+        found[f"queue {size}"] = ("moco", queue, None)
+    for size in (64, 512, 4096):
+        bank = _COMPARED | {"memory_bank.negatives": size}
+        found[f"bank {size}"] = ("memory_bank", bank, None)
+    for size in (32, 64, 128, 256):
+        batch = {
+            "train.batch_size": size,
+            # In step with the batch, as published rates are.
+            "optimizer.learning_rate": 0.06 * size / 64,
+        }
+        found[f"batch {size}"] = ("end_to_end", batch, None)
+    return found
 
 
 EXPERIMENTS = (
@@ -189,6 +191,7 @@ def make_config(method, fields, options, seed):
         "knn.bank": options.data,
         "knn.query": options.test,
         "data.image_size": options.size,
+        "data.views": "v1" if options.data.startswith("shapes") else "cifar",
         "train.precision": options.precision,
         "model.patch": options.size // 2,  # a grid of 3 x 3
     }
@@ -203,22 +206,47 @@ def compose(operations):
     return augmentation.Augmentation(**parts)
 
 
-def measure(config, operations):
+def identity(config, operations, options):
+    """Digest of all that a case's figures depend on."""
+    values = configs.flatten(config.to_dict())
+    text = json.dumps([values, operations, options.images], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1)
+def opened(spec, images):
+    """A source, or evenly spaced images of it; 0: all."""
+    source = sources.open_source(spec)
+    if not images:
+        return source
+    places = np.linspace(0, len(source) - 1, images).astype(np.int64)
+    return sources.Subset(source, places)
+
+
+def measure(config, operations, images):
     """Trains a case and judges its encoder before and after.
+
+    Args:
+      config: ConfigDict. operations: of the views, or None.
+      images: of the source that are trained on; 0: all.
 
     Returns:
       dict of percent: "knn" and "linear" of the backbone, and both with
-      "untrained_" before; "loss" of the last tenth of the steps; "seconds".
+      "untrained_" before; "loss" of the last tenth of the steps; "trained_on",
+      images; "seconds".
     """
     start = time.monotonic()
     strategy = tf.distribute.get_strategy()
-    source = sources.open_source(config.data.source)
+    source = opened(config.data.source, images)
     stream = assembly.make_stream(config, source)
     if operations:
         stream.use(compose(operations))
     method = pretrain.make_method(config, strategy, len(source))
     judge = monitor.KnnMonitor(config)
-    before = judged(judge, method)
+    start_of = digest(method, config)
+    if start_of not in _untrained:
+        _untrained[start_of] = judged(judge, method)
+    before = _untrained[start_of]
     iterator = iter(stream.distribute(strategy, 0))
     step = method.make_train_function()
     losses = []
@@ -226,11 +254,20 @@ def measure(config, operations):
         losses.append(step(iterator)["loss"])
     tail = [float(loss) for loss in losses[-max(1, len(losses) // 10) :]]
     return {
+        "trained_on": len(source),
         **judged(judge, method),
         **{f"untrained_{name}": value for name, value in before.items()},
         "loss": float(np.mean(tail)),
         "seconds": time.monotonic() - start,
     }
+
+
+def digest(method, config):
+    """What the figures of an encoder depend on, as it is now."""
+    found = hashlib.sha256(config.data.views.encode())
+    for weight in method.query_encoder.weights:
+        found.update(weight.numpy().tobytes())
+    return found.hexdigest()
 
 
 def judged(judge, method):
@@ -269,54 +306,73 @@ def parse():
     parser.add_argument("--data", default="shapes:train")
     parser.add_argument("--test", default="shapes:test")
     parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--images", type=int, default=0, help="0: all")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--results", default="mechanisms.jsonl")
     parser.add_argument("--write", help="folder of mechanisms.md and plots")
     return parser.parse_args()
 
 
+def read(results):
+    """The rows of a file of results."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def row_of(case, setting, options, results):
+    """The row of a case: an earlier one's, or measured now and written.
+
+    Args:
+      case: dict, of experiment, label, seed and budget.
+      setting: method, fields and operations (see `cases`).
+    """
+    done = read(results)
+    found = [row for row in done if case.items() <= row.items()]
+    if found:
+        return found[0]
+    method, fields, operations = setting
+    config = make_config(method, fields, options, case["seed"])
+    case = {**case, "identity": identity(config, operations, options)}
+    same = [row for row in done if row.get("identity") == case["identity"]]
+    if same:
+        row = same[0] | case
+    else:
+        row = case | measure(config, operations, options.images)
+        tf.keras.backend.clear_session()
+    with results.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
+def show(row):
+    """Prints a row."""
+    print(
+        f"{row['experiment']:<12} {row['case']:<20} seed {row['seed']}  kNN "
+        f"{row['untrained_knn']:.2f} -> {row['knn']:.2f} %  linear "
+        f"{row['untrained_linear']:.2f} -> {row['linear']:.2f} %  "
+        f"loss {row['loss']:.3f}  {row['seconds']:.0f} s",
+        flush=True,
+    )
+
+
 def main():
     options = parse()
     results = pathlib.Path(options.results)
-    lines = results.read_text().splitlines() if results.exists() else []
-    done = [json.loads(line) for line in lines]
-    budget = ["data", "test", "epochs", "size", "precision"]
+    budget = {name: getattr(options, name) for name in BUDGET}
     short = []
     for experiment in options.experiment:
         for seed in map(int, options.seeds.split(",")):
-            for label, (method, fields, operations) in cases(
-                experiment
-            ).items():
+            for label, setting in cases(experiment).items():
                 if options.case not in (None, label):
                     continue
-                case = {
-                    "experiment": experiment,
-                    "case": label,
-                    "seed": seed,
-                    **{name: getattr(options, name) for name in budget},
-                }
-                found = [r for r in done if case.items() <= r.items()]
-                if not found:
-                    config = make_config(method, fields, options, seed)
-                    found = [case | measure(config, operations)]
-                    tf.keras.backend.clear_session()
-                    done += found
-                    with results.open("a") as file:
-                        file.write(json.dumps(found[0]) + "\n")
-                row = found[0]
+                case = {"experiment": experiment, "case": label, "seed": seed}
+                row = row_of(case | budget, setting, options, results)
+                show(row)
                 gained = row["knn"] - row["untrained_knn"]
-                print(
-                    f"{experiment:<12} {label:<20} seed {seed}  kNN "
-                    f"{row['untrained_knn']:.2f} -> {row['knn']:.2f} %  linear "
-                    f"{row['untrained_linear']:.2f} -> {row['linear']:.2f} %  "
-                    f"loss {row['loss']:.3f}  "
-                    f"{row['seconds']:.0f} s",
-                    flush=True,
-                )
                 if experiment == "methods" and gained < POINTS:
                     short.append(label)
     if options.write:
-        mechanisms_page.write(done, pathlib.Path(options.write))
+        mechanisms_page.write(read(results), pathlib.Path(options.write))
     if short:
         sys.exit(f"less than {POINTS:g} points gained: {', '.join(short)}")
 

@@ -18,7 +18,7 @@ _TITLES = {
     "multi_crop": "Multi-crop: 2 views, and 4 small ones beside them",
     "augmentation": "Pairs of augmentations (SimCLR)",
 }
-_BUDGET = ("data", "epochs", "size", "precision")
+_BUDGET = ("data", "epochs", "size", "precision", "trained_on")
 
 
 def write(rows, folder):
@@ -44,7 +44,9 @@ _HEAD = """# What dictionary, momentum and views do
 
 Made by `python benchmarks/mechanisms.py --write=docs/results` from the results
 of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25)
-on two CPU cores; only what the case names differs. kNN is on the backbone
+on two CPU cores; only what the case names differs. Methods have batches of 128,
+the comparisons of 64, and MoCo there a momentum of 0.99 where it is not told;
+rates follow the end-to-end batch. kNN is on the backbone
 (k 200, T 0.1); a held-out tenth of the training images chooses the rate of the
 linear probe. Runs are short: the epochs stand above each table. Differences of
 a point or two are within the spread of seeds. Among the methods, SimCLR, BYOL,
@@ -53,12 +55,13 @@ SwAV, DINO, CMC and CPC have heads and settings of their own (`_SECTIONS` and
 
 
 def _section(key, rows, folder):
-    experiment, data, epochs, size, precision = key
+    experiment, data, epochs, size, precision, images = key
     seeds = sorted({row["seed"] for row in rows})
     where = "shapes" if data.startswith("shapes") else "CIFAR-10"
     lines = [
         f"\n## {_TITLES[experiment]}: {where}\n",
-        f"{epochs} epochs at {size} px, {precision}, seeds "
+        f"{epochs} epochs of {images:,} images at {size} px, {precision}, "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} "
         f"{', '.join(map(str, seeds))}.\n",
         "| case | untrained kNN | kNN | untrained linear | linear | loss |",
         "|---|---|---|---|---|---|",
