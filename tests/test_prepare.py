@@ -36,7 +36,7 @@ prepare.prepare(sys.argv[1], sys.argv[2])
 @pytest.fixture(name="images")
 def _images(tmp_path):
     prepared_caches.write_pictures(tmp_path / "images", 10)
-    (tmp_path / "images/a/3.png").write_bytes(b"GIF8")
+    (tmp_path / "images/a/3.png").write_bytes(b"RIFF    WEBP")
     return tmp_path / "images"
 
 
@@ -82,7 +82,8 @@ def test_the_command_prepares_verifies_and_names_the_source(
     log = (cache / "unreadable.csv").read_text().splitlines()
     assert log == [
         "place,name,reason",
-        "3,a/3.png,An image must be a JPEG or a PNG. Received GIF",
+        '3,a/3.png,"An image must be a JPEG, PNG, GIF or BMP. Received WebP. '
+        'Convert it to PNG, or remove it."',
     ]
     assert len(sources.open_source(f"prepared:{cache}")) == 10
 

@@ -8,16 +8,23 @@ import tensorflow as tf
 
 from moco_tf.data import decode
 
-READ = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png")
+# Endings of file names, in the order of decode.FORMATS.
+ENDINGS = (
+    (b".jpg", b".jpeg", b".jpe", b".jfif"),
+    (b".png",),
+    (b".gif",),
+    (b".bmp",),
+)
+_READ = sum(ENDINGS, ())
 _REFUSED = (
-    b".gif", b".bmp", b".webp", b".tif", b".tiff", b".heic", b".heif",
-    b".avif", b".jp2", b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
+    b".webp", b".tif", b".tiff", b".heic", b".heif", b".avif", b".jp2",
+    b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
 )  # fmt: skip
 _SIZES_HASHED = 10_000
 
 
 class FileSource:
-    """JPEG and PNG files, read and decoded sample by sample."""
+    """Image files, read and decoded sample by sample."""
 
     may_fail = True
     channels = 3
@@ -134,7 +141,7 @@ def refuse_formats(paths):
         named = ", ".join(os.fsdecode(path) for path in refused[:5])
         more = ", ..." if len(refused) > 5 else ""
         raise ValueError(
-            "Images must be JPEG or PNG files. Received "
+            f"Images must be {decode.NAMED} files. Received "
             f"{len(refused)} of other formats: {named}{more}. "
             "Convert them to PNG, move them away, or name the files to be "
             "used in a list (list:FILE)."
@@ -142,7 +149,7 @@ def refuse_formats(paths):
 
 
 def open_folder(path):
-    """Opens the JPEG and PNG files of a folder, by extension.
+    """Opens the image files of a folder, by extension.
 
     Labels exist if every image lies in a class folder directly below the
     root, and there are two such folders or more; classes are numbered in the
@@ -169,12 +176,12 @@ def open_folder(path):
         )
     files = _walk(path)
     refuse_formats(files)
-    images = [name for name in files if name.lower().endswith(READ)]
+    images = [name for name in files if name.lower().endswith(_READ)]
     if not images:
         raise ValueError(
             "A folder must hold at least one image. Received "
             f"{path!r} with {len(files)} files, none of them named "
-            f"{b', '.join(READ).decode()}. Correct the path."
+            f"{b', '.join(_READ).decode()}. Correct the path."
         )
     if any(name.count(b"/") != 1 for name in images):
         return FileSource(path, images)

@@ -10,7 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import prepared_files
+from moco_tf.data import headers, prepared_files
 
 
 class PreparedSource:
@@ -62,10 +62,9 @@ class PreparedSource:
             readable = height > 0
             line = tf.where(readable, tf.zeros_like(offset), offset)
             reason = tf.gather(self._reasons, line)
-            check = tf.debugging.Assert(
-                readable, ["Unreadable when it was prepared:", reason]
+            checks = headers.demand(
+                readable, "Unreadable when it was prepared:", reason
             )
-            checks = [] if check is None else [check]  # None: run at once
         with tf.control_dependencies(checks):
             size = tf.reshape(3 * height * width, [1])
         pixels = tf.slice(self._pixels, tf.reshape(offset, [1]), size)

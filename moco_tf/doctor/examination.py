@@ -123,6 +123,7 @@ def _examine_images(rows, source, order):
     _say_begun(f"{len(source)} images")
     found = scan.scan_source(source, config.data.threads or os.cpu_count())
     faults = images.find(source, found, config.data.image_size)
+    rows += images.formats(found)
     rows += images.rows(source, faults, config.data.max_corrupt_fraction)
     rows += _count_classes(source, config.data.source)
     rows += recipe.sizes(config, found)

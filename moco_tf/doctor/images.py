@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.doctor import duplicates, scan, table
+from moco_tf.data import decode
+from moco_tf.doctor import duplicates, table
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
 _GREY = 6  # largest distance between the channels
@@ -60,6 +61,7 @@ KINDS = {
         "Remove them: two of them cannot be told apart.",
     ),
     "grey": Kind("have no colour", "", table.OK),
+    "turned": Kind("are turned as their EXIF data say", "", table.OK),
     "copy": Kind(
         "are copies of another, to the pixel",
         "Remove the copies: each is a negative of the other.",
@@ -94,7 +96,7 @@ def find(source, found, image_size):
         Fault(index, "damaged", words) for index, words in found.damaged.items()
     ]
     for place in np.flatnonzero(column["misnamed"]):
-        words = f"holds a {scan.FORMATS[column['misnamed'][place]]}"
+        words = f"holds a {decode.FORMATS[column['format'][place] - 1]}"
         faults.append(Fault(int(read[place]), "misnamed", words))
     for place in np.flatnonzero(2 * short < image_size):
         size = f"{column['width'][place]} x {column['height'][place]} px"
@@ -104,6 +106,9 @@ def find(source, found, image_size):
         faults.append(Fault(int(read[place]), "plain", words))
     for place in np.flatnonzero((column["spread"] < _GREY) & ~plain):
         faults.append(Fault(int(read[place]), "grey", "no colour"))
+    for place in np.flatnonzero(column["orientation"] > 1):
+        words = f"EXIF orientation {column['orientation'][place]}"
+        faults.append(Fault(int(read[place]), "turned", words))
     faults += _copies(source, read, column, plain)
     return sorted(faults, key=lambda fault: fault.index)
 
@@ -162,6 +167,23 @@ def rows(source, faults, max_corrupt_fraction):
         words = "all can be read; none is tiny, plain or a copy"
         made.insert(0, table.Row("images", words))
     return made
+
+
+def formats(found):
+    """A row that counts the files of each format; none without files.
+
+    Args:
+      found: Scan.
+    """
+    counts = np.bincount(
+        found.columns["format"], minlength=1 + len(decode.FORMATS)
+    )[1:]
+    words = [
+        f"{count} {name}"
+        for name, count in zip(decode.FORMATS, counts, strict=True)
+        if count
+    ]
+    return [table.Row("formats", ", ".join(words))] if words else []
 
 
 def _short(name):

@@ -7,14 +7,16 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from moco_tf.data import decode, files, unreadable
+from moco_tf.data import decode, files, orientation, unreadable
 from moco_tf.doctor import decoder_words, fingerprints
 
 _CHUNK = 256  # images between two readings of the decoder's warnings
 _PARTS = 4  # that a chunk with a warning is cut into, to find the image
 
-FORMATS = ("", "JPEG", "PNG")
-_EXTENSIONS = ("", r".*\.(jpe?g|jpe|jfif)", r".*\.png")
+_NAMES = tuple(  # of files, in the order of decode.FORMATS
+    ".*(" + "|".join(f"\\{ending.decode()}" for ending in endings) + ")"
+    for endings in files.ENDINGS
+)
 
 _COLUMNS = {
     "height": np.int32,
@@ -23,7 +25,9 @@ _COLUMNS = {
     "contrast": np.int32,
     "pixels": np.int64,
     "look": np.int64,
+    "format": np.uint8,
     "misnamed": np.uint8,
+    "orientation": np.uint8,
 }
 
 
@@ -32,8 +36,10 @@ class Scan(NamedTuple):
 
     Attributes:
       columns: dict name -> array [N], or uint8 [N, 256] of `little` (see
-        fingerprints.measure), and `misnamed`: uint8, place in FORMATS of a
-        file whose name says another. Zero where an image cannot be read.
+        fingerprints.measure), and uint8 of what is known of a file: `format`,
+        1 + its place in decode.FORMATS, `misnamed`, 1 where its name says
+        another, `orientation`, 1..8 as in EXIF. Zero where an image cannot be
+        read, and these where a source has no files.
       unreadable: dict index -> why it cannot be read.
       damaged: dict index -> the decoder's warning; the image was read.
     """
@@ -132,9 +138,8 @@ def _reader(source, threads):
 
     def measured(index):
         record = source.records(index[tf.newaxis])[0]
-        image, misnamed = _read(source, record)
-        row = fingerprints.measure(image)
-        return row | {"index": index, "misnamed": misnamed}
+        image, known = _read(source, record)
+        return fingerprints.measure(image) | known | {"index": index}
 
     # A set of none has no single element.
     absent = {name: tf.zeros([], kind) for name, kind in _COLUMNS.items()}
@@ -160,23 +165,23 @@ def _reader(source, threads):
 
 
 def _read(source, record):
-    """Decodes one record: uint8 [H, W, 3], and whether it is misnamed.
+    """Decodes one record: uint8 [H, W, 3], and what is known of its file.
 
     Of two files both must be readable; the first is looked at.
     """
     if not isinstance(source, files.FileSource):
-        return source.image(record)[..., :3], tf.constant(0, tf.uint8)
+        unknown = tf.constant(0, tf.uint8)
+        names = ("format", "misnamed", "orientation")
+        image = source.image(record)[..., :3]
+        return image, dict.fromkeys(names, unknown)
     contents = tf.io.read_file(record)
     image = decode.decode(contents)
+    place = decode.format_of(contents)
     name = tf.strings.lower(record)
-    is_jpeg = decode.starts(contents, 0, decode.JPEG)
-    jpeg_name, png_name = (
-        tf.strings.regex_full_match(name, pattern)
-        for pattern in _EXTENSIONS[1:]
-    )
-    misnamed = tf.where(
-        is_jpeg,
-        tf.where(jpeg_name, 0, 1),
-        tf.where(png_name, 0, 2),
-    )
-    return image, tf.cast(misnamed, tf.uint8)
+    fits = [tf.strings.regex_full_match(name, pattern) for pattern in _NAMES]
+    known = {
+        "format": place + 1,
+        "misnamed": ~tf.gather(fits, place),
+        "orientation": orientation.of_file(contents),
+    }
+    return image, {key: tf.cast(x, tf.uint8) for key, x in known.items()}

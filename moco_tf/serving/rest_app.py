@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from moco_tf.data import decode
 from moco_tf.serving import batching, predict_api
 
 _PATH = re.compile(
@@ -231,9 +232,7 @@ class RestApp:
 def _size(data):
     """Height and width by an image's header; 0, 0 where it has none."""
     try:
-        with PIL.Image.open(
-            io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "BMP")
-        ) as image:
+        with PIL.Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:
             return image.height, image.width
     except (OSError, ValueError, SyntaxError):
         return 0, 0  # the model reports the row as not valid

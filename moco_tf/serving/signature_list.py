@@ -1,8 +1,10 @@
 """What a SavedModel's signatures take and return, as data and as text."""
 
+from moco_tf.data import decode
+
 # Of inputs by signature and name, then of outputs by name.
 _MEANINGS = {
-    "image_bytes": "whole files, JPEG, PNG, GIF (first frame) or BMP, any size",
+    "image_bytes": f"whole files, {decode.NAMED}, any size",
     "second_bytes": "the other sensor's files, of the same sizes",
     ("embed_images", "images"): "RGB pixels, any height and width",
     ("embed_tensors", "images"): "(RGB / 255 - mean) / std, already resized",

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from moco_tf.data import pairs, views
 from moco_tf.models import cloning, configured
-from moco_tf.serving import image_bytes as image_bytes_lib
+from moco_tf.serving import image_rows
 
 
 def float32_backbone(judged):
@@ -121,7 +121,7 @@ class ServedEncoder(tf.Module):
         return self._embed(pixels, tf.fill(shape[:1], some))
 
     def _embed_bytes(self, files):
-        pixels, valid = image_bytes_lib.decode_rows(
+        pixels, valid = image_rows.decode_rows(
             files, self._view, self.image_size
         )
         return self._embed(pixels, valid)

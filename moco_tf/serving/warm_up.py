@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data import shapes, views
+from moco_tf.data import decode, shapes, views
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 BYTES = ("image_bytes", "second_bytes")  # inputs, by file of an image
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 _ROWS = (1, 4)  # of the requests of each signature
 
 
@@ -103,7 +102,7 @@ def _encoded(images):
     files = []
     for place, image in enumerate(images):
         buffer = io.BytesIO()
-        form = _FORMATS[place % len(_FORMATS)]
+        form = decode.FORMATS[place % len(decode.FORMATS)]
         Image.fromarray(image).save(buffer, form)
         files.append(buffer.getvalue())
     return files

@@ -54,7 +54,10 @@ def test_the_unreadable_images_of_a_step_are_named_with_the_reason(
     assert rows[0] == HEADER
     named = {row[0]: row[1:] for row in rows[1:]}
     reason, first_step = named["2, img.png"]
-    assert reason == "An image must be a JPEG or a PNG. Received an empty file"
+    assert reason == (
+        "An image must be a JPEG, PNG, GIF or BMP. Received an empty file. "
+        "Convert it to PNG, or remove it."
+    )
     assert int(first_step) == step + 1  # steps count from 1 for people
     assert set(named) <= {"2, img.png", "7, img.png"}
 

@@ -155,10 +155,35 @@ def test_records_without_files_are_named_by_their_place():
 
 def test_a_folder_of_unreadable_images_has_nothing_else(tmp_path):
     for name in ("a.jpg", "b.png"):
-        (tmp_path / name).write_bytes(b"GIF89a")
+        (tmp_path / name).write_bytes(b"RIFF    WEBP")
     rows = examine(tmp_path)
     assert [row[:2] for row in rows] == [
         ["a.jpg", "unreadable"],
         ["b.png", "unreadable"],
     ]
-    assert rows[0][2].endswith("Received GIF")
+    assert "Received WebP." in rows[0][2]
+
+
+def test_formats_are_counted_and_turned_photographs_named(tmp_path):
+    folder = photographs.write(tmp_path / "few", 3)
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    photographs.picture(3).save(folder / "turned.jpg", exif=tags)
+    photographs.picture(4).save(folder / "drawing.gif")
+    photographs.picture(5).save(folder / "screen.bmp")
+    (folder / "screen.bmp").rename(folder / "screen.png")
+    source = sources.open_source(f"folder:{folder}")
+    found = scan.scan_source(source, 2)
+    (row,) = images.formats(found)
+    assert row.finding == "4 JPEG, 1 GIF, 1 BMP"
+    faults = images.find(source, found, SIZE)
+    assert [(source.name(f.index), f.kind, f.detail) for f in faults] == [
+        ("screen.png", "misnamed", "holds a BMP"),
+        ("turned.jpg", "turned", "EXIF orientation 6"),
+    ]
+
+
+def test_images_without_files_have_no_formats():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    source = sources.ArraySource(pixels, np.zeros(2, int), None, "shapes")
+    assert images.formats(scan.scan_source(source, 2)) == []
