@@ -102,7 +102,7 @@ def check_field(fields, name, value):
 def _inside(value, field):
     """True if a number is finite and within the field's bounds."""
     return (
-        math.isfinite(value)
+        (type(value) is int or math.isfinite(value))
         and (field.low is None or value >= field.low)
         and (field.high is None or value <= field.high)
         and (field.above is None or value > field.above)

@@ -1,5 +1,6 @@
 """Pre-training: stream, model, callbacks, fit."""
 
+import contextlib
 import math
 import pathlib
 
@@ -50,9 +51,10 @@ def pretrain(
       the Method, trained.
 
     Raises:
-      ValueError: before the first step, for anything that cannot work.
+      ValueError: before the first step, for anything that cannot work; also
+        where another process trains in the workdir.
       FloatingPointError: at a loss that is not finite.
-      OSError: if a checkpoint cannot be written.
+      OSError: if a checkpoint cannot be written, or the disk is full.
       Left: when asked to leave; all is saved.
     """
     guard = guard or guards.Guard()
@@ -64,48 +66,31 @@ def pretrain(
     total = config.train.epochs * batches.steps_per_epoch
     last_step = min(config.train.max_steps or total, total)
     knn_monitor = None
-    if guard.is_chief:
-        if config.knn.bank:
-            knn_monitor = monitor.KnnMonitor(config)
-        workdirs.prepare(config, workdir, source.fingerprint(), extend)
-    path = _agree(config, source, workdir, strategy, guard)
-
-    method = make_method(config, strategy, len(source))
-    step = checkpoints.restore(method, path) if path else 0
-    if guard.is_chief:
-        callback = make_callback(
-            config, workdir, batches, step, last_step, guard, knn_monitor
-        )
-        if profile_steps:
-            folder = workdir / "tensorboard"
-            callback.profile = profile.Profile(folder, *profile_steps)
-    else:
+    if guard.is_chief and config.knn.bank:
+        knn_monitor = monitor.KnnMonitor(config)
+    mine = workdirs.hold(workdir)
+    with mine if guard.is_chief else contextlib.nullcontext():
+        if guard.is_chief:
+            workdirs.prepare(config, workdir, source.fingerprint(), extend)
+        path = _agree(config, source, workdir, strategy, guard)
+        method = make_method(config, strategy, len(source))
+        step = checkpoints.restore(method, path) if path else 0
         callback = steps.StepCallback(batches.steps_per_epoch, last_step, guard)
-    if config.knn.bank and step % batches.steps_per_epoch == 0:
-        # The chief may measure first, for any time.
-        guard.wait(0, "the evaluation before training")
-    callback.resume(method)
-    if step >= last_step:
-        print(f"This run is finished: {workdir} holds all {step} steps.")
-        return method
-    before = ""
-    if guard.is_chief:
-        print(
-            assembly.describe(
-                config, workdir, batches, strategy, step, last_step
+        if guard.is_chief:
+            callback = make_callback(
+                config, workdir, batches, step, last_step, guard, knn_monitor
             )
-        )
-        if knn_monitor and config.knn.baseline and step == 0:
-            before = knn_monitor.baseline(method.query_encoder)
-            print(f"kNN before training: {before}")
-    else:
-        print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
-    _fit(method, config, batches, strategy, step, callback)
-    if callback.left:
-        raise guards.Left(callback.step, guard.status())
-    if before and callback.newest_knn is not None:
-        trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
-        print(f"kNN: {before}  {trained}")
+            if profile_steps:
+                folder = workdir / "tensorboard"
+                callback.profile = profile.Profile(folder, *profile_steps)
+        if config.knn.bank and step % batches.steps_per_epoch == 0:
+            # The chief may measure first, for any time.
+            guard.wait(0, "the evaluation before training")
+        callback.resume(method)
+        if step >= last_step:
+            print(f"This run is finished: {workdir} holds all {step} steps.")
+        else:
+            _train(method, config, batches, strategy, step, callback)
     return method
 
 
@@ -141,6 +126,33 @@ def make_method(config, strategy, images):
         method.compile(optimizer)
     method.build_optimizer()
     return method
+
+
+def _train(method, config, batches, strategy, step, callback):
+    """Trains from a step on, with what is said before and after."""
+    guard, before = callback.guard, ""
+    if guard.is_chief:
+        print(
+            assembly.describe(
+                config,
+                callback.workdir,
+                batches,
+                strategy,
+                step,
+                callback.last_step,
+            )
+        )
+        if callback.knn and config.knn.baseline and step == 0:
+            before = callback.knn.baseline(method.query_encoder)
+            print(f"kNN before training: {before}")
+    else:
+        print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
+    _fit(method, config, batches, strategy, step, callback)
+    if callback.left:
+        raise guards.Left(callback.step, guard.status())
+    if before and callback.newest_knn is not None:
+        trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
+        print(f"kNN: {before}  {trained}")
 
 
 def _fit(method, config, batches, strategy, step, callback):

@@ -1,17 +1,70 @@
 """What a workdir records of its run: configuration, data, starts."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
+import platform
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import environment
+from moco_tf import environment, locks
 
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
 _FREE_FIELDS = ("data.threads", "train.max_steps")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def hold(workdir):
+    """Keeps other processes out of a workdir while its block runs.
+
+    Args:
+      workdir: path; made if missing.
+
+    Raises:
+      ValueError: if another process holds it, or nothing can be written there.
+      OSError: if the block fails because the disk is full.
+
+    Side effects: writes the file "lock", which names this process.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Without a buffer: closing after a full disk must not write.
+        file = (workdir / "lock").open("a+b", buffering=0)
+    except OSError as error:
+        raise ValueError(
+            "A workdir must be a folder that can be written to. Received "
+            f"{str(workdir)!r}: {error.strerror}. Pass another folder, or "
+            "change its owner, its rights or its mount."
+        ) from error
+    with file:
+        if not locks.take(file, workdir):
+            file.seek(0)
+            holder = file.read().decode() or "another process"
+            raise ValueError(
+                "Only one process at a time may write to a workdir. Received "
+                f"{str(workdir)!r}, which {holder} holds. Wait until it has "
+                "ended, or pass another folder."
+            )
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise OSError(
+                f"There is no room to write to {workdir}: {error.strerror}. "
+                "Its checkpoints are whole. Free space, then give the same "
+                "command again to go on from the last one."
+            ) from error
+        finally:
+            file.truncate(0)
 
 
 def prepare(

@@ -10,7 +10,7 @@ import small_run
 import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from moco_tf import pretrain
+from moco_tf import pretrain, workdirs
 from moco_tf.monitoring import health
 from moco_tf.training import checkpoints
 
@@ -149,6 +149,23 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(images, finished, tmp_path):
 def test_a_changed_configuration_is_refused_on_resume(images, finished):
     with pytest.raises(ValueError, match="(?s)moco.momentum.*0.99.*0.5"):
         _pretrain(images, finished, moco__momentum=0.5)
+
+
+def test_a_run_of_another_process_is_refused_before_anything_is_written(
+    images, finished
+):
+    def contents():
+        return {
+            path: path.read_bytes()
+            for path in finished.rglob("*")
+            if path.is_file()
+        }
+
+    with workdirs.hold(finished):
+        before = contents()
+        with pytest.raises(ValueError, match="Only one process at a time"):
+            _pretrain(images, finished)
+        assert contents() == before
 
 
 def test_more_epochs_need_extend_and_then_go_on(images, tmp_path, capsys):

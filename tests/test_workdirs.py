@@ -1,6 +1,9 @@
 """What a workdir records, and what may change when a run goes on."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -108,3 +111,58 @@ def test_workers_of_another_configuration_have_another_identity(change):
 def test_workers_may_differ_in_threads():
     other = cifar(data__threads=9, log__tensorboard=False)
     assert workdirs.identity(other, "f") == workdirs.identity(cifar(), "f")
+
+
+HOLDER = """
+import sys, time
+from moco_tf import workdirs
+with workdirs.hold(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the workdir until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_workdir_of_another_process_is_refused_and_left_alone(
+    tmp_path, holder
+):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"process {holder.pid} on .* holds"):
+        with workdirs.hold(tmp_path):
+            raise AssertionError("two processes hold it")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_killed_process_holds_no_workdir(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with workdirs.hold(tmp_path):
+        noted = (tmp_path / "lock").read_text()
+    assert noted.startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_block_that_fails_lets_go_of_the_workdir(tmp_path):
+    with pytest.raises(KeyError):
+        with workdirs.hold(tmp_path):
+            raise KeyError
+    with workdirs.hold(tmp_path):
+        assert (tmp_path / "lock").read_text()
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="can be written to.*Not a directory"):
+        with workdirs.hold(tmp_path / "file" / "run"):
+            raise AssertionError("a folder below a file")

@@ -1,6 +1,5 @@
 """Writes a prepared cache block by block; a kill costs the last block."""
 
-import fcntl
 import os
 import pathlib
 import time
@@ -8,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from moco_tf import locks
 from moco_tf.data import prepared_files as form
 
 _COMMIT_BYTES = 64 * 2**20
@@ -101,14 +101,12 @@ class Writer:
         self._files[name] = path.open("r+b", buffering=0)
 
     def _lock(self):
-        try:
-            fcntl.flock(self._files[form.IMAGES], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.take(self._files[form.IMAGES], self._folder):
             raise ValueError(
                 "Only one process at a time may write a cache. Another one is "
                 f"writing {str(self._folder)!r}. Wait for it, or give another "
                 "--path."
-            ) from None
+            )
 
     def _resume(self):
         """Cuts off what lies beyond the last commit."""

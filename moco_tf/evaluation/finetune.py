@@ -32,7 +32,8 @@ def finetune_run(config, workdir, checkpoint, output, strategy):
       dict, as in result.json.
 
     Raises:
-      ValueError: before any work, for what cannot be trained.
+      ValueError: before any work, for what cannot be trained, or where
+        another process writes to `output`.
       Left: when asked to leave; all is saved.
 
     Side effects: writes config.json, metrics.csv, checkpoints/, result.json,
@@ -50,25 +51,26 @@ def finetune_run(config, workdir, checkpoint, output, strategy):
     check(config, pair, train, held, strategy.num_replicas_in_sync)
     start = assembly.load_start(config, run, workdir, checkpoint, strategy)
     output = pathlib.Path(output)
-    workdirs.prepare(
-        config,
-        output,
-        pair.train.fingerprint() + pair.test.fingerprint(),
-        command="finetune",
-        encoder=start.identity,
-    )
-    if (output / "result.json").is_file():
-        result = workdirs.read_json(output / "result.json")
-        print(f"This fine-tuning is finished: {output}.")
-    else:
-        print(_describe(config, start, train, held, pair, output), flush=True)
-        result = _train(config, start, pair, train, held, output, strategy)
+    with workdirs.hold(output):
+        workdirs.prepare(
+            config,
+            output,
+            pair.train.fingerprint() + pair.test.fingerprint(),
+            command="finetune",
+            encoder=start.identity,
+        )
+        if (output / "result.json").is_file():
+            result = workdirs.read_json(output / "result.json")
+            print(f"This fine-tuning is finished: {output}.")
+        else:
+            result = _train(config, start, pair, train, held, output, strategy)
     print(_text(result, output))
     return result
 
 
 def _train(config, start, pair, train, held, output, strategy):
     """Trains, judges on the test source, and writes the result."""
+    print(_describe(config, start, train, held, pair, output), flush=True)
     batches = assembly.make_stream(config, start.run, train)
     classes = len(pair.names)
     method = assembly.make_method(config, start, batches, classes, strategy)

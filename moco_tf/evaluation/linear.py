@@ -36,7 +36,8 @@ def linear_run(config, judged, output, strategy, folder=None):
       dict, as in result.json.
 
     Raises:
-      ValueError: before any work, for what cannot be measured.
+      ValueError: before any work, for what cannot be measured, or where
+        another process writes to `output`.
       RuntimeError: if the encoder has changed.
 
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
@@ -47,19 +48,27 @@ def linear_run(config, judged, output, strategy, folder=None):
     )
     check(config, judged, pair, strategy.num_replicas_in_sync)
     output = pathlib.Path(output)
-    workdirs.prepare(
-        config,
-        output,
-        pair.train.fingerprint() + pair.test.fingerprint(),
-        command="linear",
-        encoder=judged.identity,
-    )
-    if (output / "result.json").is_file():
-        result = workdirs.read_json(output / "result.json")
-        print(f"This probe is finished: {output}.\n{_text(result, output)}")
-        return result
+    with workdirs.hold(output):
+        workdirs.prepare(
+            config,
+            output,
+            pair.train.fingerprint() + pair.test.fingerprint(),
+            command="linear",
+            encoder=judged.identity,
+        )
+        if (output / "result.json").is_file():
+            result = workdirs.read_json(output / "result.json")
+            print(f"This probe is finished: {output}.")
+        else:
+            folder = folder or output / "features"
+            result = _measure(config, judged, pair, output, strategy, folder)
+    print(_text(result, output))
+    return result
+
+
+def _measure(config, judged, pair, output, strategy, folder):
+    """Trains, judges on the test source, and writes the result."""
     print(_describe(config, judged, pair, output), flush=True)
-    folder = folder or output / "features"
     test = feature_store.extract(judged, pair.test, folder)
     way = {
         "cached": linear_cached.train,
@@ -88,9 +97,8 @@ def linear_run(config, judged, output, strategy, folder=None):
         **found,
         **accuracy.summary(logits, labels),
     }
-    _write(output, result, weights[0], pair.names)
     accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
-    print(_text(result, output))
+    _write(output, result, weights[0], pair.names)
     return result
 
 

@@ -71,7 +71,7 @@ class _Machine:
         for _ in range(_MOST_OPCODES):
             code = bytes(self.take(1))
             if code == b".":
-                return self.stack.pop()
+                return self.last(1)[0]
             action = pickle_opcodes.ACTIONS.get(code)
             if action is None:
                 self.refuse_opcode(code)

@@ -27,7 +27,8 @@ def read(path):
 
     Returns:
       what was saved: a dict most times. Tensors are arrays, read-only;
-      bfloat16 ones have the dtype ml_dtypes.bfloat16.
+      bfloat16 ones have the dtype ml_dtypes.bfloat16. A name that the file
+      puts where a value belongs is an object of pickle_objects.
 
     Raises:
       ValueError: if the file is none of these, is damaged, or asks for

@@ -61,11 +61,12 @@ def import_weights(path, workdir, config="", overrides=None):
     step = _step(file, loaded)
     notes = _assign(file, encoder, method, step, fresh_head)
     meta = _meta(file, path, fresh_head)
-    workdirs.save(loaded, workdir)
-    if method:
-        saved = checkpoints.save(method, workdir, 1, meta)
-    else:
-        saved = checkpoints.save_query_encoder(encoder, workdir, step, meta)
+    with workdirs.hold(workdir):
+        workdirs.save(loaded, workdir)
+        if method:
+            saved = checkpoints.save(method, workdir, 1, meta)
+        else:
+            saved = checkpoints.save_query_encoder(encoder, workdir, step, meta)
     print(_summary(file, path, loaded, saved, notes))
     return saved
 

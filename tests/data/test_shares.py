@@ -2,8 +2,11 @@
 
 import numpy as np
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moco_tf.data import shares
+from tests import properties
 
 # Worker 0 owns slots 0-3 and is dealt the key views of slots 5, 2, 0, 7.
 ORDER = tf.constant([5, 2, 0, 7, 1, 3, 4, 6])
@@ -44,12 +47,29 @@ def test_one_host_and_gathered_images_need_no_second_job():
     np.testing.assert_array_equal(slots, [4, 5, 6, 7])
 
 
-def test_every_view_is_made_once_in_any_layout():
-    order = tf.random.shuffle(tf.range(24), seed=3)
-    for workers in (1, 2, 3, 8):
-        made = np.zeros([24, 2], int)
-        for worker in range(workers):
-            share = shares.Share(worker, workers, 24 // workers, "address")
-            slots, wanted = share.wanted(order)
-            np.add.at(made, slots.numpy(), wanted.numpy().astype(int))
-        np.testing.assert_array_equal(made, 1)
+@properties.few
+@given(
+    workers=st.integers(1, 6),
+    slots=st.integers(1, 8),
+    shuffle_keys=st.sampled_from(("address", "gather", "none")),
+    data=st.data(),
+)
+def test_every_view_of_a_batch_is_made_once_in_any_layout(
+    workers, slots, shuffle_keys, data
+):
+    size = workers * slots
+    order = np.array(data.draw(st.permutations(range(size))), np.int32)
+    made, dealt = np.zeros([size, 2], int), []
+    for worker in range(workers):
+        share = shares.Share(worker, workers, slots, shuffle_keys)
+        jobs, wanted = share.wanted(tf.constant(order))
+        assert len(jobs) == share.jobs
+        np.add.at(made, jobs.numpy(), wanted.numpy().astype(int))
+        if shuffle_keys == "address":
+            chosen = share.key_jobs(tf.constant(order)).numpy()
+            if share.crosses:
+                assert wanted.numpy()[chosen, 1].all()
+                dealt += jobs.numpy()[chosen].tolist()
+    np.testing.assert_array_equal(made, 1)
+    if dealt:
+        np.testing.assert_array_equal(dealt, order)

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moco_tf.data import stream, views
+from tests import properties
 
 BATCH = 8
 
@@ -227,3 +230,42 @@ def test_a_source_without_a_readable_image_is_an_error():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size=30 and 29 images"):
         _stream(batch=30)
+
+
+@properties.few
+@given(
+    count=st.integers(1, 500),
+    batch=st.integers(1, 500),
+    seed=st.integers(0, 2**31 - 1),
+    epoch=st.integers(0, 10_000),
+)
+def test_the_order_of_any_epoch_is_a_permutation(count, batch, seed, epoch):
+    batches = _stream(count, seed=seed, batch=min(batch, count))
+    first = batches.positions(epoch * batches.steps_per_epoch)[0]
+    numbers = tf.range(count, dtype=tf.int64)
+    order = batches.samples(tf.repeat(first, count), numbers).numpy()
+    np.testing.assert_array_equal(np.sort(order), np.arange(count))
+    length = batches.steps_per_epoch * batches.global_batch
+    shown = batches.samples(first + numbers[:length])
+    np.testing.assert_array_equal(shown, order[:length])
+
+
+@properties.fewest
+@given(
+    count=st.integers(4, 60),
+    replicas=st.integers(1, 4),
+    rows=st.integers(1, 6),
+    seed=st.integers(0, 2**31 - 1),
+    seek=st.integers(0, 200),
+    shuffle_keys=st.sampled_from(("address", "gather", "none")),
+)
+def test_any_seek_on_any_replicas_gives_the_batches_of_running_there(
+    count, replicas, rows, seed, seek, shuffle_keys
+):
+    batch = min(replicas * rows, count // replicas * replicas)
+    batches = _stream(count, (0,), seed, shuffle_keys, batch)
+    begin = max(0, seek - 3)
+    _assert_same(
+        _steps(batches, begin, seek + 2)[seek - begin :],
+        _steps(batches, seek, seek + 2, replicas),
+    )

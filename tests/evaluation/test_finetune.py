@@ -102,6 +102,13 @@ def test_a_run_separates_what_can_be_separated(finished):
     assert [int(row["step"]) for row in rows(output)] == [4, 5, 9, 10]
 
 
+def test_a_folder_that_another_process_writes_to_is_refused(workdir, tmp_path):
+    with workdirs.hold(tmp_path):
+        with pytest.raises(ValueError, match="Only one process at a time"):
+            run(workdir, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_a_finished_run_says_so_and_returns_its_result(
     finished, workdir, capsys
 ):

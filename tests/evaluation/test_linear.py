@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import workdirs
 from moco_tf.evaluation import frozen, linear, linear_cached, supervised
 from tests.evaluation import small_encoder
 
@@ -185,6 +186,13 @@ def test_a_finished_probe_says_so(judged, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert _run(judged, tmp_path) == result
     assert "This probe is finished" in capsys.readouterr().out
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(judged, tmp_path):
+    with workdirs.hold(tmp_path):
+        with pytest.raises(ValueError, match="Only one process at a time"):
+            _run(judged, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_another_encoder_in_the_same_folder_is_refused(judged, tmp_path):

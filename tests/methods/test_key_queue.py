@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moco_tf.methods import key_queue
+from tests import properties
 
 
 def _keys(start, count):
@@ -28,32 +31,32 @@ def test_its_first_keys_are_a_function_of_the_seed():
     assert (first.keys.numpy() != other.keys.numpy()).any()
 
 
-@pytest.mark.parametrize("batches", [[3, 3, 3, 3], [7, 7], [5, 1, 7, 2, 6]])
-def test_any_batches_leave_the_newest_keys_in_a_ring(batches):
-    size, written = 7, 0
+@properties.few
+@given(
+    size=st.integers(1, 9),
+    batches=st.lists(st.integers(1, 11), min_size=1, max_size=12),
+)
+def test_any_batches_leave_the_newest_keys_in_a_ring(size, batches):
     queue = key_queue.KeyQueue(size, 2)
-    expected = queue.keys.numpy().copy()
+    keys = queue.keys.numpy().copy()
+    samples, steps = np.full(size, -1), np.full(size, -1)
+    written = 0
     for step, count in enumerate(batches):
-        queue.enqueue(
+        numbers = np.arange(written, written + count)
+        enqueued = (
             tf.constant(_keys(written, count)),
-            tf.range(written, written + count, dtype=tf.int64) * 10,
+            tf.constant(10 * numbers),
             tf.constant(step, tf.int64),
         )
-        for offset in range(count):
-            place = (written + offset) % size
-            expected[place] = _keys(written + offset, 1)[0]
-            assert queue.samples.numpy()[place] == 10 * (written + offset)
-            assert queue.steps.numpy()[place] == step
-        written += count
-        np.testing.assert_array_equal(queue.keys, expected)
+        if count > size:
+            with pytest.raises(ValueError, match=f"{count} keys for a queue"):
+                queue.enqueue(*enqueued)
+        else:
+            queue.enqueue(*enqueued)
+            keys[numbers % size] = _keys(written, count)
+            samples[numbers % size], steps[numbers % size] = 10 * numbers, step
+            written += count
+        np.testing.assert_array_equal(queue.keys, keys)
+        np.testing.assert_array_equal(queue.samples, samples)
+        np.testing.assert_array_equal(queue.steps, steps)
         assert queue.pointer.numpy() == written % size
-
-
-def test_more_keys_than_places_are_refused():
-    queue = key_queue.KeyQueue(4, 2)
-    with pytest.raises(ValueError, match="5 keys for a queue of 4"):
-        queue.enqueue(
-            tf.zeros([5, 2]),
-            tf.zeros([5], tf.int64),
-            tf.constant(0, tf.int64),
-        )

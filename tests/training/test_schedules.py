@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moco_tf.training import schedules
+from tests import properties
 
 
 def _rates(schedule, steps):
@@ -68,3 +71,68 @@ def test_warm_up_per_step_moves_at_every_step():
 def test_another_unit_is_refused():
     with pytest.raises(ValueError, match="'epoch' or 'step'.*'batch'"):
         schedules.Step(1.0, (), steps_per_epoch=1, unit="batch")
+
+
+@st.composite
+def runs(draw):
+    """Epochs, steps an epoch, warm-up epochs, unit."""
+    epochs = draw(st.integers(1, 1000))
+    return (
+        epochs,
+        draw(st.integers(1, 10_000)),
+        draw(st.integers(0, epochs - 1)),
+        draw(st.sampled_from(("epoch", "step"))),
+    )
+
+
+def _epochs_of(steps, run):
+    """Float64 epochs of steps, and the share of the warm-up that is done."""
+    _, per_epoch, warm_up, unit = run
+    if unit == "epoch":
+        done = steps // per_epoch
+        return done.astype(float), (done + 1) / max(warm_up, 1)
+    return steps / per_epoch, (steps + 1) / (per_epoch * max(warm_up, 1))
+
+
+def _some_steps(draw, run):
+    epochs, per_epoch, *_ = run
+    step = st.integers(0, epochs * per_epoch - 1)
+    return np.array(sorted(draw(st.lists(step, min_size=2, max_size=20))))
+
+
+@properties.few
+@given(data=st.data(), run=runs(), rate=st.floats(1e-4, 10))
+def test_any_cosine_is_its_formula_and_never_rises_after_the_warm_up(
+    data, run, rate
+):
+    epochs, per_epoch, warm_up, unit = run
+    steps = _some_steps(data.draw, run)
+    found = np.array(
+        schedules.Cosine(rate, epochs, per_epoch, warm_up, unit)(steps)
+    )
+    at, warm = _epochs_of(steps, run)
+    angle = np.pi * (at - warm_up) / (epochs - warm_up)
+    falling = rate * 0.5 * (1 + np.cos(angle))
+    expected = np.where(at < warm_up, rate * np.minimum(warm, 1), falling)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * rate)
+    cold = found[at < warm_up]
+    assert (np.diff(cold) >= 0).all() and (cold > 0).all()
+    assert (np.diff(found[at >= warm_up]) <= 1e-6 * rate).all()
+
+
+@properties.few
+@given(data=st.data(), run=runs(), decay=st.floats(0.01, 1))
+def test_any_milestones_lower_the_rate_at_their_epoch(data, run, decay):
+    epochs, per_epoch, warm_up, unit = run
+    milestones = sorted(data.draw(st.sets(st.integers(1, epochs), max_size=4)))
+    steps = _some_steps(data.draw, run)
+    edges = [m * per_epoch + side for m in milestones for side in (-1, 0)]
+    steps = np.array([*steps, *edges], np.int64)
+    found = np.array(
+        schedules.Step(1.0, milestones, per_epoch, decay, warm_up, unit)(steps)
+    )
+    at, warm = _epochs_of(steps, run)
+    reached = (at[:, np.newaxis] >= np.array(milestones)).sum(1)
+    warm = np.minimum(warm, 1)
+    expected = np.where(at < warm_up, warm, decay**reached)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,0 +1,136 @@
+"""Files of weights with any bytes: tensors or a ValueError, and no code."""
+
+import contextlib
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moco_tf.serving import pickle_objects, torch_reader
+from tests import properties
+from tests.serving import torch_files
+
+# What Python reports of a file that imports, calls or starts something.
+CODE = ("import", "exec", "compile", "pickle.", "os.system", "subprocess.")
+VALUES = (int, float, complex, str, bytes, bool, type(None), np.generic)
+# A name that nothing follows stays what it is in the table of names.
+NAMES = (
+    pickle_objects.Constructor,
+    pickle_objects.Marker,
+    pickle_objects.Pending,
+)
+
+"".encode("cp437")  # zipfile has it imported for the name of a member
+
+watching = False
+seen = []
+
+
+def _note(event, arguments):
+    if watching and event.startswith(CODE):
+        seen.append((event, arguments))
+
+
+sys.addaudithook(_note)
+
+
+@contextlib.contextmanager
+def _no_code():
+    """Fails where its block imports or calls what a file asks for."""
+    global watching
+    seen.clear()
+    watching = True
+    try:
+        yield
+    finally:
+        watching = False
+    assert not seen
+
+
+def _assert_plain(value):
+    """Numbers, text, arrays, inert names, containers; nothing else."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            _assert_plain(part)
+    elif not isinstance(value, np.ndarray):
+        assert isinstance(value, (*VALUES, *NAMES)), type(value)
+
+
+def _read_or_refuse(path, data):
+    path.write_bytes(data)
+    with _no_code():
+        try:
+            value = torch_reader.read(path)
+        except ValueError as error:
+            assert "cannot be read as weights" in str(error)
+            return
+    _assert_plain(value)
+
+
+@pytest.fixture(name="path", scope="module")
+def _path(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights") / "file.pth"
+
+
+def _valid(layout):
+    file = torch_files.File(layout)
+    values = {"epoch": 200, "arch": "resnet18"}
+    if layout != "pickle":
+        values["weight"] = np.arange(6, dtype=np.float32).reshape(2, 3)
+    return file.bytes(file.dict(**values))
+
+
+FILES = {layout: _valid(layout) for layout in torch_files.LAYOUTS}
+# Parts of pickles; out of order they are nonsense, but not to every opcode.
+PARTS = [
+    *[bytes([code]) for code in b"0()]}2NIJKLMQRVXabcdeghijlopqrstu\x80\x81"],
+    *[bytes([code]) for code in range(0x82, 0x99)],
+    b"cos\nsystem\n",
+    b"ccollections\nOrderedDict\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch\nFloatStorage\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy\ndtype\n",
+    *map(torch_files.plain, ("storage", "f4", 0, 7, -1, 2**40, (), (2, 3), {})),
+]
+
+
+@properties.few
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(path, data):
+    _read_or_refuse(path, data)
+
+
+@properties.few
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=25))
+@pytest.mark.parametrize("layout", torch_files.LAYOUTS)
+def test_any_opcodes_are_read_or_refused(path, layout, parts):
+    data = torch_files.File(layout).bytes(b"".join(parts))
+    _read_or_refuse(path, data)
+
+
+@properties.few
+@given(data=st.data())
+@pytest.mark.parametrize("layout", torch_files.LAYOUTS)
+def test_any_flipped_bits_are_read_or_refused(path, layout, data):
+    damaged = bytearray(FILES[layout])
+    last = 8 * len(damaged) - 1
+    for place in data.draw(st.sets(st.integers(0, last), max_size=8)):
+        damaged[place // 8] ^= 1 << place % 8
+    _read_or_refuse(path, bytes(damaged))
+
+
+@pytest.mark.parametrize("layout", torch_files.LAYOUTS)
+def test_the_files_that_are_damaged_here_are_whole(path, layout):
+    path.write_bytes(FILES[layout])
+    assert torch_reader.read(path)["epoch"] == 200
+
+
+def test_code_would_be_noticed():
+    with pytest.raises(AssertionError):
+        with _no_code():
+            exec("1")
