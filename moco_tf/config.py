@@ -7,11 +7,12 @@ import ml_collections
 
 from moco_tf import config_fields, config_rules, method_table, naming
 
+_PACKAGE = pathlib.Path(__file__).parent
+
 
 def folders():
     """Folders of the named configurations: in the wheel, in the checkout."""
-    package = pathlib.Path(__file__).parent
-    places = (package / "configs", package.parent / "configs")
+    places = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
     return [place for place in places if place.is_dir()]
 
 

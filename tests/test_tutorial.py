@@ -147,7 +147,7 @@ def test_the_encoder_is_served_as_the_page_says(place):
     server, request = (
         block
         for block in blocks("tutorial.md", "sh")
-        if "serve_local.py" in block or "curl" in block
+        if "launch/serve_local.py" in block or "curl" in block
     )
     words = shlex.split(server)
     words[:2] = [sys.executable, str(ROOT / words[1])]
