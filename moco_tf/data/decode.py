@@ -23,6 +23,8 @@ _OTHER_FORMATS = (
 )
 
 
+# Traced once a process: every data set calls the same graph.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode(contents):
     """Decodes a JPEG or PNG, told by its first bytes and not by its name.
 
