@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf.training import checkpoints
+from tests import shallow
 
 STEPS_PER_EPOCH = 6
 FIELDS = {
@@ -54,7 +55,7 @@ def make_config(images, **fields):
 
 
 def command(images, workdir, *flags, **fields):
-    """The same run as a command line."""
+    """The same run as a command line, in a network of two blocks."""
     config = make_config(images, **fields)
     sections = ("data", "model", "moco", "train", "checkpoint", "knn", "log")
     values = {
@@ -65,7 +66,7 @@ def command(images, workdir, *flags, **fields):
     return [
         sys.executable,
         "-m",
-        "moco_tf",
+        shallow.__name__,
         "pretrain",
         "--config=moco_cifar10",
         f"--workdir={workdir}",

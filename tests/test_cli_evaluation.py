@@ -5,7 +5,10 @@ import pytest
 
 from moco_tf import cli
 from moco_tf.evaluation import embedding_files
+from tests import shallow
 from tests.evaluation import small_encoder
+
+_network = shallow.fixture()
 
 
 @pytest.fixture(name="workdir", scope="module")

@@ -5,6 +5,7 @@ import pytest
 
 from moco_tf import cli
 from moco_tf.serving import torch_reader
+from tests import shallow
 from tests.evaluation import small_encoder
 
 
@@ -52,7 +53,15 @@ def test_an_imported_encoder_is_judged_like_a_run(workdir, tmp_path, capsys):
     assert "10 images, 2 classes, 1 unreadable" in capsys.readouterr().out
 
 
-def test_export_writes_the_next_version(workdir, capsys):
+@pytest.fixture(name="shallow_workdir")
+def _shallow_workdir(tmp_path):
+    """As `workdir`, where no other program must know the network."""
+    with shallow.network():
+        yield small_encoder.write(tmp_path)
+
+
+def test_export_writes_the_next_version(shallow_workdir, capsys):
+    workdir = shallow_workdir
     for version in (1, 2):
         assert cli.run(["export", f"--workdir={workdir}"]) == 0
         folder = workdir / "export" / "encoder" / str(version)
@@ -61,7 +70,8 @@ def test_export_writes_the_next_version(workdir, capsys):
     assert f"wrote {folder}" in capsys.readouterr().out
 
 
-def test_convert_writes_beside_the_versions(workdir, capsys):
+def test_convert_writes_beside_the_versions(shallow_workdir, capsys):
+    workdir = shallow_workdir
     assert cli.run(["export", f"--workdir={workdir}", "--name=taken"]) == 0
     versions = workdir / "export" / "taken"
     images = f"--images=folder:{workdir.parent / 'train'}"

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from moco_tf import cli
+from tests import shallow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("tutorial.md", "small_data.md")
@@ -88,7 +89,7 @@ def place(tmp_path_factory):
         write_images(folder / "data" / "train" / kind, 12, 1 + seed)
         write_images(folder / "data" / "test" / kind, 4, 11 + seed)
     shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
-    with pytest.MonkeyPatch.context() as patch:
+    with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for page in PAGES:
             for words in commands(page):

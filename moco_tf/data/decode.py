@@ -36,6 +36,8 @@ _HEAD = 12  # bytes
 _ANY = -1
 
 
+# Traced once a process: every data set calls the same graph.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode(contents):
     """Decodes a file of FORMATS, told by its first bytes, not by its name.
 

@@ -9,6 +9,9 @@ from absl import logging
 
 from moco_tf.data import views
 
+# AutoGraph's reading of the source is most of the time to the first batch.
+_as_written = tf.autograph.experimental.do_not_convert
+
 
 class Features(NamedTuple):
     """Features of the readable images of a source, in the source's order."""
@@ -38,6 +41,7 @@ def evaluation_batches(
       batch_size but for the last batch.
     """
 
+    @_as_written
     def make(record, index):
         image = source.image(record)
         if view is None:
@@ -48,7 +52,9 @@ def evaluation_batches(
         return tf.ensure_shape(image, shape), index
 
     dataset = tf.data.Dataset.range(first, len(source)).batch(batch_size)
-    dataset = dataset.map(lambda index: (source.records(index), index))
+    dataset = dataset.map(
+        _as_written(lambda index: (source.records(index), index))
+    )
     dataset = dataset.unbatch()
     dataset = dataset.map(make, os.cpu_count(), deterministic=True)
     if source.may_fail:

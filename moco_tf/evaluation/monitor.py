@@ -32,6 +32,11 @@ class KnnMonitor:
         self.query = sources.open_source(config.knn.query, channels)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
+        # One trace of each serves all epochs.
+        self._training_views = [
+            tf.function(functools.partial(self._view, number), autograph=False)
+            for number in (0, 1)
+        ]
         self._newest = None
 
     def take(self):
@@ -106,10 +111,8 @@ class KnnMonitor:
         spread = np.linspace(0, len(readable) - 1, count).astype(np.int64)
         subset = sources.Subset(self.query, readable[spread])
         first, second = (
-            self._extract(
-                encoder, subset, functools.partial(self._view, number)
-            )
-            for number in (0, 1)
+            self._extract(encoder, subset, view)
+            for view in self._training_views
         )
         # A file may have become unreadable between the two.
         _, left, right = np.intersect1d(
@@ -119,8 +122,6 @@ class KnnMonitor:
             first.backbone[left], second.backbone[right]
         )
 
-    # AutoGraph would take a second, of every epoch, to read the recipe.
-    @tf.autograph.experimental.do_not_convert
     def _view(self, number, image, index):
         """Training view 0 or 1 of an image, the same one in every epoch."""
         # Below 0, where no step of the training draws its views.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tests import small_run
+from tests import shallow, small_run
 from tests.cluster import ports
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "local_workers.py"
@@ -60,7 +60,7 @@ def signal_worker(workdir, index, kind):
             line = (folder / "cmdline").read_text().split("\0")
         except OSError:  # it has ended
             continue
-        if words <= set(line) and "moco_tf" in line:
+        if words <= set(line) and shallow.__name__ in line:
             os.kill(int(folder.name), kind)
             return
     raise AssertionError(f"worker {index} of {workdir} does not run")

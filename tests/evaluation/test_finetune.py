@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import small_run
 import tensorflow as tf
 
 from moco_tf import config as configs
@@ -19,10 +18,11 @@ from moco_tf.evaluation import (
     restored,
     supervised,
 )
-from moco_tf.models import resnet
 from moco_tf.training import checkpoints
+from tests import shallow, small_run
 from tests.evaluation import small_encoder
 
+_network = shallow.fixture()
 STRATEGY = tf.distribute.get_strategy()
 FIELDS = {
     "train.batch_size": "8",
@@ -39,17 +39,8 @@ class Killed(BaseException):
 
 @pytest.fixture(name="workdir", scope="module")
 def _workdir(tmp_path_factory):
-    """A run with step 5, of random weights, and step 9, where all moved.
-
-    The ResNet has two blocks as long as the fixture lives: it traces faster.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.DEPTHS, 18, ((1, 1), False))
-        yield _write_run(tmp_path_factory.mktemp("run"))
-
-
-def _write_run(root):
-    workdir = small_encoder.write(root)
+    """A run with step 5, of random weights, and step 9, where all moved."""
+    workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
     encoder = restored.build_encoder(restored.load_config(workdir))
     for weight in encoder.weights:
         weight.assign(1.01 * weight + 0.001)

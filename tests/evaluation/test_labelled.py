@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from moco_tf.evaluation import labelled, restored
+from tests import shallow
 from tests.evaluation import small_encoder
+
+_network = shallow.fixture()
 
 
 @pytest.fixture(name="workdir", scope="module")

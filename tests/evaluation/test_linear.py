@@ -8,8 +8,11 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import workdirs
 from moco_tf.evaluation import frozen, linear, linear_cached, supervised
+from tests import shallow
 from tests.evaluation import small_encoder
 
+_network = shallow.fixture()
+WAYS = ("cached", "published")
 STRATEGY = tf.distribute.get_strategy()
 FIELDS = {
     "train.batch_size": "8",
@@ -36,7 +39,20 @@ def _run(judged, output, **fields):
     return linear.linear_run(_config(**fields), judged, output, STRATEGY)
 
 
-@pytest.mark.parametrize("way", ["cached", "published"])
+@pytest.fixture(name="finished", scope="module")
+def _finished(judged, tmp_path_factory):
+    """Way -> folder and result of a probe, the weights before and after it."""
+    made = {}
+    for way in WAYS:
+        folder = tmp_path_factory.mktemp(way)
+        before = [weight.numpy() for weight in judged.weights]
+        result = _run(judged, folder, probe__way=way)
+        after = [weight.numpy() for weight in judged.weights]
+        made[way] = folder, result, before, after
+    return made
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_either_way_separates_what_can_be_separated(judged, tmp_path, way):
     result = _run(
         judged,
@@ -48,16 +64,15 @@ def test_either_way_separates_what_can_be_separated(judged, tmp_path, way):
     assert result["top1"] == 1.0
     assert result["images"] == 10
     assert result["unreadable_test_images"] == 1
-    assert result["feature_size"] == 32
+    assert result["feature_size"] == 8
     assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
-@pytest.mark.parametrize("way", ["cached", "published"])
-def test_not_one_bit_of_the_encoder_moves(judged, tmp_path, way):
-    before = [weight.numpy() for weight in judged.weights]
-    result = _run(judged, tmp_path, probe__way=way)
-    for old, weight in zip(before, judged.weights, strict=True):
-        np.testing.assert_array_equal(old, weight.numpy())
+@pytest.mark.parametrize("way", WAYS)
+def test_not_one_bit_of_the_encoder_moves(finished, way):
+    _, result, before, after = finished[way]
+    for old, weight in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, weight)
     assert result["encoder_weights"] == sum(map(np.size, before))
 
 
@@ -84,7 +99,7 @@ def test_the_rate_is_chosen_by_held_out_images(judged, tmp_path, capsys):
     assert result["rate"] == 0.3
     assert result["held_out"]["0.3"] > result["held_out"]["1e-12"]
     out = capsys.readouterr().out
-    assert "backbone features of 32, mean norm" in out
+    assert "backbone features of 8, mean norm" in out
     assert "rate 0.3" in out
     assert "have not changed by one bit" in out
 
@@ -92,12 +107,9 @@ def test_the_rate_is_chosen_by_held_out_images(judged, tmp_path, capsys):
 def test_the_published_start_and_the_cached_one_are_the_same(judged, tmp_path):
     """No step at rate 1e-30 moves a float32 weight of 0.01."""
     fields = {"optimizer__learning_rate": "1e-30", "probe__rates": "1e-30"}
-    for way in ("cached", "published"):
+    for way in WAYS:
         _run(judged, tmp_path / way, probe__way=way, **fields)
-    cached, published = (
-        np.load(tmp_path / way / "linear.npz")
-        for way in ("cached", "published")
-    )
+    cached, published = (np.load(tmp_path / way / "linear.npz") for way in WAYS)
     np.testing.assert_array_equal(cached["kernel"], published["kernel"])
     assert cached["classes"].tolist() == ["dark", "light"]
 
@@ -123,7 +135,7 @@ def test_both_ways_are_one_optimisation_of_images_that_crops_do_not_change(
         "optimizer__learning_rate": "0.3",
     }
     kernels = []
-    for way in ("cached", "published"):
+    for way in WAYS:
         _run(judged, tmp_path / way, probe__way=way, **fields)
         kernels.append(np.load(tmp_path / way / "linear.npz")["kernel"])
     np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
@@ -151,8 +163,10 @@ def test_crops_are_cached_once_and_learned_from(judged, tmp_path):
     assert sum("-crop" in name for name in folders) == 2
 
 
-def test_a_killed_probe_goes_on_to_the_same_bits(judged, tmp_path, monkeypatch):
-    _run(judged, tmp_path / "whole", probe__way="published")
+def test_a_killed_probe_goes_on_to_the_same_bits(
+    judged, finished, tmp_path, monkeypatch
+):
+    whole = finished["published"][0]
     finish = supervised.TaskCallback.finish_epoch
 
     def killed(callback):
@@ -165,26 +179,25 @@ def test_a_killed_probe_goes_on_to_the_same_bits(judged, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             _run(judged, tmp_path / "killed", probe__way="published")
     _run(judged, tmp_path / "killed", probe__way="published")
+    folders = (tmp_path / "killed", whole)
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(
-            np.load(tmp_path / "killed" / "linear.npz")[name],
-            np.load(tmp_path / "whole" / "linear.npz")[name],
+            *[np.load(folder / "linear.npz")[name] for folder in folders]
         )
     rows = [
         [
             (row["step"], row["loss"])
-            for row in csv.DictReader((tmp_path / run / "metrics.csv").open())
+            for row in csv.DictReader((folder / "metrics.csv").open())
         ]
-        for run in ("killed", "whole")
+        for folder in folders
     ]
     assert rows[0] == rows[1]
 
 
-def test_a_finished_probe_says_so(judged, tmp_path, capsys, monkeypatch):
-    result = _run(judged, tmp_path)
+def test_a_finished_probe_says_so(judged, finished, capsys, monkeypatch):
+    folder, result, *_ = finished["cached"]
     monkeypatch.setattr(linear_cached, "train", None)  # would be called
-    capsys.readouterr()
-    assert _run(judged, tmp_path) == result
+    assert _run(judged, folder) == result
     assert "This probe is finished" in capsys.readouterr().out
 
 
@@ -195,16 +208,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(judged, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_another_encoder_in_the_same_folder_is_refused(judged, tmp_path):
-    _run(judged, tmp_path)
+def test_another_encoder_in_the_same_folder_is_refused(judged, finished):
     with pytest.raises(ValueError, match="another encoder: .* then, 'bbbb"):
-        _run(judged._replace(identity="b" * 64), tmp_path)
+        _run(judged._replace(identity="b" * 64), finished["cached"][0])
 
 
-def test_another_configuration_in_the_same_folder_is_refused(judged, tmp_path):
-    _run(judged, tmp_path)
+def test_another_configuration_in_the_same_folder_is_refused(judged, finished):
     with pytest.raises(ValueError, match="probe.holdout: 0.2 -> 0.3"):
-        _run(judged, tmp_path, probe__holdout=0.3)
+        _run(judged, finished["cached"][0], probe__holdout=0.3)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def _train(method, steps=3, batch=None):
     return method.step_log.read(0, steps)
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """Three steps on whole batches: symmetric -> the method, what it logged."""
+    methods = {symmetric: _method(1, symmetric) for symmetric in (False, True)}
+    return {
+        symmetric: (method, _train(method))
+        for symmetric, method in methods.items()
+    }
+
+
 def _state(method):
     weights = method.query_encoder.weights + method.key_encoder.weights
     return [w.numpy() for w in [*weights, method.queue.keys]]
@@ -69,14 +79,15 @@ def _state(method):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_a_batch_give_the_step_of_the_whole(count, symmetric):
-    whole, parts = _method(1, symmetric), _method(count, symmetric)
-    expected, found = _train(whole), _train(parts)
+def test_parts_of_a_batch_give_the_step_of_the_whole(count, symmetric, whole):
+    method, expected = whole[symmetric]
+    parts = _method(count, symmetric)
+    found = _train(parts)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
     assert found["instance_top1"] == expected["instance_top1"]
     # Weights, BatchNorm's moving statistics and the queue.
-    names = [w.name for w in whole.query_encoder.weights]
-    pairs = zip(_state(parts), _state(whole), strict=True)
+    names = [w.name for w in method.query_encoder.weights]
+    pairs = zip(_state(parts), _state(method), strict=True)
     for number, (a, b) in enumerate(pairs):
         if symmetric and "moving" in "".join(names[number : number + 1]):
             continue  # both views of a part come before the next part's
@@ -96,17 +107,18 @@ def test_moving_statistics_take_every_part_once():
     np.testing.assert_allclose(layer.moving_mean, [5.35], rtol=1e-6)
 
 
-def test_encoders_under_xla_give_the_same_step():
-    plain, compiled = _method(), _method(jit_compile=True)
-    expected, found = _train(plain), _train(compiled)
+def test_encoders_under_xla_give_the_same_step(whole):
+    plain, expected = whole[False]
+    compiled = _method(jit_compile=True)
+    found = _train(compiled)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
     for a, b in zip(_state(compiled), _state(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_float16_takes_nearly_the_step_of_float32(count):
-    expected = _train(_method())
+def test_float16_takes_nearly_the_step_of_float32(count, whole):
+    _, expected = whole[False]
     found = _train(_method(count, dtype="mixed_float16"))
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=0.02)
 

@@ -3,7 +3,10 @@ import pytest
 
 from moco_tf.evaluation import feature_store, frozen
 from moco_tf.reporting import encoded, runs, samples
+from tests import shallow
 from tests.evaluation import small_encoder
+
+_network = shallow.fixture()
 
 
 @pytest.fixture(name="run", scope="module")

@@ -5,9 +5,11 @@ import shutil
 import pytest
 
 from moco_tf.reporting import pages, runs
+from tests import shallow
 from tests.evaluation import small_encoder
 from tests.reporting import small_report
 
+_network = shallow.fixture()
 HOSTILE = "<img src=x onerror=alert(1)>"
 PATH = "é中" + "long-" * 30
 

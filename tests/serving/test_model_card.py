@@ -6,9 +6,11 @@ from moco_tf import workdirs
 from moco_tf.evaluation import frozen
 from moco_tf.monitoring import metrics_csv
 from moco_tf.serving import model_card, model_card_text, signature_list
+from tests import shallow
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
+_network = shallow.fixture()
 LINEAR = {
     "way": "cached",
     "images": 10,

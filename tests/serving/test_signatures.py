@@ -5,10 +5,12 @@ import tensorflow as tf
 from moco_tf.data import sources, views
 from moco_tf.evaluation import feature_store, frozen, restored, voting
 from moco_tf.serving import signatures
+from tests import shallow
 from tests.data import pictures
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
+_network = shallow.fixture()
 RED, GREY = (255, 0, 0), (128, 128, 128)
 CONVERTIBLE = {
     "Placeholder", "NoOp", "Identity", "Const", "ReadVariableOp", "Mean",

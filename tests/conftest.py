@@ -1,0 +1,103 @@
+"""Which tests are quick, and which files are begun first.
+
+A file is quick unless SLOW names it. Files are handed to the processes in the
+order of SLOW, so that none of the long ones is begun last.
+"""
+
+import collections
+import pathlib
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+# Files that start processes with TensorFlow in them, make whole runs or trace
+# many networks, the longest first. `launch/test.sh --durations=25` lists the
+# seconds of each file: what takes more than ten belongs here.
+SLOW = """
+test_pretrain.py
+cluster/test_faults.py
+methods/test_every_method.py
+test_tutorial.py
+cluster/test_sameness.py
+evaluation/test_finetune.py
+cluster/test_leaving.py
+methods/test_shuffle.py
+cluster/test_collectives.py
+test_reference_cases.py
+test_reference_replicas.py
+serving/test_convert.py
+serving/test_export.py
+serving/test_torch_itself.py
+evaluation/test_linear.py
+models/test_keras_cv_backbones.py
+methods/test_moco.py
+methods/test_micro_batches.py
+test_benchmark.py
+test_cli_serving.py
+models/test_resnet.py
+models/test_encoder.py
+models/test_inputs.py
+models/test_replicas.py
+models/test_synchronized.py
+serving/test_weights_import.py
+serving/test_weights_export.py
+serving/test_reference_weights.py
+serving/test_serve_local.py
+serving/test_signatures.py
+serving/test_warm_up.py
+serving/test_keras_file.py
+training/test_checkpoints.py
+training/test_distribution.py
+training/test_steps.py
+training/test_addons.py
+doctor/test_proofs.py
+evaluation/test_finetuned.py
+evaluation/test_monitor.py
+methods/test_swav.py
+methods/test_memory_bank.py
+methods/test_dino.py
+methods/test_byol.py
+methods/test_simclr.py
+methods/test_end_to_end.py
+methods/test_cmc.py
+methods/test_cpc.py
+test_cli_evaluation.py
+test_readme_example.py
+test_prepare.py
+test_launch.py
+launch_scripts/test_local_workers.py
+launch_scripts/test_slurm.py
+reporting/test_browser.py
+reporting/test_pages.py
+reporting/test_encoded.py
+data/test_tfds_records.py
+""".split()
+
+
+def name_of(item):
+    """The path of a test's file, below tests/."""
+    return item.path.relative_to(TESTS).as_posix()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(name_of(item), len(place)))
+    for item in items:
+        if name_of(item) not in place:
+            item.add_marker("quick")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With --durations=N, the N files that took longest."""
+    count = config.getoption("durations")
+    if not count:
+        return
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section(f"slowest {count} files")
+    for name, taken in seconds.most_common(count):
+        terminalreporter.write_line(f"{taken:8.2f}s {name}")

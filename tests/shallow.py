@@ -1,0 +1,40 @@
+"""A ResNet-18 of two blocks where tests need any network: traced much sooner.
+
+python -m tests.shallow COMMAND ...    is `moco-tf COMMAND ...` with it
+"""
+
+import contextlib
+import sys
+from unittest import mock
+
+import pytest
+
+from moco_tf import cli
+from moco_tf.models import resnet
+
+
+@contextlib.contextmanager
+def network(blocks=(1, 1)):
+    """Other stages than ResNet-18's four of two blocks.
+
+    Args:
+      blocks: of each stage; weights leave for other programs from four stages.
+    """
+    with mock.patch.dict(resnet.DEPTHS, {18: (blocks, False)}):
+        yield
+
+
+def fixture():
+    """A fixture that gives all tests of a module the network of two blocks."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def made():
+        with network():
+            yield
+
+    return made
+
+
+if __name__ == "__main__":
+    with network():
+        sys.exit(cli.run())

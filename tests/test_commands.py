@@ -1,0 +1,182 @@
+"""Every command that a page shows can be given: nothing in it has drifted.
+
+Commands are parsed here, not run. tests/test_tutorial.py runs those of the
+tutorials; the others are named below, with what runs in their place.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from moco_tf import cli, command_line
+from moco_tf import config as configs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "launch/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+    if path.parent.name != "api"  # signatures, not commands
+)
+# Of other programs, and why no test gives them as they stand.
+OTHERS = {
+    "sbatch": "needs Slurm; launch_scripts/test_slurm.py takes a stand-in",
+    "kubectl": "needs a cluster; test_kubernetes.py reads the files",
+    "pip": "needs the network; test_packaging.py compares the versions",
+    "curl": "test_tutorial.py sends the same request to a server",
+    "tensorboard": "opens a server; test_tensorboard.py reads its files",
+    "ruff": "is the linter's own command",
+    "cmp": "is the system's own",
+    "git": "is the developer's own",
+}
+# A reader puts these in: what stands in their place here.
+PLACEHOLDERS = {
+    "--config=NAME": "--config=quickstart",
+    "--config=mine.py": f"--config={ROOT / 'configs' / 'quickstart.py'}",
+}
+PROGRAMS = ("moco-tf", "python", "launch/", "benchmarks/", *OTHERS)
+
+
+def lines(text):
+    """The command lines of a page: in fenced blocks, and within sentences."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.M | re.S)
+    for block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from re.split(r" \| | &&(?: |$)|; ", line)
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for code in re.findall(r"`([^`\n]+)`", text):
+        if " " in code:
+            yield code
+
+
+def commands():
+    """(page, words) of every command; .venv/bin/ before a program left out."""
+    for page in PAGES:
+        for line in lines(page.read_text()):
+            line = line.strip().removeprefix(".venv/bin/").lstrip("(")
+            if line.startswith(PROGRAMS):
+                words = shlex.split(line, comments=True)
+                words = [PLACEHOLDERS.get(word, word) for word in words]
+                # Words of capitals stand for more flags.
+                words = [w for w in words if not re.fullmatch("[A-Z]+", w)]
+                yield str(page.relative_to(ROOT)), words
+
+
+COMMANDS = list(commands())
+
+
+def check(words):
+    """Refuses a command that does not exist or has a flag that does not."""
+    program = words[0].removeprefix(".venv/bin/")
+    if program == "moco-tf":
+        check_moco_tf(words[1:])
+    elif program == "python" and words[1] == "-m":
+        return  # a program of another package, as pytest or bazel
+    elif program == "python" or program.startswith(("launch/", "benchmarks/")):
+        check_script(words[1:] if program == "python" else words)
+    else:
+        assert program in OTHERS, f"{program} is not in OTHERS"
+        if "launch/slurm.sbatch" in words:
+            place = words.index("launch/slurm.sbatch")
+            check_moco_tf(["pretrain", *words[place + 1 :]])
+
+
+def check_moco_tf(words):
+    if not words or words[0] == "COMMAND" or words[0].startswith("-"):
+        return
+    try:
+        name, options, overrides = command_line.parse(words, cli.COMMANDS)
+    except command_line.UsageError as error:
+        # A sentence may show the flags that it is about, and no others.
+        if not str(error).endswith("must be given."):
+            raise
+        missing = re.findall(r"--\w+", str(error))
+        check_moco_tf([*words, *(f"{flag}=quickstart" for flag in missing)])
+        return
+    if "config" in options and name != "import-weights":
+        table = name if name in configs.config_fields.TABLES else "pretrain"
+        configs.load(options.config or name, overrides, table)
+
+
+def check_script(words):
+    path = ROOT / words[0]
+    assert path.exists(), words[0]
+    own, _, inner = " ".join(words[1:]).partition(" -- ")
+    if inner:
+        check(inner.split())
+    if path.suffix == ".sh":
+        assert os.access(path, os.X_OK), path
+    if path.suffix != ".py":
+        return
+    known = constants(path)
+    others = [word for word in own.split() if word[:2] == "--"]
+    others = [word for word in others if word.partition("=")[0] not in known]
+    if others and "parse_known_args" in known:  # it hands them on
+        check_moco_tf(["pretrain", *others])
+        return
+    for word in others:
+        assert word.startswith("--config."), f"{words[0]} has no {word}"
+    fields = [word.removeprefix("--config.") for word in others]
+    configs.load("moco_cifar10", dict(field.split("=", 1) for field in fields))
+
+
+def constants(path):
+    """Text and attributes in a script and the modules that it takes beside."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            for alias in node.names:
+                beside = path.parent / f"{alias.name}.py"
+                if beside.is_file():
+                    found |= constants(beside)
+    return found
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in COMMANDS}))
+def test_the_commands_of_a_page_are_understood(page):
+    for words in (words for found, words in COMMANDS if found == page):
+        try:
+            check(words)
+        except (AssertionError, ValueError, command_line.UsageError) as error:
+            raise AssertionError(f"{shlex.join(words)}: {error}") from error
+
+
+def test_pages_show_commands_of_every_kind():
+    shown = {words[0] for _, words in COMMANDS}
+    assert {"moco-tf", "python", "sbatch"} <= shown
+    given = {w[1] for _, w in COMMANDS if w[0] == "moco-tf" and len(w) > 2}
+    assert given >= set(cli.COMMANDS)
+
+
+def test_every_benchmark_is_told_of_on_its_page():
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        if 'if __name__ == "__main__":' in path.read_text():
+            assert path.name in text, path.name
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("moco-tf pretrian --workdir=x", "no command 'pretrian'"),
+        ("moco-tf knn --workdirs=x", "no flag --workdirs"),
+        ("moco-tf pretrain --workdir=x --config=moco_v3", "moco_v3"),
+        ("moco-tf linear --workdir=x --config.moco.dim=1", "moco.dim"),
+        ("python benchmarks/scalings.py", "benchmarks/scalings.py"),
+        ("python benchmarks/scaling.py --round=1", "has no --round=1"),
+        ("sbatch launch/slurm.sbatch --confg=quickstart", "no flag --confg"),
+        ("make all", "make is not in OTHERS"),
+    ],
+)
+def test_what_has_drifted_is_seen(line, message):
+    errors = (AssertionError, ValueError, command_line.UsageError)
+    with pytest.raises(errors, match=message):
+        check(line.split())

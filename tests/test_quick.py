@@ -1,0 +1,70 @@
+"""The quick tests: every folder has some; the list names files there are."""
+
+import types
+
+import pytest
+
+from tests import conftest
+
+FILES = {
+    path.relative_to(conftest.TESTS).as_posix()
+    for path in conftest.TESTS.rglob("test_*.py")
+}
+
+
+class _Item:
+    """As much of a test as the hook looks at."""
+
+    def __init__(self, name):
+        self.path = conftest.TESTS / name
+        self.marks = []
+
+    def add_marker(self, name):
+        self.marks.append(name)
+
+
+def test_every_slow_file_is_there_and_named_once():
+    assert set(conftest.SLOW) <= FILES
+    assert len(set(conftest.SLOW)) == len(conftest.SLOW)
+
+
+def test_every_folder_has_quick_tests():
+    folders = {name.rpartition("/")[0] for name in FILES}
+    quick = FILES - set(conftest.SLOW)
+    assert {name.rpartition("/")[0] for name in quick} == folders
+
+
+def test_slow_files_come_first_in_their_order_and_new_ones_are_quick():
+    names = ["test_new.py", conftest.SLOW[1], "data/test_a.py"]
+    items = [_Item(name) for name in [*names, conftest.SLOW[0]]]
+    conftest.pytest_collection_modifyitems(items)
+    assert [conftest.name_of(item) for item in items] == [
+        conftest.SLOW[0],
+        conftest.SLOW[1],
+        "test_new.py",
+        "data/test_a.py",
+    ]
+    assert [item.marks for item in items] == [[], [], ["quick"], ["quick"]]
+
+
+def test_files_are_listed_by_their_seconds():
+    lines = []
+    reports = [
+        pytest.TestReport(
+            f"tests/{name}.py::test", ("", 0, ""), {}, "passed", None, "call",
+            duration=seconds,
+        )
+        for name, seconds in (("a", 1), ("b", 2), ("a", 3), ("c", 0.5))
+    ]  # fmt: skip
+    reporter = types.SimpleNamespace(
+        stats={"passed": reports[:3], "failed": reports[3:], "warnings": [0]},
+        section=lines.append,
+        write_line=lines.append,
+    )
+    config = types.SimpleNamespace(getoption=lambda name: 2)
+    conftest.pytest_terminal_summary(reporter, config)
+    assert lines == [
+        "slowest 2 files",
+        "    4.00s tests/a.py",
+        "    2.00s tests/b.py",
+    ]
