@@ -15,7 +15,7 @@ ENDINGS = (
     (b".gif",),
     (b".bmp",),
 )
-_READ = sum(ENDINGS, ())
+READ = sum(ENDINGS, ())
 _REFUSED = (
     b".webp", b".tif", b".tiff", b".heic", b".heif", b".avif", b".jp2",
     b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
@@ -176,12 +176,12 @@ def open_folder(path):
         )
     files = _walk(path)
     refuse_formats(files)
-    images = [name for name in files if name.lower().endswith(_READ)]
+    images = [name for name in files if name.lower().endswith(READ)]
     if not images:
         raise ValueError(
             "A folder must hold at least one image. Received "
             f"{path!r} with {len(files)} files, none of them named "
-            f"{b', '.join(_READ).decode()}. Correct the path."
+            f"{b', '.join(READ).decode()}. Correct the path."
         )
     if any(name.count(b"/") != 1 for name in images):
         return FileSource(path, images)
