@@ -64,6 +64,7 @@ methods/test_cpc.py
 test_cli_evaluation.py
 test_readme_example.py
 test_prepare.py
+test_pairs_of_files.py
 test_launch.py
 launch_scripts/test_local_workers.py
 launch_scripts/test_slurm.py

@@ -10,8 +10,10 @@ from moco_tf.data import sources
 from moco_tf.evaluation import embed, embedding_files, frozen, knn
 from moco_tf.reporting import samples
 from moco_tf.serving import export
+from tests import shallow
 from tests.data import pictures
 
+_network = shallow.fixture()
 CLASSES, COUNT, SIDE = ("bright", "dark"), 6, 18
 
 
