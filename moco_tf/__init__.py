@@ -1,3 +1,44 @@
-"""Momentum Contrast (MoCo v1 and v2) in TensorFlow 2.15."""
+"""Momentum Contrast (MoCo v1 and v2) and its kin in TensorFlow 2.15.
+
+What is imported from here is loaded when it is first used: this module loads
+nothing, and TensorFlow takes seconds.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_MODULES = ("config", "pretrain")
+_HOMES = {  # name -> module that it is defined in
+    "BYOL": "methods.byol",
+    "CMC": "methods.cmc",
+    "CPC": "methods.cpc",
+    "DINO": "methods.dino",
+    "EndToEnd": "methods.end_to_end",
+    "MemoryBank": "methods.memory_bank",
+    "MoCo": "methods.moco",
+    "RECIPES": "data.views",
+    "Recipe": "data.views",
+    "SimCLR": "methods.simclr",
+    "Stream": "data.stream",
+    "SwAV": "methods.swav",
+    "build_backbone": "models.encoder",
+    "export_run": "serving.export",
+    "open_frozen": "evaluation.frozen",
+    "open_source": "data.sources",
+}
+
+__all__ = ["__version__", *_MODULES, *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"moco_tf.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"moco_tf.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'moco_tf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

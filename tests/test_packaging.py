@@ -1,6 +1,12 @@
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
 
 import pytest
 
@@ -30,7 +36,6 @@ def locked(name):
 
 def test_pyproject_and_requirements_name_the_same_versions():
     assert PROJECT["project"]["dependencies"] == requirements("requirements.in")
-    assert PROJECT["project"]["version"] == moco_tf.__version__
 
 
 def test_the_lock_holds_every_direct_dependency_at_its_version():
@@ -99,3 +104,83 @@ def test_every_file_that_a_package_reads_is_in_the_wheel():
         if path.suffix not in (".py", ".pyc") and path.name != "BUILD"
     }
     assert read and read == listed
+
+
+def test_the_changelog_tells_of_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## ([\w.]+)", text, re.M)[1] == moco_tf.__version__
+
+
+def python(words, folder, **environment):
+    """Runs this interpreter in a folder; returns what it prints."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def build(kind, tree, folder):
+    """Builds "sdist" or "wheel" of a tree, with what is installed."""
+    code = "import sys; from setuptools import build_meta\n"
+    code += f"build_meta.build_{kind}(sys.argv[1])"
+    python(["-c", code, str(folder)], tree)
+    (path,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+    return path
+
+
+@pytest.fixture(name="wheel", scope="module")
+def _wheel(tmp_path_factory):
+    """A wheel of a source distribution of a copy of the tree."""
+    root = tmp_path_factory.mktemp("packaging")
+    tree = root / "tree"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("moco_tf", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, tree)
+    with tarfile.open(build("sdist", tree, root)) as file:
+        file.extractall(root, filter="data")
+    (unpacked,) = root.glob("moco_tf-*/")
+    return build("wheel", unpacked, root)
+
+
+def test_the_wheel_of_the_source_distribution_lacks_no_file(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        held = {n for n in file.namelist() if ".dist-info/" not in n}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "moco_tf").rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name != "BUILD"
+    }
+    expected |= {
+        f"moco_tf/configs/{path.name}"
+        for path in (ROOT / "configs").glob("*.py")
+    }
+    assert held == expected
+    assert wheel.name.startswith(f"moco_tf-{moco_tf.__version__}-py3-")
+
+
+def test_what_is_installed_works_without_the_source_tree(wheel, tmp_path):
+    place, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    install = "-m pip install -q --no-deps --no-index --no-compile --target"
+    python([*install.split(), str(place), str(wheel)], empty)
+    there = {"PYTHONPATH": str(place)}
+    code = "import moco_tf; print(moco_tf.__file__)"
+    found = pathlib.Path(python(["-c", code], empty, **there).strip())
+    assert found == place / "moco_tf" / "__init__.py"
+    script = str(place / "bin" / "moco-tf")
+    version = python([script, "--version"], empty, **there)
+    assert version == f"moco-tf {moco_tf.__version__}\n"
+    shown = python([script, "pretrain", "--help"], empty, **there)
+    for path in (ROOT / "configs").glob("*.py"):
+        task = path.stem.partition("_")[0]
+        assert (path.stem in shown) == (task not in ("linear", "finetune"))
+    code = "from moco_tf import config; "
+    code += "print(config.load('quickstart').data.source)"
+    assert python(["-c", code], empty, **there) == "shapes:train\n"
