@@ -59,9 +59,10 @@ def hold(workdir):
             if error.errno not in _FULL:
                 raise
             raise OSError(
-                f"There is no room to write to {workdir}: {error.strerror}. "
-                "Its checkpoints are whole. Free space, then give the same "
-                "command again to go on from the last one."
+                f"There is no room to write to {error.filename or workdir}: "
+                f"{error.strerror}. The checkpoints of {workdir} are whole. "
+                "Free space, then give the same command again to go on from "
+                "the last one."
             ) from error
         finally:
             file.truncate(0)

@@ -9,6 +9,7 @@ import pytest
 
 from moco_tf import config as configs
 from moco_tf import workdirs
+from tests import small_disk
 
 
 def cifar(**overrides):
@@ -166,3 +167,23 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(ValueError, match="can be written to.*Not a directory"):
         with workdirs.hold(tmp_path / "file" / "run"):
             raise AssertionError("a folder below a file")
+
+
+def test_a_workdir_on_a_read_only_disk_is_refused(tmp_path):
+    with small_disk.mounted(tmp_path, "ro"):
+        with pytest.raises(
+            ValueError, match="can be written to.*Read-only file system"
+        ):
+            with workdirs.hold(tmp_path / "run"):
+                raise AssertionError("nothing can be written here")
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_of_as_one(tmp_path):
+    with small_disk.mounted(tmp_path, "size=100k"):
+        ballast = small_disk.fill(tmp_path)
+        with pytest.raises(OSError, match="There is no room to write to"):
+            with workdirs.hold(tmp_path / "run"):
+                workdirs.prepare(cifar(), tmp_path / "run", "f")
+        ballast.unlink()
+        with workdirs.hold(tmp_path / "run"):
+            workdirs.prepare(cifar(), tmp_path / "run", "f")

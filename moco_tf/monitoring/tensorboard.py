@@ -1,11 +1,14 @@
 """TensorBoard events that survive kills and resumes without doubles."""
 
+import contextlib
+import errno
 import glob
 import io
 import os
 import time
 
 import numpy as np
+import tensorflow as tf
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import event_file_writer, record_writer
@@ -37,6 +40,15 @@ TAGS = {
     "key_drift": "queue/drift of key encoder",
 }
 _NOT_CHARTED = ("step", "steps", "epoch")
+
+
+@contextlib.contextmanager
+def _errors_of_files():
+    """Raises as OSError what TensorFlow, which writes, says of a full disk."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, error.message) from error
 
 
 def _event_files(logdir, prefix=""):
@@ -90,6 +102,7 @@ class EventWriter:
     points in memory forgets them.
     """
 
+    @_errors_of_files()
     def __init__(self, logdir, resumed_step=0, chance=None):
         """Opens a new event file.
 
@@ -117,6 +130,7 @@ class EventWriter:
         )
         self._writer.flush()
 
+    @_errors_of_files()
     def write(self, row):
         """Writes the figures of one step and flushes.
 
@@ -148,6 +162,7 @@ class EventWriter:
             self._add(row["step"], summary_pb2.Summary(value=[point]))
         self._writer.flush()
 
+    @_errors_of_files()
     def image(self, tag, step, picture):
         """Writes a picture.
 
@@ -166,6 +181,7 @@ class EventWriter:
         self._add(step, summary_pb2.Summary(value=[point]))
         self._writer.flush()
 
+    @_errors_of_files()
     def histogram(self, tag, step, shares, low, high):
         """Writes a histogram of bins of equal width.
 
@@ -195,6 +211,7 @@ class EventWriter:
         )
         self._add(step, summary_pb2.Summary(value=[point]))
 
+    @_errors_of_files()
     def summary(self, summary):
         """Writes a summary of the whole run, as of step 0.
 
@@ -205,6 +222,7 @@ class EventWriter:
         self._add(0, summary_pb2.Summary.FromString(data))
         self._writer.flush()
 
+    @_errors_of_files()
     def graph(self, graph):
         """Writes a tf.Graph for the Graphs tab."""
         data = graph.as_graph_def().SerializeToString()

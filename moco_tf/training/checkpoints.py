@@ -19,6 +19,7 @@ import time
 import tensorflow as tf
 
 _NAME = re.compile(r"step-(\d{9})")
+_PLACE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
 _STATE = "state"
 _QUERY_ENCODER = "query encoder"  # what imported weights may hold alone
 # What TensorFlow raises for a file of another model, or damaged, or cut off.
@@ -152,8 +153,10 @@ def keep_as_best(path):
     final = path.parent / "best"
     partial, old = path.parent / ".best", path.parent / ".best-old"
     _clear(partial)
-    # Hard links: no second copy on disk until the original is dropped.
-    shutil.copytree(path, partial, copy_function=_link)
+    partial.mkdir()
+    for file in path.iterdir():
+        # Hard links: no second copy on disk until the original is dropped.
+        _link(file, partial / file.name)
     if final.exists():
         _clear(old)
         os.replace(final, old)
@@ -223,7 +226,8 @@ def _path(workdir, step):
 def _reason(error):
     """The first line of an error, as a sentence."""
     text = getattr(error, "message", None) or str(error) or repr(error)
-    return text.strip().splitlines()[0][:300].rstrip(".") + "."
+    line = _PLACE.sub("", text.strip().splitlines()[0])
+    return line[:300].rstrip(".") + "."
 
 
 def _flush(path):

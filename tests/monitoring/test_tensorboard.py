@@ -1,3 +1,4 @@
+import errno
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing import (
 )
 
 from moco_tf.monitoring import tensorboard
+from tests import small_disk
 
 
 def _read(folder):
@@ -171,3 +173,13 @@ def test_a_graph_is_written_for_its_tab(tmp_path):
     reader = event_accumulator.EventAccumulator(str(tmp_path))
     reader.Reload()
     assert "the_product" in [node.name for node in reader.Graph().node]
+
+
+def test_a_full_disk_is_told_of_as_one(tmp_path):
+    with small_disk.mounted(tmp_path, "size=100k"):
+        writer = tensorboard.EventWriter(tmp_path / "run")
+        small_disk.fill(tmp_path)
+        with pytest.raises(OSError) as caught:
+            for step in range(1000):
+                writer.write({"step": step, "loss": 1.0})
+    assert caught.value.errno == errno.ENOSPC
