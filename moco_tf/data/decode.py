@@ -36,8 +36,6 @@ _HEAD = 12  # bytes
 _ANY = -1
 
 
-# Traced once a process: every data set calls the same graph.
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode(contents):
     """Decodes a file of FORMATS, told by its first bytes, not by its name.
 
@@ -71,7 +69,7 @@ def _decode(contents):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-# Half a second that only the first stream of a process pays.
+# Half a second that only the first data set of a process pays.
 _traced_once = tf.function(
     _decode, [tf.TensorSpec([], tf.string)], autograph=False
 )
