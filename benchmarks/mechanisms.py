@@ -54,7 +54,7 @@ _SECTIONS = {
         "queue_from_epoch": 0,
         "frozen_epochs": 0,
     },
-    "cmc": {"negatives": 1024, "temperature": 0.1, "loss": "info_nce"},
+    "cmc": {"negatives": 128, "temperature": 0.1, "loss": "info_nce"},
     "cpc": {"rows": 2, "blocks": 2, "negatives": 1024},
     "dino": {
         "outputs": 128,
@@ -80,7 +80,12 @@ _OWN = {
         "optimizer.learning_rate": 0.1,
         "optimizer.weight_decay": 5e-4,
     },
-    "cmc": {"model.input": "lab", "model.head": "fc", "data.views": "cmc"},
+    "cmc": {
+        "model.input": "lab",
+        "model.head": "simclr",  # its last BatchNorm keeps sensors together
+        "data.views": "cpc",  # nearly whole images: a bank's are of other crops
+        "optimizer.learning_rate": 0.03,
+    },
     "cpc": {
         "model.input": "grid",
         "model.norm": "layer",
@@ -97,6 +102,9 @@ _OWN = {
         "optimizer.weight_decay": 5e-4,
     },
 }
+# A bank's features are renewed once an epoch: so fewer images, for as many
+# steps. A draw from fewer would often hold the query's own.
+_IMAGES = {"cmc": 2000}
 _untrained = {}  # figures by digest: cases often begin with one encoder
 # Of the comparisons: more steps in few epochs, and keys that are not too old.
 _COMPARED = {"train.batch_size": 64}
@@ -206,10 +214,10 @@ def compose(operations):
     return augmentation.Augmentation(**parts)
 
 
-def identity(config, operations, options):
+def identity(config, operations, images):
     """Digest of all that a case's figures depend on."""
     values = configs.flatten(config.to_dict())
-    text = json.dumps([values, operations, options.images], sort_keys=True)
+    text = json.dumps([values, operations, images], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -331,13 +339,18 @@ def row_of(case, setting, options, results):
     if found:
         return found[0]
     method, fields, operations = setting
+    images = options.images
+    if not images and method in _IMAGES:
+        images = _IMAGES[method]
+        whole = len(opened(options.data, 0))
+        fields = {"train.epochs": options.epochs * whole // images} | fields
     config = make_config(method, fields, options, case["seed"])
-    case = {**case, "identity": identity(config, operations, options)}
+    case = {**case, "identity": identity(config, operations, images)}
     same = [row for row in done if row.get("identity") == case["identity"]]
     if same:
         row = same[0] | case
     else:
-        row = case | measure(config, operations, options.images)
+        row = case | measure(config, operations, images)
         tf.keras.backend.clear_session()
     with results.open("a") as file:
         file.write(json.dumps(row) + "\n")

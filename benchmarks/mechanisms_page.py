@@ -18,7 +18,7 @@ _TITLES = {
     "multi_crop": "Multi-crop: 2 views, and 4 small ones beside them",
     "augmentation": "Pairs of augmentations (SimCLR)",
 }
-_BUDGET = ("data", "epochs", "size", "precision", "trained_on")
+_BUDGET = ("data", "epochs", "size", "precision")
 
 
 def write(rows, folder):
@@ -51,11 +51,14 @@ rates follow the end-to-end batch. kNN is on the backbone
 linear probe. Runs are short: the epochs stand above each table. Differences of
 a point or two are within the spread of seeds. Among the methods, SimCLR, BYOL,
 SwAV, DINO, CMC and CPC have heads and settings of their own (`_SECTIONS` and
-`_OWN` of the script), and the networks of CMC and CPC another untrained kNN."""
+`_OWN` of the script), and the networks of CMC and CPC another untrained kNN.
+CMC has 2,000 of the images, for as many steps: a bank's features are renewed
+once an epoch."""
 
 
 def _section(key, rows, folder):
-    experiment, data, epochs, size, precision, images = key
+    experiment, data, epochs, size, precision = key
+    images = max(row["trained_on"] for row in rows)
     seeds = sorted({row["seed"] for row in rows})
     where = "shapes" if data.startswith("shapes") else "CIFAR-10"
     lines = [
