@@ -24,12 +24,12 @@ def network(blocks=(1, 1)):
         yield
 
 
-def fixture():
-    """A fixture that gives all tests of a module the network of two blocks."""
+def fixture(blocks=(1, 1)):
+    """A fixture that gives all tests of a module such a network."""
 
     @pytest.fixture(scope="module", autouse=True)
     def made():
-        with network():
+        with network(blocks):
             yield
 
     return made

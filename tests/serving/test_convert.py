@@ -19,7 +19,7 @@ from tests import shallow
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
-_network = shallow.fixture()
+_network = shallow.fixture((1, 1, 1, 1))
 FORMATS = convert_formats.FORMATS
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of views v1, v2
 
@@ -99,7 +99,7 @@ def test_a_runtime_gives_the_features_of_the_run(to, count, run, paths):
     pixels = photographs(count)
     expected = run[0].encode(pixels)["backbone"].numpy()
     features = FORMATS[to].open(paths[to])(normalised(pixels))
-    assert features.shape == (count, 8)
+    assert features.shape == (count, 32)
     assert features.dtype == np.float32
     limit = 1e-4 * np.abs(expected).max()
     np.testing.assert_allclose(features, expected, rtol=0, atol=limit)

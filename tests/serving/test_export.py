@@ -14,7 +14,7 @@ from tests import shallow
 from tests.evaluation import plain_frozen, small_encoder
 from tests.methods import every_method
 
-_network = shallow.fixture()
+_network = shallow.fixture((1, 1, 1, 1))
 
 
 @pytest.fixture(name="workdir", scope="module")
@@ -31,7 +31,7 @@ def write_head(folder, judged):
     folder.mkdir()
     np.savez(
         folder / "linear.npz",
-        kernel=np.ones([8, 2], np.float32),
+        kernel=np.ones([32, 2], np.float32),
         bias=np.array([0, 1], np.float32),
         classes=np.array(["dark", "light"]),
     )
@@ -92,7 +92,7 @@ def test_the_card_is_that_of_the_export(exported, judged):
     card = workdirs.read_json(exported / "model_card.json")
     assert card["licence"] == "Apache-2.0"
     assert card["encoder"]["identity"] == judged.identity
-    assert card["encoder"]["features"] == 8
+    assert card["encoder"]["features"] == 32
     assert card["metrics"]["linear"]["top1"] == 0.75
     # The run's k is 200; the bank holds 40 images.
     assert card["bank"].endswith("bank.npz (k = 40, temperature = 0.1)")
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         bias=np.zeros(2, np.float32),
         classes=np.array(["a", "b"]),
     )
-    with pytest.raises(ValueError, match="8 features.* for 9 features"):
+    with pytest.raises(ValueError, match="32 features.* for 9 features"):
         export.export_run(
             judged,
             tmp_path / "export",
@@ -202,7 +202,7 @@ encoder = tf.saved_model.load(sys.argv[1])
 images = tf.random.normal([8, 16, 16, 3])
 labels = tf.constant([0, 1] * 4)
 before = [v.numpy() for v in encoder.variables]
-kernel = tf.Variable(tf.random.normal([8, 2]))
+kernel = tf.Variable(tf.random.normal([32, 2]))
 trained = [*encoder.trainable_variables, kernel]
 optimizer = tf.keras.optimizers.SGD(0.1)
 losses = []

@@ -10,7 +10,7 @@ from tests import shallow
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
-_network = shallow.fixture()
+_network = shallow.fixture((1, 1, 1, 1))
 LINEAR = {
     "way": "cached",
     "images": 10,

@@ -10,7 +10,7 @@ from tests.data import pictures
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
-_network = shallow.fixture()
+_network = shallow.fixture((1, 1, 1, 1))
 RED, GREY = (255, 0, 0), (128, 128, 128)
 CONVERTIBLE = {
     "Placeholder", "NoOp", "Identity", "Const", "ReadVariableOp", "Mean",
