@@ -9,10 +9,11 @@ import pathlib
 
 import pytest
 
-TESTS = pathlib.Path(__file__).resolve().parent
+# Not resolved: a test has the path that pytest was given, maybe through links.
+TESTS = pathlib.Path(__file__).absolute().parent
 # Files that start processes with TensorFlow in them, make whole runs or trace
-# many networks, the longest first. `launch/test.sh --durations=25` lists the
-# seconds of each file: what takes more than ten belongs here.
+# many networks, the longest first as far as that is known. The seconds of files
+# are listed by `launch/test.sh --durations=25`: more than ten belong here.
 SLOW = """
 test_pretrain.py
 cluster/test_faults.py
