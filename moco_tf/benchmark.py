@@ -5,6 +5,7 @@ import pathlib
 import resource
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +45,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     if not has_input:
         config.data.source = "shapes:train"  # checked, not read
     configs.check(config, strategy.num_replicas_in_sync)
-    stream = None
+    stream: Any = None
     if has_input:
         stream = assembly.make_stream(
             config, assembly.open_source(config, config.data.source)
@@ -62,7 +63,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     for run in runs.values():
         run()  # compiles
     images = steps * config.train.batch_size
-    seconds = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(run() / images)

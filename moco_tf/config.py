@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 
@@ -16,7 +17,7 @@ def folders():
     return [place for place in places if place.is_dir()]
 
 
-def names(command="pretrain"):
+def names(command: str = "pretrain") -> list[str]:
     """Names that `load` knows for a command, sorted."""
     known = {p.stem for f in folders() for p in f.glob("[!_]*.py")}
     tasks = set(config_fields.TABLES) - {"pretrain"}
@@ -26,7 +27,11 @@ def names(command="pretrain"):
     return sorted(n for n in known if n.partition("_")[0] not in tasks)
 
 
-def load(name, overrides=None, command="pretrain"):
+def load(
+    name: str | pathlib.Path,
+    overrides: Mapping[str, str] | None = None,
+    command: str = "pretrain",
+) -> ml_collections.ConfigDict:
     """Loads a configuration by name or by path, locked.
 
     Args:
@@ -42,8 +47,9 @@ def load(name, overrides=None, command="pretrain"):
       ValueError: for a missing or broken file, an unknown or missing field, a
         value of another type or out of its range.
     """
+    overrides = overrides or {}
     values = flatten(_read(_find(name, command)).to_dict())
-    if "method" in (overrides or {}) and command == "pretrain":
+    if "method" in overrides and command == "pretrain":
         raise ValueError(
             "config.method has a section of its own fields and cannot be "
             f"overridden. Received {overrides['method']!r}. Pass a "
@@ -57,12 +63,12 @@ def load(name, overrides=None, command="pretrain"):
             f"A configuration must hold every field of {command}. {name} "
             f"lacks {', '.join(missing)}."
         )
-    for field, text in (overrides or {}).items():
+    for field, text in overrides.items():
         values[field] = config_rules.parse(fields, field, text)
     return build(values, command)
 
 
-def check(config, replicas):
+def check(config: ml_collections.ConfigDict, replicas: int) -> None:
     """Refuses what can be refused of a pre-training without its data.
 
     Args:
@@ -123,6 +129,11 @@ def _find(name, command):
 def _read(path):
     """Runs a configuration file: its get_config()."""
     spec = importlib.util.spec_from_file_location("moco_tf_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(
+            "A configuration must be a file whose name ends in .py. Received "
+            f"{str(path)!r}. Rename it."
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -139,9 +139,9 @@ def _fill(writer, source, folder, stream):
 def _in_order(source, about):
     """Yields what `reader` gives of all places that are left, in order."""
     read = reader(source, about["short_side"])
-    threads = os.cpu_count()
+    threads = os.cpu_count() or 1
     pool = futures.ThreadPoolExecutor(threads)
-    waiting = collections.deque()
+    waiting: collections.deque = collections.deque()
     try:
         for place in range(about["images"], len(source)):
             waiting.append(pool.submit(read, place))

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import pathlib
+from collections.abc import Sequence
 
+import ml_collections
 import tensorflow as tf
 
 from moco_tf import assembly, workdirs
@@ -30,8 +32,13 @@ from moco_tf.training import (
 
 
 def pretrain(
-    config, workdir, strategy, extend=False, guard=None, profile_steps=()
-):
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    strategy: tf.distribute.Strategy,
+    extend: bool = False,
+    guard: guards.Guard | None = None,
+    profile_steps: Sequence[int] = (),
+) -> tf.keras.Model:
     """Trains, or goes on training, the encoder that a configuration describes.
 
     In a cluster every worker calls this; the chief alone writes to the workdir,

@@ -102,7 +102,8 @@ def start_xla(verbose=False):
             together.wait()
             count(tf.constant(10_000_000))
 
-    threads = [threading.Thread(target=run) for _ in range(4 * os.cpu_count())]
+    count_of_all = 4 * (os.cpu_count() or 1)
+    threads = [threading.Thread(target=run) for _ in range(count_of_all)]
     together = threading.Barrier(len(threads))
     with imports(verbose):
         for thread in threads:

@@ -284,3 +284,10 @@ def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):
     overrides = {"data.source": "shapes:train"} | overrides
     with pytest.raises(ValueError, match=message):
         configs.check(configs.load(recipe, overrides), 1)
+
+
+def test_a_file_of_another_ending_is_refused(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"ends in \.py\. Received .*mine.txt"):
+        configs.load(str(path))

@@ -45,7 +45,7 @@ class Guard:
         self._stall_timeout = stall_timeout
         self._watchdog = None
         if cluster:
-            faulthandler.register(signal.SIGUSR2, sys.__stderr__)
+            faulthandler.register(signal.SIGUSR2, sys.__stderr__ or 2)
             self._watchdog = watchdog.Watchdog(cluster.name())
 
     @property

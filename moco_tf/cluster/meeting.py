@@ -12,6 +12,7 @@ import json
 import selectors
 import socket
 import time
+from typing import Any
 
 _LINE = 4096  # bytes; no word of a meeting is longer
 _PAUSE = 0.5  # seconds between two tries
@@ -47,7 +48,7 @@ def _identity(cluster):
 
 def _receive(cluster, deadline, timeout):
     """Worker 0: waits for the others, then sends them on."""
-    here = {}  # index -> connection
+    here: dict[int, Any] = {}  # index -> connection
     with _listen(cluster, deadline) as listener:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)

@@ -15,7 +15,8 @@ class Cluster(NamedTuple):
     """All workers in order; worker 0 is the chief, which alone writes."""
 
     workers: tuple[str, ...]  # "host:port" of each
-    index: int  # this process
+    # This process; not the method of tuples.
+    index: int  # type: ignore[assignment]
     found_in: str  # where this was read, for messages
 
     @property

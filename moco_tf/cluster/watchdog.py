@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 _STACKS = 2.0  # seconds for the stacks to be written before the kill
 
@@ -30,7 +31,7 @@ class Watchdog:
         Args:
           name: str, this process in messages.
         """
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), name],
             stdin=subprocess.PIPE,
             bufsize=0,
@@ -78,8 +79,8 @@ def _watch(parent, name):
         if not data:
             return  # the parent has ended
         line = data.decode().splitlines()[-1]
-        seconds, _, what = line.partition(" ")
-        seconds = float(seconds)
+        number, _, what = line.partition(" ")
+        seconds = float(number)
         deadline = time.monotonic() + seconds if seconds else None
     print(
         f"moco-tf: {name} hangs: {what} did not end within {seconds:g} s. It "

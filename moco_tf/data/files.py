@@ -210,6 +210,6 @@ def number_distinct(values):
 
     The distinct ones are in the order of their first appearance.
     """
-    places = {}
+    places: dict[bytes, int] = {}
     found = (places.setdefault(value, len(places)) for value in values)
     return np.fromiter(found, np.int64), list(places)

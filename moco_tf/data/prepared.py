@@ -98,7 +98,8 @@ def _map(path):
     # process would end and the file stay as it is. (ImmutableConst, which maps
     # a file too, crashes for some sizes above 4 GB.)
     memory = (ctypes.c_uint8 * len(array)).from_address(array.ctypes.data)
-    memory.mapped = array  # lives as long as the tensor
+    # Lives as long as the tensor.
+    memory.mapped = array  # type: ignore[attr-defined]
     shared = np.ctypeslib.as_array(memory)
     return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
 

@@ -29,8 +29,10 @@ def check_folder(folder, settings):
     """
     about = form.read_about(folder)
     if about is None:
-        found = os.scandir(folder) if os.path.isdir(folder) else []
-        others = sorted(x.name for x in found if not _is_ours(x))
+        others = []
+        if os.path.isdir(folder):
+            found = os.scandir(folder)
+            others = sorted(x.name for x in found if not _is_ours(x))
         if others:
             raise ValueError(
                 "A cache needs a folder of its own. Received "

@@ -29,7 +29,8 @@ class Extent(NamedTuple):
     path: str
     skip: int  # records before it
     take: int  # records of it
-    count: int  # records of the whole file
+    # Records of the whole file; not the method of tuples.
+    count: int  # type: ignore[assignment]
 
 
 class TfrecordFiles:

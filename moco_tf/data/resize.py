@@ -85,7 +85,7 @@ def crop_batch(images, boxes, size):
     Returns:
       float32 [n, S, S, 3].
     """
-    count, height, width = images.shape[0], *images.shape[1:3]
+    count, height, width = images.shape[:3]
     boxes = tf.cast(boxes, tf.float32)
     down = _weights(boxes[:, 0], boxes[:, 2], height, size)  # [n, S, H]
     across = _weights(boxes[:, 1], boxes[:, 3], width, size)  # [n, S, W]

@@ -1,19 +1,51 @@
-"""Random-access sources: folders, lists, pairs, TFDS, caches, the shapes set.
-
-Every source has `labels` (int64 [N] or None), `class_names` (list or None),
-`may_fail` (False when every image is known to be readable), `channels` (of an
-image; 3, red, green and blue, but for pairs), `name` and `fingerprint`, and two
-stages in the graph: `records` for many indices at once, `image` for each.
-"""
+"""Random-access sources: folders, lists, pairs, TFDS, caches, the shapes."""
 
 import difflib
 import hashlib
 import os
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import files, lists, pairs, prepared, shapes
+
+
+class Source(Protocol):
+    """What a stream and an evaluation ask of a source of N images.
+
+    Two stages are in the graph: `records` for many indices at once, `image`
+    for each record.
+
+    Attributes:
+      may_fail: bool; False when every image is known to be readable.
+      channels: int, C, of an image: 3, red, green and blue, but for pairs.
+    """
+
+    may_fail: bool
+    channels: int
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Labels int64 [N], or None."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names by label, or None."""
+
+    def __len__(self) -> int: ...
+
+    def records(self, indices: Any) -> Any:
+        """Records [n] of int64 [n] indices."""
+
+    def image(self, record: Any) -> Any:
+        """The image of one record: uint8 [H, W, C]."""
+
+    def name(self, index: int) -> str:
+        """Which file or record an image is."""
+
+    def fingerprint(self) -> str:
+        """Hex digest: another one, another source."""
 
 
 class ArraySource:
@@ -113,7 +145,7 @@ _SOURCES = {
 }
 
 
-def open_source(spec, channels=3):
+def open_source(spec: str, channels: int | None = 3) -> Source:
     """Opens the source that a spec names.
 
     Args:
@@ -154,7 +186,7 @@ def open_source(spec, channels=3):
     )
 
 
-def absolute(spec):
+def absolute(spec: str) -> str:
     """A spec as it can be opened from another folder."""
     kind, _, rest = spec.partition(":")
     if kind in ("folder", "list", "prepared", "pairs"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import augmentation, shares, view_stage
+from moco_tf.data import augmentation, shares, sources, view_stage, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 
@@ -39,17 +39,17 @@ class Stream:
 
     def __init__(
         self,
-        source,
-        recipe,
-        image_size,
-        global_batch,
-        seed=0,
-        shuffle_keys="gather",
-        threads=0,
-        key_views=True,
-        augment_on="host",
-        small=None,
-    ):
+        source: sources.Source,
+        recipe: views.Recipe,
+        image_size: int,
+        global_batch: int,
+        seed: int = 0,
+        shuffle_keys: str = "gather",
+        threads: int = 0,
+        key_views: bool = True,
+        augment_on: str = "host",
+        small: view_stage.SmallViews | None = None,
+    ) -> None:
         """Checks that the source fills a batch.
 
         Args:
@@ -82,7 +82,7 @@ class Stream:
         self.global_batch = global_batch
         self.seed = seed
         self.shuffle_keys = shuffle_keys
-        self.threads = threads or os.cpu_count()
+        self.threads = threads or os.cpu_count() or 1
         self.key_views = key_views
         self._augment_on = augment_on
         self._small = small

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ import tensorflow_datasets as tfds
 from moco_tf.data import decode, record_files
 
 _LABELS_AT_ONCE = 1024
-_READERS = {
+_READERS: dict[str, Any] = {
     "tfrecord": record_files.TfrecordFiles,
     "array_record": record_files.ArrayRecordFiles,
 }

@@ -1,6 +1,6 @@
 """The stage of the stream that turns decoded images into views."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -23,8 +23,8 @@ class SmallViews(NamedTuple):
       count: int, of an image. size: int, pixels of a side.
     """
 
-    parts: tuple
-    count: int
+    parts: Any
+    count: int  # type: ignore[assignment]  # not the method of tuples
     size: int
 
 
@@ -46,7 +46,7 @@ class ViewStage(NamedTuple):
     size: int
     names: tuple
     augment_on: str
-    small: SmallViews | None = None
+    small: Any = None
     channels: int = 3
 
     def check(self):

@@ -15,7 +15,7 @@ is a function of the same form, for example v2 without colour and with cutout:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -26,6 +26,10 @@ normalize = image_ops.normalize  # what follows a view, next to the recipes
 # What a recipe of one's own is made of, next to image_ops.py.
 draw = augmentation.draw
 crop_and_flip = augmentation.crop_and_flip
+
+
+# A random view: in parts, or one function (see Recipe).
+Augment = augmentation.Augmentation | augmentation.Seeded | Callable
 
 
 class Recipe(NamedTuple):
@@ -42,12 +46,12 @@ class Recipe(NamedTuple):
         None: as `augment`.
     """
 
-    augment: Callable
+    augment: Augment
     evaluate: Callable
     mean: tuple
     std: tuple
-    augment_key: Callable | None = None
-    augment_small: Callable | None = None
+    augment_key: Augment | None = None
+    augment_small: Augment | None = None
 
     @property
     def both(self):
@@ -127,7 +131,7 @@ def sometimes(probability, uniform, operation, image):
 
 
 _FARTHEST = (1.0, 1.0, 1.0, 0.5)  # brightness, contrast, saturation, hue
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 # Deviation: blur is drawn by its sigma alone, with the kernel that this needs;
 # SimCLR and BYOL cut it at a tenth of the image.
@@ -225,8 +229,8 @@ def recipe(name, strength=1.0):
         return found
 
     def stronger(augment):
-        reach = zip(augment.reach, _FARTHEST, strict=True)
-        reach = tuple(min(strength * x, limit) for x, limit in reach)
+        pairs = zip(augment.reach, _FARTHEST, strict=True)
+        reach = tuple(min(strength * x, limit) for x, limit in pairs)
         return augment._replace(reach=reach)
 
     query, key = found.both

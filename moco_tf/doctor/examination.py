@@ -56,7 +56,8 @@ def examine(order, strategy):
 
     Side effects: prints; writes the CSV and JSON files.
     """
-    rows, faults = [], []
+    rows: list[table.Row] = []
+    faults: list[images.Fault] = []
     fits = _check_config(rows, order.config, strategy)
     rows.append(_devices(strategy))
     source = _open(rows, order.config)

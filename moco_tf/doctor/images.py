@@ -24,7 +24,7 @@ class Fault(NamedTuple):
       index: int, its place in the source. kind: key of KINDS. detail: str.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuples
     kind: str
     detail: str
 

@@ -119,7 +119,7 @@ def _warned(read, words, indices):
         return {}
     if len(indices) == 1:
         return {int(indices[0]): " ".join(said)}
-    found = {}
+    found: dict[int, str] = {}
     for part in np.array_split(indices, min(_PARTS, len(indices))):
         found |= _warned(read, words, part)
     return found

@@ -34,7 +34,7 @@ def overrides(rows):
 
     The last row counts: what fits in memory says the batch, and its rate.
     """
-    found = {}
+    found: dict[str, object] = {}
     for row in rows:
         found |= row.overrides
     return found
@@ -93,7 +93,9 @@ def write_json(path, rows, counts):
     """
     keys = ("check", "finding", "verdict", "remedy")
     value = {
-        "verdict": max((row.verdict for row in rows), key=_SEVERITY.get),
+        "verdict": max(
+            (row.verdict for row in rows), key=_SEVERITY.__getitem__
+        ),
         "checks": [{key: getattr(row, key) for key in keys} for row in rows],
         "images": counts,
         "overrides": overrides(rows),

@@ -60,7 +60,7 @@ def summary(scores, labels):
             "Scores must be finite to be judged. Received NaN or infinite "
             "ones: the classifier has diverged. Lower the learning rate."
         )
-    result = {"images": len(labels)}
+    result: dict[str, float] = {"images": len(labels)}
     for k in (1, 5) if scores.shape[1] > 5 else (1,):
         correct = int(in_top(scores, labels, k).sum())
         low, high = wilson(correct, len(labels))

@@ -113,7 +113,7 @@ def _exact_cut_mix(base):
     outside the image. The published code counts what is inside.
     """
 
-    class CutMix(base):
+    class CutMix(base):  # type: ignore[misc,valid-type]
         def _cutmix(self, images):
             mixed, _, partners, *box = super()._cutmix(images)
             centre_y, centre_x, width, height = box

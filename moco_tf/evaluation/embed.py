@@ -2,16 +2,23 @@
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import moco_tf
 from moco_tf.data import sources, views
-from moco_tf.evaluation import embedding_files, feature_store
+from moco_tf.evaluation import embedding_files, feature_store, frozen
 
 # What a file holds is a function of these entries of its metadata.
 _IDENTITY = ("encoder", "fingerprint", "layers")
 
 
-def embed_source(judged, spec, path, layers=(), folder=None):
+def embed_source(
+    judged: frozen.Frozen,
+    spec: str,
+    path: str | pathlib.Path,
+    layers: Sequence[str] = (),
+    folder: str | pathlib.Path | None = None,
+) -> embedding_files.Embeddings:
     """Writes the features of a source to a file, and prints what it wrote.
 
     Args:

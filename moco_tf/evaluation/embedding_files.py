@@ -13,7 +13,7 @@ import contextlib
 import os
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Embeddings(NamedTuple):
 
     rows: dict  # layer -> float32 [n, F]; slices of it are arrays
     index: np.ndarray  # int64 [n], place in the source
-    names: list  # of str, of the images
+    names: Any  # sequence of str, of the images
     labels: np.ndarray | None  # int64 [n]
     class_names: list | None  # of str
     about: dict  # encoder and source, see embed.describe

@@ -1,6 +1,10 @@
 """Fine-tuning of a whole network with few or all labels (`finetune`)."""
 
 import pathlib
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
 
 from moco_tf import workdirs
 from moco_tf.data import sources
@@ -18,7 +22,13 @@ from moco_tf.models import inputs
 from moco_tf.training import checkpoints
 
 
-def finetune_run(config, workdir, checkpoint, output, strategy):
+def finetune_run(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    checkpoint: str,
+    output: str | pathlib.Path,
+    strategy: tf.distribute.Strategy,
+) -> dict[str, Any]:
     """Trains a classifier from a run's encoder and prints how good it is.
 
     Args:

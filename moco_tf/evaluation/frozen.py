@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -40,13 +40,17 @@ class Frozen(NamedTuple):
     weights: list
     identity: str
     encoder: tf.keras.Model | None = None
-    config: object | None = None
+    config: Any = None
     channels: int = 3
 
 
 def open_frozen(
-    workdir="", checkpoint="latest", saved_model="", recipe="", image_size=0
-):
+    workdir: str | pathlib.Path = "",
+    checkpoint: str = "latest",
+    saved_model: str | pathlib.Path = "",
+    recipe: str = "",
+    image_size: int = 0,
+) -> Frozen:
     """Opens what one of the two paths names.
 
     Args:

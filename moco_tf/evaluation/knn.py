@@ -1,5 +1,8 @@
 """kNN of encoders: while a run trains, and of its checkpoints (`knn`)."""
 
+import pathlib
+from collections.abc import Sequence
+
 from moco_tf.data import sources
 from moco_tf.evaluation import (
     feature_store,
@@ -91,15 +94,15 @@ def check(bank_source, query_source, k):
 
 
 def evaluate(
-    judged,
-    store,
-    bank="",
-    query="",
-    ks=(200,),
-    temperatures=(0.1,),
-    features="both",
-    baselines=False,
-):
+    judged: frozen.Frozen,
+    store: str | pathlib.Path,
+    bank: str = "",
+    query: str = "",
+    ks: Sequence[int] = (200,),
+    temperatures: Sequence[float] = (0.1,),
+    features: str = "both",
+    baselines: bool = False,
+) -> dict[tuple, float]:
     """Measures and prints kNN of an encoder (the `knn` command).
 
     Args:
@@ -200,7 +203,7 @@ def _pixels(source, recipe, side):
 
 def _print_table(sets, labels, ks, temperatures, classes):
     """Measures and prints one line per feature set and k."""
-    result = {}
+    result: dict[tuple, float] = {}
     heads = "".join(f"{f'T {t:g}':>10}" for t in temperatures)
     print(f"\n{'features':<22}{'dim':>6}{'mean norm':>11}{'k':>6}{heads}")
     for name, layer, bank, query in sets:

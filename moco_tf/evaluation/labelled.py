@@ -17,8 +17,8 @@ class Labelled(NamedTuple):
       names: list of str, of the classes.
     """
 
-    train: object
-    test: object
+    train: sources.Source
+    test: sources.Source
     train_labels: np.ndarray
     test_labels: np.ndarray
     names: list[str]
@@ -52,7 +52,7 @@ def open_pair(train, test, run_config=None, channels=3):
             )
     opened = [sources.open_source(spec, channels) for spec in specs.values()]
     test_labels, classes = features.common_labels(
-        *opened, names=("training set", "test set")
+        opened[0], opened[1], ("training set", "test set")
     )
     names = opened[0].class_names or [str(n) for n in range(classes)]
     if classes < 2:
@@ -61,4 +61,5 @@ def open_pair(train, test, run_config=None, channels=3):
             f"{classes} in {specs['train']!r}."
         )
     labels = np.asarray(opened[0].labels, np.int64)
-    return Labelled(*opened, labels, test_labels, names)
+    train_source, test_source = opened
+    return Labelled(train_source, test_source, labels, test_labels, names)

@@ -6,7 +6,9 @@ once, then many learning rates in one pass, and the best by a held-out part.
 """
 
 import pathlib
+from typing import Any
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
@@ -23,7 +25,13 @@ from moco_tf.evaluation import (
 )
 
 
-def linear_run(config, judged, output, strategy, folder=None):
+def linear_run(
+    config: ml_collections.ConfigDict,
+    judged: frozen.Frozen,
+    output: str | pathlib.Path,
+    strategy: tf.distribute.Strategy,
+    folder: str | pathlib.Path | None = None,
+) -> dict[str, Any]:
     """Measures and prints the linear accuracy of an encoder.
 
     Args:

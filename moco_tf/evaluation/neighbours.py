@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +21,15 @@ class Found(NamedTuple):
 
 
 def search_files(
-    bank_path,
-    query_path,
-    k,
-    csv_path,
-    grid_path="",
-    queries=(),
-    layer="backbone",
-    shown=10,
-):
+    bank_path: str | pathlib.Path,
+    query_path: str | pathlib.Path,
+    k: int,
+    csv_path: str | pathlib.Path,
+    grid_path: str | pathlib.Path = "",
+    queries: Sequence[str] = (),
+    layer: str = "backbone",
+    shown: int = 10,
+) -> Found:
     """Finds the neighbours of one file's images in another, and prints a line.
 
     Args:

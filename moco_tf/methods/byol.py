@@ -1,5 +1,7 @@
 """BYOL (arXiv:2006.07733): predict what a momentum encoder makes of a view."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
@@ -23,14 +25,14 @@ class BYOL(two_views.TwoViews):
 
     def __init__(
         self,
-        backbone,
-        total_steps,
-        momentum=0.996,
-        hidden=4096,
-        bn_splits=1,
-        sync_bn=False,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        total_steps: int,
+        momentum: float = 0.996,
+        hidden: int = 4096,
+        bn_splits: int = 1,
+        sync_bn: bool = False,
+        **common: Any,
+    ) -> None:
         """Builds online network and target, equal at the start.
 
         Args:

@@ -1,6 +1,7 @@
 """CMC (arXiv:1906.05849): two sensors of an image tell it from others."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,15 +25,15 @@ class CMC(two_views.Contrastive):
 
     def __init__(
         self,
-        backbone,
-        images,
-        negatives=16384,
-        momentum=0.5,
-        temperature=0.07,
-        loss="nce",
-        seed=0,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        images: int,
+        negatives: int = 16384,
+        momentum: float = 0.5,
+        temperature: float = 0.07,
+        loss: str = "nce",
+        seed: int = 0,
+        **common: Any,
+    ) -> None:
         """Builds the encoder and both banks.
 
         Args:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,8 +26,14 @@ class CPC(two_views.TwoViews):
     INPUTS = ("grid",)
 
     def __init__(
-        self, backbone, rows=5, blocks=3, negatives=1024, seed=0, **common
-    ):
+        self,
+        backbone: tf.keras.Model,
+        rows: int = 5,
+        blocks: int = 3,
+        negatives: int = 1024,
+        seed: int = 0,
+        **common: Any,
+    ) -> None:
         """Builds encoder, context and predictors.
 
         Args:

@@ -1,6 +1,7 @@
 """DINO (arXiv:2104.14294) on a ResNet: a centred, sharpened teacher."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -26,19 +27,19 @@ class DINO(two_views.TwoViews):
 
     def __init__(
         self,
-        backbone,
-        total_steps,
-        steps_per_epoch,
-        outputs=65536,
-        temperature=0.1,
-        teacher_temperature=0.07,
-        first_teacher_temperature=0.04,
-        warmup_epochs=30,
-        momentum=0.996,
-        center_momentum=0.9,
-        frozen_epochs=1,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        total_steps: int,
+        steps_per_epoch: int,
+        outputs: int = 65536,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        first_teacher_temperature: float = 0.04,
+        warmup_epochs: int = 30,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        frozen_epochs: int = 1,
+        **common: Any,
+    ) -> None:
         """Builds student and teacher, equal at the start.
 
         Args:

@@ -5,6 +5,7 @@ global batch, and both encoders learn by back-propagation.
 """
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,12 +17,12 @@ class EndToEnd(two_views.Contrastive):
 
     def __init__(
         self,
-        backbone,
-        temperature=0.2,
-        shared_encoder=False,
-        shuffle_keys="gather",
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        temperature: float = 0.2,
+        shared_encoder: bool = False,
+        shuffle_keys: str = "gather",
+        **common: Any,
+    ) -> None:
         """Builds both encoders, equal at the start.
 
         Args:

@@ -4,6 +4,7 @@ The second panel of MoCo's Figure 2: keys are features of earlier epochs.
 """
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,15 +25,15 @@ class MemoryBank(two_views.Contrastive):
 
     def __init__(
         self,
-        backbone,
-        images,
-        negatives=4096,
-        momentum=0.5,
-        temperature=0.07,
-        loss="nce",
-        seed=0,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        images: int,
+        negatives: int = 4096,
+        momentum: float = 0.5,
+        temperature: float = 0.07,
+        loss: str = "nce",
+        seed: int = 0,
+        **common: Any,
+    ) -> None:
         """Builds the encoder and the bank.
 
         Args:

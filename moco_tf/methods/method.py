@@ -1,6 +1,7 @@
 """What all trained models share: the compiled step and its log."""
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,14 +24,18 @@ class Method(tf.keras.Model):
       backbone: the keras.Model that is evaluated and exported.
     """
 
-    METRICS = ("loss", "instance_top1", "unreadable")
+    train_function: Any  # Keras makes it
+
+    METRICS: tuple[str, ...] = ("loss", "instance_top1", "unreadable")
     # Shapes of what `descend` returns beside the loss (means over the batch,
     # or rows [None, ...] of it), and of the histograms that a step returns
     # besides METRICS.
     SCORES = {"instance_top1": tf.TensorShape([])}
     HISTOGRAMS = tf.TensorShape([0])
 
-    def __init__(self, name, micro_batches=1, jit_compile=False):
+    def __init__(
+        self, name: str, micro_batches: int = 1, jit_compile: bool = False
+    ) -> None:
         """Makes what all methods have.
 
         Args:

@@ -1,6 +1,7 @@
 """Momentum Contrast (v1 arXiv:1911.05722, v2 arXiv:2003.04297)."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,16 +25,16 @@ class MoCo(two_views.Contrastive):
 
     def __init__(
         self,
-        backbone,
-        queue_size=65536,
-        momentum=0.999,
-        temperature=0.2,
-        symmetric=False,
-        mask_same_image=False,
-        shuffle_keys="gather",
-        seed=0,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.2,
+        symmetric: bool = False,
+        mask_same_image: bool = False,
+        shuffle_keys: str = "gather",
+        seed: int = 0,
+        **common: Any,
+    ) -> None:
         """Builds both encoders, equal at the start, and the queue.
 
         Args:

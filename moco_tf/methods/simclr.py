@@ -1,6 +1,7 @@
 """SimCLR (arXiv:2002.05709): the views of a batch tell each other apart."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,7 +18,9 @@ class SimCLR(two_views.Contrastive):
 
     MULTI_CROP = True
 
-    def __init__(self, backbone, temperature=0.1, **common):
+    def __init__(
+        self, backbone: tf.keras.Model, temperature: float = 0.1, **common: Any
+    ) -> None:
         """Builds the encoder.
 
         Args:

@@ -1,6 +1,7 @@
 """SwAV (arXiv:2006.09882): predict a view's code from another view."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,18 +24,18 @@ class SwAV(two_views.TwoViews):
 
     def __init__(
         self,
-        backbone,
-        steps_per_epoch,
-        prototypes=3000,
-        temperature=0.1,
-        epsilon=0.05,
-        iterations=3,
-        queue_size=0,
-        queue_from_epoch=15,
-        frozen_epochs=1,
-        seed=0,
-        **common,
-    ):
+        backbone: tf.keras.Model,
+        steps_per_epoch: int,
+        prototypes: int = 3000,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        queue_size: int = 0,
+        queue_from_epoch: int = 15,
+        frozen_epochs: int = 1,
+        seed: int = 0,
+        **common: Any,
+    ) -> None:
         """Builds encoder, prototypes and, if wanted, the queues.
 
         Args:
@@ -68,7 +69,7 @@ class SwAV(two_views.TwoViews):
         self.iterations = iterations
         self.frozen_steps = frozen_epochs * steps_per_epoch
         self.queue_from_step = queue_from_epoch * steps_per_epoch
-        self.other_queue = None
+        self.other_queue: Any = None
         if queue_size:
             self.queue = key_queue.KeyQueue(queue_size, dim, seed)
             self.other_queue = key_queue.KeyQueue(queue_size, dim, seed + 1)

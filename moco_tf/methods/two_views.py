@@ -1,6 +1,7 @@
 """What methods have in common that make two views of an image into a loss."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -43,24 +44,24 @@ class TwoViews(method.Method):
     # fields: of "seed", "images" (N of the source), "total_steps",
     # "steps_per_epoch", "hidden", "bn_splits" (of a pass of a replica) and
     # "sync_bn".
-    NEEDS = ()
+    NEEDS: tuple[str, ...] = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
     INPUTS = ("rgb",)  # of model.input, those that it takes
     MULTI_CROP = False  # whether small views, if there are any, are trained on
 
     def __init__(
         self,
-        name,
-        backbone,
-        head="mlp",
-        dim=128,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        micro_batches=1,
-        jit_compile=False,
-        recompute=False,
-        shuffle_keys="none",
-    ):
+        name: str,
+        backbone: tf.keras.Model,
+        head: str = "mlp",
+        dim: int = 128,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        micro_batches: int = 1,
+        jit_compile: bool = False,
+        recompute: bool = False,
+        shuffle_keys: str = "none",
+    ) -> None:
         """Builds the encoder; what all methods take as arguments.
 
         Args:
@@ -90,9 +91,9 @@ class TwoViews(method.Method):
         if self.replicas > 1:
             _refuse_shared_statistics(encoder.backbone)
         self.query_encoder = encoder
-        self.key_encoder = None
-        self.queue = None
-        self.momentum = None
+        self.key_encoder: Any = None
+        self.queue: Any = None
+        self.momentum: Any = None
         self.mean, self.std = tuple(mean), tuple(std)
         self.shuffle_keys = shuffle_keys
 

@@ -18,17 +18,17 @@ def backbone_names():
 
 
 def build_backbone(
-    name,
-    width=1.0,
-    stem="imagenet",
-    bn_splits=1,
-    image_size=None,
-    precision="float32",
-    synchronized=False,
-    norm="batch",
-    channels=3,
-    model_name=None,
-):
+    name: str,
+    width: float = 1.0,
+    stem: str = "imagenet",
+    bn_splits: int = 1,
+    image_size: int | None = None,
+    precision: str = "float32",
+    synchronized: bool = False,
+    norm: str = "batch",
+    channels: int = 3,
+    model_name: str | None = None,
+) -> tf.keras.Model:
     """Makes a backbone by name.
 
     Args:

@@ -30,7 +30,7 @@ _EFFICIENTNET_V2 = {
 }
 
 # name: (class in keras_cv.models, arguments)
-BACKBONES = {
+BACKBONES: dict[str, tuple[str, dict]] = {
     "resnet50": ("ResNetBackbone", _RESNET_50),
     "resnet50v2": ("ResNetV2Backbone", _RESNET_50),
     "efficientnetv2_b0": (

@@ -1,6 +1,7 @@
 """`metrics.csv`: one row of figures per logged step, exact and resumable."""
 
 import os
+from typing import Any
 
 COLUMNS = (
     "epoch",
@@ -113,7 +114,8 @@ class MetricsFile:
         """
         self._path = os.fspath(path)
         self._columns = ("step", *columns)
-        self._file = None
+        self._file: Any = None
+        self._last: Any = None
         rows, stale = [], True
         if os.path.exists(self._path):
             rows, stale = self._read()

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import tqdm
 
@@ -53,7 +54,7 @@ class Progress:
         self._chance = chance
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
-        self._bar = None
+        self._bar: Any = None
         self._bar_epoch = None
         self._texts = {}
         # (step, seconds) at the session's start and at its first update: the

@@ -186,7 +186,7 @@ def _knn(runs):
 
 def _chances(runs):
     """Loss at chance -> its words; runs of one queue share it."""
-    found = {}
+    found: dict[float, list] = {}
     for run in runs:
         chance = assembly.chance_loss(run.config)
         if chance is not None:

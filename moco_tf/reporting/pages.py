@@ -147,7 +147,7 @@ def _part(run, shown):
 
 def _join_equal_pairs(parts):
     """Lets the views of a run stand for those of later runs that are equal."""
-    first = {}
+    first: dict[str, dict] = {}
     for part in parts:
         pairs = part["pictures"]["pairs"]
         if "missing" not in pairs:
@@ -172,7 +172,7 @@ def _table(run):
 
 def _sections(config):
     """The configuration as {section: [(field, value)]}."""
-    found = {}
+    found: dict[str, list] = {}
     for name, value in configs.flatten(config.to_dict()).items():
         section, _, field = name.rpartition(".")
         found.setdefault(section or "run", []).append((field, str(value)))

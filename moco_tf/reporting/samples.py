@@ -57,7 +57,7 @@ def pairs(config, source, count=8, step=0):
     recipe = views.recipe(config.data.views, config.data.strength)
     positions = stream.positions(step)
     indices = stream.samples(positions).numpy()
-    found = []
+    found: list = []
     for position, index in zip(positions.numpy(), indices, strict=True):
         if len(found) == count:
             break

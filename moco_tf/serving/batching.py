@@ -29,7 +29,7 @@ class Batcher:
         self._max_rows = max_rows
         self._wait = wait
         self._max_waiting = max_waiting
-        self._waiting = collections.deque()
+        self._waiting: collections.deque = collections.deque()
         self._rows = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -92,7 +92,8 @@ class Batcher:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
-            group, rows = [], 0
+            group: list = []
+            rows = 0
             form = self._waiting[0].form
             while self._waiting and self._waiting[0].form == form:
                 more = self._waiting[0].rows

@@ -148,7 +148,7 @@ def _import_openvino():
     name = "openvino_telemetry"
     absent = name not in sys.modules
     if absent:
-        sys.modules[name] = None
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         import openvino
     finally:

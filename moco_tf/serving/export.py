@@ -14,6 +14,7 @@ import shutil
 
 import tensorflow as tf
 
+from moco_tf.evaluation import frozen
 from moco_tf.serving import (
     comparison,
     feature_bank,
@@ -28,8 +29,15 @@ from moco_tf.serving import (
 
 
 def export_run(
-    judged, output, name, version=0, head="", bank="", licence="", workdir=""
-):
+    judged: frozen.Frozen,
+    output: str | pathlib.Path,
+    name: str,
+    version: int = 0,
+    head: str = "",
+    bank: str = "",
+    licence: str = "",
+    workdir: str | pathlib.Path = "",
+) -> pathlib.Path:
     """Exports an encoder, compares the export with it, and prints both.
 
     Args:

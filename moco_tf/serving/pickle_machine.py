@@ -8,6 +8,7 @@ refused. Files of every protocol, 0 to 5, are read.
 
 import collections
 import pickletools
+from typing import NoReturn
 
 from moco_tf.serving import pickle_opcodes
 from moco_tf.serving.pickle_objects import (
@@ -81,8 +82,9 @@ class _Machine:
             "fewer."
         )
 
-    def refuse_opcode(self, code):
-        known = pickletools.code2op.get(code.decode("latin1"))
+    def refuse_opcode(self, code) -> NoReturn:
+        codes = pickletools.code2op  # type: ignore[attr-defined]
+        known = codes.get(code.decode("latin1"))
         if known is None:
             raise Unreadable(
                 f"It is damaged at byte {self.position - 1}: {code!r} begins "

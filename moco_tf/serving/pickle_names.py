@@ -135,7 +135,7 @@ def table(constructors, markers=()):
       constructors: dict "module.name" -> function. markers: dict likewise, to
         a value that cannot be called.
     """
-    found = {}
+    found: dict[tuple[str, ...], object] = {}
     for name, build in constructors.items():
         found[tuple(name.rsplit(".", 1))] = Constructor(name, build)
     for name, value in dict(markers).items():

@@ -1,7 +1,7 @@
 """What a pickle's opcodes may make, and how the rest is refused."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Unreadable(ValueError):
@@ -50,7 +50,7 @@ def printable(text):
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def refuse(what):
+def refuse(what) -> NoReturn:
     """Raises Unreadable that names what a file asked for."""
     raise Unreadable(
         f"It asks for {printable(what)}, which no weights need. Only tensors, "

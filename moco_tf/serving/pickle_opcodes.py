@@ -43,7 +43,9 @@ def _number(count, signed=False):
 
 
 def _long(count):
-    return _pushes(lambda m: int.from_bytes(m.sized(count), "little", signed=1))
+    return _pushes(
+        lambda m: int.from_bytes(m.sized(count), "little", signed=True)
+    )
 
 
 def _text(count):

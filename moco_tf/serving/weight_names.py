@@ -140,7 +140,7 @@ def architecture(tensors):
     Raises:
       ValueError: if they are of no ResNet that there is.
     """
-    blocks = {}
+    blocks: dict[int, set[int]] = {}
     for name in tensors:
         if match := re.match(r"layer(\d)\.(\d+)\.", name):
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
@@ -159,7 +159,7 @@ def architecture(tensors):
             f"{'with' if bottleneck else 'without'} bottlenecks, and "
             f"{len(tensors)} names such as {', '.join(list(tensors)[:3])}."
         )
-    found = {"model.backbone": f"resnet{depths[0]}"}
+    found: dict[str, object] = {"model.backbone": f"resnet{depths[0]}"}
     # The widest stage tells the factor best: channels are multiples of 8.
     wide = tensors.get("layer4.0.conv1.weight")
     channels = 512 if wide is None or wide.ndim != 4 else wide.shape[0]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 from moco_tf.training import checkpoints, steps
 
@@ -57,9 +58,11 @@ class PretrainCallback(steps.StepCallback):
         self.scalars = scalars
         self.progress = progress
         self.knn = self.inspector = self.pace = None
-        self.watch = self.warnings = self.board = self.profile = None
+        self.watch: Any = None
+        self.warnings: Any = None
+        self.board = self.profile = None
         self.unreadable = unreadable
-        self.clock = None
+        self.clock: Any = None
         self.newest_knn = None  # of this session
 
     def on_train_begin(self, logs=None):

@@ -35,7 +35,7 @@ def find(method, batches, strategy, path, step):
     for _ in range(first, step - 1):
         train(iterator)
     batch = next(iterator)
-    names = []
+    names: list[str] = []
 
     @tf.function(autograph=False)
     def look(batch):

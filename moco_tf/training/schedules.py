@@ -11,7 +11,7 @@ import tensorflow as tf
 _Schedule = tf.keras.optimizers.schedules.LearningRateSchedule
 
 
-class _Warmed(_Schedule):
+class _Warmed(_Schedule):  # type: ignore[misc,valid-type]
     """A schedule in epochs, after an optional linear warm-up."""
 
     def __init__(self, rate, steps_per_epoch, warmup_epochs, unit):
