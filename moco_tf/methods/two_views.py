@@ -46,7 +46,7 @@ class TwoViews(method.Method):
     # "sync_bn".
     NEEDS: tuple[str, ...] = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
-    INPUTS = ("rgb",)  # of model.input, those that it takes
+    INPUTS: tuple[str, ...] = ("rgb",)  # of model.input, that it takes
     MULTI_CROP = False  # whether small views, if there are any, are trained on
 
     def __init__(
