@@ -25,17 +25,17 @@ import subprocess
 import sys
 import tempfile
 
+import source_reads
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Folder of a file defs.bzl -> the native rules that it hands on. All but the
-# first are for packages of Bazel itself, which load them.
+# first are for the packages of Bazel itself that every py_test needs.
 _RULES = {
     "rules_python/python": "py_binary py_library py_test",
-    "rules_cc/cc": "cc_binary cc_import cc_library cc_proto_library cc_test"
-    " cc_toolchain cc_toolchain_suite",
+    "rules_cc/cc": "cc_binary cc_library cc_test cc_toolchain"
+    " cc_toolchain_suite",
     "rules_java/java": "java_binary java_import java_library java_runtime"
-    " java_package_configuration java_plugin java_proto_library java_test"
-    " java_lite_proto_library java_toolchain",
-    "rules_proto/proto": "proto_lang_toolchain proto_library",
+    " java_package_configuration java_plugin java_test java_toolchain",
 }
 _NOTHING = 'filegroup(name = "{}", visibility = ["//visibility:public"])\n'
 _LIBRARY = 'py_library(name = "{}", visibility = ["//visibility:public"])\n'
@@ -64,10 +64,16 @@ TESTS = [
 ]
 
 
-def packages(root=ROOT):
+def build_files():
+    """Returns the paths of the BUILD files below the tree's top, sorted."""
+    trees = [ROOT / tree for tree in source_reads.TREES]
+    return sorted(path for tree in trees for path in tree.rglob("BUILD"))
+
+
+def packages():
     """Returns the names of the @pypi labels of the BUILD files, sorted."""
-    texts = [path.read_text() for path in root.glob("*/**/BUILD")]
-    return sorted(set(re.findall(r'"@pypi//(\w+)"', "".join(texts))))
+    text = "".join(path.read_text() for path in build_files())
+    return sorted(set(re.findall(r'"@pypi//(\w+)"', text)))
 
 
 def absent(names):

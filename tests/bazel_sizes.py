@@ -15,7 +15,6 @@ SIZES = {
         "monitoring/test_counter",
         "monitoring/test_metrics_csv",
         "monitoring/test_progress",
-        "monitoring/test_representation_plot",
         "reporting/test_charts",
         "reporting/test_maps",
         "reporting/test_thumbnails",

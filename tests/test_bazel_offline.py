@@ -5,9 +5,9 @@ import tomllib
 
 import bazel_offline
 import pytest
-from build_files import ROOT
+from bazel_offline import ROOT
 
-BUILD_FILES = sorted([ROOT / "BUILD", *ROOT.glob("[!.]*/**/BUILD")])
+BUILD_FILES = [ROOT / "BUILD", *bazel_offline.build_files()]
 
 
 def rules(path):
