@@ -64,6 +64,7 @@ def _pretrain(options, config):
             cluster,
             options.cross_device_ops,
             options.communication,
+            options.deterministic,
         )
         quiet.start_xla(options.verbose)
         guard.take_signals()
@@ -96,6 +97,7 @@ COMMANDS = {
             "profile_steps",
             "cross_device_ops",
             "communication",
+            "deterministic",
         ),
         required=("config", "workdir"),
     ),

@@ -64,7 +64,9 @@ def _linear(options, config):
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import linear
         from moco_tf.training import distribution
-    strategy = distribution.make_strategy(options.devices)
+    strategy = distribution.make_strategy(
+        options.devices, deterministic=options.deterministic
+    )
     quiet.start_xla(options.verbose)
     with strategy.scope():
         judged, output, store = _judged(options, "linear")
@@ -75,7 +77,9 @@ def _finetune(options, config):
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import finetune
         from moco_tf.training import distribution
-    strategy = distribution.make_strategy(options.devices)
+    strategy = distribution.make_strategy(
+        options.devices, deterministic=options.deterministic
+    )
     quiet.start_xla(options.verbose)
     finetune.finetune_run(
         config,
@@ -138,13 +142,20 @@ COMMANDS = {
     "linear": command_line.Command(
         run=_linear,
         purpose="train a linear classifier on a frozen encoder",
-        flags=("config", *_ENCODER, "output", "devices"),
+        flags=("config", *_ENCODER, "output", "devices", "deterministic"),
         required=(),
     ),
     "finetune": command_line.Command(
         run=_finetune,
         purpose="train a whole network from an encoder, with few labels",
-        flags=("config", "workdir", "checkpoint", "output", "devices"),
+        flags=(
+            "config",
+            "workdir",
+            "checkpoint",
+            "output",
+            "devices",
+            "deterministic",
+        ),
         required=("workdir",),
     ),
     "embed": command_line.Command(

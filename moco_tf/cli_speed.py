@@ -37,7 +37,9 @@ def _benchmark(options, config):
     with quiet.imports(options.verbose):
         from moco_tf import benchmark
         from moco_tf.training import distribution
-    strategy = distribution.make_strategy(options.devices)
+    strategy = distribution.make_strategy(
+        options.devices, deterministic=options.deterministic
+    )
     quiet.start_xla(options.verbose)
     benchmark.benchmark(config, strategy, steps, path=options.json)
 
@@ -46,7 +48,7 @@ COMMANDS = {
     "benchmark": command_line.Command(
         run=_benchmark,
         purpose="measure input, step and both; name the bottleneck",
-        flags=("config", "devices", "steps", "json"),
+        flags=("config", "devices", "deterministic", "steps", "json"),
         required=("config",),
         defaults={"steps": ("10", "measured in each of three rounds")},
     ),

@@ -39,6 +39,7 @@ _FLAGS = {
     "profile_steps": ("", "first,last step to trace for TensorBoard"),
     "cross_device_ops": ("auto", "auto, nccl, hierarchical or one_device"),
     "communication": ("auto", "between workers: auto, ring or nccl"),
+    "deterministic": (False, "the same bits in every run; slower on a GPU"),
     "extend": (False, "allow more epochs than the run was started with"),
     "bank": ("", "labelled source that votes; none = the run's own"),
     "query": ("", "labelled source to classify; none = the run's own"),

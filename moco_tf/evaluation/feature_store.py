@@ -46,6 +46,7 @@ def extract(frozen, source, folder, batch_size=512, batches=None, tag=""):
 
     Raises:
       ValueError: when no image can be read.
+      OSError: before the first image, if there is no room for the features.
 
     Side effects: writes below `folder`.
     """
@@ -125,7 +126,21 @@ def _map(place, name, count, size):
     shape, dtype = ((count, size), np.float32) if size else ((count,), np.int64)
     if path.is_file():
         return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+    part = path.with_suffix(".part")
+    try:
+        made = np.lib.format.open_memmap(part, "w+", dtype, shape)
+        with part.open("r+b") as file:
+            # A disk that is full later would end the process by SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        megabytes = np.prod(shape) * np.dtype(dtype).itemsize / 1e6
+        raise OSError(
+            f"There is no room for {path}: {error.strerror}. It takes "
+            f"{megabytes:.1f} MB. Free space, then give the same command again."
+        ) from error
+    os.replace(part, path)
+    return made
 
 
 def _save(place, files, state):

@@ -1,9 +1,11 @@
 """What all trained models share: the compiled step and its log."""
 
 import functools
+import time
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
 from moco_tf.data import image_ops, photometric
 from moco_tf.methods import micro_batches, shuffle, step_log
@@ -157,12 +159,12 @@ class Method(tf.keras.Model):
         def train_function(iterator):
             if not tf.executing_eagerly():
                 self.step_graph = tf.compat.v1.get_default_graph()
-            start = tf.timestamp()
+            start = _clock()
             with tf.control_dependencies([start]):
                 batch = next(iterator)
             parts = tf.nest.map_structure(step_log.local_values, batch)
             with tf.control_dependencies(tf.nest.flatten(parts)):
-                wait = tf.cast(tf.timestamp() - start, tf.float32)
+                wait = tf.cast(_clock() - start, tf.float32)
             strategy = self.distribute_strategy
             metrics = strategy.run(replica_step, args=(batch, wait))
             return {
@@ -174,6 +176,13 @@ class Method(tf.keras.Model):
             train_function = tf.function(train_function, reduce_retracing=True)
         self.train_function = train_function
         return self.train_function
+
+
+def _clock():
+    """Seconds, float64; TensorFlow's own clock is refused as no function."""
+    if tf_config.is_op_determinism_enabled():
+        return tf.numpy_function(time.perf_counter, [], tf.float64)
+    return tf.timestamp()
 
 
 def _distorted(batch):

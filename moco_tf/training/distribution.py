@@ -47,7 +47,11 @@ def parse_devices(devices):
 
 
 def make_strategy(
-    devices="auto", cluster=None, cross_device_ops="auto", communication="auto"
+    devices="auto",
+    cluster=None,
+    cross_device_ops="auto",
+    communication="auto",
+    deterministic=False,
 ):
     """Makes the strategy of a run; call it once, before any TensorFlow op.
 
@@ -62,6 +66,9 @@ def make_strategy(
       cross_device_ops: name in CROSS_DEVICE_OPS, how the devices of one process
         exchange.
       communication: name in COMMUNICATIONS, how workers exchange.
+      deterministic: bool; True: operations whose sums come in no fixed order
+        (some of a GPU's) are replaced by slower ones of a fixed order, or
+        fail where there is none.
 
     Returns:
       tf.distribute.Strategy.
@@ -70,12 +77,15 @@ def make_strategy(
       ValueError: for another form, GPUs that are not there, or a process
         whose devices are already in use in another layout.
 
-    Side effects: in a cluster, sets TF_CONFIG, opens this worker's port and
+    Side effects: `deterministic` holds for the whole process; in a cluster,
+      sets TF_CONFIG, opens this worker's port and
       waits for the other workers.
     """
     _check_name("cross_device_ops", cross_device_ops, CROSS_DEVICE_OPS)
     _check_name("communication", communication, COMMUNICATIONS)
     kind, count = parse_devices(devices)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     if kind == "auto":
         kind = "gpu" if gpus else "cpu"

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from moco_tf.data import views
 from moco_tf.evaluation import feature_store, features, frozen
+from tests import small_disk
 from tests.evaluation import fakes
 
 VALUES = [0, 51, 102, 153, 204, 255, 25]
@@ -54,6 +55,22 @@ def test_stored_features_are_the_extracted_ones(tmp_path, broken):
     stored = feature_store.extract(_judged(), source, tmp_path, 3)
     _assert_same(stored, expected)
     assert stored.rows["backbone"].dtype == np.float32
+
+
+@pytest.mark.parametrize("count", [7, 30_000])
+def test_a_disk_without_room_is_told_of_before_it_is_full(tmp_path, count):
+    """Without room for the header, and with room for a part of the rows."""
+    values = np.resize(VALUES, count)
+    source = _Source(values, np.resize(LABELS, count))
+    with small_disk.mounted(tmp_path, "size=100k"):
+        ballast = small_disk.fill(tmp_path) if count == 7 else None
+        with pytest.raises(OSError, match="no room for .*backbone.npy"):
+            feature_store.extract(_judged(), source, tmp_path, 3)
+        assert not list(tmp_path.rglob("*.npy"))
+        if ballast:
+            ballast.unlink()
+            stored = feature_store.extract(_judged(), source, tmp_path, 3)
+            assert len(stored.index) == count
 
 
 def test_the_second_time_nothing_is_encoded(tmp_path):

@@ -90,3 +90,16 @@ def test_a_step_returns_whether_its_process_asks_to_leave(counter, tmp_path):
     names = [name for name, _ in tf.train.list_variables(path)]
     assert any("model/step/" in name for name in names)
     assert not any("leave" in name or "asked" in name for name in names)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_seconds_waited_for_input_are_read_from_either_clock(
+    counter, monkeypatch, deterministic
+):
+    monkeypatch.setattr(
+        method.tf_config, "is_op_determinism_enabled", lambda: deterministic
+    )
+    _fit(counter, 0, 1)
+    waits = counter.step_log.read(0, 3)["input_wait"]
+    assert len(waits) == 3
+    assert all(0 < seconds < 600 for seconds in waits)
