@@ -30,6 +30,7 @@ OTHERS = {
     "curl": "test_tutorial.py sends the same request to a server",
     "tensorboard": "opens a server; test_tensorboard.py reads its files",
     "ruff": "is the linter's own command",
+    "mypy": "is the type checker's own; test_types.py runs it",
     "cmp": "is the system's own",
     "git": "is the developer's own",
 }
@@ -76,6 +77,9 @@ def check(words):
         check_moco_tf(words[1:])
     elif program == "python" and words[1] == "-m":
         return  # a program of another package, as pytest or bazel
+    elif program == "python" and words[1] == "-X":
+        assert words[3] == "-c"  # Python's own report of a line of code
+        compile(words[4], "shown", "exec")
     elif program == "python" or program.startswith(("launch/", "benchmarks/")):
         check_script(words[1:] if program == "python" else words)
     else:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 _STACKS = 2.0  # seconds for the stacks to be written before the kill
 
@@ -31,11 +30,13 @@ class Watchdog:
         Args:
           name: str, this process in messages.
         """
-        self._process: Any = subprocess.Popen(
+        self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), name],
             stdin=subprocess.PIPE,
             bufsize=0,
         )
+        assert self._process.stdin  # for mypy: there is one with PIPE
+        self._words = self._process.stdin
         self._said = None
         self._time = 0.0
 
@@ -53,11 +54,11 @@ class Watchdog:
         self._said, self._time = (seconds, what), now
         # Without its watchdog a run goes on.
         with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{seconds:g} {what}\n".encode())
+            self._words.write(f"{seconds:g} {what}\n".encode())
 
     def close(self):
         """Ends the watching."""
-        self._process.stdin.close()
+        self._words.close()
         self._process.wait()
 
 
