@@ -86,7 +86,7 @@ def _section(key, rows, folder):
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     place = where.lower().replace("-", "")
-    name = f"mechanisms_{experiment}_{place}_{size}.png"
+    name = f"mechanisms_{experiment}_{place}_{size}px_{epochs}.png"
     if experiment == "augmentation":
         _matrix(table, folder / name)
     else:
@@ -106,39 +106,47 @@ def _spread(values, digits):
 
 
 def _curve(experiment, table, path):
-    """kNN by case; the three dictionaries are lines over the size."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    groups = collections.defaultdict(list)
-    for case, rows in table.items():
-        kind, _, size = case.partition(" ")
-        group = kind if experiment == "dictionary" else ""
-        place = int(size) if group else case
-        values = [row["knn"] for row in rows]
-        groups[group].append(
-            (place, statistics.mean(values), min(values), max(values))
-        )
-    for group, points in groups.items():
-        if group:
-            points = sorted(points)
-        places, means, lows, highs = zip(*points, strict=True)
-        below = [m - low for m, low in zip(means, lows, strict=True)]
-        above = [high - m for m, high in zip(means, highs, strict=True)]
-        if group:
-            axes.errorbar(
-                places, means, [below, above], marker="o", label=group
-            )
-        else:
-            axes.bar(places, means, yerr=[below, above], color="#4878a8")
-    untrained = [row["untrained_knn"] for own in table.values() for row in own]
-    axes.axhline(
-        statistics.mean(untrained), color="grey", ls="--", label="untrained"
+    """kNN and linear by case; the dictionaries are lines over the size."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axes, name, title in zip(
+        panels, ("knn", "linear"), ("kNN", "linear"), strict=True
+    ):
+        groups = collections.defaultdict(list)
+        for case, rows in table.items():
+            kind, _, size = case.partition(" ")
+            group = kind if experiment == "dictionary" else ""
+            values = [row[name] for row in rows]
+            mean = statistics.mean(values)
+            spread = mean - min(values), max(values) - mean
+            place = int(size) if group else case
+            groups[group].append((place, mean, *spread))
+        for group, points in groups.items():
+            places, means, *spread = zip(*points, strict=True)
+            if group:
+                axes.errorbar(places, means, spread, marker="o", label=group)
+            else:
+                axes.bar(places, means, yerr=spread, color="#4878a8")
+        untrained = [
+            row[f"untrained_{name}"]
+            for own in table.values()
+            for row in own
+            if f"untrained_{name}" in row
+        ]
+        if untrained:
+            mean = statistics.mean(untrained)
+            axes.axhline(mean, color="grey", ls="--", label="untrained")
+        if experiment == "dictionary":
+            axes.set_xscale("log", base=2)
+            axes.set_xlabel("keys in the dictionary")
+        axes.set_ylabel(f"{title} top-1, %")
+        axes.tick_params(axis="x", labelrotation=20 if len(table) > 6 else 0)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
     )
-    if experiment == "dictionary":
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("keys in the dictionary")
-    axes.set_ylabel("kNN top-1, %")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

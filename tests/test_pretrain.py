@@ -306,6 +306,22 @@ def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
     )
 
 
+def test_a_deterministic_run_of_another_process_has_the_same_bits(
+    images, finished, tmp_path
+):
+    """On the CPU also those of a run without the flag, which is in here."""
+    flags = ["--devices=cpu", "--deterministic"]
+    fields = {"knn__bank": "", "knn__query": "", "log__tensorboard": False}
+    result = small_run.run(images, tmp_path, *flags, **fields)
+    assert result.returncode == 0, result.stderr
+    small_run.assert_same_bits(
+        small_run.state(tmp_path), small_run.state(finished)
+    )
+    for name in ("loss", "epoch_loss", "instance_top1", "learning_rate"):
+        found = [row[name] for row in _rows(tmp_path)]
+        assert found == [row[name] for row in _rows(finished)]
+
+
 def test_two_replicas_compute_what_one_does(images, tmp_path):
     # cluster/test_sameness.py compares more layouts, and both shuffles.
     flags = {"one": [], "two": ["--config.moco.shuffle=gather"]}
