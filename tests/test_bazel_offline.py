@@ -7,6 +7,8 @@ import bazel_offline
 import pytest
 from bazel_offline import ROOT
 
+import moco_tf
+
 BUILD_FILES = [ROOT / "BUILD", *bazel_offline.build_files()]
 
 
@@ -83,7 +85,7 @@ def test_the_module_says_what_the_package_says():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     calls = module_calls()
     ((_, module),) = [call for call in calls if call[0] == "module"]
-    assert module["version"] == project["version"]
+    assert module["version"] == moco_tf.__version__
     versions = {a["python_version"] for _, a in calls if "python_version" in a}
     (version,) = versions
     assert project["requires-python"].startswith(f">={version},")

@@ -15,6 +15,8 @@ BATCH = 8
 class NumberedImages:
     """Images whose pixels tell their index; some cannot be read."""
 
+    channels = 3
+
     def __init__(self, count, bad=()):
         self.count = count
         self.may_fail = bool(bad)

@@ -25,6 +25,7 @@ def _config(bank="bank", query="query", seed=3, size=4):
         {
             "seed": seed,
             "data": {"views": "v1", "strength": 1.0, "image_size": size},
+            "model": {"input": "rgb"},
             "knn": {
                 "bank": bank,
                 "query": query,
@@ -50,7 +51,9 @@ def _make(monkeypatch):
     def make(query, augment=_inverted_in_one_view):
         bank = fakes.Source([0, 255], [0, 1])
         opened = {"bank": bank, "query": query}
-        monkeypatch.setattr(sources, "open_source", opened.get)
+        monkeypatch.setattr(
+            sources, "open_source", lambda spec, channels: opened[spec]
+        )
         recipe = fakes.RECIPE._replace(augment=augment)
         monkeypatch.setitem(views.RECIPES, "v1", recipe)
         return monitor.KnnMonitor(_config())
