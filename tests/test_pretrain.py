@@ -306,20 +306,18 @@ def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
     )
 
 
-def test_a_deterministic_run_of_another_process_has_the_same_bits(
-    images, finished, tmp_path
-):
-    """On the CPU also those of a run without the flag, which is in here."""
-    flags = ["--devices=cpu", "--deterministic"]
+def test_two_deterministic_runs_have_the_same_bits(images, tmp_path):
     fields = {"knn__bank": "", "knn__query": "", "log__tensorboard": False}
-    result = small_run.run(images, tmp_path, *flags, **fields)
-    assert result.returncode == 0, result.stderr
+    flags = ["--devices=cpu", "--deterministic"]
+    for name in ("one", "two"):
+        result = small_run.run(images, tmp_path / name, *flags, **fields)
+        assert result.returncode == 0, result.stderr
     small_run.assert_same_bits(
-        small_run.state(tmp_path), small_run.state(finished)
+        *(small_run.state(tmp_path / name) for name in ("one", "two"))
     )
+    one, two = (_rows(tmp_path / name) for name in ("one", "two"))
     for name in ("loss", "epoch_loss", "instance_top1", "learning_rate"):
-        found = [row[name] for row in _rows(tmp_path)]
-        assert found == [row[name] for row in _rows(finished)]
+        assert [row[name] for row in one] == [row[name] for row in two]
 
 
 def test_two_replicas_compute_what_one_does(images, tmp_path):
