@@ -19,6 +19,7 @@ test_pretrain.py
 cluster/test_faults.py
 methods/test_every_method.py
 test_tutorial.py
+data/test_view_stage.py
 cluster/test_sameness.py
 evaluation/test_finetune.py
 cluster/test_leaving.py
@@ -73,6 +74,15 @@ reporting/test_browser.py
 reporting/test_pages.py
 reporting/test_encoded.py
 data/test_tfds_records.py
+data/test_stream.py
+data/test_views.py
+test_bazel_offline.py
+evaluation/test_augment.py
+evaluation/test_knn.py
+cluster/test_watchdog.py
+cluster/test_meeting.py
+models/test_recompute.py
+doctor/test_scan.py
 """.split()
 
 
