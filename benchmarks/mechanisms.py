@@ -1,16 +1,21 @@
-"""What the dictionary, the momentum and the views do, with all else equal.
+r"""What the dictionary, the momentum and the views do, with all else equal.
 
 python benchmarks/mechanisms.py --experiment=methods --size=32 --epochs=10
 python benchmarks/mechanisms.py --experiment=dictionary --seeds=0,1
-python benchmarks/mechanisms.py --data=folder:cifar10/train --images=10000 \
-    --test=folder:cifar10/test --experiment=momentum
-python benchmarks/mechanisms.py --write=docs/results
+python benchmarks/mechanisms.py --data=list:cifar10_train.txt \
+    --test=list:cifar10_test.txt --experiment=momentum
+python benchmarks/mechanisms.py --results=docs/results/mechanisms.jsonl \
+    --write=docs/results
 
 Every case trains the quickstart's encoder on the same data for the same number
 of epochs; only what the case names is different. A finished case is a line of
 --results, and is not run again; nor is one that another experiment has had.
 --write makes the page and the plots of all results. Exits 1 if, among the
 methods, one gains less than 10 points of kNN over its untrained encoder.
+
+The lists of docs/results hold every fifth file of a folder and its class:
+find cifar10/train -name '*.jpg' | sort | \
+    awk -F/ 'NR % 5 == 0 {print $0 "\t" $3}' > cifar10_train.txt
 """
 
 import argparse
@@ -21,197 +26,20 @@ import pathlib
 import sys
 import time
 
+import mechanisms_cases
 import mechanisms_page
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import assembly, config_fields, method_table, pretrain
+from moco_tf import assembly, pretrain
 from moco_tf import config as configs
-from moco_tf.data import augmentation, sources
+from moco_tf.data import sources
 from moco_tf.evaluation import monitor, probe, subsets
 
 POINTS = 10.0  # percent
 BUDGET = ("data", "test", "epochs", "size", "precision", "images")
 _RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-# Of the small run, where the published value is for another size of data.
-_SECTIONS = {
-    "moco": {
-        "queue_size": 1024,
-        "momentum": 0.996,
-        "temperature": 0.1,
-    },
-    "memory_bank": {
-        "negatives": 1024,
-        "temperature": 0.1,
-        "loss": "info_nce",
-    },
-    "end_to_end": {"temperature": 0.1},
-    "simclr": {"temperature": 0.2},
-    "byol": {"momentum": 0.97},
-    "swav": {
-        "prototypes": 100,
-        "queue_size": 1024,
-        "queue_from_epoch": 0,
-        "frozen_epochs": 0,
-    },
-    "cmc": {"negatives": 128, "temperature": 0.1, "loss": "info_nce"},
-    "cpc": {"rows": 2, "blocks": 2, "negatives": 1024},
-    "dino": {
-        "outputs": 128,
-        "first_teacher_temperature": 0.05,
-        "teacher_temperature": 0.05,
-        "momentum": 0.95,
-        "frozen_epochs": 0,
-    },
-}
-_OWN = {
-    "simclr": {"model.head": "simclr"},
-    "byol": {
-        "model.head": "byol",
-        "model.hidden": 256,
-        "model.bn_groups": 1,
-        "optimizer.learning_rate": 0.2,
-        "optimizer.weight_decay": 5e-4,
-    },
-    "swav": {
-        "model.head": "swav",
-        "model.hidden": 256,
-        "model.bn_groups": 1,
-        "optimizer.learning_rate": 0.1,
-        "optimizer.weight_decay": 5e-4,
-    },
-    "cmc": {
-        "model.input": "lab",
-        "model.head": "simclr",  # its last BatchNorm keeps sensors together
-        "data.views": "cpc",  # nearly whole images: a bank's are of other crops
-        "optimizer.learning_rate": 0.03,
-    },
-    "cpc": {
-        "model.input": "grid",
-        "model.norm": "layer",
-        "model.head": "fc",
-        "data.views": "cpc",
-        "optimizer.name": "adam",
-        "optimizer.learning_rate": 1e-3,
-    },
-    "dino": {
-        "model.head": "dino_bn",
-        "model.hidden": 256,
-        "model.bn_groups": 1,
-        "optimizer.learning_rate": 0.2,
-        "optimizer.weight_decay": 5e-4,
-    },
-}
-# A bank's features are renewed once an epoch: so fewer images, for as many
-# steps. A draw from fewer would often hold the query's own.
-_IMAGES = {"cmc": 2000}
 _untrained = {}  # figures by digest: cases often begin with one encoder
-# Of the comparisons: more steps in few epochs, and keys that are not too old.
-_COMPARED = {"train.batch_size": 64}
-_MOCO = {"moco.momentum": 0.99}
-_VALUES = {
-    "momentum": ("moco.momentum", (0.0, 0.9, 0.99, 0.999, 0.9999)),
-    "temperature": ("moco.temperature", (0.05, 0.1, 0.2, 0.5)),
-    "head": ("model.head", ("fc", "mlp", "simclr")),
-    "shuffle": ("moco.shuffle", ("auto", "none")),
-}
-_OPERATIONS = {
-    "crop": {"low": 0.2},
-    "colour": {"jitter": 1.0, "reach": (0.8, 0.8, 0.8, 0.2)},
-    "grey": {"gray": 0.5},
-    "blur": {"blur": 1.0},
-}
-
-
-def cases(experiment):
-    """The cases of an experiment: label -> (method, fields, augmentation)."""
-    if experiment == "methods":
-        return {name: (name, {}, None) for name in method_table.METHODS}
-    if experiment == "multi_crop":
-        small = {
-            "data.small_views": 4,
-            "data.small_size": 16,
-            "data.small_scale": (0.1, 0.35),
-        }
-        return {
-            f"{name}{more}": (name, fields, None)
-            for name in ("moco", "simclr", "byol", "swav", "dino")
-            for more, fields in (("", {}), (" + 4 small", small))
-        }
-    if experiment == "dictionary":
-        return _dictionaries()
-    if experiment == "augmentation":
-        names = list(_OPERATIONS)
-        return {
-            f"{one} + {other}": ("simclr", _COMPARED, (one, other))
-            for place, one in enumerate(names)
-            for other in names[place:]
-        }
-    name, tried = _VALUES[experiment]
-    base = _COMPARED | _MOCO
-    return {str(v): ("moco", base | {name: v}, None) for v in tried}
-
-
-def _dictionaries():
-    """Sizes of the queue, of a bank's draw, and of the batch."""
-    found = {}
-    for size in (64, 512, 4096):
-        queue = _COMPARED | _MOCO | {"moco.queue_size": size}
-        found[f"queue {size}"] = ("moco", queue, None)
-    for size in (64, 512, 4096):
-        bank = _COMPARED | {"memory_bank.negatives": size}
-        found[f"bank {size}"] = ("memory_bank", bank, None)
-    for size in (32, 64, 128, 256):
-        batch = {
-            "train.batch_size": size,
-            # In step with the batch, as published rates are.
-            "optimizer.learning_rate": 0.06 * size / 64,
-        }
-        found[f"batch {size}"] = ("end_to_end", batch, None)
-    return found
-
-
-EXPERIMENTS = (
-    "methods",
-    "dictionary",
-    "momentum",
-    "temperature",
-    "head",
-    "shuffle",
-    "augmentation",
-    "multi_crop",
-)
-
-
-def make_config(method, fields, options, seed):
-    """The configuration of a case: the quickstart's, with the method's own."""
-    values = configs.flatten(configs.load("quickstart").to_dict())
-    known = config_fields.PRETRAIN
-    values = {name: values[name] for name in known}
-    recipe = configs.load(method_table.METHODS[method].configs[0])
-    own = recipe[method].to_dict() | _SECTIONS[method]
-    values |= {f"{method}.{name}": value for name, value in own.items()}
-    values |= {
-        "method": method,
-        "seed": seed,
-        "train.epochs": options.epochs,
-        "data.source": options.data,
-        "knn.bank": options.data,
-        "knn.query": options.test,
-        "data.image_size": options.size,
-        "data.views": "v1" if options.data.startswith("shapes") else "cifar",
-        "train.precision": options.precision,
-        "model.patch": options.size // 2,  # a grid of 3 x 3
-    }
-    return configs.build(values | _OWN.get(method, {}) | fields)
-
-
-def compose(operations):
-    """The views of one or two operations, in the order of the recipes."""
-    parts = {"low": 1.0}  # no crop: the whole image
-    for operation in operations:
-        parts |= _OPERATIONS[operation]
-    return augmentation.Augmentation(**parts)
 
 
 def identity(config, operations, images):
@@ -248,7 +76,7 @@ def measure(config, operations, images):
     source = opened(config.data.source, images)
     stream = assembly.make_stream(config, source)
     if operations:
-        stream.use(compose(operations))
+        stream.use(mechanisms_cases.compose(operations))
     method = pretrain.make_method(config, strategy, len(source))
     judge = monitor.KnnMonitor(config)
     start_of = digest(method, config)
@@ -306,7 +134,10 @@ def parse():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--experiment", choices=EXPERIMENTS, action="append", default=[]
+        "--experiment",
+        choices=mechanisms_cases.EXPERIMENTS,
+        action="append",
+        default=[],
     )
     parser.add_argument("--case", help="one case of the experiment alone")
     parser.add_argument("--epochs", type=int, default=3)
@@ -332,7 +163,7 @@ def row_of(case, setting, options, results):
 
     Args:
       case: dict, of experiment, label, seed and budget.
-      setting: method, fields and operations (see `cases`).
+      setting: method, fields and operations (see mechanisms_cases.py).
     """
     done = read(results)
     found = [row for row in done if case.items() <= row.items()]
@@ -340,11 +171,11 @@ def row_of(case, setting, options, results):
         return found[0]
     method, fields, operations = setting
     images = options.images
-    if not images and method in _IMAGES:
-        images = _IMAGES[method]
+    if not images and method in mechanisms_cases.IMAGES:
+        images = mechanisms_cases.IMAGES[method]
         whole = len(opened(options.data, 0))
         fields = {"train.epochs": options.epochs * whole // images} | fields
-    config = make_config(method, fields, options, case["seed"])
+    config = mechanisms_cases.make_config(method, fields, options, case["seed"])
     case = {**case, "identity": identity(config, operations, images)}
     same = [row for row in done if row.get("identity") == case["identity"]]
     if same:
@@ -375,7 +206,7 @@ def main():
     short = []
     for experiment in options.experiment:
         for seed in map(int, options.seeds.split(",")):
-            for label, setting in cases(experiment).items():
+            for label, setting in mechanisms_cases.cases(experiment).items():
                 if options.case not in (None, label):
                     continue
                 case = {"experiment": experiment, "case": label, "seed": seed}

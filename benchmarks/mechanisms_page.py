@@ -42,18 +42,21 @@ def write(rows, folder):
 
 _HEAD = """# What dictionary, momentum and views do
 
-Made by `python benchmarks/mechanisms.py --write=docs/results` from the results
-of the same script. Every case trains the quickstart's encoder (ResNet-18 x0.25)
-on two CPU cores; only what the case names differs. Methods have batches of 128,
-the comparisons of 64, and MoCo there a momentum of 0.99 where it is not told;
-rates follow the end-to-end batch. kNN is on the backbone
-(k 200, T 0.1); a held-out tenth of the training images chooses the rate of the
-linear probe. Runs are short: the epochs stand above each table. Differences of
-a point or two are within the spread of seeds. Among the methods, SimCLR, BYOL,
-SwAV, DINO, CMC and CPC have heads and settings of their own (`_SECTIONS` and
-`_OWN` of the script), and the networks of CMC and CPC another untrained kNN.
-CMC has 2,000 of the images, for as many steps: a bank's features are renewed
-once an epoch."""
+Made by `python benchmarks/mechanisms.py --write=docs/results` from
+`mechanisms.jsonl`, the results of the same script. Every case trains the
+quickstart's encoder (ResNet-18 x0.25) on two CPU cores; only what the case
+names differs. Methods have batches of 128, the comparisons of 64, and MoCo
+there a momentum of 0.99 where it is not told; the end-to-end rate follows the
+batch. CIFAR-10 stands for every fifth of its files. kNN is on the backbone (k
+200, T 0.1); a held-out tenth of the training images chooses the rate of the
+linear probe. Runs are short: the epochs stand above each table. The spread of
+seeds is measured for shuffled BatchNorm alone (four points of kNN, eight of the
+linear probe): differences of that size in the other tables say nothing.
+
+Among the methods, SimCLR, BYOL, SwAV, DINO, CMC and CPC have heads and settings
+of their own (`_SECTIONS` and `_OWN` of mechanisms_cases.py), and the networks
+of CMC and CPC another untrained kNN. CMC has 2,000 of the images, for as many
+steps: a bank's features are renewed once an epoch."""
 
 
 def _section(key, rows, folder):
