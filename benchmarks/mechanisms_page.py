@@ -166,7 +166,8 @@ def _matrix(table, path):
     shown = axes.imshow(values, cmap="viridis")
     for down, row in enumerate(values):
         for across, value in enumerate(row):
-            axes.text(across, down, f"{value:.1f}", ha="center", color="white")
+            shown_as = f"{value:.1f}" if value == value else ""  # not run
+            axes.text(across, down, shown_as, ha="center", color="white")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     figure.colorbar(shown, label="kNN top-1, %")
