@@ -2,10 +2,12 @@
 
     python -m tests.methods.every_method R OUT.npz
 
-Strategies of one process collide: each number of replicas has its process.
+Trains with deterministic operations, twice from the same start. Strategies of
+one process collide: each number of replicas has its process.
 """
 
 import sys
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -15,6 +17,7 @@ from moco_tf import config as configs
 from moco_tf import method_table, pretrain
 from moco_tf.models import encoder as encoders
 from moco_tf.models import normalization
+from moco_tf.training import checkpoints, distribution
 from tests import reference_check
 
 BATCH, IMAGES, STEPS = 8, 40, 2
@@ -171,21 +174,21 @@ def state(method):
 
 
 def main(world, path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * world
-    )
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{device}" for device in range(world)]
-    )
+    """Writes losses and variables of two runs: "0/..." and "1/..."."""
+    devices = f"cpu:{world}"
+    strategy = distribution.make_strategy(devices, deterministic=True)
     results = {}
     for name in method_table.METHODS:
         method = make_method(name, strategy)
         assert method.replicas == world
-        losses = train(method, batches(method, STEPS), strategy)
-        results[f"{name}/losses"] = losses
-        for key, value in state(method).items():
-            results[f"{name}/{key}"] = value
+        with tempfile.TemporaryDirectory() as start:
+            checkpoints.save(method, start, 1, {})
+            for run in range(2):
+                checkpoints.restore(method, checkpoints.latest(start))
+                losses = train(method, batches(method, STEPS), strategy)
+                results[f"{run}/{name}/losses"] = losses
+                for key, value in state(method).items():
+                    results[f"{run}/{name}/{key}"] = value
     np.savez(path, **results)
 
 

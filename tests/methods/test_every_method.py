@@ -106,6 +106,7 @@ def test_the_encoder_alone_is_restored_from_its_checkpoint(run):
 
 @pytest.fixture(scope="module")
 def two_replicas(tmp_path_factory):
+    """Losses and variables of two runs on two replicas (see every_method)."""
     path = tmp_path_factory.mktemp("replicas") / "out.npz"
     done = subprocess.run(
         [sys.executable, "-m", "tests.methods.every_method", "2", path],
@@ -121,7 +122,7 @@ def test_two_replicas_compute_what_one_does(run, two_replicas):
     name, made = run
     # Few steps: after some more, a ReLU turns rounding into a difference.
     np.testing.assert_allclose(
-        two_replicas[f"{name}/losses"],
+        two_replicas[f"0/{name}/losses"],
         made.losses[: every_method.STEPS],
         rtol=1e-5,
     )
@@ -129,5 +130,19 @@ def test_two_replicas_compute_what_one_does(run, two_replicas):
     way = apart = 0.0
     for key, value in after.items():
         way += np.sum(np.square(value - before[key]))
-        apart += np.sum(np.square(value - two_replicas[f"{name}/{key}"]))
+        apart += np.sum(np.square(value - two_replicas[f"0/{name}/{key}"]))
     assert np.sqrt(apart) < 1e-4 * np.sqrt(way)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_deterministic_runs_have_the_same_bits(name, two_replicas):
+    one, two = (
+        {
+            key.partition("/")[2]: value
+            for key, value in two_replicas.items()
+            if key.startswith(f"{run}/{name}/")
+        }
+        for run in range(2)
+    )
+    assert len(one) > 10
+    small_run.assert_same_bits(one, two)
