@@ -18,6 +18,7 @@ SLOW = """
 test_pretrain.py
 cluster/test_faults.py
 methods/test_every_method.py
+test_pages.py
 test_tutorial.py
 data/test_view_stage.py
 cluster/test_sameness.py

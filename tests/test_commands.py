@@ -1,7 +1,8 @@
 """Every command that a page shows can be given: nothing in it has drifted.
 
-Commands are parsed here, not run. tests/test_tutorial.py runs those of the
-tutorials; the others are named below, with what runs in their place.
+Commands are parsed here. tests/test_tutorial.py and tests/test_pages.py run
+those of the README and of docs/; the others are named below, with what runs in
+their place. Figures of benchmarks/ and docs/results take hours.
 """
 
 import ast

@@ -13,60 +13,10 @@ import pytest
 from PIL import Image
 
 from moco_tf import cli
-from tests import shallow
+from tests import page_commands, shallow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("tutorial.md", "small_data.md")
-# What makes a run small, unless the page says the field itself.
-RUN = {
-    "train.max_steps": "2",
-    "train.batch_size": "8",
-    "model.bn_groups": "2",
-    "model.width": "0.125",
-    "model.dim": "8",
-    "data.image_size": "16",
-    "data.threads": "2",
-    "moco.queue_size": "16",
-    "knn.k": "3",
-}
-SMALLER = {
-    "doctor": RUN,
-    "pretrain": RUN,
-    "linear": {
-        "train.epochs": "3",
-        "train.batch_size": "8",
-        "schedule.milestones": "1,2",
-    },
-    "finetune": {"train.epochs": "1", "train.batch_size": "4"},
-}
-MORE = {"doctor": ["--trial_steps=1", "--prove=never"]}
-
-
-def blocks(page, language):
-    """The fenced blocks of a page."""
-    text = (ROOT / "docs" / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
-
-
-def commands(page):
-    """The words of the page's moco-tf commands, in order, made smaller."""
-    for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line) if line.startswith("moco-tf ") else []
-            if not words:
-                continue
-            command = words[1]
-            given = {word.partition("=")[0] for word in words}
-            fields = SMALLER.get(command, {}).items()
-            yield [
-                *words[1:],
-                *MORE.get(command, []),
-                *[
-                    f"--config.{name}={value}"
-                    for name, value in fields
-                    if f"--config.{name}" not in given
-                ],
-            ]
 
 
 def write_images(folder, count, seed):
@@ -92,13 +42,15 @@ def place(tmp_path_factory):
     with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for page in PAGES:
-            for words in commands(page):
+            for words in page_commands.commands(page):
                 assert cli.run(words) == 0, words
     return folder
 
 
 def test_the_pages_have_commands_of_every_kind():
-    found = {words[0] for page in PAGES for words in commands(page)}
+    found = {
+        words[0] for page in PAGES for words in page_commands.commands(page)
+    }
     assert found == {
         "doctor",
         "prepare",
@@ -133,7 +85,7 @@ def test_what_the_pages_promise_is_there(place, path):
 
 
 def test_the_encoder_is_used_as_the_page_says(place, monkeypatch, capsys):
-    (block,) = blocks("tutorial.md", "python")
+    (block,) = page_commands.blocks("tutorial.md", "python")
     monkeypatch.chdir(place)
     exec(compile(block, "tutorial.md", "exec"), {})
     assert capsys.readouterr().out == "(1, 64)\n"  # 512 x 0.125
@@ -147,7 +99,7 @@ def test_the_encoder_is_served_as_the_page_says(place):
         pytest.skip("needs curl")
     server, request = (
         block
-        for block in blocks("tutorial.md", "sh")
+        for block in page_commands.blocks("tutorial.md", "sh")
         if "launch/serve_local.py" in block or "curl" in block
     )
     words = shlex.split(server)

@@ -1,0 +1,92 @@
+"""The commands of the README and of docs/ run as they stand, only smaller.
+
+Those of the tutorials are run by test_tutorial.py; those of docs/results, which
+say how a figure was measured, are read by test_commands.py.
+"""
+
+import pathlib
+import shutil
+
+import pytest
+
+from moco_tf import cli
+from tests import page_commands, shallow, test_tutorial
+
+# In this order: pages go on with the runs of those before them.
+PAGES = (
+    "training.md",
+    "evaluation.md",
+    "doctor.md",
+    "data.md",
+    "../README.md",
+    "serving.md",
+)
+# What a page speaks of, and what stands for it here.
+PLACES = (
+    ("/data/imagenet/train", "train"),
+    ("/data/imagenet/val", "test"),
+    ("/data/train", "train"),
+    ("/data/test", "test"),
+    ("/data/", "data/"),
+    ("--query=folder:cifar10/test", "--query=folder:test --k=5"),
+    ("cifar10/", ""),
+    ("mine.py", "./mine.py"),
+    ("--k=20,200", "--k=5,20"),
+)
+# What pages take for granted.
+BEFORE = (
+    "moco-tf pretrain --config=moco_cifar10 --workdir=RUN"
+    " --config.data.source=folder:train"
+    " --config.knn.bank=folder:train --config.knn.query=folder:test",
+    "moco-tf embed --workdir=RUN --source=folder:train"
+    " --path=RUN/train.parquet",
+    "moco-tf export-weights --workdir=RUN --path=a.pth.tar",
+)
+# serving/test_convert.py runs these, in processes of their own.
+ELSEWHERE = {"--to=onnx", "--to=openvino"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the images that the pages speak of, and a run."""
+    folder = tmp_path_factory.mktemp("pages")
+    kinds = ("data/images", "data/photos", "photos", "colour", "depth")
+    kinds += ("train/one", "train/two", "test/one", "test/two")
+    for seed, kind in enumerate(kinds):
+        test_tutorial.write_images(folder / kind, 16, seed)
+    config = pathlib.Path(page_commands.ROOT, "configs", "quickstart.py")
+    shutil.copy(config, folder / "mine.py")
+    with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in BEFORE:
+            assert cli.run(page_commands.smaller(line)) == 0, line
+        shutil.copy("a.pth.tar", "moco_v2_200ep_pretrain.pth.tar")
+        yield folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(place, page):
+    done = 0
+    for words in page_commands.commands(page, PLACES):
+        if not ELSEWHERE.intersection(words):
+            assert cli.run(words) == 0, words
+            done += 1
+    assert done
+
+
+def test_no_page_is_left_out():
+    known = {*PAGES, *test_tutorial.PAGES}
+    for path in pathlib.Path(page_commands.ROOT, "docs").glob("*.md"):
+        if "moco-tf " in "".join(page_commands.blocks(path.name, "sh")):
+            assert path.name in known
+
+
+@pytest.mark.parametrize("path", ["photos.parquet", "mine.pkl", "doctor.json"])
+def test_what_the_pages_promise_is_there(place, path):
+    assert (place / path).stat().st_size > 0
+
+
+def test_weights_that_come_back_have_the_same_bytes(place):
+    assert (place / "a.pth.tar").read_bytes() == (
+        place / "b.pth.tar"
+    ).read_bytes()
