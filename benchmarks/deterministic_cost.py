@@ -37,6 +37,8 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=4, help="[4]")
     options, words = parser.parse_known_args()
+    if not any(word.startswith("--config.data.source=") for word in words):
+        parser.error("give images: --config.data.source=folder:PATH")
     rates = {"plain": [], "deterministic": []}
 
     def seconds(name, flags):

@@ -18,7 +18,6 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import time
 
 import measure
 
@@ -41,12 +40,16 @@ def main():
     )
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
+        import finished_views
+
         from moco_tf.data import sources
+    # Two views, made on the host, are what torchvision makes.
+    config.data.small_views, config.data.augment_on = 0, "host"
     source = sources.open_source(config.data.source)
     other = None
     runs = {
-        name: Stream(config, source, options.images, augment)
-        for name, augment in stages(config.data.views).items()
+        name: finished_views.FinishedViews(config, source, options.images, both)
+        for name, both in stages(config.data.views).items()
     }
     if options.torch_path or options.torch_python:
         other = subprocess.Popen(
@@ -81,12 +84,13 @@ def main():
 
 
 def stages(name):
-    """Recipes' functions by what they leave in, the whole one first."""
+    """Both functions of a recipe by what they leave in; first whole."""
     import tensorflow as tf
 
     from moco_tf.data import views
 
-    whole = views.RECIPES[name].augment
+    whole = views.RECIPES[name].both
+    off = dict.fromkeys(("jitter", "gray", "blur", "solarize"), 0.0)
 
     def decoded(image, size, seed):
         del seed
@@ -96,52 +100,9 @@ def stages(name):
 
     return {
         "whole": whole,
-        "crops": whole._replace(jitter=0.0, gray=0.0, blur=0.0),
-        "decode": decoded,
+        "crops": [augment._replace(**off) for augment in whole],
+        "decode": (decoded, decoded),
     }
-
-
-class Stream:
-    """The product's stream with another augmentation, called for seconds."""
-
-    def __init__(self, config, source, images, augment):
-        import tensorflow as tf
-
-        from moco_tf.data import stream, views
-
-        recipe = views.RECIPES[config.data.views]
-        self._stream = stream.Stream(
-            source,
-            recipe._replace(augment=augment),
-            config.data.image_size,
-            config.train.batch_size,
-            seed=config.seed,
-            shuffle_keys="address",
-            threads=config.data.threads,
-        )
-        self._steps = images // config.train.batch_size
-        self._number = 0
-
-        @tf.function(autograph=False)  # as in the step
-        def finish(batch):
-            return [
-                views.normalize(batch[name], recipe.mean, recipe.std)
-                for name in ("query", "key")
-            ]
-
-        self._finish = finish
-
-    def __call__(self):
-        first = self._number * self._steps
-        self._number += 1
-        batches = iter(self._stream.batches(1, first, 2**62))
-        for _ in range(3):  # what is made beforehand does not count
-            self._finish(next(batches))
-        start = time.perf_counter()
-        for _ in range(self._steps):
-            finished = self._finish(next(batches))
-        del finished
-        return time.perf_counter() - start
 
 
 def _report(seconds, options, config):

@@ -42,8 +42,8 @@ def write(rows, folder):
 
 _HEAD = """# What dictionary, momentum and views do
 
-Made by `python benchmarks/mechanisms.py --write=docs/results` from
-`mechanisms.jsonl`, the results of the same script. Every case trains the
+Made by `python benchmarks/mechanisms.py --results=docs/results/mechanisms.jsonl
+--write=docs/results` from the results of the same script. Every case trains the
 quickstart's encoder (ResNet-18 x0.25) on two CPU cores; only what the case
 names differs. Methods have batches of 128, the comparisons of 64, and MoCo
 there a momentum of 0.99 where it is not told; the end-to-end rate follows the

@@ -18,7 +18,6 @@ import measure
 from moco_tf import quiet
 
 DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
-WARM_UP = 3
 
 
 def main():
@@ -31,6 +30,8 @@ def main():
     parser.add_argument("--path", default="", help="folder of the cache")
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
+        import finished_views
+
         from moco_tf import prepare
         from moco_tf.data import sources
     with tempfile.TemporaryDirectory() as temporary:
@@ -41,8 +42,12 @@ def main():
         files = sources.open_source(config.data.source)
         cache = sources.open_source(f"prepared:{folder}")
         runs = {
-            "files: views": Views(files, config, options.images),
-            "cache: views": Views(cache, config, options.images),
+            "files: views": finished_views.FinishedViews(
+                config, files, options.images
+            ),
+            "cache: views": finished_views.FinishedViews(
+                config, cache, options.images
+            ),
             "files: images": Images(files, config, options.images),
             "cache: images": Images(cache, config, options.images),
         }
@@ -50,40 +55,6 @@ def main():
             run()  # traces
         seconds = measure.alternate(runs, options.rounds)
     report(seconds, options, config, about, preparing)
-
-
-class Views:
-    """The product's stream, normalised to float; called for seconds."""
-
-    def __init__(self, source, config, images):
-        import tensorflow as tf
-
-        from moco_tf import assembly
-        from moco_tf.data import views
-
-        recipe = views.RECIPES[config.data.views]
-        self._stream = assembly.make_stream(config, source)
-        self._steps = images // config.train.batch_size
-        self._first = 0
-
-        @tf.function(autograph=False)  # as in the step
-        def finish(batch):
-            return [
-                views.normalize(batch[name], recipe.mean, recipe.std)
-                for name in ("query", "key")
-            ]
-
-        self._finish = finish
-
-    def __call__(self):
-        batches = iter(self._stream.batches(1, self._first, 2**62))
-        self._first += WARM_UP + self._steps
-        for _ in range(WARM_UP):  # what is made beforehand does not count
-            self._finish(next(batches))
-        start = time.perf_counter()
-        for _ in range(self._steps):
-            self._finish(next(batches))
-        return time.perf_counter() - start
 
 
 class Images:

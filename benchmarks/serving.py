@@ -126,7 +126,7 @@ def runtimes(path, model, rounds):
     images = random.standard_normal([BATCH, *spec.shape[1:]], np.float32)
     for name, form in convert_formats.FORMATS.items():
         if not all(importlib.util.find_spec(n) for n in form.packages):
-            print(f"{name:<16} not installed: pip install moco-tf[convert]")
+            print(f"{name:<16} not installed: pip install -e .[convert]")
             continue
         with tempfile.TemporaryDirectory() as folder:
             place = pathlib.Path(folder) / f"encoder{form.suffix}"
@@ -167,6 +167,8 @@ def server(options, path, model, source):
     )
     try:
         line = process.stdout.readline()
+        if not line:
+            sys.exit("The server did not start; its words are above.")
         port = int(re.search(r":(\d+)/", line)[1])
         body = _body(data)
         call = model.signatures["serving_default"]

@@ -4,7 +4,7 @@
 
 It stands in for tensorflow_model_server on one machine: the same paths and
 bodies, one version of one model, requests of several clients in one batch.
-Needs the extra `serving`: pip install "moco-tf[serving]". Stop it by Ctrl-C.
+Needs the extra `serving`: pip install -e ".[serving]". Stop it by Ctrl-C.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main():
     except ImportError:
         sys.exit(
             "serve_local.py needs waitress. Install the extra: "
-            'pip install "moco-tf[serving]"'
+            'pip install -e ".[serving]"'
         )
     from moco_tf.serving import rest_app
 

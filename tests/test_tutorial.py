@@ -93,7 +93,7 @@ def test_the_encoder_is_used_as_the_page_says(place, monkeypatch, capsys):
 
 def test_the_encoder_is_served_as_the_page_says(place):
     pytest.importorskip(
-        "waitress", reason='needs the extra: pip install "moco-tf[serving]"'
+        "waitress", reason='needs the extra: pip install -e ".[serving]"'
     )
     if shutil.which("curl") is None:
         pytest.skip("needs curl")

@@ -58,9 +58,18 @@ def fit(config, count, tuned=None):
         _groups(config),
         _length(config, count // batch * config.train.epochs),
     ]
-    if "queue_size" in config[config.method]:
+    if _queues_keys(config):
         rows.insert(0, _queue(config, count))
     return rows
+
+
+def _queues_keys(config):
+    """Whether keys of a momentum encoder wait in a queue, as negatives.
+
+    The queue of SwAV holds features that help to make codes.
+    """
+    section = config[config.method]
+    return "queue_size" in section and "momentum" in section
 
 
 def _small_data(config, count):
@@ -154,7 +163,7 @@ def _groups(config):
 def _length(config, steps):
     steps = min(config.train.max_steps or steps, steps)
     words = f"{steps} steps in {config.train.epochs} epochs"
-    if "queue_size" not in config[config.method]:
+    if not _queues_keys(config):
         return table.Row("length", words)
     # Keys that are kept are of a key encoder that must move, but slowly.
     momentum = config[config.method].momentum

@@ -52,10 +52,11 @@ class Watch:
 
     def start(self):
         """Warnings of the configuration alone, a list."""
-        queue_size = self._section.get("queue_size", 0)
-        masked = self._section.get("mask_same_image", False)
+        if "mask_same_image" not in self._section:  # no queue of negatives
+            return []
+        queue_size = self._section.queue_size
         share = queue_size / self._images
-        if share > _LARGE and not masked:
+        if share > _LARGE and not self._section.mask_same_image:
             return self._warn(
                 "large-queue",
                 f"the queue holds {queue_size} keys, {100 * share:.0f} % "

@@ -138,7 +138,7 @@ def _format(to):
         raise ValueError(
             f"--to={to} needs the packages {', '.join(chosen.packages)}. "
             f"Received an environment without {', '.join(missing)}. Install "
-            "them: pip install moco-tf[convert]"
+            "them, in the checkout: pip install -e .[convert]"
         )
     return chosen
 

@@ -1,7 +1,7 @@
 """Encoders in the formats of other runtimes: what writes and what runs them.
 
 The packages are imported where they are used: only those of the chosen format
-need to be installed (pip install moco-tf[convert]).
+need to be installed (the extra `convert`).
 """
 
 import os

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
+from moco_tf import method_table
 from moco_tf.data import sources
 from moco_tf.doctor import classes, images, recipe, scan, table
 from tests.doctor import photographs
@@ -120,6 +121,14 @@ def test_image_size_against_the_images(height, width, verdict, change):
 def test_queue_against_the_number_of_images(count, verdict, change):
     row = row_of(recipe.fit(config_of(), count), "queue")
     assert (row.verdict, row.overrides) == (verdict, change)
+
+
+@pytest.mark.parametrize("name", sorted(method_table.METHODS))
+def test_the_recipe_of_any_method_is_looked_at(name):
+    config = config_of(method_table.METHODS[name].configs[0])
+    checks = {row.check for row in recipe.fit(config, 10**6)}
+    assert ("queue" in checks) == (name == "moco")
+    assert {"learning rate", "batch norm", "length"} <= checks
 
 
 def test_a_batch_larger_than_the_data_fails():

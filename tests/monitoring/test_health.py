@@ -208,6 +208,11 @@ def test_a_good_run_of_any_method_hears_nothing(name):
     assert watch.report(_row(5000, **figures)) == []
 
 
+def test_a_queue_that_holds_no_negatives_may_be_large():
+    config = configs.load("swav_small_batch", {"data.source": "a"})
+    assert health.Watch(config, 4000, 8.0).start() == []
+
+
 def test_targets_that_are_all_the_same_are_a_collapse():
     config = configs.load("byol_cifar10", {"data.source": "a"})
     watch = health.Watch(config, 50_000, None)

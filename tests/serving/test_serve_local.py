@@ -19,7 +19,7 @@ import pytest
 from tests.serving import served_model
 
 pytest.importorskip(
-    "waitress", reason='needs the extra: pip install "moco-tf[serving]"'
+    "waitress", reason='needs the extra: pip install -e ".[serving]"'
 )
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATH = "/v1/models/encoder"

@@ -1,6 +1,6 @@
 """What torch itself reads of our files, and we of torch's.
 
-Runs where torch is installed: `pip install moco-tf[torch]`.
+Runs where torch is installed: `pip install -e .[torch]`.
 """
 
 import collections
@@ -19,7 +19,7 @@ from moco_tf.serving import (
 from tests.serving import small_weights, torch_files
 
 torch = pytest.importorskip(
-    "torch", reason="torch is not installed: pip install moco-tf[torch]"
+    "torch", reason="torch is not installed: pip install -e .[torch]"
 )
 functional = torch.nn.functional
 
