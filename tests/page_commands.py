@@ -1,8 +1,11 @@
-"""The commands that pages show, as they stand but smaller, to be run."""
+"""What runs the commands that pages show: smaller ones, and images."""
 
 import pathlib
 import re
 import shlex
+
+import numpy as np
+from PIL import Image
 
 from moco_tf import config as configs
 from moco_tf import config_fields
@@ -82,3 +85,14 @@ def _fields(words):
         for name, value in wanted.items()
         if f"--config.{name}" not in given
     ]
+
+
+def write_images(folder, count, seed):
+    """Noisy pictures, each of a colour of its own, JPEG."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        base = rng.integers(0, 200, 3)
+        noise = rng.integers(0, 55, [40, 36, 3])
+        image = Image.fromarray((base + noise).astype(np.uint8))
+        image.save(folder / f"{number}.jpg", quality=95)

@@ -7,6 +7,7 @@ import pytest
 
 import moco_tf
 from moco_tf import cli, command_line, quiet
+from moco_tf.training import distribution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -106,6 +107,20 @@ def test_pretrain_receives_flags_and_configuration(calls):
     )
     assert options.extend
     assert (config.train.epochs, config.seed) == (3, 5)
+
+
+def test_pretrain_hands_its_flags_to_the_strategy(monkeypatch, capsys):
+    given = []
+
+    def refuse(*words):
+        given.append(words)
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr(distribution, "make_strategy", refuse)
+    words = ["pretrain", "--config=quickstart", "--workdir=none"]
+    assert cli.run([*words, "--devices=cpu:2", "--deterministic"]) == 1
+    assert "enough seen" in capsys.readouterr().err
+    assert given == [("cpu:2", None, "auto", "auto", True)]
 
 
 def test_knn_reads_the_configuration_of_the_run(calls):

@@ -64,20 +64,6 @@ def test_neighbours_are_found_in_the_file_that_embed_wrote(workdir, tmp_path):
     assert (tmp_path / "near.png").stat().st_size > 1000
 
 
-def test_finetune_starts_from_the_run(workdir, capsys):
-    words = [
-        "finetune",
-        f"--workdir={workdir}",
-        "--config.data.labels=0.5",
-        "--config.train.batch_size=4",
-        "--config.train.epochs=1",
-    ]
-    assert cli.run(words) == 0
-    result = json.loads((workdir / "finetune" / "result.json").read_text())
-    assert (result["train_images"], result["images"]) == (20, 10)
-    assert "finetune (encoder), 50 % of labels" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "words, status, message",
     [

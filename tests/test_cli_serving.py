@@ -1,10 +1,6 @@
-import json
-
-import numpy as np
 import pytest
 
 from moco_tf import cli
-from moco_tf.serving import torch_reader
 from tests import shallow
 from tests.evaluation import small_encoder
 
@@ -14,60 +10,11 @@ def _workdir(tmp_path_factory):
     return small_encoder.write(tmp_path_factory.mktemp("run"))
 
 
-def test_weights_leave_and_come_back_with_the_same_bits(workdir, tmp_path):
-    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
-    layout = "--layout=torchvision"
-    words = ["export-weights", f"--workdir={workdir}", layout]
-    assert cli.run([*words, f"--path={first}"]) == 0
-    again = tmp_path / "again"
-    words = [
-        "import-weights",
-        f"--path={first}",
-        f"--workdir={again}",
-        "--config.data.image_size=16",
-    ]
-    assert cli.run(words) == 0
-    words = ["export-weights", f"--workdir={again}", layout]
-    assert cli.run([*words, f"--path={second}"]) == 0
-    before, after = (torch_reader.read(path) for path in (first, second))
-    assert list(before) == list(after)
-    for name in before:
-        np.testing.assert_array_equal(before[name], after[name])
-
-
-def test_an_imported_encoder_is_judged_like_a_run(workdir, tmp_path, capsys):
-    path, again = tmp_path / "a.pth", tmp_path / "again"
-    words = ["export-weights", f"--workdir={workdir}", "--layout=torchvision"]
-    assert cli.run([*words, f"--path={path}"]) == 0
-    words = ["import-weights", f"--path={path}", f"--workdir={again}"]
-    assert cli.run([*words, "--config.data.image_size=16"]) == 0
-    words = [
-        "knn",
-        f"--workdir={again}",
-        f"--bank=folder:{workdir.parent / 'train'}",
-        f"--query=folder:{workdir.parent / 'test'}",
-        "--k=5",
-        "--features=backbone",
-    ]
-    assert cli.run(words) == 0
-    assert "10 images, 2 classes, 1 unreadable" in capsys.readouterr().out
-
-
 @pytest.fixture(name="shallow_workdir")
 def _shallow_workdir(tmp_path):
     """As `workdir`, where no other program must know the network."""
     with shallow.network():
         yield small_encoder.write(tmp_path)
-
-
-def test_export_writes_the_next_version(shallow_workdir, capsys):
-    workdir = shallow_workdir
-    for version in (1, 2):
-        assert cli.run(["export", f"--workdir={workdir}"]) == 0
-        folder = workdir / "export" / "encoder" / str(version)
-        card = json.loads((folder / "model_card.json").read_text())
-        assert card["name"] == "encoder"
-    assert f"wrote {folder}" in capsys.readouterr().out
 
 
 def test_convert_writes_beside_the_versions(shallow_workdir, capsys):

@@ -2,9 +2,10 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
+
+from tests import waiting
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = ("launch/quickstart.sh", "launch/test.sh", ".ci/run")
@@ -178,8 +179,7 @@ def test_a_failed_setup_does_not_count_as_ready(checkout, step):
 
 def test_a_killed_setup_does_not_count_as_ready(checkout):
     process = start(checkout, "launch/quickstart.sh", SLOW="0.3")
-    while not notes(checkout):
-        time.sleep(0.01)
+    waiting.wait_for(lambda: notes(checkout))
     process.kill()
     process.communicate()
     first = len(notes(checkout))

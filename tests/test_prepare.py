@@ -5,11 +5,7 @@ import io
 import os
 import pathlib
 import resource
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 
 import numpy as np
 import pytest
@@ -17,20 +13,6 @@ import pytest
 from moco_tf import cli, prepare
 from moco_tf.data import prepared_files, prepared_writer, sources
 from tests.data import prepared_caches
-
-# Commits every image and is slow, so that there is time for a kill.
-SLOW = """
-import sys, time
-from moco_tf import prepare
-from moco_tf.data import prepared_writer
-prepared_writer._COMMIT_BYTES = 1
-add = prepared_writer.Writer._add
-def slowly(*args):
-    time.sleep(0.3)
-    add(*args)
-prepared_writer.Writer._add = slowly
-prepare.prepare(sys.argv[1], sys.argv[2])
-"""
 
 
 @pytest.fixture(name="images")
@@ -42,30 +24,6 @@ def _images(tmp_path):
 
 def _committed(cache):
     return (prepared_files.read_about(cache) or {"images": 0})["images"]
-
-
-def _wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_killed_and_started_again_it_ends_with_the_same_bytes(images, tmp_path):
-    prepared_caches.make(images, tmp_path / "whole")
-    cache = tmp_path / "cache"
-    child = subprocess.Popen(
-        [sys.executable, "-c", SLOW, f"folder:{images}", str(cache)]
-    )
-    try:
-        _wait_for(lambda: _committed(cache) >= 3)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert 3 <= _committed(cache) < 10
-    prepared_caches.make(images, cache)
-    whole = prepared_caches.contents(tmp_path / "whole")
-    assert prepared_caches.contents(cache) == whole
 
 
 def test_the_command_prepares_verifies_and_names_the_source(

@@ -109,15 +109,15 @@ def test_stopped_at_any_step_and_started_again_gives_the_same_bits(
 def test_killed_at_a_random_step_and_started_again_gives_the_same_bits(
     images, finished, tmp_path
 ):
-    target = int(np.random.default_rng().integers(1, LAST - 1))
+    target = int(np.random.default_rng(0).integers(1, LAST - 6))
     every = {"checkpoint__every_steps": 1}
-    small_run.run_until(
+    status = small_run.run_until(
         images,
         tmp_path,
         lambda: small_run.step_of(tmp_path) >= target,
         **every,
     )
-    assert small_run.step_of(tmp_path) >= 1, f"killed at {target}"
+    assert status == -signal.SIGKILL, f"not killed at {target}"
     result = small_run.run(images, tmp_path, **every)
     assert result.returncode == 0, result.stderr
     small_run.assert_same_bits(
@@ -304,57 +304,6 @@ def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
     small_run.assert_same_bits(
         small_run.state(tmp_path / "whole"), small_run.state(tmp_path / "parts")
     )
-
-
-def test_two_deterministic_runs_have_the_same_bits(images, tmp_path):
-    fields = {"knn__bank": "", "knn__query": "", "log__tensorboard": False}
-    flags = ["--devices=cpu", "--deterministic"]
-    for name in ("one", "two"):
-        result = small_run.run(images, tmp_path / name, *flags, **fields)
-        assert result.returncode == 0, result.stderr
-    small_run.assert_same_bits(
-        *(small_run.state(tmp_path / name) for name in ("one", "two"))
-    )
-    one, two = (_rows(tmp_path / name) for name in ("one", "two"))
-    for name in ("loss", "epoch_loss", "instance_top1", "learning_rate"):
-        assert [row[name] for row in one] == [row[name] for row in two]
-
-
-def test_two_replicas_compute_what_one_does(images, tmp_path):
-    # cluster/test_sameness.py compares more layouts, and both shuffles.
-    flags = {"one": [], "two": ["--config.moco.shuffle=gather"]}
-    for count, (name, more) in enumerate(flags.items(), start=1):
-        result = small_run.run(
-            images,
-            tmp_path / name,
-            f"--devices=cpu:{count}",
-            *more,
-            "--config.train.max_steps=5",
-            # Calm enough that float32 rounding does not grow to 1e-5.
-            "--config.optimizer.learning_rate=0.001",
-            "--config.moco.temperature=0.5",
-            "--config.train.batch_size=16",
-            "--config.data.image_size=32",
-            "--config.knn.bank=",
-            "--config.knn.query=",
-            "--config.log.every_steps=1",
-        )
-        assert result.returncode == 0, result.stderr
-    for one, two in zip(
-        _rows(tmp_path / "one"), _rows(tmp_path / "two"), strict=True
-    ):
-        # Sums in another order; every step magnifies that.
-        np.testing.assert_allclose(
-            float(two["loss"]), float(one["loss"]), rtol=1e-4
-        )
-    expected = small_run.state(tmp_path / "one")
-    for key, value in small_run.state(tmp_path / "two").items():
-        if "queue/keys" in key:
-            np.testing.assert_allclose(value, expected[key], atol=3e-4)
-        if "kernel" in key and "velocit" not in key:
-            np.testing.assert_allclose(
-                np.linalg.norm(value), np.linalg.norm(expected[key]), rtol=1e-4
-            )
 
 
 def _warnings(workdir):

@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from moco_tf import cli
 from tests import page_commands, shallow
@@ -19,25 +17,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ("tutorial.md", "small_data.md")
 
 
-def write_images(folder, count, seed):
-    """Noisy pictures of two kinds, JPEG."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for number in range(count):
-        base = rng.integers(0, 200, 3)
-        noise = rng.integers(0, 55, [40, 36, 3])
-        image = Image.fromarray((base + noise).astype(np.uint8))
-        image.save(folder / f"{number}.jpg", quality=95)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder as the pages take it, with all their commands run in it."""
     folder = tmp_path_factory.mktemp("tutorial")
-    write_images(folder / "data" / "images", 40, 0)
+    page_commands.write_images(folder / "data" / "images", 40, 0)
     for seed, kind in enumerate(("one", "two")):
-        write_images(folder / "data" / "train" / kind, 12, 1 + seed)
-        write_images(folder / "data" / "test" / kind, 4, 11 + seed)
+        page_commands.write_images(
+            folder / "data" / "train" / kind, 12, 1 + seed
+        )
+        page_commands.write_images(
+            folder / "data" / "test" / kind, 4, 11 + seed
+        )
     shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
     with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from moco_tf.cluster import meeting, places
+from tests import waiting
 from tests.cluster import ports
 
 
@@ -57,6 +58,14 @@ def test_a_missing_chief_is_named(monkeypatch):
     assert f"worker 0 ({workers[0]}) did not come" in str(error)
 
 
+def _connected(address):
+    """A connection, or None while nobody listens."""
+    try:
+        return socket.create_connection(address)
+    except OSError:
+        return None
+
+
 def test_a_worker_started_again_takes_its_place():
     workers = ports.workers(3)
     address = workers[0].split(":")
@@ -64,12 +73,7 @@ def test_a_worker_started_again_takes_its_place():
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 20.0)
         for _ in range(2):  # one that says hello and dies, twice
-            while True:
-                try:
-                    first = socket.create_connection(address)
-                    break
-                except OSError:
-                    time.sleep(0.05)
+            first = waiting.wait_for(lambda: _connected(address))
             meeting._say(first, {"worker": 1, "cluster": identity})
             time.sleep(0.2)
             first.close()
@@ -88,12 +92,8 @@ def test_strangers_do_not_disturb(words, monkeypatch):
     workers = ports.workers(2)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 20.0)
-        while True:
-            try:
-                stranger = socket.create_connection(workers[0].split(":"))
-                break
-            except OSError:
-                time.sleep(0.05)
+        address = workers[0].split(":")
+        stranger = waiting.wait_for(lambda: _connected(address))
         with stranger:
             stranger.sendall(words)
             second = pool.submit(_meet, workers, 1, 20.0)

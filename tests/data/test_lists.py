@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from moco_tf.data import sources
+from tests import properties
 from tests.data import pictures
 
 
@@ -154,7 +155,7 @@ NAME = strategies.sampled_from(ODD_NAMES)
 LABELLED = strategies.tuples(NAME, strategies.sampled_from(CLASSES))
 
 
-@hypothesis.settings(database=None, deadline=None, max_examples=200)
+@hypothesis.settings(properties.few, max_examples=200)
 @hypothesis.given(
     lines=lines_of(NAME) | lines_of(LABELLED.map(b"\t".join)),
     mark=strategies.sampled_from([b"", b"\xef\xbb\xbf"]),

@@ -46,7 +46,7 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
     whole = prepared_caches.contents(tmp_path / "whole")
     monkeypatch.setattr(prepared_writer, "_COMMIT_BYTES", 150)
     states = []
-    write, write_about = prepared_writer.Writer._write, None
+    write = prepared_writer.Writer._write
 
     def snapshot():
         state = tmp_path / str(len(states))

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from tests import waiting
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LAUNCHER = ROOT / "launch/local_workers.py"
 
@@ -57,13 +59,6 @@ def notes(folder, index, kind):
         for line in lines
         if line.startswith(kind)
     ]
-
-
-def wait_for(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "waited for 10 s"
-        time.sleep(0.01)
 
 
 def is_running(pid):
@@ -170,7 +165,7 @@ def test_pauses_begin_anew_after_a_long_round(launch):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_goes_to_all_workers_and_ends_the_run(launch, tmp_path, name):
     process = launch("wait,wait")
-    wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
+    waiting.wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
     process.send_signal(signal.Signals[name])
     status, out, err = result(process)
     assert status == 138
@@ -182,9 +177,9 @@ def test_a_signal_goes_to_all_workers_and_ends_the_run(launch, tmp_path, name):
 
 def test_a_second_signal_kills(launch, tmp_path):
     process = launch("deaf,deaf")
-    wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
+    waiting.wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
     process.send_signal(signal.SIGTERM)
-    wait_for(lambda: all(notes(tmp_path, i, "got") for i in range(2)))
+    waiting.wait_for(lambda: all(notes(tmp_path, i, "got") for i in range(2)))
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert result(process)[0] == 137
@@ -194,7 +189,7 @@ def test_a_second_signal_kills(launch, tmp_path):
 
 def test_a_signal_in_a_pause_ends_the_run(launch, tmp_path):
     process = launch("138", "--pause=20")
-    wait_for(lambda: notes(tmp_path, 0, "pid"))
+    waiting.wait_for(lambda: notes(tmp_path, 0, "pid"))
     for line in process.stderr:
         if "restart 1 of 10" in line:
             break
@@ -211,17 +206,17 @@ def test_an_interrupted_worker_ends_the_run(launch, tmp_path):
 
 def test_workers_die_with_a_killed_launcher(launch, tmp_path):
     process = launch("deaf,deaf")
-    wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
+    waiting.wait_for(lambda: all(notes(tmp_path, i, "pid") for i in range(2)))
     pids = [notes(tmp_path, index, "pid")[0] for index in range(2)]
     assert all(is_running(pid) for pid in pids)
     process.kill()
-    wait_for(lambda: not any(is_running(pid) for pid in pids))
+    waiting.wait_for(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_what_a_worker_leaves_behind_is_killed(launch, tmp_path):
     assert result(launch("child"))[0] == 0
     child = notes(tmp_path, 0, "child")[0]
-    wait_for(lambda: not is_running(child))
+    waiting.wait_for(lambda: not is_running(child))
 
 
 def test_dry_run_prints_the_commands_and_starts_nothing(launch, tmp_path):

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from tests import waiting
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "launch/slurm.sbatch"
 
@@ -189,8 +191,7 @@ def test_usr1_for_the_script_alone_is_handed_on(start, tmp_path):
     code = "trap 'note got; exit 138' USR1; note ready; "
     process = start(SRUN=code + "while :; do /bin/sleep 0.05; done")
     notes = tmp_path / "notes"
-    while not (notes.exists() and "ready" in notes.read_text()):
-        time.sleep(0.01)
+    waiting.wait_for(lambda: notes.exists() and "ready" in notes.read_text())
     process.send_signal(signal.SIGTERM)  # Slurm tells the tasks itself
     time.sleep(0.3)
     assert process.poll() is None

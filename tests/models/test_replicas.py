@@ -77,24 +77,3 @@ def test_a_checkpoint_of_two_replicas_is_read_by_one(two_replicas):
     np.testing.assert_array_equal(
         model.backbone.get_layer("bn1").moving_mean, arrays["mean0"]
     )
-
-
-def test_one_replica_with_two_groups_computes_what_two_replicas_do(
-    two_replicas,
-):
-    arrays, checkpoint, images = two_replicas
-    model = restored(checkpoint, splits=2)
-    np.testing.assert_allclose(
-        model(images, training=True), arrays["outputs"], atol=1e-4
-    )
-
-
-def test_each_replica_keeps_its_own_statistics(two_replicas):
-    arrays, checkpoint, images = two_replicas
-    conv = restored(checkpoint, splits=1).backbone.get_layer("conv1")
-    for replica, rows in enumerate(np.split(images, 2)):
-        mean = np.mean(conv(rows), axis=(0, 1, 2))
-        np.testing.assert_allclose(
-            arrays[f"mean{replica}"], 0.1 * mean, atol=1e-6
-        )
-    assert np.abs(arrays["mean0"] - arrays["mean1"]).max() > 1e-4

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moco_tf.serving import batching, predict_api
+from tests import waiting
 
 
 class _Model:
@@ -73,8 +74,7 @@ def test_what_waits_is_run_together_up_to_the_limit(batcher, model):
     assert model.entered.wait(10)
     others = threading.Thread(target=_submit_all, args=[batcher, [[1]] * 6])
     others.start()
-    while batcher._rows < 6:
-        pass
+    waiting.wait_for(lambda: batcher._rows >= 6)
     model.go_on.set()
     first.join()
     others.join()
@@ -109,8 +109,7 @@ def test_too_many_rows_are_refused_at_once(batcher, model):
     assert model.entered.wait(10)
     others = threading.Thread(target=_submit_all, args=[batcher, [[1]] * 8])
     others.start()
-    while batcher._rows < 8:
-        pass
+    waiting.wait_for(lambda: batcher._rows >= 8)
     (error,) = _submit_all(batcher, [[1]])
     assert error.status == 503
     model.go_on.set()

@@ -206,7 +206,7 @@ def test_what_is_there_is_not_replaced(plain, tmp_path):
 def test_a_missing_package_is_told_before_any_work(to, package, monkeypatch):
     need(to)
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"without {package}\. .*pip install moco-tf\[convert\]"
+    message = rf"without {package}\. .*pip install -e \.\[convert\]"
     with pytest.raises(ValueError, match=message):
         convert.convert_export("/not/there", to)
 

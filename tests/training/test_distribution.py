@@ -57,7 +57,10 @@ def _python(code):
 def test_logical_cpus_are_mirrored():
     """Two replicas, numbered 0 and 1; a late change is refused clearly."""
     lines = _python("""
-strategy = distribution.make_strategy("cpu:2")
+from tensorflow.python.framework import config
+print(config.is_op_determinism_enabled())
+strategy = distribution.make_strategy("cpu:2", deterministic=True)
+print(config.is_op_determinism_enabled())
 ids = strategy.run(
     lambda: tf.distribute.get_replica_context().replica_id_in_sync_group)
 print(type(strategy).__name__, [int(i) for i in ids.values])
@@ -70,9 +73,9 @@ print(tf.config.experimental.tensor_float_32_execution_enabled())
 distribution.set_precision(False)
 print(tf.config.experimental.tensor_float_32_execution_enabled())
 """)
-    assert lines[0] == "MirroredStrategy [0, 1]"
-    assert "only before TensorFlow's first operation" in lines[1]
-    assert lines[2:] == ["True", "False"]
+    assert lines[:3] == ["False", "True", "MirroredStrategy [0, 1]"]
+    assert "only before TensorFlow's first operation" in lines[3]
+    assert lines[4:] == ["True", "False"]
 
 
 @pytest.mark.parametrize(
