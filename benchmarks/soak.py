@@ -34,7 +34,8 @@ SMALL = (
     "--config.data.source=shapes:test",
     "--config.knn.bank=shapes:test",
     "--config.knn.query=shapes:test",
-    "--config.knn.every_epochs=10",  # first before a fifth of the steps
+    # Eight within the first fifth of the steps: then its memory has settled.
+    "--config.knn.every_epochs=2",
     "--config.model.width=0.0625",
     "--config.model.dim=16",
     "--config.data.image_size=16",
