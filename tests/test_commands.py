@@ -33,6 +33,8 @@ OTHERS = {
     "ruff": "is the linter's own command",
     "mypy": "is the type checker's own; test_types.py runs it",
     "cmp": "is the system's own",
+    "printf": "is the system's own",
+    "base64": "is the system's own",
     "git": "is the developer's own",
 }
 # A reader puts these in: what stands in their place here.
@@ -44,28 +46,31 @@ PROGRAMS = ("moco-tf", "python", "launch/", "benchmarks/", *OTHERS)
 
 
 def lines(text):
-    """The command lines of a page: in fenced blocks, and within sentences."""
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.M | re.S)
-    for block in blocks:
+    """(line, whether it is one of a shell's) of a page."""
+    blocks = re.findall(r"^```(sh|)\n(.*?)^```$", text, re.M | re.S)
+    for language, block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
-            yield from re.split(r" \| | &&(?: |$)|; ", line)
+            line = re.sub(r"\s+#.*$", "", line)
+            for part in re.split(r" \| | &&(?: |$)|; ", line):
+                yield part, language == "sh"
     text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     for code in re.findall(r"`([^`\n]+)`", text):
         if " " in code:
-            yield code
+            yield code, False
 
 
 def commands():
     """(page, words) of every command; .venv/bin/ before a program left out."""
     for page in PAGES:
-        for line in lines(page.read_text()):
+        for line, of_shell in lines(page.read_text()):
             line = line.strip().removeprefix(".venv/bin/").lstrip("(")
-            if line.startswith(PROGRAMS):
+            if line.startswith(PROGRAMS) or of_shell:
                 words = shlex.split(line, comments=True)
                 words = [PLACEHOLDERS.get(word, word) for word in words]
                 # Words of capitals stand for more flags.
                 words = [w for w in words if not re.fullmatch("[A-Z]+", w)]
-                yield str(page.relative_to(ROOT)), words
+                if words:
+                    yield str(page.relative_to(ROOT)), words
 
 
 COMMANDS = list(commands())
