@@ -26,7 +26,7 @@ import torch_layout
 
 from moco_tf.methods import moco
 from moco_tf.models import encoder as encoders
-from moco_tf.training import optimizers
+from moco_tf.training import distribution, optimizers
 
 SHUFFLES = ("gather", "address")
 LIMITS = {
@@ -236,13 +236,7 @@ def beyond(found):
 
 def run_here(world, paths, shuffles):
     """Replays the cases of one replica count in this process."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * world
-    )
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{device}" for device in range(world)]
-    )
+    strategy = distribution.make_strategy(f"cpu:{world}")
     good = True
     for path in paths:
         for shuffle_keys in shuffles:

@@ -1,30 +1,18 @@
 """Fine-tuning on several replicas, with synchronised BatchNorm."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import replicas
 from tests.evaluation import finetune_worker
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(name="two", scope="module")
 def _two(tmp_path_factory):
     """What two replicas computed."""
-    path = tmp_path_factory.mktemp("replicas") / "out.npz"
-    done = subprocess.run(
-        [sys.executable, "-m", finetune_worker.__name__, "2", path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(path))
+    folder = tmp_path_factory.mktemp("replicas")
+    return replicas.run(finetune_worker, 2, folder)
 
 
 def test_two_replicas_train_what_one_does(two):

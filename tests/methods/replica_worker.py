@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from moco_tf.methods import moco, shuffle
 from moco_tf.models import normalization
-from moco_tf.training import optimizers
+from moco_tf.training import distribution, optimizers
 from tests import reference_check
 
 SHUFFLED = ("gather", "address")
@@ -165,13 +165,7 @@ def refusal(strategy):
 
 
 def main(world, path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * world
-    )
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{device}" for device in range(world)]
-    )
+    strategy = distribution.make_strategy(f"cpu:{world}")
     results = run_exchange(strategy)
     for shuffle_keys in SHUFFLED:
         with strategy.scope():

@@ -1,8 +1,6 @@
 """What is promised of every method in the table."""
 
 import pathlib
-import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +10,9 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import method_table
 from moco_tf.training import checkpoints
-from tests import small_run
+from tests import replicas, small_run
 from tests.methods import every_method
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 METHODS = sorted(method_table.METHODS)
 
 
@@ -107,15 +104,8 @@ def test_the_encoder_alone_is_restored_from_its_checkpoint(run):
 @pytest.fixture(scope="module")
 def two_replicas(tmp_path_factory):
     """Losses and variables of two runs on two replicas (see every_method)."""
-    path = tmp_path_factory.mktemp("replicas") / "out.npz"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.methods.every_method", "2", path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(path))
+    folder = tmp_path_factory.mktemp("replicas")
+    return replicas.run(every_method, 2, folder)
 
 
 def test_two_replicas_compute_what_one_does(run, two_replicas):

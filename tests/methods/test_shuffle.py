@@ -1,34 +1,23 @@
 """Exchange between replicas: nothing is lost, all replicas hold the same."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.data import image_ops
 from moco_tf.methods import shuffle
+from tests import replicas as run_replicas
 from tests.methods import replica_worker
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GATHERED = ("features", "numbers", "keys", "samples", "bytes", "floats")
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def replicas(request, tmp_path_factory):
     """What R replicas computed: dict of arrays, and R as "count"."""
-    path = tmp_path_factory.mktemp("replicas") / "out.npz"
-    arguments = ["tests.methods.replica_worker", str(request.param), path]
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(path)) | {"count": request.param}
+    folder = tmp_path_factory.mktemp("replicas")
+    found = run_replicas.run(replica_worker, request.param, folder)
+    return found | {"count": request.param}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.models import normalization
+from moco_tf.training import distribution
 
 BATCH = 8  # G
 # name: (shape, mean of the values, dtype policy, arguments)
@@ -102,13 +103,7 @@ def refusal(strategy):
 
 def main(replicas, path):
     """Runs all cases on logical CPU devices and saves what they give."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
-    )
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{number}" for number in range(replicas)]
-    )
+    strategy = distribution.make_strategy(f"cpu:{replicas}")
     found = {"refusal": refusal(strategy)}
     for name in CASES:
         found |= compute(strategy, name)

@@ -1,33 +1,21 @@
 """Synchronised BatchNorm: R replicas compute what one does."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.models import cloning, encoder, normalization, resnet
+from tests import replicas as run_replicas
 from tests.models import synchronized_worker as worker
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 EPSILON = 1e-5
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def replicas(request, tmp_path_factory):
     """What R replicas computed."""
-    path = tmp_path_factory.mktemp("replicas") / "out.npz"
-    arguments = [worker.__name__, str(request.param), path]
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return np.load(path)
+    folder = tmp_path_factory.mktemp("replicas")
+    return run_replicas.run(worker, request.param, folder)
 
 
 def oracle(name):
