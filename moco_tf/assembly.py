@@ -1,6 +1,7 @@
 """From a configuration to what it names: stream, schedule, description."""
 
-from moco_tf import config as configs
+import math
+
 from moco_tf import method_table
 from moco_tf.data import sources, stream, views
 from moco_tf.models import configured, inputs
@@ -36,7 +37,7 @@ def make_stream(config, source, workers=1):
 
 def make_schedule(config, steps_per_epoch):
     """The learning-rate schedule of a configuration."""
-    schedule, rate = config.schedule, configs.learning_rate(config)
+    schedule, rate = config.schedule, learning_rate(config)
     if schedule.name == "cosine":
         return schedules.Cosine(
             rate,
@@ -99,6 +100,17 @@ def make_method(config, images, total_steps, replicas, workers):
     )
 
 
+def learning_rate(config):
+    """The rate for the batch: scaled where the configuration says so.
+
+    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
+    (SimCLR, arXiv:2002.05709, App. B.1).
+    """
+    batch, rate = config.train.batch_size, config.optimizer.learning_rate
+    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
+    return rate * factors[config.optimizer.get("scaling", "none")]
+
+
 def chance_loss(config):
     """The loss of features that tell nothing, in nats, or None."""
     method = method_table.method_class(config.method)
@@ -126,8 +138,6 @@ def describe(config, workdir, batches, strategy, step, last_step):
     norm += f"{train.batch_size // model.bn_groups}"
     if model.sync_bn:
         norm = "BatchNorm over all of it"
-    if model.norm == "layer":
-        norm = "LayerNorm of each image"
     start = f"goes on after step {step}" if step else "starts"
     return (
         f"moco-tf {start} in {workdir}\n"

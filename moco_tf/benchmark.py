@@ -39,10 +39,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
       ValueError: for a configuration or data that cannot be trained on.
     """
     if min(steps, rounds) < 1:
-        raise ValueError(
-            "steps and rounds must be at least 1. Received "
-            f"steps={steps}, rounds={rounds}."
-        )
+        raise ValueError(f"steps must be at least 1. Received steps={steps}.")
     has_input = bool(config.data.source)
     config = config.copy_and_resolve_references().unlock()
     if not has_input:
@@ -74,7 +71,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     operations = _count(config, strategy, train, memory)
     found["flops_per_image"] = operations / config.train.batch_size
     found |= ceiling(config.train.precision)
-    if has_input and stream.source.channels == 3:  # others have no colours
+    if has_input:
         found["stages_ms_per_image"] = stages(config, stream.source, reads)
     found["verdict"] = verdict.verdict(
         config,
@@ -240,8 +237,7 @@ def _figures(config, method, strategy, seconds):
     data = config.data
     pixels = (1 + method.KEY_VIEWS) * data.image_size**2
     pixels += data.small_views * data.small_size**2
-    channels = inputs.CHANNELS[config.model.input]
-    found["input_bytes_per_image"] = channels * pixels
+    found["input_bytes_per_image"] = 3 * pixels
     found["state_bytes"] = sum(
         variable.shape.num_elements() * variable.dtype.size
         for variable in [*method.variables, *method.optimizer.variables]

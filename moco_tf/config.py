@@ -1,7 +1,6 @@
 """Configurations: load, override, check."""
 
 import importlib.util
-import math
 import pathlib
 from collections.abc import Mapping
 
@@ -198,14 +197,3 @@ def build(values, command="pretrain"):
             config[section] = ml_collections.ConfigDict()
         (config[section] if section else config)[key] = value
     return config.lock()
-
-
-def learning_rate(config):
-    """The rate for the batch: scaled where the configuration says so.
-
-    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
-    (SimCLR, arXiv:2002.05709, App. B.1).
-    """
-    batch, rate = config.train.batch_size, config.optimizer.learning_rate
-    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
-    return rate * factors[config.optimizer.get("scaling", "none")]

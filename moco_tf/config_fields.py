@@ -85,27 +85,24 @@ PRETRAIN = {
     "log.tensorboard": Field(bool),
 }
 
-_SHARED = (
-    "seed",
-    "data.max_corrupt_fraction",
-    "data.threads",
-    "optimizer.learning_rate",
-    "optimizer.momentum",
-    "optimizer.weight_decay",
-    "schedule.name",
-    "schedule.milestones",
-    "schedule.factor",
-    "schedule.warmup_epochs",
-    "schedule.unit",
-    "train.batch_size",
-    "train.epochs",
-    "log.every_steps",
-)
 _TASK = {
+    "seed": Field(int, low=0, high=2**31 - 1),
     "data.train": Field(str),
     "data.test": Field(str),
     "data.crop": Field(float, above=0, high=1),
-    **{name: PRETRAIN[name] for name in _SHARED},
+    "data.max_corrupt_fraction": Field(float, low=0, high=1),
+    "data.threads": Field(int, low=0),
+    "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.momentum": Field(float, low=0, below=1),
+    "optimizer.weight_decay": Field(float, low=0),
+    "schedule.name": Field(str, names=("cosine", "step")),
+    "schedule.milestones": Field(tuple, low=1),
+    "schedule.factor": Field(float, above=0, high=1),
+    "schedule.warmup_epochs": Field(int, low=0),
+    "schedule.unit": Field(str, names=("epoch", "step")),
+    "train.batch_size": Field(int, low=1),
+    "train.epochs": Field(int, low=1),
+    "log.every_steps": Field(int, low=1, high=1024),
 }
 
 LINEAR = {

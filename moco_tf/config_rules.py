@@ -176,17 +176,9 @@ def _check_patches(model, size):
         raise ValueError(
             "model.patch must be an even number from 4 on, and data.image_size "
             "a multiple of its half that holds two or more. Received "
-            f"patch={patch}, image_size={size}. {_fitting_patch(size)}"
+            f"patch={patch}, image_size={size}. Pass "
+            f"--config.model.patch={max(4, size // 4 // 2 * 2)}."
         )
-
-
-def _fitting_patch(size):
-    """The remedy: an even part of the images, about a quarter."""
-    fitting = [p for p in range(4, size, 2) if (size - p) % (p // 2) == 0]
-    if not fitting:
-        return "Change --config.data.image_size: no patch divides it."
-    patch = min(fitting, key=lambda p: abs(4 * p - size))
-    return f"Pass --config.model.patch={patch}."
 
 
 def _check_synchronized(config):
@@ -218,9 +210,7 @@ def check_schedule(schedule, epochs):
     if schedule.warmup_epochs >= epochs:
         raise ValueError(
             "schedule.warmup_epochs must be below train.epochs. Received "
-            f"warmup_epochs={schedule.warmup_epochs}, epochs={epochs}. Pass "
-            f"--config.schedule.warmup_epochs={max(0, epochs // 10)}, or more "
-            "epochs."
+            f"warmup_epochs={schedule.warmup_epochs}, epochs={epochs}."
         )
     marks = schedule.milestones
     if schedule.name == "step" and (
@@ -229,13 +219,6 @@ def check_schedule(schedule, epochs):
         raise ValueError(
             "schedule.milestones must rise and lie below train.epochs. "
             f"Received milestones={tuple(marks)}, epochs={epochs}. Pass, for "
-            f"example, {_fitting_steps(epochs)}."
+            "example, --config.schedule.milestones="
+            f"{epochs * 3 // 5},{epochs * 4 // 5}."
         )
-
-
-def _fitting_steps(epochs):
-    """Milestones as far along as the published ones, where there is room."""
-    first, second = epochs * 3 // 5, epochs * 4 // 5
-    if 0 < first < second:
-        return f"--config.schedule.milestones={first},{second}"
-    return "--config.schedule.name=cosine"

@@ -31,14 +31,6 @@ def describe():
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }
-
-
-def _version(package):
-    """Of an installed package, else None: not every run needs all."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -19,7 +19,7 @@ class Entry(NamedTuple):
       dictionary: what a query is compared with, in words.
       place: "module:class" of the keras.Model.
       fields: of its section of a configuration, by name; each is an argument
-        of the class (shuffle as shuffle_keys, see assembly.py).
+        of the class.
       configs: names in configs/ of its recipes.
     """
 

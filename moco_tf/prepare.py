@@ -93,8 +93,6 @@ def describe(source, spec, short_side):
 
 def _explained(error, folder):
     """The OSError that a user can do something about."""
-    if error.errno not in _FULL and error.filename is None:
-        return error  # not of a file: what is printed to is gone
     if error.errno not in _FULL:
         return OSError(
             "The folder of a cache must be one that can be written to. "

@@ -93,14 +93,11 @@ def pretrain(
         if config.knn.bank and step % batches.steps_per_epoch == 0:
             # The chief may measure first, for any time.
             guard.wait(0, "the evaluation before training")
-        with contextlib.closing(callback):
-            callback.resume(method)
-            if step >= last_step:
-                print(
-                    f"This run is finished: {workdir} holds all {step} steps."
-                )
-            else:
-                _train(method, config, batches, strategy, step, callback)
+        callback.resume(method)
+        if step >= last_step:
+            print(f"This run is finished: {workdir} holds all {step} steps.")
+        else:
+            _train(method, config, batches, strategy, step, callback)
     return method
 
 

@@ -90,7 +90,7 @@ def prepare(
     elif (workdir / "checkpoints").is_dir():
         raise ValueError(
             "A workdir with checkpoints must hold their config.json. Received "
-            f"{str(workdir)!r} without one. Pass another folder."
+            f"{str(workdir)!r} without one. Pass another --workdir."
         )
     save(config, workdir, fingerprint, command, encoder)
 
@@ -136,11 +136,10 @@ def load_saved(workdir, command="pretrain"):
 def difference(saved, new):
     """Lists what may not change on resume, as (field, saved, new)."""
     old, new = configs.flatten(saved.to_dict()), configs.flatten(new.to_dict())
-    # Another method has other fields.
     return [
-        (name, old.get(name), new.get(name))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        (name, old[name], new[name])
+        for name in old
+        if old[name] != new[name]
         and name not in _FREE_FIELDS
         and name.split(".")[0] not in _FREE_SECTIONS
     ]
@@ -206,7 +205,7 @@ def _schedule(config):
     if shape == "step":
         shape += f", x{schedule.factor:g} at {schedule.milestones}"
     return (
-        f"{shape}, from {configs.learning_rate(config):g}, over "
+        f"{shape}, from {config.optimizer.learning_rate:g}, over "
         f"{config.train.epochs} epochs"
     )
 

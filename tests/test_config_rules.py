@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from moco_tf import config as configs
-from moco_tf import config_fields, config_rules
+from moco_tf import config_fields
 from tests import properties
 
 # A configuration of each command.
@@ -116,32 +116,3 @@ def test_any_slip_of_the_pen_is_told_a_field_at_least_as_near(
 
 
 METHOD_FIELDS = [f"moco.{key}" for key in configs.load("moco_cifar10").moco]
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7, 200])
-def test_what_is_proposed_for_milestones_is_taken(epochs):
-    texts = {"train.epochs": str(epochs), "data.source": "a"}
-    _follow("moco_v1_imagenet", texts | {"schedule.milestones": "300"})
-
-
-@pytest.mark.parametrize("size", [32, 34, 37, 50, 64, 100, 224])
-def test_what_is_proposed_for_patches_is_taken(size):
-    texts = {"data.image_size": str(size), "data.source": "a"}
-    _follow("cpc_imagenet", texts | {"model.patch": "6"})
-
-
-def test_what_is_proposed_for_the_warm_up_is_taken():
-    texts = {"train.epochs": "5", "data.source": "a"}
-    _follow("simclr_imagenet", texts)
-
-
-def _follow(name, texts):
-    """Follows the first remedy of a refusal; then there is none."""
-    with pytest.raises(ValueError) as caught:
-        config_rules.check_relations(configs.load(name, texts), 1)
-    remedy = re.search(r"--config\.([\w.]+)=([\w,]+)", str(caught.value))
-    if remedy is None:
-        assert "Change --config.data.image_size" in str(caught.value)
-        return
-    config = configs.load(name, texts | {remedy[1]: remedy[2].rstrip(",")})
-    config_rules.check_relations(config, 1)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import environment, workdirs
+from moco_tf import workdirs
 from tests import small_disk
 
 
@@ -43,21 +43,6 @@ def test_a_damaged_saved_configuration_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not the config.json of a run"):
         workdirs.load_saved(tmp_path)
-
-
-def test_a_run_of_another_method_is_refused(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
-    other = configs.load("simclr_cifar10", {"data.source": "folder:images"})
-    with pytest.raises(ValueError, match="method: 'moco' -> 'simclr'"):
-        workdirs.prepare(other, tmp_path, "f")
-
-
-def test_a_package_that_is_absent_is_recorded_so(tmp_path, monkeypatch):
-    packages = (*environment._PACKAGES, "no-such-package")
-    monkeypatch.setattr(environment, "_PACKAGES", packages)
-    workdirs.save(cifar(), tmp_path)
-    (start,) = workdirs.read_json(tmp_path / "environment.json")["starts"]
-    assert start["packages"]["no-such-package"] is None
 
 
 def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
@@ -131,7 +116,7 @@ def test_workers_may_differ_in_threads():
 
 HOLDER = """
 import sys, time
-from moco_tf import environment, workdirs
+from moco_tf import workdirs
 with workdirs.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

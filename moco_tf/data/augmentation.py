@@ -33,7 +33,7 @@ class Draws(NamedTuple):
     flip: tf.Tensor
     factors: tf.Tensor  # [4]: brightness, contrast, saturation, hue
     sigma: tf.Tensor  # scalar
-    spare: tf.Tensor  # [4]; [0]: solarize; the others: of recipes of one's own
+    spare: tf.Tensor  # [4], for operations that the recipes here do not have
 
 
 def draw(seed):

@@ -178,7 +178,7 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
     elif near and (colon or near[0] == "shapes"):
         remedy = f"Did you mean '{near[0]}:{rest or '...'}'?"
     else:
-        remedy = "Give, for instance, folder:/data/images."
+        remedy = "Set data.source, for instance folder:/data/images."
     raise ValueError(
         "A source must be folder:PATH, list:FILE, pairs:DIR,DIR, "
         "tfds:NAME/SPLIT, prepared:DIR, shapes:train or shapes:test. Received "

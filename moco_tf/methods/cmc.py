@@ -94,6 +94,12 @@ class CMC(two_views.Contrastive):
         return features + losses.logit_bytes(2 * rows, drawn)
 
     @classmethod
+    def trained_passes(cls, section):
+        """One view is made of an image; the encoder holds both sensors'."""
+        del section
+        return 1
+
+    @classmethod
     def describe(cls, config, images):
         """The settings, and the memory that the banks take."""
         size = 2 * images * config.model.dim * 4 / 1e6

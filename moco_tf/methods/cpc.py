@@ -103,6 +103,12 @@ class CPC(two_views.TwoViews):
         )
         return losses.logit_bytes(places, config.cpc.negatives)
 
+    @classmethod
+    def trained_passes(cls, section):
+        """One view is made of an image, and cut into patches."""
+        del section
+        return 1
+
     def trained_variables(self):
         parts = [self.query_encoder, self.context, *self.predictors]
         return [v for part in parts for v in part.trainable_variables]
@@ -139,10 +145,7 @@ class CPC(two_views.TwoViews):
 
     def patches(self, images):
         """Projections z float32 [N, g, g, C] of the patches of images."""
-        encode = self._encode_patches
-        if self.jit_encoders:
-            encode = tf.function(encode, jit_compile=True, autograph=False)
-        features = tf.cast(encode(images), tf.float32)
+        features = tf.cast(self._encode_patches(images), tf.float32)
         flat = tf.reshape(features, [-1, features.shape[-1]])
         z = self.query_encoder.head(flat, training=True)
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])

@@ -47,7 +47,7 @@ class EndToEnd(two_views.Contrastive):
             )
         self.temperature = temperature
         if not shared_encoder:
-            self.key_encoder = self.query_encoder.clone(trained=True)
+            self.key_encoder = self.query_encoder.clone()
 
     @classmethod
     def chance_loss(cls, section, batch_size):
@@ -59,12 +59,6 @@ class EndToEnd(two_views.Contrastive):
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
         two_views.refuse_configured_parts(config)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Logits alone: the keys are the batch's."""
-        del images
-        return losses.logit_bytes(rows, config.train.batch_size)
 
     def passes(self, batch):
         found = super().passes(batch)

@@ -83,7 +83,7 @@ class MoCo(two_views.Contrastive):
         del images
         keys = config.moco.queue_size
         logits = losses.logit_bytes(rows, keys)
-        logits *= cls.trained_passes(config.moco) + config.data.small_views
+        logits *= cls.trained_passes(config.moco)
         return keys * (4 * config.model.dim + 16) + logits
 
     @classmethod

@@ -9,13 +9,16 @@ belongs to which query.
 
 import tensorflow as tf
 
-from moco_tf.models.replica_statistics import replica_count
-
 # "gather": key images travel between replicas. "address": the stream has dealt
 # them in shuffled order. "none": they stay in the order of the queries.
 KINDS = ("gather", "address", "none")
 
 _INDEX_BASE = 2**20  # splits an index in two parts that float32 holds exactly
+
+
+def replica_count():
+    """Number of replicas of the current strategy, an int."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def all_gather(tensor):

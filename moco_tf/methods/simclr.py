@@ -52,13 +52,6 @@ class SimCLR(two_views.Contrastive):
         """Refuses parts of a batch: negatives are of the batch."""
         two_views.refuse_configured_parts(config)
 
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Logits of all views of a replica with the large ones of all."""
-        del images
-        views = 2 + config.data.small_views
-        return losses.logit_bytes(views * rows, 2 * config.train.batch_size)
-
     def passes(self, batch):
         views = two_views.side_by_side(*self.normalized(batch))
         return {

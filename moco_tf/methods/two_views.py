@@ -85,8 +85,8 @@ class TwoViews(method.Method):
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
             raise ValueError(
-                f"shuffle_keys must be one of {shuffle.KINDS}. Received "
-                f"shuffle_keys={shuffle_keys!r}."
+                f"shuffle must be one of {shuffle.KINDS}. Received "
+                f"shuffle={shuffle_keys!r}."
             )
         if self.replicas > 1:
             _refuse_shared_statistics(encoder.backbone)
@@ -123,14 +123,15 @@ class TwoViews(method.Method):
         Args:
           config: ConfigDict. images: N of the source. rows: of a replica.
         """
-        del config, images, rows
-        return 0
+        del images
+        columns = config.train.batch_size
+        return losses.logit_bytes(rows, columns)
 
     @classmethod
     def trained_passes(cls, section):
-        """How many large views of an image are encoded with gradients."""
+        """How many views of an image are encoded with gradients."""
         del section
-        return 2 if cls.KEY_VIEWS else 1
+        return 2
 
     @classmethod
     def describe(cls, config, images):
@@ -158,10 +159,9 @@ class TwoViews(method.Method):
         """For a loss that needs the batch whole: ValueError for parts of it."""
         if self.micro_batches != 1:
             raise ValueError(
-                f"{type(self).__name__} needs micro_batches=1: its loss is one "
-                "of the whole batch. Received micro_batches="
-                f"{self.micro_batches}. For less memory, use recompute=True (a "
-                "ResNet on RGB images) or a smaller batch."
+                f"{type(self).__name__} needs micro_batches=1: a query's "
+                "negatives are the whole batch. Received micro_batches="
+                f"{self.micro_batches}. For less memory, use recompute=True."
             )
 
     def normalized(self, batch):
@@ -266,21 +266,12 @@ def refuse_configured_parts(config):
     """As `refuse_micro_batches`, of a configuration."""
     if config.train.micro_batches > 1:
         raise ValueError(
-            f"The method {config.method} needs train.micro_batches=1: its "
-            "loss is one of the whole batch. Received "
+            f"The method {config.method} needs train.micro_batches=1: a "
+            "query's negatives are the whole batch. Received "
             f"{config.train.micro_batches}. Pass "
-            f"--config.train.micro_batches=1; for less memory, {_less(config)}."
+            "--config.train.micro_batches=1; for less memory, "
+            "--config.model.recompute=true."
         )
-
-
-def _less(config):
-    """What takes less memory, of what the configuration allows."""
-    if (
-        config.model.input == "rgb"
-        and config.model.backbone in encoders.RESNETS
-    ):
-        return "--config.model.recompute=true"
-    return "a smaller --config.train.batch_size"
 
 
 def _refuse_shared_statistics(backbone):

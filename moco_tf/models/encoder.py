@@ -169,7 +169,6 @@ class Encoder(tf.keras.Model):
         self.backbone = backbone
         self.head = head
         self._train_backbone = functools.partial(backbone, training=True)
-        self._recompute = recompute
         if recompute:
             self._train_backbone = recomputing.recomputing(backbone)
 
@@ -210,12 +209,8 @@ class Encoder(tf.keras.Model):
         projection = self.head(features, training=training)
         return features, tf.cast(projection, tf.float32)
 
-    def clone(self, trained=False):
+    def clone(self):
         """Makes an encoder of the same architecture with a copy of the weights.
-
-        Args:
-          trained: whether it gets gradients: then it keeps few activations, if
-            this one does.
 
         Returns:
           Encoder; shares no variable with this one.
@@ -223,12 +218,7 @@ class Encoder(tf.keras.Model):
         Raises:
           ValueError: A layer cannot be made again from its config.
         """
-        return Encoder(
-            _clone(self.backbone),
-            _clone(self.head),
-            self.name,
-            recompute=trained and self._recompute,
-        )
+        return Encoder(_clone(self.backbone), _clone(self.head), self.name)
 
 
 def _clone(model):

@@ -46,7 +46,12 @@ def projection_head(
     if kind == "dino":
         return dino_mlp(features, hidden, dim)
     if kind == "dino_bn":
-        norm = _batch_norm(bn_splits, synchronized)
+        norm = functools.partial(
+            normalization.BatchNorm,
+            bn_splits,
+            synchronized=synchronized,
+            dtype="float32",
+        )
         return dino_mlp(features, hidden, dim, norm)
     if kind in ("simclr", "byol", "swav"):
         output_bn = kind == "simclr"
@@ -90,7 +95,12 @@ def bn_mlp(
       keras.Model, [N, features] -> float32 [N, dim].
     """
     hidden = hidden or features
-    batch_norm = _batch_norm(bn_splits, synchronized)
+    batch_norm = functools.partial(
+        normalization.BatchNorm,
+        bn_splits,
+        synchronized=synchronized,
+        dtype="float32",
+    )
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
     x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
     x = batch_norm(name="bn_1")(x)
@@ -172,15 +182,6 @@ def classification_head(
     return tf.keras.Model(inputs, outputs, name="classifier")
 
 
-def _batch_norm(bn_splits, synchronized):
-    return functools.partial(
-        normalization.BatchNorm,
-        bn_splits,
-        synchronized=synchronized,
-        dtype="float32",
-    )
-
-
 def _linear(name, inputs, outputs, bias=True):
     limit = 1.0 / math.sqrt(inputs)
     uniform = tf.keras.initializers.RandomUniform
@@ -189,6 +190,6 @@ def _linear(name, inputs, outputs, bias=True):
         kernel_initializer=uniform(-limit, limit),
         bias_initializer=uniform(-limit, limit),
         use_bias=bias,
-        dtype="float32",  # under any policy: cosines need its digits
+        dtype="float32",  # under any policy; see design, "Precision"
         name=name,
     )

@@ -8,14 +8,6 @@ def replica_count():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def mean(value):
-    """The mean of a tensor over all replicas, on each of them."""
-    if replica_count() == 1:
-        return value
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
-
-
 def moments(rows):
     """Mean and variance of each channel over the batches of all replicas.
 
@@ -50,9 +42,9 @@ def moments(rows):
     every = place[:, tf.newaxis, tf.newaxis] * own  # [R, 2, C]
     every = context.all_reduce(tf.distribute.ReduceOp.SUM, every)
     means, variances = every[:, 0], every[:, 1]  # [R, C]
-    middle = tf.reduce_mean(means, axis=0)
+    mean = tf.reduce_mean(means, axis=0)
     variance = tf.reduce_mean(
-        variances + tf.math.squared_difference(means, middle), axis=0
+        variances + tf.math.squared_difference(means, mean), axis=0
     )
     count = tf.size(rows) // rows.shape[-1] * replicas
-    return middle, variance, tf.cast(count, tf.float32)
+    return mean, variance, tf.cast(count, tf.float32)

@@ -84,7 +84,7 @@ def lamb(learning_rate, weight_decay):
     )
 
 
-def sgdw(learning_rate, momentum, weight_decay):
+def sgdw(learning_rate, momentum, weight_decay, base_rate=None):
     """Builds SGD with decoupled weight decay (arXiv:1711.05101, Alg. 1).
 
     Each step: w -= decay * w, then velocity = momentum * velocity - rate *
@@ -94,8 +94,9 @@ def sgdw(learning_rate, momentum, weight_decay):
     Args:
       learning_rate: float, or LearningRateSchedule, which the decay follows.
       momentum: of the velocity, 0..1.
-      weight_decay: share of every weight taken off per step at the base rate
-        of one of our schedules, of another schedule at its rate at step 0.
+      weight_decay: share of every weight taken off per step at `base_rate`.
+      base_rate: rate at which the decay is `weight_decay`; None = the base
+        rate of one of our schedules, for another schedule its rate at step 0.
 
     Returns:
       a Keras legacy optimiser.
@@ -108,14 +109,15 @@ def sgdw(learning_rate, momentum, weight_decay):
     if isinstance(
         learning_rate, tf.keras.optimizers.schedules.LearningRateSchedule
     ):
-        base_rate = getattr(learning_rate, "rate", None)
+        if base_rate is None:
+            base_rate = getattr(learning_rate, "rate", None)
         if base_rate is None:
             base_rate = float(learning_rate(0))
         if not base_rate > 0:
             raise ValueError(
-                "SGDW scales its decay by rate / base rate, so the first rate "
-                f"of a schedule must be above 0. Received {base_rate}. Use one "
-                "of moco_tf.training.schedules, which know their base rate."
+                "sgdw's base_rate must be above 0: the decay is scaled by "
+                f"rate / base_rate. Received base_rate={base_rate}. With a "
+                "warm-up from 0 give the rate that the warm-up ends at."
             )
         weight_decay = ScheduledDecay(weight_decay, learning_rate, base_rate)
     return addons.optimizers.SGDW(

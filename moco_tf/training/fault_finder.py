@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-from moco_tf.methods import method as methods
 from moco_tf.methods import micro_batches
 from moco_tf.training import checkpoints
 
@@ -65,7 +64,6 @@ def find(method, batches, strategy, path, step):
 
 def _places(method, batch):
     """Names and tensors of a step in the order they are computed in."""
-    batch = methods.finished_views(batch)
     passes = method.passes(batch)
     for kind, (encoder, _, _) in passes.items():
         for weight in encoder.trainable_variables:

@@ -66,9 +66,6 @@ class StepCallback(tf.keras.callbacks.Callback):
     def after_step(self):
         """What this worker does after a step."""
 
-    def close(self):
-        """Closes the files of this worker."""
-
     def ends_epoch(self):
         """Whether the last finished step ended an epoch."""
         return self.step > 0 and self.step % self.steps_per_epoch == 0

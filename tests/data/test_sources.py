@@ -43,11 +43,11 @@ def test_the_fingerprint_of_an_array_is_of_pixels_and_labels():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "Received ''. Give, for instance"),
+        ("", "Received ''. Set data.source"),
         ("folder:", "Received 'folder:'. Did you mean 'folder:...'"),
         ("foldr:/data", "Did you mean 'folder:/data'"),
         ("shape", "Did you mean 'shapes:...'"),
-        ("/nowhere/at/all", "Received '/nowhere/at/all'. Give, for instance"),
+        ("/nowhere/at/all", "Received '/nowhere/at/all'. Set data.source"),
         ("shapes:val", "splits train and test. Received 'val'"),
     ],
 )

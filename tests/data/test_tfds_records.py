@@ -112,21 +112,6 @@ def test_labels_kept_secret_are_none(prepared):
     assert sources.open_source(f"tfds:tiny/test@{prepared}").labels is None
 
 
-@pytest.mark.parametrize("record", [b"", b"no record"])
-def test_a_damaged_record_is_named_when_labels_are_read(prepared, record):
-    source = sources.open_source(f"tfds:tiny/train@{prepared}")
-    read = source._files.read
-
-    def damaged(indices):
-        rows = list(read(indices))
-        rows[3] = record
-        return rows
-
-    source._files.read = damaged
-    with pytest.raises(ValueError, match=r"labels of tiny.* record \d+"):
-        _ = source.labels
-
-
 def test_parts_of_splits_are_those_of_tfds(prepared):
     whole = numbers(
         sources.open_source(f"tfds:tiny/train@{prepared}"), range(COUNT)
