@@ -1,7 +1,6 @@
 """From a configuration to what it names: stream, schedule, description."""
 
-import math
-
+from moco_tf import config as configs
 from moco_tf import method_table
 from moco_tf.data import sources, stream, views
 from moco_tf.models import configured, inputs
@@ -37,7 +36,7 @@ def make_stream(config, source, workers=1):
 
 def make_schedule(config, steps_per_epoch):
     """The learning-rate schedule of a configuration."""
-    schedule, rate = config.schedule, learning_rate(config)
+    schedule, rate = config.schedule, configs.learning_rate(config)
     if schedule.name == "cosine":
         return schedules.Cosine(
             rate,
@@ -98,17 +97,6 @@ def make_method(config, images, total_steps, replicas, workers):
         **{name: facts[name] for name in method.NEEDS},
         **own,
     )
-
-
-def learning_rate(config):
-    """The rate for the batch: scaled where the configuration says so.
-
-    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
-    (SimCLR, arXiv:2002.05709, App. B.1).
-    """
-    batch, rate = config.train.batch_size, config.optimizer.learning_rate
-    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
-    return rate * factors[config.optimizer.get("scaling", "none")]
 
 
 def chance_loss(config):

@@ -96,7 +96,7 @@ def test_the_rate_is_scaled_with_the_batch(scaling, rate):
         optimizer__scaling=scaling,
         train__batch_size="512",
     )
-    assert assembly.learning_rate(config) == pytest.approx(rate, rel=1e-4)
+    assert configs.learning_rate(config) == pytest.approx(rate, rel=1e-4)
 
 
 @pytest.mark.parametrize("field", ["model__bn_groups", "train__micro_batches"])
@@ -121,10 +121,10 @@ def test_simclrs_recipes_start_at_chance_and_at_the_published_rate():
     # ln(2 * 4096 - 1); 0.3 * 4096 / 256; 1.0 * 512 / 256.
     large = configs.load("simclr_imagenet")
     assert assembly.chance_loss(large) == pytest.approx(9.0108, abs=1e-4)
-    assert assembly.learning_rate(large) == pytest.approx(4.8)
+    assert configs.learning_rate(large) == pytest.approx(4.8)
     small = configs.load("simclr_cifar10")
     assert assembly.chance_loss(small) == pytest.approx(6.9305, abs=1e-4)
-    assert assembly.learning_rate(small) == pytest.approx(2.0)
+    assert configs.learning_rate(small) == pytest.approx(2.0)
 
 
 def test_overrides_take_the_type_of_their_field():
