@@ -1,4 +1,5 @@
 import pathlib
+import re
 
 import pytest
 
@@ -206,6 +207,42 @@ def test_milestones_must_rise_below_the_last_epoch():
         config = cifar(schedule__name="step", schedule__milestones=marks)
         with pytest.raises(ValueError, match="rise and lie below"):
             configs.check(config, 1)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 90])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "step", "milestones": (120, 160)},
+        {"name": "cosine", "warmup_epochs": 90},
+    ],
+)
+def test_a_schedule_takes_the_remedy_that_it_names(epochs, fields):
+    config = cifar(train__epochs=epochs)
+    config.schedule.update(fields)
+    with pytest.raises(ValueError, match="Received") as error:
+        configs.check(config, 1)
+    remedy = re.search(r"--config\.(\S+)=(\S+)\.$", str(error.value))
+    field = remedy[1].removeprefix("schedule.")
+    text = {"train.epochs": str(epochs), remedy[1]: remedy[2]}
+    config.schedule[field] = configs.load("moco_cifar10", text).schedule[field]
+    configs.check(config, 1)
+
+
+@pytest.mark.parametrize("size", [34, 50, 64, 100, 224])
+def test_a_grid_takes_the_patch_that_its_refusal_names(size):
+    texts = {"data.source": "a", "data.image_size": str(size)}
+    texts |= {"model.patch": "6"}
+    with pytest.raises(ValueError, match="multiple of its half") as error:
+        configs.check(configs.load("cpc_imagenet", texts), 1)
+    texts["model.patch"] = re.search(r"patch=(\d+)\.$", str(error.value))[1]
+    configs.check(configs.load("cpc_imagenet", texts), 1)
+
+
+def test_an_image_that_no_patch_fits_is_to_be_of_another_size():
+    texts = {"data.source": "a", "data.image_size": "37"}
+    with pytest.raises(ValueError, match="Change data.image_size"):
+        configs.check(configs.load("cpc_imagenet", texts), 1)
 
 
 def test_a_configuration_is_locked():
