@@ -314,7 +314,25 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
             {"swav.queue_size": "9"},
             "0 or at least the batch",
         ),
-        ("swav_imagenet", {"train.micro_batches": "2"}, "micro_batches"),
+        (
+            "swav_imagenet",
+            {
+                "train.micro_batches": "2",
+                "model.sync_bn": "false",
+                "model.bn_groups": "2",
+            },
+            "codes are shares of the whole batch",
+        ),
+        (
+            "cpc_imagenet",
+            {"train.micro_batches": "2"},
+            r"Pass --config.train.micro_batches=1\.$",
+        ),
+        (
+            "cmc_imagenet",
+            {"train.micro_batches": "2"},
+            "or --config.cmc.loss=info_nce",
+        ),
     ],
 )
 def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):

@@ -58,7 +58,7 @@ class EndToEnd(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
 
     def passes(self, batch):
         found = super().passes(batch)

@@ -50,7 +50,7 @@ class SimCLR(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: negatives are of the batch."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
 
     def passes(self, batch):
         views = two_views.side_by_side(*self.normalized(batch))
