@@ -140,7 +140,7 @@ class Method(tf.keras.Model):
             # The clock is read before the step keeps all threads busy.
             with tf.control_dependencies([input_wait]):
                 batch = tf.nest.map_structure(tf.identity, batch)
-            metrics = self.train_step(_distorted(batch))
+            metrics = self.train_step(finished_views(batch))
             row = [metrics[name] for name in self.METRICS]
             row = tf.stack([*row, self.leave.read()])
             histograms = metrics.get("histograms", tf.zeros(self.HISTOGRAMS))
@@ -185,8 +185,12 @@ def _clock():
     return tf.timestamp()
 
 
-def _distorted(batch):
-    """Finishes the views where the stream has left that to the device."""
+def finished_views(batch):
+    """The batch, its views finished where the stream left that to the device.
+
+    Args:
+      batch: dict of a replica, of the stream; another batch stays as it is.
+    """
     if not isinstance(batch, dict) or "query_distortion" not in batch:
         return batch
     batch = dict(batch)

@@ -245,7 +245,9 @@ def test_small_views_go_where_the_query_goes(replicas, workers, augment_on):
 def test_the_device_finishes_small_views():
     host, _ = _step(1, "gather", "host", SMALL)
     device, _ = _step(1, "gather", "device", SMALL)
-    found = method._distorted({n: tf.constant(v) for n, v in device.items()})
+    found = method.finished_views(
+        {n: tf.constant(v) for n, v in device.items()}
+    )
     assert found["small"].shape == [16, 3, 12, 12, 3]
     apart = np.abs(found["small"].numpy() - host["small"].astype(int))
     assert np.quantile(apart, 0.99) <= 2
