@@ -56,6 +56,12 @@ class EndToEnd(two_views.Contrastive):
         return math.log(batch_size)
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Logits of the keys of the global batch."""
+        del images
+        return losses.logit_bytes(rows, config.train.batch_size)
+
+    @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
         cls.refuse_configured_parts(config)

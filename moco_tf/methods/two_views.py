@@ -125,9 +125,8 @@ class TwoViews(method.Method):
         Args:
           config: ConfigDict. images: N of the source. rows: of a replica.
         """
-        del images
-        columns = config.train.batch_size
-        return losses.logit_bytes(rows, columns)
+        del config, images, rows
+        return 0
 
     @classmethod
     def trained_passes(cls, section):
