@@ -124,7 +124,9 @@ def describe(config, workdir, batches, strategy, step, last_step):
     words = method.describe(config, len(batches.source))
     norm = f"{model.bn_groups} BatchNorm groups of "
     norm += f"{train.batch_size // model.bn_groups}"
-    if model.sync_bn:
+    if model.norm == "layer":
+        norm = "LayerNorm of each image"
+    elif model.sync_bn:
         norm = "BatchNorm over all of it"
     start = f"goes on after step {step}" if step else "starts"
     return (

@@ -1,7 +1,9 @@
 import pathlib
 import re
+import types
 
 import pytest
+import tensorflow as tf
 
 from moco_tf import assembly, config_fields, method_table, workdirs
 from moco_tf import config as configs
@@ -116,6 +118,15 @@ def test_simclr_refuses_parts_of_a_batch():
     }
     with pytest.raises(ValueError, match="simclr needs train.micro_batches=1"):
         configs.check(configs.load("simclr_cifar10", texts), 1)
+
+
+def test_a_run_without_batch_norm_tells_of_none():
+    config = configs.load("cpc_imagenet")
+    batches = types.SimpleNamespace(source=range(9), steps_per_epoch=1)
+    strategy = tf.distribute.get_strategy()
+    said = assembly.describe(config, "run", batches, strategy, 0, 1)
+    assert "replica(s), LayerNorm of each image" in said
+    assert "BatchNorm" not in said
 
 
 def test_simclrs_recipes_start_at_chance_and_at_the_published_rate():

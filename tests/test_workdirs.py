@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import environment, workdirs
 from tests import small_disk
 
 
@@ -34,6 +34,12 @@ def test_environment_lists_every_start(tmp_path):
     assert len(starts) == 2
     assert starts[0]["packages"]["tensorflow"] == "2.15.1"
     assert starts[1]["devices"] and starts[1]["command"]
+
+
+def test_the_environment_of_a_package_that_is_missing_is_none(monkeypatch):
+    monkeypatch.setattr(environment, "_PACKAGES", ("numpy", "no-such-package"))
+    packages = environment.describe()["packages"]
+    assert packages["numpy"] and packages["no-such-package"] is None
 
 
 def test_a_damaged_saved_configuration_is_refused(tmp_path):

@@ -266,6 +266,14 @@ def test_on_the_host_no_distortion_travels():
     assert step.keys() == {"query", "key", "index", "valid"}
 
 
+def test_a_function_beside_a_published_view_is_refused():
+    mixed = views.RECIPES["byol"]._replace(
+        augment=lambda image, size, seed: image
+    )
+    with pytest.raises(ValueError, match="Replace augment_key too"):
+        stream.Stream(Pictures(9), mixed, SIZE, 8)
+
+
 def test_what_the_device_cannot_finish_is_refused():
     plain = views.RECIPES["v2"]._replace(
         augment=lambda image, size, seed: image
