@@ -15,7 +15,7 @@ from moco_tf import environment, locks
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
 _FREE_FIELDS = ("data.threads", "train.max_steps")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def hold(workdir):
             file.write(f"process {os.getpid()} on {platform.node()}".encode())
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             raise OSError(
                 f"There is no room to write to {error.filename or workdir}: "
