@@ -19,7 +19,7 @@ class Entry(NamedTuple):
       dictionary: what a query is compared with, in words.
       place: "module:class" of the keras.Model.
       fields: of its section of a configuration, by name; each is an argument
-        of the class.
+        of the class, but "shuffle", of which assembly makes shuffle_keys.
       configs: names in configs/ of its recipes.
     """
 

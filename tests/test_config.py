@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from moco_tf import assembly, config_fields, method_table, workdirs
 from moco_tf import config as configs
-from moco_tf.data import views
+from moco_tf.data import view_stage, views
+from moco_tf.methods import feature_bank
+from moco_tf.models import heads, inputs, resnet
 
 NAMES = configs.names()
 
@@ -67,7 +69,18 @@ def test_the_published_values_of_v1_and_v2_differ_in_four_places():
 
 
 def test_names_in_the_rules_are_those_of_the_parts():
-    assert set(config_fields.PRETRAIN["data.views"].names) == set(views.RECIPES)
+    fields = config_fields.PRETRAIN | method_table.fields("memory_bank")
+    for name, parts in (
+        ("data.views", views.RECIPES),
+        ("data.augment_on", view_stage.WHERE),
+        ("model.input", inputs.CHANNELS),
+        ("model.norm", resnet.NORMS),
+        ("model.stem", resnet.STEMS),
+        ("model.head", heads.KINDS),
+        ("train.precision", resnet.PRECISIONS),
+        ("memory_bank.loss", feature_bank.LOSSES),
+    ):
+        assert set(fields[name].names) == set(parts), name
 
 
 def test_a_method_is_chosen_by_its_configuration_not_by_an_override():

@@ -87,8 +87,8 @@ class TwoViews(method.Method):
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
             raise ValueError(
-                f"shuffle must be one of {shuffle.KINDS}. Received "
-                f"shuffle={shuffle_keys!r}."
+                f"shuffle_keys must be one of {shuffle.KINDS}. Received "
+                f"shuffle_keys={shuffle_keys!r}."
             )
         if self.replicas > 1:
             _refuse_shared_statistics(encoder.backbone)

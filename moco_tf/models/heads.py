@@ -190,6 +190,6 @@ def _linear(name, inputs, outputs, bias=True):
         kernel_initializer=uniform(-limit, limit),
         bias_initializer=uniform(-limit, limit),
         use_bias=bias,
-        dtype="float32",  # under any policy; see design, "Precision"
+        dtype="float32",  # under a policy of mixed precision too
         name=name,
     )
