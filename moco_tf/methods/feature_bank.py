@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from moco_tf.methods import shuffle
+from moco_tf.models import replica_statistics
 
 LOSSES = ("info_nce", "nce")
 
@@ -100,9 +100,7 @@ class FeatureBank(tf.Module):
           float32 scalar, the same on every replica and at every step.
         """
         mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
-        if shuffle.replica_count() > 1:
-            context = tf.distribute.get_replica_context()
-            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        mean = replica_statistics.mean(mean)
         estimate = self.features.shape[0] * mean
         known = self.constant > 0
         self.constant.assign(tf.where(known, self.constant, estimate))

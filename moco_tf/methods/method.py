@@ -8,7 +8,8 @@ import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
 from moco_tf.data import image_ops, photometric
-from moco_tf.methods import micro_batches, shuffle, step_log
+from moco_tf.methods import micro_batches, step_log
+from moco_tf.models import replica_statistics
 
 
 class Method(tf.keras.Model):
@@ -48,7 +49,7 @@ class Method(tf.keras.Model):
         super().__init__(name=name)
         self.micro_batches = micro_batches
         self.jit_encoders = jit_compile
-        self.replicas = shuffle.replica_count()
+        self.replicas = replica_statistics.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
