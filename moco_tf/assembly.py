@@ -1,7 +1,6 @@
 """From a configuration to what it names: stream, schedule, description."""
 
-import math
-
+from moco_tf import config as configs
 from moco_tf import method_table
 from moco_tf.data import sources, stream, views
 from moco_tf.models import configured, inputs
@@ -37,7 +36,7 @@ def make_stream(config, source, workers=1):
 
 def make_schedule(config, steps_per_epoch):
     """The learning-rate schedule of a configuration."""
-    schedule, rate = config.schedule, learning_rate(config)
+    schedule, rate = config.schedule, configs.learning_rate(config)
     if schedule.name == "cosine":
         return schedules.Cosine(
             rate,
@@ -100,17 +99,6 @@ def make_method(config, images, total_steps, replicas, workers):
     )
 
 
-def learning_rate(config):
-    """The rate for the batch: scaled where the configuration says so.
-
-    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
-    (SimCLR, arXiv:2002.05709, App. B.1).
-    """
-    batch, rate = config.train.batch_size, config.optimizer.learning_rate
-    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
-    return rate * factors[config.optimizer.get("scaling", "none")]
-
-
 def chance_loss(config):
     """The loss of features that tell nothing, in nats, or None."""
     method = method_table.method_class(config.method)
@@ -136,7 +124,9 @@ def describe(config, workdir, batches, strategy, step, last_step):
     words = method.describe(config, len(batches.source))
     norm = f"{model.bn_groups} BatchNorm groups of "
     norm += f"{train.batch_size // model.bn_groups}"
-    if model.sync_bn:
+    if model.norm == "layer":
+        norm = "LayerNorm of each image"
+    elif model.sync_bn:
         norm = "BatchNorm over all of it"
     start = f"goes on after step {step}" if step else "starts"
     return (

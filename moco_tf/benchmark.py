@@ -39,7 +39,10 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
       ValueError: for a configuration or data that cannot be trained on.
     """
     if min(steps, rounds) < 1:
-        raise ValueError(f"steps must be at least 1. Received steps={steps}.")
+        raise ValueError(
+            "steps and rounds must be at least 1. Received "
+            f"steps={steps}, rounds={rounds}."
+        )
     has_input = bool(config.data.source)
     config = config.copy_and_resolve_references().unlock()
     if not has_input:
@@ -124,8 +127,11 @@ def stages(config, source, steps):
     Of the two large views alone.
 
     Returns:
-      dict stage -> float, in the order of the work.
+      dict stage -> float, in the order of the work; {} for images of two
+      files, whose views are cropped and no more.
     """
+    if source.channels != 3:
+        return {}
     config = config.copy_and_resolve_references()
     config.data.small_views = 0
     recipe = views.recipe(config.data.views, config.data.strength)
@@ -237,7 +243,8 @@ def _figures(config, method, strategy, seconds):
     data = config.data
     pixels = (1 + method.KEY_VIEWS) * data.image_size**2
     pixels += data.small_views * data.small_size**2
-    found["input_bytes_per_image"] = 3 * pixels
+    deep = inputs.CHANNELS[config.model.input]
+    found["input_bytes_per_image"] = deep * pixels
     found["state_bytes"] = sum(
         variable.shape.num_elements() * variable.dtype.size
         for variable in [*method.variables, *method.optimizer.variables]

@@ -1,5 +1,6 @@
 """The command line: command, configuration, strategy, one function call."""
 
+import math
 import os
 import sys
 import traceback
@@ -20,17 +21,23 @@ from moco_tf.cluster import guard as guards
 from moco_tf.cluster import meeting, places
 
 
+def _seconds(name, text):
+    """The seconds of a flag: not below 0, and not endless."""
+    seconds = command_line.number(float, name, text)
+    if not 0 <= seconds < math.inf:
+        raise command_line.UsageError(
+            f"--{name} takes seconds from 0 on. Received {text!r}."
+        )
+    return seconds
+
+
 def _pretrain(options, config):
     if options.cluster not in ("auto", "none"):
         raise command_line.UsageError(
             f"--cluster takes auto or none. Received {options.cluster!r}."
         )
-    (start_timeout,) = command_line.numbers(
-        float, "start_timeout", options.start_timeout
-    )
-    (stall_timeout,) = command_line.numbers(
-        float, "stall_timeout", options.stall_timeout
-    )
+    start_timeout = _seconds("start_timeout", options.start_timeout)
+    stall_timeout = _seconds("stall_timeout", options.stall_timeout)
     profile_steps = ()
     if options.profile_steps:
         profile_steps = command_line.numbers(

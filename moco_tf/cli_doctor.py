@@ -7,7 +7,7 @@ _PROVE = ("auto", "always", "never")
 
 
 def _doctor(options, config):
-    (steps,) = command_line.numbers(int, "trial_steps", options.trial_steps)
+    steps = command_line.number(int, "trial_steps", options.trial_steps)
     if steps < 0:
         raise command_line.UsageError(
             f"--trial_steps takes 0 or more. Received {steps}."

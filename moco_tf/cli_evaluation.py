@@ -14,7 +14,7 @@ def _judged(options, command):
             "--output must be given with --saved_model: a folder for results "
             "and features."
         )
-    (size,) = command_line.numbers(int, "image_size", options.image_size)
+    size = command_line.number(int, "image_size", options.image_size)
     judged = frozen.open_frozen(
         options.workdir,
         options.checkpoint,
@@ -103,8 +103,8 @@ def _embed(options, config):
 
 def _neighbours(options, config):
     del config
-    (k,) = command_line.numbers(int, "k", options.k)
-    (shown,) = command_line.numbers(int, "shown", options.shown)
+    k = command_line.number(int, "k", options.k)
+    shown = command_line.number(int, "shown", options.shown)
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import neighbours
     neighbours.search_files(

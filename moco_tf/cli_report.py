@@ -5,7 +5,7 @@ from moco_tf import command_line, quiet
 
 def _report(options, config):
     del config
-    (images,) = command_line.numbers(int, "images", options.images)
+    images = command_line.number(int, "images", options.images)
     with quiet.imports(options.verbose):
         from moco_tf.reporting import pages
         from moco_tf.training import distribution

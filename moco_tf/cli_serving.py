@@ -7,7 +7,7 @@ from moco_tf import command_line, quiet
 
 def _export(options, config):
     del config
-    (version,) = command_line.numbers(int, "version", options.version)
+    version = command_line.number(int, "version", options.version)
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import frozen
         from moco_tf.serving import export

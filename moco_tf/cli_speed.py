@@ -10,7 +10,7 @@ def _prepare(options, config):
             "--source must be given; --verify alone reads a finished cache "
             "again."
         )
-    (short_side,) = command_line.numbers(int, "short_side", options.short_side)
+    short_side = command_line.number(int, "short_side", options.short_side)
     with quiet.imports(options.verbose):
         from moco_tf import prepare
         from moco_tf.monitoring import counter
@@ -33,7 +33,7 @@ def _prepare(options, config):
 
 
 def _benchmark(options, config):
-    (steps,) = command_line.numbers(int, "steps", options.steps)
+    steps = command_line.number(int, "steps", options.steps)
     with quiet.imports(options.verbose):
         from moco_tf import benchmark
         from moco_tf.training import distribution

@@ -49,7 +49,7 @@ _FLAGS = {
     "checkpoint": ("latest", "latest, best, a step or a path"),
     "baselines": (False, "also measure raw pixels and the untrained encoder"),
     "saved_model": ("", "SavedModel or .keras to judge instead of a run"),
-    "views": ("", "views a SavedModel was trained with: v1, v2 or cifar"),
+    "views": ("", "views a SavedModel was trained with, as simclr"),
     "image_size": ("0", "pixels of a SavedModel's images, where it takes any"),
     "source": (None, "any source of images, with labels or without"),
     "path": (None, "file to write: .npz or .parquet"),
@@ -69,7 +69,6 @@ _FLAGS = {
     "output": ("", "folder of the results; none = one below the run's"),
     "short_side": ("256", "pixels; longer short sides are resized to it"),
     "verify": (False, "compare the checksum of every image in the cache"),
-    "steps": ("20", "measured in each round"),
     "json": ("", "file to write: the same figures for other programs"),
     "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
     "help": (False, "show this text"),
@@ -157,6 +156,17 @@ def numbers(kind, name, text):
         word = "whole numbers" if kind is int else "numbers"
         raise UsageError(
             f"--{name} takes {word} with commas between. Received {text!r}."
+        ) from None
+
+
+def number(kind, name, text):
+    """Returns the one number of "20", an int or a float by `kind`."""
+    try:
+        return kind(text)
+    except ValueError:
+        word = "whole number" if kind is int else "number"
+        raise UsageError(
+            f"--{name} takes one {word}. Received {text!r}."
         ) from None
 
 

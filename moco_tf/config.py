@@ -1,6 +1,7 @@
 """Configurations: load, override, check."""
 
 import importlib.util
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -108,6 +109,17 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             "--config.data.small_views=0."
         )
     method.check(config, replicas)
+
+
+def learning_rate(config: ml_collections.ConfigDict) -> float:
+    """The rate for the batch: scaled where the configuration says so.
+
+    "linear": rate * batch / 256 (arXiv:1706.02677); "sqrt": rate * sqrt(batch)
+    (SimCLR, arXiv:2002.05709, App. B.1).
+    """
+    batch, rate = config.train.batch_size, config.optimizer.learning_rate
+    factors = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
+    return rate * factors[config.optimizer.get("scaling", "none")]
 
 
 def _find(name, command):

@@ -19,9 +19,27 @@ class Field(NamedTuple):
 HEADS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
 VIEWS = ("v1", "v2", "cifar", "simclr", "byol", "swav", "dino", "cmc", "cpc")
 
+# What every training has.
+_COMMON = {
+    "seed": Field(int, low=0, high=2**31 - 1),
+    "data.max_corrupt_fraction": Field(float, low=0, high=1),
+    "data.threads": Field(int, low=0),
+    "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.momentum": Field(float, low=0, below=1),
+    "optimizer.weight_decay": Field(float, low=0),
+    "schedule.name": Field(str, names=("cosine", "step")),
+    "schedule.milestones": Field(tuple, low=1),
+    "schedule.factor": Field(float, above=0, high=1),
+    "schedule.warmup_epochs": Field(int, low=0),
+    "schedule.unit": Field(str, names=("epoch", "step")),
+    "train.batch_size": Field(int, low=1),
+    "train.epochs": Field(int, low=1),
+    "log.every_steps": Field(int, low=1, high=1024),
+}
+
 # What every method has; its own section is in method_table.py.
 PRETRAIN = {
-    "seed": Field(int, low=0, high=2**31 - 1),
+    **_COMMON,
     "method": Field(str, absent="moco"),
     "data.source": Field(str),
     "data.views": Field(str, names=VIEWS),
@@ -32,8 +50,6 @@ PRETRAIN = {
     "data.small_scale": Field(
         tuple, above=0, high=1, item=float, absent=(0.05, 0.14)
     ),
-    "data.max_corrupt_fraction": Field(float, low=0, high=1),
-    "data.threads": Field(int, low=0),
     "data.augment_on": Field(str, names=("host", "device"), absent="host"),
     "model.backbone": Field(str),
     "model.input": Field(
@@ -50,20 +66,10 @@ PRETRAIN = {
     "model.sync_bn": Field(bool, absent=False),
     "model.recompute": Field(bool, absent=False),
     "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw", "adam")),
-    "optimizer.learning_rate": Field(float, above=0),
     "optimizer.scaling": Field(
         str, names=("none", "linear", "sqrt"), absent="none"
     ),
-    "optimizer.momentum": Field(float, low=0, below=1),
-    "optimizer.weight_decay": Field(float, low=0),
-    "schedule.name": Field(str, names=("cosine", "step")),
-    "schedule.milestones": Field(tuple, low=1),
-    "schedule.factor": Field(float, above=0, high=1),
-    "schedule.warmup_epochs": Field(int, low=0),
-    "schedule.unit": Field(str, names=("epoch", "step")),
     "schedule.first_epoch": Field(int, low=0, high=1),
-    "train.batch_size": Field(int, low=1),
-    "train.epochs": Field(int, low=1),
     "train.max_steps": Field(int, low=0),
     "train.micro_batches": Field(int, low=1, absent=1),
     "train.precision": Field(
@@ -81,28 +87,14 @@ PRETRAIN = {
     "knn.features": Field(str, names=("projection", "backbone")),
     "knn.batch_size": Field(int, low=1),
     "knn.baseline": Field(bool),
-    "log.every_steps": Field(int, low=1, high=1024),
     "log.tensorboard": Field(bool),
 }
 
 _TASK = {
-    "seed": Field(int, low=0, high=2**31 - 1),
+    **_COMMON,
     "data.train": Field(str),
     "data.test": Field(str),
     "data.crop": Field(float, above=0, high=1),
-    "data.max_corrupt_fraction": Field(float, low=0, high=1),
-    "data.threads": Field(int, low=0),
-    "optimizer.learning_rate": Field(float, above=0),
-    "optimizer.momentum": Field(float, low=0, below=1),
-    "optimizer.weight_decay": Field(float, low=0),
-    "schedule.name": Field(str, names=("cosine", "step")),
-    "schedule.milestones": Field(tuple, low=1),
-    "schedule.factor": Field(float, above=0, high=1),
-    "schedule.warmup_epochs": Field(int, low=0),
-    "schedule.unit": Field(str, names=("epoch", "step")),
-    "train.batch_size": Field(int, low=1),
-    "train.epochs": Field(int, low=1),
-    "log.every_steps": Field(int, low=1, high=1024),
 }
 
 LINEAR = {

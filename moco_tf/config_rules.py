@@ -170,14 +170,16 @@ def _check_small_views(data):
 def _check_patches(model, size):
     """Refuses patches that make no grid."""
     patch = model.patch
-    if model.input == "grid" and (
-        patch < 4 or patch % 2 or (size - patch) % (patch // 2) or patch >= size
-    ):
+    fit = [p for p in range(4, size, 2) if (size - p) % (p // 2) == 0]
+    if model.input == "grid" and patch not in fit:
+        remedy = "Change data.image_size: no patch fits it."
+        if fit:
+            near = min(fit, key=lambda p: abs(p - size / 4))
+            remedy = f"Pass --config.model.patch={near}."
         raise ValueError(
             "model.patch must be an even number from 4 on, and data.image_size "
             "a multiple of its half that holds two or more. Received "
-            f"patch={patch}, image_size={size}. Pass "
-            f"--config.model.patch={max(4, size // 4 // 2 * 2)}."
+            f"patch={patch}, image_size={size}. {remedy}"
         )
 
 
@@ -210,15 +212,18 @@ def check_schedule(schedule, epochs):
     if schedule.warmup_epochs >= epochs:
         raise ValueError(
             "schedule.warmup_epochs must be below train.epochs. Received "
-            f"warmup_epochs={schedule.warmup_epochs}, epochs={epochs}."
+            f"warmup_epochs={schedule.warmup_epochs}, epochs={epochs}. Pass "
+            f"--config.schedule.warmup_epochs={epochs // 2}."
         )
     marks = schedule.milestones
     if schedule.name == "step" and (
         sorted(set(marks)) != list(marks) or any(m >= epochs for m in marks)
     ):
+        remedy = "name=cosine"  # two milestones need three epochs
+        if epochs > 2:
+            remedy = f"milestones={epochs * 3 // 5},{epochs * 4 // 5}"
         raise ValueError(
             "schedule.milestones must rise and lie below train.epochs. "
             f"Received milestones={tuple(marks)}, epochs={epochs}. Pass, for "
-            "example, --config.schedule.milestones="
-            f"{epochs * 3 // 5},{epochs * 4 // 5}."
+            f"example, --config.schedule.{remedy}."
         )

@@ -31,6 +31,14 @@ def describe():
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }
+
+
+def _version(name):
+    """The version of a package, or None: not all commands need all of them."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -19,7 +19,7 @@ class Entry(NamedTuple):
       dictionary: what a query is compared with, in words.
       place: "module:class" of the keras.Model.
       fields: of its section of a configuration, by name; each is an argument
-        of the class.
+        of the class, but "shuffle", of which assembly makes shuffle_keys.
       configs: names in configs/ of its recipes.
     """
 
@@ -32,6 +32,13 @@ class Entry(NamedTuple):
 
 
 _SHUFFLE = Field(str, names=("auto", "gather", "address", "none"))
+# Of a method that draws its negatives from a memory bank.
+_BANK = {
+    "negatives": Field(int, low=1),
+    "momentum": Field(float, low=0, high=1),
+    "temperature": Field(float, above=0),
+    "loss": Field(str, names=("info_nce", "nce")),
+}
 
 # To add a method, add an entry.
 METHODS = {
@@ -60,12 +67,7 @@ METHODS = {
         papers=("1805.01978",),
         dictionary="K features drawn from a bank of all images",
         place="moco_tf.methods.memory_bank:MemoryBank",
-        fields={
-            "negatives": Field(int, low=1),
-            "momentum": Field(float, low=0, high=1),
-            "temperature": Field(float, above=0),
-            "loss": Field(str, names=("info_nce", "nce")),
-        },
+        fields=_BANK,
         configs=("memory_bank_imagenet",),
     ),
     "end_to_end": Entry(
@@ -134,12 +136,7 @@ METHODS = {
         papers=("1906.05849",),
         dictionary="K features of the other sensor, drawn from its bank",
         place="moco_tf.methods.cmc:CMC",
-        fields={
-            "negatives": Field(int, low=1),
-            "momentum": Field(float, low=0, high=1),
-            "temperature": Field(float, above=0),
-            "loss": Field(str, names=("info_nce", "nce")),
-        },
+        fields=_BANK,
         configs=("cmc_imagenet",),
     ),
     "cpc": Entry(

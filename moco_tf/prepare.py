@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import moco_tf
+from moco_tf import workdirs
 from moco_tf.data import (
     image_ops,
     prepared_files,
@@ -23,7 +23,6 @@ from moco_tf.monitoring import counter
 
 _AHEAD = 8  # images per thread that may wait for the one before them
 _BLOCK = 256  # images that are verified before the progress moves
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Not the fault of an image: the cache must not call it unreadable for good.
 _NOT_THE_IMAGE = (
     tf.errors.AbortedError,
@@ -74,6 +73,8 @@ def prepare(spec, folder, short_side=256, stream=None):
         with contextlib.closing(writer):
             _fill(writer, source, folder, stream)
             return writer.about
+    except BrokenPipeError:
+        raise  # of the stream, not of the folder
     except OSError as error:
         raise _explained(error, folder) from error
 
@@ -93,7 +94,7 @@ def describe(source, spec, short_side):
 
 def _explained(error, folder):
     """The OSError that a user can do something about."""
-    if error.errno not in _FULL:
+    if error.errno not in workdirs.DISK_FULL:
         return OSError(
             "The folder of a cache must be one that can be written to. "
             f"Received {folder!r}: {error.strerror}. Give another --path, or "

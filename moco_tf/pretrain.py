@@ -75,9 +75,9 @@ def pretrain(
     knn_monitor = None
     if guard.is_chief and config.knn.bank:
         knn_monitor = monitor.KnnMonitor(config)
-    mine = workdirs.hold(workdir)
-    with mine if guard.is_chief else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
         if guard.is_chief:
+            held.enter_context(workdirs.hold(workdir))
             workdirs.prepare(config, workdir, source.fingerprint(), extend)
         path = _agree(config, source, workdir, strategy, guard)
         method = make_method(config, strategy, len(source))
@@ -87,6 +87,7 @@ def pretrain(
             callback = make_callback(
                 config, workdir, batches, step, last_step, guard, knn_monitor
             )
+            held.callback(callback.close)
             if profile_steps:
                 folder = workdir / "tensorboard"
                 callback.profile = profile.Profile(folder, *profile_steps)

@@ -9,9 +9,9 @@ import tempfile
 import threading
 import warnings
 
-# Printed at import as errors or plain lines, whatever the log level: a second
-# registration of the CUDA plugins, the date tags of absl before its own start,
-# the end of life of tensorflow-addons.
+# Printed as errors or plain lines, whatever the log level: at import a second
+# registration of the CUDA plugins and the date tags of absl before its own
+# start; at the first compilation XLA's own.
 _NOTICES = re.compile(
     "|".join(
         [

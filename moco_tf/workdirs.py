@@ -15,7 +15,7 @@ from moco_tf import environment, locks
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
 _FREE_FIELDS = ("data.threads", "train.max_steps")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def hold(workdir):
             file.write(f"process {os.getpid()} on {platform.node()}".encode())
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             raise OSError(
                 f"There is no room to write to {error.filename or workdir}: "
@@ -90,7 +90,7 @@ def prepare(
     elif (workdir / "checkpoints").is_dir():
         raise ValueError(
             "A workdir with checkpoints must hold their config.json. Received "
-            f"{str(workdir)!r} without one. Pass another --workdir."
+            f"{str(workdir)!r} without one. Pass another folder."
         )
     save(config, workdir, fingerprint, command, encoder)
 
@@ -134,12 +134,15 @@ def load_saved(workdir, command="pretrain"):
 
 
 def difference(saved, new):
-    """Lists what may not change on resume, as (field, saved, new)."""
+    """Lists what may not change on resume, as (field, saved, new).
+
+    None stands for a field that one has not: it is of another method.
+    """
     old, new = configs.flatten(saved.to_dict()), configs.flatten(new.to_dict())
     return [
-        (name, old[name], new[name])
-        for name in old
-        if old[name] != new[name]
+        (name, old.get(name), new.get(name))
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
         and name not in _FREE_FIELDS
         and name.split(".")[0] not in _FREE_SECTIONS
     ]
@@ -205,7 +208,7 @@ def _schedule(config):
     if shape == "step":
         shape += f", x{schedule.factor:g} at {schedule.milestones}"
     return (
-        f"{shape}, from {config.optimizer.learning_rate:g}, over "
+        f"{shape}, from {configs.learning_rate(config):g}, over "
         f"{config.train.epochs} epochs"
     )
 

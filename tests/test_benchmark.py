@@ -124,6 +124,12 @@ def test_without_a_source_the_step_alone_is_measured(tmp_path, capsys):
     assert "give a data.source" in capsys.readouterr().out
 
 
+def test_no_rounds_are_refused(tmp_path):
+    config = small_run.make_config(tmp_path)
+    with pytest.raises(ValueError, match="steps=1, rounds=0"):
+        benchmark.benchmark(config, tf.distribute.get_strategy(), 1, 0)
+
+
 def test_what_cannot_be_measured_is_said(tmp_path, capsys):
     flags = ["benchmark", "--config=moco_cifar10", "--devices=cpu"]
     missing = f"--config.data.source=folder:{tmp_path / 'no'}"

@@ -90,6 +90,21 @@ def test_what_is_not_understood_ends_with_status_2(
     assert calls == []
 
 
+@pytest.mark.parametrize("text", ["x", "10,20"])
+def test_a_flag_of_one_number_says_so(text, capsys):
+    assert cli.run(["report", "--workdir=x", f"--images={text}"]) == 2
+    message = f"--images takes one whole number. Received {text!r}."
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["start_timeout", "stall_timeout"])
+@pytest.mark.parametrize("text", ["-1", "nan", "inf"])
+def test_a_timeout_that_is_no_time_is_refused(flag, text, capsys):
+    argv = ["pretrain", "--config=quickstart", "--workdir=x"]
+    assert cli.run([*argv, f"--{flag}={text}"]) == 2
+    assert f"--{flag} takes seconds from 0 on" in capsys.readouterr().err
+
+
 def test_numbers_of_another_type_are_a_usage_error(capsys):
     assert cli.run(["knn", "--workdir=x", "--k=1,a"]) == 2
     assert "whole numbers with commas between" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_a_folder_that_is_no_run_ends_with_status_1(tmp_path, capsys):
     "words, message",
     [
         ([], "--workdir must be given"),
-        (["--workdir=x", "--images=many"], "--images takes whole numbers"),
+        (["--workdir=x", "--images=many"], "--images takes one whole number"),
     ],
 )
 def test_what_is_not_understood_ends_with_status_2(words, message, capsys):

@@ -41,7 +41,7 @@ def test_convert_writes_beside_the_versions(shallow_workdir, capsys):
         (["convert", "--model=x", "--to=torch"], 1, "one of onnx, tflite"),
         (["convert", "--model=x", "--to=tflite"], 1, "Received 'x'"),
         (["export"], 2, "--workdir must be given"),
-        (["export", "--workdir=x", "--version=one"], 2, "whole numbers"),
+        (["export", "--workdir=x", "--version=one"], 2, "one whole number"),
         (["import-weights", "--path=x"], 2, "--workdir must be given"),
         (["export-weights", "--workdir=x"], 2, "--path must be given"),
         (["import-weights", "--path=/none", "--workdir=x"], 1, "/none"),

@@ -1,10 +1,15 @@
 import pathlib
+import re
+import types
 
 import pytest
+import tensorflow as tf
 
 from moco_tf import assembly, config_fields, method_table, workdirs
 from moco_tf import config as configs
-from moco_tf.data import views
+from moco_tf.data import view_stage, views
+from moco_tf.methods import feature_bank
+from moco_tf.models import heads, inputs, resnet
 
 NAMES = configs.names()
 
@@ -64,7 +69,18 @@ def test_the_published_values_of_v1_and_v2_differ_in_four_places():
 
 
 def test_names_in_the_rules_are_those_of_the_parts():
-    assert set(config_fields.PRETRAIN["data.views"].names) == set(views.RECIPES)
+    fields = config_fields.PRETRAIN | method_table.fields("memory_bank")
+    for name, parts in (
+        ("data.views", views.RECIPES),
+        ("data.augment_on", view_stage.WHERE),
+        ("model.input", inputs.CHANNELS),
+        ("model.norm", resnet.NORMS),
+        ("model.stem", resnet.STEMS),
+        ("model.head", heads.KINDS),
+        ("train.precision", resnet.PRECISIONS),
+        ("memory_bank.loss", feature_bank.LOSSES),
+    ):
+        assert set(fields[name].names) == set(parts), name
 
 
 def test_a_method_is_chosen_by_its_configuration_not_by_an_override():
@@ -96,7 +112,7 @@ def test_the_rate_is_scaled_with_the_batch(scaling, rate):
         optimizer__scaling=scaling,
         train__batch_size="512",
     )
-    assert assembly.learning_rate(config) == pytest.approx(rate, rel=1e-4)
+    assert configs.learning_rate(config) == pytest.approx(rate, rel=1e-4)
 
 
 @pytest.mark.parametrize("field", ["model__bn_groups", "train__micro_batches"])
@@ -117,14 +133,23 @@ def test_simclr_refuses_parts_of_a_batch():
         configs.check(configs.load("simclr_cifar10", texts), 1)
 
 
+def test_a_run_without_batch_norm_tells_of_none():
+    config = configs.load("cpc_imagenet")
+    batches = types.SimpleNamespace(source=range(9), steps_per_epoch=1)
+    strategy = tf.distribute.get_strategy()
+    said = assembly.describe(config, "run", batches, strategy, 0, 1)
+    assert "replica(s), LayerNorm of each image" in said
+    assert "BatchNorm" not in said
+
+
 def test_simclrs_recipes_start_at_chance_and_at_the_published_rate():
     # ln(2 * 4096 - 1); 0.3 * 4096 / 256; 1.0 * 512 / 256.
     large = configs.load("simclr_imagenet")
     assert assembly.chance_loss(large) == pytest.approx(9.0108, abs=1e-4)
-    assert assembly.learning_rate(large) == pytest.approx(4.8)
+    assert configs.learning_rate(large) == pytest.approx(4.8)
     small = configs.load("simclr_cifar10")
     assert assembly.chance_loss(small) == pytest.approx(6.9305, abs=1e-4)
-    assert assembly.learning_rate(small) == pytest.approx(2.0)
+    assert configs.learning_rate(small) == pytest.approx(2.0)
 
 
 def test_overrides_take_the_type_of_their_field():
@@ -208,6 +233,42 @@ def test_milestones_must_rise_below_the_last_epoch():
             configs.check(config, 1)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 90])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "step", "milestones": (120, 160)},
+        {"name": "cosine", "warmup_epochs": 90},
+    ],
+)
+def test_a_schedule_takes_the_remedy_that_it_names(epochs, fields):
+    config = cifar(train__epochs=epochs)
+    config.schedule.update(fields)
+    with pytest.raises(ValueError, match="Received") as error:
+        configs.check(config, 1)
+    remedy = re.search(r"--config\.(\S+)=(\S+)\.$", str(error.value))
+    field = remedy[1].removeprefix("schedule.")
+    text = {"train.epochs": str(epochs), remedy[1]: remedy[2]}
+    config.schedule[field] = configs.load("moco_cifar10", text).schedule[field]
+    configs.check(config, 1)
+
+
+@pytest.mark.parametrize("size", [34, 50, 64, 100, 224])
+def test_a_grid_takes_the_patch_that_its_refusal_names(size):
+    texts = {"data.source": "a", "data.image_size": str(size)}
+    texts |= {"model.patch": "6"}
+    with pytest.raises(ValueError, match="multiple of its half") as error:
+        configs.check(configs.load("cpc_imagenet", texts), 1)
+    texts["model.patch"] = re.search(r"patch=(\d+)\.$", str(error.value))[1]
+    configs.check(configs.load("cpc_imagenet", texts), 1)
+
+
+def test_an_image_that_no_patch_fits_is_to_be_of_another_size():
+    texts = {"data.source": "a", "data.image_size": "37"}
+    with pytest.raises(ValueError, match="Change data.image_size"):
+        configs.check(configs.load("cpc_imagenet", texts), 1)
+
+
 def test_a_configuration_is_locked():
     with pytest.raises((KeyError, AttributeError), match="locked"):
         cifar().train.new_field = 1
@@ -277,7 +338,25 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
             {"swav.queue_size": "9"},
             "0 or at least the batch",
         ),
-        ("swav_imagenet", {"train.micro_batches": "2"}, "micro_batches"),
+        (
+            "swav_imagenet",
+            {
+                "train.micro_batches": "2",
+                "model.sync_bn": "false",
+                "model.bn_groups": "2",
+            },
+            "codes are shares of the whole batch",
+        ),
+        (
+            "cpc_imagenet",
+            {"train.micro_batches": "2"},
+            r"Pass --config.train.micro_batches=1\.$",
+        ),
+        (
+            "cmc_imagenet",
+            {"train.micro_batches": "2"},
+            "or --config.cmc.loss=info_nce",
+        ),
     ],
 )
 def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):

@@ -1,5 +1,8 @@
 import pathlib
 
+import pytest
+
+from moco_tf import config as configs
 from moco_tf import method_table
 from tests import methods_in_readme
 
@@ -17,6 +20,28 @@ def test_every_method_has_a_row_with_its_result_in_the_docs():
         rows = [row for row in text.splitlines() if f"(`{name}`)" in row]
         assert len(rows) == 1, name
         assert "%" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "logits"),
+    [
+        ("end_to_end_imagenet", 0, 2 * 8),
+        ("simclr_imagenet", 0, 4 * 16),
+        ("simclr_imagenet", 3, 10 * 16),
+        ("byol_imagenet", 0, 0),
+        ("moco_v2_imagenet", 3, 8 * 100),
+    ],
+)
+def test_logits_are_counted_of_every_view(name, views, logits):
+    """Of two images on a replica, of eight in all."""
+    fields = {"train.batch_size": "8", "data.small_views": str(views)}
+    if name.startswith("moco"):
+        fields["moco.queue_size"] = "100"
+    config = configs.load(name, fields)
+    method = method_table.method_class(config.method)
+    kept = method.dictionary_bytes(config, 0, 0)
+    # float32, kept three times: logits, softmax and its gradient.
+    assert method.dictionary_bytes(config, 0, 2) - kept == 3 * 4 * logits
 
 
 def test_fields_are_the_common_ones_and_the_methods_own():

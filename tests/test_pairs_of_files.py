@@ -1,11 +1,13 @@
 """Two aligned files a sample, from training to the served encoder."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf import benchmark, pretrain
 from moco_tf import config as configs
-from moco_tf import pretrain
 from moco_tf.data import sources
 from moco_tf.evaluation import embed, embedding_files, frozen, knn
 from moco_tf.reporting import samples
@@ -77,6 +79,23 @@ def test_the_encoder_is_judged_on_both_files(run, tmp_path):
     assert held.rows["backbone"].shape == again.rows["backbone"].shape
     with pytest.raises(ValueError, match="6 channels are needed"):
         embed.embed_source(judged, f"folder:{root}/colour", tmp_path / "no.npz")
+
+
+def test_both_files_are_measured_together(run):
+    root, _, judged = run
+    source = sources.open_source(f"pairs:{root}/colour,{root}/depth", 6)
+    assert benchmark.stages(judged.config, source, 1) == {}
+    found = benchmark._figures(
+        judged.config,
+        types.SimpleNamespace(
+            KEY_VIEWS=False,
+            variables=[],
+            optimizer=types.SimpleNamespace(variables=[]),
+        ),
+        tf.distribute.get_strategy(),
+        {"step": [1.0]},
+    )
+    assert found["input_bytes_per_image"] == 6 * 16 * 16
 
 
 def test_pictures_show_the_first_file(run):

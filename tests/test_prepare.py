@@ -121,6 +121,18 @@ def test_a_folder_that_cannot_be_written_is_named():
             os.chmod(folder, 0o755)
 
 
+def test_a_reader_of_the_progress_that_leaves_is_not_the_folders(
+    images, tmp_path
+):
+    class Left(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    spec = f"folder:{images}"
+    with pytest.raises(BrokenPipeError, match=r"\] Broken pipe$"):
+        prepare.prepare(spec, tmp_path / "cache", stream=Left())
+
+
 def test_a_file_in_place_of_the_folder_is_refused(images, tmp_path, capsys):
     path = tmp_path / "file"
     path.write_text("mine")
@@ -166,7 +178,7 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
     [
         (["--path=x"], 2, "--source must be given"),
         (["--source=shapes"], 2, "--path must be given"),
-        (["--source=shapes", "--path=x", "--short_side=s"], 2, "whole numbers"),
+        (["--source=shapes", "--path=x", "--short_side=s"], 2, "whole number"),
         (["--source=shapes", "--path=x", "--short_side=0"], 1, "at least 1"),
         (["--verify", "--path=/nowhere"], 1, "which has no about.json"),
         (["--source=nothing", "--path=x"], 1, "A source must be"),

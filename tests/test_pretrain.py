@@ -1,6 +1,8 @@
 """Whole runs: what they leave behind, and what may interrupt them."""
 
 import csv
+import glob
+import os
 import resource
 import signal
 
@@ -331,8 +333,15 @@ def test_a_run_warns_of_a_key_encoder_that_is_none(
     assert "74 % of the 50 images" in said
 
 
+def _open_files(folder):
+    """Files below a folder that this process has open."""
+    files = [os.path.realpath(path) for path in glob.glob("/proc/self/fd/*")]
+    return [path for path in files if path.startswith(f"{folder}/")]
+
+
 def test_a_run_as_published_warns_of_nothing(images, tmp_path, capsys):
     _pretrain(images, tmp_path / "run", moco__mask_same_image=True)
+    assert _open_files(tmp_path) == []
     assert _warnings(tmp_path / "run") == []
     assert "Warning" not in capsys.readouterr().out
     (row, *_) = _rows(tmp_path / "run")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import environment, workdirs
 from tests import small_disk
 
 
@@ -34,6 +34,12 @@ def test_environment_lists_every_start(tmp_path):
     assert len(starts) == 2
     assert starts[0]["packages"]["tensorflow"] == "2.15.1"
     assert starts[1]["devices"] and starts[1]["command"]
+
+
+def test_the_environment_of_a_package_that_is_missing_is_none(monkeypatch):
+    monkeypatch.setattr(environment, "_PACKAGES", ("numpy", "no-such-package"))
+    packages = environment.describe()["packages"]
+    assert packages["numpy"] and packages["no-such-package"] is None
 
 
 def test_a_damaged_saved_configuration_is_refused(tmp_path):
@@ -68,6 +74,16 @@ def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
     assert workdirs.load_saved(tmp_path).seed == 0
 
 
+def test_resume_with_another_method_is_refused_with_both_methods(tmp_path):
+    workdirs.prepare(cifar(), tmp_path, "f")
+    other = configs.load("simclr_cifar10", {"data.source": "folder:images"})
+    with pytest.raises(ValueError, match="another configuration") as error:
+        workdirs.prepare(other, tmp_path, "f")
+    assert "method: 'moco' -> 'simclr'" in str(error.value)
+    assert "moco.momentum: 0.99 -> None" in str(error.value)
+    assert "simclr.temperature: None -> " in str(error.value)
+
+
 def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
     workdirs.prepare(cifar(), tmp_path, "f")
     longer = cifar(train__epochs=400)
@@ -78,6 +94,15 @@ def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
     assert "cosine, from 0.06, over 200 epochs" in printed
     assert "cosine, from 0.06, over 400 epochs" in printed
     assert workdirs.load_saved(tmp_path).train.epochs == 400
+
+
+def test_extending_prints_the_rate_of_the_batch(tmp_path, capsys):
+    options = {"optimizer__scaling": "linear", "train__batch_size": 512}
+    workdirs.prepare(cifar(**options), tmp_path, "f")
+    longer = cifar(**options, train__epochs=400)
+    workdirs.prepare(longer, tmp_path, "f", extend=True)
+    # 0.06 * 512 / 256
+    assert capsys.readouterr().out.count("cosine, from 0.12, over") == 2
 
 
 def test_fewer_epochs_are_refused_even_with_extend(tmp_path):

@@ -84,8 +84,3 @@ class Guard:
     def step_done(self, step):
         """Tells the watchdog that a step ended."""
         self.wait(self._stall_timeout, f"the step after step {step}")
-
-    def close(self):
-        """Ends the watching."""
-        if self._watchdog:
-            self._watchdog.close()

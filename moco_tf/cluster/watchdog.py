@@ -56,11 +56,6 @@ class Watchdog:
         with contextlib.suppress(OSError):
             self._words.write(f"{seconds:g} {what}\n".encode())
 
-    def close(self):
-        """Ends the watching."""
-        self._words.close()
-        self._process.wait()
-
 
 def _watch(parent, name):
     """The watching process: reads limits, kills when one is passed."""

@@ -33,7 +33,7 @@ class Draws(NamedTuple):
     flip: tf.Tensor
     factors: tf.Tensor  # [4]: brightness, contrast, saturation, hue
     sigma: tf.Tensor  # scalar
-    spare: tf.Tensor  # [4], for operations that the recipes here do not have
+    spare: tf.Tensor  # [4]: solarize, and three for recipes of one's own
 
 
 def draw(seed):

@@ -1,9 +1,11 @@
 """Gaussian blur, edges extended; the kernel ends at three sigma, rounded up."""
 
+import math
+
 import tensorflow as tf
 
 MAX_SIGMA = 2.0  # of `blur_short` and `blur_batch`
-_RADIUS = 6  # of that sigma
+_RADIUS = math.ceil(3 * MAX_SIGMA)
 _BLOCK = 32  # rows of one product
 
 

@@ -33,8 +33,38 @@ class Extent(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-class TfrecordFiles:
-    """Records of TFRecord files, read by number."""
+class _Files:
+    """Records of files, by number; a subclass says how to read one."""
+
+    def __init__(self, extents):
+        self._extents = extents
+        self._ends = np.cumsum([take for _, _, take, _ in extents])
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def place(self, index):
+        """File path and number of the record in the file."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        path, skip, take, _ = self._extents[number]
+        return path, int(index - (self._ends[number] - take) + skip)
+
+    def read(self, indices):
+        """Bytes of records, object [n]; a record that cannot be read is b""."""
+        # An array of bytes objects: NumPy's own strings lose trailing zeros.
+        found = np.empty(len(indices), object)
+        found[:] = [self._read_one(int(index)) for index in indices]
+        return found
+
+    def _read_one(self, index):
+        raise NotImplementedError
+
+
+class TfrecordFiles(_Files):
+    """Records of TFRecord files, read by number.
+
+    Checksums are not compared: the decoders find damaged data.
+    """
 
     def __init__(self, extents):
         """Finds the offsets: one pass over the record headers, not the data.
@@ -45,28 +75,11 @@ class TfrecordFiles:
         Raises:
           ValueError: for a file that is missing, cut or not a TFRecord.
         """
-        self._extents = extents
-        self._ends = _ends(extents)
+        super().__init__(extents)
         with futures.ThreadPoolExecutor(_INDEXERS) as pool:
             tables = list(pool.map(lambda extent: _offsets(*extent), extents))
         self._table = np.concatenate(tables)  # int64 [N, 2]: offset, bytes
         self._open = functools.lru_cache(_OPEN_FILES)(_File)
-
-    def __len__(self):
-        return len(self._table)
-
-    def place(self, index):
-        """File path and number of the record in the file."""
-        number, within = _locate(self._ends, self._extents, index)
-        return self._extents[number].path, within
-
-    def read(self, indices):
-        """Bytes of records, object [n]; a record that cannot be read is b"".
-
-        Checksums are not compared: the decoders find damaged data.
-        """
-        found = [self._read_one(int(index)) for index in indices]
-        return _strings(found)
 
     def _read_one(self, index):
         offset, size = self._table[index]
@@ -78,8 +91,8 @@ class TfrecordFiles:
         return data if len(data) == size else b""
 
 
-class ArrayRecordFiles:
-    """Records of array_record files, read by number."""
+class ArrayRecordFiles(_Files):
+    """Records of array_record files, by number; the reader checks sums."""
 
     def __init__(self, extents):
         """Opens every file once, to count its records.
@@ -87,8 +100,7 @@ class ArrayRecordFiles:
         Raises:
           ValueError: for a file that is missing, cut or not an array_record.
         """
-        self._extents = extents
-        self._ends = _ends(extents)
+        super().__init__(extents)
         self._open = functools.lru_cache(_OPEN_FILES)(_array_record)
         for path, _, _, count in extents:
             try:
@@ -97,18 +109,6 @@ class ArrayRecordFiles:
                 raise _damaged(path, str(error)) from error
             if held != count:
                 raise _damaged(path, f"{held} records of {count}")
-
-    def __len__(self):
-        return int(self._ends[-1])
-
-    def place(self, index):
-        """File path and number of the record in the file."""
-        number, within = _locate(self._ends, self._extents, index)
-        return self._extents[number].path, within
-
-    def read(self, indices):
-        """As `TfrecordFiles.read`; the reader compares checksums."""
-        return _strings([self._read_one(int(index)) for index in indices])
 
     def _read_one(self, index):
         path, within = self.place(index)
@@ -143,23 +143,6 @@ def _array_record(path):
     return array_record_module.ArrayRecordReader(
         path, "readahead_buffer_size:0,max_parallelism:0"
     )
-
-
-def _ends(extents):
-    return np.cumsum([take for _, _, take, _ in extents])
-
-
-def _locate(ends, extents, index):
-    number = int(np.searchsorted(ends, index, side="right"))
-    _, skip, take, _ = extents[number]
-    return number, int(index - (ends[number] - take) + skip)
-
-
-def _strings(values):
-    # An array of bytes objects: NumPy's own strings lose trailing zeros.
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def _offsets(path, skip, take, count):

@@ -178,7 +178,7 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
     elif near and (colon or near[0] == "shapes"):
         remedy = f"Did you mean '{near[0]}:{rest or '...'}'?"
     else:
-        remedy = "Set data.source, for instance folder:/data/images."
+        remedy = "Give, for instance, folder:/data/images."
     raise ValueError(
         "A source must be folder:PATH, list:FILE, pairs:DIR,DIR, "
         "tfds:NAME/SPLIT, prepared:DIR, shapes:train or shapes:test. Received "
@@ -191,6 +191,16 @@ def absolute(spec: str) -> str:
     kind, _, rest = spec.partition(":")
     if kind in ("folder", "list", "prepared", "pairs"):
         paths = rest.split(",") if kind == "pairs" else [rest]
-        paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
-        return f"{kind}:{','.join(paths)}"
+        return f"{kind}:{','.join(map(_absolute, paths))}"
+    folder, _, split = rest.rpartition("/")
+    about = os.path.join(os.path.expanduser(folder), "dataset_info.json")
+    if kind == "tfds" and os.path.isfile(about):
+        return f"tfds:{_absolute(folder)}/{split}"
+    name, at, folder = rest.partition("@")
+    if kind == "tfds" and at:
+        return f"tfds:{name}@{_absolute(folder)}"
     return spec
+
+
+def _absolute(path):
+    return os.path.abspath(os.path.expanduser(path))

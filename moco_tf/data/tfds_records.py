@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import message
 
 from moco_tf.data import decode, record_files
 
@@ -66,6 +67,9 @@ class TfdsSource:
 
         The first use reads every record once, as labels lie beside their
         images; pre-training does not ask for them.
+
+        Raises:
+          ValueError: for a record that cannot be read.
         """
         if self._label_key is None:
             return None
@@ -74,11 +78,31 @@ class TfdsSource:
         for start in range(0, len(self), _LABELS_AT_ONCE):
             stop = min(start + _LABELS_AT_ONCE, len(self))
             records = self._files.read(range(start, stop))
-            parsed = tf.io.parse_example(records, form)
+            try:
+                parsed = tf.io.parse_example(records, form)
+            except tf.errors.InvalidArgumentError:
+                self._refuse_damaged(records, start)
+                raise
+            if not all(records):
+                self._refuse_damaged(records, start)
             found.append(parsed[self._label_key].numpy())
         labels = np.concatenate(found)
         # Test splits whose labels are kept secret carry -1.
         return None if (labels < 0).any() else labels
+
+    def _refuse_damaged(self, records, first):
+        """Raises a ValueError that names the first record without a label."""
+        for number, record in enumerate(records, first):
+            try:
+                damaged = not tf.train.Example.FromString(record).ByteSize()
+            except message.DecodeError:
+                damaged = True
+            if damaged:
+                raise ValueError(
+                    "All records must be whole to have their labels. Received "
+                    f"{self.name(number)}, which cannot be read. Copy or "
+                    "prepare the data set again."
+                )
 
     def records(self, indices):
         """Serialised records, string [n], of int64 [n] indices."""

@@ -56,6 +56,12 @@ class ViewStage(NamedTuple):
                 f"augment_on must be one of {WHERE}. Received "
                 f"augment_on={self.augment_on!r}."
             )
+        if len({type(parts) for parts in self.parts}) > 1:
+            raise ValueError(
+                "A recipe's augment and augment_key must both be functions, or "
+                f"both Augmentations. Received {self.parts}. Replace "
+                "augment_key too, or set it to None: as augment."
+            )
         if self.augment_on == DEVICE and not self._published():
             raise ValueError(
                 "augment_on='device' needs a recipe made of Augmentations, "

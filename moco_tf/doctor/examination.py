@@ -142,8 +142,8 @@ def _examine_images(rows, source, order):
 def _count_classes(source, spec):
     try:
         return classes.rows(source, spec)
-    except tf.errors.OpError as error:  # labels that lie in damaged records
-        words = f"labels cannot be read: {error.message.splitlines()[0][:200]}"
+    except ValueError as error:  # labels that lie in damaged records
+        words = f"labels cannot be read: {error}"
         remedy = "Prepare the data set anew."
         return [table.Row("classes", words, table.FAIL, remedy)]
 

@@ -6,7 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import feature_bank, losses, shuffle, two_views
-from moco_tf.methods.memory_bank import LOSSES
 
 
 class CMC(two_views.Contrastive):
@@ -51,17 +50,13 @@ class CMC(two_views.Contrastive):
         """
         super().__init__("cmc", backbone, **common)
         dim = self.query_encoder.dim
-        if loss not in LOSSES or dim % 2:
+        feature_bank.check_arguments(
+            loss, self.micro_batches, momentum, temperature
+        )
+        if dim % 2:
             raise ValueError(
-                f"loss must be one of {LOSSES}, and the head's outputs those "
-                f"of two sensors. Received loss={loss!r}, {dim} outputs."
-            )
-        if loss == "nce":
-            self.refuse_micro_batches()
-        if not 0 <= momentum <= 1 or temperature <= 0:
-            raise ValueError(
-                "momentum must lie in 0..1 and temperature above 0. Received "
-                f"momentum={momentum}, temperature={temperature}."
+                "The head's outputs must be those of two sensors, as many of "
+                f"each. Received {dim} outputs."
             )
         self.banks = [
             feature_bank.FeatureBank(images, dim // 2, momentum, seed + number)
@@ -83,8 +78,7 @@ class CMC(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch where NCE's constants need it whole."""
-        if config.cmc.loss == "nce":
-            two_views.refuse_configured_parts(config)
+        feature_bank.check_configured(config)
 
     @classmethod
     def dictionary_bytes(cls, config, images, rows):
@@ -92,12 +86,6 @@ class CMC(two_views.Contrastive):
         drawn = config.cmc.negatives
         features = 2 * (images + drawn) * 4 * config.model.dim
         return features + losses.logit_bytes(2 * rows, drawn)
-
-    @classmethod
-    def trained_passes(cls, section):
-        """One view is made of an image; the encoder holds both sensors'."""
-        del section
-        return 1
 
     @classmethod
     def describe(cls, config, images):

@@ -24,6 +24,7 @@ class CPC(two_views.TwoViews):
     NEEDS = ("seed",)
     KEY_VIEWS = False
     INPUTS = ("grid",)
+    WHOLE = "negatives are drawn from the whole batch"
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class CPC(two_views.TwoViews):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch, and BatchNorm, which tells the answer."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
         if config.model.norm != "layer":
             raise ValueError(
                 "The method cpc needs model.norm=layer: BatchNorm tells a "
@@ -102,12 +103,6 @@ class CPC(two_views.TwoViews):
             * sum(side - below for below in range(1, config.cpc.rows + 1))
         )
         return losses.logit_bytes(places, config.cpc.negatives)
-
-    @classmethod
-    def trained_passes(cls, section):
-        """One view is made of an image, and cut into patches."""
-        del section
-        return 1
 
     def trained_variables(self):
         parts = [self.query_encoder, self.context, *self.predictors]
@@ -145,7 +140,10 @@ class CPC(two_views.TwoViews):
 
     def patches(self, images):
         """Projections z float32 [N, g, g, C] of the patches of images."""
-        features = tf.cast(self._encode_patches(images), tf.float32)
+        encode = self._encode_patches
+        if self.jit_encoders:
+            encode = tf.function(encode, jit_compile=True, autograph=False)
+        features = tf.cast(encode(images), tf.float32)
         flat = tf.reshape(features, [-1, features.shape[-1]])
         z = self.query_encoder.head(flat, training=True)
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
 from moco_tf.methods.momentum import rising_momentum, update_momentum
-from moco_tf.models import prototypes
+from moco_tf.models import prototypes, replica_statistics
 
 
 class DINO(two_views.TwoViews):
@@ -182,9 +182,6 @@ class DINO(two_views.TwoViews):
 
     def move_center(self, outputs):
         """Eq. 4: the centre follows the mean output of the global batch."""
-        mean = tf.reduce_mean(outputs, axis=0)
-        if self.replicas > 1:
-            context = tf.distribute.get_replica_context()
-            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        mean = replica_statistics.mean(tf.reduce_mean(outputs, axis=0))
         share = self.center_momentum
         self.center.assign(share * self.center + (1.0 - share) * mean)

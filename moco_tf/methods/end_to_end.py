@@ -56,9 +56,15 @@ class EndToEnd(two_views.Contrastive):
         return math.log(batch_size)
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Logits of the keys of the global batch."""
+        del images
+        return losses.logit_bytes(rows, config.train.batch_size)
+
+    @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: the dictionary is the batch."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
 
     def passes(self, batch):
         found = super().passes(batch)

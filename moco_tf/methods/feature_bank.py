@@ -2,7 +2,41 @@
 
 import tensorflow as tf
 
-from moco_tf.methods import shuffle
+from moco_tf.models import replica_statistics
+
+LOSSES = ("info_nce", "nce")
+
+
+def check_arguments(loss, micro_batches, momentum, temperature):
+    """Refuses what a method with a bank cannot work with (ValueError).
+
+    Args:
+      loss: one of LOSSES; "nce" needs the batch whole, for its constant.
+      micro_batches: int. momentum: float in 0..1. temperature: above 0.
+    """
+    if loss not in LOSSES or (loss == "nce" and micro_batches > 1):
+        raise ValueError(
+            f"loss must be one of {LOSSES}, and micro_batches 1 with nce, "
+            "whose constant is a mean over the first batch. Received "
+            f"loss={loss!r}, micro_batches={micro_batches}."
+        )
+    if not 0 <= momentum <= 1 or temperature <= 0:
+        raise ValueError(
+            "momentum must lie in 0..1 and temperature above 0. Received "
+            f"momentum={momentum}, temperature={temperature}."
+        )
+
+
+def check_configured(config):
+    """Refuses parts of a batch where NCE's constant needs it whole."""
+    name, count = config.method, config.train.micro_batches
+    if config[name].loss == "nce" and count > 1:
+        raise ValueError(
+            f"{name}.loss=nce needs train.micro_batches=1: its constant is a "
+            f"mean over the first batch. Received {count}. Pass "
+            "--config.train.micro_batches=1, or "
+            f"--config.{name}.loss=info_nce."
+        )
 
 
 class FeatureBank(tf.Module):
@@ -66,9 +100,7 @@ class FeatureBank(tf.Module):
           float32 scalar, the same on every replica and at every step.
         """
         mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
-        if shuffle.replica_count() > 1:
-            context = tf.distribute.get_replica_context()
-            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        mean = replica_statistics.mean(mean)
         estimate = self.features.shape[0] * mean
         known = self.constant > 0
         self.constant.assign(tf.where(known, self.constant, estimate))

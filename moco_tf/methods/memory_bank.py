@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from moco_tf.methods import feature_bank, losses, shuffle, two_views
 
-LOSSES = ("info_nce", "nce")
-
 
 class MemoryBank(two_views.Contrastive):
     """One encoder, and a bank with one feature of every image.
@@ -51,17 +49,9 @@ class MemoryBank(two_views.Contrastive):
         """
         super().__init__("memory_bank", backbone, **common)
         dim = self.query_encoder.dim
-        if loss not in LOSSES or (loss == "nce" and self.micro_batches > 1):
-            raise ValueError(
-                f"loss must be one of {LOSSES}, and micro_batches 1 with nce, "
-                "whose constant is a mean over the first batch. Received "
-                f"loss={loss!r}, micro_batches={self.micro_batches}."
-            )
-        if not 0 <= momentum <= 1 or temperature <= 0:
-            raise ValueError(
-                "momentum must lie in 0..1 and temperature above 0. Received "
-                f"momentum={momentum}, temperature={temperature}."
-            )
+        feature_bank.check_arguments(
+            loss, self.micro_batches, momentum, temperature
+        )
         self.bank = feature_bank.FeatureBank(images, dim, momentum, seed)
         self.images, self.negatives = images, negatives
         self.temperature = temperature
@@ -82,14 +72,7 @@ class MemoryBank(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch where NCE's constant needs it whole."""
-        if config.memory_bank.loss == "nce" and config.train.micro_batches > 1:
-            raise ValueError(
-                "memory_bank.loss=nce needs train.micro_batches=1: its "
-                "constant is a mean over the first batch. Received "
-                f"{config.train.micro_batches}. Pass "
-                "--config.train.micro_batches=1, or "
-                "--config.memory_bank.loss=info_nce."
-            )
+        feature_bank.check_configured(config)
 
     @classmethod
     def dictionary_bytes(cls, config, images, rows):
@@ -97,12 +80,6 @@ class MemoryBank(two_views.Contrastive):
         drawn = config.memory_bank.negatives
         features = (images + drawn) * 4 * config.model.dim
         return features + losses.logit_bytes(rows, drawn)
-
-    @classmethod
-    def trained_passes(cls, section):
-        """One view is made of an image."""
-        del section
-        return 1
 
     @classmethod
     def describe(cls, config, images):

@@ -8,7 +8,8 @@ import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
 from moco_tf.data import image_ops, photometric
-from moco_tf.methods import micro_batches, shuffle, step_log
+from moco_tf.methods import micro_batches, step_log
+from moco_tf.models import replica_statistics
 
 
 class Method(tf.keras.Model):
@@ -48,7 +49,7 @@ class Method(tf.keras.Model):
         super().__init__(name=name)
         self.micro_batches = micro_batches
         self.jit_encoders = jit_compile
-        self.replicas = shuffle.replica_count()
+        self.replicas = replica_statistics.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
@@ -140,7 +141,7 @@ class Method(tf.keras.Model):
             # The clock is read before the step keeps all threads busy.
             with tf.control_dependencies([input_wait]):
                 batch = tf.nest.map_structure(tf.identity, batch)
-            metrics = self.train_step(_distorted(batch))
+            metrics = self.train_step(finished_views(batch))
             row = [metrics[name] for name in self.METRICS]
             row = tf.stack([*row, self.leave.read()])
             histograms = metrics.get("histograms", tf.zeros(self.HISTOGRAMS))
@@ -185,8 +186,12 @@ def _clock():
     return tf.timestamp()
 
 
-def _distorted(batch):
-    """Finishes the views where the stream has left that to the device."""
+def finished_views(batch):
+    """The batch, its views finished where the stream left that to the device.
+
+    Args:
+      batch: dict of a replica, of the stream; another batch stays as it is.
+    """
     if not isinstance(batch, dict) or "query_distortion" not in batch:
         return batch
     batch = dict(batch)

@@ -82,8 +82,8 @@ class MoCo(two_views.Contrastive):
         """The queue, with the image and the step of each key, and logits."""
         del images
         keys = config.moco.queue_size
-        logits = losses.logit_bytes(rows, keys)
-        logits *= cls.trained_passes(config.moco)
+        queries = cls.trained_passes(config.moco) + config.data.small_views
+        logits = losses.logit_bytes(queries * rows, keys)
         return keys * (4 * config.model.dim + 16) + logits
 
     @classmethod

@@ -9,16 +9,13 @@ belongs to which query.
 
 import tensorflow as tf
 
+from moco_tf.models import replica_statistics
+
 # "gather": key images travel between replicas. "address": the stream has dealt
 # them in shuffled order. "none": they stay in the order of the queries.
 KINDS = ("gather", "address", "none")
 
 _INDEX_BASE = 2**20  # splits an index in two parts that float32 holds exactly
-
-
-def replica_count():
-    """Number of replicas of the current strategy, an int."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def all_gather(tensor):
@@ -31,7 +28,7 @@ def all_gather(tensor):
       [R * b, ...], the same on every replica. Gradients flow back to the rows'
       replicas, the sum of all replicas' losses.
     """
-    replicas = replica_count()
+    replicas = replica_statistics.replica_count()
     if replicas == 1:
         return tensor
     context = tf.distribute.get_replica_context()
@@ -61,7 +58,7 @@ def gather_images(images):
     Returns:
       [R * b, H, W, 3] of the same dtype.
     """
-    if images.dtype != tf.uint8 or replica_count() == 1:
+    if images.dtype != tf.uint8 or replica_statistics.replica_count() == 1:
         return all_gather(images)
     shape = images.shape
     size = shape[1] * shape[2] * shape[3]
@@ -100,7 +97,7 @@ def own_rows(rows):
     Returns:
       [G / R, ...]
     """
-    share = rows.shape[0] // replica_count()
+    share = rows.shape[0] // replica_statistics.replica_count()
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     start = tf.cast(replica, tf.int32) * share
     return tf.ensure_shape(

@@ -48,9 +48,16 @@ class SimCLR(two_views.Contrastive):
         return math.log(2 * batch_size - 1)
 
     @classmethod
+    def dictionary_bytes(cls, config, images, rows):
+        """Logits of all views with both large views of the global batch."""
+        del images
+        views = 2 + config.data.small_views
+        return losses.logit_bytes(views * rows, 2 * config.train.batch_size)
+
+    @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch: negatives are of the batch."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
 
     def passes(self, batch):
         views = two_views.side_by_side(*self.normalized(batch))

@@ -30,7 +30,7 @@ class StepLog(tf.Module):
         self.values.scatter_update(tf.IndexedSlices(row[tf.newaxis], position))
 
     def read(self, first, last):
-        """Columns of the steps first..last-1, a dict of float32 arrays."""
+        """Columns of the steps first..last-1, a dict of lists of float."""
         if not 0 <= last - first <= self.CAPACITY:
             raise ValueError(
                 f"The step log holds {self.CAPACITY} steps. Received a request "

@@ -21,6 +21,7 @@ class SwAV(two_views.TwoViews):
     METRICS = ("loss", "unreadable", "positive", "spread")
     SCORES = {"positive": tf.TensorShape([]), "spread": tf.TensorShape([])}
     MULTI_CROP = True
+    WHOLE = "codes are shares of the whole batch"
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class SwAV(two_views.TwoViews):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch, and a queue that holds less than one."""
-        two_views.refuse_configured_parts(config)
+        cls.refuse_configured_parts(config)
         size, batch = config.swav.queue_size, config.train.batch_size
         if 0 < size < batch:
             raise ValueError(

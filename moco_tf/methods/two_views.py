@@ -48,6 +48,8 @@ class TwoViews(method.Method):
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
     INPUTS: tuple[str, ...] = ("rgb",)  # of model.input, that it takes
     MULTI_CROP = False  # whether small views, if there are any, are trained on
+    # Why a loss that refuses parts of a batch needs it whole.
+    WHOLE = "a query's negatives are the whole batch"
 
     def __init__(
         self,
@@ -85,8 +87,8 @@ class TwoViews(method.Method):
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
             raise ValueError(
-                f"shuffle must be one of {shuffle.KINDS}. Received "
-                f"shuffle={shuffle_keys!r}."
+                f"shuffle_keys must be one of {shuffle.KINDS}. Received "
+                f"shuffle_keys={shuffle_keys!r}."
             )
         if self.replicas > 1:
             _refuse_shared_statistics(encoder.backbone)
@@ -123,15 +125,14 @@ class TwoViews(method.Method):
         Args:
           config: ConfigDict. images: N of the source. rows: of a replica.
         """
-        del images
-        columns = config.train.batch_size
-        return losses.logit_bytes(rows, columns)
+        del config, images, rows
+        return 0
 
     @classmethod
     def trained_passes(cls, section):
         """How many views of an image are encoded with gradients."""
         del section
-        return 2
+        return 2 if cls.KEY_VIEWS else 1
 
     @classmethod
     def describe(cls, config, images):
@@ -158,10 +159,23 @@ class TwoViews(method.Method):
     def refuse_micro_batches(self):
         """For a loss that needs the batch whole: ValueError for parts of it."""
         if self.micro_batches != 1:
+            less = "For less memory, use recompute=True."
             raise ValueError(
-                f"{type(self).__name__} needs micro_batches=1: a query's "
-                "negatives are the whole batch. Received micro_batches="
-                f"{self.micro_batches}. For less memory, use recompute=True."
+                f"{type(self).__name__} needs micro_batches=1: {self.WHOLE}. "
+                f"Received micro_batches={self.micro_batches}. "
+                + (less if "rgb" in self.INPUTS else "Lower the batch size.")
+            )
+
+    @classmethod
+    def refuse_configured_parts(cls, config):
+        """As `refuse_micro_batches`, of a configuration."""
+        if config.train.micro_batches > 1:
+            less = "; for less memory, --config.model.recompute=true"
+            raise ValueError(
+                f"The method {config.method} needs train.micro_batches=1: "
+                f"{cls.WHOLE}. Received {config.train.micro_batches}. Pass "
+                "--config.train.micro_batches=1"
+                + (f"{less}." if "rgb" in cls.INPUTS else ".")
             )
 
     def normalized(self, batch):
@@ -260,18 +274,6 @@ def side_by_side(first, second):
 def flat(views):
     """Views [N, V, ...] as rows [V N, ...], an image's next to each other."""
     return tf.reshape(views, [-1, *views.shape[2:]])
-
-
-def refuse_configured_parts(config):
-    """As `refuse_micro_batches`, of a configuration."""
-    if config.train.micro_batches > 1:
-        raise ValueError(
-            f"The method {config.method} needs train.micro_batches=1: a "
-            "query's negatives are the whole batch. Received "
-            f"{config.train.micro_batches}. Pass "
-            "--config.train.micro_batches=1; for less memory, "
-            "--config.model.recompute=true."
-        )
 
 
 def _refuse_shared_statistics(backbone):

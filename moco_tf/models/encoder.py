@@ -168,6 +168,7 @@ class Encoder(tf.keras.Model):
             )
         self.backbone = backbone
         self.head = head
+        self._recompute = recompute
         self._train_backbone = functools.partial(backbone, training=True)
         if recompute:
             self._train_backbone = recomputing.recomputing(backbone)
@@ -218,7 +219,12 @@ class Encoder(tf.keras.Model):
         Raises:
           ValueError: A layer cannot be made again from its config.
         """
-        return Encoder(_clone(self.backbone), _clone(self.head), self.name)
+        return Encoder(
+            _clone(self.backbone),
+            _clone(self.head),
+            self.name,
+            self._recompute,
+        )
 
 
 def _clone(model):

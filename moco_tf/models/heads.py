@@ -46,12 +46,7 @@ def projection_head(
     if kind == "dino":
         return dino_mlp(features, hidden, dim)
     if kind == "dino_bn":
-        norm = functools.partial(
-            normalization.BatchNorm,
-            bn_splits,
-            synchronized=synchronized,
-            dtype="float32",
-        )
+        norm = _batch_norm(bn_splits, synchronized)
         return dino_mlp(features, hidden, dim, norm)
     if kind in ("simclr", "byol", "swav"):
         output_bn = kind == "simclr"
@@ -95,12 +90,7 @@ def bn_mlp(
       keras.Model, [N, features] -> float32 [N, dim].
     """
     hidden = hidden or features
-    batch_norm = functools.partial(
-        normalization.BatchNorm,
-        bn_splits,
-        synchronized=synchronized,
-        dtype="float32",
-    )
+    batch_norm = _batch_norm(bn_splits, synchronized)
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
     x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
     x = batch_norm(name="bn_1")(x)
@@ -182,6 +172,16 @@ def classification_head(
     return tf.keras.Model(inputs, outputs, name="classifier")
 
 
+def _batch_norm(bn_splits, synchronized):
+    """Function of a name -> BatchNorm."""
+    return functools.partial(
+        normalization.BatchNorm,
+        bn_splits,
+        synchronized=synchronized,
+        dtype="float32",
+    )
+
+
 def _linear(name, inputs, outputs, bias=True):
     limit = 1.0 / math.sqrt(inputs)
     uniform = tf.keras.initializers.RandomUniform
@@ -190,6 +190,6 @@ def _linear(name, inputs, outputs, bias=True):
         kernel_initializer=uniform(-limit, limit),
         bias_initializer=uniform(-limit, limit),
         use_bias=bias,
-        dtype="float32",  # under any policy; see design, "Precision"
+        dtype="float32",  # under a policy of mixed precision too
         name=name,
     )

@@ -32,8 +32,8 @@ def recomputing(backbone):
     if not ends:
         raise ValueError(
             "model.recompute knows the blocks of the ResNets alone. Received "
-            f"{backbone.name!r}. Use model.recompute=false, or "
-            "train.micro_batches for less memory."
+            f"{backbone.name!r}. Use model.recompute=false; for less "
+            "memory, a smaller batch."
         )
     # The last block's end is kept for the pooling anyway.
     starts = [backbone.input, *ends[:-1]]

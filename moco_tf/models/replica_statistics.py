@@ -8,6 +8,14 @@ def replica_count():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def mean(value):
+    """Mean of a tensor over all replicas."""
+    if replica_count() == 1:
+        return value
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
 def moments(rows):
     """Mean and variance of each channel over the batches of all replicas.
 

@@ -84,7 +84,7 @@ def lamb(learning_rate, weight_decay):
     )
 
 
-def sgdw(learning_rate, momentum, weight_decay, base_rate=None):
+def sgdw(learning_rate, momentum, weight_decay):
     """Builds SGD with decoupled weight decay (arXiv:1711.05101, Alg. 1).
 
     Each step: w -= decay * w, then velocity = momentum * velocity - rate *
@@ -94,9 +94,8 @@ def sgdw(learning_rate, momentum, weight_decay, base_rate=None):
     Args:
       learning_rate: float, or LearningRateSchedule, which the decay follows.
       momentum: of the velocity, 0..1.
-      weight_decay: share of every weight taken off per step at `base_rate`.
-      base_rate: rate at which the decay is `weight_decay`; None = the base
-        rate of one of our schedules, for another schedule its rate at step 0.
+      weight_decay: share of every weight taken off per step at the base rate:
+        that of one of our schedules, of another schedule its rate at step 0.
 
     Returns:
       a Keras legacy optimiser.
@@ -109,15 +108,14 @@ def sgdw(learning_rate, momentum, weight_decay, base_rate=None):
     if isinstance(
         learning_rate, tf.keras.optimizers.schedules.LearningRateSchedule
     ):
-        if base_rate is None:
-            base_rate = getattr(learning_rate, "rate", None)
+        base_rate = getattr(learning_rate, "rate", None)
         if base_rate is None:
             base_rate = float(learning_rate(0))
         if not base_rate > 0:
             raise ValueError(
-                "sgdw's base_rate must be above 0: the decay is scaled by "
-                f"rate / base_rate. Received base_rate={base_rate}. With a "
-                "warm-up from 0 give the rate that the warm-up ends at."
+                "The first rate of a schedule for sgdw must be above 0: the "
+                f"decay is scaled by rate / first rate. Received {base_rate}. "
+                "Use a schedule of moco_tf.training.schedules for a warm-up."
             )
         weight_decay = ScheduledDecay(weight_decay, learning_rate, base_rate)
     return addons.optimizers.SGDW(

@@ -107,6 +107,12 @@ class PretrainCallback(steps.StepCallback):
         if self.board and self.step >= self.last_step:
             self.board.end()
 
+    def close(self):
+        """Closes the files of the run; nothing is reported after."""
+        self.metrics.close()
+        if self.scalars:
+            self.scalars.close()
+
     def resume(self, method):
         """Takes up a method at its step, before `fit`.
 

@@ -127,9 +127,9 @@ def _choose_devices_of_worker(kind, count, gpus, cluster):
         _choose_cpus(1)
         return
     place, workers = cluster.local()
-    # Where Slurm or the user has given each worker its own, there are fewer.
-    if workers > 1 and len(gpus) >= workers and count is None:
-        share = len(gpus) // workers
+    # Too few for all: Slurm or the user has given each worker its own.
+    share = count or len(gpus) // workers
+    if workers > 1 and share and len(gpus) >= workers * share:
         gpus = gpus[place * share : (place + 1) * share]
     _choose_gpus(gpus, count or max(len(gpus), 1))
 

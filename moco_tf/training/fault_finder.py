@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from moco_tf.methods import method as methods
 from moco_tf.methods import micro_batches
 from moco_tf.training import checkpoints
 
@@ -39,7 +40,7 @@ def find(method, batches, strategy, path, step):
 
     @tf.function(autograph=False)
     def look(batch):
-        found = list(_places(method, batch))
+        found = list(_places(method, methods.finished_views(batch)))
         names[:] = [name for name, _ in found]
         finite = [
             tf.reduce_all(tf.math.is_finite(tf.cast(values, tf.float32)))
@@ -70,24 +71,30 @@ def _places(method, batch):
             yield f"the weights {weight.name!r} of the {kind} encoder", weight
     for kind, (encoder, images, _) in passes.items():
         yield f"the {kind} images", images
-        values = images
-        for model in (encoder.backbone, encoder.head):
-            layers = [
-                layer
-                for layer in model.layers
-                # A layer that is used twice has no one output.
-                if len(layer.inbound_nodes) == 1
-                and not isinstance(layer, tf.keras.layers.InputLayer)
-            ]
-            probe = tf.keras.Model(
-                model.inputs,
-                [*(layer.output for layer in layers), model.output],
-            )
-            *found, values = probe(values, training=True)
-            for layer, value in zip(layers, found, strict=True):
-                place = f"the output of layer {layer.name!r} of the {kind}"
-                yield f"{place} encoder", value
+        # As in the step: BatchNorm's groups are of a micro-batch.
+        for values in tf.split(images, method.micro_batches):
+            for model in (encoder.backbone, encoder.head):
+                *found, values = _probe(model)(values, training=True)
+                for layer, value in zip(_layers(model), found, strict=True):
+                    place = f"the output of layer {layer.name!r} of the {kind}"
+                    yield f"{place} encoder", value
     yield from _of_the_descent(method, batch)
+
+
+def _layers(model):
+    return [
+        layer
+        for layer in model.layers
+        # A layer that is used twice has no one output.
+        if len(layer.inbound_nodes) == 1
+        and not isinstance(layer, tf.keras.layers.InputLayer)
+    ]
+
+
+def _probe(model):
+    """A model of the outputs of all layers, and its own."""
+    outputs = [layer.output for layer in _layers(model)]
+    return tf.keras.Model(model.inputs, [*outputs, model.output])
 
 
 def _of_the_descent(method, batch):
@@ -97,7 +104,12 @@ def _of_the_descent(method, batch):
     def descend(loss_of, rows):
         variables = method.trained_variables()
         loss, scores, gradients = micro_batches.gradients(
-            loss_of, rows, 1, variables, method.optimizer, method.SCORES
+            loss_of,
+            rows,
+            method.micro_batches,
+            variables,
+            method.optimizer,
+            method.SCORES,
         )
         seen["loss"] = loss
         seen["gradients"] = list(zip(variables, gradients, strict=True))

@@ -15,7 +15,7 @@ class _Warmed(_Schedule):  # type: ignore[misc,valid-type]
     """A schedule in epochs, after an optional linear warm-up."""
 
     def __init__(self, rate, steps_per_epoch, warmup_epochs, unit):
-        """See `cosine` and `step` for the arguments."""
+        """See `Cosine` and `Step` for the arguments."""
         if unit not in ("epoch", "step"):
             raise ValueError(
                 "The schedule's unit must be 'epoch' or 'step'. Received "

@@ -43,11 +43,14 @@ def test_the_fingerprint_of_an_array_is_of_pixels_and_labels():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "Received ''. Set data.source"),
+        ("", "Received ''. Give, for instance, folder:"),
         ("folder:", "Received 'folder:'. Did you mean 'folder:...'"),
         ("foldr:/data", "Did you mean 'folder:/data'"),
         ("shape", "Did you mean 'shapes:...'"),
-        ("/nowhere/at/all", "Received '/nowhere/at/all'. Set data.source"),
+        (
+            "/nowhere/at/all",
+            "Received '/nowhere/at/all'. Give, for instance, folder:",
+        ),
         ("shapes:val", "splits train and test. Received 'val'"),
     ],
 )

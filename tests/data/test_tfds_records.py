@@ -135,6 +135,17 @@ def test_a_prepared_folder_opens_as_by_name(prepared, monkeypatch):
     assert other.fingerprint() != first
 
 
+def test_folders_of_a_spec_are_made_absolute(prepared, monkeypatch):
+    monkeypatch.chdir(prepared.parent)
+    folder = prepared.name
+    for spec, expected in (
+        (f"{folder}/tiny/1.2.0/train", f"{prepared}/tiny/1.2.0/train"),
+        (f"tiny/train@{folder}", f"tiny/train@{prepared}"),
+        ("tiny/train", "tiny/train"),
+    ):
+        assert sources.absolute(f"tfds:{spec}") == f"tfds:{expected}"
+
+
 def test_the_order_is_that_of_the_files(tmp_path):
     prepare(tmp_path, "tfrecord")
     source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
@@ -209,6 +220,23 @@ def test_a_damaged_array_record_fails_in_image_and_not_in_records(tmp_path):
     with pytest.raises(tf.errors.InvalidArgumentError):
         for record in records:
             source.image(record)
+
+
+@pytest.mark.parametrize("damage", [b"", b"text"])
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_labels_of_a_damaged_record_are_refused_by_its_name(
+    file_format, damage, tmp_path, monkeypatch
+):
+    prepare(tmp_path, file_format)
+    source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
+    read = type(source._files)._read_one
+    monkeypatch.setattr(
+        type(source._files),
+        "_read_one",
+        lambda files, index: damage if index == 9 else read(files, index),
+    )
+    with pytest.raises(ValueError, match=f"Received {source.name(9)}, which"):
+        _ = source.labels
 
 
 def test_a_file_lost_later_fails_in_image_and_not_in_records(tmp_path):

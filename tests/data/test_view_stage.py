@@ -245,7 +245,9 @@ def test_small_views_go_where_the_query_goes(replicas, workers, augment_on):
 def test_the_device_finishes_small_views():
     host, _ = _step(1, "gather", "host", SMALL)
     device, _ = _step(1, "gather", "device", SMALL)
-    found = method._distorted({n: tf.constant(v) for n, v in device.items()})
+    found = method.finished_views(
+        {n: tf.constant(v) for n, v in device.items()}
+    )
     assert found["small"].shape == [16, 3, 12, 12, 3]
     apart = np.abs(found["small"].numpy() - host["small"].astype(int))
     assert np.quantile(apart, 0.99) <= 2
@@ -262,6 +264,14 @@ def test_small_views_of_a_function_are_refused():
 def test_on_the_host_no_distortion_travels():
     step, _ = _step(1, "gather", "host")
     assert step.keys() == {"query", "key", "index", "valid"}
+
+
+def test_a_function_beside_a_published_view_is_refused():
+    mixed = views.RECIPES["byol"]._replace(
+        augment=lambda image, size, seed: image
+    )
+    with pytest.raises(ValueError, match="Replace augment_key too"):
+        stream.Stream(Pictures(9), mixed, SIZE, 8)
 
 
 def test_what_the_device_cannot_finish_is_refused():

@@ -114,5 +114,5 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
 
 
 def test_one_sensor_is_refused():
-    with pytest.raises(ValueError, match="outputs those of two sensors"):
+    with pytest.raises(ValueError, match="outputs must be those of two"):
         cmc.CMC(small_methods.backbone(), IMAGES, head="fc", dim=5)

@@ -122,6 +122,21 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     )
 
 
+def test_patches_under_xla_give_the_same_step():
+    batch = next(iter(small_methods.batches(1)))
+    plain, compiled = _method(), _method(jit_compile=True)
+    expected = small_methods.train(plain, [batch])["loss"]
+    found = small_methods.train(compiled, [batch])["loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for a, b in zip(
+        compiled.trained_variables(), plain.trained_variables(), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    graph = str(compiled.step_graph.as_graph_def())
+    assert "_XlaMustCompile" in graph
+    assert "_XlaMustCompile" not in str(plain.step_graph.as_graph_def())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -54,7 +54,7 @@ def _moved(bank, indices, vectors):
     return bank
 
 
-@pytest.mark.parametrize("loss", memory_bank.LOSSES)
+@pytest.mark.parametrize("loss", feature_bank.LOSSES)
 def test_three_steps_follow_the_equations(loss):
     method = _method(loss=loss)
     oracle = NumpyBank(

@@ -61,7 +61,7 @@ def test_sgdw_takes_keras_schedules_by_their_first_rate():
 def test_sgdw_refuses_a_base_rate_of_zero():
     keras = tf.keras.optimizers.schedules
     schedule = keras.PolynomialDecay(0.0, 10, 1.0)
-    with pytest.raises(ValueError, match=r"base_rate=0\.0"):
+    with pytest.raises(ValueError, match=r"above 0.*Received 0\.0"):
         addons.sgdw(schedule, 0.9, 0.1)
 
 

@@ -100,10 +100,20 @@ def test_workers_of_one_host_share_its_gpus(monkeypatch):
         (1, two, "0", None),  # its own, given by Slurm or by the user
         (1, ("a:1", "b:1"), "0123", None),
         (1, two, "0123", 1),
+        (1, two, "0123", 2),
+        (1, two, "01", 2),  # its own
     ):
         cluster = places.Cluster(workers, index, "a test")
         distribution._choose_devices_of_worker("gpu", count, gpus, cluster)
-    assert chosen == [("01", 2), ("23", 2), ("0", 1), ("0123", 4), ("0123", 1)]
+    assert chosen == [
+        ("01", 2),
+        ("23", 2),
+        ("0", 1),
+        ("0123", 4),
+        ("1", 1),
+        ("23", 2),
+        ("01", 2),
+    ]
 
 
 def test_a_worker_has_one_cpu_replica():
