@@ -52,10 +52,10 @@ class ArraySource:
     """Images of one size, held in memory."""
 
     may_fail = False
-    channels = 3
 
     def __init__(self, images, labels, class_names, title):
-        """Holds uint8 [N, H, W, 3] images; `title` names them in messages."""
+        """Holds uint8 [N, H, W, C] images; `title` names them in messages."""
+        self.channels = images.shape[-1]
         self.labels = labels
         self.class_names = class_names
         self._title = title
@@ -66,7 +66,7 @@ class ArraySource:
         return len(self._images)
 
     def records(self, indices):
-        """Images uint8 [n, H, W, 3] of int64 [n] indices."""
+        """Images uint8 [n, H, W, C] of int64 [n] indices."""
         return tf.gather(self._images, indices)
 
     def image(self, record):

@@ -121,6 +121,7 @@ class ViewStage(NamedTuple):
         """Whether `of_batch` serves for images of a TensorShape."""
         return (
             shape.is_fully_defined()
+            and shape[-1] == 3
             and self.size <= _SMALL
             and self._published()
         )

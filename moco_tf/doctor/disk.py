@@ -4,7 +4,8 @@ import os
 import pathlib
 import shutil
 
-from moco_tf.doctor import memory, table
+from moco_tf.doctor import table
+from moco_tf.monitoring import counter
 
 _EXTRA = 2  # best/, and the one that is being written
 
@@ -19,8 +20,8 @@ def row(workdir, each, keep, usage=shutil.disk_usage):
     """
     needed = (keep + _EXTRA) * each
     words = (
-        f"{memory.size(needed)} for {keep + _EXTRA} checkpoints of "
-        f"{memory.size(each)}"
+        f"{counter.format_bytes(needed)} for {keep + _EXTRA} checkpoints of "
+        f"{counter.format_bytes(each)}"
     )
     if not workdir:
         remedy = "Pass --workdir to compare with its file system."
@@ -36,7 +37,7 @@ def row(workdir, each, keep, usage=shutil.disk_usage):
             "Pass another --workdir, or grant permission on the folder.",
         )
     free = usage(place).free
-    words += f"; {memory.size(free)} free at {place}"
+    words += f"; {counter.format_bytes(free)} free at {place}"
     remedy = "Free space, pass another --workdir, or lower checkpoint.keep."
     if free < needed:
         return table.Row("disk", words, table.FAIL, remedy)

@@ -65,7 +65,7 @@ def examine(order, strategy):
         faults = _examine_images(rows, source, order)
         rows += recipe.fit(order.config, len(source), order.tuned)
     rows.append(recipe.judges(order.config))
-    if order.prove:
+    if order.prove and fits:
         _say_begun("the devices: steps of the reference, a gather, a resume")
         rows += [
             reference.row(),

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from moco_tf import method_table
 from moco_tf.data import views
-from moco_tf.doctor import table
+from moco_tf.doctor import recipe, table
 from moco_tf.models import cloning, configured, inputs
+from moco_tf.monitoring import counter
 
 _FLOAT = 4  # bytes
 # Of the optimiser, for each weight.
@@ -44,12 +45,12 @@ def predict(config, replicas, images):
       Parts: weights (both encoders and the gradient), optimiser, dictionary
       (with the logits), activations.
     """
-    recipe = views.RECIPES[config.data.views]
+    pixels = views.RECIPES[config.data.views]
     one_size = config.copy_and_resolve_references()
     one_size.data.small_views = 0  # so that the sizes of layers are known
     bn_splits = max(1, config.model.bn_groups // replicas)
     backbone, head = configured.make_parts(
-        one_size, recipe.mean, recipe.std, bn_splits
+        one_size, pixels.mean, pixels.std, bn_splits
     )
     model = config.model
     weights = backbone.count_params() + head.count_params()
@@ -58,7 +59,8 @@ def predict(config, replicas, images):
     if model.input == "grid":
         side = inputs.patches_a_side(config.data.image_size, model.patch)
         patches = side**2
-    outputs = _outputs(backbone, rows, patches) + _outputs(head, rows)
+    encoded = rows // config.train.micro_batches  # at a time
+    outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
     method = method_table.method_class(config.method)
     passes = method.trained_passes(config[config.method])
     # Small views: by their pixels.
@@ -106,17 +108,19 @@ def row(parts, config, replicas, kind, free, tuned=None):
       free: bytes that there are, for one device; None = not known.
       tuned: learning rate for one image of the batch; None = config's own.
     """
-    words = ", ".join(f"{name} {size(n)}" for name, n in parts.items())
+    words = ", ".join(
+        f"{name} {counter.format_bytes(count)}" for name, count in parts.items()
+    )
     if kind == "CPU":
-        words += f", process {size(_PROCESS)}"
+        words += f", process {counter.format_bytes(_PROCESS)}"
     needed = _needed(parts, replicas, kind)
     each = " a GPU" if kind == "GPU" else ""
-    words = f"about {size(needed)}{each} at the peak ({words})"
+    words = f"about {counter.format_bytes(needed)}{each} at the peak ({words})"
     if free is None:
         words += "; what there is is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
         return table.Row("memory", words, table.OK, remedy)
-    words += f"; {size(free)} free"
+    words += f"; {counter.format_bytes(free)} free"
     if needed <= _ROOM * free:
         return table.Row("memory", words)
     batch = config.train.batch_size
@@ -126,14 +130,12 @@ def row(parts, config, replicas, kind, free, tuned=None):
         smaller = Parts(parts, activations=parts["activations"] // part)
         fits = _needed(smaller, replicas, kind) <= _ROOM * free
         if fits and batch % (part * divisor) == 0:
-            tuned = tuned or config.optimizer.learning_rate / batch
-            change = {
-                "train.batch_size": batch // part,
-                "optimizer.learning_rate": tuned * batch / part,
-            }
+            change = {"train.batch_size": batch // part}
+            change |= recipe.rate_for(config, batch // part, tuned)
             break
     remedy = (
         "Lower train.batch_size, and the rate with it; or use "
+        "train.micro_batches or model.recompute where the method takes them, "
         "train.precision=mixed_bfloat16, or more devices."
     )
     verdict = table.WARN if needed <= free else table.FAIL
@@ -144,13 +146,6 @@ def _needed(parts, replicas, kind):
     if kind == "CPU":
         return replicas * parts.total + _PROCESS
     return parts.total
-
-
-def size(count):
-    """Bytes in words: 1.5 GB, 20 MB."""
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB"
 
 
 def free_on_host(root="/"):

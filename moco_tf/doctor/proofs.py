@@ -10,9 +10,11 @@ from moco_tf import assembly, pretrain
 from moco_tf.data import sources
 from moco_tf.doctor import table
 from moco_tf.methods import shuffle
+from moco_tf.models import inputs
 from moco_tf.training import checkpoints
 
 _SIZE = 32  # pixels of the images of the resumed run
+_PATCH = 8  # pixels, where the encoder sees patches
 _ROWS = 8  # images of a replica
 _CLOSE = 1e-3  # relative; what sums in another order may differ by
 # What counts or times the session, not the run.
@@ -74,7 +76,8 @@ def resume(config, strategy):
     config = _small(config, strategy.num_replicas_in_sync)
     rng = np.random.default_rng(0)
     count = 2 * config.train.batch_size
-    pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, 3), np.uint8)
+    channels = inputs.CHANNELS[config.model.input]
+    pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, channels), np.uint8)
     labels = np.zeros(count, np.int64)
     source = sources.ArraySource(pixels, labels, None, "noise")
     with tempfile.TemporaryDirectory() as name:
@@ -117,6 +120,7 @@ def _small(config, replicas):
                 "model.stem": "cifar",
                 "model.bn_groups": 1 if sync_bn else 2 * replicas,
                 "data.image_size": _SIZE,
+                "model.patch": _PATCH,
                 "train.batch_size": batch,
             }
         )

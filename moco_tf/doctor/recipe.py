@@ -6,6 +6,7 @@ import numpy as np
 
 from moco_tf import assembly
 from moco_tf.doctor import table
+from moco_tf.evaluation import knn
 
 _RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
 _QUEUE_SHARE = 10  # the queue holds a tenth of the images at most
@@ -72,16 +73,28 @@ def _queues_keys(config):
     return "queue_size" in section and "momentum" in section
 
 
+def rate_for(config, batch, tuned):
+    """The override that keeps rate and batch in step, where one is needed.
+
+    Args:
+      config: ConfigDict. batch: int, another one.
+      tuned: rate / batch of the configuration's file, or None: of the run.
+
+    Returns:
+      dict; empty where the run itself scales its rate, or no rule is known.
+    """
+    if config.optimizer.scaling != "none" or config.optimizer.name != "sgd":
+        return {}
+    tuned = tuned or config.optimizer.learning_rate / config.train.batch_size
+    return {"optimizer.learning_rate": tuned * batch}
+
+
 def _small_data(config, count):
     groups = config.model.bn_groups
     change = {}
     if count >= 2 * groups:
         batch = max(_power_of_two(count // 10), 2 * groups) // groups * groups
-        rate = config.optimizer.learning_rate * batch / config.train.batch_size
-        change = {
-            "train.batch_size": batch,
-            "optimizer.learning_rate": rate,
-        }
+        change = {"train.batch_size": batch} | rate_for(config, batch, None)
     return table.Row(
         "batch",
         f"a batch of {config.train.batch_size} from {count} images",
@@ -116,6 +129,9 @@ def _queue(config, count):
 def _rate(config, tuned):
     batch, rate = config.train.batch_size, config.optimizer.learning_rate
     words = f"{rate:g} for a batch of {batch}"
+    if config.optimizer.scaling != "none":
+        words += f", scaled with the batch ({config.optimizer.scaling})"
+        return table.Row("learning rate", words)
     if config.optimizer.name != "sgd":
         words += f", {config.optimizer.name}: no rule is known"
         return table.Row("learning rate", words)
@@ -192,19 +208,13 @@ def judges(config):
         words = "no labelled images: only the loss will tell how it goes"
         return table.Row("kNN", words, table.OK, remedy)
     try:
-        opened = [
-            assembly.open_source(config, spec)
-            for spec in (config.knn.bank, config.knn.query)
-        ]
+        bank = assembly.open_source(config, config.knn.bank)
+        query = assembly.open_source(config, config.knn.query)
+        knn.check(bank, query, config.knn.k)
     except ValueError as error:
-        words, remedy = str(error), "Correct knn.bank and knn.query."
+        words, remedy = str(error), "Correct knn.bank, knn.query or knn.k."
         return table.Row("kNN", words, table.FAIL, remedy)
-    if any(source.labels is None for source in opened):
-        words = "knn.bank and knn.query must both have labels"
-        remedy = "Put the images in class folders, or label them in a list."
-        return table.Row("kNN", words, table.FAIL, remedy)
-    counts = " and ".join(str(len(source)) for source in opened)
-    return table.Row("kNN", f"{counts} labelled images")
+    return table.Row("kNN", f"{len(bank)} and {len(query)} labelled images")
 
 
 def _power_of_two(number):

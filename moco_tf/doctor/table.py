@@ -1,6 +1,7 @@
 """What the checks say: rows of a table, for people and for scripts."""
 
 import json
+import pathlib
 import shutil
 import sys
 import textwrap
@@ -100,9 +101,10 @@ def write_json(path, rows, counts):
         "images": counts,
         "overrides": overrides(rows),
     }
-    with open(path, "w", encoding="utf-8") as file:
-        # In ASCII: the name of a file need not be text.
-        file.write(json.dumps(value, indent=2) + "\n")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In ASCII: the name of a file need not be text.
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 _SEVERITY = {OK: 0, WARN: 1, FAIL: 2}

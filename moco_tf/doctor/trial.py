@@ -7,8 +7,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from moco_tf import assembly, pretrain
-from moco_tf.doctor import memory, table
-from moco_tf.monitoring import progress
+from moco_tf.doctor import table
+from moco_tf.methods import step_log
+from moco_tf.monitoring import counter, progress
 
 _FIRST = 3  # steps that trace, fill buffers, and say nothing about the speed
 _LONGEST = 60.0  # seconds, after which no further step is begun
@@ -55,8 +56,9 @@ def run(config, source, strategy, steps, clock=time.perf_counter):
         loss = float(step(iterator)["loss"])
         done += 1
     seconds = (clock() - start) / done
-    log = method.step_log.read(_FIRST, _FIRST + done)
-    wait = sum(log["input_wait"]) / (done * seconds)
+    read = min(done, step_log.StepLog.CAPACITY)
+    log = method.step_log.read(_FIRST + done - read, _FIRST + done)
+    wait = sum(log["input_wait"]) / (read * seconds)
     return Trial(seconds, min(wait, 1.0), loss, done, _peak())
 
 
@@ -85,7 +87,7 @@ def row(config, count, found):
         f"for input; measured on {found.steps} steps"
     )
     if found.peak is not None:
-        words += f"; {memory.size(found.peak)} on the fullest GPU"
+        words += f"; {counter.format_bytes(found.peak)} on the fullest GPU"
     if found.wait > _WAIT:
         remedy = (
             "The devices wait for images: resize the files to about twice "

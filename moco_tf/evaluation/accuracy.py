@@ -138,8 +138,12 @@ def _draw(path, counts, names):
     axes.set_ylabel("label")
     if named:
         places = range(len(names))
-        axes.set_xticks(places, names, rotation=60, ha="right")
-        axes.set_yticks(places, names)
+        # A folder's name need be no text, and no formula.
+        shown = [n.encode("utf-8", "replace").decode() for n in names]
+        axes.set_xticks(places, shown, rotation=60, ha="right")
+        axes.set_yticks(places, shown)
+        for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            text.set_parse_math(False)
         for row in places:
             for column in places:
                 dark = shares[row, column] > 0.5

@@ -109,6 +109,7 @@ def load(path):
     try:
         return Embeddings(*_FORMATS[path.suffix].read(path))
     except (
+        TypeError,  # a bare array
         zipfile.BadZipFile,
         EOFError,
         KeyError,

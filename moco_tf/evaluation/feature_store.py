@@ -107,6 +107,8 @@ def _run(frozen, source, place, state, batch_size, batches):
         if unsaved >= _FLUSH_ROWS:
             unsaved = 0
             _save(place, files, state)
+    if not state["rows"]:
+        return  # nothing could be read: the next start tries again
     state["next"] = len(source)
     _save(place, files, state)
 
@@ -126,7 +128,8 @@ def _map(place, name, count, size):
     shape, dtype = ((count, size), np.float32) if size else ((count,), np.int64)
     if path.is_file():
         return np.lib.format.open_memmap(path, mode="r+")
-    part = path.with_suffix(".part")
+    # Another command on the same run may be at it too: the rows are equal.
+    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         made = np.lib.format.open_memmap(part, "w+", dtype, shape)
         with part.open("r+b") as file:
@@ -146,7 +149,7 @@ def _map(place, name, count, size):
 def _save(place, files, state):
     for file in files.values():
         file.flush()
-    part = place / "state.part"
+    part = place / f"state.{os.getpid()}.part"
     part.write_text(json.dumps(state))
     os.replace(part, place / "state.json")
 

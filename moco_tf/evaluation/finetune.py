@@ -116,8 +116,8 @@ def _train(config, start, pair, train, held, output, strategy):
         "unreadable_test_images": len(skipped),
         **accuracy.summary(logits, labels),
     }
-    accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
     workdirs.write_json(output / "result.json", result)
+    accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
     return result
 
 

@@ -144,6 +144,8 @@ def evaluate(
             f", {len(found.skipped)} unreadable left out"
         )
     result = _print_table(sets, labels, ks, temperatures, classes)
+    if len(sets[-1][3].index) < 2:  # one image has no other to be far from
+        return result
     print("\nwithout labels, of the query images:")
     for name, layer, _, found in sets:
         rows = found.rows[layer]

@@ -21,6 +21,7 @@ from moco_tf.evaluation import (
     linear_cached,
     linear_published,
     probe,
+    representation,
     supervised,
 )
 
@@ -46,7 +47,7 @@ def linear_run(
     Raises:
       ValueError: before any work, for what cannot be measured, or where
         another process writes to `output`.
-      RuntimeError: if the encoder has changed.
+      FloatingPointError: if the encoder has changed.
 
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
       confusion.png and per_class.csv, and what the way itself writes.
@@ -84,7 +85,7 @@ def _measure(config, judged, pair, output, strategy, folder):
     }[config.probe.way]
     weights, found = way(config, judged, pair, output, folder, strategy)
     if frozen.digest(judged) != judged.identity:
-        raise RuntimeError(
+        raise FloatingPointError(
             "The encoder's weights have changed during the probe: the figure "
             "would not be that of a frozen encoder."
         )
@@ -100,13 +101,13 @@ def _measure(config, judged, pair, output, strategy, folder):
         "encoder_weights": sum(int(tf.size(w)) for w in judged.weights),
         "features": config.probe.features,
         "feature_size": int(rows.shape[1]),
-        "feature_norm": _mean_norm(rows),
+        "feature_norm": representation.mean_norm(rows),
         "unreadable_test_images": len(test.skipped),
         **found,
         **accuracy.summary(logits, labels),
     }
-    accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
     _write(output, result, weights[0], pair.names)
+    accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
     return result
 
 
@@ -129,13 +130,6 @@ def check(config, judged, pair, replicas):
             f"{len(pair.train)} images and {replicas} replicas."
         )
     supervised.check_schedule(config)
-
-
-def _mean_norm(rows):
-    """Mean L2 norm of float32 [n, F], in blocks."""
-    parts = np.array_split(np.arange(len(rows)), max(1, len(rows) // 8192))
-    norms = [np.linalg.norm(rows[p[0] : p[-1] + 1], axis=1) for p in parts]
-    return float(np.concatenate(norms).mean())
 
 
 def _write(output, result, weights, names):

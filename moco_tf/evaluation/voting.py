@@ -137,11 +137,12 @@ def check_temperature(temperature):
 def check_scores(k, temperature):
     """Refuses a temperature whose votes float32 cannot hold."""
     check_temperature(temperature)
-    if 1 / temperature + np.log(k) > np.log(np.finfo(np.float32).max):
+    room = np.log(np.finfo(np.float32).max) - np.log(k)
+    if 1 / temperature > room:
         raise ValueError(
-            "exp(1 / temperature) must fit in a float32 score: temperature "
-            f"above 0.0121 does. Received temperature={temperature}. `top1` "
-            "takes any positive temperature."
+            f"Votes of k={k} neighbours must fit in float32: temperature must "
+            f"be {np.ceil(1e4 / room) / 1e4:.4f} or more. Received "
+            f"temperature={temperature}."
         )
 
 

@@ -76,7 +76,10 @@ class Watch:
         return [*self._settled(row), *self._input(row)]
 
     def epoch(self, row):
-        """Warnings of an epoch: "instance_top1", its mean, and kNN columns."""
+        """Warnings of an epoch: its kNN columns, and the mean "instance_top1".
+
+        Not every method has a figure of that name.
+        """
         top1 = row.get("knn_backbone")
         if top1 is None:
             return []
@@ -84,7 +87,7 @@ class Watch:
         gained = max(self._knn) - self._knn[0]
         if (
             len(self._knn) >= _IN_A_ROW
-            and row["instance_top1"] > _SOLVED
+            and row.get("instance_top1", 0.0) > _SOLVED
             and gained < _STALLED
         ):
             return self._warn(

@@ -50,7 +50,7 @@ def departures(config):
     """
     own = configs.flatten(config.to_dict())
     return [
-        (name, value, own[name])
+        (name, value, own.get(name))
         for name, value in cifar10()["recipe"].items()
         if own.get(name) != value
     ]

@@ -107,22 +107,28 @@ class Batcher:
     def _answer(self, group):
         if not group:
             return
-        inputs = {
-            name: np.concatenate([w.inputs[name] for w in group])
-            for name in group[0].inputs
-        }
         try:
-            outputs = self._run(group[0].signature, inputs)
+            parts = self._parts(group)
         except Exception as error:  # told to each client; the server goes on
             failure = predict_api.RequestError(500, _first_line(error))
             for waiting in group:
                 waiting.finish(error=failure)
             return
-        start = 0
-        for waiting in group:
-            rows = slice(start, start + waiting.rows)
-            start += waiting.rows
-            waiting.finish({name: x[rows] for name, x in outputs.items()})
+        for waiting, outputs in zip(group, parts, strict=True):
+            waiting.finish(outputs)
+
+    def _parts(self, group):
+        """Outputs of each request of a group, which runs as one."""
+        inputs = {
+            name: np.concatenate([w.inputs[name] for w in group])
+            for name in group[0].inputs
+        }
+        outputs = self._run(group[0].signature, inputs)
+        ends = np.cumsum([waiting.rows for waiting in group])
+        return [
+            {name: x[end - w.rows : end] for name, x in outputs.items()}
+            for w, end in zip(group, ends, strict=True)
+        ]
 
 
 class _Waiting:
@@ -145,4 +151,5 @@ class _Waiting:
 
 
 def _first_line(error):
-    return f"The model failed: {str(error).strip().splitlines()[0][:200]}"
+    text = str(error).strip() or type(error).__name__
+    return f"The model failed: {text.splitlines()[0][:200]}"

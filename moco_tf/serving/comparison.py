@@ -97,7 +97,7 @@ def check_export(folder, served, judged):
       list of Difference.
 
     Raises:
-      RuntimeError: if the export does not give the run's features.
+      FloatingPointError: if the export does not give the run's features.
     """
     folder = pathlib.Path(folder)
     recipe, precision = judged.recipe, judged.config.train.precision
@@ -137,7 +137,7 @@ def _of_signatures(signatures, files, image, tensors):
     if read != [True] * len(tensors) + [False] or tf.reduce_any(
         answer["features"][-1] != 0
     ):
-        raise RuntimeError(
+        raise FloatingPointError(
             "The exported encoder must read images and give zeros for what is "
             f"none. Received valid={read}."
         )
@@ -166,7 +166,7 @@ def _check_classes(signatures, served, files, expected):
         values = signatures[form](**inputs)[name]
         wanted = part(rows)[1]
         if not np.allclose(values, wanted, rtol=1e-2, atol=1e-3):
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"The exported {form} must give what its parts give. Received "
                 f"{values.numpy()} in place of {wanted.numpy()}."
             )
@@ -174,7 +174,7 @@ def _check_classes(signatures, served, files, expected):
 
 def _check(holds, folder, found):
     if not holds:
-        raise RuntimeError(
+        raise FloatingPointError(
             "The exported encoder must give the run's features: to "
             f"{LIMIT:g} of the largest in float32, and with cosines above "
             f"{SMALLEST_COSINE} to those of another precision. Received from "

@@ -57,8 +57,8 @@ def export_run(
     Raises:
       ValueError: before anything is written, for a version that is there, or
         a head or bank that does not belong to the encoder.
-      RuntimeError: if the export does not give the encoder's features; nothing
-        is left of it.
+      FloatingPointError: if the export does not give the encoder's features;
+        nothing is left of it.
 
     Side effects: writes the folder under a name that starts with a dot and
       renames it, so that a server never sees a part of one.

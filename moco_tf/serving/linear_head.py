@@ -80,7 +80,14 @@ def _read(path):
             kernel, bias, classes = (
                 file[name] for name in ("kernel", "bias", "classes")
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,  # a bare array
+        zipfile.BadZipFile,
+    ) as e:
         raise ValueError(
             "A head must be the linear.npz of `moco-tf linear`, with kernel, "
             f"bias and classes. Received {str(path)!r}: {e}"

@@ -196,9 +196,10 @@ def test_length_against_the_memory_of_the_key_encoder(
 def test_sources_of_knn_must_open_and_have_labels(tmp_path):
     photographs.write(tmp_path, 1)
     spec = f"folder:{tmp_path}"
-    row = recipe.judges(config_of(knn__bank=spec, knn__query=spec))
+    config = config_of(knn__bank=spec, knn__query=spec, knn__k=1)
+    row = recipe.judges(config)
     assert row.verdict == table.FAIL
-    assert "must both have labels" in row.finding
+    assert "labels" in row.finding
     row = recipe.judges(config_of(knn__bank=spec, knn__query="folder:none"))
     assert row.verdict == table.FAIL
     assert "'none'" in row.finding
@@ -209,6 +210,25 @@ ROWS = [
     table.Row("queue", "too long", table.WARN, "shorten", {"moco.x": 4}),
     table.Row("disk", "full", table.FAIL, "", {"a.b": 0.5, "moco.x": 2}),
 ]
+
+
+def test_knn_is_judged_by_the_rules_of_the_run(tmp_path):
+    photographs.write(tmp_path / "few" / "a", 3)
+    spec = f"folder:{tmp_path / 'few'}"
+    config = config_of(knn__bank=spec, knn__query=spec, knn__k=200)
+    row = recipe.judges(config)
+    assert row.verdict == table.FAIL
+    assert "k=200" in row.finding
+
+
+def test_a_rate_that_the_run_scales_is_left_alone():
+    config = config_of("dino_imagenet", train__batch_size=1024)
+    row = row_of(recipe.fit(config, 10**6, 0.03 / 512), "learning rate")
+    assert (row.verdict, row.overrides) == (table.OK, {})
+    assert recipe.rate_for(config, 128, None) == {}
+    config = config_of(train__batch_size=256, optimizer__learning_rate=0.03)
+    halved = {"optimizer.learning_rate": 0.015}
+    assert recipe.rate_for(config, 128, None) == halved
 
 
 def test_a_table_aligns_verdicts_and_puts_remedies_below():

@@ -76,3 +76,9 @@ def test_the_picture_is_dark_on_the_diagonal_alone(tmp_path, classes):
         pixels = np.asarray(picture.convert("RGB"), int)
     dark = np.all(np.abs(pixels - (8, 48, 107)) < 12, axis=2)  # of "Blues"
     assert 0.002 < dark.mean() < 0.3
+
+
+def test_names_of_classes_need_be_neither_text_nor_formula(tmp_path):
+    names = ["$a_$", "caf\udce9", "b"]
+    accuracy.write_confusion(tmp_path, np.arange(3), np.arange(3), names)
+    assert Image.open(tmp_path / "confusion.png").size[0] > 100

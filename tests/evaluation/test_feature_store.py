@@ -134,6 +134,8 @@ def test_a_source_without_a_readable_image_is_refused(tmp_path):
     source = _Source(VALUES, broken=range(7))
     with pytest.raises(ValueError, match="7 images, none readable"):
         feature_store.extract(_judged(), source, tmp_path, 3)
+    mended = feature_store.extract(_judged(), _Source(VALUES), tmp_path, 3)
+    assert len(mended.index) == 7
 
 
 def test_rows_are_mapped_and_not_loaded(tmp_path):

@@ -97,6 +97,24 @@ def test_many_blocks_and_views_learn_what_is_there(monkeypatch):
     assert probe.top1(tables[0], labels, ~kept, weights) == [1.0]
 
 
+def test_a_block_holds_every_class_of_rows_that_come_class_by_class(
+    monkeypatch,
+):
+    monkeypatch.setattr(probe, "IN_MEMORY", 0)
+    monkeypatch.setattr(probe, "CHUNK", 16)
+    labels = np.repeat(np.arange(3), 33)
+    rows = labels[:, np.newaxis].astype(np.float32)
+    blocks = [
+        read()[1].numpy()
+        for read in probe._blocks([rows], labels, np.ones(99, bool))
+    ]
+    assert sorted(np.concatenate(blocks)) == labels.tolist()
+    assert len(blocks) == 7
+    for block in blocks:
+        assert set(block) == {0, 1, 2}
+        assert len(block) in (14, 15)
+
+
 def test_top_1_is_the_share_of_the_chosen_alone():
     weights = np.zeros([1, 3, 2], np.float32)
     weights[0, 0, 0] = weights[0, 1, 1] = 1

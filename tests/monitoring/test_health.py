@@ -206,6 +206,12 @@ def test_a_good_run_of_any_method_hears_nothing(name):
     figures = {"spread": 0.9, "key_rank": None} if name == "byol" else {}
     assert watch.start() == []
     assert watch.report(_row(5000, **figures)) == []
+    logged = method_table.method_class(name).METRICS
+    for top1 in (0.3, 0.3, 0.3):
+        row = {"epoch_loss": 1.0, "knn_backbone": top1}
+        if "instance_top1" in logged:
+            row["instance_top1"] = 0.5
+        assert watch.epoch(row) == []
 
 
 def test_a_queue_that_holds_no_negatives_may_be_large():

@@ -102,6 +102,23 @@ def test_a_failure_is_told_and_the_next_request_answered(batcher):
     assert outputs["y"].tolist() == [6]
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), np.float32(1)])
+def test_whatever_the_model_does_the_next_request_is_answered(
+    fault, batcher, model, monkeypatch
+):
+    def faulty(signature, inputs):
+        if isinstance(fault, Exception):
+            raise fault
+        return {"y": fault}  # no rows
+
+    monkeypatch.setattr(batcher, "_run", faulty)
+    (error,) = _submit_all(batcher, [[1]])
+    assert error.status == 500
+    monkeypatch.undo()
+    (outputs,) = _submit_all(batcher, [[3]])
+    assert outputs["y"].tolist() == [6]
+
+
 def test_too_many_rows_are_refused_at_once(batcher, model):
     model.go_on.clear()
     first = threading.Thread(target=_submit_all, args=[batcher, [[0]]])
