@@ -46,7 +46,7 @@ class Watch:
         self._images = images
         self._chance = chance
         self._known = set(known)
-        self._rows = {"still": 0, "follows": 0, "waiting": 0}
+        self._in_a_row = {"still": 0, "follows": 0, "waiting": 0}
         knn = [row["knn_backbone"] for row in rows]
         self._knn = [top1 for top1 in knn if top1 is not None]
 
@@ -76,9 +76,9 @@ class Watch:
         return [*self._settled(row), *self._input(row)]
 
     def epoch(self, row):
-        """Warnings of an epoch: its kNN columns, and the mean "instance_top1".
+        """Warnings of an epoch: kNN columns, and the mean of "instance_top1".
 
-        Not every method has a figure of that name.
+        A method without keys has no such mean.
         """
         top1 = row.get("knn_backbone")
         if top1 is None:
@@ -108,20 +108,22 @@ class Watch:
             the key encoder.
         """
         momentum, found = self._section.momentum, []
+        held = (
+            "keys in the queue" if "queue_size" in self._section else "targets"
+        )
         if self._often("still", pace <= _STILL * (1 - momentum)):
             found += self._warn(
                 "key-encoder-still",
-                "the key encoder does not move: its keys stay those of the "
+                "the key encoder does not move: its outputs stay those of the "
                 f"start (momentum {momentum}). Use config."
-                f"{self._config.method}.momentum below "
-                "1; 0.999 is published",
+                f"{self._config.method}.momentum below 1",
             )
         if self._often("follows", pace > _FOLLOWS):
             found += self._warn(
                 "key-encoder-follows",
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
-                "query encoder at each step: keys in the queue are of "
-                f"different encoders (momentum {momentum}). Use "
+                f"query encoder at each step: {held} are of different "
+                f"encoders (momentum {momentum}). Use "
                 f"config.{self._config.method}.momentum=0.99 to 0.9999",
             )
         return found
@@ -180,8 +182,8 @@ class Watch:
 
     def _often(self, name, here):
         """Whether something was so in enough rows, one after another."""
-        self._rows[name] = self._rows[name] + 1 if here else 0
-        return self._rows[name] >= _IN_A_ROW
+        self._in_a_row[name] = self._in_a_row[name] + 1 if here else 0
+        return self._in_a_row[name] >= _IN_A_ROW
 
     def _warn(self, name, text):
         if name in self._known:

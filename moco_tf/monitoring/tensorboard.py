@@ -16,7 +16,7 @@ from tensorboard.summary.writer import event_file_writer, record_writer
 # Figure of a row -> its tag; the part before "/" groups the charts.
 TAGS = {
     "loss": "loss/contrastive",
-    "chance": "loss/chance (ln K+1)",
+    "chance": "loss/chance",
     "epoch_loss": "loss/epoch",
     "unreadable": "input/unreadable",
     "instance_top1": "contrast/instance_top1",
@@ -111,7 +111,7 @@ class EventWriter:
           resumed_step: step of the checkpoint the run resumes from, in
             optimiser steps; 0 for a new run. Later points of earlier
             sessions are dropped from the files.
-          chance: loss of guessing, ln(K + 1), nats; drawn beside the loss.
+          chance: loss of guessing, nats; drawn beside the loss.
         """
         self._chance = chance
         logdir = os.fspath(logdir)

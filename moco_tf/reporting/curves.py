@@ -6,7 +6,7 @@ from moco_tf import assembly
 from moco_tf.reporting import charts, published
 
 _LAYERS = ("backbone", "projection")
-# Key, column, title, axis, factor, unit, note.
+# Key, title, axis, note.
 _REPRESENTATION = (
     (
         "alignment",
@@ -49,9 +49,9 @@ def draw_all(runs):
             "instance_top1",
             "Instance accuracy",
             "of queries, %",
-            "How often a query finds its own key among the K others of the "
-            "queue. It is not the accuracy of a classifier, and a high value "
-            "early in a run is no good sign.",
+            "How often a query finds its own key in the dictionary. It is not "
+            "the accuracy of a classifier, and a high value early in a run is "
+            "no good sign.",
             100,
             "%",
         ),
@@ -145,11 +145,12 @@ def _loss(runs):
             runs, number, "epoch_loss", "mean of an epoch", points=True
         )
     levels = [(words, value) for value, words in _chances(runs).items()]
-    note = (
-        "The loss begins low while the queue holds noise, rises as it fills "
-        "with keys, and falls only later. Chance is ln(K + 1): the loss of "
-        "features that tell nothing."
-    )
+    note = "Chance is the loss of features that tell nothing." if levels else ""
+    if any(_queues_keys(run.config) for run in runs):
+        note = (
+            "With a queue the loss begins low while it holds noise, rises as "
+            f"it fills with keys, and falls only later. {note}"
+        )
     if series and _beside_published(runs, published.compares_loss):
         series.append(_published_series(runs, "loss"))
     return charts.Chart(
@@ -182,6 +183,11 @@ def _knn(runs):
     return charts.Chart(
         "knn", "kNN accuracy", x_name(runs), "top-1, %", series, [], "%", note
     )
+
+
+def _queues_keys(config):
+    section = config[config.method]
+    return "queue_size" in section and "momentum" in section
 
 
 def _chances(runs):

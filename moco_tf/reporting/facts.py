@@ -158,8 +158,8 @@ def _of_loss(run):
     words += f"; features that tell nothing give {chance:.3f}."
     if abs(loss - chance) < _NEAR_CHANCE * chance:
         return "warn", (
-            f"{words} The loss is at chance: either the queue has just filled, "
-            "or the encoder learns nothing."
+            f"{words} The loss is at chance: the run has just begun, or the "
+            "encoder learns nothing."
         )
     if loss > chance:
         return "plain", f"{words} Above chance is usual early in a run."

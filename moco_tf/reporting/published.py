@@ -21,14 +21,17 @@ def cifar10():
 
 
 def is_cifar10(config):
-    """Whether a run trains on CIFAR-10, told by its source alone.
+    """Whether a run of MoCo trains on CIFAR-10, told by its source alone.
 
     Args:
       config: ConfigDict.
 
     Returns:
-      bool: the source is named so, or is a folder of its ten classes.
+      bool: the source is named so, or is a folder of its ten classes. Other
+      methods have another loss and queue: never.
     """
+    if config.method != "moco":
+        return False
     kind, _, rest = config.data.source.partition(":")
     if _NAMED.search(rest):
         return True

@@ -206,12 +206,22 @@ def test_a_good_run_of_any_method_hears_nothing(name):
     figures = {"spread": 0.9, "key_rank": None} if name == "byol" else {}
     assert watch.start() == []
     assert watch.report(_row(5000, **figures)) == []
-    logged = method_table.method_class(name).METRICS
-    for top1 in (0.3, 0.3, 0.3):
-        row = {"epoch_loss": 1.0, "knn_backbone": top1}
-        if "instance_top1" in logged:
-            row["instance_top1"] = 0.5
-        assert watch.epoch(row) == []
+    measured = method_table.method_class(name).METRICS
+    means = {key: 0.5 for key in ("instance_top1",) if key in measured}
+    # The momentum of others is of a bank of features.
+    momentum = name in ("moco", "byol", "dino") and config[name].momentum
+    for _ in range(4):
+        assert watch.epoch({"knn_backbone": 0.3, **means}) == []
+        if momentum:
+            assert watch.pace(1 - momentum) == []
+
+
+def test_targets_that_follow_are_no_keys_of_a_queue():
+    config = configs.load("byol_cifar10", {"data.source": "a"})
+    watch = health.Watch(config, 50_000, None)
+    (notice,) = [*watch.pace(0.5), *watch.pace(0.5), *watch.pace(0.5)]
+    assert "targets are of different encoders" in notice.text
+    assert "queue" not in notice.text
 
 
 def test_a_queue_that_holds_no_negatives_may_be_large():

@@ -53,7 +53,7 @@ def test_figures_stand_under_their_groups(tmp_path):
     writer.close()
     assert _read(tmp_path) == {
         "loss/contrastive": [(50, 6.5)],
-        "loss/chance (ln K+1)": [(50, 8.5)],
+        "loss/chance": [(50, 8.5)],
         "contrast/instance_top1": [(50, 0.25)],
         "optimizer/learning_rate": [(50, 0.5)],
         "speed/images_per_second": [(50, 80.0)],

@@ -35,6 +35,13 @@ def test_the_demo_departs_in_nothing():
     assert published.departures(_config()) == []
 
 
+@pytest.mark.parametrize("name", ["byol_cifar10", "simclr_cifar10"])
+def test_another_method_is_not_beside_the_published_curve(name):
+    config = configs.load(name, {"data.source": "tfds:cifar10/train"})
+    assert not published.is_cifar10(config)
+    assert not published.compares_loss(config)
+
+
 def test_departures_say_both_values():
     config = _config(moco__temperature=0.2, train__epochs=800)
     assert published.departures(config) == [
