@@ -129,15 +129,7 @@ def _curve(experiment, table, path):
                 axes.errorbar(places, means, spread, marker="o", label=group)
             else:
                 axes.bar(places, means, yerr=spread, color="#4878a8")
-        untrained = [
-            row[f"untrained_{name}"]
-            for own in table.values()
-            for row in own
-            if f"untrained_{name}" in row
-        ]
-        if untrained:
-            mean = statistics.mean(untrained)
-            axes.axhline(mean, color="grey", ls="--", label="untrained")
+        _untrained(axes, table, f"untrained_{name}", experiment)
         if experiment == "dictionary":
             axes.set_xscale("log", base=2)
             axes.set_xlabel("keys in the dictionary")
@@ -151,6 +143,28 @@ def _curve(experiment, table, path):
     )
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _untrained(axes, table, column, experiment):
+    """Where the untrained encoders stood: a line, or a mark at each bar."""
+    start = {
+        case: statistics.mean(row[column] for row in rows)
+        for case, rows in table.items()
+        if all(column in row for row in rows)
+    }
+    if start and experiment == "dictionary":
+        mean = statistics.mean(start.values())
+        axes.axhline(mean, color="grey", ls="--", label="untrained")
+    elif start:
+        places = list(table)
+        axes.hlines(
+            list(start.values()),
+            [places.index(case) - 0.45 for case in start],
+            [places.index(case) + 0.45 for case in start],
+            color="black",
+            ls="--",
+            label="untrained",
+        )
 
 
 def _matrix(table, path):
@@ -167,7 +181,9 @@ def _matrix(table, path):
     for down, row in enumerate(values):
         for across, value in enumerate(row):
             shown_as = f"{value:.1f}" if value == value else ""  # not run
-            axes.text(across, down, shown_as, ha="center", color="white")
+            bright = value > statistics.mean(shown.get_clim())
+            ink = "black" if bright else "white"
+            axes.text(across, down, shown_as, ha="center", color=ink)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     figure.colorbar(shown, label="kNN top-1, %")
