@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import ports, replica_run
 
 # Workers x replicas of each.
-LAYOUTS = ["1x2", "1x4", "2x1", "2x2"]
+LAYOUTS = ["1x2", "2x1", "2x2"]
 SHUFFLES = ["address", "gather"]
 
 
