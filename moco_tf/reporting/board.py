@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import summary, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.projector import projector_config_pb2
 
+from moco_tf.evaluation import voting
 from moco_tf.monitoring import tensorboard
 from moco_tf.reporting import samples
 
@@ -125,10 +126,8 @@ class Board:
     def _neighbours(self, step, bank, query):
         """A grid: fixed queries, then their nearest images of the bank."""
         own = _spread(len(query.index), _QUERIES)
-        norms = np.linalg.norm(bank.backbone, axis=1)
-        cosines = query.backbone[own] @ bank.backbone.T
-        cosines /= np.maximum(norms, np.finfo(np.float32).tiny)
-        near = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        count = min(_NEIGHBOURS, len(bank.index))
+        _, near = voting.nearest(bank.backbone, query.backbone[own], count)
         left = self._views(self._monitor.query, query.index[own])
         right = self._views(self._monitor.bank, bank.index[near].ravel())
         grey = np.full([_TILE, _TILE, 3], 160, np.uint8)

@@ -5,6 +5,7 @@ import math
 from moco_tf import assembly
 from moco_tf import config as configs
 from moco_tf.monitoring import health
+from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 
 _WAITS, _STARVED = 0.05, 0.2  # shares of the time that a step waits
@@ -93,7 +94,8 @@ def figures(run):
     if measured:
         found["images per second"] = f"{measured['images_per_second']:,.4g}"
         found["waiting for images"] = percent(measured["input_wait_share"])
-        found["time in steps"] = duration(measured["hours"])
+        seconds = 3600 * measured["hours"]
+        found["time in steps"] = progress_lib.format_duration(seconds)
     return found
 
 
@@ -110,14 +112,6 @@ def judged(run):
         )
         for each in run.judged
     }
-
-
-def duration(hours):
-    """Hours as text."""
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    minutes = 60 * hours
-    return f"{hours:.1f} h" if minutes >= 90 else f"{minutes:.3g} min"
 
 
 def readings(run):

@@ -33,11 +33,17 @@ def open_source(run, spec):
     """
     kind, _, rest = spec.partition(":")
     if run.starts and sources.absolute(spec) != spec:
-        rest = os.path.expanduser(rest)
-        then = os.path.join(run.starts[-1].get("directory", ""), rest)
-        if not os.path.exists(rest) and os.path.exists(then):
-            spec = f"{kind}:{then}"
+        directory = run.starts[-1].get("directory", "")
+        paths = rest.split(",") if kind == "pairs" else [rest]
+        paths = [_found(os.path.expanduser(x), directory) for x in paths]
+        spec = f"{kind}:{','.join(paths)}"
     return assembly.open_source(run.config, spec)
+
+
+def _found(path, directory):
+    """A path, or the same from another directory, if it is only there."""
+    then = os.path.join(directory, path)
+    return then if os.path.exists(then) and not os.path.exists(path) else path
 
 
 def pairs(config, source, count=8, step=0):

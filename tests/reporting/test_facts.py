@@ -157,14 +157,6 @@ def test_configurations_are_compared_field_by_field(tmp_path):
     assert facts.differences(found) == [("moco.momentum", [0.99, 0.5])]
 
 
-@pytest.mark.parametrize(
-    "hours, text",
-    [(0.5, "30 min"), (1.4, "84 min"), (5, "5.0 h"), (72, "3.0 d")],
-)
-def test_durations_are_in_units_of_their_size(hours, text):
-    assert facts.duration(hours).startswith(text)
-
-
 def test_warnings_of_the_run_are_told(run):
     found = run(small_report.row(1))
     log = health.WarningLog(found.workdir / "warnings.csv", 0)

@@ -37,8 +37,12 @@ def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
         if path.name != "003.png":
             path.write_bytes(b"no image")
     source = samples.open_source(run, f"folder:{images}")
-    pairs = samples.pairs(run.config, source)
-    assert {pair.name for pair in pairs} <= {"dark/003.png"}
+    stream = assembly.make_stream(run.config, source)
+    batches = [stream.samples(stream.positions(step)) for step in range(8)]
+    names = [[source.name(int(x)) for x in batch] for batch in batches]
+    (step, *_) = [n for n in range(8) if "dark/003.png" in names[n]]
+    pairs = samples.pairs(run.config, source, len(source), step)
+    assert [pair.name for pair in pairs] == ["dark/003.png"]
 
 
 def test_a_path_is_taken_from_where_the_run_was_started(run, tmp_path):
@@ -47,6 +51,16 @@ def test_a_path_is_taken_from_where_the_run_was_started(run, tmp_path):
     moved = run._replace(starts=[start])
     assert not os.path.exists("images")
     assert len(samples.open_source(moved, "folder:images")) == 10
+
+
+def test_both_folders_of_pairs_are_taken_from_there(run, tmp_path):
+    for name in ("colour", "depth"):
+        small_run.write_images(tmp_path / name, 10)
+    config = run.config.copy_and_resolve_references()
+    config.model.input = "pair"
+    start = {"directory": str(tmp_path)}
+    moved = run._replace(starts=[start], config=config)
+    assert len(samples.open_source(moved, "pairs:colour,depth")) == 10
 
 
 def test_images_that_have_gone_are_named(run):

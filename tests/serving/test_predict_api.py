@@ -72,9 +72,6 @@ def test_two_inputs_are_named_in_each_row():
     assert request.inputs["b"].tolist() == [2, 4]
 
 
-IMAGE = [[[0, 0, 0]] * 2] * 2
-
-
 @pytest.mark.parametrize(
     "message, status, text",
     [
