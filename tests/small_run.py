@@ -81,7 +81,7 @@ def run(images, workdir, *flags, **fields):
         command(images, workdir, *flags, **fields),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
 
 

@@ -9,6 +9,7 @@ import time
 from tests import shallow, small_run
 from tests.cluster import ports
 
+_LONGEST = 300  # seconds; a busy machine takes minutes
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "local_workers.py"
 
 
@@ -46,9 +47,9 @@ def start(images, workdir, *flags, indices=(0, 1), changes=None, **fields):
     return processes
 
 
-def finish(processes, timeout=120):
+def finish(processes):
     """Waits; returns the exit statuses and what each worker wrote."""
-    texts = [process.communicate(timeout=timeout)[0] for process in processes]
+    texts = [process.communicate(timeout=_LONGEST)[0] for process in processes]
     return [process.returncode for process in processes], texts
 
 
@@ -66,9 +67,9 @@ def signal_worker(workdir, index, kind):
     raise AssertionError(f"worker {index} of {workdir} does not run")
 
 
-def wait_for_step(workdir, step, process, timeout=120):
+def wait_for_step(workdir, step, process):
     """Waits until a run has a checkpoint of the step or of a later one."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + _LONGEST
     while small_run.step_of(workdir) < step:
         assert process.poll() is None, "the run ended before"
         assert time.monotonic() < deadline, f"no checkpoint of step {step}"

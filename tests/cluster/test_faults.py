@@ -59,7 +59,7 @@ def test_killed_and_frozen_workers_change_no_bit(images, undisturbed, tmp_path):
         # Mostly between two checkpoints, whose steps are then made twice.
         time.sleep(chance.random() * 0.2)
         small_cluster.signal_worker(workdir, worker, kind)
-    status = launcher.wait(180)
+    status = launcher.wait(300)
     logs = [path.read_text() for path in (tmp_path / "logs").glob("*.log")]
     assert status == 0, logs
     assert small_run.step_of(workdir) == STEPS

@@ -30,7 +30,7 @@ def left(images, tmp_path_factory):
     processes = small_cluster.start(images, workdir, **FIELDS)
     small_cluster.wait_for_step(workdir, 9, processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    statuses, texts = small_cluster.finish(processes, 40)
+    statuses, texts = small_cluster.finish(processes)
     return workdir, statuses, texts
 
 
@@ -82,7 +82,7 @@ def test_a_finished_run_waits_for_nobody(undisturbed, images):
         "--start_timeout=1",
         **FIELDS,
     )
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "This run is finished" in done.stdout
 
@@ -97,7 +97,7 @@ def test_one_process_saves_and_leaves_too(images, tmp_path):
     )
     small_cluster.wait_for_step(workdir, 9, process)
     process.send_signal(signal.SIGUSR1)
-    (status,), (text,) = small_cluster.finish([process], 40)
+    (status,), (text,) = small_cluster.finish([process])
     assert status == 138
     step = small_run.step_of(workdir)
     assert f"asked to leave: all is saved at step {step}." in text
