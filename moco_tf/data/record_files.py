@@ -5,6 +5,7 @@ all. Here a record is found by its number: by an index of offsets made in one
 pass (TFRecord) or by the file's own (array_record).
 """
 
+import abc
 import functools
 import os
 import struct
@@ -33,8 +34,8 @@ class Extent(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-class _Files:
-    """Records of files, by number; a subclass says how to read one."""
+class _Files(abc.ABC):
+    """Records of files, by number."""
 
     def __init__(self, extents):
         self._extents = extents
@@ -56,8 +57,9 @@ class _Files:
         found[:] = [self._read_one(int(index)) for index in indices]
         return found
 
+    @abc.abstractmethod
     def _read_one(self, index):
-        raise NotImplementedError
+        """Bytes of one record; b"" if it cannot be read."""
 
 
 class TfrecordFiles(_Files):
