@@ -115,7 +115,11 @@ def row(parts, config, replicas, kind, free, tuned=None):
         words += f", process {counter.format_bytes(_PROCESS)}"
     needed = _needed(parts, replicas, kind)
     each = " a GPU" if kind == "GPU" else ""
-    words = f"about {counter.format_bytes(needed)}{each} at the peak ({words})"
+    bound = config.model.recompute  # keeps less than is counted
+    about = "at most" if bound else "about"
+    words = (
+        f"{about} {counter.format_bytes(needed)}{each} at the peak ({words})"
+    )
     if free is None:
         words += "; what there is is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
@@ -138,7 +142,7 @@ def row(parts, config, replicas, kind, free, tuned=None):
         "train.micro_batches or model.recompute where the method takes them, "
         "train.precision=mixed_bfloat16, or more devices."
     )
-    verdict = table.WARN if needed <= free else table.FAIL
+    verdict = table.WARN if bound or needed <= free else table.FAIL
     return table.Row("memory", words, verdict, remedy, change)
 
 

@@ -73,13 +73,14 @@ def resume(config, strategy):
 
     Side effects: writes to a temporary folder.
     """
-    config = _small(config, strategy.num_replicas_in_sync)
+    config = small_config(config, strategy.num_replicas_in_sync)
     rng = np.random.default_rng(0)
     count = 2 * config.train.batch_size
     channels = inputs.CHANNELS[config.model.input]
     pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, channels), np.uint8)
     labels = np.zeros(count, np.int64)
     source = sources.ArraySource(pixels, labels, None, "noise")
+    source.channels = channels
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         method = _make(config, source, strategy)
@@ -108,7 +109,7 @@ def resumed_row(largest, on_gpu):
     return table.Row("resume", words, table.FAIL, remedy)
 
 
-def _small(config, replicas):
+def small_config(config, replicas):
     """The recipe of a configuration, on a tiny encoder and tiny batches."""
     small = config.copy_and_resolve_references()
     batch, sync_bn = _ROWS * replicas, config.model.sync_bn
@@ -119,7 +120,9 @@ def _small(config, replicas):
                 "model.width": 0.125,
                 "model.stem": "cifar",
                 "model.bn_groups": 1 if sync_bn else 2 * replicas,
+                "train.micro_batches": min(config.train.micro_batches, 2),
                 "data.image_size": _SIZE,
+                "data.small_size": _SIZE // 2,
                 "model.patch": _PATCH,
                 "train.batch_size": batch,
             }

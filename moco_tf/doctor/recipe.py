@@ -152,11 +152,14 @@ def _rate(config, tuned):
 def _groups(config):
     batch, groups = config.train.batch_size, config.model.bn_groups
     own = batch // groups
+    if config.model.norm != "batch":
+        words = f"none: the encoder has {config.model.norm} norm"
+        return table.Row("batch norm", words)
     if config.model.sync_bn:
         words = f"over the whole batch of {batch} images"
         return table.Row("batch norm", words)
     words = f"{groups} BatchNorm groups of {own} images"
-    if groups == 1:
+    if groups == 1 and "shuffle" in config[config.method]:
         wanted = next((n for n in (8, 4, 2) if batch % n == 0), 1)
         change = {"model.bn_groups": wanted} if batch >= 2 * wanted > 2 else {}
         remedy = (

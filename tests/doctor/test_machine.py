@@ -80,6 +80,21 @@ def test_memory_that_lacks_suggests_a_batch_that_fits():
     }
 
 
+def test_a_micro_batch_at_a_time_needs_less(monkeypatch):
+    monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
+    whole = memory.predict(config_of(), 1, 500)
+    parts = memory.predict(config_of(train__micro_batches=2), 1, 500)
+    assert 2 * parts["activations"] == pytest.approx(whole["activations"])
+    assert parts["dictionary"] == whole["dictionary"]
+
+
+def test_with_recomputing_the_prediction_is_a_bound_and_no_failure():
+    config = config_of(model__recompute=True)
+    row = memory.row(parts_of(60 * GB), config, 1, "GPU", 14 * GB)
+    assert row.verdict == table.WARN
+    assert row.finding.startswith("at most 63.0 GB a GPU")
+
+
 def test_replicas_on_cpus_share_the_memory():
     row = memory.row(parts_of(GB), config_of(), 2, "CPU", 6 * GB)
     assert row.verdict == table.FAIL

@@ -10,9 +10,11 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import method_table
 from moco_tf.doctor import proofs, reference, table
 from moco_tf.models import encoder
 from tests.doctor import small_backbone
+from tests.methods import every_method
 
 REFERENCE = pathlib.Path(__file__).resolve().parents[1] / "reference"
 
@@ -89,6 +91,26 @@ def test_a_resumed_run_has_the_same_bits(monkeypatch):
     row = proofs.resume(configs.load("quickstart"), strategy)
     assert row.verdict == table.OK
     assert row.finding.endswith("the same bits")
+
+
+def test_a_pair_of_files_is_resumed_too(monkeypatch):
+    monkeypatch.setattr(encoder, "build_backbone", every_method.tiny_backbone)
+    config = configs.load("cmc_imagenet", {"model.input": "pair"})
+    row = proofs.resume(config, tf.distribute.get_strategy())
+    assert row.finding.endswith("the same bits")
+
+
+@pytest.mark.parametrize("name", method_table.METHODS)
+def test_the_small_run_of_any_method_keeps_the_rules(name):
+    recipe = method_table.METHODS[name].configs[0]
+    config = configs.load(recipe, {"data.source": "a"})
+    configs.check(proofs.small_config(config, 2), 2)
+
+
+def test_the_small_run_has_no_more_micro_batches_than_groups():
+    fields = {"data.source": "a", "train.micro_batches": "4"}
+    config = configs.load("moco_v2_imagenet", fields)
+    configs.check(proofs.small_config(config, 2), 2)
 
 
 @pytest.mark.parametrize(

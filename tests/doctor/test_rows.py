@@ -176,6 +176,19 @@ def test_batch_norm_groups(batch, groups, verdict, change):
 
 
 @pytest.mark.parametrize(
+    "name, words",
+    [
+        ("cpc_imagenet", "none: the encoder has layer norm"),
+        ("memory_bank_imagenet", "1 BatchNorm groups of 256 images"),
+    ],
+)
+def test_one_group_is_well_where_no_key_is_shuffled(name, words):
+    config = config_of(name, model__bn_groups=1)
+    row = row_of(recipe.fit(config, 10**6), "batch norm")
+    assert (row.verdict, row.finding) == (table.OK, words)
+
+
+@pytest.mark.parametrize(
     "momentum, verdict, change",
     [
         (0.999, table.WARN, 0.997),  # 1000 steps; 1 - 3 / 1000
