@@ -24,6 +24,7 @@ _RUN = {
     "moco.queue_size": "16",
     "cmc.negatives": "16",
     "knn.k": "3",
+    "log.tensorboard": "False",
 }
 _SMALLER = {
     "doctor": _RUN,

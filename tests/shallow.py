@@ -4,6 +4,7 @@ python -m tests.shallow COMMAND ...    is `moco-tf COMMAND ...` with it
 """
 
 import contextlib
+import signal
 import sys
 from unittest import mock
 
@@ -36,5 +37,7 @@ def fixture(blocks=(1, 1)):
 
 
 if __name__ == "__main__":
+    # What a shell starts in the background begins deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with network():
         sys.exit(cli.run())

@@ -24,6 +24,9 @@ FIELDS = {
     "model.dim": 16,
     "moco.queue_size": 37,
     "log.every_steps": 4,
+    "log.tensorboard": False,
+    "knn.bank": "",
+    "knn.query": "",
     "knn.k": 5,
     "knn.every_epochs": 1,
 }
@@ -43,12 +46,19 @@ def write_images(root, count=50):
     return root
 
 
-def make_config(images, **fields):
-    """The CIFAR configuration, shrunk; fields by name with __ for the dot."""
+def make_config(images, judged=False, **fields):
+    """The CIFAR configuration, shrunk.
+
+    Args:
+      images: folder. judged: whether kNN judges it and TensorBoard shows it,
+        which takes most of the time of so small a run.
+      **fields: by name with __ for the dot.
+    """
     config = configs.load("moco_cifar10").copy_and_resolve_references()
     spec = f"folder:{images}"
-    values = {"data.source": spec, "knn.bank": spec, "knn.query": spec}
-    values |= FIELDS
+    values = FIELDS | {"data.source": spec}
+    if judged:
+        values |= {"knn.bank": spec, "knn.query": spec, "log.tensorboard": True}
     values |= {name.replace("__", "."): fields[name] for name in fields}
     config.update_from_flattened_dict(values)
     return config

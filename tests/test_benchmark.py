@@ -83,7 +83,7 @@ def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "benchmark", one_round)
     path = tmp_path / "figures.json"
     images = small_run.write_images(tmp_path / "images")
-    fields = {**small_run.FIELDS, "knn.bank": "", "knn.query": ""}
+    fields = small_run.FIELDS
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     status = cli.run(
         [
@@ -117,7 +117,7 @@ def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):
 
 
 def test_without_a_source_the_step_alone_is_measured(tmp_path, capsys):
-    config = small_run.make_config(tmp_path, knn__bank="", knn__query="")
+    config = small_run.make_config(tmp_path)
     config.data.source = ""
     found = benchmark.benchmark(config, tf.distribute.get_strategy(), 1, 1)
     assert "input_images_per_second" not in found

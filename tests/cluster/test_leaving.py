@@ -12,8 +12,6 @@ from tests.cluster import small_cluster
 FIELDS = {
     "train__epochs": 20,
     "checkpoint__every_steps": 3,
-    "knn__bank": "",
-    "knn__query": "",
 }
 STEPS = 20 * small_run.STEPS_PER_EPOCH
 

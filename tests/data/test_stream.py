@@ -100,9 +100,15 @@ def test_replicas_together_see_the_batch_of_one(replicas, shuffle_keys):
     _assert_same(_steps(batches, 0, 4), _steps(batches, 0, 4, replicas))
 
 
-@pytest.mark.parametrize("bad", [(), (2, 5, 17)])
-@pytest.mark.parametrize("shuffle_keys", ["gather", "address"])
-@pytest.mark.parametrize(("replicas", "workers"), [(2, 2), (4, 2), (8, 8)])
+@pytest.mark.parametrize(
+    ("replicas", "workers", "shuffle_keys", "bad"),
+    [
+        (2, 2, "gather", ()),
+        (4, 2, "gather", (2, 5, 17)),
+        (4, 2, "address", ()),
+        (8, 8, "address", (2, 5, 17)),
+    ],
+)
 def test_workers_together_see_the_batch_of_one(
     replicas, workers, shuffle_keys, bad
 ):

@@ -1,5 +1,7 @@
 """The stage that makes views: the same views however they are made."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -230,10 +232,20 @@ def test_small_views_leave_the_others_as_they_are():
     assert len(np.unique(boxes)) == 20
 
 
-@pytest.mark.parametrize(("replicas", "workers"), [(4, 1), (2, 2), (4, 4)])
-@pytest.mark.parametrize("augment_on", ["host", "device"])
-def test_small_views_go_where_the_query_goes(replicas, workers, augment_on):
-    slots, _ = _step(1, "gather", augment_on, SMALL)
+@pytest.fixture(name="slots_of", scope="module")
+def _slots_of():
+    """Function of the place of augmentation -> a step of one replica."""
+    return functools.cache(lambda place: _step(1, "gather", place, SMALL)[0])
+
+
+@pytest.mark.parametrize(
+    ("augment_on", "replicas", "workers"),
+    [("host", 2, 2), ("device", 4, 1), ("device", 4, 4)],
+)
+def test_small_views_go_where_the_query_goes(
+    slots_of, augment_on, replicas, workers
+):
+    slots = slots_of(augment_on)
     dealt, _ = _step(replicas, "address", augment_on, SMALL, workers)
     names = {"query", "small", "index"}
     if augment_on == "device":
@@ -242,9 +254,8 @@ def test_small_views_go_where_the_query_goes(replicas, workers, augment_on):
         np.testing.assert_array_equal(dealt[name], slots[name])
 
 
-def test_the_device_finishes_small_views():
-    host, _ = _step(1, "gather", "host", SMALL)
-    device, _ = _step(1, "gather", "device", SMALL)
+def test_the_device_finishes_small_views(slots_of):
+    host, device = slots_of("host"), slots_of("device")
     found = method.finished_views(
         {n: tf.constant(v) for n, v in device.items()}
     )

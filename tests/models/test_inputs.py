@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import cloning, encoder, inputs
+from tests import shallow
 
+_network = shallow.fixture((1, 1, 1, 1))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
