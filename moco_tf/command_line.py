@@ -1,5 +1,6 @@
 """From the words of a command line to a command, flags and overrides."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ _COMMON = ("verbose", "help")
 # By the default's type: a tuple's flag may be given again, for a list.
 _DEFINE = {bool: flags.DEFINE_bool, tuple: flags.DEFINE_multi_string}
 
+# Flags with paths: of "--workdir=~/runs" a shell leaves "~" as it is.
+_PATHS = frozenset(
+    "config workdir checkpoint saved_model path csv grid plot head model "
+    "output json".split()
+)
 # Default and purpose of every flag; a flag with a bool takes no value.
 _FLAGS = {
     "config": (None, "name or .py file of a configuration"),
@@ -137,6 +143,8 @@ def _parse_flags(command, argv):
         ) from None
     except flags.Error as error:
         raise UsageError(str(error)) from None
+    for name in _PATHS & set(allowed):
+        values[name].value = _expanded(values[name].value)
     if left:
         raise UsageError(
             f"{left[0]!r} is neither a flag nor a value: flags are written "
@@ -146,6 +154,13 @@ def _parse_flags(command, argv):
     if missing and not values.help:
         raise UsageError(f"{' and '.join(missing)} must be given.")
     return values
+
+
+def _expanded(value):
+    """A path, a list of paths or None, with "~" read as the home folder."""
+    if isinstance(value, list):
+        return [os.path.expanduser(path) for path in value]
+    return value and os.path.expanduser(value)
 
 
 def numbers(kind, name, text):

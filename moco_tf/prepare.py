@@ -61,7 +61,7 @@ def prepare(spec, folder, short_side=256, stream=None):
             "short_side must be at least 1 pixel. Received "
             f"short_side={short_side}."
         )
-    folder = os.path.abspath(os.path.expanduser(folder))
+    folder = os.path.abspath(folder)
     source = sources.open_source(spec)
     settings = describe(source, spec, short_side)
     try:
@@ -189,7 +189,7 @@ def reader(source, short_side):
             why = error.message
         except (tf.errors.OpError, UnicodeDecodeError):
             # Once more, for the image's own error without the graph's.
-            reason = unreadable.reason_of(source, place)
+            _, reason = unreadable.read(source, place)
             if reason is not None:
                 return None, reason
             why = "it was read only the second time"
@@ -213,7 +213,7 @@ def verify(folder, stream=None):
     Raises:
       ValueError: for a cache that is not whole, with the damaged images' names.
     """
-    cache = prepared_files.Cache(os.path.expanduser(folder))
+    cache = prepared_files.Cache(folder)
     damaged = []
     with (
         futures.ThreadPoolExecutor(os.cpu_count()) as pool,

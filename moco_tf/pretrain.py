@@ -253,7 +253,6 @@ def make_callback(
         batches.steps_per_epoch,
         last_step,
         metrics,
-        events,
         progress.Progress(last_step, batches.steps_per_epoch, chance),
         unreadable.UnreadableLog(
             workdir / "unreadable.csv",
@@ -262,7 +261,8 @@ def make_callback(
         ),
         guard,
     )
-    callback.knn, callback.board = knn_monitor, pictures
+    callback.scalars, callback.board = events, pictures
+    callback.knn = knn_monitor
     callback.inspector = dictionary.Inspector(batches)
     callback.pace = dictionary.Pace()
     callback.warnings = health.WarningLog(workdir / "warnings.csv", step)

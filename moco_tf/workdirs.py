@@ -10,7 +10,7 @@ import platform
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import environment, locks
+from moco_tf import environment, locks, whole
 
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
@@ -223,6 +223,5 @@ def read_json(path):
 
 def write_json(path, value):
     """Writes a file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(part, path)
+    with whole.file(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n")

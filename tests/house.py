@@ -31,7 +31,7 @@ ROOMS = {
     "monitoring": (),
     "cluster": (),
     "models": (),
-    "data": ("locks",),
+    "data": ("locks", "whole"),
 }  # fmt: skip
 _STEP, _RISE, _WIDTH, _HEIGHT, _EDGE = 62, 42, 100, 28, 12
 _STYLE = """

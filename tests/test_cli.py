@@ -149,6 +149,17 @@ def test_knn_reads_the_configuration_of_the_run(calls):
     )
 
 
+def test_the_home_folder_of_a_path_is_found(calls, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = ["--workdir=~/a", "--bank=folder:~/b", "--plot=c.png"]
+    assert cli.run(["knn", *words]) == 0
+    assert cli.run(["report", "--workdir=~/a", "--workdir", "~/b"]) == 0
+    (_, knn, _), (_, report, _) = calls
+    assert (knn.workdir, knn.plot) == ("/home/ada/a", "c.png")
+    assert (knn.bank, knn.saved_model) == ("folder:~/b", "")
+    assert report.workdir == ["/home/ada/a", "/home/ada/b"]
+
+
 def test_numbers():
     assert command_line.numbers(int, "k", "1,20") == [1, 20]
     assert command_line.numbers(float, "t", "0.1") == [0.1]

@@ -186,6 +186,11 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
     )
 
 
+def spread(total: int, count: int) -> np.ndarray:
+    """Places int64 of at most `count` of `total` things, evenly spaced."""
+    return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+
+
 def absolute(spec: str) -> str:
     """A spec as it can be opened from another folder."""
     kind, _, rest = spec.partition(":")

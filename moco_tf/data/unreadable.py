@@ -48,7 +48,7 @@ class UnreadableLog:
             for index in indices.numpy():
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
-                    why = reason_of(self.stream.source, index)
+                    _, why = read(self.stream.source, index)
                     if why:
                         self.named.add(name)
                         found.append([name, why, step + 1])
@@ -83,23 +83,26 @@ class UnreadableLog:
         )
 
 
-def reason_of(source, index):
-    """Why a sample of a source cannot be read, or None if it can.
+def read(source, index):
+    """One whole image of a source, if it can be read.
 
     Args:
       source: Source. index: int.
+
+    Returns:
+      uint8 [H, W, C] and None; or None and the reason.
     """
     try:
-        source.image(source.records(tf.constant([index]))[0])
+        records = source.records(tf.constant([index], tf.int64))
+        record = tf.nest.map_structure(lambda rows: rows[0], records)
+        return source.image(record), None
     except tf.errors.OpError as error:
         text, kind = error.message, type(error).__name__
     except UnicodeDecodeError as error:
         # The platform fails to say it of a name that is no text.
         kind = "unreadable"
         text = error.object.decode("utf-8", "surrogateescape")
-    else:
-        return None
     # An assertion's text is a list of b'...', one a line.
     text = text.split("Summarized data:")[-1]
     text = _PLACE.sub("", _BYTES.sub(r"\1", text))
-    return " ".join(text.split())[:200] or kind
+    return None, " ".join(text.split())[:200] or kind

@@ -97,7 +97,7 @@ def _add_chunk(found, source, read, words, indices):
     seen = _store(found.columns, read(indices))
     warned = words.read()
     for index in np.setdiff1d(indices, seen).tolist():
-        reason = unreadable.reason_of(source, index)
+        _, reason = unreadable.read(source, index)
         # A network folder may have failed for a moment.
         if reason is None and len(_store(found.columns, read([index]))):
             seen = np.append(seen, index)

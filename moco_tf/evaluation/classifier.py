@@ -10,8 +10,10 @@ from moco_tf.methods import method
 class Classifier(method.Method):
     """What linear and fine-tuned classifiers share.
 
-    A subclass defines `train_step(batch)` and `logits(images)`. Labels do not
-    travel with the images: a batch names its samples, and the step looks up.
+    A subclass defines `train_step(batch)`, and for `predict` the tf.function
+    `logits`: float32 [n, classes] of uint8 [n, S, S, 3], in inference. Labels
+    do not travel with the images: a batch names its samples, and the step looks
+    up.
 
     Attributes:
       recipe: views.Recipe, whose normalisation the backbone expects.
@@ -34,10 +36,6 @@ class Classifier(method.Method):
     def labels_of(self, batch):
         """Labels int64 [b] of a batch."""
         return tf.gather(tf.constant(self._labels), batch["index"])
-
-    def logits(self, images):
-        """Logits float32 [n, classes] of uint8 [n, S, S, 3], in inference."""
-        raise AttributeError(f"{type(self).__name__} defines no logits.")
 
     def report(self, batch, labels, logits, loss):
         """The scalars of METRICS for a step."""
@@ -82,7 +80,6 @@ def predict(method_, source, image_size, batch_size):
     Returns:
       logits float32 [n, classes], index int64 [n].
     """
-    logits = tf.function(method_.logits)
     found, places = [], []
     for images, index in features.evaluation_batches(
         source, method_.recipe, image_size, batch_size
@@ -90,7 +87,7 @@ def predict(method_, source, image_size, batch_size):
         rows = len(index)
         if rows < batch_size:  # one shape, one trace
             images = tf.pad(images, [(0, batch_size - rows), *[(0, 0)] * 3])
-        found.append(logits(images).numpy()[:rows])
+        found.append(method_.logits(images).numpy()[:rows])
         places.append(index.numpy())
     if not found:
         raise ValueError(

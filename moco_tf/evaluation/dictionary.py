@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from moco_tf.data import sources
 from moco_tf.evaluation import representation
 
 _KEYS = 2048  # keys, at most, of which the rank is taken
@@ -47,14 +48,12 @@ class Inspector:
         coming = self._batches.samples(self._batches.positions(step)).numpy()
         held = method.queue.samples.numpy()[written]
         keys = method.queue.keys.numpy()[written]
-        spread = np.linspace(0, len(keys) - 1, min(_KEYS, len(keys)))
+        spread = sources.spread(len(keys), _KEYS)
         return {
             "queue_fill": float(written.mean()),
             "key_age": float((step - steps[written]).mean()),
             "same_image": float(np.isin(held, coming).mean()),
-            "key_rank": representation.effective_rank(
-                keys[spread.astype(np.int64)]
-            ),
+            "key_rank": representation.effective_rank(keys[spread]),
         }
 
 

@@ -81,7 +81,6 @@ def embed(judged, source, spec, path, layers, folder=None):
     if path.exists():
         _check_same(path, about)
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f"{path.name}.features")
     stored = feature_store.extract(judged, source, folder or own)
     embedding_files.write(

@@ -9,14 +9,13 @@ Labels and class names are there if the source has them. Neither is read with
 pickle, and the features of both are read from disk as they are asked for.
 """
 
-import contextlib
-import os
 import pathlib
 import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from moco_tf import whole
 from moco_tf.evaluation import embedding_npz, embedding_parquet
 
 _FORMATS = {".npz": embedding_npz, ".parquet": embedding_parquet}
@@ -51,22 +50,6 @@ def check_path(path):
     return path
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """Gives the name of a new file that takes the path's place when whole.
-
-    Side effects: none is left of a file that fails.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write(path, embeddings):
     """Writes a file in the format of its name, all of it or nothing.
 
@@ -81,10 +64,10 @@ def write(path, embeddings):
     path = check_path(path)
     names, classes = embeddings.names, embeddings.class_names
     embeddings = embeddings._replace(
-        names=[_text(name) for name in names],
-        class_names=classes and [_text(name) for name in classes],
+        names=[as_text(name) for name in names],
+        class_names=classes and [as_text(name) for name in classes],
     )
-    with replacing(path) as part:
+    with whole.file(path) as part:
         _FORMATS[path.suffix].write(part, embeddings)
 
 
@@ -122,6 +105,6 @@ def load(path):
         ) from error
 
 
-def _text(name):
-    """A name as UTF-8 can hold it; "?" for bytes that are none."""
+def as_text(name):
+    """A name (str) as UTF-8 can hold it; "?" for bytes that are none."""
     return name.encode("utf-8", "replace").decode("utf-8")

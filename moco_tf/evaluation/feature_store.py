@@ -84,7 +84,7 @@ def find(frozen, source, folder):
 def _place(frozen, source, folder, tag):
     """The folder of an encoder's features of a source."""
     name = f"{frozen.identity[:16]}-{source.fingerprint()[:16]}{tag}"
-    return pathlib.Path(folder).expanduser() / name
+    return pathlib.Path(folder) / name
 
 
 def _run(frozen, source, place, state, batch_size, batches):

@@ -14,9 +14,8 @@ from moco_tf.evaluation import (
     frozen,
     restored,
 )
-from moco_tf.models import configured, heads
-from moco_tf.models import encoder as encoders
-from moco_tf.training import checkpoints, distribution, optimizers
+from moco_tf.models import heads
+from moco_tf.training import checkpoints, optimizers
 
 
 class Start(NamedTuple):
@@ -51,17 +50,14 @@ def load_start(config, run, workdir, checkpoint, strategy):
     """
     restores = config.model.init == "encoder"
     path = restored.find_checkpoint(workdir, checkpoint) if restores else None
-    distribution.set_precision(run.train.tf32)
-    tf.keras.utils.set_random_seed(config.seed)
     tuned = run.copy_and_resolve_references()
+    tuned.seed = config.seed
     tuned.data.small_views = 0
     tuned.model.sync_bn = config.model.sync_bn
     if config.train.precision != "run":
         tuned.train.precision = config.train.precision
-    recipe = views.RECIPES[run.data.views]
     with strategy.scope():
-        parts = configured.make_parts(tuned, recipe.mean, recipe.std)
-        encoder = encoders.Encoder(*parts)
+        encoder = restored.build_encoder(tuned)
     backbone = encoder.backbone
     if not restores:
         kind = [run.model.to_dict(), run.data.image_size, run.data.views]

@@ -120,13 +120,13 @@ def digest(judged):
 
 def _open_saved_model(path, recipe_name, image_size):
     """Wraps a model that others made: its one float image input is called."""
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     if not (path / "saved_model.pb").is_file() and path.suffix != ".keras":
         raise ValueError(
             "--saved_model must be a folder with saved_model.pb or a .keras "
             f"file. Received {str(path)!r}."
         )
-    told = _preprocessing(path)
+    told = preprocessing(path if path.is_dir() else path.parent)
     recipe_name = recipe_name or told.get("views", "")
     image_size = image_size or told.get("image_size", 0)
     if recipe_name not in views.RECIPES:
@@ -171,16 +171,45 @@ def _open_saved_model(path, recipe_name, image_size):
     return judged._replace(identity=digest(judged))
 
 
-def _preprocessing(path):
-    """What the model card of an export says of its images; {} without one."""
-    card = (path if path.is_dir() else path.parent) / "model_card.json"
-    return workdirs.read_json(card)["preprocessing"] if card.is_file() else {}
+def preprocessing(folder):
+    """What the model card of an export in a folder says of its images.
+
+    Args:
+      folder: pathlib.Path.
+
+    Returns:
+      dict with "views" and "image_size"; {} without a card, or with one that
+      another program wrote.
+    """
+    card = folder / "model_card.json"
+    told = workdirs.read_json(card) if card.is_file() else {}
+    told = told.get("preprocessing") if isinstance(told, dict) else {}
+    return told if isinstance(told, dict) else {}
+
+
+def _keras_model(path):
+    """A .keras file of one image input, of Keras' own layers."""
+    try:
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except (TypeError, AttributeError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:100]
+        raise ValueError(
+            "A .keras file that is judged must be of Keras' own layers. "
+            f"Received {str(path)!r} ({reason}). Save it as a SavedModel."
+        ) from error
+    form = model.input_shape
+    if not isinstance(form, tuple) or len(form) != 4:
+        raise ValueError(
+            "A .keras file that is judged must have one input [n, S, S, 3]. "
+            f"Received {str(path)!r} with the input {form}."
+        )
+    return model
 
 
 def _callable(path):
     """The weights, a function of float images, and their shape."""
     if path.suffix == ".keras":
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        model = _keras_model(path)
         return (
             model.variables,
             lambda x: model(x, training=False),

@@ -17,8 +17,6 @@ LAYERS = ("backbone", "projection")
 PAIRED = 10_000  # rows whose pairs are looked at; time grows by their square
 PIXELS_SIDE = 32  # larger pixels would need gigabytes and tell no more
 
-weighted_vote, top1, sweep = voting.weighted_vote, voting.top1, voting.sweep
-
 
 def compare(bank, query, truth, classes, k, temperature):
     """Measures kNN top-1 of an encoder's two outputs.
@@ -48,25 +46,20 @@ def compare(bank, query, truth, classes, k, temperature):
     }
 
 
-def compare_pixels(
-    bank_source, query_source, recipe, size, k, temperature, batch_size=256
-):
+def compare_pixels(bank_source, query_source, recipe, size, k, temperature):
     """Measures kNN top-1 of the normalised pixels, for comparison.
 
     Args:
       size: side of the images, pixels; above 32 they are measured at 32, which
         bounds the memory.
       bank_source, query_source, recipe, k, temperature: as `compare`.
-      batch_size: images per batch; does not change the result.
 
     Returns:
       top-1 accuracy, 0..1.
     """
     labels, classes = features_lib.common_labels(bank_source, query_source)
     bank, query = (
-        features_lib.raw_pixels(
-            source, recipe, min(size, PIXELS_SIDE), batch_size
-        )
+        features_lib.raw_pixels(source, recipe, min(size, PIXELS_SIDE))
         for source in (bank_source, query_source)
     )
     return voting.top1(

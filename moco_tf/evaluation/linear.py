@@ -127,7 +127,8 @@ def check(config, judged, pair, replicas):
         raise ValueError(
             "train.batch_size must be at most the number of training images, "
             f"and a multiple of the replicas. Received {batch}, "
-            f"{len(pair.train)} images and {replicas} replicas."
+            f"{len(pair.train)} images and {replicas} replicas. Lower "
+            "--config.train.batch_size."
         )
     supervised.check_schedule(config)
 

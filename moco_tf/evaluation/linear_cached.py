@@ -35,21 +35,31 @@ def train(config, judged, pair, output, folder, strategy):
         config.train.batch_size,
         config.seed,
     )
-    _, held = subsets.split(labels, config.probe.holdout, config.seed)
-    held = np.isin(np.arange(len(labels)), held)
     classes = len(pair.names)
-    weights = probe.train(tables, labels, ~held, classes, recipe)
-    tried = probe.top1(plain.rows[layer], labels, held, weights)
-    rate = rates[int(np.argmax(tried))]
-    print("rate      " + "".join(f"{rate:>9g}" for rate in rates))
-    print("held out  " + "".join(f"{100 * x:>7.2f} %" for x in tried))
+    _, held = subsets.split(labels, config.probe.holdout, config.seed)
+    if not len(held) and len(rates) > 1:
+        raise ValueError(
+            "Of several rates the best is chosen by images that are held out, "
+            "of classes with two or more. Received "
+            f"probe.holdout={config.probe.holdout} and {len(labels)} images, "
+            "of which none can be held out. Give one rate, such as "
+            "--config.probe.rates=30."
+        )
+    rate, tried = rates[0], []
+    if len(held):
+        held = np.isin(np.arange(len(labels)), held)
+        weights = probe.train(tables, labels, ~held, classes, recipe)
+        tried = probe.top1(plain.rows[layer], labels, held, weights)
+        rate = rates[int(np.argmax(tried))]
+        print("rate      " + "".join(f"{rate:>9g}" for rate in rates))
+        print("held out  " + "".join(f"{100 * x:>7.2f} %" for x in tried))
     # The held-out images were only lent: the chosen rate sees all of them.
     everything = np.ones(len(labels), bool)
     recipe = recipe._replace(rates=(rate,))
     weights = probe.train(tables, labels, everything, classes, recipe)
     return weights, {
         "rate": rate,
-        "held_out": dict(zip(map(str, rates), tried, strict=True)),
+        "held_out": dict(zip(map(str, rates), tried, strict=False)),
         "train_images": len(labels),
         "train_views": len(tables),
     }
@@ -79,8 +89,7 @@ def _cropped(config, judged, source, plain, folder):
         if not np.array_equal(stored.index, plain.index):
             raise ValueError(
                 "All views must be of the same images. Received other "
-                f"readable images in {folder} now than before: {source!r} has "
-                "changed. Remove that folder."
+                f"readable images now than before. Remove {folder}."
             )
         tables.append(stored.rows[config.probe.features])
     return tables

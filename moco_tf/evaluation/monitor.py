@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import assembly
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
-from moco_tf.models import inputs
 
 _PAIRS = 512  # images of which two training views are compared
 
@@ -27,9 +27,8 @@ class KnnMonitor:
         """
         self.config = config
         self.recipe = views.recipe(config.data.views, config.data.strength)
-        channels = inputs.CHANNELS[config.model.input]
-        self.bank = sources.open_source(config.knn.bank, channels)
-        self.query = sources.open_source(config.knn.query, channels)
+        self.bank = assembly.open_source(config, config.knn.bank)
+        self.query = assembly.open_source(config, config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
         # One trace of each serves all epochs.
@@ -107,8 +106,7 @@ class KnnMonitor:
 
     def _alignment(self, encoder, readable):
         """Of two training views of a fixed part of the readable queries."""
-        count = min(_PAIRS, len(readable))
-        spread = np.linspace(0, len(readable) - 1, count).astype(np.int64)
+        spread = sources.spread(len(readable), _PAIRS)
         subset = sources.Subset(self.query, readable[spread])
         first, second = (
             self._extract(encoder, subset, view)

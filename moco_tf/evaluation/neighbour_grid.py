@@ -5,10 +5,10 @@ import pathlib
 import matplotlib.figure
 import matplotlib.patches
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageOps
 
-from moco_tf.evaluation import embedding_files
+from moco_tf import whole
+from moco_tf.data import unreadable
 
 NEIGHBOURS = 10  # columns beside the query
 _SIDE = 96  # of an image, pixels
@@ -32,8 +32,6 @@ def draw(path, found, query, bank, query_source, bank_source):
 
     Side effects: writes the file, whole or not at all.
     """
-    path = pathlib.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = min(NEIGHBOURS, found.index.shape[1])
     height = len(found.query) * _CELL[0]
     width = (1 + count) * _CELL[1] + _APART
@@ -61,20 +59,17 @@ def draw(path, found, query, bank, query_source, bank_source):
             put(place, 1 + rank, bank, bank_source, near, cosine, same)
     # One canvas for all images: a hundred axes would take a minute.
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    with embedding_files.replacing(path) as part:
+    with whole.file(path) as part:
         figure.savefig(part, format="png", dpi=100)
 
 
 def _image(source, index):
     """An image as uint8 [side, side, 3], whole, on white."""
-    try:
-        records = source.records(tf.constant([index], tf.int64))
-        record = tf.nest.map_structure(lambda rows: rows[0], records)
-        image = source.image(record).numpy()[..., :3]  # of two files the first
-    except tf.errors.OpError:  # the file has gone or is damaged
+    image, _ = unreadable.read(source, index)
+    if image is None:  # the file has gone or is damaged
         return np.full([_SIDE, _SIDE, 3], _GREY, np.uint8)
     whole = ImageOps.pad(
-        Image.fromarray(image),
+        Image.fromarray(image.numpy()[..., :3]),  # of two files the first
         (_SIDE, _SIDE),
         Image.Resampling.BICUBIC,
         color="white",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moco_tf import whole
 from moco_tf.data import sources
 from moco_tf.evaluation import embedding_files, neighbour_grid, voting
 
@@ -64,8 +65,7 @@ def search_files(
     found = search(bank, query, k, layer, places)
     write_csv(csv_path, found, bank, query)
     if grid_path:
-        count = min(shown, len(places))
-        spread = np.linspace(0, len(places) - 1, count).astype(int)
+        spread = sources.spread(len(places), shown)
         part = Found(*(x if x is None else x[spread] for x in found))
         neighbour_grid.draw(grid_path, part, query, bank, *opened)
     print(_summary(found, bank, query))
@@ -115,9 +115,7 @@ def write_csv(path, found, bank, query):
 
     Side effects: writes the file, whole or not at all.
     """
-    path = pathlib.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with embedding_files.replacing(path) as part:
+    with whole.file(path) as part:
         with open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             header = ["query", "rank", "neighbour", "cosine"]

@@ -8,7 +8,7 @@ from moco_tf import config_rules
 from moco_tf.cluster import guard as guards
 from moco_tf.data import unreadable
 from moco_tf.monitoring import metrics_csv, progress
-from moco_tf.training import checkpoints, steps
+from moco_tf.training import checkpoints, reports
 
 COLUMNS = (
     "epoch",
@@ -63,9 +63,16 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
         output / "unreadable.csv", batches, config.data.max_corrupt_fraction
     )
     callback = TaskCallback(
-        config, output, batches.steps_per_epoch, last_step, guard
+        config,
+        output,
+        batches.steps_per_epoch,
+        last_step,
+        metrics,
+        progress.Progress(last_step, batches.steps_per_epoch),
+        log,
+        guard,
     )
-    callback.attach(metrics, log, evaluate, patience)
+    callback.evaluate, callback.patience = evaluate, patience
     callback.resume(method)
     if step < last_step and not callback.is_enough():
         method.start_at(*divmod(step, batches.steps_per_epoch))
@@ -89,38 +96,22 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
     return best or checkpoints.latest(output)
 
 
-class TaskCallback(steps.StepCallback):
+class TaskCallback(reports.ReportingCallback):
     """Reports, evaluates and saves at every epoch's end.
+
+    Attributes, set after: evaluate, patience, as of `train`.
 
     Side effects: writes metrics.csv and checkpoints.
     """
 
-    def __init__(self, config, output, steps_per_epoch, last_step, guard):
-        """See `train`."""
-        super().__init__(steps_per_epoch, last_step, guard)
-        self.config = config
-        self.output = output
-        self.progress = progress.Progress(last_step, steps_per_epoch)
-
-    def attach(self, metrics, unreadable_log, evaluate, patience):
-        """Gathers what the training reports to and is judged by."""
-        self.metrics = metrics
-        self.unreadable = unreadable_log
-        self.evaluate = evaluate
-        self.patience = patience
+    causes = "Usual cause: a learning rate too high for these features."
 
     def resume(self, method):
         super().resume(method)
-        self.reported = self.step
-        self.clock = (self.step, time.perf_counter())
+        self.clock = time.perf_counter()
         rows = self.metrics.rows()
-        self.bad = sum(row["unreadable"] for row in rows)
         if rows and self.ends_epoch() and rows[-1]["epoch_loss"] is None:
             self.finish_epoch()  # killed between checkpoint and evaluation
-
-    def on_train_begin(self, logs=None):
-        del logs
-        self.progress.start(self.step)
 
     def after_step(self):
         ends = self.ends_epoch() or self.step >= self.last_step
@@ -130,65 +121,34 @@ class TaskCallback(steps.StepCallback):
         if ends or self.left:
             self.save()
 
-    def save(self):
-        """Writes a checkpoint of the finished steps."""
-        meta = {
-            "epoch": self.step / self.steps_per_epoch,
-            "replicas": self.model.replicas,
-            "last_step": self.last_step,
-        }
-        checkpoints.save(self.model, self.output, 1, meta)
-
     def save_interrupted(self):
-        """Saves at Ctrl-C: a step is finished or not begun, never half done."""
         self.step = int(self.model.step.numpy())
-        newest = checkpoints.latest(self.output)
-        done = checkpoints.read_meta(newest)["step"] if newest else 0
-        if self.step > done:
-            if self.step > self.reported:
-                self.report()
-            self.save()
+        if self.step > self.reported:
+            self.report()
+        super().save_interrupted()
 
     def report(self):
         """Reads the steps since the last report; stops at a bad loss."""
+        self.check_finite()
         window = self.model.step_log.read(self.reported, self.step)
-        for back, loss in enumerate(window["loss"]):
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss of step {self.reported + back + 1} is {loss}. "
-                    "Checkpoints from before are intact. Usual cause: a "
-                    "learning rate too high for these features."
-                )
-        batch, count = self.config.train.batch_size, self.step - self.reported
-        seconds = time.perf_counter() - self.clock[1]
-        row = {
+        row = self.figures(window)
+        seconds = time.perf_counter() - self.clock
+        images = row["steps"] * self.config.train.batch_size
+        row |= {
             "step": self.step,
-            "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
-            "steps": count,
-            "loss": math.fsum(window["loss"]) / count,
-            "top1": math.fsum(window["top1"]) / count,
-            "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
-            "images_per_second": count * batch / seconds,
+            "images_per_second": images / seconds,
             "input_wait_share": min(
                 math.fsum(window["input_wait"]) / seconds, 1.0
             ),
-            "unreadable": round(math.fsum(window["unreadable"]) * batch),
         }
-        if row["unreadable"]:
-            shares = enumerate(window["unreadable"], self.reported)
-            self.unreadable.add([step for step, share in shares if share])
         self.metrics.append(row)
-        self.bad += row["unreadable"]
-        self.unreadable.check(self.bad, self.step * batch)
-        self.progress.update(self.step, row)
-        self.reported = self.step
-        self.clock = (self.step, time.perf_counter())
+        self.note(row)
+        self.clock = time.perf_counter()
 
     def finish_epoch(self):
         epoch = self.step // self.steps_per_epoch
         rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        total = sum(row["steps"] for row in rows)
-        mean = math.fsum(row["loss"] * row["steps"] for row in rows) / total
+        mean = reports.epoch_mean(rows, "loss")
         row = {"step": self.step, "epoch_loss": mean}
         text = f"epoch {epoch}/{self.config.train.epochs} done  loss {mean:.4f}"
         if self.evaluate:
@@ -197,10 +157,10 @@ class TaskCallback(steps.StepCallback):
             earlier = [r["evaluated_top1"] for r in self.metrics.rows()]
             known = [value for value in earlier if value is not None]
             if row["evaluated_top1"] > max(known, default=-1.0):
-                checkpoints.keep_as_best(checkpoints.latest(self.output))
+                checkpoints.keep_as_best(checkpoints.latest(self.workdir))
         self.metrics.append(row)
         self.progress.message(text)
-        self.clock = (self.step, time.perf_counter())
+        self.clock = time.perf_counter()
         if self.is_enough():
             self.progress.message(
                 f"no better evaluation for {self.patience} epochs: stopped"

@@ -1,6 +1,5 @@
 """What TensorBoard shows beside scalars: pictures, histograms, projector."""
 
-import os
 import pathlib
 import time
 
@@ -13,6 +12,8 @@ from tensorboard.plugins.hparams import summary, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.projector import projector_config_pb2
 
+from moco_tf import whole
+from moco_tf.data import sources
 from moco_tf.evaluation import voting
 from moco_tf.monitoring import tensorboard
 from moco_tf.reporting import samples
@@ -125,7 +126,7 @@ class Board:
 
     def _neighbours(self, step, bank, query):
         """A grid: fixed queries, then their nearest images of the bank."""
-        own = _spread(len(query.index), _QUERIES)
+        own = sources.spread(len(query.index), _QUERIES)
         count = min(_NEIGHBOURS, len(bank.index))
         _, near = voting.nearest(bank.backbone, query.backbone[own], count)
         left = self._views(self._monitor.query, query.index[own])
@@ -142,7 +143,7 @@ class Board:
 
     def _project(self, query):
         """The files of the projector; its page shows the newest epoch."""
-        rows = _spread(len(query.index), _POINTS)
+        rows = sources.spread(len(query.index), _POINTS)
         places = query.index[rows]
         folder = self._folder / "projector"
         folder.mkdir(exist_ok=True)
@@ -150,7 +151,8 @@ class Board:
             self._draw_sprite(folder, places, query.labels, rows)
             self._sprite = places
         points = query.backbone[rows].astype(np.float32)
-        _replace(folder / "features.bytes", points.tobytes())
+        with whole.file(folder / "features.bytes") as part:
+            part.write_bytes(points.tobytes())
         config = projector_config_pb2.ProjectorConfig()
         embedding = config.embeddings.add(
             tensor_name="backbone features",
@@ -160,8 +162,8 @@ class Board:
         )
         embedding.sprite.image_path = "projector/sprite.png"
         embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
-        text = text_format.MessageToString(config)
-        _replace(self._folder / "projector_config.pbtxt", text.encode())
+        with whole.file(self._folder / "projector_config.pbtxt") as part:
+            part.write_text(text_format.MessageToString(config))
 
     def _draw_sprite(self, folder, places, labels, rows):
         source = self._monitor.query
@@ -181,7 +183,8 @@ class Board:
             lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
         canvas.save(folder / "sprite.png")
         text = "\n".join(lines) + "\n"
-        _replace(folder / "metadata.tsv", text.encode("utf-8", "replace"))
+        with whole.file(folder / "metadata.tsv") as part:
+            part.write_text(text, "utf-8", "replace")
 
     def _views(self, source, places):
         return samples.evaluation_views(
@@ -238,16 +241,5 @@ def grid(rows):
     return canvas
 
 
-def _spread(total, count):
-    return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
-
-
 def _line(text):
     return " ".join(str(text).split())
-
-
-def _replace(path, data):
-    """Writes a file whole or not at all: TensorBoard may read it just now."""
-    part = path.with_name(path.name + ".tmp")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -70,7 +70,7 @@ def encode(run, checkpoint, most, alone=True):
     spec = run.config.knn.query or run.config.data.source
     source = samples.open_source(run, spec)
     count = min(most, len(source))
-    places = np.linspace(0, len(source) - 1, count).astype(np.int64)
+    places = sources.spread(len(source), count)
     with _folder(run.workdir) as folder:
         whole = feature_store.find(judged, source, folder)
         part = sources.Subset(source, places)
@@ -123,11 +123,7 @@ def find_neighbours(test, queries=8, k=8):
         )
         spread = order[np.lexsort((labels[order], rank))][:queries]
     else:
-        spread = spread[
-            np.linspace(0, len(spread) - 1, min(queries, len(spread))).astype(
-                int
-            )
-        ]
+        spread = sources.spread(len(spread), queries)
     return neighbours.search(test.bank, test.held, k, LAYER, spread)
 
 

@@ -9,7 +9,7 @@ import jinja2
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf.evaluation import embedding_files
+from moco_tf import whole
 from moco_tf.reporting import curves, facts, pictures, published, runs
 
 _SHEETS = 5_000_000  # letters, of all pictures of maps together
@@ -43,7 +43,7 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
             f"images={images}."
         )
     found = runs.read(workdirs)
-    path = pathlib.Path(path or found[0].workdir / "report.html").expanduser()
+    path = pathlib.Path(path or found[0].workdir / "report.html")
     if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
             "--path must name a file that ends in .html. Received "
@@ -51,7 +51,7 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     page = render(found, checkpoint, images)
-    with embedding_files.replacing(path) as part:
+    with whole.file(path) as part:
         # A file's name need not be text: what cannot be written becomes "?".
         part.write_bytes(page.encode("utf-8", "replace"))
     print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")

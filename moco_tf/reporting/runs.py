@@ -66,7 +66,7 @@ def read(paths):
       ValueError: for a folder that holds no pre-training run, one that is
         given twice, or files that are damaged.
     """
-    workdirs_ = [pathlib.Path(path).expanduser().resolve() for path in paths]
+    workdirs_ = [pathlib.Path(path).resolve() for path in paths]
     twice = {str(x) for x in workdirs_ if workdirs_.count(x) > 1}
     if twice:
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import assembly
-from moco_tf.data import sources, views
+from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import features
 
 _BATCH = 64  # images at once
@@ -67,9 +67,8 @@ def pairs(config, source, count=8, step=0):
     for position, index in zip(positions.numpy(), indices, strict=True):
         if len(found) == count:
             break
-        try:
-            image = _read(source, index)
-        except tf.errors.OpError:
+        image, _ = unreadable.read(source, index)
+        if image is None:
             continue
         # The stream's own seeds: 2 p for the query, 2 p + 1 for the key.
         query, key = (
@@ -104,9 +103,3 @@ def evaluation_views(source, recipe, size, indices):
         for image, place in zip(batch.numpy(), places.numpy(), strict=True):
             found[int(part.indices[place])] = image[..., :3]
     return found
-
-
-def _read(source, index):
-    """One whole image, uint8 [H, W, C] tensor."""
-    records = source.records(tf.constant([index], tf.int64))
-    return source.image(tf.nest.map_structure(lambda rows: rows[0], records))

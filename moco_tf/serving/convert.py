@@ -7,11 +7,11 @@ import pathlib
 import shutil
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from moco_tf import naming, workdirs
-from moco_tf.data import sources, views
+from moco_tf import naming
+from moco_tf.data import sources, unreadable, views
+from moco_tf.evaluation import frozen
 from moco_tf.serving import comparison, convert_formats, rest_app
 
 COMPARED = 16  # images of a source, spread over it
@@ -67,7 +67,7 @@ def convert_export(model, to, path="", images=""):
     _refuse_existing(final)
     exported = open_export(folder)
     tensors = _normalised(_images(images, exported.channels), exported)
-    with _replacing(final) as part:
+    with _beside(final) as part:
         chosen.write(exported.folder, exported.loaded, part)
         differences = _compare(chosen, part, exported, tensors)
         found = "\n".join(f"  {difference}" for difference in differences)
@@ -102,11 +102,11 @@ def open_export(folder):
       ValueError: for a SavedModel that `export` did not write.
     """
     folder = pathlib.Path(folder)
-    card = folder / "model_card.json"
-    told = workdirs.read_json(card)["preprocessing"] if card.is_file() else {}
+    told = frozen.preprocessing(folder)
     loaded = tf.saved_model.load(str(folder))
     name = convert_formats.SIGNATURE
-    if name not in loaded.signatures or told.get("views") not in views.RECIPES:
+    known = told.get("views") in views.RECIPES and "image_size" in told
+    if name not in loaded.signatures or not known:
         raise ValueError(
             f"What is converted must be an export: with the signature {name} "
             "and with model_card.json, which names its views. Received "
@@ -145,7 +145,7 @@ def _format(to):
 
 def _path(path, folder, suffix):
     if path:
-        return pathlib.Path(path).expanduser()
+        return pathlib.Path(path)
     folder = folder.resolve()
     if not folder.name.isdigit():
         return folder.with_name(folder.name + suffix)
@@ -162,8 +162,9 @@ def _refuse_existing(final):
 
 
 @contextlib.contextmanager
-def _replacing(final):
-    """Gives a new path that takes the final name if all goes well."""
+def _beside(final):
+    """Gives a path of the final name, in a folder that goes: some formats write
+    more than one file, and tell them by their suffix."""
     folder = final.with_name(f".{final.name}.part")
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
     folder.mkdir(parents=True)
@@ -185,15 +186,12 @@ def _images(spec, channels):
         yield from comparison.inputs_of_photographs(channels // 3)[1]
         return
     source = sources.open_source(spec, channels)
-    count = min(COMPARED, len(source))
-    for index in np.linspace(0, len(source) - 1, count).astype(np.int64):
-        records = source.records(tf.constant([index]))
-        try:
-            image = source.image(records[0])
-        except tf.errors.OpError as error:
-            print(f"not compared: {source.name(int(index))}: {error.message}")
-            continue
-        yield image
+    for index in sources.spread(len(source), COMPARED):
+        image, reason = unreadable.read(source, index)
+        if image is None:
+            print(f"not compared: {source.name(int(index))}: {reason}")
+        else:
+            yield image
 
 
 def _normalised(images, exported):

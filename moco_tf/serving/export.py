@@ -6,14 +6,12 @@ OUTPUT/NAME/VERSION/
     README.md model_card.json signatures.txt
 """
 
-import contextlib
-import os
 import pathlib
 import re
-import shutil
 
 import tensorflow as tf
 
+from moco_tf import whole
 from moco_tf.evaluation import frozen
 from moco_tf.serving import (
     comparison,
@@ -59,6 +57,7 @@ def export_run(
         a head or bank that does not belong to the encoder.
       FloatingPointError: if the export does not give the encoder's features;
         nothing is left of it.
+      OSError: if it cannot be written.
 
     Side effects: writes the folder under a name that starts with a dot and
       renames it, so that a server never sees a part of one.
@@ -78,7 +77,7 @@ def export_run(
     served = signatures.ServedEncoder(
         backbone, judged.recipe, judged.image_size, linear, neighbours
     )
-    with _replacing(final) as part:
+    with whole.folder(final) as part:
         card = model_card.describe(
             judged,
             name,
@@ -118,7 +117,7 @@ def version_folder(output, name, version=0):
             "--version must be a positive number; 0 takes the next one. "
             f"Received {version}."
         )
-    folder = pathlib.Path(output).expanduser() / name
+    folder = pathlib.Path(output) / name
     held = []
     if folder.is_dir():
         names = [path.name for path in folder.iterdir()]
@@ -132,23 +131,16 @@ def version_folder(output, name, version=0):
     return folder / str(version or max(held, default=0) + 1)
 
 
-@contextlib.contextmanager
-def _replacing(final):
-    """Gives a new folder that takes the final name if all goes well."""
-    part = final.with_name(f".{final.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
-    part.mkdir(parents=True)
-    try:
-        yield part
-        os.rename(part, final)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _write_models(folder, served, judged, name):
     """Writes the SavedModel and its warm-up; returns its signatures."""
     traced = served.signatures()
-    tf.saved_model.save(served, str(folder), signatures=traced)
+    try:
+        tf.saved_model.save(served, str(folder), signatures=traced)
+    except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
+        raise OSError(
+            f"The export could not be written: {error.message}. Nothing is "
+            "left of it. Free space, or give another --output."
+        ) from error
     files = judged.channels // 3
     made = warm_up.requests(traced, judged.recipe, judged.image_size, files)
     warm_up.write(folder, name, made)

@@ -1,6 +1,8 @@
 """The labelled features among which neighbours are found (`neighbours`)."""
 
+import contextlib
 import pathlib
+import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +22,7 @@ class FeatureBank(tf.Module):
     Attributes:
       blocks: list of float32 [b, F] variables, unit rows.
       labels: int64 [B] variable, places in `classes`.
-      classes: list of str.
+      classes: tuple of str.
       k: neighbours that vote. temperature: of their votes.
       title: where the features came from, and how they vote.
     """
@@ -46,7 +48,7 @@ class FeatureBank(tf.Module):
             for name in [f"bank{start // voting.BANK_BLOCK}"]
         ]
         self.labels = tf.Variable(labels, trainable=False, name="labels")
-        self.classes = tuple(classes)
+        self.classes = tuple(map(embedding_files.as_text, classes))
         self.k = k
         self.temperature = temperature
         self.title = f"{title} (k = {k}, temperature = {temperature:g})"
@@ -92,7 +94,7 @@ def open_bank(bank, judged, workdir=""):
         "folder:DIR", whose features are taken now.
       judged: frozen.Frozen with a config, whose knn.k and knn.temperature are
         used; k is at most the size of the bank.
-      workdir: of the run, for stored features.
+      workdir: of the run, for stored features; "": they are not kept.
 
     Returns:
       FeatureBank.
@@ -105,16 +107,27 @@ def open_bank(bank, judged, workdir=""):
     else:
         source = sources.open_source(bank, judged.channels)
         _check_labels(bank, source.labels)
-        stored = feature_store.extract(
-            judged, source, pathlib.Path(workdir) / "features"
-        )
-        rows, labels = stored.rows["backbone"], stored.labels
+        with _store(workdir) as folder:
+            stored = feature_store.extract(judged, source, folder)
+            # The bank copies them: the folder may go.
+            rows = np.array(stored.rows["backbone"])
+        labels = stored.labels
         classes = source.class_names
     if classes is None:
         classes = [str(number) for number in range(int(labels.max()) + 1)]
     knn = judged.config.knn
     k = min(knn.k, len(rows))
     return FeatureBank(rows, labels, classes, k, knn.temperature, str(bank))
+
+
+@contextlib.contextmanager
+def _store(workdir):
+    """The folder of a run's features, or one for the time of the block."""
+    if workdir:
+        yield pathlib.Path(workdir) / "features"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
 
 
 def _read(path, judged):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import workdirs
+from moco_tf.evaluation import embedding_files
 
 SHOWN = 5  # classes of an answer, most probable first
 
@@ -24,7 +25,7 @@ class LinearHead(tf.Module):
         super().__init__()
         self.kernel = tf.Variable(kernel, name="kernel")
         self.bias = tf.Variable(bias, name="bias")
-        self.classes = tuple(classes)
+        self.classes = tuple(map(embedding_files.as_text, classes))
 
     def __call__(self, features):
         """Names the most probable classes.
@@ -56,7 +57,7 @@ def open_head(path, judged, features):
       ValueError: for a file that is no such head, or the head of another
         encoder, of other features or of another width.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     path = path / "linear.npz" if path.is_dir() else path
     kernel, bias, classes = _read(path)
     if kernel.shape[0] != features:

@@ -34,7 +34,7 @@ def read(path):
       ValueError: if the file is none of these, is damaged, or asks for
         anything else than tensors, numbers, text and containers.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     try:
         with open(path, "rb") as file:
             data = _mapped(file)

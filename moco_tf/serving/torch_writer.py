@@ -4,15 +4,13 @@ The bytes are a function of the values alone: dates in the archive are fixed.
 """
 
 import collections
-import contextlib
-import os
-import pathlib
 import pickle
 import struct
 import zipfile
 
 import numpy as np
 
+from moco_tf import whole
 from moco_tf.serving import torch_tensors
 
 _ALIGNMENT = 64  # bytes, of each storage in the file; as torch writes them
@@ -35,7 +33,7 @@ def write_torch(path, value):
     """
     emitter = _Emitter()
     body = emitter.pickle(value)
-    with _whole(path) as part, zipfile.ZipFile(part, "w") as archive:
+    with whole.file(path) as part, zipfile.ZipFile(part, "w") as archive:
         _store(archive, "archive/data.pkl", body)
         _store(archive, "archive/byteorder", b"little")
         for number, array in enumerate(emitter.storages):
@@ -54,21 +52,8 @@ def write_pickle(path, value):
     Raises:
       OSError: if the file cannot be written.
     """
-    with _whole(path) as part, open(part, "wb") as file:
+    with whole.file(path) as part, open(part, "wb") as file:
         pickle.dump(value, file, protocol=4)
-
-
-@contextlib.contextmanager
-def _whole(path):
-    """A name to write under; the file gets its own name when all went well."""
-    path = pathlib.Path(path).expanduser()
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _store(archive, name, data):

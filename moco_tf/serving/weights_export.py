@@ -36,12 +36,13 @@ def export_weights(workdir, checkpoint, path, layout):
     Side effects: writes the file and prints what it holds; seeds the
     generators of Keras.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     config = restored.load_config(workdir)
     _check(layout, config, path)
     source = restored.find_checkpoint(workdir, checkpoint)
     method = None
-    if layout == "moco" and weight_state.holds_queue(source):
+    whole = config.method == "moco" and weight_state.holds_queue(source)
+    if layout == "moco" and whole:
         method = weight_state.restore_method(config, source)
         encoder = method.query_encoder
     else:

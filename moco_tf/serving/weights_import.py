@@ -82,6 +82,13 @@ def _configuration(file, config, overrides):
             config = "moco_v1_imagenet"
         if fields["model.stem"] == "cifar":
             config = "moco_cifar10"
+    method = configs.load(config).method
+    if file.is_whole and method != "moco":
+        raise ValueError(
+            "A file with a queue and its key encoder is a run of MoCo. Received"
+            f" the configuration {config!r}, of the method {method}. Give one "
+            "of MoCo, or none."
+        )
     texts = {name: str(value) for name, value in fields.items()}
     return configs.load(config, texts | overrides)
 
@@ -128,7 +135,8 @@ def _step(file, config):
     count = weight_state.summarise_counts(file.counts["query"])
     if file.layout != "moco" or not isinstance(count, int):
         return 0
-    step = count // (2 if config.moco.symmetric else 1)
+    both = config[config.method].get("symmetric", False)
+    step = count // (2 if both else 1)
     return step if 0 <= step <= _MOST_STEPS else 0
 
 

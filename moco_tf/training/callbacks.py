@@ -4,10 +4,10 @@ import math
 import time
 from typing import Any
 
-from moco_tf.training import checkpoints, steps
+from moco_tf.training import checkpoints, reports
 
 
-class PretrainCallback(steps.StepCallback):
+class PretrainCallback(reports.ReportingCallback):
     """Reports every few steps, runs kNN and saves: the chief's part.
 
     At the end of an epoch: report, checkpoint, kNN. A run that is killed in
@@ -17,32 +17,19 @@ class PretrainCallback(steps.StepCallback):
     checkpoints.
     """
 
-    def __init__(
-        self,
-        config,
-        workdir,
-        steps_per_epoch,
-        last_step,
-        metrics,
-        scalars,
-        progress,
-        unreadable,
-        guard,
-    ):
-        """Gathers what the run reports to.
+    causes = (
+        "Usual causes: a learning rate too high for the batch, or a "
+        "temperature too low."
+    )
+
+    def __init__(self, *reported_to):
+        """Sets what may be missing to None.
 
         Args:
-          config: the run's configuration.
-          workdir: of the run.
-          steps_per_epoch: int.
-          last_step: int, the step after which the run stops.
-          metrics: MetricsFile.
-          scalars: EventWriter, or None.
-          progress: Progress.
-          unreadable: UnreadableLog.
-          guard: Guard of this process.
+          *reported_to: as of ReportingCallback.
 
         Attributes, set after; each may be None:
+          scalars: EventWriter.
           knn: function of an encoder -> dict of figures by column of
             metrics.csv.
           inspector: of the method between steps -> such a dict.
@@ -51,23 +38,18 @@ class PretrainCallback(steps.StepCallback):
           board: pictures for TensorBoard (reporting/board.py).
           profile: profile.Profile.
         """
-        super().__init__(steps_per_epoch, last_step, guard)
-        self.config = config
-        self.workdir = workdir
-        self.metrics = metrics
-        self.scalars = scalars
-        self.progress = progress
+        super().__init__(*reported_to)
+        self.keep = self.config.checkpoint.keep
+        self.scalars: Any = None
         self.knn = self.inspector = self.pace = None
         self.watch: Any = None
         self.warnings: Any = None
         self.board = self.profile = None
-        self.unreadable = unreadable
         self.clock: Any = None
         self.newest_knn = None  # of this session
 
     def on_train_begin(self, logs=None):
-        del logs
-        self.progress.start(self.step)
+        super().on_train_begin(logs)
         if self.watch:
             self._warn(self.watch.start())
         if self.board:
@@ -94,12 +76,10 @@ class PretrainCallback(steps.StepCallback):
             if self.pace:
                 self.pace.begin(self.model)
         if ends or self.left or self._is_due("checkpoint"):
-            self.check_finite()
             self.save()
 
     def on_train_end(self, logs=None):
-        del logs
-        self.progress.close()
+        super().on_train_end(logs)
         if self.profile:
             self.profile.stop()
             if self.scalars and self.model.step_graph:
@@ -126,7 +106,6 @@ class PretrainCallback(steps.StepCallback):
         self.reported = max([row["step"] for row in rows], default=0)
         if self.step - self.reported > self.config.log.every_steps:
             self.reported = self.step  # metrics.csv was removed or cut
-        self.bad = sum(row["unreadable"] for row in rows)
         self.best_knn = max(map(self._judge, rows), default=-math.inf)
         if rows and rows[-1]["step"] == self.step and self.ends_epoch():
             if rows[-1]["epoch_loss"] is None:
@@ -136,35 +115,13 @@ class PretrainCallback(steps.StepCallback):
         """Reads the steps since the last report and tells all listeners."""
         self.check_finite()
         window = self.model.step_log.read(self.reported, self.step)
-        steps = self.step - self.reported
-        batch = self.config.train.batch_size
-        means = {
-            name: math.fsum(window[name]) / steps for name in self.model.METRICS
-        }
-        row = {
-            **means,
-            "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
-            "steps": steps,
-            "learning_rate": self._rate(),
-            "unreadable": round(math.fsum(window["unreadable"]) * batch),
-            **self._speed(window["input_wait"]),
-        }
+        row = {**self.figures(window), **self._speed(window["input_wait"])}
         if self.inspector:
             row |= self.inspector(self.model)
         if self.board:
             self.board.histograms(self.step, self.model.newest.read())
-        if row["unreadable"]:
-            bad = [
-                self.reported + back
-                for back, share in enumerate(window["unreadable"])
-                if share
-            ]
-            self.unreadable.add(bad)
         self._write(row)
-        self.reported = self.step
-        self.bad += row["unreadable"]
-        self.unreadable.check(self.bad, self.step * batch)
-        self.progress.update(self.step, row)
+        self.note(row)
         if self.watch:
             self._warn(self.watch.report({"step": self.step, **row}))
 
@@ -172,7 +129,7 @@ class PretrainCallback(steps.StepCallback):
         """Epoch means, and kNN if it is due; the epoch is saved already."""
         epoch = self.step // self.steps_per_epoch
         rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        row = {"epoch_loss": _epoch_mean(rows, "loss")}
+        row = {"epoch_loss": reports.epoch_mean(rows, "loss")}
         every, epochs = self.config.knn.every_epochs, self.config.train.epochs
         if self.knn and (epoch % every == 0 or epoch == epochs):
             row |= self.knn(self.model.query_encoder)
@@ -185,65 +142,18 @@ class PretrainCallback(steps.StepCallback):
         self.progress.message(_epoch_line(epoch, epochs, row))
         if self.watch:
             if "instance_top1" in self.model.METRICS:
-                row["instance_top1"] = _epoch_mean(rows, "instance_top1")
+                row["instance_top1"] = reports.epoch_mean(rows, "instance_top1")
             self._warn(self.watch.epoch(row))
         if self.board:
             self.board.epoch(self.step, last=self.step >= self.last_step)
         if self.clock:
             self.clock = (self.step, time.perf_counter())
 
-    def save(self):
-        """Writes a checkpoint of the finished steps."""
-        return checkpoints.save(
-            self.model,
-            self.workdir,
-            self.config.checkpoint.keep,
-            {
-                "epoch": self.step / self.steps_per_epoch,
-                "replicas": self.model.replicas,
-                "last_step": self.last_step,
-            },
-        )
-
-    def save_interrupted(self):
-        """Saves at Ctrl-C: a step is finished or not begun, never half done."""
-        self.progress.close()
-        self.step = int(self.model.step.numpy())
-        newest = checkpoints.latest(self.workdir)
-        done = checkpoints.read_meta(newest)["step"] if newest else 0
-        if self.step > done:
-            self.check_finite()
-            self.save()
-
-    def check_finite(self):
-        """Stops the run at a loss that is not a number.
-
-        Raises:
-          NotFinite: naming the step; nothing is saved after it.
-        """
-        losses = self.model.step_log.read(self.reported, self.step)["loss"]
-        for back, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                step = self.reported + back + 1
-                raise steps.NotFinite(
-                    step,
-                    f"The loss of step {step} is {loss}. "
-                    "Checkpoints from before are intact. Usual causes: a "
-                    "learning rate too high for the batch, or a temperature "
-                    "too low.",
-                )
-
     def _is_due(self, section):
         """Whether the section's every_steps is reached within the epoch."""
         every = self.config[section].every_steps
         in_epoch = self.step % self.steps_per_epoch
         return bool(every) and in_epoch % every == 0
-
-    def _rate(self):
-        rate = self.model.optimizer.learning_rate
-        if callable(rate):  # the older optimisers keep the schedule
-            rate = rate(max(self.step - 1, 0))
-        return float(rate.numpy())
 
     def _speed(self, waits):
         first, start = self.clock
@@ -272,11 +182,6 @@ class PretrainCallback(steps.StepCallback):
     def _judge(self, row):
         value = row.get(f"knn_{self.config.knn.features}")
         return -math.inf if value is None else value
-
-
-def _epoch_mean(rows, name):
-    steps = sum(row["steps"] for row in rows)
-    return math.fsum(row[name] * row["steps"] for row in rows) / steps
 
 
 def _epoch_line(epoch, epochs, row):

@@ -77,7 +77,7 @@ def test_files_of_unequal_size_count_as_unreadable(tmp_path):
     (tmp_path / "depth" / "b" / "3.png").write_bytes(
         pictures.encode(image, "PNG")
     )
-    reason = unreadable.reason_of(source, 3)
+    _, reason = unreadable.read(source, 3)
     assert "Both files of a pair must have one size" in reason
     batches = stream.Stream(source, views.RECIPES["cmc"], 8, 4)
     batch = next(iter(batches.batches(1, 0, 3)))

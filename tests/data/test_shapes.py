@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_tf.data import shape_forms, shapes, sources
-from moco_tf.evaluation import knn
+from moco_tf.evaluation import voting
 
 
 @pytest.fixture(scope="module", name="some")
@@ -110,7 +110,7 @@ def test_colours_say_little_about_the_class(some):
 def test_raw_pixels_say_little_about_the_class(some):
     images, labels = some
     pixels = images[:, ::2, ::2].reshape(len(images), -1) / 255.0 - 0.5
-    accuracy = knn.top1(
+    accuracy = voting.top1(
         pixels[:1000], labels[:1000], pixels[1000:], labels[1000:], 50, 0.1, 10
     )
     assert accuracy < 0.25

@@ -99,7 +99,7 @@ def test_the_reason_is_given_for_a_link_to_nothing_whose_name_is_no_text(
 ):
     name = os.fsdecode(b"\xff.png")
     (tmp_path / name).symlink_to("nowhere")
-    why = unreadable.reason_of(files.FileSource(tmp_path, [name]), 0)
+    _, why = unreadable.read(files.FileSource(tmp_path, [name]), 0)
     assert why == f"{tmp_path}/{name}; No such file or directory"
 
 

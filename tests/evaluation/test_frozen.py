@@ -167,6 +167,47 @@ def test_a_model_that_returns_maps_is_refused(tmp_path):
         )
 
 
+class _Elsewhere(tf.keras.layers.Layer):
+    """A layer that another program knows."""
+
+    __module__ = "elsewhere"
+
+
+def _foreign(kind):
+    images = tf.keras.Input([16, 16, 3])
+    rows = tf.keras.layers.GlobalAveragePooling2D()(images)
+    if kind == "rows":
+        return tf.keras.Sequential([tf.keras.layers.Dense(2, input_dim=784)])
+    if kind == "two":
+        return tf.keras.Model([images, tf.keras.Input([2])], rows)
+    return tf.keras.Model(images, _Elsewhere()(rows))
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("rows", r"one input \[n, S, S, 3\]. Received .*\(None, 784\)"),
+        ("two", r"one input \[n, S, S, 3\]. Received .*\(None, 2\)"),
+        ("layer", "of Keras' own layers. Received .*model.keras"),
+    ],
+)
+def test_models_of_another_form_are_refused(tmp_path, kind, message):
+    path = tmp_path / "model.keras"
+    _foreign(kind).save(path)
+    with pytest.raises(ValueError, match=message):
+        frozen.open_frozen(saved_model=path, recipe="v1", image_size=16)
+
+
+@pytest.mark.parametrize("card", [[], {}, {"preprocessing": "none"}])
+def test_a_card_of_another_program_tells_nothing(tmp_path, card):
+    _model(side=16).save(tmp_path / "model.keras")
+    (tmp_path / "model_card.json").write_text(json.dumps(card))
+    judged = frozen.open_frozen(
+        saved_model=tmp_path / "model.keras", recipe="v1"
+    )
+    assert judged.image_size == 16
+
+
 def test_a_saved_model_of_bytes_alone_is_refused(tmp_path):
     module = tf.Module()
 

@@ -232,6 +232,19 @@ def test_what_cannot_be_measured_is_refused(judged, tmp_path, fields, message):
     assert not (tmp_path / "output").exists()
 
 
+def test_one_image_a_class_leaves_no_rate_to_choose(judged, tmp_path):
+    spec = small_encoder.write_images(tmp_path, "one", (1, 1))
+    fields = {"data__train": spec, "train__batch_size": 2}
+    with pytest.raises(ValueError, match="2 images, of which none can be held"):
+        _run(judged, tmp_path / "many", **fields)
+    result = _run(judged, tmp_path / "single", probe__rates="0.3", **fields)
+    assert (result["rate"], result["held_out"]) == (0.3, {})
+    json.loads(
+        (tmp_path / "single" / "result.json").read_text(),
+        parse_constant=pytest.fail,
+    )
+
+
 def test_features_that_the_encoder_lacks_are_refused(judged, tmp_path):
     with pytest.raises(ValueError, match="has the features backbone. Received"):
         _run(

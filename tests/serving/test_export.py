@@ -10,7 +10,7 @@ from moco_tf import pretrain, workdirs
 from moco_tf.evaluation import embed, frozen
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
-from tests import shallow
+from tests import shallow, small_disk
 from tests.evaluation import plain_frozen, small_encoder
 from tests.methods import every_method
 
@@ -240,6 +240,13 @@ def test_it_is_fine_tuned_where_this_package_is_not(exported, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     first, last = map(float, done.stdout.split()[-2:])
     assert last < 0.9 * first
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(judged, tmp_path):
+    with small_disk.mounted(tmp_path, "size=100k"):
+        with pytest.raises(OSError, match="(?s)could not be written: .*--outp"):
+            export.export_run(judged, tmp_path, "encoder")
+        assert [x.name for x in tmp_path.rglob("*")] == ["encoder"]
 
 
 @pytest.mark.parametrize("method", ["cmc", "cpc"])

@@ -79,6 +79,18 @@ def test_a_bank_is_made_of_a_source(tmp_path, judged):
     assert (tmp_path / "features").is_dir()
 
 
+def test_without_a_workdir_no_features_are_left(tmp_path, judged, monkeypatch):
+    names = {"a\udcff/1.png": 0, "b/1.png": 255}
+    spec = plain_frozen.write_greys(tmp_path / "images", names)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    bank = feature_bank.open_bank(spec, judged)
+    np.testing.assert_allclose(bank.blocks[0], [[0, 1], [1, 0]])
+    assert not list((tmp_path / "here").iterdir())
+    classes, _ = bank(tf.constant([[1.0, 0.0]]))
+    assert classes.numpy().tolist() == [[b"b", b"a?"]]  # no text: no byte
+
+
 def test_a_bank_of_another_encoder_is_refused(tmp_path, judged):
     path = _embedded(judged, tmp_path, {"a/1.png": 1, "b/1.png": 2})
     other = judged._replace(identity="cd" * 32, title="run/step-6")

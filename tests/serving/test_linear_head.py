@@ -43,6 +43,14 @@ def test_classes_come_with_their_probabilities_in_order():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_names_that_are_no_text_are_served_without_their_bytes():
+    head = linear_head.LinearHead(
+        np.eye(2, dtype=np.float32), np.zeros(2, np.float32), ["\udcff", "a"]
+    )
+    classes, _ = head(tf.constant([[2.0, 1.0]]))
+    assert classes.numpy().tolist() == [[b"?", b"a"]]
+
+
 def test_five_classes_are_shown():
     head = linear_head.LinearHead(
         np.eye(7, dtype=np.float32), np.zeros(7, np.float32), list("abcdefg")

@@ -215,6 +215,19 @@ def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
         _export(tmp_path / "run", tmp_path / "m.pth", "moco")
 
 
+def test_of_another_methods_queue_nothing_is_written(tmp_path):
+    config = every_method.make_config("swav", model__head="mlp")
+    method = pretrain.make_method(
+        config, tf.distribute.get_strategy(), every_method.IMAGES
+    )
+    assert method.queue is not None
+    workdirs.save(config, tmp_path / "run")
+    checkpoints.save(method, tmp_path / "run", 1, {})
+    path = _export(tmp_path / "run", tmp_path / "m.pth", "moco")
+    state = torch_reader.read(path)["state_dict"]
+    assert all(name.startswith("module.encoder_q.") for name in state)
+
+
 @pytest.mark.parametrize("method", ["cmc", "cpc"])
 def test_an_encoder_of_parts_is_refused(method, tmp_path):
     workdirs.save(every_method.make_config(method), tmp_path / "run")

@@ -53,6 +53,13 @@ def test_a_published_checkpoint_becomes_a_whole_run(state, tmp_path, capsys):
     assert "note" not in text
 
 
+def test_a_whole_run_is_refused_to_another_method(state, tmp_path):
+    path = small_weights.write_moco(tmp_path / "m.pth.tar", state)
+    with pytest.raises(ValueError, match="is a run of MoCo.*method simclr"):
+        weights_import.import_weights(path, tmp_path / "run", "simclr_imagenet")
+    assert not (tmp_path / "run").exists()
+
+
 def test_v1_takes_the_configuration_of_v1(tmp_path):
     state = small_weights.state_dict(head="fc")
     path = small_weights.write_moco(tmp_path / "m.pth.tar", state, layout="tar")

@@ -67,7 +67,6 @@ def _start(workdir, method, config, knn=None):
         STEPS_PER_EPOCH,
         last_step,
         metrics,
-        None,
         progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
         Unreadable(),
         guard.Guard(),
