@@ -8,9 +8,9 @@ result to 8 bits; `to_uint8` rounds once, at the end.
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import blur, resize
+from moco_tf.data import blur, planes, resize
 
-_LUMINANCE = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R 601
+_LUMINANCE = np.array(planes.LUMINANCE, np.float32)[:, np.newaxis]
 _TO_GREY = np.tile(_LUMINANCE, 3)  # [3, 3]: every output channel is luminance
 _IDENTITY = np.eye(3, dtype=np.float32)
 _TRIES = 10

@@ -8,11 +8,13 @@ images; see image_ops.py for the same on one array with a channel axis.
 
 import tensorflow as tf
 
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R 601
+
 
 def luminance(planes):
-    """ITU-R 601's weighted mean of the colours, one plane."""
-    red, green, blue = planes
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    """The weighted mean of the colours, one plane."""
+    red, green, blue = (w * x for w, x in zip(LUMINANCE, planes, strict=True))
+    return red + green + blue
 
 
 def mean_luminance(planes):

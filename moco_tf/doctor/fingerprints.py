@@ -6,12 +6,13 @@ All in the graph; about 300 bytes for an image.
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data import planes
+
 BITS = 64  # of a perceptual hash
 LITTLE = 16  # pixels of the side of the smallest copy
 
 _SIDE = 32  # pixels of the thumbnail that the hash is made of
 _FREQUENCIES = 12  # of them, those with the lowest sums are taken
-_LUMA = (0.299, 0.587, 0.114)  # red, green, blue, as in JPEG
 _KEY = (1911, 5722)  # any two numbers
 
 
@@ -32,7 +33,8 @@ def measure(image):
     small = _shrink(image, _SIDE)  # [32, 32, 3]
     extent = tf.reduce_max(image, [0, 1]) - tf.reduce_min(image, [0, 1])
     spread = tf.reduce_max(small, -1) - tf.reduce_min(small, -1)
-    luminance = tf.tensordot(small, tf.constant(_LUMA), 1)  # [32, 32]
+    grey = tf.constant(planes.LUMINANCE)
+    luminance = tf.tensordot(small, grey, 1)  # [32, 32]
     halves = tf.reshape(luminance, [LITTLE, 2, LITTLE, 2])
     little = tf.round(tf.reduce_mean(halves, [1, 3]))
     return {

@@ -84,14 +84,9 @@ def predict(method_, source, image_size, batch_size):
     for images, index in features.evaluation_batches(
         source, method_.recipe, image_size, batch_size
     ):
-        rows = len(index)
-        if rows < batch_size:  # one shape, one trace
-            images = tf.pad(images, [(0, batch_size - rows), *[(0, 0)] * 3])
-        found.append(method_.logits(images).numpy()[:rows])
+        logits = method_.logits(features.filled(images, batch_size))
+        found.append(logits.numpy()[: len(index)])
         places.append(index.numpy())
     if not found:
-        raise ValueError(
-            "An evaluation needs at least one image that can be read. "
-            f"Received {len(source)} images, none readable."
-        )
+        raise features.none_readable(source)
     return np.concatenate(found), np.concatenate(places)

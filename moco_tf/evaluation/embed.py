@@ -71,12 +71,12 @@ def embed(judged, source, spec, path, layers, folder=None):
     """As `embed_source`, of a source that is open; prints nothing.
 
     Args:
-      source: Source. judged, spec, path, layers, folder: as `embed_source`.
+      source: Source. path: pathlib.Path, of embedding_files.check_path.
+      judged, spec, layers, folder: as `embed_source`.
 
     Returns:
       bool: whether the file was written; False: it was there.
     """
-    path = embedding_files.check_path(path)
     about = describe(judged, source, spec, layers)
     if path.exists():
         _check_same(path, about)

@@ -13,7 +13,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from moco_tf.evaluation import features
@@ -114,12 +113,10 @@ def _run(frozen, source, place, state, batch_size, batches):
 
 
 def _encode(frozen, images, batch_size):
-    """Rows by layer; the last batch is filled, so that there is one trace."""
-    rows = len(images)
-    if rows < batch_size:
-        images = tf.pad(images, [(0, batch_size - rows), *[(0, 0)] * 3])
-    encoded = frozen.encode(images)
-    return {layer: encoded[layer].numpy()[:rows] for layer in frozen.layers}
+    """Rows by layer."""
+    encoded = frozen.encode(features.filled(images, batch_size))
+    count = len(images)
+    return {layer: encoded[layer].numpy()[:count] for layer in frozen.layers}
 
 
 def _map(place, name, count, size):
@@ -164,10 +161,7 @@ def _read_state(place):
 def _open(place, frozen, source, state):
     rows = state["rows"]
     if not rows:
-        raise ValueError(
-            "An evaluation needs at least one image that can be read. "
-            f"Received {len(source)} images, none readable."
-        )
+        raise features.none_readable(source)
 
     def mapped(name):
         return np.load(place / f"{name}.npy", mmap_mode="r")[:rows]

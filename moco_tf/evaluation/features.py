@@ -90,33 +90,40 @@ def missing_names(source, index, total):
     return skipped
 
 
-def _collect(source, recipe, image_size, batch_size, encode, view=None):
+def filled(images, batch_size):
+    """Images of a last batch and zeros, so many that one trace serves.
+
+    Args:
+      images: [n, S, S, C]. batch_size: int, at least n.
+    """
+    return tf.pad(images, [(0, batch_size - len(images)), *[(0, 0)] * 3])
+
+
+def none_readable(source):
+    """The ValueError for a source of which nothing can be evaluated."""
+    first = f", the first is {source.name(0)}" if len(source) else ""
+    return ValueError(
+        "An evaluation needs at least one image that can be read. Received "
+        f"{len(source)} images, none readable{first}."
+    )
+
+
+def _collect(source, batches, batch_size, encode):
     """Runs `encode` over all batches.
 
     Args:
       encode: uint8 [batch_size, S, S, C] -> tuple of float32 [batch_size, F].
-      view: as `evaluation_batches`.
 
     Returns:
       list with one [N, F] array per output, index int64 [N], skipped names.
     """
     outputs, indices = [], []
-    for images, index in evaluation_batches(
-        source, recipe, image_size, batch_size, view=view
-    ):
-        rows = len(index)
-        # One batch shape, one trace: the last batch is filled and cut.
-        images = tf.pad(
-            images, [[0, batch_size - rows], [0, 0], [0, 0], [0, 0]]
-        )
-        outputs.append([np.asarray(x)[:rows] for x in encode(images)])
+    for images, index in batches:
+        encoded = encode(filled(images, batch_size))
+        outputs.append([np.asarray(x)[: len(index)] for x in encoded])
         indices.append(index.numpy())
     if not outputs:
-        raise ValueError(
-            "An evaluation needs at least one image that can be read. "
-            f"Received {len(source)} images, none readable"
-            + (f", the first is {source.name(0)}." if len(source) else ".")
-        )
+        raise none_readable(source)
     index = np.concatenate(indices)
     skipped = missing_names(source, index, len(source))
     return (
@@ -133,14 +140,15 @@ def labels_of(source, index):
     return np.asarray(source.labels, np.int64)[index]
 
 
-def extract(encoder, source, recipe, image_size, batch_size, view=None):
+def extract(encoder, source, recipe, image_size, batch_size, batches=None):
     """Encodes every readable image of a source in inference mode.
 
     Args:
       encoder: encoder.Encoder. source: Source. recipe: views.Recipe.
       image_size: side of the images, pixels.
       batch_size: images per forward pass; does not change the result.
-      view: None for the evaluation view, or as `evaluation_batches`.
+      batches: None for the evaluation view, or what `evaluation_batches` of
+        the source gives, or passes.Passes.
 
     Returns:
       Features. Images that cannot be read are in `skipped` by name, and a
@@ -149,13 +157,13 @@ def extract(encoder, source, recipe, image_size, batch_size, view=None):
     Raises:
       ValueError: when no image can be read.
     """
+    if batches is None:
+        batches = evaluation_batches(source, recipe, image_size, batch_size)
     (backbone, projection), index, skipped = _collect(
         source,
-        recipe,
-        image_size,
+        batches,
         batch_size,
         lambda images: _encode(encoder, images, recipe.mean, recipe.std),
-        view,
     )
     return Features(
         backbone, projection, labels_of(source, index), index, skipped
@@ -182,9 +190,8 @@ def raw_pixels(source, recipe, size, batch_size=256):
         images = views.normalize(images, recipe.mean, recipe.std)
         return (tf.reshape(images, [len(images), -1]),)
 
-    (pixels,), index, skipped = _collect(
-        source, recipe, size, batch_size, flatten
-    )
+    batches = evaluation_batches(source, recipe, size, batch_size)
+    (pixels,), index, skipped = _collect(source, batches, batch_size, flatten)
     return Features(pixels, None, labels_of(source, index), index, skipped)
 
 

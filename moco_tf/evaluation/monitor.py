@@ -1,13 +1,14 @@
 """kNN and representation of the encoder while it trains."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import assembly
 from moco_tf.data import sources, views
-from moco_tf.evaluation import features, knn, representation
+from moco_tf.evaluation import features, knn, passes, representation
 
 _PAIRS = 512  # images of which two training views are compared
 
@@ -31,11 +32,17 @@ class KnnMonitor:
         self.query = assembly.open_source(config, config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
-        # One trace of each serves all epochs.
+        # One trace of each serves all epochs, and one iterator.
+        self._passes = {
+            source: self._pass_over(source)
+            for source in (self.bank, self.query)
+        }
         self._training_views = [
             tf.function(functools.partial(self._view, number), autograph=False)
             for number in (0, 1)
         ]
+        self._aligned: list = []  # the two passes, of the subset of these
+        self._subset: Any = None
         self._newest = None
 
     def take(self):
@@ -84,14 +91,23 @@ class KnnMonitor:
             f"({knn_config.features}) {100 * untrained:.2f} %"
         )
 
-    def _extract(self, encoder, source, view=None):
+    def _pass_over(self, source, view=None):
+        return passes.Passes(
+            source,
+            self.recipe,
+            self.config.data.image_size,
+            self.config.knn.batch_size,
+            view,
+        )
+
+    def _extract(self, encoder, source, batches=None):
         return features.extract(
             encoder,
             source,
             self.recipe,
             self.config.data.image_size,
             self.config.knn.batch_size,
-            view,
+            batches or self._passes[source],
         )
 
     def _knn(self, bank, query):
@@ -106,11 +122,18 @@ class KnnMonitor:
 
     def _alignment(self, encoder, readable):
         """Of two training views of a fixed part of the readable queries."""
-        spread = sources.spread(len(readable), _PAIRS)
-        subset = sources.Subset(self.query, readable[spread])
+        places = readable[sources.spread(len(readable), _PAIRS)]
+        if self._subset is None or not np.array_equal(
+            places, self._subset.indices
+        ):
+            self._subset = sources.Subset(self.query, places)
+            self._aligned = [
+                self._pass_over(self._subset, view)
+                for view in self._training_views
+            ]
         first, second = (
-            self._extract(encoder, subset, view)
-            for view in self._training_views
+            self._extract(encoder, self._subset, batches)
+            for batches in self._aligned
         )
         # A file may have become unreadable between the two.
         _, left, right = np.intersect1d(

@@ -131,10 +131,10 @@ class TaskCallback(reports.ReportingCallback):
         """Reads the steps since the last report; stops at a bad loss."""
         self.check_finite()
         window = self.model.step_log.read(self.reported, self.step)
-        row = self.figures(window)
         seconds = time.perf_counter() - self.clock
-        images = row["steps"] * self.config.train.batch_size
-        row |= {
+        images = (self.step - self.reported) * self.config.train.batch_size
+        row = {
+            **self.figures(window),
             "step": self.step,
             "images_per_second": images / seconds,
             "input_wait_share": min(

@@ -115,7 +115,7 @@ class PretrainCallback(reports.ReportingCallback):
         """Reads the steps since the last report and tells all listeners."""
         self.check_finite()
         window = self.model.step_log.read(self.reported, self.step)
-        row = {**self.figures(window), **self._speed(window["input_wait"])}
+        row = {**self._speed(window["input_wait"]), **self.figures(window)}
         if self.inspector:
             row |= self.inspector(self.model)
         if self.board:

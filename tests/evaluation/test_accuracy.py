@@ -43,7 +43,7 @@ def test_the_summary_has_top_5_from_six_classes_on():
     assert "top5" not in accuracy.summary(scores[:, :5], np.array([1, 2, 3, 4]))
 
 
-def test_scores_that_are_not_finite_are_no_hits():
+def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="Scores must be finite"):
         accuracy.summary(np.full([2, 2], np.nan), np.array([0, 1]))
 

@@ -12,8 +12,10 @@ LABELS = [3, 1, 4, 1, 5, 9, 2]
 
 
 class _Source(fakes.Source):
+    digest = "f" * 64
+
     def fingerprint(self):
-        return "f" * 64
+        return self.digest
 
 
 def _judged(count=None, identity="a" * 64):
@@ -107,11 +109,13 @@ def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
 
 
 def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
-    source = _Source(VALUES, LABELS)
+    source, other = _Source(VALUES, LABELS), _Source(VALUES, LABELS)
+    other.digest = "c" * 64
     feature_store.extract(_judged(), source, tmp_path, 3)
-    for judged, tag in (
-        (_judged(identity="b" * 64), ""),
-        (_judged(), "-crop"),
+    for judged, found, tag in (
+        (_judged(identity="b" * 64), source, ""),
+        (_judged(), other, ""),
+        (_judged(), source, "-crop"),
     ):
         count = []
         judged = judged._replace(
@@ -119,9 +123,9 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
                 count.append(1) or judged.encode(images)
             )
         )
-        feature_store.extract(judged, source, tmp_path, 3, tag=tag)
+        feature_store.extract(judged, found, tmp_path, 3, tag=tag)
         assert count
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):

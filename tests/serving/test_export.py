@@ -252,12 +252,13 @@ def test_a_full_disk_is_told_and_nothing_is_left(judged, tmp_path):
 @pytest.mark.parametrize("method", ["cmc", "cpc"])
 def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
     config = every_method.make_config(method)
-    made = pretrain.make_method(
-        config, tf.distribute.get_strategy(), every_method.IMAGES
-    )
-    workdirs.save(config, tmp_path / "run")
-    checkpoints.save(made, tmp_path / "run", 1, {})
-    judged = frozen.open_frozen(tmp_path / "run")
+    with shallow.network():
+        made = pretrain.make_method(
+            config, tf.distribute.get_strategy(), every_method.IMAGES
+        )
+        workdirs.save(config, tmp_path / "run")
+        checkpoints.save(made, tmp_path / "run", 1, {})
+        judged = frozen.open_frozen(tmp_path / "run")
     export.export_run(
         judged, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
     )

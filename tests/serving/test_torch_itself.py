@@ -66,6 +66,17 @@ def _head(state, features):
     return functional.linear(hidden, state["fc.2.weight"], state["fc.2.bias"])
 
 
+def _sgd(state):
+    """SGD over the parameters of both encoders, without momentum yet."""
+    ends = ("running_mean", "running_var", "num_batches_tracked")
+    parameters = [
+        torch.nn.Parameter(value.clone())
+        for name, value in state.items()
+        if ".encoder_" in name and not name.endswith(ends)
+    ]
+    return torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The workdir of an imported checkpoint that torch itself has saved."""
@@ -74,7 +85,17 @@ def run(tmp_path_factory):
         name: torch.from_numpy(value)
         for name, value in small_weights.state_dict().items()
     }
-    saved = {"epoch": 3, "arch": "resnet18", "state_dict": state}
+    optimizer = _sgd(state)
+    momentum = small_weights.velocities(small_weights.state_dict())
+    query = optimizer.param_groups[0]["params"][: len(momentum)]
+    for parameter, value in zip(query, momentum, strict=True):
+        optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(value)
+    saved = {
+        "epoch": 3,
+        "arch": "resnet18",
+        "state_dict": state,
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save(saved, folder / "m.pth.tar")
     weights_import.import_weights(
         folder / "m.pth.tar", folder / "run", overrides=small_weights.FIELDS
@@ -186,18 +207,14 @@ def test_torchs_sgd_takes_up_the_exported_momentum(run, tmp_path):
     path = tmp_path / "out.pth.tar"
     weights_export.export_weights(workdir, "latest", path, "moco")
     loaded = torch.load(path, weights_only=True)
-    ends = ("running_mean", "running_var", "num_batches_tracked")
-    parameters = [
-        torch.nn.Parameter(value.clone())
-        for name, value in state.items()
-        if ".encoder_" in name and not name.endswith(ends)
-    ]
-    optimizer = torch.optim.SGD(parameters, 0.1, momentum=0.9)
+    optimizer = _sgd(state)
     optimizer.load_state_dict(loaded["optimizer"])
+    momentum = small_weights.velocities(small_weights.state_dict())
+    parameters = optimizer.param_groups[0]["params"]
     held = [optimizer.state[p].get("momentum_buffer") for p in parameters]
-    half = len(parameters) // 2
-    for parameter, value in zip(parameters[:half], held[:half], strict=True):
-        assert value.shape == parameter.shape
+    half = len(momentum)
+    for found, value in zip(held[:half], momentum, strict=True):
+        assert torch.equal(found, torch.from_numpy(value))
     assert held[half:] == [None] * half
 
 
