@@ -24,7 +24,7 @@ SCALARS = ["reduce", (5 + 1 + 2 * 40) * 4]
     ("replicas", "shuffle", "expected"),
     [
         (2, "gather", [SHAPE, IMAGES, SHAPE, KEYS, GRADIENTS, SCALARS]),
-        (4, "address", [SHAPE, KEYS, GRADIENTS, SCALARS]),
+        (2, "address", [SHAPE, KEYS, GRADIENTS, SCALARS]),
     ],
 )
 def test_a_step_exchanges_this_and_nothing_else(replicas, shuffle, expected):
