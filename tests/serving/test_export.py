@@ -259,9 +259,9 @@ def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
         workdirs.save(config, tmp_path / "run")
         checkpoints.save(made, tmp_path / "run", 1, {})
         judged = frozen.open_frozen(tmp_path / "run")
-    export.export_run(
-        judged, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
-    )
+        export.export_run(
+            judged, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
+        )
     served = tf.saved_model.load(str(tmp_path / "out" / "encoder" / "1"))
     images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
     found = served(images, training=False)
