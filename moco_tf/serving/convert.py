@@ -163,8 +163,10 @@ def _refuse_existing(final):
 
 @contextlib.contextmanager
 def _beside(final):
-    """Gives a path of the final name, in a folder that goes: some formats write
-    more than one file, and tell them by their suffix."""
+    """Gives a path of the final name, in a folder that goes.
+
+    Formats tell files by their suffix, and some write others beside them.
+    """
     folder = final.with_name(f".{final.name}.part")
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
     folder.mkdir(parents=True)

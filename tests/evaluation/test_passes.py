@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf.evaluation import features, passes
 from tests.evaluation import fakes
@@ -45,9 +46,7 @@ def test_one_iterator_makes_all_passes(monkeypatch):
     assert len(made) == 1
 
 
-def test_nothing_is_read_ahead_of_a_pass(tmp_path):
-    import tensorflow as tf
-
+def test_nothing_is_read_ahead_of_a_pass():
     seen = []
 
     def view(image, index):
