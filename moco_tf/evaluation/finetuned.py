@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from moco_tf.data import views
 from moco_tf.evaluation import classifier
+from moco_tf.models import given
 
 
 class FineTuned(classifier.Classifier):
@@ -82,6 +83,6 @@ class FineTuned(classifier.Classifier):
         return self._classify(images, training=False)
 
     def _classify(self, images, training):
-        features = self._backbone(images, training=training)
+        features = given.call(self._backbone, images, training)
         features = tf.cast(features, tf.float32)
-        return self.head(features, training=training)
+        return given.call(self.head, features, training)

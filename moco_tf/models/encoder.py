@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from moco_tf.models import cloning, heads, keras_cv_backbones, resnet
+from moco_tf.models import cloning, given, heads, keras_cv_backbones, resnet
 from moco_tf.models import recompute as recomputing
 
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
@@ -169,7 +169,9 @@ class Encoder(tf.keras.Model):
         self.backbone = backbone
         self.head = head
         self._recompute = recompute
-        self._train_backbone = functools.partial(backbone, training=True)
+        self._train_backbone = functools.partial(
+            given.call, backbone, training=True
+        )
         if recompute:
             self._train_backbone = recomputing.recomputing(backbone)
 
@@ -205,9 +207,9 @@ class Encoder(tf.keras.Model):
         if training:
             features = self._train_backbone(images)
         else:
-            features = self.backbone(images, training=False)
+            features = given.call(self.backbone, images, training=False)
         features = tf.cast(features, tf.float32)
-        projection = self.head(features, training=training)
+        projection = given.call(self.head, features, training=training)
         return features, tf.cast(projection, tf.float32)
 
     def clone(self):

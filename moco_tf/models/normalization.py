@@ -169,6 +169,12 @@ class BatchNorm(tf.keras.layers.Layer):
         Returns:
           float, shape and dtype of the inputs.
         """
+        return self._normalize_any_rank(inputs, training)
+
+    # AutoGraph would read all below before the first step. (Not `call`: Keras
+    # asks for its arguments' names.)
+    @tf.autograph.experimental.do_not_convert
+    def _normalize_any_rank(self, inputs, training):
         if inputs.shape.rank == 4:
             return self._normalize(inputs, training)
         shape = tf.shape(inputs)

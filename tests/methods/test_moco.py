@@ -155,10 +155,20 @@ def test_the_loss_falls_on_a_fixed_batch():
     assert loss[-1] < 0.8 * loss[0]
 
 
+class _Inverted(layers.Layer):
+    """Written for AutoGraph: `if` on a tensor."""
+
+    def call(self, images):
+        if tf.reduce_mean(images) > 0:
+            images = -images
+        return images
+
+
 def test_a_model_of_the_user_trains_by_fit():
     backbone = tf.keras.Sequential(
         [
             tf.keras.Input([8, 8, 3]),
+            _Inverted(),
             layers.Conv2D(4, 3, activation="relu"),
             layers.BatchNormalization(),
             layers.GlobalAveragePooling2D(),
