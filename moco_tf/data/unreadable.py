@@ -8,6 +8,8 @@ import tensorflow as tf
 
 _BYTES = re.compile(r"\bb'([^']*)'")
 _PLACE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
+# What reading an image may raise; the second, where its name is no text.
+FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -83,6 +85,17 @@ class UnreadableLog:
         )
 
 
+def image_at(source, place):
+    """One image of a source, uint8 [H, W, C]; raises one of FAILURES.
+
+    Args:
+      source: Source. place: int64 scalar.
+    """
+    records = source.records(place[tf.newaxis])
+    record = tf.nest.map_structure(lambda rows: rows[0], records)
+    return source.image(record)
+
+
 def read(source, index):
     """One whole image of a source, if it can be read.
 
@@ -93,9 +106,7 @@ def read(source, index):
       uint8 [H, W, C] and None; or None and the reason.
     """
     try:
-        records = source.records(tf.constant([index], tf.int64))
-        record = tf.nest.map_structure(lambda rows: rows[0], records)
-        return source.image(record), None
+        return image_at(source, tf.constant(index, tf.int64)), None
     except tf.errors.OpError as error:
         text, kind = error.message, type(error).__name__
     except UnicodeDecodeError as error:

@@ -61,6 +61,7 @@ class Board:
         self._folder = pathlib.Path(folder)
         self._batches = batches
         self._monitor = monitor
+        self._views = {}  # by source, EvaluationViews
         self._sprite = None  # places of the images in the newest sprite
         self._clock = clock
         self._begun, self._spent = clock(), 0.0
@@ -129,8 +130,8 @@ class Board:
         own = sources.spread(len(query.index), _QUERIES)
         count = min(_NEIGHBOURS, len(bank.index))
         _, near = voting.nearest(bank.backbone, query.backbone[own], count)
-        left = self._views(self._monitor.query, query.index[own])
-        right = self._views(self._monitor.bank, bank.index[near].ravel())
+        left = self._views_of(self._monitor.query)(query.index[own])
+        right = self._views_of(self._monitor.bank)(bank.index[near].ravel())
         grey = np.full([_TILE, _TILE, 3], 160, np.uint8)
         rows = [
             [
@@ -167,7 +168,7 @@ class Board:
 
     def _draw_sprite(self, folder, places, labels, rows):
         source = self._monitor.query
-        images = self._views(source, places)
+        images = self._views_of(source)(places)
         side = int(np.ceil(np.sqrt(len(places))))  # a square, as it asks for
         canvas = Image.new("RGB", (side * _SPRITE, side * _SPRITE), "white")
         lines = ["name\tclass"]
@@ -186,10 +187,12 @@ class Board:
         with whole.file(folder / "metadata.tsv") as part:
             part.write_text(text, "utf-8", "replace")
 
-    def _views(self, source, places):
-        return samples.evaluation_views(
-            source, self._monitor.recipe, self._config.data.image_size, places
-        )
+    def _views_of(self, source):
+        if source not in self._views:
+            self._views[source] = samples.EvaluationViews(
+                source, self._monitor.recipe, self._config.data.image_size
+            )
+        return self._views[source]
 
 
 def settings(config):

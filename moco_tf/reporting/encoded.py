@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
       images: list of uint8 [S, S, 3], the evaluation views.
       held: embedding_files.Embeddings of the same images.
       bank: Embeddings in which neighbours are looked for, these or more.
-      judged: the encoder.
+      judged: the encoder. views: of any images of the source.
     """
 
     source: object
@@ -40,10 +40,7 @@ class Encoded(NamedTuple):
     held: embedding_files.Embeddings
     bank: embedding_files.Embeddings
     judged: frozen.Frozen
-
-    def views(self, indices):
-        """Evaluation views of any images, as `samples.evaluation_views`."""
-        return _views(self.judged, self.source, indices)
+    views: samples.EvaluationViews
 
 
 def encode(run, checkpoint, most, alone=True):
@@ -82,7 +79,10 @@ def encode(run, checkpoint, most, alone=True):
             )
             stored = stored._replace(index=part.indices[stored.index])
         rows = np.flatnonzero(np.isin(stored.index, places))
-        images = _views(judged, source, stored.index[rows])
+        views = samples.EvaluationViews(
+            source, judged.recipe, judged.image_size
+        )
+        images = views(stored.index[rows])
         # One that was readable when it was encoded may have gone since.
         rows = [row for row in rows if int(stored.index[row]) in images]
         held = _embeddings(judged, source, stored, np.array(rows, np.int64))
@@ -96,6 +96,7 @@ def encode(run, checkpoint, most, alone=True):
         held,
         bank,
         judged,
+        views,
     )
 
 
@@ -125,12 +126,6 @@ def find_neighbours(test, queries=8, k=8):
     else:
         spread = sources.spread(len(spread), queries)
     return neighbours.search(test.bank, test.held, k, LAYER, spread)
-
-
-def _views(judged, source, indices):
-    return samples.evaluation_views(
-        source, judged.recipe, judged.image_size, indices
-    )
 
 
 def _embeddings(judged, source, stored, rows=None):

@@ -1,6 +1,7 @@
 """The images of a report, and the views that training takes of them."""
 
 import os
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +9,6 @@ import tensorflow as tf
 
 from moco_tf import assembly
 from moco_tf.data import sources, unreadable, views
-from moco_tf.evaluation import features
-
-_BATCH = 64  # images at once
 
 
 class Pair(NamedTuple):
@@ -84,22 +82,44 @@ def pairs(config, source, count=8, step=0):
     return found
 
 
-def evaluation_views(source, recipe, size, indices):
-    """What an encoder sees of some images, in inference.
+class EvaluationViews:
+    """What an encoder sees of some images, in inference, as often as wanted.
 
-    Args:
-      source: Source. recipe: views.Recipe. size: int, pixels.
-      indices: int64 [n], places in the source.
-
-    Returns:
-      dict place -> uint8 [size, size, 3] (of two files the first), without
-      those that cannot be read.
+    One trace serves all calls. A tf.data pipeline would optimise its functions
+    anew for each, which takes half a second.
     """
-    part = sources.Subset(source, np.unique(indices))
-    found = {}
-    for batch, places in features.evaluation_batches(
-        part, recipe, size, _BATCH
-    ):
-        for image, place in zip(batch.numpy(), places.numpy(), strict=True):
-            found[int(part.indices[place])] = image[..., :3]
-    return found
+
+    def __init__(self, source, recipe, size):
+        """Reads nothing yet.
+
+        Args:
+          source: Source. recipe: views.Recipe. size: int, pixels.
+        """
+        self._source, self._recipe, self._size = source, recipe, size
+        place = tf.TensorSpec([], tf.int64)
+        self._view = tf.function(self._view_of, [place], autograph=False)
+
+    def __call__(self, places):
+        """Views of images.
+
+        Args:
+          places: int64 [n], in the source.
+
+        Returns:
+          dict place -> uint8 [size, size, 3] (of two files the first), without
+          those that cannot be read.
+        """
+        places = np.unique(places)
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = zip(places, pool.map(self._read, places), strict=True)
+            return {int(place): x for place, x in found if x is not None}
+
+    def _read(self, place):
+        try:
+            return self._view(tf.constant(place)).numpy()[..., :3]
+        except unreadable.FAILURES:
+            return None
+
+    def _view_of(self, place):
+        image = unreadable.image_at(self._source, place)
+        return self._recipe.evaluate(image, self._size)

@@ -42,8 +42,9 @@ def _encode(run, checkpoint, most, alone=True):
         image_size, title = 16, "checkpoints/" + 9 * "very-long-"
         recipe = encoded.samples.views.RECIPES["cifar"]
 
+    views = encoded.samples.EvaluationViews(source, Judged.recipe, 16)
     return encoded.Encoded(
-        source, "grey:train", most, list(images), held, held, Judged
+        source, "grey:train", most, list(images), held, held, Judged, views
     )
 
 

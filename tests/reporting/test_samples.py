@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from moco_tf import assembly, workdirs
+from moco_tf.data import views
+from moco_tf.evaluation import features
 from moco_tf.reporting import runs, samples
 from tests import small_run
 
@@ -43,6 +45,29 @@ def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
     (step, *_) = [n for n in range(8) if "dark/003.png" in names[n]]
     pairs = samples.pairs(run.config, source, len(source), step)
     assert [pair.name for pair in pairs] == ["dark/003.png"]
+
+
+def test_evaluation_views_are_those_of_evaluation_and_leave_out_the_unreadable(
+    run, tmp_path
+):
+    images = small_run.write_images(tmp_path / "images", 10)
+    (images / "bright" / "004.png").write_bytes(b"no image")
+    # A name that is no text: TensorFlow cannot say what is wrong with it.
+    no_text = os.path.join(os.fsencode(images), b"dark", b"\xff.png")
+    with open(no_text, "wb") as file:
+        file.write(b"no image")
+    source = samples.open_source(run, f"folder:{images}")
+    recipe = views.RECIPES["v2"]
+    expected = {}
+    for batch, index in features.evaluation_batches(source, recipe, 16, 4):
+        expected |= zip(index.numpy().tolist(), batch.numpy(), strict=True)
+    assert len(expected) == 9
+    seen = samples.EvaluationViews(source, recipe, 16)
+    for places in (np.arange(11), np.array([3, 3, 0])):
+        found = seen(places)
+        assert found.keys() == expected.keys() & set(places.tolist())
+        for place, image in found.items():
+            np.testing.assert_array_equal(image, expected[place])
 
 
 def test_a_path_is_taken_from_where_the_run_was_started(run, tmp_path):
