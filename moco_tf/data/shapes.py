@@ -9,6 +9,8 @@ exactly (+ - * / sqrt, comparisons) and PCG64 integers and uniforms are used.
 """
 
 import functools
+import os
+from concurrent import futures
 
 import numpy as np
 
@@ -77,12 +79,18 @@ def render(split, indices):
     indices = np.asarray(indices)
     scenes = _scenes(split)
     images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
+    parts = []
     for kind in range(len(CLASS_NAMES)):
         places = np.flatnonzero(indices % len(CLASS_NAMES) == kind)
         for start in range(0, len(places), _CHUNK):
-            part = places[start : start + _CHUNK]
-            chosen = {k: v[indices[part]] for k, v in scenes.items()}
-            images[part] = _paint(kind, chosen)
+            parts.append((kind, places[start : start + _CHUNK]))
+
+    def paint(kind, part):
+        chosen = {k: v[indices[part]] for k, v in scenes.items()}
+        images[part] = _paint(kind, chosen)
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(paint, *zip(*parts, strict=True)))  # raises what they do
     return images
 
 
