@@ -14,7 +14,7 @@ import time
 import measure
 
 from moco_tf import config as configs
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 # After them a full or an empty prefetch buffer is as it will stay.
 WARM_UP = 3
@@ -37,7 +37,7 @@ def main():
     config.train.precision = options.precision
 
     with quiet.imports():
-        from moco_tf import assembly, pretrain
+        from moco_tf import plan, pretrain
         from moco_tf.data import sources
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
@@ -46,7 +46,7 @@ def main():
         source = sources.open_source(config.data.source)
     except ValueError as error:
         parser.error(str(error))
-    stream = assembly.make_stream(config, source)
+    stream = plan.make_stream(config, source)
     method = pretrain.make_method(config, strategy, len(stream.source))
     train = method.make_train_function()
     memory = iter(measure.synthetic_batches(config, strategy))

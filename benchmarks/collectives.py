@@ -14,8 +14,8 @@ import json
 import subprocess
 import sys
 
-from moco_tf import assembly, pretrain
 from moco_tf import config as configs
+from moco_tf import plan, pretrain
 from moco_tf.data import sources
 from moco_tf.training import distribution
 
@@ -83,7 +83,7 @@ def count(options):
     config = configs.load(options.config, texts)
     configs.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
-    stream = assembly.make_stream(config, source)
+    stream = plan.make_stream(config, source)
     method = pretrain.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))

@@ -3,7 +3,7 @@
 python benchmarks/extraction.py --source=folder:cifar10/test
 
 The encoder of a configuration with random weights. In one process, rounds of
-`feature_store.extract` (files, decoding, the evaluation view, encoding, writing
+`features.store` (files, decoding, the evaluation view, encoding, writing
 to disk) alternate with as many forward passes on one batch in memory. Exits 1
 if extraction runs below 0.9 of the forward speed (median of the rounds).
 """
@@ -30,7 +30,7 @@ def main():
     options = parser.parse_args()
 
     from moco_tf import config as configs
-    from moco_tf import quiet
+    from moco_tf.cli import quiet
 
     quiet.prepare()
     config = configs.load(
@@ -44,9 +44,9 @@ def main():
         import tensorflow as tf
 
         from moco_tf.data import sources
-        from moco_tf.evaluation import feature_store, frozen, restored
+        from moco_tf.evaluation import features, frozen
     judged = frozen.of_encoder(
-        restored.build_encoder(config), config, "random weights"
+        frozen.build_encoder(config), config, "random weights"
     )
     source = sources.open_source(options.source)
     size = judged.image_size
@@ -61,7 +61,7 @@ def main():
         forward = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            feature_store.extract(judged, source, folder, options.batch_size)
+            features.store(judged, source, folder, options.batch_size)
             whole = time.perf_counter() - start
         shares.append(forward / whole)
         print(

@@ -28,7 +28,7 @@ LINKS = 30_000  # of a file; ext4 allows 65,000
 def child(path):
     """Makes the first batch in this process; prints what took how long."""
     marks = [time.perf_counter()]
-    from moco_tf import quiet
+    from moco_tf.cli import quiet
 
     quiet.prepare()
     with quiet.imports():

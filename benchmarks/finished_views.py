@@ -4,7 +4,7 @@ import time
 
 import tensorflow as tf
 
-from moco_tf import assembly
+from moco_tf import plan
 from moco_tf.data import views
 
 WARM_UP = 3  # batches that are made beforehand and do not count
@@ -20,7 +20,7 @@ class FinishedViews:
           config: ConfigDict. source: Source. images: int, of a call.
           both: functions of a Recipe for the two views, in place of its own.
         """
-        self._stream = assembly.make_stream(config, source)
+        self._stream = plan.make_stream(config, source)
         if both:
             self._stream.use(*both)
         self._steps = images // config.train.batch_size

@@ -21,7 +21,7 @@ import sys
 
 import measure
 
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
 SCRIPT = pathlib.Path(__file__).with_name("torch_input.py")

@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
-    from moco_tf import quiet
+    from moco_tf.cli import quiet
 
     quiet.prepare()
     with quiet.imports():

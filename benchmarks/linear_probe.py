@@ -33,13 +33,13 @@ def main():
     options = parser.parse_args()
 
     from moco_tf import config as configs
-    from moco_tf import quiet
+    from moco_tf.cli import quiet
 
     quiet.prepare()
     config = configs.load("linear", command="linear")
     with quiet.imports():
-        from moco_tf.evaluation import probe
-    recipe = probe.Recipe(
+        from moco_tf.evaluation import linear
+    recipe = linear.Recipe(
         tuple(config.probe.rates),
         options.epochs,
         tuple(m for m in config.schedule.milestones if m < options.epochs),
@@ -57,7 +57,7 @@ def main():
     rows, labels = np.abs(rows).astype("f4"), random.integers(0, 10, len(rows))
     kept = np.ones(len(rows), bool)
     start = time.perf_counter()
-    probe.train([rows], labels, kept, 10, recipe)
+    linear.train_probe([rows], labels, kept, 10, recipe)
     seconds = time.perf_counter() - start
     print(
         f"{len(recipe.rates)} rates x {recipe.epochs} epochs on {len(rows)} x "
@@ -71,33 +71,27 @@ def compare(options, config, recipe):
     """Prints accuracy and seconds of both on a run's features."""
     import pathlib
 
-    from moco_tf.evaluation import (
-        feature_store,
-        frozen,
-        labelled,
-        probe,
-        subsets,
-    )
+    from moco_tf.evaluation import features, frozen, linear, supervised
 
     judged = frozen.open_frozen(options.workdir)
-    pair = labelled.open_pair(options.train, options.test, judged.config)
+    pair = supervised.open_pair(options.train, options.test, judged.config)
     store = pathlib.Path(options.workdir) / "features"
-    train = feature_store.extract(judged, pair.train, store)
-    test = feature_store.extract(judged, pair.test, store)
+    train = features.store(judged, pair.train, store)
+    test = features.store(judged, pair.test, store)
     labels, truth = pair.train_labels[train.index], pair.test_labels[test.index]
     rows, tests = train.rows["backbone"], test.rows["backbone"]
     everything, tested = np.ones(len(labels), bool), np.ones(len(truth), bool)
-    _, held = subsets.split(labels, config.probe.holdout, config.seed)
+    _, held = supervised.split(labels, config.probe.holdout, config.seed)
     held = np.isin(np.arange(len(labels)), held)
 
     start = time.perf_counter()
     classes = len(pair.names)
-    weights = probe.train([rows], labels, ~held, classes, recipe)
-    found = probe.top1(rows, labels, held, weights)
+    weights = linear.train_probe([rows], labels, ~held, classes, recipe)
+    found = linear.top1(rows, labels, held, weights)
     rate = recipe.rates[int(np.argmax(found))]
     recipe = recipe._replace(rates=(rate,))
-    weights = probe.train([rows], labels, everything, classes, recipe)
-    (top1,) = probe.top1(tests, truth, tested, weights)
+    weights = linear.train_probe([rows], labels, everything, classes, recipe)
+    (top1,) = linear.top1(tests, truth, tested, weights)
     seconds = time.perf_counter() - start
     print(
         f"probe, rate {rate:g}: {100 * top1:.2f} %, {seconds:.1f} s", flush=True

@@ -7,7 +7,7 @@ import statistics
 import time
 
 from moco_tf import config as configs
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 
 def parser(purpose, config):

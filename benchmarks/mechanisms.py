@@ -33,10 +33,10 @@ import mechanisms_page
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import assembly, pretrain
 from moco_tf import config as configs
+from moco_tf import plan, pretrain
 from moco_tf.data import sources
-from moco_tf.evaluation import monitor, probe, subsets
+from moco_tf.evaluation import linear, monitor, supervised
 
 POINTS = 10.0  # percent
 BUDGET = ("data", "test", "epochs", "size", "precision", "images")
@@ -76,7 +76,7 @@ def measure(config, operations, images):
     start = time.monotonic()
     strategy = tf.distribute.get_strategy()
     source = opened(config.data.source, images)
-    stream = assembly.make_stream(config, source)
+    stream = plan.make_stream(config, source)
     if operations:
         stream.use(mechanisms_cases.compose(operations))
     method = pretrain.make_method(config, strategy, len(source))
@@ -112,21 +112,21 @@ def judged(judge, method):
     """Percent of kNN and of the linear probe, on the backbone."""
     knn = 100 * judge(method.query_encoder)["knn_backbone"]
     bank, query = judge.take()
-    probed = linear(bank, query, judge.truth, judge.classes)
+    probed = linear_accuracy(bank, query, judge.truth, judge.classes)
     return {"knn": knn, "linear": probed}
 
 
-def linear(bank, query, truth, classes):
+def linear_accuracy(bank, query, truth, classes):
     """Test accuracy in percent of a probe whose rate a held-out part chose."""
     rows = bank.backbone
-    _, held = subsets.split(bank.labels, 0.1, 0)
+    _, held = supervised.split(bank.labels, 0.1, 0)
     held = np.isin(np.arange(len(rows)), held)
-    recipe = probe.Recipe(_RATES, 60, (36, 48), 0.1, 0.9, 0.0, 256, 0)
-    weights = probe.train([rows], bank.labels, ~held, classes, recipe)
-    best = int(np.argmax(probe.top1(rows, bank.labels, held, weights)))
+    recipe = linear.Recipe(_RATES, 60, (36, 48), 0.1, 0.9, 0.0, 256, 0)
+    weights = linear.train_probe([rows], bank.labels, ~held, classes, recipe)
+    best = int(np.argmax(linear.top1(rows, bank.labels, held, weights)))
     everyone = np.ones(len(query.index), bool)
     chosen = weights[best : best + 1]
-    found = probe.top1(query.backbone, truth[query.index], everyone, chosen)
+    found = linear.top1(query.backbone, truth[query.index], everyone, chosen)
     return 100 * float(found[0])
 
 

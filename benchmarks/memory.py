@@ -16,7 +16,7 @@ import sys
 
 import measure
 
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {
     "train.batch_size": "32",

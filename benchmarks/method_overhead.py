@@ -17,7 +17,7 @@ import statistics
 import measure
 
 from moco_tf import config as configs
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {
     "train.batch_size": "32",

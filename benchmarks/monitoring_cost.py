@@ -17,7 +17,7 @@ import time
 
 import measure
 
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {"train.max_steps": "312"}
 LIMIT = 1.0  # percent
@@ -51,7 +51,7 @@ class Clock:
 
 def wrapped():
     """A Clock around everything that watches."""
-    from moco_tf.evaluation import dictionary
+    from moco_tf.evaluation import diagnostics
     from moco_tf.monitoring import health, metrics_csv, tensorboard
     from moco_tf.reporting import board
 
@@ -60,8 +60,8 @@ def wrapped():
         (board.Board, "pictures, histograms", "start histograms epoch end"),
         (tensorboard.EventWriter, "scalars", "write __init__"),
         (metrics_csv.MetricsFile, "metrics.csv", "append"),
-        (dictionary.Inspector, "queue and drift", "__call__"),
-        (dictionary.Pace, "key encoder's pace", "begin end"),
+        (diagnostics.Inspector, "queue and drift", "__call__"),
+        (diagnostics.Pace, "key encoder's pace", "begin end"),
         (health.Watch, "warnings", "start report epoch pace"),
     ):
         for name in names.split():

@@ -15,7 +15,7 @@ import time
 
 import measure
 
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
 

@@ -19,7 +19,7 @@ import sys
 import time
 
 from moco_tf import config as configs
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 # Name: workers, replicas of each.
 LAYOUTS = {
@@ -39,15 +39,15 @@ def child(options):
     with quiet.imports():
         import tensorflow as tf
 
-        from moco_tf import assembly, pretrain
-        from moco_tf.cluster import places
+        from moco_tf import plan, pretrain
+        from moco_tf.cluster import membership
         from moco_tf.data import sources
         from moco_tf.training import distribution
     workers, replicas = LAYOUTS[options.layout]
     if options.layout == "mirrored":
         strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     elif workers > 1:
-        cluster = places.find({}, options.workers, options.worker_index)
+        cluster = membership.find({}, options.workers, options.worker_index)
         strategy = distribution.make_strategy("cpu", cluster)
     else:
         strategy = distribution.make_strategy(f"cpu:{replicas}")
@@ -60,7 +60,7 @@ def child(options):
     config = configs.load(options.config, texts)
     configs.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
-    stream = assembly.make_stream(config, source, workers)
+    stream = plan.make_stream(config, source, workers)
     method = pretrain.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))

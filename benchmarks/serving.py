@@ -43,15 +43,15 @@ def main():
     parser.add_argument("--requests", type=int, default=10_000)
     options = parser.parse_args()
 
-    from moco_tf import quiet
+    from moco_tf.cli import quiet
 
     quiet.prepare()
     with quiet.imports():
         import tensorflow as tf
 
         from moco_tf.data import sources
-        from moco_tf.serving import rest_app
-    path, _ = rest_app.newest_version(options.model)
+        from moco_tf.serving import server
+    path, _ = server.newest_version(options.model)
     source = sources.open_source(options.images)
     data = _files(source, range(BATCH))
     model = tf.saved_model.load(str(path))
@@ -118,13 +118,13 @@ def runtimes(path, model, rounds):
 
     import numpy as np
 
-    from moco_tf.serving import convert_formats
+    from moco_tf.serving import convert
 
-    signature = model.signatures[convert_formats.SIGNATURE]
+    signature = model.signatures[convert.SIGNATURE]
     ((_, spec),) = signature.structured_input_signature[1].items()
     random = np.random.default_rng(0)
     images = random.standard_normal([BATCH, *spec.shape[1:]], np.float32)
-    for name, form in convert_formats.FORMATS.items():
+    for name, form in convert.FORMATS.items():
         if not all(importlib.util.find_spec(n) for n in form.packages):
             print(f"{name:<16} not installed: pip install -e .[convert]")
             continue

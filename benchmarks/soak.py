@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import kills
 
-from moco_tf import quiet
+from moco_tf.cli import quiet
 from moco_tf.monitoring import metrics_csv
 
 STEPS = 20_000

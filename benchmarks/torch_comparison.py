@@ -21,7 +21,7 @@ import sys
 import measure
 
 from moco_tf import config as configs
-from moco_tf import quiet
+from moco_tf.cli import quiet
 
 DEFAULTS = {
     "train.batch_size": "16",

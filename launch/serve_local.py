@@ -38,15 +38,15 @@ def main():
             "serve_local.py needs waitress. Install the extra: "
             'pip install -e ".[serving]"'
         )
-    from moco_tf.serving import rest_app
+    from moco_tf.serving import server as serving
 
-    limits = rest_app.Limits(
+    limits = serving.Limits(
         body_bytes=options.max_body_mb * 2**20,
         rows=options.max_rows,
         pixels=options.max_pixels,
     )
     try:
-        app = rest_app.RestApp(
+        app = serving.RestApp(
             options.model, options.name, limits, options.batch_wait_ms / 1000
         )
         server = waitress.server.create_server(

@@ -2,7 +2,7 @@
 
 import sys
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 
 if __name__ == "__main__":
     sys.exit(cli.run())

@@ -1,6 +1,7 @@
 """Measures a configuration: input, step, both, and where the time goes."""
 
 import json
+import math
 import pathlib
 import resource
 import statistics
@@ -10,12 +11,119 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import assembly, pretrain
 from moco_tf import config as configs
+from moco_tf import plan, pretrain
 from moco_tf.data import views
 from moco_tf.models import inputs
-from moco_tf.monitoring import flops, verdict
 from moco_tf.training import distribution
+
+_CONVOLUTIONS = {
+    # operation -> inputs or output that hold (what slides, the filter)
+    "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
+    "Conv2DBackpropInput": lambda op: (op.inputs[2], op.inputs[1]),
+    "Conv2DBackpropFilter": lambda op: (op.inputs[2], op.outputs[0]),
+}
+
+
+def count_flops(graph):
+    """Multiplications and additions of convolutions and matrix products.
+
+    A multiplication with an addition counts as two. All else of an encoder is
+    below a hundredth of it.
+
+    Args:
+      graph: FuncGraph of static shapes, without loops.
+
+    Returns:
+      int.
+
+    Raises:
+      ValueError: for an operation whose shapes are not known.
+    """
+    return sum(_of(op) for op in graph.get_operations())
+
+
+def _of(op):
+    if op.type in _CONVOLUTIONS:
+        places, kernel = _CONVOLUTIONS[op.type](op)
+        height, width, channels, _ = _known(op, kernel)
+        return 2 * math.prod(_known(op, places)) * height * width * channels
+    if op.type == "DepthwiseConv2dNative":
+        height, width, _, _ = _known(op, op.inputs[1])
+        return 2 * math.prod(_known(op, op.outputs[0])) * height * width
+    if op.type == "MatMul":
+        inner = _known(op, op.inputs[0])[0 if op.get_attr("transpose_a") else 1]
+        return 2 * math.prod(_known(op, op.outputs[0])) * inner
+    if op.type.startswith("BatchMatMul"):
+        inner = _known(op, op.inputs[0])[-2 if op.get_attr("adj_x") else -1]
+        return 2 * math.prod(_known(op, op.outputs[0])) * inner
+    return 0
+
+
+def _known(op, tensor):
+    if not tensor.shape.is_fully_defined():
+        raise ValueError(
+            "Operations can be counted where all shapes are known. Received "
+            f"{tensor.shape} at {op.name} ({op.type})."
+        )
+    return tensor.shape.as_list()
+
+
+_NEAR = 1.1  # within it, neither waits for the other
+
+
+def verdict(config, input_rate, step_rate, shared):
+    """Names the bottleneck.
+
+    Args:
+      config: ConfigDict of a pre-training.
+      input_rate, step_rate: images/s of each alone; input_rate None: not
+        measured.
+      shared: whether both run on the same cores.
+
+    Returns:
+      str.
+    """
+    if input_rate is None:
+        return f"step alone: {step_rate:.0f} images/s; give a data.source"
+    ratio = step_rate / input_rate
+    if ratio > _NEAR:
+        return (
+            f"input-bound: {ratio:.1f}x more input would be used; try "
+            + _join(_for_input(config, shared))
+        )
+    if ratio > 1 / _NEAR:
+        return "balanced: input and step take the same time"
+    return (
+        f"step-bound: the input is {1 / ratio:.1f}x faster than the step; try "
+        + _join(_for_step(config))
+    )
+
+
+def _for_input(config, shared):
+    source = config.data.source
+    if not source.startswith(("prepared:", "shapes")):
+        yield "a cache (moco-tf prepare)"
+    if config.data.augment_on == "host" and not shared:
+        yield "--config.data.augment_on=device"
+    if config.data.threads:
+        yield "--config.data.threads=0"
+    yield "more cores"
+
+
+def _for_step(config):
+    if config.train.precision == "float32":
+        yield "--config.train.precision=mixed_bfloat16"
+    if config.model.recompute:
+        yield "--config.model.recompute=false"
+    if config.train.micro_batches > 1:
+        yield "fewer train.micro_batches"
+    yield "more devices"
+
+
+def _join(remedies):
+    return " or ".join(remedies)
+
 
 _WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
 _READS = 8  # at least, so that what lies in buffers matters little
@@ -50,8 +158,8 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     configs.check(config, strategy.num_replicas_in_sync)
     stream: Any = None
     if has_input:
-        stream = assembly.make_stream(
-            config, assembly.open_source(config, config.data.source)
+        stream = plan.make_stream(
+            config, plan.open_source(config, config.data.source)
         )
     method = pretrain.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
@@ -76,7 +184,7 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     found |= ceiling(config.train.precision)
     if has_input:
         found["stages_ms_per_image"] = stages(config, stream.source, reads)
-    found["verdict"] = verdict.verdict(
+    found["verdict"] = verdict(
         config,
         found.get("input_images_per_second"),
         found["step_images_per_second"],
@@ -155,7 +263,7 @@ def stages(config, source, steps):
     plain.data.augment_on = "host"
     found, before = {}, 0.0
     for name, both in steps_of.items():
-        stream = assembly.make_stream(plain, source)
+        stream = plan.make_stream(plain, source)
         stream.use(*both)
         batches = _open(stream, tf.distribute.get_strategy())
         seconds = _read(batches, steps)
@@ -181,7 +289,7 @@ def ceiling(precision):
 
     found = {}
     for name, run in (("product", product), ("convolution", convolution)):
-        operations = flops.count(run.get_concrete_function().graph)
+        operations = count_flops(run.get_concrete_function().graph)
         float(run())
         count, start = 0, time.perf_counter()
         while time.perf_counter() - start < _CEILING_SECONDS:
@@ -223,7 +331,7 @@ def _count(config, strategy, train, memory):
         memory = iter(noise(plain, strategy))
         method = pretrain.make_method(plain, strategy, plain.train.batch_size)
         train = method.make_train_function()
-    return flops.count(train.get_concrete_function(memory).graph)
+    return count_flops(train.get_concrete_function(memory).graph)
 
 
 def _figures(config, method, strategy, seconds):

@@ -12,14 +12,8 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import workdirs
-from moco_tf.data import (
-    image_ops,
-    prepared_files,
-    prepared_writer,
-    sources,
-    unreadable,
-)
-from moco_tf.monitoring import counter
+from moco_tf.data import image_ops, prepared_cache, sources, unreadable
+from moco_tf.monitoring import progress
 
 _AHEAD = 8  # images per thread that may wait for the one before them
 _BLOCK = 256  # images that are verified before the progress moves
@@ -65,11 +59,11 @@ def prepare(spec, folder, short_side=256, stream=None):
     source = sources.open_source(spec)
     settings = describe(source, spec, short_side)
     try:
-        about = prepared_writer.check_folder(folder, settings)
+        about = prepared_cache.check_folder(folder, settings)
         if about is not None and about["finished"]:
             print(f"This cache is finished: {folder}", file=stream)
             return about
-        writer = prepared_writer.Writer(folder, settings)
+        writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):
             _fill(writer, source, folder, stream)
             return writer.about
@@ -100,7 +94,7 @@ def _explained(error, folder):
             f"Received {folder!r}: {error.strerror}. Give another --path, or "
             "grant the permission."
         )
-    about = prepared_files.read_about(folder) or {"images": 0}
+    about = prepared_cache.read_about(folder) or {"images": 0}
     return OSError(
         f"{folder} takes no more data: {error.strerror}. {about['images']} "
         "images are in the cache and stay. Make room and start the same "
@@ -115,7 +109,7 @@ def _fill(writer, source, folder, stream):
     forecast = False
     with (
         contextlib.closing(_in_order(source, writer.about)) as images,
-        counter.Counter(count, first, "preparing", stream) as progress,
+        progress.Counter(count, first, "preparing", stream) as bar,
     ):
         for place, (image, reason) in enumerate(images, first):
             label, name = int(labels[place]), source.name(place)
@@ -123,16 +117,16 @@ def _fill(writer, source, folder, stream):
                 writer.append_unreadable(reason, label, name)
             else:
                 writer.append(image, label, name)
-            progress.add(1)
+            bar.add(1)
             if not forecast and writer.about["images"] > first:
                 forecast = True
-                progress.message(_forecast(writer.about, folder))
+                bar.message(_forecast(writer.about, folder))
     writer.commit()
     if writer.about["unreadable"] == count:
         raise ValueError(
             "A cache needs at least one image that can be read. Received "
             f"{count} images, none readable; the reasons are in "
-            f"{os.path.join(folder, prepared_files.UNREADABLE)}."
+            f"{os.path.join(folder, prepared_cache.UNREADABLE)}."
         )
     writer.commit(finished=True)
 
@@ -156,12 +150,12 @@ def _in_order(source, about):
 
 def _forecast(about, folder):
     """What the cache will take, from what it takes so far."""
-    so_far = about["bytes"][prepared_files.IMAGES]
+    so_far = about["bytes"][prepared_cache.IMAGES]
     whole = so_far / about["images"] * about["of"]
     free = shutil.disk_usage(folder).free + so_far
     text = (
-        f"the cache will take about {counter.format_bytes(whole)}; "
-        f"{counter.format_bytes(free)} are free"
+        f"the cache will take about {progress.format_bytes(whole)}; "
+        f"{progress.format_bytes(free)} are free"
     )
     return text if whole < free else f"warning: {text}"
 
@@ -213,20 +207,20 @@ def verify(folder, stream=None):
     Raises:
       ValueError: for a cache that is not whole, with the damaged images' names.
     """
-    cache = prepared_files.Cache(folder)
+    cache = prepared_cache.Cache(folder)
     damaged = []
     with (
         futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        counter.Counter(
+        progress.Counter(
             len(cache), 0, "verifying", stream or sys.stdout
-        ) as progress,
+        ) as bar,
     ):
         for first in range(0, len(cache), _BLOCK):
             places = range(first, min(first + _BLOCK, len(cache)))
             wholes = pool.map(cache.is_whole, places)
             pairs = zip(places, wholes, strict=True)
             damaged += [place for place, whole in pairs if not whole]
-            progress.add(len(places))
+            bar.add(len(places))
     if damaged:
         names = cache.names()
         shown = ", ".join(names[place] for place in damaged[:5])

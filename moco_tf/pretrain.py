@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import assembly, workdirs
 from moco_tf import config as configs
-from moco_tf.cluster import guard as guards
+from moco_tf import plan, workdirs
+from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
-from moco_tf.evaluation import dictionary, monitor
+from moco_tf.evaluation import diagnostics, monitor
 from moco_tf.monitoring import (
     health,
     metrics_csv,
@@ -25,9 +25,8 @@ from moco_tf.training import (
     callbacks,
     checkpoints,
     distribution,
-    fault_finder,
+    nonfinite,
     optimizers,
-    steps,
 )
 
 
@@ -36,7 +35,7 @@ def pretrain(
     workdir: str | pathlib.Path,
     strategy: tf.distribute.Strategy,
     extend: bool = False,
-    guard: guards.Guard | None = None,
+    guard: watchdog.Guard | None = None,
     profile_steps: Sequence[int] = (),
 ) -> tf.keras.Model:
     """Trains, or goes on training, the encoder that a configuration describes.
@@ -64,12 +63,12 @@ def pretrain(
       OSError: if a checkpoint cannot be written, or the disk is full.
       Left: when asked to leave; all is saved.
     """
-    guard = guard or guards.Guard()
+    guard = guard or watchdog.Guard()
     workdir = pathlib.Path(workdir)
     configs.check(config, strategy.num_replicas_in_sync)
-    source = assembly.open_source(config, config.data.source)
+    source = plan.open_source(config, config.data.source)
     workers = distribution.worker_count(strategy)
-    batches = assembly.make_stream(config, source, workers)
+    batches = plan.make_stream(config, source, workers)
     total = config.train.epochs * batches.steps_per_epoch
     last_step = min(config.train.max_steps or total, total)
     knn_monitor = None
@@ -82,7 +81,9 @@ def pretrain(
         path = _agree(config, source, workdir, strategy, guard)
         method = make_method(config, strategy, len(source))
         step = checkpoints.restore(method, path) if path else 0
-        callback = steps.StepCallback(batches.steps_per_epoch, last_step, guard)
+        callback = callbacks.StepCallback(
+            batches.steps_per_epoch, last_step, guard
+        )
         if guard.is_chief:
             callback = make_callback(
                 config, workdir, batches, step, last_step, guard, knn_monitor
@@ -116,7 +117,7 @@ def make_method(config, strategy, images):
     distribution.set_precision(config.train.tf32)
     steps_per_epoch = max(1, images // config.train.batch_size)
     with strategy.scope():
-        method = assembly.make_method(
+        method = plan.make_method(
             config,
             images,
             config.train.epochs * steps_per_epoch,
@@ -125,7 +126,7 @@ def make_method(config, strategy, images):
         )
         optimizer = optimizers.make_optimizer(
             config.optimizer.name,
-            assembly.make_schedule(config, steps_per_epoch),
+            plan.make_schedule(config, steps_per_epoch),
             config.optimizer.momentum,
             config.optimizer.weight_decay,
         )
@@ -141,7 +142,7 @@ def _train(method, config, batches, strategy, step, callback):
     guard, before = callback.guard, ""
     if guard.is_chief:
         print(
-            assembly.describe(
+            plan.describe(
                 config,
                 callback.workdir,
                 batches,
@@ -157,7 +158,7 @@ def _train(method, config, batches, strategy, step, callback):
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
     _fit(method, config, batches, strategy, step, callback)
     if callback.left:
-        raise guards.Left(callback.step, guard.status())
+        raise watchdog.Left(callback.step, guard.status())
     if before and callback.newest_knn is not None:
         trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
         print(f"kNN: {before}  {trained}")
@@ -174,11 +175,11 @@ def _fit(method, config, batches, strategy, step, callback):
             callbacks=[callback],
             verbose=0,
         )
-    except steps.NotFinite as error:
+    except callbacks.NotFinite as error:
         if distribution.worker_count(strategy) > 1:
             raise  # the other workers do not know of it
         print("Looking for the layer ...")
-        place = fault_finder.find(
+        place = nonfinite.find(
             make_method(config, strategy, len(batches.source)),
             batches,
             strategy,
@@ -239,7 +240,7 @@ def make_callback(
     config, workdir, batches, step, last_step, guard, knn_monitor=None
 ):
     """The callback with all that a run writes, cut back to `step`."""
-    chance = assembly.chance_loss(config)
+    chance = plan.chance_loss(config)
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
     metrics.cut_back(step)
     events = pictures = None
@@ -263,8 +264,8 @@ def make_callback(
     )
     callback.scalars, callback.board = events, pictures
     callback.knn = knn_monitor
-    callback.inspector = dictionary.Inspector(batches)
-    callback.pace = dictionary.Pace()
+    callback.inspector = diagnostics.Inspector(batches)
+    callback.pace = diagnostics.Pace()
     callback.warnings = health.WarningLog(workdir / "warnings.csv", step)
     callback.watch = health.Watch(
         config,

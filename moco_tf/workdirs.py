@@ -1,16 +1,55 @@
 """What a workdir records of its run: configuration, data, starts."""
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
 import os
 import pathlib
 import platform
+import sys
+from importlib import metadata
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import environment, locks, whole
+from moco_tf import filesystem
+
+_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tensorflow-addons",
+    "keras-cv",
+    "tensorflow-datasets",
+    "numpy",
+)
+
+
+def describe():
+    """Returns versions, devices, command and time of this process, a dict."""
+    import tensorflow as tf  # here: a configuration is checked without it
+
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "started": now.isoformat("T", "seconds"),
+        "command": [sys.executable, *sys.argv],
+        "directory": os.getcwd(),
+        "moco_tf": moco_tf.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": [d.name for d in tf.config.list_logical_devices()],
+    }
+
+
+def _version(name):
+    """The version of a package, or None: not all commands need all of them."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
@@ -43,7 +82,7 @@ def hold(workdir):
             "change its owner, its rights or its mount."
         ) from error
     with file:
-        if not locks.take(file, workdir):
+        if not filesystem.take(file, workdir):
             file.seek(0)
             holder = file.read().decode() or "another process"
             raise ValueError(
@@ -109,7 +148,7 @@ def save(config, workdir, fingerprint="", command="pretrain", encoder=""):
     write_json(workdir / "config.json", saved)
     path = workdir / "environment.json"
     starts = read_json(path)["starts"] if path.is_file() else []
-    write_json(path, {"starts": [*starts, environment.describe()]})
+    write_json(path, {"starts": [*starts, describe()]})
 
 
 def load_saved(workdir, command="pretrain"):
@@ -223,5 +262,5 @@ def read_json(path):
 
 def write_json(path, value):
     """Writes a file whole or not at all."""
-    with whole.file(path) as part:
+    with filesystem.file(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n")

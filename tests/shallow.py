@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 from moco_tf.models import resnet
 
 

@@ -6,8 +6,8 @@ import json
 import pytest
 import tensorflow as tf
 
-from moco_tf import benchmark, cli
-from moco_tf.monitoring import flops, verdict
+from moco_tf import benchmark
+from moco_tf.cli import main as cli
 from tests import shallow, small_run
 
 _network = shallow.fixture()
@@ -29,7 +29,7 @@ def test_operations_of_a_convolution_and_its_gradients():
     # 4 x 4 x 3 places of 5 channels, 27 products each, each with a sum;
     # forward, to the images, to the kernel. The gradient needs no forward
     # pass, but the graph holds it.
-    assert flops.count(graph) == 3 * 2 * (4 * 4 * 3 * 5) * 27
+    assert benchmark.count_flops(graph) == 3 * 2 * (4 * 4 * 3 * 5) * 27
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -38,13 +38,13 @@ def test_operations_of_a_matrix_product(transposed):
     graph = _graph(
         lambda a, b: tf.matmul(a, b, transpose_a=transposed), *shapes
     )
-    assert flops.count(graph) == 2 * 2 * 5 * 7
+    assert benchmark.count_flops(graph) == 2 * 2 * 5 * 7
 
 
 def test_unknown_shapes_are_refused():
     graph = _graph(tf.matmul, [None, 7], [7, 5])
     with pytest.raises(ValueError, match="where all shapes are known"):
-        flops.count(graph)
+        benchmark.count_flops(graph)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_unknown_shapes_are_refused():
 )
 def test_the_verdict_names_what_waits(rates, shared, fields, expected):
     config = small_run.make_config("pictures", **fields)
-    assert expected in verdict.verdict(config, *rates, shared)
+    assert expected in benchmark.verdict(config, *rates, shared)
 
 
 def test_no_remedy_is_named_that_is_in_use():
     config = small_run.make_config(
         "x", data__source="prepared:x", data__threads=0
     )
-    assert verdict.verdict(config, 10, 100, True).endswith("try more cores")
+    assert benchmark.verdict(config, 10, 100, True).endswith("try more cores")
 
 
 def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):

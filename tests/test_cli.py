@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import moco_tf
-from moco_tf import cli, command_line, quiet
+from moco_tf.cli import flags, quiet
+from moco_tf.cli import main as cli
 from moco_tf.training import distribution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -161,8 +162,8 @@ def test_the_home_folder_of_a_path_is_found(calls, monkeypatch):
 
 
 def test_numbers():
-    assert command_line.numbers(int, "k", "1,20") == [1, 20]
-    assert command_line.numbers(float, "t", "0.1") == [0.1]
+    assert flags.numbers(int, "k", "1,20") == [1, 20]
+    assert flags.numbers(float, "t", "0.1") == [0.1]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 def test_listing_commands_does_not_import_tensorflow():
     code = (
-        "import sys; from moco_tf import cli; cli.run([]); "
+        "import sys; from moco_tf.cli import main; main.run([]); "
         "sys.exit('tensorflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

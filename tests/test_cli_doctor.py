@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 from tests.doctor import photographs
 
 

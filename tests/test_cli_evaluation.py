@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from moco_tf import cli
-from moco_tf.evaluation import embedding_files
+from moco_tf.cli import main as cli
+from moco_tf.evaluation import embeddings
 from tests import shallow
 from tests.evaluation import small_encoder
 
@@ -33,7 +33,7 @@ def test_knn_linear_and_embed_share_features(workdir, capsys):
     words = ["embed", f"--workdir={workdir}", train, f"--path={embedded}"]
     assert cli.run(words) == 0
     assert sorted((workdir / "features").iterdir()) == stored
-    assert len(embedding_files.load(embedded).index) == 40
+    assert len(embeddings.load(embedded).index) == 40
     result = json.loads((workdir / "linear" / "result.json").read_text())
     assert result["images"] == 10
     out = capsys.readouterr().out

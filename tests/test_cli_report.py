@@ -1,6 +1,7 @@
 import pytest
 
-from moco_tf import cli, command_line
+from moco_tf.cli import flags
+from moco_tf.cli import main as cli
 from tests.reporting import small_report
 
 
@@ -41,5 +42,5 @@ def test_what_is_not_understood_ends_with_status_2(words, message, capsys):
 def test_a_flag_that_may_be_given_again_is_a_list():
     commands = {"report": cli.COMMANDS["report"]}
     argv = ["report", "--workdir=a", "--workdir=b,c"]
-    _, options, _ = command_line.parse(argv, commands)
+    _, options, _ = flags.parse(argv, commands)
     assert options.workdir == ["a", "b,c"]

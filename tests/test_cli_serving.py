@@ -1,6 +1,6 @@
 import pytest
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 from tests import shallow
 from tests.evaluation import small_encoder
 

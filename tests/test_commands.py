@@ -13,8 +13,9 @@ import shlex
 
 import pytest
 
-from moco_tf import cli, command_line
 from moco_tf import config as configs
+from moco_tf.cli import flags
+from moco_tf.cli import main as cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -99,8 +100,8 @@ def check_moco_tf(words):
     if not words or words[0] == "COMMAND" or words[0].startswith("-"):
         return
     try:
-        name, options, overrides = command_line.parse(words, cli.COMMANDS)
-    except command_line.UsageError as error:
+        name, options, overrides = flags.parse(words, cli.COMMANDS)
+    except flags.UsageError as error:
         # A sentence may show the flags that it is about, and no others.
         if not str(error).endswith("must be given."):
             raise
@@ -152,7 +153,7 @@ def test_the_commands_of_a_page_are_understood(page):
     for words in (words for found, words in COMMANDS if found == page):
         try:
             check(words)
-        except (AssertionError, ValueError, command_line.UsageError) as error:
+        except (AssertionError, ValueError, flags.UsageError) as error:
             raise AssertionError(f"{shlex.join(words)}: {error}") from error
 
 
@@ -188,6 +189,6 @@ def test_every_benchmark_is_told_of_on_its_page():
     ],
 )
 def test_what_has_drifted_is_seen(line, message):
-    errors = (AssertionError, ValueError, command_line.UsageError)
+    errors = (AssertionError, ValueError, flags.UsageError)
     with pytest.raises(errors, match=message):
         check(line.split())

@@ -5,10 +5,10 @@ import types
 import pytest
 import tensorflow as tf
 
-from moco_tf import assembly, config_fields, method_table, workdirs
 from moco_tf import config as configs
+from moco_tf import config_fields, method_table, plan, workdirs
 from moco_tf.data import view_stage, views
-from moco_tf.methods import feature_bank
+from moco_tf.methods import dictionaries
 from moco_tf.models import heads, inputs, resnet
 
 NAMES = configs.names()
@@ -78,7 +78,7 @@ def test_names_in_the_rules_are_those_of_the_parts():
         ("model.stem", resnet.STEMS),
         ("model.head", heads.KINDS),
         ("train.precision", resnet.PRECISIONS),
-        ("memory_bank.loss", feature_bank.LOSSES),
+        ("memory_bank.loss", dictionaries.LOSSES),
     ):
         assert set(fields[name].names) == set(parts), name
 
@@ -137,7 +137,7 @@ def test_a_run_without_batch_norm_tells_of_none():
     config = configs.load("cpc_imagenet")
     batches = types.SimpleNamespace(source=range(9), steps_per_epoch=1)
     strategy = tf.distribute.get_strategy()
-    said = assembly.describe(config, "run", batches, strategy, 0, 1)
+    said = plan.describe(config, "run", batches, strategy, 0, 1)
     assert "replica(s), LayerNorm of each image" in said
     assert "BatchNorm" not in said
 
@@ -145,10 +145,10 @@ def test_a_run_without_batch_norm_tells_of_none():
 def test_simclrs_recipes_start_at_chance_and_at_the_published_rate():
     # ln(2 * 4096 - 1); 0.3 * 4096 / 256; 1.0 * 512 / 256.
     large = configs.load("simclr_imagenet")
-    assert assembly.chance_loss(large) == pytest.approx(9.0108, abs=1e-4)
+    assert plan.chance_loss(large) == pytest.approx(9.0108, abs=1e-4)
     assert configs.learning_rate(large) == pytest.approx(4.8)
     small = configs.load("simclr_cifar10")
-    assert assembly.chance_loss(small) == pytest.approx(6.9305, abs=1e-4)
+    assert plan.chance_loss(small) == pytest.approx(6.9305, abs=1e-4)
     assert configs.learning_rate(small) == pytest.approx(2.0)
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from moco_tf import locks
+from moco_tf import filesystem
 
 
 def test_a_second_open_file_does_not_get_the_lock_until_the_first_closes(
@@ -13,10 +13,10 @@ def test_a_second_open_file_does_not_get_the_lock_until_the_first_closes(
 ):
     path = tmp_path / "lock"
     first, second = path.open("ab"), path.open("ab")
-    assert locks.take(first, tmp_path)
-    assert not locks.take(second, tmp_path)
+    assert filesystem.take(first, tmp_path)
+    assert not filesystem.take(second, tmp_path)
     first.close()
-    assert locks.take(second, tmp_path)
+    assert filesystem.take(second, tmp_path)
     second.close()
 
 
@@ -27,9 +27,9 @@ def test_a_file_system_without_locks_is_told_of(
     def refuse(file, operation):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(filesystem.fcntl, "flock", refuse)
     with (tmp_path / "lock").open("ab") as file:
-        assert locks.take(file, tmp_path)
+        assert filesystem.take(file, tmp_path)
     said = capsys.readouterr().out
     assert f"no-locks: the file system of {tmp_path} has no locks" in said
     assert os.strerror(number) in said
@@ -41,5 +41,5 @@ def test_another_error_is_not_taken_for_a_file_system_without_locks(tmp_path):
     descriptor = file.fileno()
     file.close()
     with pytest.raises(OSError) as error:
-        locks.take(descriptor, tmp_path)
+        filesystem.take(descriptor, tmp_path)
     assert error.value.errno == errno.EBADF

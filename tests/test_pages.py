@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 from tests import page_commands, shallow, test_tutorial
 
 # In this order: pages go on with the runs of those before them.

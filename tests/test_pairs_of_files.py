@@ -9,7 +9,7 @@ import tensorflow as tf
 from moco_tf import benchmark, pretrain
 from moco_tf import config as configs
 from moco_tf.data import sources
-from moco_tf.evaluation import embed, embedding_files, frozen, knn
+from moco_tf.evaluation import embeddings, frozen, knn
 from moco_tf.reporting import samples
 from moco_tf.serving import export
 from tests import shallow
@@ -72,13 +72,15 @@ def test_the_encoder_is_judged_on_both_files(run, tmp_path):
     spec = f"pairs:{root}/colour,{root}/depth"
     found = knn.evaluate(judged, tmp_path, ks=(3,))
     assert set(found.values()) <= {n / 12 for n in range(13)}
-    held = embed.embed_source(
+    held = embeddings.embed_source(
         judged, spec, tmp_path / "rows.npz", folder=tmp_path
     )
-    again = embedding_files.load(tmp_path / "rows.npz")
+    again = embeddings.load(tmp_path / "rows.npz")
     assert held.rows["backbone"].shape == again.rows["backbone"].shape
     with pytest.raises(ValueError, match="6 channels are needed"):
-        embed.embed_source(judged, f"folder:{root}/colour", tmp_path / "no.npz")
+        embeddings.embed_source(
+            judged, f"folder:{root}/colour", tmp_path / "no.npz"
+        )
 
 
 def test_both_files_are_measured_together(run):

@@ -10,8 +10,9 @@ import tempfile
 import numpy as np
 import pytest
 
-from moco_tf import cli, prepare
-from moco_tf.data import prepared_files, prepared_writer, sources
+from moco_tf import prepare
+from moco_tf.cli import main as cli
+from moco_tf.data import prepared_cache, sources
 from tests.data import prepared_caches
 
 
@@ -23,7 +24,7 @@ def _images(tmp_path):
 
 
 def _committed(cache):
-    return (prepared_files.read_about(cache) or {"images": 0})["images"]
+    return (prepared_cache.read_about(cache) or {"images": 0})["images"]
 
 
 def test_the_command_prepares_verifies_and_names_the_source(
@@ -48,7 +49,7 @@ def test_the_command_prepares_verifies_and_names_the_source(
 
 def test_a_finished_cache_is_left_as_it_is(images, tmp_path, monkeypatch):
     about = prepared_caches.make(images, tmp_path / "cache")
-    monkeypatch.setattr(prepared_writer, "Writer", None)  # not called
+    monkeypatch.setattr(prepared_cache, "Writer", None)  # not called
     shown = io.StringIO()
     cache = str(tmp_path / "cache")
     assert prepare.prepare(f"folder:{images}", cache, 256, shown) == about
@@ -58,7 +59,7 @@ def test_a_finished_cache_is_left_as_it_is(images, tmp_path, monkeypatch):
 def test_a_flipped_bit_of_an_image_is_found_by_name(images, tmp_path, capsys):
     cache = tmp_path / "cache"
     prepared_caches.make(images, cache)
-    rows = prepared_files.Cache(cache).rows
+    rows = prepared_cache.Cache(cache).rows
     for place in (4, 7):
         prepared_caches.flip(cache / "images.bin", rows["offset"][place] + 323)
     assert cli.run(["prepare", "--verify", f"--path={cache}"]) == 1
@@ -88,7 +89,7 @@ def test_a_full_disk_keeps_what_is_committed_and_goes_on_later(
     images, tmp_path, monkeypatch
 ):
     prepared_caches.make(images, tmp_path / "whole")
-    monkeypatch.setattr(prepared_writer, "_COMMIT_BYTES", 1)
+    monkeypatch.setattr(prepared_cache, "_COMMIT_BYTES", 1)
     cache = tmp_path / "cache"
     # 384 bytes an image: the system takes five of them and a part.
     with (

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from moco_tf import cli
+from moco_tf.cli import main as cli
 from tests import page_commands, shallow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

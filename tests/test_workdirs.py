@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import environment, workdirs
+from moco_tf import workdirs
 from tests import small_disk
 
 
@@ -37,8 +37,8 @@ def test_environment_lists_every_start(tmp_path):
 
 
 def test_the_environment_of_a_package_that_is_missing_is_none(monkeypatch):
-    monkeypatch.setattr(environment, "_PACKAGES", ("numpy", "no-such-package"))
-    packages = environment.describe()["packages"]
+    monkeypatch.setattr(workdirs, "_PACKAGES", ("numpy", "no-such-package"))
+    packages = workdirs.describe()["packages"]
     assert packages["numpy"] and packages["no-such-package"] is None
 
 

@@ -5,12 +5,137 @@ with. Deviation: values stay float between operations, where PIL rounds each
 result to 8 bits; `to_uint8` rounds once, at the end.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import blur, planes, resize
+from moco_tf.data import resize
 
-_LUMINANCE = np.array(planes.LUMINANCE, np.float32)[:, np.newaxis]
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R 601
+
+
+def luminance(planes):
+    """The weighted mean of the colours, one plane."""
+    red, green, blue = (w * x for w, x in zip(LUMINANCE, planes, strict=True))
+    return red + green + blue
+
+
+def mean_luminance(planes):
+    """Mean grey level, a whole number as PIL rounds it, [..., 1, 1]."""
+    # Whole numbers: the sum is the same in whatever order threads add it.
+    grey = tf.cast(tf.round(luminance(planes)), tf.int64)
+    pixels = planes[0].shape[-2] * planes[0].shape[-1]
+    total = tf.reduce_sum(grey, axis=(-2, -1), keepdims=True)
+    return tf.cast((2 * total + pixels) // (2 * pixels), tf.float32)
+
+
+def blend(planes, other, factor):
+    """factor * planes + (1 - factor) * other, cut off at 0 and 255."""
+    rest = (1.0 - factor) * other
+    return tuple(
+        tf.clip_by_value(plane * factor + rest, 0.0, 255.0) for plane in planes
+    )
+
+
+def shift_hue(planes, turns):
+    """Shifts the hue of HSV by a fraction of the colour circle, -1..1."""
+    red, green, blue = planes
+    # torchvision's shift is a whole number of 1/255 turns, towards zero.
+    shift = tf.cast(tf.cast(turns * 255.0, tf.int32), tf.float32) * (6 / 255)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    inverse = tf.math.divide_no_nan(1.0, chroma)
+    hue = tf.where(  # sixths of the circle
+        tf.equal(value, red),
+        (green - blue) * inverse,
+        tf.where(
+            tf.equal(value, green),
+            2.0 + (blue - red) * inverse,
+            4.0 + (red - green) * inverse,
+        ),
+    )
+    hue += shift
+
+    def colour(start):
+        # 0..6: how far round the circle this colour's ramp has come.
+        place = hue + start
+        place -= 6.0 * tf.floor(place * (1 / 6))
+        ramp = tf.clip_by_value(tf.minimum(place, 4.0 - place), 0.0, 1.0)
+        return value - chroma * ramp
+
+    return colour(5.0), colour(3.0), colour(1.0)
+
+
+MAX_SIGMA = 2.0  # of `blur_short` and `blur_batch`
+_RADIUS = math.ceil(3 * MAX_SIGMA)
+_BLOCK = 32  # rows of one product
+
+
+def blur_rows(matrix, sigma):
+    """Blurs float32 [n, m] along n; sigma, a float32 scalar > 0, is in rows.
+
+    As a product with a banded matrix, block by block: a whole [n, n] matrix is
+    five times the work at 224 pixels.
+    """
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    height = tf.shape(matrix)[0]
+    blocks = (height + _BLOCK - 1) // _BLOCK
+    first = tf.range(blocks)[:, tf.newaxis] * _BLOCK - radius
+    rows = first + tf.range(_BLOCK + 2 * radius)
+    rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
+    tiles = tf.gather(matrix, rows)
+    blurred = tf.matmul(_band(sigma, radius, _BLOCK, radius), tiles)
+    blurred = tf.reshape(blurred, [blocks * _BLOCK, tf.shape(matrix)[1]])
+    return blurred[:height]
+
+
+def blur_short(image, sigma):
+    """As `blur_rows`, up to MAX_SIGMA, of a known shape [n, ...], for XLA."""
+    rows = image.shape[0]
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    kernel = _band(sigma, radius, 1, _RADIUS)[0]
+    padded = tf.gather(image, _extended(rows))
+    return tf.add_n(
+        [kernel[k] * padded[k : k + rows] for k in range(2 * _RADIUS + 1)]
+    )
+
+
+def blur_batch(planes, sigma):
+    """Blurs images along both axes, each with its own sigma, under XLA too.
+
+    Args:
+      planes: float32 [..., b, S, S], planes of b images.
+      sigma: float32 [b], 0..MAX_SIGMA pixels; 0 leaves the image as it is.
+    """
+    size = planes.shape[-1]
+    # So small that the neighbours' weights are exactly zero.
+    sigma = tf.maximum(sigma, 1e-3)[:, tf.newaxis, tf.newaxis]
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    band = _band(sigma, radius, size, _RADIUS)  # [b, S, S + 12]
+    planes = tf.matmul(band, tf.gather(planes, _extended(size), axis=-2))
+    planes = tf.gather(planes, _extended(size), axis=-1)
+    return tf.matmul(planes, band, transpose_b=True)
+
+
+def _extended(size):
+    """Places of `size` rows and of those that extend the edges."""
+    rows = tf.range(-_RADIUS, size + _RADIUS)
+    return tf.clip_by_value(rows, 0, size - 1)
+
+
+def _band(sigma, radius, rows, margin):
+    """Kernels of rows that follow one another, [..., rows, rows + 2 margin]."""
+    row = tf.range(rows)[:, tf.newaxis]
+    column = tf.range(rows + 2 * margin)[tf.newaxis]
+    distance = column - row - margin
+    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
+    distance = tf.cast(distance, tf.float32) / sigma
+    band = inside * tf.exp(-0.5 * distance * distance)
+    return band / tf.reduce_sum(band, axis=-1, keepdims=True)
+
+
+_LUMINANCE = np.array(LUMINANCE, np.float32)[:, np.newaxis]
 _TO_GREY = np.tile(_LUMINANCE, 3)  # [3, 3]: every output channel is luminance
 _IDENTITY = np.eye(3, dtype=np.float32)
 _TRIES = 10
@@ -107,7 +232,7 @@ def gaussian_blur(image, sigma):
     for _ in range(2):  # rows, then columns
         shape = tf.shape(image)
         rows = tf.reshape(image, [shape[0], -1])
-        image = tf.reshape(blur.blur_rows(rows, sigma), shape)
+        image = tf.reshape(blur_rows(rows, sigma), shape)
         image = tf.transpose(image, [1, 0, 2])
     return image
 

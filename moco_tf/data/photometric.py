@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import blur, image_ops, planes, resize
+from moco_tf.data import image_ops, resize
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, NONE = range(6)
 STEPS = 5  # the four of a jitter, and grey
@@ -97,17 +97,17 @@ def distort_batch(images, distortions):
         step = step[:, tf.newaxis, tf.newaxis]
         other = tf.where(
             tf.equal(step, CONTRAST),
-            planes.mean_luminance(made),
-            planes.luminance(made),
+            image_ops.mean_luminance(made),
+            image_ops.luminance(made),
         )
         other = tf.where(tf.equal(step, BRIGHTNESS), 0.0, other)
-        blended = planes.blend(made, other, share)
+        blended = image_ops.blend(made, other, share)
         made = tf.cond(
             tf.reduce_any(tf.equal(step, HUE)),
             lambda made=made, blended=blended, step=step: tuple(
                 tf.where(tf.equal(step, HUE), *pair)
                 for pair in zip(
-                    planes.shift_hue(made, hue), blended, strict=True
+                    image_ops.shift_hue(made, hue), blended, strict=True
                 )
             ),
             lambda blended=blended: blended,
@@ -115,7 +115,7 @@ def distort_batch(images, distortions):
     made = tf.stack(made)
     made = tf.cond(
         tf.reduce_any(sigma > 0),
-        lambda: blur.blur_batch(made, sigma),
+        lambda: image_ops.blur_batch(made, sigma),
         lambda: made,
     )
     made = tf.transpose(made, [1, 2, 3, 0])
@@ -162,7 +162,7 @@ def _sharp(view, steps, last, factors, flip):
 def _soft(view, steps, last, factors, sigma, flip):
     """Coloured, blurred along one axis and flipped, float32 [S, 3, S]."""
     view = _colour(view, steps, last, factors)
-    return _flipped(flip, lambda: blur.blur_short(view, sigma))
+    return _flipped(flip, lambda: image_ops.blur_short(view, sigma))
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -170,7 +170,7 @@ def _blurred(view, sigma):
     """Blurred along the other axis, uint8 [S, S, 3]."""
     return tf.cond(
         sigma > 0,
-        lambda: image_ops.to_uint8(blur.blur_short(view, sigma)),
+        lambda: image_ops.to_uint8(image_ops.blur_short(view, sigma)),
         lambda: image_ops.to_uint8(view),
     )
 
@@ -184,12 +184,12 @@ def _colour(view, steps, last, factors):
     brightness, contrast, saturation, turns = tf.unstack(factors)
 
     def apply(number, *colours):
-        blend, grey = planes.blend, planes.luminance
+        blend, grey = image_ops.blend, image_ops.luminance
         branches = [
             lambda: blend(colours, 0.0, brightness),
-            lambda: blend(colours, planes.mean_luminance(colours), contrast),
+            lambda: blend(colours, image_ops.mean_luminance(colours), contrast),
             lambda: blend(colours, grey(colours), saturation),
-            lambda: planes.shift_hue(colours, turns),
+            lambda: image_ops.shift_hue(colours, turns),
             lambda: (grey(colours),) * 3,
             lambda: colours,
         ]

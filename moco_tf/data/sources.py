@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import files, lists, pairs, prepared, shapes
+from moco_tf.data import image_files, prepared_cache, shapes
 
 
 class Source(Protocol):
@@ -136,10 +136,10 @@ def _open_shapes(split):
 
 
 _SOURCES = {
-    "folder": files.open_folder,
-    "list": lists.open_list,
-    "pairs": pairs.open_pairs,
-    "prepared": prepared.open_prepared,
+    "folder": image_files.open_folder,
+    "list": image_files.open_list,
+    "pairs": image_files.open_pairs,
+    "prepared": prepared_cache.open_prepared,
     "tfds": _open_tfds,
     "shapes": _open_shapes,
 }

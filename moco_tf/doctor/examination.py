@@ -5,19 +5,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import assembly
 from moco_tf import config as configs
+from moco_tf import plan
 from moco_tf.doctor import (
-    classes,
-    disk,
+    devices,
     images,
-    memory,
-    proofs,
     recipe,
     reference,
+    resources,
     scan,
     table,
-    trial,
 )
 
 
@@ -69,8 +66,8 @@ def examine(order, strategy):
         _say_begun("the devices: steps of the reference, a gather, a resume")
         rows += [
             reference.row(),
-            proofs.gather(strategy),
-            proofs.resume(order.config, strategy),
+            devices.gather(strategy),
+            devices.resume(order.config, strategy),
         ]
     if fits:
         count = 0 if source is None else len(source)
@@ -109,7 +106,7 @@ def _devices(strategy):
 def _open(rows, config):
     """The source, or None and a row that says why not."""
     try:
-        source = assembly.open_source(config, config.data.source)
+        source = plan.open_source(config, config.data.source)
     except ValueError as error:
         rows.append(table.Row("source", str(error), table.FAIL))
         return None
@@ -141,7 +138,7 @@ def _examine_images(rows, source, order):
 
 def _count_classes(source, spec):
     try:
-        return classes.rows(source, spec)
+        return images.class_rows(source, spec)
     except ValueError as error:  # labels that lie in damaged records
         words = f"labels cannot be read: {error}"
         remedy = "Prepare the data set anew."
@@ -151,20 +148,22 @@ def _count_classes(source, spec):
 def _room(order, strategy, images):
     """Rows about memory and disk."""
     replicas = strategy.num_replicas_in_sync
-    parts = memory.predict(order.config, replicas, images)
+    parts = resources.predict(order.config, replicas, images)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    free = memory.free_on_gpus() if on_gpu else memory.free_on_host()
+    free = resources.free_on_gpus() if on_gpu else resources.free_on_host()
     kind = "GPU" if on_gpu else "CPU"
-    each = memory.checkpoint_bytes(parts, order.config, images)
+    each = resources.checkpoint_bytes(parts, order.config, images)
     return [
-        memory.row(parts, order.config, replicas, kind, free, order.tuned),
-        disk.row(order.workdir, each, order.config.checkpoint.keep),
+        resources.memory_row(
+            parts, order.config, replicas, kind, free, order.tuned
+        ),
+        resources.disk_row(order.workdir, each, order.config.checkpoint.keep),
     ]
 
 
 def _try(order, source, strategy):
     try:
-        found = trial.run(order.config, source, strategy, order.trial_steps)
+        found = devices.run(order.config, source, strategy, order.trial_steps)
     except tf.errors.ResourceExhaustedError as error:
         words = f"out of memory: {error.message.splitlines()[0][:200]}"
         remedy = "Lower train.batch_size, and the rate with it."
@@ -172,7 +171,7 @@ def _try(order, source, strategy):
     except tf.errors.OpError as error:
         words = f"a step failed: {error.message.splitlines()[0][:200]}"
         return table.Row("time", words, table.FAIL, "Run with --verbose.")
-    return trial.row(order.config, len(source), found)
+    return devices.row(order.config, len(source), found)
 
 
 def _say_begun(what):

@@ -1,13 +1,219 @@
 """From the figures of a scan to what is wrong with which image."""
 
 import csv
+import itertools
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.data import decode
-from moco_tf.doctor import duplicates, table
+from moco_tf.data import decode, image_files
+from moco_tf.doctor import scan, table
+
+_UNEVEN = 10  # times as many images in one class as in another
+
+
+def class_rows(source, spec):
+    """Rows of the table about labels.
+
+    Args:
+      source: Source. spec: str, that it was opened with.
+    """
+    if source.labels is None:
+        words = "no labels; pre-training needs none"
+        return [table.Row("classes", words), *_empty_folders(spec)]
+    labels = np.asarray(source.labels)
+    length = len(source.class_names or []) or labels.max() + 1
+    counts = np.bincount(labels, minlength=length)
+    names = source.class_names or [str(n) for n in range(length)]
+    made = _empty_folders(spec)
+    if not counts.all():
+        empty = [names[n] for n in np.flatnonzero(counts == 0)]
+        made.append(_empty(empty, "class"))
+    held = np.flatnonzero(counts)
+    few, many = held[counts[held].argmin()], held[counts[held].argmax()]
+    words = f"{len(held)} classes of {counts[few]} images each"
+    if counts[few] < counts[many]:
+        words = (
+            f"{len(held)} classes of {counts[few]} ({names[few]}) to "
+            f"{counts[many]} ({names[many]}) images"
+        )
+    if len(held) == 1:
+        words = f"all {counts[many]} images are of one class, {names[many]}"
+        remedy = "kNN and `linear` need two classes or more."
+        made.append(table.Row("classes", words, table.WARN, remedy))
+    elif counts[many] > _UNEVEN * counts[few]:
+        remedy = (
+            "Pre-training ignores classes, but sees rare ones rarely. Read "
+            "accuracies by class."
+        )
+        made.append(table.Row("classes", words, table.WARN, remedy))
+    else:
+        made.append(table.Row("classes", words))
+    return made
+
+
+def _empty_folders(spec):
+    """A row for folders below the root that hold no image."""
+    kind, _, path = spec.partition(":")
+    if kind != "folder":
+        return []
+    with os.scandir(os.path.expanduser(path)) as listing:
+        empty = sorted(
+            entry.name
+            for entry in listing
+            if entry.is_dir()
+            and not entry.name.startswith(".")
+            and not _holds_image(entry.path)
+        )
+    return [_empty(empty, "folder")] if empty else []
+
+
+def _holds_image(folder):
+    return any(
+        os.fsencode(name).lower().endswith(image_files.READ)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _empty(names, what):
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    words = f"{len(names)} without an image: {shown}"
+    remedy = f"Fill or remove each such {what}."
+    return table.Row("empty classes", words, table.WARN, remedy)
+
+
+REACH = 8  # bits in which hashes of alike images may differ
+LIKENESS = 0.95  # correlation of their little copies at least
+
+_BLOCKS = 11
+# In a crowd (frames of one film) an image meets as many of its neighbours: the
+# chain of pairs joins them all the same.
+_NEIGHBOURS = 32
+# Of 64 bits: every second one, two of four, four of eight, one of eight.
+_ODD, _PAIRS, _NIBBLES, _OCTETS = (
+    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
+)
+_ROWS = 65536  # pairs whose little copies are compared at a time
+
+
+def exact_copies(pixels):
+    """Groups images of the same pixels.
+
+    Args:
+      pixels: int64 [N], the same for the same pixels.
+
+    Returns:
+      int64 [N], the first place with the same value.
+    """
+    _, first, places = np.unique(pixels, return_index=True, return_inverse=True)
+    return first[places]
+
+
+def alike(looks, little):
+    """Groups images that look the same.
+
+    Args:
+      looks: int64 [N], perceptual hashes (scan.perceptual_hash).
+      little: uint8 [N, 256], luminance of the little copies.
+
+    Returns:
+      int64 [N], the first place of the group of each.
+    """
+    looks = np.ascontiguousarray(looks).view(np.uint64)
+    groups = np.arange(len(looks))
+    for mask in _masks():
+        keys = looks & mask
+        order = np.lexsort((looks, keys))
+        keys, sorted_looks = keys[order], looks[order]
+        for apart in range(1, min(_NEIGHBOURS, len(looks) - 1) + 1):
+            here = np.flatnonzero(keys[:-apart] == keys[apart:])
+            if not len(here):
+                break
+            bits = distance(sorted_looks[here], sorted_looks[here + apart])
+            here = here[bits <= REACH]
+            left, right = order[here], order[here + apart]
+            new = groups[left] != groups[right]
+            _join(groups, *_confirm(little, left[new], right[new]))
+    return groups
+
+
+def _masks():
+    """The bits that each table sorts by: uint64 scalars."""
+    edges = np.linspace(0, scan.BITS, _BLOCKS + 1).astype(int)
+    blocks = [
+        ((1 << high) - 1) ^ ((1 << low) - 1)
+        for low, high in itertools.pairwise(edges.tolist())
+    ]
+    chosen = itertools.combinations(blocks, _BLOCKS - REACH)
+    return [np.uint64(sum(some)) for some in chosen]
+
+
+def distance(left, right):
+    """Bits in which hashes differ.
+
+    Args:
+      left, right: uint64 [n].
+
+    Returns:
+      int64 [n], 0..64.
+    """
+    both = left ^ right
+    # Sums of bits in fields of 2, 4 and 8 bits; then of the eight fields.
+    both = both - (both >> np.uint64(1) & _ODD)
+    both = (both & _PAIRS) + (both >> np.uint64(2) & _PAIRS)
+    both = both + (both >> np.uint64(4)) & _NIBBLES
+    return (both * _OCTETS >> np.uint64(56)).astype(np.int64)
+
+
+def likeness(left, right):
+    """Correlation of little copies, which no change of contrast alters.
+
+    Args:
+      left, right: uint8 [n, 256].
+
+    Returns:
+      float32 [n] in -1..1; 0 where one is of one tone.
+    """
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    left -= left.mean(axis=1, keepdims=True)
+    right -= right.mean(axis=1, keepdims=True)
+    sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.einsum("nc,nc->n", left, right) / np.maximum(sizes, 1e-6)
+
+
+def _confirm(little, left, right):
+    """Those of the pairs whose little copies are alike too."""
+    kept = np.zeros(len(left), bool)
+    for start in range(0, len(left), _ROWS):
+        rows = slice(start, start + _ROWS)
+        found = likeness(little[left[rows]], little[right[rows]])
+        kept[rows] = found >= LIKENESS
+    return left[kept], right[kept]
+
+
+def _join(groups, left, right):
+    """Joins the groups of pairs, in place: each ends as its first place."""
+    while len(left):
+        low = np.minimum(groups[left], groups[right])
+        # The least of all pairs of an image, whatever their order.
+        np.minimum.at(groups, groups[left], low)
+        np.minimum.at(groups, groups[right], low)
+        _settle(groups)
+        open_pairs = groups[left] != groups[right]
+        left, right = left[open_pairs], right[open_pairs]
+
+
+def _settle(groups):
+    """Follows the places to the first of each group, in place."""
+    while True:
+        onward = groups[groups]
+        if np.array_equal(onward, groups):
+            return
+        groups[:] = onward
+
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
 _GREY = 6  # largest distance between the channels
@@ -120,12 +326,12 @@ def _copies(source, read, column, plain):
       read: int64 [n], places of the readable images in the source.
       column: dict of their figures. plain: bool [n].
     """
-    first = duplicates.exact_copies(column["pixels"])
+    first = exact_copies(column["pixels"])
     for place in np.flatnonzero(first != np.arange(len(read))):
         name = source.name(int(read[first[place]]))
         yield Fault(int(read[place]), "copy", f"of {name}")
     once = np.flatnonzero((first == np.arange(len(read))) & ~plain)
-    groups = duplicates.alike(column["look"][once], column["little"][once])
+    groups = alike(column["look"][once], column["little"][once])
     for place in np.flatnonzero(groups != np.arange(len(once))):
         name = source.name(int(read[once[groups[place]]]))
         yield Fault(int(read[once[place]]), "near_copy", f"of {name}")

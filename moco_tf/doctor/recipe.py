@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from moco_tf import assembly
+from moco_tf import plan
 from moco_tf.doctor import table
 from moco_tf.evaluation import knn
 
@@ -211,8 +211,8 @@ def judges(config):
         words = "no labelled images: only the loss will tell how it goes"
         return table.Row("kNN", words, table.OK, remedy)
     try:
-        bank = assembly.open_source(config, config.knn.bank)
-        query = assembly.open_source(config, config.knn.query)
+        bank = plan.open_source(config, config.knn.bank)
+        query = plan.open_source(config, config.knn.query)
         knn.check(bank, query, config.knn.k)
     except ValueError as error:
         words, remedy = str(error), "Correct knn.bank, knn.query or knn.k."

@@ -1,21 +1,166 @@
 """Reads every image of a source once, and keeps some figures of each."""
 
+import contextlib
+import os
+import re
 import sys
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from moco_tf.data import decode, files, orientation, unreadable
-from moco_tf.doctor import decoder_words, fingerprints
+from moco_tf.data import decode, image_files, image_ops, unreadable
+
+BITS = 64  # of a perceptual hash
+LITTLE = 16  # pixels of the side of the smallest copy
+
+_SIDE = 32  # pixels of the thumbnail that the hash is made of
+_FREQUENCIES = 12  # of them, those with the lowest sums are taken
+_KEY = (1911, 5722)  # any two numbers
+
+
+def measure(image):
+    """Measures one image.
+
+    Args:
+      image: uint8 [H, W, 3].
+
+    Returns:
+      dict. height, width: int32, pixels. spread: float32, levels, the largest
+      distance between the channels of a place; 0 is grey. contrast: int32,
+      levels, the largest range of a channel. pixels: int64, the same for the
+      same pixels. look: int64, 64 bits, nearly the same for images that look
+      the same. little: uint8 [LITTLE * LITTLE], luminance.
+    """
+    shape = tf.shape(image)
+    small = _shrink(image, _SIDE)  # [32, 32, 3]
+    extent = tf.reduce_max(image, [0, 1]) - tf.reduce_min(image, [0, 1])
+    spread = tf.reduce_max(small, -1) - tf.reduce_min(small, -1)
+    grey = tf.constant(image_ops.LUMINANCE)
+    luminance = tf.tensordot(small, grey, 1)  # [32, 32]
+    halves = tf.reshape(luminance, [LITTLE, 2, LITTLE, 2])
+    little = tf.round(tf.reduce_mean(halves, [1, 3]))
+    return {
+        "height": shape[0],
+        "width": shape[1],
+        "spread": tf.reduce_max(spread),
+        "contrast": tf.cast(tf.reduce_max(extent), tf.int32),
+        "pixels": tf.strings.to_hash_bucket_strong(
+            tf.io.serialize_tensor(image),  # holds the shape too
+            2**63 - 1,
+            _KEY,
+        ),
+        "look": perceptual_hash(luminance),
+        "little": tf.reshape(tf.cast(little, tf.uint8), [LITTLE * LITTLE]),
+    }
+
+
+def _shrink(image, side):
+    """The whole image in little: float32 [side, side, 3], levels.
+
+    Every pixel counts, so rescaled copies give nearly the same.
+    """
+    small = tf.image.resize(image[tf.newaxis], [side, side], "area")[0]
+    return tf.ensure_shape(small, [side, side, 3])
+
+
+def perceptual_hash(luminance):
+    """Signs of the lowest frequencies of an image (a DCT hash).
+
+    Another brightness moves the constant frequency alone, which is left out;
+    another contrast scales all others alike.
+
+    Args:
+      luminance: float32 [32, 32].
+
+    Returns:
+      int64, of 64 bits.
+    """
+    middles = (np.arange(_SIDE) + 0.5) / _SIDE
+    cosines = np.cos(np.pi * np.outer(np.arange(_FREQUENCIES), middles))
+    basis = tf.constant(cosines, tf.float32)
+    found = tf.matmul(
+        tf.matmul(basis, luminance), basis, transpose_b=True
+    )  # [12, 12]
+    signs = tf.gather_nd(found, _places()) > 0  # [64]
+    # The last bit is the sign of int64, so the sum wraps nowhere.
+    values = np.left_shift(np.uint64(1), np.arange(BITS, dtype=np.uint64))
+    values = tf.constant(values.view(np.int64))
+    return tf.reduce_sum(tf.where(signs, values, tf.zeros_like(values)))
+
+
+def _places():
+    """The lowest frequencies but the constant one: int [64, 2]."""
+    places = np.indices([_FREQUENCIES] * 2).reshape(2, -1).T[1:]
+    order = np.lexsort((places[:, 0], places.sum(axis=1)))
+    return places[order][:BITS]
+
+
+_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid JPEG")
+# Of images that cannot be read: their op fails, and says so itself.
+_FAILURES = re.compile(
+    rb"jpeg_mem\.cc|png_io\.cc|^Unsupported (marker|JPEG)|^Bogus |^Not a JPEG"
+    rb"|^Input file read error|^libpng |^Improper call|^Empty (JPEG|input)"
+)
+
+
+class DecoderWords:
+    """Reads what was written to standard error since the last reading."""
+
+    def __init__(self, file):
+        """Reads from a binary file that standard error goes to."""
+        self._file = file
+        self._others = []
+
+    def read(self):
+        """The decoder's warnings since the last call, a list of str."""
+        lines = self._file.read().splitlines()
+        said = [line for line in lines if line.startswith(_WARNINGS)]
+        self._others += [
+            line
+            for line in lines
+            if not line.startswith(_WARNINGS) and not _FAILURES.search(line)
+        ]
+        return [line.decode(errors="replace") for line in said]
+
+    def others(self):
+        """All that was written and is not the decoder's, a list of bytes."""
+        self.read()
+        return self._others
+
+
+@contextlib.contextmanager
+def listen():
+    """Redirects standard error of the process to a DecoderWords.
+
+    Side effects: what is not the decoder's is written to standard error at
+    the end. Progress must go elsewhere meanwhile.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.NamedTemporaryFile() as held:
+        # Of its own: reading must not move the place that is written to.
+        with open(held.name, "rb") as reader:
+            words = DecoderWords(reader)
+            os.dup2(held.fileno(), 2)
+            try:
+                yield words
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                os.close(kept)
+                for line in words.others():
+                    os.write(2, line + b"\n")
+
 
 _CHUNK = 256  # images between two readings of the decoder's warnings
 _PARTS = 4  # that a chunk with a warning is cut into, to find the image
 
 _NAMES = tuple(  # of files, in the order of decode.FORMATS
     ".*(" + "|".join(f"\\{ending.decode()}" for ending in endings) + ")"
-    for endings in files.ENDINGS
+    for endings in image_files.ENDINGS
 )
 
 _COLUMNS = {
@@ -36,7 +181,7 @@ class Scan(NamedTuple):
 
     Attributes:
       columns: dict name -> array [N], or uint8 [N, 256] of `little` (see
-        fingerprints.measure), and uint8 of what is known of a file: `format`,
+        measure), and uint8 of what is known of a file: `format`,
         1 + its place in decode.FORMATS, `misnamed`, 1 where its name says
         another, `orientation`, 1..8 as in EXIF. Zero where an image cannot be
         read, and these where a source has no files.
@@ -71,7 +216,7 @@ def scan_source(source, threads, stream=None):
     """
     stream = sys.stdout if stream is None else stream
     read = _reader(source, threads)
-    size = fingerprints.LITTLE**2
+    size = LITTLE**2
     columns = {
         name: np.zeros(len(source), kind) for name, kind in _COLUMNS.items()
     }
@@ -84,7 +229,7 @@ def scan_source(source, threads, stream=None):
         disable=not stream.isatty(),
         dynamic_ncols=True,
     )
-    with bar, decoder_words.listen() as words:
+    with bar, listen() as words:
         for start in range(0, len(source), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(source)))
             _add_chunk(found, source, read, words, indices)
@@ -139,12 +284,12 @@ def _reader(source, threads):
     def measured(index):
         record = source.records(index[tf.newaxis])[0]
         image, known = _read(source, record)
-        return fingerprints.measure(image) | known | {"index": index}
+        return measure(image) | known | {"index": index}
 
     # A set of none has no single element.
     absent = {name: tf.zeros([], kind) for name, kind in _COLUMNS.items()}
     absent["index"] = tf.constant(-1, tf.int64)
-    absent["little"] = tf.zeros([fingerprints.LITTLE**2], tf.uint8)
+    absent["little"] = tf.zeros([LITTLE**2], tf.uint8)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
@@ -169,7 +314,7 @@ def _read(source, record):
 
     Of two files both must be readable; the first is looked at.
     """
-    if not isinstance(source, files.FileSource):
+    if not isinstance(source, image_files.FileSource):
         unknown = tf.constant(0, tf.uint8)
         names = ("format", "misnamed", "orientation")
         image = source.image(record)[..., :3]
@@ -182,6 +327,6 @@ def _read(source, record):
     known = {
         "format": place + 1,
         "misnamed": ~tf.gather(fits, place),
-        "orientation": orientation.of_file(contents),
+        "orientation": decode.of_file(contents),
     }
     return image, {key: tf.cast(x, tf.uint8) for key, x in known.items()}

@@ -6,7 +6,7 @@ import pathlib
 import matplotlib.figure
 import numpy as np
 
-from moco_tf.evaluation import embedding_files
+from moco_tf.evaluation import embeddings
 
 _Z = 1.959963984540054  # of a two-sided interval of 95 %
 _NAMED = 30  # classes whose names fit beside the picture
@@ -141,7 +141,7 @@ def _draw(path, counts, names):
     if named:
         places = range(len(names))
         # A folder's name need be no text, and no formula.
-        shown = [embedding_files.as_text(name) for name in names]
+        shown = [embeddings.as_text(name) for name in names]
         axes.set_xticks(places, shown, rotation=60, ha="right")
         axes.set_yticks(places, shown)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):

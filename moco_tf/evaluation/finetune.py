@@ -1,25 +1,208 @@
 """Fine-tuning of a whole network with few or all labels (`finetune`)."""
 
+import hashlib
+import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import workdirs
-from moco_tf.data import sources
+from moco_tf import plan, workdirs
+from moco_tf.data import sources, stream, views
 from moco_tf.evaluation import (
     accuracy,
-    classifier,
     features,
-    labelled,
-    restored,
-    subsets,
+    frozen,
+    label_augment,
     supervised,
 )
-from moco_tf.evaluation import finetune_assembly as assembly
-from moco_tf.models import inputs
-from moco_tf.training import checkpoints
+from moco_tf.models import encoder, heads, inputs
+from moco_tf.training import checkpoints, optimizers
+
+
+class FineTuned(supervised.Classifier):
+    """A pre-trained backbone and a new head, both trained with labels.
+
+    BatchNorm is in training mode, as in MoCo's transfer experiments
+    (arXiv:1911.05722, section 4.2).
+
+    Attributes:
+      head: keras.Model, features -> logits, as of heads.classification_head.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        head,
+        labels,
+        recipe,
+        label_smoothing=0.0,
+        mixing=None,
+    ):
+        """Joins both parts.
+
+        Args:
+          backbone: keras.Model, normalised images -> features [N, F].
+          head: keras.Model, features [N, F] -> logits [N, classes].
+          labels: int64 [N] of the training source, 0..classes - 1.
+          recipe: views.Recipe, whose normalisation the backbone expects.
+          label_smoothing: float in 0..1.
+          mixing: label_augment.Mixing of a replica's batch, or None.
+        """
+        super().__init__(labels, recipe, "fine_tuned")
+        self._backbone = backbone
+        self.head = head
+        self.label_smoothing = label_smoothing
+        self._mixing = mixing
+
+    @property
+    def backbone(self):
+        return self._backbone
+
+    def trained_variables(self):
+        parts = (self._backbone, self.head)
+        return [v for part in parts for v in part.trainable_variables]
+
+    def train_step(self, batch):
+        """One step of SGD on all weights, inside a replica.
+
+        Args:
+          batch: query uint8 [N, H, W, 3]; index int64 [N]; valid bool [N].
+
+        Returns:
+          dict of the scalars in METRICS; top1 counts an image that is blended
+          with others as its own class.
+        """
+        labels = targets = self.labels_of(batch)
+        images = views.normalize(
+            batch["query"], self.recipe.mean, self.recipe.std
+        )
+        if self._mixing:
+            targets = tf.one_hot(labels, self.head.output_shape[-1])
+            images, targets = self._mixing(images, targets, self.step)
+        with tf.GradientTape() as tape:
+            logits = self._classify(images, training=True)
+            loss = supervised.cross_entropy(
+                targets, logits, self.label_smoothing
+            )
+            # Keras sums gradients over replicas.
+            loss_share = loss / self.replicas
+        self.optimizer.minimize(loss_share, self.trained_variables(), tape=tape)
+        return self.report(batch, labels, logits, loss)
+
+    @tf.function
+    def logits(self, images):
+        images = views.normalize(images, self.recipe.mean, self.recipe.std)
+        return self._classify(images, training=False)
+
+    def _classify(self, images, training):
+        features = encoder.call_as_keras(self._backbone, images, training)
+        features = tf.cast(features, tf.float32)
+        return encoder.call_as_keras(self.head, features, training)
+
+
+class Start(NamedTuple):
+    """What a fine-tuning starts from.
+
+    Attributes:
+      run: ConfigDict of the pre-training.
+      backbone: keras.Model, restored or with random weights.
+      title: what it is, for messages.
+      identity: hex digest of the encoder; of the architecture for random
+        weights, which the seed fixes.
+    """
+
+    run: object
+    backbone: tf.keras.Model
+    title: str
+    identity: str
+
+
+def load_start(config, run, workdir, checkpoint, strategy):
+    """Builds the backbone of a run; restores it unless init is "random".
+
+    Returns:
+      Start.
+
+    Raises:
+      ValueError: without such a checkpoint, or for one of another
+        architecture.
+
+    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
+      as the run did.
+    """
+    restores = config.model.init == "encoder"
+    path = frozen.find_checkpoint(workdir, checkpoint) if restores else None
+    tuned = run.copy_and_resolve_references()
+    tuned.seed = config.seed
+    tuned.data.small_views = 0
+    tuned.model.sync_bn = config.model.sync_bn
+    if config.train.precision != "run":
+        tuned.train.precision = config.train.precision
+    with strategy.scope():
+        encoder = frozen.build_encoder(tuned)
+    backbone = encoder.backbone
+    if not restores:
+        kind = [run.model.to_dict(), run.data.image_size, run.data.views]
+        identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
+        return Start(run, backbone, "random weights", identity)
+    checkpoints.restore_query_encoder(encoder, path)
+    identity = frozen.of_encoder(encoder, run, str(path)).identity
+    return Start(run, backbone, str(path), identity)
+
+
+def make_stream(config, run, train):
+    """The stream of crops of a source, with RandAugment if it is on."""
+    crop = views.crop_and_flip(config.data.crop)
+    if config.augment.rand_augment:
+        crop = label_augment.rand_augment(crop, config.augment.rand_augment)
+    return stream.Stream(
+        train,
+        views.RECIPES[run.data.views]._replace(augment=crop),
+        run.data.image_size,
+        config.train.batch_size,
+        config.seed,
+        threads=config.data.threads,
+        key_views=False,
+    )
+
+
+def make_method(config, start, batches, classes, strategy):
+    """FineTuned, compiled, with its optimiser's slots."""
+    options, optimizer = config.augment, config.optimizer
+    mixing = None
+    if options.mixup or options.cutmix:
+        mixing = label_augment.Mixing(
+            options.mixup, options.cutmix, config.seed
+        )
+    with strategy.scope():
+        head = heads.classification_head(
+            start.backbone.output_shape[-1],
+            classes,
+            config.model.head_bn,
+            config.model.sync_bn,
+            config.seed,
+        )
+        method = FineTuned(
+            start.backbone,
+            head,
+            batches.source.labels,
+            batches.recipe,
+            config.train.label_smoothing,
+            mixing,
+        )
+        factor = optimizer.head_factor
+        method.compile(
+            optimizers.MomentumSGD(
+                plan.make_schedule(config, batches.steps_per_epoch),
+                optimizer.momentum,
+                optimizer.weight_decay,
+                rate_factors=[(v, factor) for v in head.trainable_variables],
+            )
+        )
+    method.build_optimizer()
+    return method
 
 
 def finetune_run(
@@ -50,8 +233,8 @@ def finetune_run(
       confusion.csv, confusion.png and per_class.csv; seeds Python's, NumPy's
       and TensorFlow's generators.
     """
-    run = restored.load_config(workdir)
-    pair = labelled.open_pair(
+    run = frozen.load_config(workdir)
+    pair = supervised.open_pair(
         config.data.train,
         config.data.test,
         run,
@@ -59,7 +242,7 @@ def finetune_run(
     )
     train, held = choose(config, pair)
     check(config, pair, train, held, strategy.num_replicas_in_sync)
-    start = assembly.load_start(config, run, workdir, checkpoint, strategy)
+    start = load_start(config, run, workdir, checkpoint, strategy)
     output = pathlib.Path(output)
     with workdirs.hold(output):
         workdirs.prepare(
@@ -81,13 +264,13 @@ def finetune_run(
 def _train(config, start, pair, train, held, output, strategy):
     """Trains, judges on the test source, and writes the result."""
     print(_describe(config, start, train, held, pair, output), flush=True)
-    batches = assembly.make_stream(config, start.run, train)
+    batches = make_stream(config, start.run, train)
     classes = len(pair.names)
-    method = assembly.make_method(config, start, batches, classes, strategy)
+    method = make_method(config, start, batches, classes, strategy)
     size, rows = start.run.data.image_size, start.run.knn.batch_size
 
     def evaluate():
-        logits, index = classifier.predict(method, held, size, rows)
+        logits, index = supervised.predict(method, held, size, rows)
         return float(accuracy.in_top(logits, held.labels[index], 1).mean())
 
     used = supervised.train(
@@ -100,7 +283,7 @@ def _train(config, start, pair, train, held, output, strategy):
         config.train.early_stopping,
     )
     checkpoints.restore(method, used)
-    logits, index = classifier.predict(method, pair.test, size, rows)
+    logits, index = supervised.predict(method, pair.test, size, rows)
     skipped = features.missing_names(pair.test, index, len(pair.test))
     labels = pair.test_labels[index]
     result = {
@@ -125,15 +308,15 @@ def choose(config, pair):
     """The images to train on and those held out, of the training source.
 
     Args:
-      config: ConfigDict of the command. pair: labelled.Labelled.
+      config: ConfigDict of the command. pair: supervised.Labelled.
 
     Returns:
       train, held: sources.Subset; `held` is empty with data.holdout 0.
     """
-    chosen = subsets.balanced(
+    chosen = supervised.balanced(
         pair.train_labels, config.data.labels, config.seed
     )
-    kept, held = subsets.split(
+    kept, held = supervised.split(
         pair.train_labels[chosen], config.data.holdout, config.seed
     )
     return tuple(

@@ -4,13 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from moco_tf.data import sources
-from moco_tf.evaluation import (
-    feature_store,
-    frozen,
-    representation,
-    restored,
-    voting,
-)
+from moco_tf.evaluation import features, frozen, representation, voting
 from moco_tf.evaluation import features as features_lib
 
 LAYERS = ("backbone", "projection")
@@ -171,7 +165,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
     """Returns (name, layer, bank Stored, query Stored), the encoder's last."""
 
     def encode(encoder):
-        return [feature_store.extract(encoder, x, store) for x in opened]
+        return [features.store(encoder, x, store) for x in opened]
 
     sets = []
     if baselines:
@@ -179,7 +173,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
         pixels = [_pixels(source, judged.recipe, side) for source in opened]
         sets.append((f"raw pixels {side}x{side}", "backbone", *pixels))
     if baselines and judged.config is not None:
-        random = restored.build_encoder(judged.config)
+        random = frozen.build_encoder(judged.config)
         untrained = encode(
             frozen.of_encoder(random, judged.config, "untrained")
         )
@@ -191,7 +185,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
 def _pixels(source, recipe, side):
     """Raw pixels in the form of stored features."""
     found = features_lib.raw_pixels(source, recipe, side)
-    return feature_store.Stored(
+    return features.Stored(
         {"backbone": found.backbone}, found.index, found.labels, found.skipped
     )
 

@@ -6,9 +6,40 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import assembly
+from moco_tf import plan
 from moco_tf.data import sources, views
-from moco_tf.evaluation import features, knn, passes, representation
+from moco_tf.evaluation import features, knn, representation
+
+
+class Passes:
+    """Batches of `features.evaluation_batches`, as often as they are wanted.
+
+    One iterator makes all passes. TensorFlow optimises the functions of a new
+    one anew, which takes half a second for an evaluation view and a whole one
+    for a training view, and scatters what the process holds of the memory.
+    """
+
+    def __init__(self, source, recipe, image_size, batch_size, view=None):
+        """Reads nothing yet; arguments as of `evaluation_batches`."""
+        batches = features.evaluation_batches(
+            source, recipe, image_size, batch_size, view=view
+        )
+        shape = [0, image_size, image_size, source.channels]
+        end = (tf.zeros(shape, tf.uint8), tf.zeros([0], tf.int64))
+        end = tf.data.Dataset.from_tensors(end)
+        # Nothing is read ahead of a pass: `repeat` waits until it is asked.
+        self._batches = batches.concatenate(end).repeat()
+        self._iterator = None
+
+    def __iter__(self):
+        iterator = self._iterator or iter(self._batches)
+        self._iterator = None  # one that is left in a pass is not taken up
+        for images, index in iterator:
+            if not len(index):
+                break
+            yield images, index
+        self._iterator = iterator
+
 
 _PAIRS = 512  # images of which two training views are compared
 
@@ -28,8 +59,8 @@ class KnnMonitor:
         """
         self.config = config
         self.recipe = views.recipe(config.data.views, config.data.strength)
-        self.bank = assembly.open_source(config, config.knn.bank)
-        self.query = assembly.open_source(config, config.knn.query)
+        self.bank = plan.open_source(config, config.knn.bank)
+        self.query = plan.open_source(config, config.knn.query)
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
         # One trace of each serves all epochs, and one iterator.
@@ -92,7 +123,7 @@ class KnnMonitor:
         )
 
     def _pass_over(self, source, view=None):
-        return passes.Passes(
+        return Passes(
             source,
             self.recipe,
             self.config.data.image_size,

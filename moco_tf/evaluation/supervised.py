@@ -3,12 +3,244 @@
 import math
 import pathlib
 import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
 
 from moco_tf import config_rules
-from moco_tf.cluster import guard as guards
-from moco_tf.data import unreadable
+from moco_tf.cluster import watchdog
+from moco_tf.data import sources, unreadable
+from moco_tf.evaluation import features
+from moco_tf.methods import method
 from moco_tf.monitoring import metrics_csv, progress
-from moco_tf.training import checkpoints, reports
+from moco_tf.training import callbacks, checkpoints
+
+_SUBSET, _HOLDOUT = 0, 1  # separate draws of one seed
+
+
+def balanced(labels, fraction, seed):
+    """Chooses the same fraction of every class (the "1 %" of labels).
+
+    Of a class of n images it takes fraction * n, rounded, at least 1. Of one
+    seed, a smaller choice is part of every larger one.
+
+    Args:
+      labels: int [N]. fraction: float above 0, at most 1. seed: int, 0 or more.
+
+    Returns:
+      int64 [n], places in the labels, rising.
+
+    Raises:
+      ValueError: for no labels or a fraction outside its range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            "A fraction of labels must lie above 0 and be at most 1. Received "
+            f"{fraction}."
+        )
+    ranks, sizes = _ranks(labels, seed, _SUBSET)
+    wanted = np.maximum(_rounded(fraction, sizes), 1)
+    return np.flatnonzero(ranks < wanted)
+
+
+def split(labels, holdout, seed):
+    """Splits labelled images in those to train on and those to choose by.
+
+    Of a class of n images holdout * n are held out, rounded, at least 1; at
+    least 1 is kept, so a class of a single image is never held out.
+
+    Args:
+      labels: int [N]. holdout: float, at least 0, below 1. seed: int, 0 or
+        more.
+
+    Returns:
+      kept, held: int64 [n], places in the labels, rising. With holdout 0,
+      nothing is held.
+
+    Raises:
+      ValueError: for no labels or a holdout outside its range.
+    """
+    if not 0 <= holdout < 1:
+        raise ValueError(
+            "holdout must be at least 0 and below 1. Received "
+            f"holdout={holdout}."
+        )
+    ranks, sizes = _ranks(labels, seed, _HOLDOUT)
+    wanted = np.clip(_rounded(holdout, sizes), int(holdout > 0), sizes - 1)
+    held = ranks < wanted
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _ranks(labels, seed, purpose):
+    """Each image's place in a random order of its class, and its class' size.
+
+    Returns:
+      ranks, sizes: int64 [N].
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels):
+        raise ValueError(
+            "A choice of labelled images needs labels [N], at least one. "
+            f"Received labels of shape {labels.shape}."
+        )
+    philox = np.random.Philox(key=np.array([seed, purpose], np.uint64))
+    order = np.lexsort((philox.random_raw(len(labels)), labels))
+    _, firsts, counts = np.unique(
+        labels[order], return_index=True, return_counts=True
+    )
+    ranks, sizes = np.empty([2, len(labels)], np.int64)
+    ranks[order] = np.arange(len(labels)) - np.repeat(firsts, counts)
+    sizes[order] = np.repeat(counts, counts)
+    return ranks, sizes
+
+
+def _rounded(fraction, sizes):
+    """fraction * sizes to the nearest whole number, halves up."""
+    return np.floor(fraction * sizes + 0.5).astype(np.int64)
+
+
+class Labelled(NamedTuple):
+    """Sources with labels in one numbering.
+
+    Attributes:
+      train, test: Sources.
+      train_labels, test_labels: int64 [n], places in `names`.
+      names: list of str, of the classes.
+    """
+
+    train: sources.Source
+    test: sources.Source
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+    names: list[str]
+
+
+def open_pair(train, test, run_config=None, channels=3):
+    """Opens and compares both sources.
+
+    Args:
+      train, test: source specs; "": the run's own, knn.bank and knn.query.
+      run_config: ConfigDict of a pre-training run, or None.
+      channels: of the images that the encoder takes.
+
+    Returns:
+      Labelled.
+
+    Raises:
+      ValueError: for sources that are not named, without labels, or with test
+        classes that the training source lacks.
+    """
+    own = run_config.knn if run_config is not None else None
+    specs = {
+        "train": train or (own.bank if own else ""),
+        "test": test or (own.query if own else ""),
+    }
+    for name, spec in specs.items():
+        if not spec:
+            raise ValueError(
+                f"A labelled source to {name} on must be given, and the run "
+                f"names none. Pass --config.data.{name}=folder:DIR/{name}."
+            )
+    opened = [sources.open_source(spec, channels) for spec in specs.values()]
+    test_labels, classes = features.common_labels(
+        opened[0], opened[1], ("training set", "test set")
+    )
+    names = opened[0].class_names or [str(n) for n in range(classes)]
+    if classes < 2:
+        raise ValueError(
+            "A classifier needs two classes or more. Received "
+            f"{classes} in {specs['train']!r}."
+        )
+    labels = np.asarray(opened[0].labels, np.int64)
+    train_source, test_source = opened
+    return Labelled(train_source, test_source, labels, test_labels, names)
+
+
+class Classifier(method.Method):
+    """What linear and fine-tuned classifiers share.
+
+    A subclass defines `train_step(batch)`, and for `predict` the tf.function
+    `logits`: float32 [n, classes] of uint8 [n, S, S, 3], in inference. Labels
+    do not travel with the images: a batch names its samples, and the step looks
+    up.
+
+    Attributes:
+      recipe: views.Recipe, whose normalisation the backbone expects.
+    """
+
+    METRICS = ("loss", "top1", "unreadable")
+
+    def __init__(self, labels, recipe, name):
+        """Stores the labels.
+
+        Args:
+          labels: int64 [N] of the training source, 0..classes - 1.
+          recipe: views.Recipe of the encoder.
+          name: str.
+        """
+        super().__init__(name=name)
+        self._labels = np.asarray(labels, np.int64)
+        self.recipe = recipe
+
+    def labels_of(self, batch):
+        """Labels int64 [b] of a batch."""
+        return tf.gather(tf.constant(self._labels), batch["index"])
+
+    def report(self, batch, labels, logits, loss):
+        """The scalars of METRICS for a step."""
+        correct = tf.equal(tf.argmax(logits, axis=1), labels)
+        unreadable = tf.logical_not(batch["valid"])
+        return {
+            "loss": loss,
+            "top1": tf.reduce_mean(tf.cast(correct, tf.float32)),
+            "unreadable": tf.reduce_mean(tf.cast(unreadable, tf.float32)),
+        }
+
+
+def cross_entropy(labels, logits, smoothing=0.0):
+    """Mean cross-entropy with smoothed targets (arXiv:1512.00567, Sec. 7).
+
+    A target is (1 - smoothing) * target + smoothing / classes.
+
+    Args:
+      labels: int64 [n], or float32 [n, classes] that sum to 1.
+      logits: float32 [n, classes]. smoothing: float in 0..1.
+
+    Returns:
+      float32 scalar, nats.
+    """
+    classes = logits.shape[1]
+    targets = labels
+    if labels.dtype.is_integer:
+        targets = tf.one_hot(labels, classes)
+    targets = (1.0 - smoothing) * targets + smoothing / classes
+    return tf.reduce_mean(
+        tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    )
+
+
+def predict(method_, source, image_size, batch_size):
+    """Logits of every readable image of a source.
+
+    Args:
+      method_: Classifier. source: Source.
+      image_size: pixels. batch_size: images per forward pass.
+
+    Returns:
+      logits float32 [n, classes], index int64 [n].
+    """
+    found, places = [], []
+    for images, index in features.evaluation_batches(
+        source, method_.recipe, image_size, batch_size
+    ):
+        logits = method_.logits(features.filled(images, batch_size))
+        found.append(logits.numpy()[: len(index)])
+        places.append(index.numpy())
+    if not found:
+        raise features.none_readable(source)
+    return np.concatenate(found), np.concatenate(places)
+
 
 COLUMNS = (
     "epoch",
@@ -51,7 +283,7 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
       FloatingPointError: at a loss that is not finite.
       ValueError: above max_corrupt_fraction.
     """
-    guard = guards.Guard()
+    guard = watchdog.Guard()
     guard.take_signals()
     output = pathlib.Path(output)
     last_step = config.train.epochs * batches.steps_per_epoch
@@ -91,12 +323,12 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
             callback.progress.close()
             metrics.close()
         if callback.left:
-            raise guards.Left(callback.step, guard.status())
+            raise watchdog.Left(callback.step, guard.status())
     best = checkpoints.best(output) if patience else None
     return best or checkpoints.latest(output)
 
 
-class TaskCallback(reports.ReportingCallback):
+class TaskCallback(callbacks.ReportingCallback):
     """Reports, evaluates and saves at every epoch's end.
 
     Attributes, set after: evaluate, patience, as of `train`.
@@ -148,7 +380,7 @@ class TaskCallback(reports.ReportingCallback):
     def finish_epoch(self):
         epoch = self.step // self.steps_per_epoch
         rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        mean = reports.epoch_mean(rows, "loss")
+        mean = callbacks.epoch_mean(rows, "loss")
         row = {"step": self.step, "epoch_loss": mean}
         text = f"epoch {epoch}/{self.config.train.epochs} done  loss {mean:.4f}"
         if self.evaluate:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf.methods import feature_bank, losses, shuffle, two_views
+from moco_tf.methods import dictionaries, losses, shuffle, two_views
 
 
 class CMC(two_views.Contrastive):
@@ -50,7 +50,7 @@ class CMC(two_views.Contrastive):
         """
         super().__init__("cmc", backbone, **common)
         dim = self.query_encoder.dim
-        feature_bank.check_arguments(
+        dictionaries.check_arguments(
             loss, self.micro_batches, momentum, temperature
         )
         if dim % 2:
@@ -59,7 +59,7 @@ class CMC(two_views.Contrastive):
                 f"each. Received {dim} outputs."
             )
         self.banks = [
-            feature_bank.FeatureBank(images, dim // 2, momentum, seed + number)
+            dictionaries.FeatureBank(images, dim // 2, momentum, seed + number)
             for number in range(2)
         ]
         self.images, self.negatives = images, negatives
@@ -78,7 +78,7 @@ class CMC(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch where NCE's constants need it whole."""
-        feature_bank.check_configured(config)
+        dictionaries.check_configured(config)
 
     @classmethod
     def dictionary_bytes(cls, config, images, rows):

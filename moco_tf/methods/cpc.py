@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import losses, shuffle, two_views
-from moco_tf.models import context, inputs
+from moco_tf.models import heads, inputs
 
 
 class CPC(two_views.TwoViews):
@@ -40,7 +40,7 @@ class CPC(two_views.TwoViews):
         Args:
           backbone: keras.Model of models/inputs.grid.
           rows: how many rows below a place are predicted; below g.
-          blocks: of the context (models/context.py).
+          blocks: of the context (models/heads.py).
           negatives: K, patches of the global batch that are drawn at each step.
           seed: int, of the draws.
           **common: of TwoViews; micro_batches is 1: negatives are of the whole
@@ -64,7 +64,7 @@ class CPC(two_views.TwoViews):
             tf.keras.Model(self.backbone.input, places), training=True
         )
         self.side = side
-        self.context = context.context_network(side, dim, blocks)
+        self.context = heads.context_network(side, dim, blocks)
         self.predictors = [
             tf.keras.layers.Dense(
                 dim, use_bias=False, dtype="float32", name=f"predictor{row + 1}"

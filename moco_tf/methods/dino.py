@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
 from moco_tf.methods.momentum import rising_momentum, update_momentum
-from moco_tf.models import prototypes, replica_statistics
+from moco_tf.models import batch_norm, heads
 
 
 class DINO(two_views.TwoViews):
@@ -70,8 +70,8 @@ class DINO(two_views.TwoViews):
             )
         dim = self.query_encoder.dim
         self.key_encoder = self.query_encoder.clone()
-        self.last_layer = prototypes.Prototypes(dim, outputs, "last_layer")
-        self.key_last_layer = prototypes.Prototypes(dim, outputs, "key_last")
+        self.last_layer = heads.Prototypes(dim, outputs, "last_layer")
+        self.key_last_layer = heads.Prototypes(dim, outputs, "key_last")
         self.key_last_layer.set_weights(self.last_layer.get_weights())
         self.center = tf.Variable(
             tf.zeros([outputs]), trainable=False, name="center"
@@ -182,6 +182,6 @@ class DINO(two_views.TwoViews):
 
     def move_center(self, outputs):
         """Eq. 4: the centre follows the mean output of the global batch."""
-        mean = replica_statistics.mean(tf.reduce_mean(outputs, axis=0))
+        mean = batch_norm.mean(tf.reduce_mean(outputs, axis=0))
         share = self.center_momentum
         self.center.assign(share * self.center + (1.0 - share) * mean)

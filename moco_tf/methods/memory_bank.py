@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf.methods import feature_bank, losses, shuffle, two_views
+from moco_tf.methods import dictionaries, losses, shuffle, two_views
 
 
 class MemoryBank(two_views.Contrastive):
@@ -49,10 +49,10 @@ class MemoryBank(two_views.Contrastive):
         """
         super().__init__("memory_bank", backbone, **common)
         dim = self.query_encoder.dim
-        feature_bank.check_arguments(
+        dictionaries.check_arguments(
             loss, self.micro_batches, momentum, temperature
         )
-        self.bank = feature_bank.FeatureBank(images, dim, momentum, seed)
+        self.bank = dictionaries.FeatureBank(images, dim, momentum, seed)
         self.images, self.negatives = images, negatives
         self.temperature = temperature
         self.loss_name = loss
@@ -72,7 +72,7 @@ class MemoryBank(two_views.Contrastive):
     @classmethod
     def check(cls, config, replicas):
         """Refuses parts of a batch where NCE's constant needs it whole."""
-        feature_bank.check_configured(config)
+        dictionaries.check_configured(config)
 
     @classmethod
     def dictionary_bytes(cls, config, images, rows):

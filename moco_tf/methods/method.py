@@ -8,8 +8,195 @@ import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
 from moco_tf.data import image_ops, photometric
-from moco_tf.methods import micro_batches, step_log
-from moco_tf.models import replica_statistics
+from moco_tf.models import batch_norm
+
+
+def encode_in_parts(encode_rows, images, count, dim):
+    """Applies a function without gradient to the micro-batches of a batch.
+
+    Args:
+      encode_rows: float [N / count, ...] -> float32 [N / count, dim].
+      images: float [N, ...]. count: int, micro-batches. dim: int.
+
+    Returns:
+      float32 [N, dim].
+    """
+    if count == 1:
+        return encode_rows(images)
+    parts = _parts(images, count)
+
+    def body(number, encoded):
+        with batch_norm.micro_batch(number, count):
+            return number + 1, encoded.write(number, encode_rows(parts[number]))
+
+    _, encoded = tf.while_loop(
+        lambda number, _: number < count,
+        body,
+        (0, tf.TensorArray(tf.float32, count)),
+        parallel_iterations=1,
+    )
+    return tf.reshape(encoded.stack(), [images.shape[0], dim])
+
+
+def loss_and_gradients(
+    loss_of, rows, count, variables, optimizer, shapes, share=1.0
+):
+    """Means of a loss and scores over a batch, and the loss's gradients.
+
+    Args:
+      loss_of: takes a dict of tensors [N / count, ...]; returns the loss, a
+        float32 scalar, and a dict of float32 scores: means over the rows, or
+        rows [N / count, ...].
+      rows: dict of tensors [N, ...]. count: int, micro-batches.
+      variables: list of variables.
+      optimizer: Keras optimiser; its loss scale is used if it has one.
+      shapes: dict of tf.TensorShape, of the scores; rows begin with None.
+      share: float, of the loss, whose gradients are returned.
+
+    Returns:
+      loss: float32 scalar; dict of scores; list of gradients by variable.
+    """
+
+    def of(rows):
+        scales = hasattr(optimizer, "get_scaled_loss")  # float16
+        with tf.GradientTape() as tape:
+            loss, scores = loss_of(rows)
+            part = loss * share
+            part = optimizer.get_scaled_loss(part) if scales else part
+        found = tape.gradient(part, variables)
+        if scales:
+            found = optimizer.get_unscaled_gradients(found)
+        return loss, scores, found
+
+    if count == 1:
+        return of(rows)
+    parts = {name: _parts(values, count) for name, values in rows.items()}
+
+    def body(number, sums):
+        part = {name: values[number] for name, values in parts.items()}
+        with batch_norm.micro_batch(number, count):
+            loss, scores, slopes = of(part)
+        scores = {
+            name: _placed(values, number, count) if name in by_row else values
+            for name, values in scores.items()
+        }
+        return number + 1, tf.nest.map_structure(
+            lambda total, new: total + new / count,
+            sums,
+            (loss, scores, slopes),
+        )
+
+    batch = next(iter(rows.values())).shape[0]
+    by_row = [name for name, shape in shapes.items() if shape[:1] == [None]]
+    scores = {
+        name: tf.zeros([batch, *shape[1:]] if name in by_row else shape)
+        for name, shape in shapes.items()
+    }
+    slopes = [tf.zeros(variable.shape) for variable in variables]
+    return tf.while_loop(
+        lambda number, _: number < count,
+        body,
+        (0, (0.0, scores, slopes)),
+        parallel_iterations=1,
+    )[1]
+
+
+def _parts(rows, count):
+    """[N, ...] -> [count, N / count, ...]."""
+    return tf.reshape(rows, [count, rows.shape[0] // count, *rows.shape[1:]])
+
+
+def _placed(rows, number, count):
+    """Rows [N / count, ...] at their place of [N, ...], times count."""
+    places = tf.one_hot(number, count, float(count))
+    placed = tf.tensordot(places, rows, axes=0)
+    return tf.reshape(placed, [-1, *rows.shape[1:]])
+
+
+class StepLog(tf.Module):
+    """The values of the last steps, kept on the device.
+
+    The host reads many steps at once, so that no step waits for it. The log is
+    part of the checkpoint: a resumed run reports the same means.
+
+    Attributes:
+      values: float32 [CAPACITY, len(columns)] variable; the row of a step is
+        step % CAPACITY.
+      columns: names of the columns.
+    """
+
+    CAPACITY = 1024
+
+    def __init__(self, columns):
+        super().__init__(name="step_log")
+        self.columns = tuple(columns)
+        self.values = tf.Variable(
+            tf.zeros([self.CAPACITY, len(self.columns)]), trainable=False
+        )
+
+    def write(self, step, row):
+        """Stores a row float32 [columns] for an int64 step, in the graph."""
+        position = (step % self.CAPACITY)[tf.newaxis]
+        self.values.scatter_update(tf.IndexedSlices(row[tf.newaxis], position))
+
+    def read(self, first, last):
+        """Columns of the steps first..last-1, a dict of lists of float."""
+        if not 0 <= last - first <= self.CAPACITY:
+            raise ValueError(
+                f"The step log holds {self.CAPACITY} steps. Received a request "
+                f"for steps {first} to {last - 1}."
+            )
+        values = self.values.numpy()
+        rows = [values[step % self.CAPACITY] for step in range(first, last)]
+        return {
+            name: [float(row[column]) for row in rows]
+            for column, name in enumerate(self.columns)
+        }
+
+
+class Leave:
+    """Whether some replica asks all of them to leave; never saved.
+
+    A plain object, which no checkpoint follows.
+    """
+
+    def __init__(self):
+        self._asked = tf.Variable(0.0, trainable=False, name="leave")
+
+    def ask(self):
+        """Asks, from the next step of this process on."""
+        for copy in local_values(self._asked):
+            copy.assign(1.0)
+
+    def read(self):
+        """This replica's part, in the graph: float32, 0 or 1."""
+        return self._asked.read_value()
+
+
+class Newest:
+    """The histograms of the last step, the same on all replicas; never saved.
+
+    A plain object, which no checkpoint follows.
+    """
+
+    def __init__(self, shape):
+        self._values = tf.Variable(
+            tf.zeros(shape), trainable=False, name="histograms"
+        )
+
+    def write(self, histograms):
+        """Stores them, in the graph."""
+        self._values.assign(histograms)
+
+    def read(self):
+        """Returns them as a float32 array; zeros before the first step."""
+        return self._values.numpy()
+
+
+def local_values(value):
+    """The values of this process's replicas, a list."""
+    strategy = tf.distribute.get_strategy()
+    return list(strategy.experimental_local_results(value))
 
 
 class Method(tf.keras.Model):
@@ -50,13 +237,13 @@ class Method(tf.keras.Model):
         super().__init__(name=name)
         self.micro_batches = micro_batches
         self.jit_encoders = jit_compile
-        self.replicas = replica_statistics.replica_count()
+        self.replicas = batch_norm.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
-        self.step_log = step_log.StepLog([*self.METRICS, "input_wait"])
-        self.leave = step_log.Leave()
-        self.newest = step_log.Newest(self.HISTOGRAMS)
+        self.step_log = StepLog([*self.METRICS, "input_wait"])
+        self.leave = Leave()
+        self.newest = Newest(self.HISTOGRAMS)
         self.step_graph = None
         self._start = (0, 0)
         # What a step returns is already the same on every replica; Keras would
@@ -93,7 +280,7 @@ class Method(tf.keras.Model):
 
     def encode(self, encoder, images):
         """As `vectors`, without gradient, in micro-batches."""
-        return micro_batches.encode(
+        return encode_in_parts(
             functools.partial(self.vectors, encoder),
             images,
             self.micro_batches,
@@ -112,7 +299,7 @@ class Method(tf.keras.Model):
           loss, scores: float32 of this replica.
         """
         variables = self.trained_variables()
-        loss, scores, gradients = micro_batches.gradients(
+        loss, scores, gradients = loss_and_gradients(
             loss_of,
             rows,
             self.micro_batches,
@@ -164,7 +351,7 @@ class Method(tf.keras.Model):
             start = _clock()
             with tf.control_dependencies([start]):
                 batch = next(iterator)
-            parts = tf.nest.map_structure(step_log.local_values, batch)
+            parts = tf.nest.map_structure(local_values, batch)
             with tf.control_dependencies(tf.nest.flatten(parts)):
                 wait = tf.cast(_clock() - start, tf.float32)
             strategy = self.distribute_strategy

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf.methods import key_queue, losses, shuffle, two_views
+from moco_tf.methods import dictionaries, losses, shuffle, two_views
 from moco_tf.methods.momentum import update_momentum
 
 
@@ -62,7 +62,7 @@ class MoCo(two_views.Contrastive):
                 f"momentum={momentum}, temperature={temperature}."
             )
         self.key_encoder = self.query_encoder.clone()
-        self.queue = key_queue.KeyQueue(
+        self.queue = dictionaries.KeyQueue(
             queue_size, self.query_encoder.dim, seed
         )
         self.momentum = momentum

@@ -9,7 +9,7 @@ belongs to which query.
 
 import tensorflow as tf
 
-from moco_tf.models import replica_statistics
+from moco_tf.models import batch_norm
 
 # "gather": key images travel between replicas. "address": the stream has dealt
 # them in shuffled order. "none": they stay in the order of the queries.
@@ -28,7 +28,7 @@ def all_gather(tensor):
       [R * b, ...], the same on every replica. Gradients flow back to the rows'
       replicas, the sum of all replicas' losses.
     """
-    replicas = replica_statistics.replica_count()
+    replicas = batch_norm.replica_count()
     if replicas == 1:
         return tensor
     context = tf.distribute.get_replica_context()
@@ -58,7 +58,7 @@ def gather_images(images):
     Returns:
       [R * b, H, W, 3] of the same dtype.
     """
-    if images.dtype != tf.uint8 or replica_statistics.replica_count() == 1:
+    if images.dtype != tf.uint8 or batch_norm.replica_count() == 1:
         return all_gather(images)
     shape = images.shape
     size = shape[1] * shape[2] * shape[3]
@@ -97,7 +97,7 @@ def own_rows(rows):
     Returns:
       [G / R, ...]
     """
-    share = rows.shape[0] // replica_statistics.replica_count()
+    share = rows.shape[0] // batch_norm.replica_count()
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     start = tf.cast(replica, tf.int32) * share
     return tf.ensure_shape(

@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf.methods import key_queue, losses, shuffle, two_views
-from moco_tf.models.prototypes import Prototypes
+from moco_tf.methods import dictionaries, losses, shuffle, two_views
+from moco_tf.models.heads import Prototypes
 
 
 class SwAV(two_views.TwoViews):
@@ -72,8 +72,8 @@ class SwAV(two_views.TwoViews):
         self.queue_from_step = queue_from_epoch * steps_per_epoch
         self.other_queue: Any = None
         if queue_size:
-            self.queue = key_queue.KeyQueue(queue_size, dim, seed)
-            self.other_queue = key_queue.KeyQueue(queue_size, dim, seed + 1)
+            self.queue = dictionaries.KeyQueue(queue_size, dim, seed)
+            self.other_queue = dictionaries.KeyQueue(queue_size, dim, seed + 1)
         self.SCORES = {**self.SCORES, "every": tf.TensorShape([None, dim])}
 
     @classmethod

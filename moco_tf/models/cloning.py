@@ -5,7 +5,7 @@ import itertools
 
 import tensorflow as tf
 
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 
 
 def is_functional(model):
@@ -23,8 +23,8 @@ def clone(model):
     copy = clone_functional(
         model,
         lambda layer: (
-            normalization.BatchNorm.from_config(layer.get_config())
-            if isinstance(layer, normalization.BatchNorm)
+            batch_norm.BatchNorm.from_config(layer.get_config())
+            if isinstance(layer, batch_norm.BatchNorm)
             else None
         ),
     )
@@ -52,7 +52,7 @@ def swap_batch_norm(model, splits=1, synchronized=False):
         raise ValueError(
             "swap_batch_norm needs a functional keras.Model. Received "
             f"{type(model).__name__} {model.name!r}. Use "
-            "moco_tf.models.normalization.BatchNorm in its definition."
+            "moco_tf.models.batch_norm.BatchNorm in its definition."
         )
     keras_layer = tf.keras.layers.BatchNormalization
     swapped = clone_functional(
@@ -71,7 +71,7 @@ def swap_batch_norm(model, splits=1, synchronized=False):
     if left:
         raise ValueError(
             "These BatchNormalization layers sit where they cannot be "
-            f"replaced: {left}. Use moco_tf.models.normalization.BatchNorm in "
+            f"replaced: {left}. Use moco_tf.models.batch_norm.BatchNorm in "
             f"the definition of {model.name!r}."
         )
     copy_weights(model, swapped)
@@ -91,7 +91,7 @@ def _like(layer, splits, synchronized):
             f"with axis={axis} at layer {layer.name}. Use a channels-last "
             "model."
         )
-    return normalization.BatchNorm(
+    return batch_norm.BatchNorm(
         splits,
         momentum=config["momentum"],
         epsilon=config["epsilon"],

@@ -1,11 +1,99 @@
 """Encoder: a backbone (image to feature) and a projection head."""
 
 import functools
+import re
 
 import tensorflow as tf
 
-from moco_tf.models import cloning, given, heads, keras_cv_backbones, resnet
-from moco_tf.models import recompute as recomputing
+from moco_tf.models import (
+    batch_norm,
+    cloning,
+    heads,
+    keras_cv_backbones,
+    resnet,
+)
+
+
+def call_as_keras(model, inputs, training):
+    """Calls a model; AutoGraph reads its layers, as Keras promises them.
+
+    Steps run without AutoGraph (methods/method.py). A layer of the model may
+    be written for it all the same, with `if` on a tensor.
+
+    Args:
+      model: keras.Model. inputs: what it takes. training: bool.
+
+    Returns:
+      what the model returns.
+    """
+    return _read_by_autograph()(model, inputs, training)
+
+
+@functools.cache
+def _read_by_autograph():
+    return tf.autograph.to_graph(_call)
+
+
+def _call(model, inputs, training):
+    return model(inputs, training=training)
+
+
+_BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")  # of our ResNets
+
+
+def recomputing(backbone):
+    """A backbone's training pass that keeps the ends of its blocks alone.
+
+    What lies between is computed again on the way back (arXiv:1604.06174).
+    BatchNorm's moving statistics change in the first pass only.
+
+    Args:
+      backbone: functional keras.Model, one of our ResNets.
+
+    Returns:
+      function of images float [N, H, W, 3] -> features [N, F].
+
+    Raises:
+      ValueError: for a backbone whose blocks are not known.
+    """
+    ends = [
+        layer.output
+        for layer in backbone.layers
+        if _BLOCK_END.fullmatch(layer.name)
+    ]
+    if not ends:
+        raise ValueError(
+            "model.recompute knows the blocks of the ResNets alone. Received "
+            f"{backbone.name!r}. Use model.recompute=false; for less "
+            "memory, a smaller batch."
+        )
+    # The last block's end is kept for the pooling anyway.
+    starts = [backbone.input, *ends[:-1]]
+    parts = [
+        tf.keras.Model(start, end)
+        for start, end in zip(
+            starts, [*ends[:-1], backbone.output], strict=True
+        )
+    ]
+
+    def run(images):
+        for part in parts:
+            images = tf.recompute_grad(_first_pass_counts(part))(images)
+        return images
+
+    return run
+
+
+def _first_pass_counts(part):
+    passes = []
+
+    def run(rows):
+        passes.append(rows)
+        with batch_norm.statistics_kept(len(passes) > 1):
+            return part(rows, training=True)
+
+    return run
+
 
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
 KERAS_CV = "keras_cv:"
@@ -170,10 +258,10 @@ class Encoder(tf.keras.Model):
         self.head = head
         self._recompute = recompute
         self._train_backbone = functools.partial(
-            given.call, backbone, training=True
+            call_as_keras, backbone, training=True
         )
         if recompute:
-            self._train_backbone = recomputing.recomputing(backbone)
+            self._train_backbone = recomputing(backbone)
 
     @property
     def dim(self):
@@ -207,9 +295,9 @@ class Encoder(tf.keras.Model):
         if training:
             features = self._train_backbone(images)
         else:
-            features = given.call(self.backbone, images, training=False)
+            features = call_as_keras(self.backbone, images, training=False)
         features = tf.cast(features, tf.float32)
-        projection = given.call(self.head, features, training=training)
+        projection = call_as_keras(self.head, features, training=training)
         return features, tf.cast(projection, tf.float32)
 
     def clone(self):

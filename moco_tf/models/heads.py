@@ -5,7 +5,92 @@ import math
 
 import tensorflow as tf
 
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm as normalization
+
+
+class Prototypes(tf.keras.layers.Layer):
+    """K directions in the projection's space, in float32.
+
+    Attributes:
+      kernel: float32 [C, K] variable.
+    """
+
+    def __init__(self, dim, count, name="prototypes"):
+        """Starts uniform within 1 / sqrt(C), as torch's linear layers do.
+
+        Args:
+          dim: C, features of a projection.
+          count: K.
+          name: of the layer.
+        """
+        super().__init__(name=name, dtype="float32")
+        limit = dim**-0.5
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=[dim, count],
+            initializer=tf.keras.initializers.RandomUniform(-limit, limit),
+        )
+
+    def normalize(self):
+        """Makes every prototype of unit length (SwAV, App. A), in place."""
+        self.kernel.assign(tf.math.l2_normalize(self.kernel, axis=0))
+
+    def call(self, vectors, frozen=False, unit=False):
+        """Compares vectors with the prototypes.
+
+        Args:
+          vectors: float32 [N, C], L2-normalised.
+          frozen: bool, Python's or a tensor; True: no gradient of prototypes.
+          unit: whether lengths are divided out here: a weight-normalised layer
+            whose gains are 1 (arXiv:1602.07868, Eq. 2; DINO, App. C).
+
+        Returns:
+          float32 [N, K].
+        """
+        kernel = tf.convert_to_tensor(self.kernel)
+        kernel = tf.where(frozen, tf.stop_gradient(kernel), kernel)
+        if unit:
+            kernel = tf.math.l2_normalize(kernel, axis=0)
+        return tf.matmul(vectors, kernel)
+
+
+def context_network(side, dim, blocks):
+    """Makes masked convolutions that read a grid from the top to the bottom.
+
+    A block is PixelCNN's idea (arXiv:1601.06759) with rows in the place of
+    pixels: 1x1, 1x3 along the row, 2x1 over the row and the one above, 1x1,
+    and the input added.
+
+    Args:
+      side: g, rows and columns. dim: C. blocks: int, at least 1; each sees one
+        row more above, and one column more on both sides.
+
+    Returns:
+      keras.Model, float32 [N, g, g, C] -> [N, g, g, C].
+    """
+    layers = tf.keras.layers
+    inputs = tf.keras.Input([side, side, dim], name="grid", dtype=tf.float32)
+    x = inputs
+    for block in range(blocks):
+
+        def convolve(y, kernel, name, padding="same", block=block):
+            return layers.Conv2D(
+                dim,
+                kernel,
+                padding=padding,
+                dtype="float32",
+                name=f"block{block}.{name}",
+            )(y)
+
+        y = layers.ReLU(dtype="float32")(convolve(x, 1, "in"))
+        y = layers.ReLU(dtype="float32")(convolve(y, (1, 3), "row"))
+        # A row of zeros above the first: nothing below is seen.
+        y = layers.ZeroPadding2D(((1, 0), (0, 0)), dtype="float32")(y)
+        y = layers.ReLU(dtype="float32")(convolve(y, (2, 1), "above", "valid"))
+        x = layers.Add(dtype="float32")([x, convolve(y, 1, "out")])
+    x = layers.ReLU(dtype="float32", name="context")(x)
+    return tf.keras.Model(inputs, x, name="context")
+
 
 KINDS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
 

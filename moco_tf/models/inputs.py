@@ -17,7 +17,7 @@ _WHITE = np.array([0.95047, 1.0, 1.08883])
 # Middle and half width of what sRGB has of L, a and b, as in CMC's code.
 _LAB_MEAN = np.array([50.0, 6.025, -6.6895])
 _LAB_STD = np.array([50.0, 92.208, 101.1675])
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # as data/planes.py
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # as data/image_ops.py
 
 
 def to_lab(pixels):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 
 # depth: (blocks of the four stages, whether they are bottlenecks)
 DEPTHS = {
@@ -186,7 +186,7 @@ class _Layers:
             return tf.keras.layers.GroupNormalization(
                 groups=1, epsilon=1e-5, dtype=self.precision, name=name
             )(x)
-        return normalization.BatchNorm(
+        return batch_norm.BatchNorm(
             self.bn_splits,
             synchronized=self.synchronized,
             dtype=self.precision,

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import summary, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.projector import projector_config_pb2
 
-from moco_tf import whole
+from moco_tf import filesystem
 from moco_tf.data import sources
 from moco_tf.evaluation import voting
 from moco_tf.monitoring import tensorboard
@@ -152,7 +152,7 @@ class Board:
             self._draw_sprite(folder, places, query.labels, rows)
             self._sprite = places
         points = query.backbone[rows].astype(np.float32)
-        with whole.file(folder / "features.bytes") as part:
+        with filesystem.file(folder / "features.bytes") as part:
             part.write_bytes(points.tobytes())
         config = projector_config_pb2.ProjectorConfig()
         embedding = config.embeddings.add(
@@ -163,7 +163,7 @@ class Board:
         )
         embedding.sprite.image_path = "projector/sprite.png"
         embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
-        with whole.file(self._folder / "projector_config.pbtxt") as part:
+        with filesystem.file(self._folder / "projector_config.pbtxt") as part:
             part.write_text(text_format.MessageToString(config))
 
     def _draw_sprite(self, folder, places, labels, rows):
@@ -184,7 +184,7 @@ class Board:
             lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
         canvas.save(folder / "sprite.png")
         text = "\n".join(lines) + "\n"
-        with whole.file(folder / "metadata.tsv") as part:
+        with filesystem.file(folder / "metadata.tsv") as part:
             part.write_text(text, "utf-8", "replace")
 
     def _views_of(self, source):

@@ -1,14 +1,108 @@
 """An exported encoder against the one it was made from, on photographs."""
 
 import importlib.resources
+import io
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from moco_tf.data import decode, shapes, views
-from moco_tf.serving import warm_up
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+BYTES = ("image_bytes", "second_bytes")  # inputs, by file of an image
+_ROWS = (1, 4)  # of the requests of each signature
+
+
+def requests(signatures, recipe, image_size, files=1):
+    """Makes inputs for each signature.
+
+    Args:
+      signatures: names. recipe: views.Recipe. image_size: int, pixels.
+      files: int, of an image: 1, or 2 of pairs.
+
+    Returns:
+      list of (signature, dict name -> array).
+    """
+    made = []
+    for rows in _ROWS:
+        images = shapes.render("test", np.arange(rows))
+        contents = np.array(_encoded(images), object)
+        inputs = dict.fromkeys(BYTES[:files], contents)
+        images = np.tile(images, files)
+        seen = [recipe.evaluate(image, image_size) for image in images]
+        tensors = views.normalize(tf.stack(seen), recipe.mean, recipe.std)
+        for signature in signatures:
+            if signature == "embed_images":
+                made.append((signature, {"images": images}))
+            elif signature == "embed_tensors":
+                made.append((signature, {"images": tensors.numpy()}))
+            else:
+                made.append((signature, inputs))
+    return made
+
+
+def write(folder, model_name, made):
+    """Writes the file into a SavedModel.
+
+    Args:
+      folder: of the SavedModel, which is there already.
+      model_name: as the server knows it.
+      made: as `requests` returns it.
+
+    Side effects: writes assets.extra/tf_serving_warmup_requests.
+    """
+    path = pathlib.Path(folder) / FILE
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, inputs in made:
+            request = predict_request(model_name, signature, inputs)
+            # PredictionLog.predict_log = 6, PredictLog.request = 1
+            writer.write(_field(6, _field(1, request)))
+
+
+def predict_request(model_name, signature, inputs):
+    """The bytes of a tensorflow.serving.PredictRequest.
+
+    Args:
+      model_name, signature: str. inputs: dict name -> array.
+    """
+    # ModelSpec: name = 1, signature_name = 3
+    model = _field(1, model_name.encode()) + _field(3, signature.encode())
+    message = _field(1, model)
+    for name, values in inputs.items():
+        tensor = tf.make_tensor_proto(values).SerializeToString()
+        # An entry of the map inputs = 2: key = 1, value = 2
+        message += _field(2, _field(1, name.encode()) + _field(2, tensor))
+    return message
+
+
+def _field(number, payload):
+    """A length-delimited field of a protocol buffer's wire format."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(number):
+    octets = bytearray()
+    while number > 0x7F:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)
+
+
+def _encoded(images):
+    """Files of all formats in turn."""
+    files = []
+    for place, image in enumerate(images):
+        buffer = io.BytesIO()
+        form = decode.FORMATS[place % len(decode.FORMATS)]
+        Image.fromarray(image).save(buffer, form)
+        files.append(buffer.getvalue())
+    return files
+
 
 LIMIT = 1e-4  # of the largest feature
 # Of a run in another precision: about what bfloat16 leaves of a direction.
@@ -71,11 +165,11 @@ def inputs_of_photographs(count):
       files: dict of lists of bytes, by input of a signature.
       images: list of uint8 [H, W, 3 count].
     """
-    files = {warm_up.BYTES[0]: photographs()}
+    files = {BYTES[0]: photographs()}
     images = [decode.decode(contents) for contents in photographs()]
     if count == 2:
         negatives = [255 - image for image in images]
-        files[warm_up.BYTES[1]] = [
+        files[BYTES[1]] = [
             tf.io.encode_png(image).numpy() for image in negatives
         ]
         images = [

@@ -5,6 +5,8 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,7 +14,164 @@ import tensorflow as tf
 from moco_tf import naming
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
-from moco_tf.serving import comparison, convert_formats, rest_app
+from moco_tf.serving import comparison, server
+
+SIGNATURE = "embed_tensors"
+OPSET = 17  # of ONNX: what runtimes since 2022 read
+
+
+class Format(NamedTuple):
+    """A format.
+
+    Attributes:
+      suffix: of its files; OpenVINO's is that of a folder.
+      packages: that writing and running it import.
+      write: (folder of a SavedModel, it loaded, path to write) -> None.
+      open: (path, output) -> function of float32 [n, S, S, 3].
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable
+    open: Callable
+
+
+def write_onnx(folder, loaded, path):
+    """Writes the signature `embed_tensors` as ONNX, for any batch size.
+
+    Args:
+      folder: of a SavedModel. loaded: what tf.saved_model.load gives of it.
+      path: of the file.
+    """
+    import tf2onnx
+
+    del folder
+    signature = loaded.signatures[SIGNATURE]
+    spec = signature.structured_input_signature[1]["images"]
+    # A function of its own: its inputs and outputs keep the names.
+    tf2onnx.convert.from_function(
+        tf.function(lambda images: signature(images=images)),
+        input_signature=[tf.TensorSpec(spec.shape, spec.dtype, "images")],
+        opset=OPSET,
+        output_path=str(path),
+    )
+
+
+def open_onnx(path, output="features"):
+    """Opens an ONNX file in onnxruntime, on the CPU.
+
+    Args:
+      path: of the file. output: "features" or "normalised".
+
+    Returns:
+      function: float32 [n, S, S, 3], normalised -> float32 [n, F].
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    return lambda images: session.run([output], {"images": images})[0]
+
+
+def write_tflite(folder, loaded, path):
+    """Writes `embed_tensors` for TFLite, in float32, for any batch size.
+
+    Args:
+      folder, loaded, path: as `write_onnx`.
+    """
+    del loaded
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(folder), signature_keys=[SIGNATURE]
+    )
+    pathlib.Path(path).write_bytes(converter.convert())
+
+
+def open_tflite(path, output="features"):
+    """Opens a TFLite file in TensorFlow's interpreter, on the CPU.
+
+    A change of the batch size costs time: the interpreter plans anew.
+
+    Args:
+      path, output: as `open_onnx`.
+
+    Returns:
+      as `open_onnx`.
+    """
+    interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+    runner = interpreter.get_signature_runner(SIGNATURE)
+    return lambda images: runner(images=images)[output]
+
+
+def write_openvino(folder, loaded, path):
+    """Writes `embed_tensors` as OpenVINO's IR, for any batch size.
+
+    Args:
+      folder, loaded: as `write_onnx`.
+      path: of a new folder, for model.xml and model.bin; a folder of the same
+        name with ".saved_model" is left beside it.
+    """
+    openvino = _import_openvino()
+    del folder
+    # It reads a SavedModel's default signature, which takes bytes in ours.
+    saved = f"{path}.saved_model"
+    signature = loaded.signatures[SIGNATURE]
+    tf.saved_model.save(loaded, saved, {"serving_default": signature})
+    model = openvino.Core().read_model(saved)
+    # By default the weights would become float16.
+    openvino.save_model(
+        model, str(pathlib.Path(path) / "model.xml"), compress_to_fp16=False
+    )
+
+
+def open_openvino(path, output="features"):
+    """Opens an IR in OpenVINO, on the CPU and in float32.
+
+    Args:
+      path: of the folder. output: as `open_onnx`.
+
+    Returns:
+      as `open_onnx`.
+    """
+    openvino = _import_openvino()
+    # Left to itself it may compute in 16 bits where the CPU has them.
+    compiled = openvino.Core().compile_model(
+        str(pathlib.Path(path) / "model.xml"),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
+    )
+    return lambda images: compiled(images)[output]
+
+
+def _import_openvino():
+    """Imports OpenVINO without its report to its maker.
+
+    On import it sends one over the network and writes an identifier into the
+    home folder, unless the package that does so cannot be imported.
+    """
+    name = "openvino_telemetry"
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if absent:
+            del sys.modules[name]
+    return openvino
+
+
+# To add a format, add a line.
+FORMATS = {
+    "onnx": Format(
+        ".onnx", ("tf2onnx", "onnx", "onnxruntime"), write_onnx, open_onnx
+    ),
+    "tflite": Format(".tflite", (), write_tflite, open_tflite),
+    "openvino": Format(
+        ".openvino", ("openvino",), write_openvino, open_openvino
+    ),
+}
+
 
 COMPARED = 16  # images of a source, spread over it
 
@@ -43,7 +202,7 @@ def convert_export(model, to, path="", images=""):
 
     Args:
       model: folder of an export, or of its versions: the newest.
-      to: name in convert_formats.FORMATS.
+      to: name in FORMATS.
       path: file to write, for OpenVINO a folder; "": NAME-VERSION with the
         format's suffix, beside the folder of versions.
       images: source spec of images to compare on; "": photographs that come
@@ -62,7 +221,7 @@ def convert_export(model, to, path="", images=""):
     prints the differences.
     """
     chosen = _format(to)
-    folder, _ = rest_app.newest_version(model)
+    folder, _ = server.newest_version(model)
     final = _path(path, folder, chosen.suffix)
     _refuse_existing(final)
     exported = open_export(folder)
@@ -104,7 +263,7 @@ def open_export(folder):
     folder = pathlib.Path(folder)
     told = frozen.preprocessing(folder)
     loaded = tf.saved_model.load(str(folder))
-    name = convert_formats.SIGNATURE
+    name = SIGNATURE
     known = told.get("views") in views.RECIPES and "image_size" in told
     if name not in loaded.signatures or not known:
         raise ValueError(
@@ -123,13 +282,12 @@ def open_export(folder):
 
 def _format(to):
     """The format of a name, with its packages found."""
-    if to not in convert_formats.FORMATS:
+    if to not in FORMATS:
         raise ValueError(
-            f"--to must be one of {', '.join(convert_formats.FORMATS)}. "
-            f"Received {to!r}. "
-            + naming.suggestion(to, convert_formats.FORMATS)
+            f"--to must be one of {', '.join(FORMATS)}. "
+            f"Received {to!r}. " + naming.suggestion(to, FORMATS)
         )
-    chosen = convert_formats.FORMATS[to]
+    chosen = FORMATS[to]
     # None stands in sys.modules for a package that must not be imported.
     missing = [
         n for n in chosen.packages if importlib.util.find_spec(n) is None
@@ -210,7 +368,7 @@ def _normalised(images, exported):
 
 def _compare(chosen, path, exported, tensors):
     """Differences of both outputs, for the first image and for all."""
-    signature = exported.loaded.signatures[convert_formats.SIGNATURE]
+    signature = exported.loaded.signatures[SIGNATURE]
     expected = signature(images=tf.constant(tensors))
     found = []
     for output, rows in expected.items():

@@ -11,19 +11,55 @@ import re
 
 import tensorflow as tf
 
-from moco_tf import whole
+from moco_tf import filesystem
 from moco_tf.evaluation import frozen
-from moco_tf.serving import (
-    comparison,
-    feature_bank,
-    keras_file,
-    linear_head,
-    model_card,
-    model_card_text,
-    signature_list,
-    signatures,
-    warm_up,
-)
+from moco_tf.models import batch_norm, cloning
+from moco_tf.serving import comparison, labelling, model_card, signatures
+
+
+def stock_model(backbone):
+    """Copies a backbone into layers that Keras itself has.
+
+    Args:
+      backbone: functional keras.Model, images -> features.
+
+    Returns:
+      keras.Model of the same layer names, weights and features. Trained, its
+      BatchNormalization takes the whole batch as one group.
+
+    Raises:
+      ValueError: for a model that holds other layers, with their names.
+    """
+    copy = cloning.clone_functional(backbone, _stock)
+    foreign = sorted(
+        {
+            f"{type(layer).__module__}.{type(layer).__name__}"
+            for layer in cloning.sublayers(copy)
+            if type(layer).__module__.split(".")[0] != "keras"
+        }
+    )
+    if foreign:
+        raise ValueError(
+            "A .keras file must hold layers of Keras alone. Received "
+            f"{backbone.name!r} with {', '.join(foreign)}."
+        )
+    cloning.copy_weights(backbone, copy)
+    return copy
+
+
+def _stock(layer):
+    """A BatchNormalization for our BatchNorm; None for another layer."""
+    if not isinstance(layer, batch_norm.BatchNorm):
+        return None
+    return tf.keras.layers.BatchNormalization(
+        momentum=layer.momentum,
+        epsilon=layer.epsilon,
+        center=layer.center,
+        scale=layer.scale,
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
 
 
 def export_run(
@@ -72,12 +108,12 @@ def export_run(
     linear, found = None, {}
     if head:
         size = backbone.output_shape[-1]
-        linear, found = linear_head.open_head(head, judged, size)
-    neighbours = feature_bank.open_bank(bank, judged, workdir) if bank else None
+        linear, found = labelling.open_head(head, judged, size)
+    neighbours = labelling.open_bank(bank, judged, workdir) if bank else None
     served = signatures.ServedEncoder(
         backbone, judged.recipe, judged.image_size, linear, neighbours
     )
-    with whole.folder(final) as part:
+    with filesystem.folder(final) as part:
         card = model_card.describe(
             judged,
             name,
@@ -142,15 +178,15 @@ def _write_models(folder, served, judged, name):
             "left of it. Free space, or give another --output."
         ) from error
     files = judged.channels // 3
-    made = warm_up.requests(traced, judged.recipe, judged.image_size, files)
-    warm_up.write(folder, name, made)
-    return signature_list.describe(traced)
+    made = comparison.requests(traced, judged.recipe, judged.image_size, files)
+    comparison.write(folder, name, made)
+    return signatures.describe(traced)
 
 
 def _write_keras(folder, backbone):
     """Writes encoder.keras; returns why not, or ""."""
     try:
-        model = keras_file.stock_model(backbone)
+        model = stock_model(backbone)
     except ValueError as error:
         return str(error)
     model.save(folder / "encoder.keras")
@@ -176,6 +212,6 @@ def _text(folder, card, differences):
         "--signature_def serving_default",
         f"  python launch/serve_local.py --model={folder.parent} "
         f"--name={card['name']}",
-        f"  {model_card_text.curl(card['name'], of_pairs)}",
+        f"  {model_card.curl(card['name'], of_pairs)}",
     ]
     return "\n".join(lines)

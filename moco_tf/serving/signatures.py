@@ -2,9 +2,128 @@
 
 import tensorflow as tf
 
-from moco_tf.data import pairs, views
-from moco_tf.models import cloning, configured
-from moco_tf.serving import image_rows
+from moco_tf import plan
+from moco_tf.data import decode, image_files, views
+from moco_tf.models import cloning
+
+
+def decode_rows(contents, view, size):
+    """Decodes a batch; a row that cannot be read does not fail the others.
+
+    Args:
+      contents: string [n], or [n, 2] of pairs of files; n may be 0.
+      view: uint8 [H, W, C] -> uint8 [size, size, C].
+      size: int, pixels.
+
+    Returns:
+      uint8 [n, size, size, C], zeros where a row could not be read.
+      bool [n], which rows could be read.
+    """
+    count = tf.shape(contents, tf.int64)[0]
+    of_pairs = contents.shape.rank == 2
+    shape = [size, size, image_files.CHANNELS if of_pairs else 3]
+    zeros = tf.zeros([1, *shape], tf.uint8)
+
+    def read(row):
+        files = contents[row]
+        if of_pairs:
+            image = image_files.join(decode.decode, files)
+        else:
+            image = decode.decode(files)
+        return tf.ensure_shape(view(image), shape), row
+
+    # Only rows that could be read come out of this, so each one brings its
+    # number; the last, of no row, leaves no batch empty.
+    rows = (
+        tf.data.Dataset.range(count)
+        .map(read, tf.data.AUTOTUNE, deterministic=True)
+        .ignore_errors()
+        .concatenate(tf.data.Dataset.from_tensors((zeros[0], count)))
+    )
+    images, found = rows.batch(count + 1).get_single_element()
+    last = tf.size(found) - 1
+    place = tf.tensor_scatter_nd_update(
+        tf.fill([count + 1], last), found[:, tf.newaxis], tf.range(last + 1)
+    )[:-1]
+    images = tf.ensure_shape(images, [None, *shape])
+    return tf.gather(images, place), place < last
+
+
+# Of inputs by signature and name, then of outputs by name.
+_MEANINGS = {
+    "image_bytes": f"whole files, {decode.NAMED}, any size",
+    "second_bytes": "the other sensor's files, of the same sizes",
+    ("embed_images", "images"): "RGB pixels, any height and width",
+    ("embed_tensors", "images"): "(RGB / 255 - mean) / std, already resized",
+    "features": "as the encoder gives them",
+    "normalised": "of length 1",
+    "valid": "whether the row could be read; if not, the row is zeros",
+    "classes": "names, the best first; empty where a row could not be read",
+    "probabilities": "of these classes",
+    "scores": "votes of the nearest neighbours, sum of exp(cosine / T)",
+}
+
+
+def describe(signatures):
+    """Lists signatures.
+
+    Args:
+      signatures: dict of concrete functions, of a module that is to be saved
+        or of a loaded SavedModel.
+
+    Returns:
+      dict name -> {"inputs": …, "outputs": …}, of dicts name -> {"dtype",
+      "shape" (list, None for any size), "meaning"}, that JSON can hold.
+    """
+    found = {}
+    for name, function in signatures.items():
+        arguments, named = function.structured_input_signature
+        named = {spec.name: spec for spec in arguments} | named
+        found[name] = {
+            "inputs": _tensors(name, named),
+            "outputs": _tensors(name, function.structured_outputs),
+        }
+    return found
+
+
+def _tensors(signature, specs):
+    return {
+        name: {
+            "dtype": spec.dtype.name,
+            "shape": spec.shape.as_list(),
+            "meaning": _MEANINGS.get(
+                (signature, name), _MEANINGS.get(name, "")
+            ),
+        }
+        for name, spec in specs.items()
+    }
+
+
+def text(described):
+    """Some lines for each signature of `describe`; "n" is any number."""
+    lines = []
+    for name, parts in described.items():
+        lines.append(name)
+        for arrow, tensors in (
+            ("", parts["inputs"]),
+            ("-> ", parts["outputs"]),
+        ):
+            for tensor, form in tensors.items():
+                lines.append(
+                    f"  {arrow + tensor:<17} {_form(form):<22} "
+                    f"{form['meaning']}".rstrip()
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _form(form):
+    letters = ("n", "H", "W", "C")
+    sizes = [
+        letters[place] if size is None else str(size)
+        for place, size in enumerate(form["shape"])
+    ]
+    return f"{form['dtype']} [{', '.join(sizes)}]"
 
 
 def float32_backbone(judged):
@@ -23,7 +142,7 @@ def float32_backbone(judged):
     config.data.image_size = judged.image_size
     config.data.small_views = 0
     recipe = judged.recipe
-    backbone, _ = configured.make_parts(config, recipe.mean, recipe.std)
+    backbone, _ = plan.make_parts(config, recipe.mean, recipe.std)
     cloning.copy_weights(judged.encoder.backbone, backbone)
     return backbone
 
@@ -38,8 +157,8 @@ class ServedEncoder(tf.Module):
 
     Attributes:
       variables, trainable_variables: lists, of the backbone.
-      head: linear_head.LinearHead or None.
-      bank: feature_bank.FeatureBank or None.
+      head: labelling.LinearHead or None.
+      bank: dictionaries.FeatureBank or None.
     """
 
     # tf.Module's properties do not outlive a SavedModel; attributes do.
@@ -85,7 +204,7 @@ class ServedEncoder(tf.Module):
         for training in (False, True):
             self.__call__.get_concrete_function(tensors, training=training)
         of_files, contents = _of_one_file, [tf.TensorSpec([None], tf.string)]
-        if deep == pairs.CHANNELS:
+        if deep == image_files.CHANNELS:
             of_files, contents = _of_two_files, 2 * contents
         pixels = tf.TensorSpec([None, None, None, deep], tf.uint8)
         forms = {
@@ -121,9 +240,7 @@ class ServedEncoder(tf.Module):
         return self._embed(pixels, tf.fill(shape[:1], some))
 
     def _embed_bytes(self, files):
-        pixels, valid = image_rows.decode_rows(
-            files, self._view, self.image_size
-        )
+        pixels, valid = decode_rows(files, self._view, self.image_size)
         return self._embed(pixels, valid)
 
     def _classify(self, files):

@@ -4,10 +4,232 @@ import math
 import time
 from typing import Any
 
-from moco_tf.training import checkpoints, reports
+import tensorflow as tf
+
+from moco_tf.training import checkpoints
 
 
-class PretrainCallback(reports.ReportingCallback):
+class NotFinite(FloatingPointError):
+    """A loss that is not a number, of a step (from 1)."""
+
+    def __init__(self, step, message):
+        super().__init__(message)
+        self.step = step
+
+
+class StepCallback(tf.keras.callbacks.Callback):
+    """Counts steps and ends `fit` after the same step on all workers.
+
+    Attributes:
+      step: int, finished steps.
+      left: whether the run was asked to leave before its last step.
+    """
+
+    # Without this, Keras copies the logs to the host at every step.
+    _supports_tf_logs = True
+
+    def __init__(self, steps_per_epoch, last_step, guard):
+        """Stores what does not change.
+
+        Args:
+          steps_per_epoch: int.
+          last_step: int, the step after which the run stops.
+          guard: Guard of this process.
+        """
+        super().__init__()
+        self.steps_per_epoch = steps_per_epoch
+        self.last_step = last_step
+        self.guard = guard
+        self.left = False
+        self._told = False
+        self._leave = None
+
+    def resume(self, method):
+        """Takes up a method at its step, before `fit`."""
+        self.set_model(method)
+        self.step = int(method.step.numpy())
+
+    def on_train_batch_begin(self, batch, logs=None):
+        del batch, logs
+        if self.guard.asked and not self._told:
+            self.model.leave.ask()
+            self._told = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        del batch
+        self.step += 1
+        self.guard.step_done(self.step)
+        # The word of the step before: waiting for this one's would keep the
+        # device idle. It is the same on all workers.
+        asked = self._leave is not None and float(self._leave) > 0
+        self._leave = (logs or {}).get("leave")
+        finished = self.step >= self.last_step
+        self.left = asked and not finished
+        self.after_step()
+        if asked or finished:
+            self.model.stop_training = True
+
+    def after_step(self):
+        """What this worker does after a step."""
+
+    def ends_epoch(self):
+        """Whether the last finished step ended an epoch."""
+        return self.step > 0 and self.step % self.steps_per_epoch == 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        del epoch, logs
+        if self.ends_epoch() and not self.left:
+            # kNN may take long, on the chief alone.
+            self.guard.wait(0, "the evaluation of an epoch")
+            self.finish_epoch()
+
+    def finish_epoch(self):
+        """What this worker does at the end of an epoch."""
+
+
+class ReportingCallback(StepCallback):
+    """Saves finished steps, and reports what they logged: the chief's part.
+
+    Attributes:
+      keep: int, checkpoints that stay; causes: text, of a loss that is no
+        number. A subclass has its own.
+      reported: int, steps that are reported.
+      bad: int, unreadable samples so far.
+    """
+
+    keep = 1
+    causes = ""
+
+    def __init__(
+        self,
+        config,
+        workdir,
+        steps_per_epoch,
+        last_step,
+        metrics,
+        progress,
+        unreadable,
+        guard,
+    ):
+        """Gathers what is reported to.
+
+        Args:
+          config: ConfigDict. workdir: Path of metrics.csv and checkpoints/.
+          steps_per_epoch: int. last_step: int, after which the run stops.
+          metrics: MetricsFile. progress: Progress. unreadable: UnreadableLog.
+          guard: Guard of this process.
+        """
+        super().__init__(steps_per_epoch, last_step, guard)
+        self.config = config
+        self.workdir = workdir
+        self.metrics = metrics
+        self.progress = progress
+        self.unreadable = unreadable
+
+    def resume(self, method):
+        """Takes up a method at its step, before `fit`."""
+        super().resume(method)
+        self.reported = self.step
+        self.bad = sum(row["unreadable"] for row in self.metrics.rows())
+
+    def on_train_begin(self, logs=None):
+        del logs
+        self.progress.start(self.step)
+
+    def on_train_end(self, logs=None):
+        del logs
+        self.progress.close()
+
+    def save(self):
+        """Writes a checkpoint of the finished steps.
+
+        Raises:
+          NotFinite: at a loss that is none; nothing is saved after it.
+        """
+        self.check_finite()
+        meta = {
+            "epoch": self.step / self.steps_per_epoch,
+            "replicas": self.model.replicas,
+            "last_step": self.last_step,
+        }
+        checkpoints.save(self.model, self.workdir, self.keep, meta)
+
+    def save_interrupted(self):
+        """Saves at Ctrl-C: a step is finished or not begun, never half done."""
+        self.progress.close()
+        self.step = int(self.model.step.numpy())
+        newest = checkpoints.latest(self.workdir)
+        done = checkpoints.read_meta(newest)["step"] if newest else 0
+        if self.step > done:
+            self.save()
+
+    def check_finite(self):
+        """Stops the run at a loss that is not a number.
+
+        Raises:
+          NotFinite: naming the step.
+        """
+        losses = self.model.step_log.read(self.reported, self.step)["loss"]
+        for step, loss in enumerate(losses, self.reported + 1):
+            if not math.isfinite(loss):
+                raise NotFinite(
+                    step,
+                    f"The loss of step {step} is {loss}. Checkpoints from "
+                    f"before are intact. {self.causes}",
+                )
+
+    def figures(self, window):
+        """The row of metrics.csv that steps have in common.
+
+        Args:
+          window: name -> the values of the steps since the last report.
+
+        Side effects: names the samples that could not be read.
+        """
+        count = self.step - self.reported
+        shares = window["unreadable"]
+        row = {
+            name: math.fsum(window[name]) / count for name in self.model.METRICS
+        }
+        row |= {
+            "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
+            "steps": count,
+            "learning_rate": self._rate(),
+            "unreadable": round(
+                math.fsum(shares) * self.config.train.batch_size
+            ),
+        }
+        if row["unreadable"]:
+            numbered = enumerate(shares, self.reported)
+            self.unreadable.add([step for step, share in numbered if share])
+        return row
+
+    def note(self, row):
+        """Takes the steps of a row that is written for reported.
+
+        Raises:
+          ValueError: for too many samples that could not be read.
+        """
+        self.reported = self.step
+        self.bad += row["unreadable"]
+        seen = self.step * self.config.train.batch_size
+        self.unreadable.check(self.bad, seen)
+        self.progress.update(self.step, row)
+
+    def _rate(self):
+        rate = self.model.optimizer.learning_rate
+        if callable(rate):  # the older optimisers keep the schedule
+            rate = rate(max(self.step - 1, 0))
+        return float(rate.numpy())
+
+
+def epoch_mean(rows, name):
+    """The mean of a column over an epoch's rows, each of so many steps."""
+    count = sum(row["steps"] for row in rows)
+    return math.fsum(row[name] * row["steps"] for row in rows) / count
+
+
+class PretrainCallback(ReportingCallback):
     """Reports every few steps, runs kNN and saves: the chief's part.
 
     At the end of an epoch: report, checkpoint, kNN. A run that is killed in
@@ -33,7 +255,7 @@ class PretrainCallback(reports.ReportingCallback):
           knn: function of an encoder -> dict of figures by column of
             metrics.csv.
           inspector: of the method between steps -> such a dict.
-          pace: of the key encoder's steps (evaluation/dictionary.py).
+          pace: of the key encoder's steps (evaluation/diagnostics.py).
           watch, warnings: health.Watch and health.WarningLog.
           board: pictures for TensorBoard (reporting/board.py).
           profile: profile.Profile.
@@ -129,7 +351,7 @@ class PretrainCallback(reports.ReportingCallback):
         """Epoch means, and kNN if it is due; the epoch is saved already."""
         epoch = self.step // self.steps_per_epoch
         rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        row = {"epoch_loss": reports.epoch_mean(rows, "loss")}
+        row = {"epoch_loss": epoch_mean(rows, "loss")}
         every, epochs = self.config.knn.every_epochs, self.config.train.epochs
         if self.knn and (epoch % every == 0 or epoch == epochs):
             row |= self.knn(self.model.query_encoder)
@@ -142,7 +364,7 @@ class PretrainCallback(reports.ReportingCallback):
         self.progress.message(_epoch_line(epoch, epochs, row))
         if self.watch:
             if "instance_top1" in self.model.METRICS:
-                row["instance_top1"] = reports.epoch_mean(rows, "instance_top1")
+                row["instance_top1"] = epoch_mean(rows, "instance_top1")
             self._warn(self.watch.epoch(row))
         if self.board:
             self.board.epoch(self.step, last=self.step >= self.last_step)

@@ -6,7 +6,7 @@ import re
 
 import tensorflow as tf
 
-from moco_tf.cluster import meeting
+from moco_tf.cluster import rendezvous
 
 CROSS_DEVICE_OPS = {
     "auto": None,
@@ -200,7 +200,7 @@ def lost_workers(cluster):
         names = ", ".join(cluster.name(number) for number in sorted(lost))
         reasons = re.findall(r"Collective ops is aborted by: .*", error.message)
         reason = (reasons or error.message.splitlines())[0]
-        raise meeting.PeerMissing(
+        raise rendezvous.PeerMissing(
             f"Lost {names or 'a worker'}: all must start again, to go on from "
             f"the last checkpoint. {reason[:300]}"
         ) from error

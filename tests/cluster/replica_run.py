@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
-from moco_tf import assembly, pretrain
 from moco_tf import config as configs
-from moco_tf.cluster import places
+from moco_tf import plan, pretrain
+from moco_tf.cluster import membership
 from moco_tf.data import sources
 from moco_tf.models import resnet
 from moco_tf.training import distribution
@@ -65,7 +65,7 @@ def make_strategy(replicas, workers, index):
             cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
         )
         several_cpus_per_worker(replicas)
-    cluster = places.find({}, workers, index)
+    cluster = membership.find({}, workers, index)
     return distribution.make_strategy("cpu", cluster)
 
 
@@ -73,7 +73,7 @@ def train(strategy, shuffle):
     """Losses, as `fit` reports them too, queue and norms of the weights."""
     config = make_config(shuffle)
     source = sources.open_source(config.data.source)
-    stream = assembly.make_stream(
+    stream = plan.make_stream(
         config, source, distribution.worker_count(strategy)
     )
     method = pretrain.make_method(config, strategy, len(stream.source))

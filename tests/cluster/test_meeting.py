@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from moco_tf.cluster import meeting, places
+from moco_tf.cluster import membership, rendezvous
 from tests import waiting
 from tests.cluster import ports
 
@@ -14,8 +14,8 @@ from tests.cluster import ports
 def _meet(workers, index, timeout):
     """Nothing, or what was raised."""
     try:
-        meeting.meet(places.Cluster(workers, index, "a test"), timeout)
-    except (meeting.PeerMissing, ValueError) as error:
+        rendezvous.meet(membership.Cluster(workers, index, "a test"), timeout)
+    except (rendezvous.PeerMissing, ValueError) as error:
         return error
 
 
@@ -47,12 +47,12 @@ def test_everyone_names_the_worker_that_did_not_come():
     workers = ports.workers(3)
     errors = _meet_all(workers, [0, 2], timeout=1.0)
     for error in errors:
-        assert isinstance(error, meeting.PeerMissing)
+        assert isinstance(error, rendezvous.PeerMissing)
         assert f"worker 1 ({workers[1]}) did not come" in str(error)
 
 
 def test_a_missing_chief_is_named(monkeypatch):
-    monkeypatch.setattr(meeting, "_VERDICT", 0.0)
+    monkeypatch.setattr(rendezvous, "_VERDICT", 0.0)
     workers = ports.workers(2)
     error = _meet(workers, 1, 1.0)
     assert f"worker 0 ({workers[0]}) did not come" in str(error)
@@ -69,12 +69,12 @@ def _connected(address):
 def test_a_worker_started_again_takes_its_place():
     workers = ports.workers(3)
     address = workers[0].split(":")
-    identity = meeting._identity(places.Cluster(workers, 1, ""))
+    identity = rendezvous._identity(membership.Cluster(workers, 1, ""))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 20.0)
         for _ in range(2):  # one that says hello and dies, twice
             first = waiting.wait_for(lambda: _connected(address))
-            meeting._say(first, {"worker": 1, "cluster": identity})
+            rendezvous._say(first, {"worker": 1, "cluster": identity})
             time.sleep(0.2)
             first.close()
         last = pool.submit(_meet, workers, 2, 20.0)
@@ -88,7 +88,7 @@ def test_a_worker_started_again_takes_its_place():
     "words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 9000]
 )
 def test_strangers_do_not_disturb(words, monkeypatch):
-    monkeypatch.setattr(meeting, "_PATIENCE", 0.3)
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.3)
     workers = ports.workers(2)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 20.0)
@@ -101,12 +101,12 @@ def test_strangers_do_not_disturb(words, monkeypatch):
 
 
 def test_a_port_of_another_program_counts_as_not_there(monkeypatch):
-    monkeypatch.setattr(meeting, "_VERDICT", 0.0)
+    monkeypatch.setattr(rendezvous, "_VERDICT", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         workers = (f"127.0.0.1:{port}", "127.0.0.1:1")
         error = _meet(workers, 1, 1.0)
-    assert isinstance(error, meeting.PeerMissing)
+    assert isinstance(error, rendezvous.PeerMissing)
 
 
 def test_a_worker_of_another_list_is_told_so():
@@ -115,17 +115,17 @@ def test_a_worker_of_another_list_is_told_so():
         chief = pool.submit(_meet, workers, 0, 3.0)
         other = pool.submit(_meet, workers[:2], 1, 3.0)
         assert "same list of workers" in str(other.result())
-        assert isinstance(chief.result(), meeting.PeerMissing)
+        assert isinstance(chief.result(), rendezvous.PeerMissing)
 
 
 def test_a_port_that_stays_taken_is_reported():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         error = _meet((f"127.0.0.1:{port}", "127.0.0.1:1"), 0, 0.5)
-    assert isinstance(error, meeting.PeerMissing)
+    assert isinstance(error, rendezvous.PeerMissing)
     assert "cannot be opened" in str(error)
 
 
 def test_many_missing_workers_are_counted():
     workers = tuple(f"h{i}:1" for i in range(100))
-    assert meeting._shown(workers).endswith("h7:1 and 92 more")
+    assert rendezvous._shown(workers).endswith("h7:1 and 92 more")

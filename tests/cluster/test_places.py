@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from moco_tf.cluster import places, slurm
+from moco_tf.cluster import membership
 
 TWO = ("a:1", "b:2")
 
@@ -16,19 +16,19 @@ def _tf_config(cluster, kind="worker", index=0, **more):
 
 def test_flags_come_before_everything_else():
     environment = _tf_config({"worker": ["c:1", "d:1"]})
-    found = places.find(environment, "a:1, b:2", "1")
+    found = membership.find(environment, "a:1, b:2", "1")
     assert (found.workers, found.index) == (TWO, 1)
     assert not found.is_chief
 
 
 @pytest.mark.parametrize("environment", [{}, {"TF_CONFIG": " "}])
 def test_a_process_on_its_own_has_no_cluster(environment):
-    assert places.find(environment) is None
+    assert membership.find(environment) is None
 
 
 def test_one_worker_is_no_cluster():
-    assert places.find(_tf_config({"worker": ["a:1"]})) is None
-    assert places.find({}, "a:1", "0") is None
+    assert membership.find(_tf_config({"worker": ["a:1"]})) is None
+    assert membership.find({}, "a:1", "0") is None
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_one_worker_is_no_cluster():
 )
 def test_tf_config_with_and_without_a_chief(cluster, kind, index, expected):
     # Vertex adds "job" and "environment".
-    found = places.find(
+    found = membership.find(
         _tf_config(cluster, kind, index, job={}, environment="")
     )
     assert (found.workers, found.index) == (TWO, expected)
 
 
 def test_what_tensorflow_is_told_names_workers_only():
-    found = places.find(
+    found = membership.find(
         _tf_config({"chief": ["a:1"], "worker": ["b:2"]}, "worker", 0)
     )
     assert json.loads(found.tf_config()) == {
@@ -76,7 +76,7 @@ def test_what_tensorflow_is_told_names_workers_only():
 )
 def test_a_tf_config_that_contradicts_itself_is_refused(environment):
     with pytest.raises(ValueError, match="TF_CONFIG"):
-        places.find(environment)
+        membership.find(environment)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_tf_config_that_contradicts_itself_is_refused(environment):
 )
 def test_half_of_the_flags_is_refused(workers, index):
     with pytest.raises(ValueError, match="go together"):
-        places.find({}, workers, index)
+        membership.find({}, workers, index)
 
 
 def _slurm(**more):
@@ -100,14 +100,14 @@ def _slurm(**more):
 
 
 def test_slurm_hosts_stay_in_slurms_order():
-    found = places.find(_slurm())
+    found = membership.find(_slurm())
     # 12000 + 7 * 16; node10 is first although it sorts after node2.
     assert found.workers == ("node10:12112", "node2:12112", "node3:12112")
     assert found.index == 1
 
 
 def test_slurm_tasks_of_one_node_have_ports_of_their_own():
-    found = places.find(
+    found = membership.find(
         _slurm(
             SLURM_STEP_NODELIST="n1,n2",
             SLURM_STEP_TASKS_PER_NODE="2,1",
@@ -122,8 +122,8 @@ def test_slurm_tasks_of_one_node_have_ports_of_their_own():
 def test_a_slurm_job_outside_srun_is_a_process_on_its_own():
     # The batch script and a shell of salloc have a job, but no step.
     environment = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
-    assert places.find(environment) is None
-    assert places.find(_slurm(SLURM_STEP_NUM_TASKS="1")) is None
+    assert membership.find(environment) is None
+    assert membership.find(_slurm(SLURM_STEP_NUM_TASKS="1")) is None
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_slurm_job_outside_srun_is_a_process_on_its_own():
 )
 def test_a_slurm_step_that_does_not_add_up_is_refused(change):
     with pytest.raises(ValueError, match="--workers"):
-        places.find(_slurm(**change))
+        membership.find(_slurm(**change))
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,15 @@ def test_a_slurm_step_that_does_not_add_up_is_refused(change):
     ],
 )
 def test_host_lists(text, hosts):
-    assert slurm.expand_hosts(text) == hosts
+    assert membership.expand_hosts(text) == hosts
 
 
 def test_task_counts():
-    assert slurm.tasks("2(x3),1") == [2, 2, 2, 1]
+    assert membership.tasks("2(x3),1") == [2, 2, 2, 1]
 
 
 def test_ports_of_slurm_jobs_are_ports_below_the_systems_own():
-    ports = {slurm.first_port(job) for job in range(5000)}
+    ports = {membership.first_port(job) for job in range(5000)}
     assert min(ports) == 12000
     assert max(ports) + 15 < 32000
     assert len(ports) == 1250
@@ -177,15 +177,17 @@ def _pod(**more):
 
 
 def test_pods_of_an_indexed_job():
-    found = places.find(_pod())
+    found = membership.find(_pod())
     assert found.workers == ("pretrain-0.moco:2222", "pretrain-1.moco:2222")
     assert found.index == 1
     assert found.local() == (0, 1)
-    assert places.find(_pod(MOCO_PORT="9")).workers[0] == "pretrain-0.moco:9"
+    assert (
+        membership.find(_pod(MOCO_PORT="9")).workers[0] == "pretrain-0.moco:9"
+    )
 
 
 def test_a_pod_of_a_single_job_is_a_process_on_its_own():
-    assert places.find({"JOB_COMPLETION_INDEX": "0"}) is None
+    assert membership.find({"JOB_COMPLETION_INDEX": "0"}) is None
 
 
 @pytest.mark.parametrize(
@@ -194,4 +196,4 @@ def test_a_pod_of_a_single_job_is_a_process_on_its_own():
 )
 def test_a_pod_that_does_not_know_its_peers_is_refused(change):
     with pytest.raises(ValueError, match="launch/kubernetes"):
-        places.find(_pod(**change))
+        membership.find(_pod(**change))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from moco_tf.data import decode, orientation
+from moco_tf.data import decode
 from tests.data import pictures
 
 ORIENTATION = 0x0112
@@ -15,7 +15,7 @@ ORIENTATION = 0x0112
 @pytest.fixture(name="read", scope="module")
 def _read():
     return tf.function(
-        orientation.of_file, input_signature=[tf.TensorSpec([], tf.string)]
+        decode.of_file, input_signature=[tf.TensorSpec([], tf.string)]
     )
 
 

@@ -9,10 +9,9 @@ from PIL import Image
 
 from moco_tf.data import (
     augmentation,
-    files,
+    image_files,
     image_ops,
-    prepared,
-    prepared_files,
+    prepared_cache,
     sources,
     stream,
     views,
@@ -46,7 +45,7 @@ def _mixed(tmp_path_factory):
 
 def test_small_images_are_kept_pixel_by_pixel_in_their_order(small):
     root, images = small
-    source = prepared.open_prepared(str(root / "cache"))
+    source = prepared_cache.open_prepared(str(root / "cache"))
     assert len(source) == 6
     assert not source.may_fail
     for index, image in enumerate(images):
@@ -66,7 +65,7 @@ def test_names_labels_and_classes_are_those_of_the_source(small):
 def test_a_source_without_labels_gives_a_cache_without(tmp_path):
     pictures.write(tmp_path / "images", "x.png", "y.png")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared.open_prepared(str(tmp_path / "cache"))
+    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
     assert source.labels is None
     assert source.class_names is None
 
@@ -80,7 +79,7 @@ def test_longer_short_sides_are_resized_as_pillow_does(tmp_path, size, shrunk):
     (image, *_) = prepared_caches.write_pictures(tmp_path / "images", 2, size)
     prepared_caches.make(tmp_path / "images", tmp_path / "cache", 16)
     found = pictures.read(
-        prepared.open_prepared(str(tmp_path / "cache")), 0
+        prepared_cache.open_prepared(str(tmp_path / "cache")), 0
     ).astype(int)
     bilinear = Image.Resampling.BILINEAR  # Pillow's is antialiased
     wanted = np.asarray(Image.fromarray(image).resize(shrunk, bilinear))
@@ -114,7 +113,7 @@ def test_many_sizes_lie_behind_one_another(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared.open_prepared(str(tmp_path / "cache"))
+    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
     for index, pixels in enumerate(images.values()):
         np.testing.assert_array_equal(pictures.read(source, index), pixels)
     # 3, 195 and 192 bytes; each starts at a multiple of 64.
@@ -126,14 +125,14 @@ def test_many_sizes_lie_behind_one_another(tmp_path):
 
 def test_images_of_one_size_have_a_static_shape(small):
     root, _ = small
-    source = prepared.open_prepared(str(root / "cache"))
+    source = prepared_cache.open_prepared(str(root / "cache"))
     dataset = tf.data.Dataset.from_tensors([0]).map(source.records).unbatch()
     assert dataset.map(source.image).element_spec.shape == [9, 12, 3]
 
 
 def test_taking_an_image_copies_nothing_and_runs_no_python(small):
     root, _ = small
-    source = prepared.open_prepared(str(root / "cache"))
+    source = prepared_cache.open_prepared(str(root / "cache"))
     graph = tf.function(source.image).get_concrete_function(
         tf.TensorSpec([3], tf.int64)
     )
@@ -146,7 +145,7 @@ def test_taking_an_image_copies_nothing_and_runs_no_python(small):
 
 def test_the_memory_outlives_the_source(small):
     root, images = small
-    source = prepared.open_prepared(str(root / "cache"))
+    source = prepared_cache.open_prepared(str(root / "cache"))
     dataset = tf.data.Dataset.from_tensors([5]).map(source.records).unbatch()
     dataset = dataset.map(source.image)
     del source
@@ -174,7 +173,7 @@ def test_views_and_substitutes_are_those_of_the_folder(mixed):
 
 
 def test_an_unreadable_place_says_why(mixed):
-    source = prepared.open_prepared(str(mixed / "cache"))
+    source = prepared_cache.open_prepared(str(mixed / "cache"))
     record = source.records(tf.constant([1, 9]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="an empty file"):
         source.image(record[0])
@@ -185,7 +184,7 @@ def test_an_unreadable_place_says_why(mixed):
 
 
 def test_evaluation_leaves_unreadable_places_out(mixed):
-    source = prepared.open_prepared(str(mixed / "cache"))
+    source = prepared_cache.open_prepared(str(mixed / "cache"))
     found = features.raw_pixels(source, views.RECIPES["cifar"], 4)
     assert found.index.tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
     assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -202,8 +201,8 @@ def test_the_fingerprint_changes_with_the_pixels_and_the_size(tmp_path):
         (images / "x.png").write_bytes(data)
         prepared_caches.make(images, cache, short_side)
         return (
-            files.open_folder(str(images)).fingerprint(),
-            prepared.open_prepared(str(cache)).fingerprint(),
+            image_files.open_folder(str(images)).fingerprint(),
+            prepared_cache.open_prepared(str(cache)).fingerprint(),
         )
 
     first = fingerprints("first", 100, 8)
@@ -221,7 +220,7 @@ def test_names_that_are_no_text_keep_their_bytes(tmp_path):
     shutil.copy(tmp_path / "images/x.png", tmp_path / "images/\udcff\n,.png")
     (tmp_path / "images/\udcfe.png").symlink_to("nowhere")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared.open_prepared(str(tmp_path / "cache"))
+    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
     names = ["x.png", "\udcfe.png", "\udcff\n,.png"]
     assert pictures.names(source) == names
     with pytest.raises(tf.errors.InvalidArgumentError, match="when it was"):
@@ -233,7 +232,7 @@ def test_a_folder_that_is_no_cache_is_refused_with_the_command(tmp_path):
         sources.open_source(f"prepared:{tmp_path}")
 
 
-@pytest.mark.parametrize("name", prepared_files.FILES[1:])
+@pytest.mark.parametrize("name", prepared_cache.FILES[1:])
 def test_a_missing_and_a_cut_file_are_named(small, tmp_path, name):
     cache = tmp_path / "cache"
     shutil.copytree(small[0] / "cache", cache)
@@ -241,10 +240,10 @@ def test_a_missing_and_a_cut_file_are_named(small, tmp_path, name):
     with (cache / name).open("r+b") as file:
         file.truncate(size - 1)
     with pytest.raises(ValueError, match=f"{name} has {size - 1} bytes, not"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))
     (cache / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))
 
 
 @pytest.mark.parametrize("name", ["index.bin", "names.bin", "unreadable.csv"])
@@ -255,7 +254,7 @@ def test_a_flipped_bit_beside_the_images_is_found_at_once(
     shutil.copytree(small[0] / "cache", cache)
     prepared_caches.flip(cache / name, 5)
     with pytest.raises(ValueError, match=f"checksum of {name} differs"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))
 
 
 def test_a_changed_about_json_is_found(small, tmp_path):
@@ -265,10 +264,10 @@ def test_a_changed_about_json_is_found(small, tmp_path):
     text = about.read_text()
     about.write_text(text.replace('"short_side": 256', '"short_side": 255'))
     with pytest.raises(ValueError, match="checksum of about.json differs"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))
     about.write_text(text[:50])
     with pytest.raises(ValueError, match="about.json cannot be read"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))
     about.write_text('{"format": 99}')
     with pytest.raises(ValueError, match="must be of format 2. Received .* 99"):
-        prepared.open_prepared(str(cache))
+        prepared_cache.open_prepared(str(cache))

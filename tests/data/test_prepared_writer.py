@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from moco_tf.data import prepared_files, prepared_writer
+from moco_tf.data import prepared_cache
 from tests.data import prepared_caches
 
 SETTINGS = {
@@ -30,7 +30,7 @@ def _append(writer, place):
 
 def _finish(folder):
     """Goes on where the folder's writer was; returns how many were there."""
-    writer = prepared_writer.Writer(folder, SETTINGS)
+    writer = prepared_cache.Writer(folder, SETTINGS)
     first = writer.about["images"]
     for place in range(first, 6):
         _append(writer, place)
@@ -44,9 +44,9 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
 ):
     _finish(tmp_path / "whole")
     whole = prepared_caches.contents(tmp_path / "whole")
-    monkeypatch.setattr(prepared_writer, "_COMMIT_BYTES", 150)
+    monkeypatch.setattr(prepared_cache, "_COMMIT_BYTES", 150)
     states = []
-    write = prepared_writer.Writer._write
+    write = prepared_cache.Writer._write
 
     def snapshot():
         state = tmp_path / str(len(states))
@@ -60,16 +60,16 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
         write(writer, name, data[half:])
         snapshot()
 
-    write_about = prepared_files.write_about
+    write_about = prepared_cache.write_about
 
     def torn_about(folder, about):
-        (folder / prepared_files.PART).write_text('{"form')
+        (folder / prepared_cache.PART).write_text('{"form')
         snapshot()
         write_about(folder, about)
         snapshot()
 
-    monkeypatch.setattr(prepared_writer.Writer, "_write", torn_write)
-    monkeypatch.setattr(prepared_files, "write_about", torn_about)
+    monkeypatch.setattr(prepared_cache.Writer, "_write", torn_write)
+    monkeypatch.setattr(prepared_cache, "write_about", torn_about)
     _finish(tmp_path / "cache")
     monkeypatch.undo()
     assert prepared_caches.contents(tmp_path / "cache") == whole
@@ -83,37 +83,37 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
 
 
 def test_a_second_writer_is_refused_while_the_first_one_writes(tmp_path):
-    first = prepared_writer.Writer(tmp_path, SETTINGS)
+    first = prepared_cache.Writer(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="Only one process at a time"):
-        prepared_writer.Writer(tmp_path, SETTINGS)
+        prepared_cache.Writer(tmp_path, SETTINGS)
     first.close()
-    prepared_writer.Writer(tmp_path, SETTINGS).close()
+    prepared_cache.Writer(tmp_path, SETTINGS).close()
 
 
 def test_committed_data_that_is_gone_is_refused(tmp_path):
-    writer = prepared_writer.Writer(tmp_path, SETTINGS)
+    writer = prepared_cache.Writer(tmp_path, SETTINGS)
     _append(writer, 0)
     writer.commit()
     writer.close()
     (tmp_path / "images.bin").write_bytes(b"1234")
     with pytest.raises(ValueError, match="images.bin.*shorter than 64 bytes"):
-        prepared_writer.Writer(tmp_path, SETTINGS)
+        prepared_cache.Writer(tmp_path, SETTINGS)
 
 
 def test_an_unfinished_cache_cannot_be_opened(tmp_path):
-    writer = prepared_writer.Writer(tmp_path, SETTINGS)
+    writer = prepared_cache.Writer(tmp_path, SETTINGS)
     _append(writer, 0)
     writer.commit()
     writer.close()
     with pytest.raises(ValueError, match="Received 1 of 6 images"):
-        prepared_files.Cache(tmp_path)
+        prepared_cache.Cache(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["images.bin", "notes.txt"])
 def test_a_folder_that_holds_something_else_stays_as_it_is(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(ValueError, match=f"which holds {name}.*another --path"):
-        prepared_writer.check_folder(tmp_path, SETTINGS)
+        prepared_cache.check_folder(tmp_path, SETTINGS)
     assert prepared_caches.contents(tmp_path) == {name: b"mine"}
 
 
@@ -124,5 +124,5 @@ def test_a_cache_of_other_settings_is_refused(tmp_path, name, value):
     _finish(tmp_path)
     before = prepared_caches.contents(tmp_path)
     with pytest.raises(ValueError, match=f"differ in {name}. Give another"):
-        prepared_writer.check_folder(tmp_path, SETTINGS | {name: value})
+        prepared_cache.check_folder(tmp_path, SETTINGS | {name: value})
     assert prepared_caches.contents(tmp_path) == before

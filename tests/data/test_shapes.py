@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from moco_tf.data import shape_forms, shapes, sources
+from moco_tf.data import shapes, sources
 from moco_tf.evaluation import voting
 
 
@@ -79,7 +79,7 @@ def test_layers_add_up_in_every_pixel():
 @pytest.mark.parametrize("kind", range(10))
 def test_patterns_repeat_and_show_both_inks(kind):
     u, v = np.meshgrid(np.linspace(-9, 9, 181), np.linspace(-9, 9, 181))
-    pattern = shape_forms.PATTERNS[kind](u, v)
+    pattern = shapes.PATTERNS[kind](u, v)
     assert pattern.min() == 0
     assert pattern.max() == 1
     assert 0.3 < pattern.mean() < 0.7
@@ -88,7 +88,7 @@ def test_patterns_repeat_and_show_both_inks(kind):
 @pytest.mark.parametrize("kind", range(10))
 def test_outlines_are_of_like_area(kind):
     u, v = np.meshgrid(np.linspace(-1.5, 1.5, 301), np.linspace(-1.5, 1.5, 301))
-    inside = shape_forms.OUTLINES[kind](u, v) < 0
+    inside = shapes.OUTLINES[kind](u, v) < 0
     assert 1.2 < inside.mean() * 9 < 2.7  # squared radii
     assert np.hypot(u, v)[inside].max() < 1.3
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moco_tf.data import shares
+from moco_tf.data import stream
 from tests import properties
 
 # Worker 0 owns slots 0-3 and is dealt the key views of slots 5, 2, 0, 7.
@@ -13,7 +13,7 @@ ORDER = tf.constant([5, 2, 0, 7, 1, 3, 4, 6])
 
 
 def test_own_slots_come_first_then_the_dealt_ones():
-    share = shares.Share(0, 2, 4, "address")
+    share = stream.Share(0, 2, 4, "address")
     slots, wanted = share.wanted(ORDER)
     assert share.jobs == 8
     np.testing.assert_array_equal(slots, [0, 1, 2, 3, 5, 2, 0, 7])
@@ -26,7 +26,7 @@ def test_own_slots_come_first_then_the_dealt_ones():
 
 
 def test_the_other_worker_makes_what_is_left():
-    share = shares.Share(1, 2, 4, "address")
+    share = stream.Share(1, 2, 4, "address")
     slots, wanted = share.wanted(ORDER)
     np.testing.assert_array_equal(slots, [4, 5, 6, 7, 1, 3, 4, 6])
     np.testing.assert_array_equal(
@@ -38,8 +38,8 @@ def test_the_other_worker_makes_what_is_left():
 
 def test_one_host_and_gathered_images_need_no_second_job():
     for share in (
-        shares.Share(0, 1, 8, "address"),
-        shares.Share(1, 2, 4, "gather"),
+        stream.Share(0, 1, 8, "address"),
+        stream.Share(1, 2, 4, "gather"),
     ):
         slots, wanted = share.wanted(ORDER)
         assert share.jobs == len(slots) == share.slots
@@ -61,7 +61,7 @@ def test_every_view_of_a_batch_is_made_once_in_any_layout(
     order = np.array(data.draw(st.permutations(range(size))), np.int32)
     made, dealt = np.zeros([size, 2], int), []
     for worker in range(workers):
-        share = shares.Share(worker, workers, slots, shuffle_keys)
+        share = stream.Share(worker, workers, slots, shuffle_keys)
         jobs, wanted = share.wanted(tf.constant(order))
         assert len(jobs) == share.jobs
         np.add.at(made, jobs.numpy(), wanted.numpy().astype(int))

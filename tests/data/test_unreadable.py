@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.data import files, stream, unreadable, views
+from moco_tf.data import image_files, stream, unreadable, views
 
 BATCH = 4
 HEADER = ["name", "reason", "first_step"]
@@ -20,7 +20,7 @@ def images(tmp_path):
     png = tf.io.encode_png(np.zeros([4, 4, 3], np.uint8)).numpy()
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(b"" if number in (2, 7) else png)
-    return files.FileSource(tmp_path, names)
+    return image_files.FileSource(tmp_path, names)
 
 
 def _log(source, path, fraction=0.01):
@@ -88,7 +88,7 @@ def test_a_name_that_is_no_text_is_named_too(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     path = tmp_path / "unreadable.csv"
-    log = _log(files.FileSource(tmp_path, names), path)
+    log = _log(image_files.FileSource(tmp_path, names), path)
     log.add([0])
     assert b"\xff3.png" in path.read_bytes()
     assert _log(log.stream.source, path).named == set(names)
@@ -99,7 +99,7 @@ def test_the_reason_is_given_for_a_link_to_nothing_whose_name_is_no_text(
 ):
     name = os.fsdecode(b"\xff.png")
     (tmp_path / name).symlink_to("nowhere")
-    _, why = unreadable.read(files.FileSource(tmp_path, [name]), 0)
+    _, why = unreadable.read(image_files.FileSource(tmp_path, [name]), 0)
     assert why == f"{tmp_path}/{name}; No such file or directory"
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf.data import sources
-from moco_tf.doctor import disk, memory, table, trial
+from moco_tf.doctor import devices, resources, table
 from moco_tf.models import encoder
 from tests.doctor import small_backbone
 
@@ -22,7 +22,7 @@ def config_of(**fields):
 
 
 def parts_of(activations):
-    return memory.Parts(
+    return resources.Parts(
         weights=GB, optimiser=GB, dictionary=GB, activations=activations
     )
 
@@ -37,7 +37,7 @@ def test_memory_is_predicted_from_the_graph():
         train__batch_size=8,
         data__image_size=64,
     )
-    parts = memory.predict(config, 2, 500)
+    parts = resources.predict(config, 2, 500)
     # torchvision's ResNet-18 has 11,176,512 parameters without its fc and
     # 9,600 moving statistics; a head of 512 x 128 + 128.
     weights = 11_176_512 + 9_600 + 512 * 128 + 128
@@ -49,15 +49,15 @@ def test_memory_is_predicted_from_the_graph():
     # BatchNorm and ReLU; all layers give more than these and less than ten.
     stem = 4 * 32 * 32 * 64 * 4
     assert 3 * stem < parts["activations"] < 20 * stem
-    assert memory.checkpoint_bytes(parts, config, 500) == (
+    assert resources.checkpoint_bytes(parts, config, 500) == (
         3 * 4 * weights + 1000 * (128 * 4 + 16)
     )
 
 
 def test_half_precision_halves_activations():
-    full = memory.predict(config_of(), 1, 500)["activations"]
+    full = resources.predict(config_of(), 1, 500)["activations"]
     config = config_of(train__precision="mixed_bfloat16")
-    half = memory.predict(config, 1, 500)["activations"]
+    half = resources.predict(config, 1, 500)["activations"]
     assert 0.5 <= half / full < 0.6  # images and head are float32
 
 
@@ -65,14 +65,16 @@ def test_half_precision_halves_activations():
     "free, verdict", [(13 * GB, table.OK), (11 * GB, table.WARN)]
 )
 def test_memory_that_suffices(free, verdict):
-    row = memory.row(parts_of(7 * GB), config_of(), 1, "GPU", free)
+    row = resources.memory_row(parts_of(7 * GB), config_of(), 1, "GPU", free)
     assert row.verdict == verdict
     assert row.finding.startswith("about 10.0 GB a GPU at the peak")
 
 
 def test_memory_that_lacks_suggests_a_batch_that_fits():
     # 3 GB + 60 GB / 8 fit in 80 % of 14 GB, and 60 GB / 4 do not.
-    row = memory.row(parts_of(60 * GB), config_of(), 1, "GPU", 14 * GB)
+    row = resources.memory_row(
+        parts_of(60 * GB), config_of(), 1, "GPU", 14 * GB
+    )
     assert row.verdict == table.FAIL
     assert row.overrides == {
         "train.batch_size": 16,
@@ -82,27 +84,27 @@ def test_memory_that_lacks_suggests_a_batch_that_fits():
 
 def test_a_micro_batch_at_a_time_needs_less(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
-    whole = memory.predict(config_of(), 1, 500)
-    parts = memory.predict(config_of(train__micro_batches=2), 1, 500)
+    whole = resources.predict(config_of(), 1, 500)
+    parts = resources.predict(config_of(train__micro_batches=2), 1, 500)
     assert 2 * parts["activations"] == pytest.approx(whole["activations"])
     assert parts["dictionary"] == whole["dictionary"]
 
 
 def test_with_recomputing_the_prediction_is_a_bound_and_no_failure():
     config = config_of(model__recompute=True)
-    row = memory.row(parts_of(60 * GB), config, 1, "GPU", 14 * GB)
+    row = resources.memory_row(parts_of(60 * GB), config, 1, "GPU", 14 * GB)
     assert row.verdict == table.WARN
     assert row.finding.startswith("at most 63.0 GB a GPU")
 
 
 def test_replicas_on_cpus_share_the_memory():
-    row = memory.row(parts_of(GB), config_of(), 2, "CPU", 6 * GB)
+    row = resources.memory_row(parts_of(GB), config_of(), 2, "CPU", 6 * GB)
     assert row.verdict == table.FAIL
     assert row.finding.startswith("about 8.7 GB at the peak")
 
 
 def test_unknown_memory_is_no_verdict():
-    row = memory.row(parts_of(GB), config_of(), 1, "GPU", None)
+    row = resources.memory_row(parts_of(GB), config_of(), 1, "GPU", None)
     assert row.verdict == table.OK
     assert "not known" in row.finding
 
@@ -111,15 +113,15 @@ def test_a_container_may_have_less_than_the_system(tmp_path):
     (tmp_path / "proc").mkdir()
     text = "MemTotal: 9 kB\nMemAvailable:    8000000 kB\n"
     (tmp_path / "proc" / "meminfo").write_text(text)
-    assert memory.free_on_host(tmp_path) == 8_192_000_000
+    assert resources.free_on_host(tmp_path) == 8_192_000_000
     group = tmp_path / "sys" / "fs" / "cgroup"
     group.mkdir(parents=True)
     (group / "memory.current").write_text("1000\n")
     (group / "memory.max").write_text("max\n")
-    assert memory.free_on_host(tmp_path) == 8_192_000_000
+    assert resources.free_on_host(tmp_path) == 8_192_000_000
     (group / "memory.max").write_text("5000\n")
-    assert memory.free_on_host(tmp_path) == 4000
-    assert memory.free_on_host(tmp_path / "none") is None
+    assert resources.free_on_host(tmp_path) == 4000
+    assert resources.free_on_host(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_container_may_have_less_than_the_system(tmp_path):
 )
 def test_disk_for_the_checkpoints(free, verdict, tmp_path):
     usage = lambda place: types.SimpleNamespace(free=free)  # noqa: E731
-    row = disk.row(tmp_path / "not" / "made", GB, 2, usage)
+    row = resources.disk_row(tmp_path / "not" / "made", GB, 2, usage)
     assert row.verdict == verdict
     assert row.finding.startswith("4.0 GB for 4 checkpoints of 1.0 GB")
     assert f"free at {tmp_path}" in row.finding
@@ -136,7 +138,7 @@ def test_disk_for_the_checkpoints(free, verdict, tmp_path):
 
 def test_a_workdir_below_a_file_fails(tmp_path):
     (tmp_path / "file").write_text("")
-    row = disk.row(tmp_path / "file" / "run", GB, 2)
+    row = resources.disk_row(tmp_path / "file" / "run", GB, 2)
     assert row.verdict == table.FAIL
     assert "cannot be written" in row.finding
 
@@ -154,7 +156,7 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (20, 20, 20, 3), np.uint8)
     source = sources.ArraySource(pixels, np.zeros(20, int), None, "noise")
     seconds = iter(range(0, 1000, 25))  # 75 s before the third step
-    found = trial.run(
+    found = devices.run(
         config, source, tf.distribute.get_strategy(), 5, lambda: next(seconds)
     )
     assert found.steps == 2
@@ -166,8 +168,8 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
 
 def test_a_trial_becomes_a_time():
     config = config_of(train__epochs=10, train__batch_size=100)
-    found = trial.Trial(0.5, 0.1, 3.0, 20, None)
-    row = trial.row(config, 7250, found)  # 72 steps an epoch
+    found = devices.Trial(0.5, 0.1, 3.0, 20, None)
+    row = devices.row(config, 7250, found)  # 72 steps an epoch
     assert row.verdict == table.OK
     assert row.finding.startswith(
         "6 min for 720 steps of 0.5 s (200 images/s), without kNN and "
@@ -177,8 +179,10 @@ def test_a_trial_becomes_a_time():
 
 def test_waiting_for_input_is_a_warning_and_no_number_a_failure():
     config = config_of()
-    waiting = trial.row(config, 9999, trial.Trial(0.5, 0.4, 3.0, 20, None))
+    waiting = devices.row(config, 9999, devices.Trial(0.5, 0.4, 3.0, 20, None))
     assert waiting.verdict == table.WARN
-    lost = trial.row(config, 9999, trial.Trial(0.5, 0.1, math.nan, 20, None))
+    lost = devices.row(
+        config, 9999, devices.Trial(0.5, 0.1, math.nan, 20, None)
+    )
     assert lost.verdict == table.FAIL
     assert "nan within 23 steps" in lost.finding

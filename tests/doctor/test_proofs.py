@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import method_table
-from moco_tf.doctor import proofs, reference, table
+from moco_tf.doctor import devices, reference, table
 from moco_tf.models import encoder
 from tests.doctor import small_backbone
 from tests.methods import every_method
@@ -88,7 +88,7 @@ def test_two_replicas_gather_what_numpy_says():
 def test_a_resumed_run_has_the_same_bits(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
     strategy = tf.distribute.get_strategy()
-    row = proofs.resume(configs.load("quickstart"), strategy)
+    row = devices.resume(configs.load("quickstart"), strategy)
     assert row.verdict == table.OK
     assert row.finding.endswith("the same bits")
 
@@ -96,7 +96,7 @@ def test_a_resumed_run_has_the_same_bits(monkeypatch):
 def test_a_pair_of_files_is_resumed_too(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", every_method.tiny_backbone)
     config = configs.load("cmc_imagenet", {"model.input": "pair"})
-    row = proofs.resume(config, tf.distribute.get_strategy())
+    row = devices.resume(config, tf.distribute.get_strategy())
     assert row.finding.endswith("the same bits")
 
 
@@ -104,13 +104,13 @@ def test_a_pair_of_files_is_resumed_too(monkeypatch):
 def test_the_small_run_of_any_method_keeps_the_rules(name):
     recipe = method_table.METHODS[name].configs[0]
     config = configs.load(recipe, {"data.source": "a"})
-    configs.check(proofs.small_config(config, 2), 2)
+    configs.check(devices.small_config(config, 2), 2)
 
 
 def test_the_small_run_has_no_more_micro_batches_than_groups():
     fields = {"data.source": "a", "train.micro_batches": "4"}
     config = configs.load("moco_v2_imagenet", fields)
-    configs.check(proofs.small_config(config, 2), 2)
+    configs.check(devices.small_config(config, 2), 2)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_small_run_has_no_more_micro_batches_than_groups():
     ],
 )
 def test_a_gpu_may_add_in_another_order(largest, on_gpu, verdict):
-    assert proofs.resumed_row(largest, on_gpu).verdict == verdict
+    assert devices.resumed_row(largest, on_gpu).verdict == verdict
 
 
 def test_difference_is_relative_to_the_largest_value(tmp_path):
@@ -138,6 +138,6 @@ def test_difference_is_relative_to_the_largest_value(tmp_path):
     first = write("first", [1.0, -4.0], [10.0])
     second = write("second", [1.5, -4.0], [10.5])
     lost = write("lost", [1.0, -4.0], [np.nan])
-    assert proofs.difference(first, first) == 0
-    assert proofs.difference(first, second) == 0.125  # 0.5 / 4, 0.5 / 10
-    assert proofs.difference(first, lost) == np.inf
+    assert devices.difference(first, first) == 0
+    assert devices.difference(first, second) == 0.125  # 0.5 / 4, 0.5 / 10
+    assert devices.difference(first, lost) == np.inf

@@ -7,7 +7,7 @@ import pytest
 from moco_tf import config as configs
 from moco_tf import method_table
 from moco_tf.data import sources
-from moco_tf.doctor import classes, images, recipe, scan, table
+from moco_tf.doctor import images, recipe, scan, table
 from tests.doctor import photographs
 
 
@@ -64,14 +64,14 @@ def test_classes_are_counted(labels, verdict, words):
     labels = None if labels is None else np.array(labels)
     count = 4 if labels is None else len(labels)
     source = source_of(count, labels, ["a", "b"])
-    row = row_of(classes.rows(source, "shapes"), "classes")
+    row = row_of(images.class_rows(source, "shapes"), "classes")
     assert row.verdict == verdict
     assert row.finding.startswith(words)
 
 
 def test_empty_classes_and_folders_are_named(tmp_path):
     source = source_of(4, np.array([0, 2, 2, 0]), ["a", "b", "c"])
-    row = row_of(classes.rows(source, "tfds:x/y"), "empty classes")
+    row = row_of(images.class_rows(source, "tfds:x/y"), "empty classes")
     assert (row.verdict, row.finding) == (
         table.WARN,
         "1 without an image: b",
@@ -80,7 +80,9 @@ def test_empty_classes_and_folders_are_named(tmp_path):
     photographs.write(tmp_path / "cat" / "inner", 1)
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "notes.txt").write_text("later")
-    row = row_of(classes.rows(source, f"folder:{tmp_path}"), "empty classes")
+    row = row_of(
+        images.class_rows(source, f"folder:{tmp_path}"), "empty classes"
+    )
     assert row.finding == "1 without an image: dog"
 
 

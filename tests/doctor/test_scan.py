@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from benchmarks import planted_faults
 from moco_tf.data import sources
-from moco_tf.doctor import fingerprints, images, scan
+from moco_tf.doctor import images, scan
 from tests.doctor import photographs
 
 SIZE = 64  # pixels of a view; sides below 32 are tiny
@@ -40,7 +40,7 @@ def test_good_images_are_not_named(tmp_path):
 def test_figures_of_an_image():
     image = np.full([48, 64, 3], 100, np.uint8)
     image[:, 32:] = [100, 130, 90]
-    found = fingerprints.measure(image)
+    found = scan.measure(image)
     assert (int(found["height"]), int(found["width"])) == (48, 64)
     assert float(found["spread"]) == 40  # 130 - 90
     assert int(found["contrast"]) == 30  # green, 100 to 130
@@ -55,8 +55,8 @@ def test_a_hash_holds_the_signs_of_frequencies():
     # order (0, 1), (1, 0), (0, 2), (1, 1), (2, 0), ...
     wave = np.cos(2 * np.pi * (np.arange(32) + 0.5) / 32)
     luminance = np.tile(wave.astype(np.float32), [32, 1])
-    bits = int(fingerprints.perceptual_hash(luminance))
-    opposite = int(fingerprints.perceptual_hash(-luminance))
+    bits = int(scan.perceptual_hash(luminance))
+    opposite = int(scan.perceptual_hash(-luminance))
     assert (bits ^ opposite) & 0b100
     assert bits & 0b100
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import views
-from moco_tf.evaluation import augment, finetuned
+from moco_tf.evaluation import finetune, label_augment
 from moco_tf.models import heads, resnet
 from moco_tf.training import distribution, optimizers
 
@@ -25,7 +25,7 @@ def make_method(strategy):
             18, 0.125, "cifar", image_size=8, synchronized=True
         )
         head = heads.classification_head(backbone.output_shape[-1], 3)
-        method = finetuned.FineTuned(
+        method = finetune.FineTuned(
             backbone, head, np.arange(24) % 3, views.RECIPES["cifar"], 0.1
         )
         factors = [(v, 10.0) for v in head.trainable_variables]
@@ -66,7 +66,7 @@ def train(strategy):
 
 def blend(strategy):
     """Images float32 [steps, R, 4, 9, 9, 4], one-hot pixels before."""
-    mixing = augment.Mixing(0.5, 1.0, seed=0)
+    mixing = label_augment.Mixing(0.5, 1.0, seed=0)
     rows = tf.tile(tf.eye(4)[:, tf.newaxis, tf.newaxis], [1, 9, 9, 1])
 
     @tf.function

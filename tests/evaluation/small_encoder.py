@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import workdirs
-from moco_tf.evaluation import restored
+from moco_tf.evaluation import frozen
 
 
 def write_images(root, part, counts, seed=0):
@@ -48,7 +48,7 @@ def write(root, steps=(5,)):
     )
     workdir = root / "workdir"
     workdirs.save(config, workdir)
-    encoder = restored.build_encoder(config)
+    encoder = frozen.build_encoder(config)
     for step in steps:
         path = workdir / "checkpoints" / f"step-{step:09d}"
         model = tf.train.Checkpoint(query_encoder=encoder)

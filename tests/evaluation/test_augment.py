@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import sources, stream, views
-from moco_tf.evaluation import augment, seeded_draws
+from moco_tf.evaluation import label_augment
 from moco_tf.models import cloning
 
 SIZE = 16
@@ -21,7 +21,7 @@ def plain(image, size, seed):
 def _distort():
     """RandAugment alone, made under another global policy."""
     with cloning.global_policy("mixed_bfloat16"):
-        return augment.rand_augment(plain, 0.5)
+        return label_augment.rand_augment(plain, 0.5)
 
 
 def picture(seed=0):
@@ -80,7 +80,7 @@ def test_rand_augment_holds_no_random_state(distort):
 def test_a_stream_with_rand_augment_resumes_with_the_same_views():
     recipe = views.RECIPES["cifar"]
     recipe = recipe._replace(
-        augment=augment.rand_augment(views.crop_and_flip(0.2), 0.7)
+        augment=label_augment.rand_augment(views.crop_and_flip(0.2), 0.7)
     )
     source = sources.ArraySource(
         np.stack([picture(n) for n in range(6)]), np.zeros(6, int), None, "set"
@@ -104,7 +104,7 @@ def pixels_of_rows(count):
 
 @pytest.mark.parametrize("mixup, cutmix", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_targets_are_the_shares_of_the_pixels(mixup, cutmix):
-    mixing = augment.Mixing(mixup, cutmix, seed=4)
+    mixing = label_augment.Mixing(mixup, cutmix, seed=4)
     images, targets = pixels_of_rows(6), tf.eye(6)
     for step in range(4):
         mixed, shares = mixing(images, targets, tf.constant(step, tf.int64))
@@ -116,16 +116,18 @@ def test_targets_are_the_shares_of_the_pixels(mixup, cutmix):
 
 
 def test_cut_mix_exchanges_whole_pixels_and_mix_up_blends_all():
-    cut, _ = augment.Mixing(0, 1.0, 0)(pixels_of_rows(4), tf.eye(4), 0)
+    cut, _ = label_augment.Mixing(0, 1.0, 0)(pixels_of_rows(4), tf.eye(4), 0)
     assert set(np.unique(cut)) == {0.0, 1.0}
-    blended, _ = augment.Mixing(1.0, 0, 0)(pixels_of_rows(4), tf.eye(4), 0)
+    blended, _ = label_augment.Mixing(1.0, 0, 0)(
+        pixels_of_rows(4), tf.eye(4), 0
+    )
     np.testing.assert_array_equal(
         blended, np.tile(blended[:, :1, :1], [1, SIZE, SIZE, 1])
     )
 
 
 def test_both_methods_take_turns_by_batch():
-    mixing = augment.Mixing(1.0, 1.0, seed=0)
+    mixing = label_augment.Mixing(1.0, 1.0, seed=0)
     whole = []
     for step in range(40):
         mixed, _ = mixing(pixels_of_rows(4), tf.eye(4), step)
@@ -136,27 +138,27 @@ def test_both_methods_take_turns_by_batch():
 
 def test_mixing_is_a_function_of_seed_and_step():
     images, targets = pixels_of_rows(5), tf.eye(5)
-    first = augment.Mixing(1.0, 1.0, seed=1)
+    first = label_augment.Mixing(1.0, 1.0, seed=1)
     run = tf.function(lambda step: first(images, targets, step))
     for step in (0, 1, 2, 3):
         step = tf.constant(step, tf.int64)
-        again = augment.Mixing(1.0, 1.0, seed=1)(images, targets, step)
+        again = label_augment.Mixing(1.0, 1.0, seed=1)(images, targets, step)
         np.testing.assert_allclose(run(step)[1], again[1], atol=1e-6)
-    other = augment.Mixing(1.0, 1.0, seed=2)(images, targets, step)
+    other = label_augment.Mixing(1.0, 1.0, seed=2)(images, targets, step)
     assert np.abs(other[1] - again[1]).max() > 0.01
     before = first(images, targets, step - 1)
     assert np.abs(before[1] - again[1]).max() > 0.01
 
 
 def test_mixing_holds_no_random_state():
-    mixing = augment.Mixing(0.2, 1.0, seed=1)
+    mixing = label_augment.Mixing(0.2, 1.0, seed=1)
     assert_stateless(
         lambda step: mixing(pixels_of_rows(4), tf.eye(4), step), seed_of(1)[0]
     )
 
 
 def test_a_small_alpha_gives_numbers():
-    mixing = augment.Mixing(0.001, 0.0, seed=0)
+    mixing = label_augment.Mixing(0.001, 0.0, seed=0)
     for step in range(5):
         mixed, shares = mixing(pixels_of_rows(8), tf.eye(8), step)
         assert np.isfinite(mixed).all() and np.isfinite(shares).all()
@@ -165,7 +167,7 @@ def test_a_small_alpha_gives_numbers():
 def test_shares_follow_the_beta_distribution():
     # Beta(1, 1) is uniform: mean 1/2, variance 1/12.
     images = tf.zeros([1000, 1, 1, 3])
-    mixing = augment.Mixing(1.0, 0.0, seed=3)
+    mixing = label_augment.Mixing(1.0, 0.0, seed=3)
     targets = tf.one_hot(tf.range(1000), 1000)
     _, mixed = mixing(images, targets, 0)
     own = np.diag(mixed)
@@ -176,7 +178,7 @@ def test_shares_follow_the_beta_distribution():
 def test_functions_of_tensorflow_are_put_back():
     names = ("uniform", "normal", "gamma", "shuffle", "get_global_generator")
     before = [getattr(tf.random, name) for name in names]
-    draws = seeded_draws.SeededDraws()
+    draws = label_augment.SeededDraws()
     with pytest.raises(RuntimeError), draws.use(seed_of(0, 0)):
         assert tf.random.uniform != before[0]
         raise RuntimeError
@@ -184,7 +186,7 @@ def test_functions_of_tensorflow_are_put_back():
 
 
 def test_draws_differ_from_one_another_and_need_a_seed():
-    draws = seeded_draws.SeededDraws()
+    draws = label_augment.SeededDraws()
     with draws.use(seed_of(1, 2)):
         first, second = tf.random.uniform([4]), tf.random.uniform([4])
     with draws.use(seed_of(1, 2)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.evaluation import dictionary
+from moco_tf.evaluation import diagnostics
 from moco_tf.methods import momentum
 from tests.training import fakes
 
@@ -34,7 +34,7 @@ def _method(keys, samples, steps, step):
 def test_the_queue_is_described():
     keys = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 0.0]]
     method = _method(keys, [30, 31, 32, 7, -1], [1, 1, 2, 2, -1], step=3)
-    found = dictionary.Inspector(_Batches())(method)
+    found = diagnostics.Inspector(_Batches())(method)
     assert found["queue_fill"] == 0.8
     assert found["key_age"] == 1.5  # two of step 1, two of step 2
     assert found["same_image"] == 0.5  # 30 and 31
@@ -49,10 +49,10 @@ def test_drift_is_relative_to_the_query_encoder():
         weight.assign(tf.fill(weight.shape, 2.0))
     for weight in method.key_encoder.trainable_variables:
         weight.assign(tf.fill(weight.shape, 1.5))
-    found = dictionary.drift(method.key_encoder, method.query_encoder)
+    found = diagnostics.drift(method.key_encoder, method.query_encoder)
     np.testing.assert_allclose(found, 0.25, rtol=1e-6)
     nothing = types.SimpleNamespace(trainable_variables=[tf.zeros([3])])
-    assert dictionary.drift(nothing, nothing) == 0.0
+    assert diagnostics.drift(nothing, nothing) == 0.0
 
 
 @pytest.mark.parametrize("value", [0.0, 0.9, 0.999, 1.0])
@@ -60,7 +60,7 @@ def test_the_pace_is_the_share_of_the_way_of_one_step(value):
     method = fakes.make_method()
     for weight in method.key_encoder.trainable_variables:
         weight.assign_add(tf.random.stateless_normal(weight.shape, [0, 1]))
-    pace = dictionary.Pace()
+    pace = diagnostics.Pace()
     assert pace.end(method) is None  # not begun
     pace.begin(method)
     momentum.update_momentum(method.key_encoder, method.query_encoder, value)
@@ -70,6 +70,6 @@ def test_the_pace_is_the_share_of_the_way_of_one_step(value):
 
 def test_equal_encoders_have_no_pace():
     method = fakes.make_method()
-    pace = dictionary.Pace()
+    pace = diagnostics.Pace()
     pace.begin(method)
     assert pace.end(method) is None

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import sources
-from moco_tf.evaluation import embed, embedding_files, embedding_parquet
+from moco_tf.evaluation import embeddings
 from tests.evaluation import plain_frozen
 
 GREYS = {
@@ -29,8 +29,8 @@ def _spec(tmp_path):
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_what_is_written_is_read_back(spec, tmp_path, suffix, capsys):
     path = tmp_path / "new" / f"out{suffix}"
-    embed.embed_source(plain_frozen.make_frozen(), spec, path)
-    found = embedding_files.load(path)
+    embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
+    found = embeddings.load(path)
     assert found.rows["backbone"].shape == (4, 2)
     np.testing.assert_array_equal(found.rows["backbone"][:], BACKBONE)
     np.testing.assert_array_equal(
@@ -67,7 +67,7 @@ def test_a_source_without_labels_has_none_in_its_file(tmp_path, suffix):
     spec = plain_frozen.write_greys(tmp_path / "flat", {"a.png": 1, "b.png": 2})
     path = tmp_path / f"out{suffix}"
     judged = plain_frozen.make_frozen(layers=["backbone"])
-    found = embed.embed_source(judged, spec, path)
+    found = embeddings.embed_source(judged, spec, path)
     assert found.labels is None
     assert found.class_names is None
     assert found.class_of(0) is None
@@ -77,7 +77,9 @@ def test_a_source_without_labels_has_none_in_its_file(tmp_path, suffix):
 
 def test_an_npz_is_plain_numpy(spec, tmp_path):
     path = tmp_path / "out.npz"
-    embed.embed_source(plain_frozen.make_frozen(), spec, path, ["projection"])
+    embeddings.embed_source(
+        plain_frozen.make_frozen(), spec, path, ["projection"]
+    )
     with np.load(path, allow_pickle=False) as file:
         assert sorted(file) == sorted(
             ["projection", "index", "names", "labels", "class_names"]
@@ -91,9 +93,9 @@ def test_an_npz_is_plain_numpy(spec, tmp_path):
 
 
 def test_a_parquet_file_is_a_table_in_groups(spec, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_parquet, "GROUP_ROWS", 3)
+    monkeypatch.setattr(embeddings, "GROUP_ROWS", 3)
     path = tmp_path / "out.parquet"
-    found = embed.embed_source(plain_frozen.make_frozen(), spec, path)
+    found = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
     file = pyarrow.parquet.ParquetFile(path)
     sizes = [file.metadata.row_group(n).num_rows for n in range(2)]
     assert sizes == [3, 1]
@@ -121,10 +123,10 @@ def test_the_same_command_leaves_a_finished_file_alone(
 ):
     path = tmp_path / "out.npz"
     judged = plain_frozen.make_frozen()
-    embed.embed_source(judged, spec, path)
+    embeddings.embed_source(judged, spec, path)
     before = path.stat().st_mtime_ns
     monkeypatch.chdir(tmp_path)  # the spec may be written in another way
-    found = embed.embed_source(judged, "folder:images", path)
+    found = embeddings.embed_source(judged, "folder:images", path)
     assert path.stat().st_mtime_ns == before
     assert "This file is finished" in capsys.readouterr().out
     np.testing.assert_array_equal(found.rows["backbone"][:], BACKBONE)
@@ -142,21 +144,23 @@ def test_the_source_can_be_opened_from_another_folder(spec, monkeypatch):
         "shapes": "shapes",
     }
     for spec, expected in named.items():
-        about = embed.describe(judged, source, spec, ["backbone"])
+        about = embeddings.describe(judged, source, spec, ["backbone"])
         assert about["source"] == expected
 
 
 def test_a_file_of_another_command_is_refused(spec, tmp_path):
     path = tmp_path / "out.npz"
-    embed.embed_source(plain_frozen.make_frozen(), spec, path)
+    embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
     other = plain_frozen.make_frozen(identity="cd" * 32)
     with pytest.raises(ValueError, match=r"abab.*Received.*cdcd.*another --pa"):
-        embed.embed_source(other, spec, path)
+        embeddings.embed_source(other, spec, path)
     with pytest.raises(ValueError, match=r"\+projection .*images, backbone "):
-        embed.embed_source(plain_frozen.make_frozen(), spec, path, ["backbone"])
+        embeddings.embed_source(
+            plain_frozen.make_frozen(), spec, path, ["backbone"]
+        )
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="not a whole file of embeddings"):
-        embed.embed_source(other, spec, path)
+        embeddings.embed_source(other, spec, path)
     assert path.read_bytes() == b"something else"
 
 
@@ -173,19 +177,19 @@ def test_a_command_that_was_cut_off_leaves_no_file_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full)
         with pytest.raises(OSError, match="No space"):
-            embed.embed_source(judged, spec, path)
+            embeddings.embed_source(judged, spec, path)
     assert sorted(os.listdir(tmp_path)) == ["images", "out.npz.features"]
 
     def encode(images):
         raise AssertionError("the features are there")
 
-    embed.embed_source(judged._replace(encode=encode), spec, path)
+    embeddings.embed_source(judged._replace(encode=encode), spec, path)
     assert sorted(os.listdir(tmp_path)) == ["images", "out.npz"]
 
 
 def test_a_folder_of_features_that_is_given_stays(spec, tmp_path):
     folder = tmp_path / "features"
-    embed.embed_source(
+    embeddings.embed_source(
         plain_frozen.make_frozen(), spec, tmp_path / "a.npz", folder=folder
     )
     assert len(os.listdir(folder)) == 1
@@ -194,9 +198,11 @@ def test_a_folder_of_features_that_is_given_stays(spec, tmp_path):
 def test_what_cannot_be_embedded_is_refused_before_any_work(spec, tmp_path):
     judged = plain_frozen.make_frozen(layers=["backbone"])
     with pytest.raises(ValueError, match="features backbone. Received proj"):
-        embed.embed_source(judged, spec, tmp_path / "a.npz", ["projection"])
+        embeddings.embed_source(
+            judged, spec, tmp_path / "a.npz", ["projection"]
+        )
     with pytest.raises(ValueError, match=r"named .npz or .parquet. Rec.*csv"):
-        embed.embed_source(judged, spec, tmp_path / "a.csv")
+        embeddings.embed_source(judged, spec, tmp_path / "a.csv")
     assert os.listdir(tmp_path) == ["images"]
 
 
@@ -208,7 +214,7 @@ def test_names_that_are_no_utf8_can_be_written(tmp_path):
         file.write(image)
     spec = f"folder:{tmp_path / 'images'}"
     for path in (tmp_path / "a.npz", tmp_path / "a.parquet"):
-        found = embed.embed_source(plain_frozen.make_frozen(), spec, path)
+        found = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
         assert found.names == ["a?.png"]
 
 
@@ -216,37 +222,39 @@ def test_files_that_would_run_code_or_are_damaged_are_refused(spec, tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, metadata=np.array([print], object))
     with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
-        embedding_files.load(path)
+        embeddings.load(path)
     np.savez(path, backbone=np.zeros([2, 2]))
     with pytest.raises(ValueError, match="metadata"):
-        embedding_files.load(path)
+        embeddings.load(path)
     with pytest.raises(ValueError, match="There is no file .*b.npz"):
-        embedding_files.load(tmp_path / "b.npz")
+        embeddings.load(tmp_path / "b.npz")
     judged = plain_frozen.make_frozen()
     for suffix in (".npz", ".parquet"):
         path = tmp_path / f"c{suffix}"
-        embed.embed_source(judged, spec, path)
+        embeddings.embed_source(judged, spec, path)
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(ValueError, match="not a whole file"):
-            embedding_files.load(path)
+            embeddings.load(path)
 
 
 def test_a_parquet_file_of_others_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"index": [1, 2]}), path)
     with pytest.raises(ValueError, match="not a whole file of embeddings"):
-        embedding_files.load(path)
+        embeddings.load(path)
 
 
 def test_features_of_another_type_are_refused(spec, tmp_path):
     path = tmp_path / "a.npz"
-    embed.embed_source(plain_frozen.make_frozen(), spec, path, ["backbone"])
+    embeddings.embed_source(
+        plain_frozen.make_frozen(), spec, path, ["backbone"]
+    )
     with np.load(path) as file:
         arrays = dict(file)
     wide = {**arrays, "backbone": arrays["backbone"].astype(np.float64)}
     np.savez(path, **wide)
     with pytest.raises(ValueError, match=r"float32 \[4, F\].*float64 \(4, 2\)"):
-        embedding_files.load(path)
+        embeddings.load(path)
     np.savez_compressed(path, **arrays)
     with pytest.raises(ValueError, match="backbone is compressed"):
-        embedding_files.load(path)
+        embeddings.load(path)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import views
-from moco_tf.evaluation import feature_store, features, frozen
+from moco_tf.evaluation import features, frozen
 from tests import small_disk
 from tests.evaluation import fakes
 
@@ -54,7 +54,7 @@ def _assert_same(stored, expected):
 def test_stored_features_are_the_extracted_ones(tmp_path, broken):
     source = _Source(VALUES, LABELS, broken)
     expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
-    stored = feature_store.extract(_judged(), source, tmp_path, 3)
+    stored = features.store(_judged(), source, tmp_path, 3)
     _assert_same(stored, expected)
     assert stored.rows["backbone"].dtype == np.float32
 
@@ -67,19 +67,19 @@ def test_a_disk_without_room_is_told_of_before_it_is_full(tmp_path, count):
     with small_disk.mounted(tmp_path, "size=100k"):
         ballast = small_disk.fill(tmp_path) if count == 7 else None
         with pytest.raises(OSError, match="no room for .*backbone.npy"):
-            feature_store.extract(_judged(), source, tmp_path, 3)
+            features.store(_judged(), source, tmp_path, 3)
         assert not list(tmp_path.rglob("*.npy"))
         if ballast:
             ballast.unlink()
-            stored = feature_store.extract(_judged(), source, tmp_path, 3)
+            stored = features.store(_judged(), source, tmp_path, 3)
             assert len(stored.index) == count
 
 
 def test_the_second_time_nothing_is_encoded(tmp_path):
     source = _Source(VALUES, LABELS, broken=(2,))
-    first = feature_store.extract(_judged(), source, tmp_path, 3)
+    first = features.store(_judged(), source, tmp_path, 3)
     count = []
-    again = feature_store.extract(_judged(count), source, tmp_path, 3)
+    again = features.store(_judged(count), source, tmp_path, 3)
     assert not count
     np.testing.assert_array_equal(
         again.rows["backbone"], first.rows["backbone"]
@@ -88,7 +88,7 @@ def test_the_second_time_nothing_is_encoded(tmp_path):
 
 
 def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store, "_FLUSH_ROWS", 1)
+    monkeypatch.setattr(features, "_FLUSH_ROWS", 1)
     source = _Source(VALUES, LABELS, broken=(1,))
 
     def until_killed(first):
@@ -100,9 +100,9 @@ def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        feature_store.extract(_judged(), source, tmp_path, 2, until_killed)
+        features.store(_judged(), source, tmp_path, 2, until_killed)
     count = []
-    stored = feature_store.extract(_judged(count), source, tmp_path, 2)
+    stored = features.store(_judged(count), source, tmp_path, 2)
     assert len(count) == 1  # batch of images 5 and 6; 0 2, 3 4 were there
     expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 2)
     _assert_same(stored, expected)
@@ -111,7 +111,7 @@ def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
 def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
     source, other = _Source(VALUES, LABELS), _Source(VALUES, LABELS)
     other.digest = "c" * 64
-    feature_store.extract(_judged(), source, tmp_path, 3)
+    features.store(_judged(), source, tmp_path, 3)
     for judged, found, tag in (
         (_judged(identity="b" * 64), source, ""),
         (_judged(), other, ""),
@@ -123,26 +123,26 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
                 count.append(1) or judged.encode(images)
             )
         )
-        feature_store.extract(judged, found, tmp_path, 3, tag=tag)
+        features.store(judged, found, tmp_path, 3, tag=tag)
         assert count
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):
     count = []
-    feature_store.extract(_judged(count), _Source(VALUES), tmp_path, 3)
+    features.store(_judged(count), _Source(VALUES), tmp_path, 3)
     assert count == [3, 3, 3]
 
 
 def test_a_source_without_a_readable_image_is_refused(tmp_path):
     source = _Source(VALUES, broken=range(7))
     with pytest.raises(ValueError, match="7 images, none readable"):
-        feature_store.extract(_judged(), source, tmp_path, 3)
-    mended = feature_store.extract(_judged(), _Source(VALUES), tmp_path, 3)
+        features.store(_judged(), source, tmp_path, 3)
+    mended = features.store(_judged(), _Source(VALUES), tmp_path, 3)
     assert len(mended.index) == 7
 
 
 def test_rows_are_mapped_and_not_loaded(tmp_path):
-    stored = feature_store.extract(_judged(), _Source(VALUES), tmp_path, 3)
+    stored = features.store(_judged(), _Source(VALUES), tmp_path, 3)
     assert isinstance(stored.rows["backbone"], np.memmap)
     assert tf.constant(stored.rows["backbone"]).shape == [7, 2]

@@ -10,14 +10,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import workdirs
-from moco_tf.evaluation import (
-    classifier,
-    finetune,
-    finetune_assembly,
-    labelled,
-    restored,
-    supervised,
-)
+from moco_tf.evaluation import finetune, frozen, supervised
 from moco_tf.training import checkpoints
 from tests import shallow, small_run
 from tests.evaluation import small_encoder
@@ -41,7 +34,7 @@ class Killed(BaseException):
 def _workdir(tmp_path_factory):
     """A run with step 5, of random weights, and step 9, where all moved."""
     workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
-    encoder = restored.build_encoder(restored.load_config(workdir))
+    encoder = frozen.build_encoder(frozen.load_config(workdir))
     for weight in encoder.weights:
         weight.assign(1.01 * weight + 0.001)
     path = workdir / "checkpoints" / "step-000000009"
@@ -158,8 +151,8 @@ def test_killed_is_uninterrupted_where_images_are_blended(
 
 def start_of(workdir, checkpoint="latest", **fields):
     config = make_config(**fields)
-    saved = restored.load_config(workdir)
-    return config, finetune_assembly.load_start(
+    saved = frozen.load_config(workdir)
+    return config, finetune.load_start(
         config, saved, workdir, checkpoint, STRATEGY
     )
 
@@ -167,16 +160,16 @@ def start_of(workdir, checkpoint="latest", **fields):
 def method_of(workdir, **fields):
     """Method and stream of a configuration."""
     config, start = start_of(workdir, **fields)
-    pair = labelled.open_pair("", "", start.run)
+    pair = supervised.open_pair("", "", start.run)
     train, _ = finetune.choose(config, pair)
-    batches = finetune_assembly.make_stream(config, start.run, train)
-    method = finetune_assembly.make_method(config, start, batches, 2, STRATEGY)
+    batches = finetune.make_stream(config, start.run, train)
+    method = finetune.make_method(config, start, batches, 2, STRATEGY)
     return method, batches
 
 
 def test_the_backbone_starts_from_the_encoder(workdir):
     start = start_of(workdir)[1]
-    encoder = restored.build_encoder(start.run)
+    encoder = frozen.build_encoder(start.run)
     checkpoints.restore_query_encoder(encoder, checkpoints.latest(workdir))
     for found, expected in zip(
         start.backbone.weights, encoder.backbone.weights, strict=True
@@ -251,7 +244,7 @@ def test_the_loss_is_the_smoothed_cross_entropy(workdir, smoothing):
 
 def test_label_smoothing_by_hand():
     logits = tf.math.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
-    loss = classifier.cross_entropy(tf.constant([0, 2]), logits, 0.3)
+    loss = supervised.cross_entropy(tf.constant([0, 2]), logits, 0.3)
     # Targets 0.8, 0.1, 0.1 and 0.1, 0.1, 0.8.
     first = -0.8 * math.log(0.7) - 0.1 * math.log(0.2) - 0.1 * math.log(0.1)
     second = -0.2 * math.log(0.25) - 0.8 * math.log(0.5)
@@ -295,14 +288,12 @@ def test_all_weights_move_and_the_head_moves_faster(workdir):
 
 def test_held_out_images_are_not_trained_on(workdir):
     config = make_config(data__labels=0.5, data__holdout=0.2)
-    pair = labelled.open_pair("", "", restored.load_config(workdir))
+    pair = supervised.open_pair("", "", frozen.load_config(workdir))
     train, held = finetune.choose(config, pair)
     assert (len(train), len(held)) == (16, 4)
     assert np.bincount(held.labels).tolist() == [2, 2]
     assert not set(train.indices) & set(held.indices)
-    batches = finetune_assembly.make_stream(
-        config, restored.load_config(workdir), train
-    )
+    batches = finetune.make_stream(config, frozen.load_config(workdir), train)
     assert batches.source is train
 
 
@@ -376,7 +367,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_replicas_that_do_not_divide_the_batch_are_refused(workdir):
-    pair = labelled.open_pair("", "", restored.load_config(workdir))
+    pair = supervised.open_pair("", "", frozen.load_config(workdir))
     parts = finetune.choose(make_config(), pair)
     with pytest.raises(ValueError, match="Received 8, 40 .* and 3 replicas"):
         finetune.check(make_config(), pair, *parts, replicas=3)
@@ -390,7 +381,7 @@ def test_replicas_that_do_not_divide_the_batch_are_refused(workdir):
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(workdir, tmp_path):
-    saved = restored.load_config(workdir).copy_and_resolve_references()
+    saved = frozen.load_config(workdir).copy_and_resolve_references()
     saved.model.width = 0.25
     workdirs.save(saved, tmp_path / "wide")
     output = tmp_path / "output"

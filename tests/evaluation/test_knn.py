@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from moco_tf import config as config_lib
 from moco_tf import workdirs
-from moco_tf.evaluation import features, frozen, knn, restored
+from moco_tf.evaluation import features, frozen, knn
 from moco_tf.training import checkpoints
 from tests.evaluation import fakes
 
@@ -95,7 +95,7 @@ def _run(tmp_path_factory):
     )
     workdir = root / "workdir"
     workdirs.save(config, workdir)
-    encoder = restored.build_encoder(config)
+    encoder = frozen.build_encoder(config)
     for step, factor in ((5, 1.0), (10, 2.0)):
         for weight in encoder.head.trainable_variables:
             weight.assign(factor * weight)
@@ -110,7 +110,7 @@ def _run(tmp_path_factory):
 
 def test_the_latest_checkpoint_is_found_by_default(run):
     paths = {
-        name: restored.find_checkpoint(run, name).name
+        name: frozen.find_checkpoint(run, name).name
         for name in (
             "latest",
             "10",
@@ -129,7 +129,7 @@ def test_the_latest_checkpoint_is_found_by_default(run):
 @pytest.mark.parametrize("name", ["best", "7", "nowhere/step-1"])
 def test_a_missing_checkpoint_is_refused_with_those_there_are(run, name):
     with pytest.raises(ValueError, match=f"'{name}'; steps in .*: 5, 10"):
-        restored.find_checkpoint(run, name)
+        frozen.find_checkpoint(run, name)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -138,8 +138,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_untrained_weights_are_a_function_of_the_seed(run):
-    config = restored.load_config(run)
-    first, second = (restored.build_encoder(config) for _ in range(2))
+    config = frozen.load_config(run)
+    first, second = (frozen.build_encoder(config) for _ in range(2))
     for a, b in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
@@ -223,8 +223,8 @@ def test_an_encoder_of_another_shape_is_refused(run, tmp_path):
     config = config_lib.load(
         "quickstart",
         {
-            "knn.bank": restored.load_config(run).knn.bank,
-            "knn.query": restored.load_config(run).knn.query,
+            "knn.bank": frozen.load_config(run).knn.bank,
+            "knn.query": frozen.load_config(run).knn.query,
         },
     )
     workdirs.save(config, tmp_path)

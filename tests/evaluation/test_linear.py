@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import workdirs
-from moco_tf.evaluation import frozen, linear, linear_cached, supervised
+from moco_tf.evaluation import frozen, linear, supervised
 from tests import shallow
 from tests.evaluation import small_encoder
 
@@ -77,14 +77,14 @@ def test_not_one_bit_of_the_encoder_moves(finished, way):
 
 
 def test_an_encoder_that_moved_is_an_error(judged, tmp_path, monkeypatch):
-    train = linear_cached.train
+    train = linear.train_cached
 
     def moving(*arguments):
         weight = judged.weights[0]
         weight.assign(weight + 1e-3)
         return train(*arguments)
 
-    monkeypatch.setattr(linear_cached, "train", moving)
+    monkeypatch.setattr(linear, "train", moving)
     saved = judged.weights[0].numpy()
     try:
         with pytest.raises(FloatingPointError, match="weights have changed"):
@@ -196,7 +196,7 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
 
 def test_a_finished_probe_says_so(judged, finished, capsys, monkeypatch):
     folder, result, *_ = finished["cached"]
-    monkeypatch.setattr(linear_cached, "train", None)  # would be called
+    monkeypatch.setattr(linear, "train", None)  # would be called
     assert _run(judged, folder) == result
     assert "This probe is finished" in capsys.readouterr().out
 

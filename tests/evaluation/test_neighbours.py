@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_tf.evaluation import embed, embedding_files, neighbours
+from moco_tf.evaluation import embeddings, neighbours
 from tests.evaluation import plain_frozen
 
 GREEN, RED = (26, 150, 65), (215, 25, 28)
@@ -14,7 +14,7 @@ def _embeddings(
     rows, labels=None, class_names=None, source="s1", encoder="ab" * 32
 ):
     rows = np.asarray(rows, np.float32)
-    return embedding_files.Embeddings(
+    return embeddings.Embeddings(
         {"backbone": rows},
         np.arange(len(rows)),
         [f"{source}-{place}.png" for place in range(len(rows))],
@@ -126,9 +126,9 @@ def _images(tmp_path):
     judged = plain_frozen.make_frozen()
     for name, greys in (("bank", bank), ("query", query)):
         spec = plain_frozen.write_greys(tmp_path / name, greys)
-        embed.embed_source(judged, spec, tmp_path / f"{name}.npz")
-        held = embedding_files.load(tmp_path / f"{name}.npz")
-        embedding_files.write(tmp_path / f"{name}.parquet", held)
+        embeddings.embed_source(judged, spec, tmp_path / f"{name}.npz")
+        held = embeddings.load(tmp_path / f"{name}.npz")
+        embeddings.write(tmp_path / f"{name}.parquet", held)
     return tmp_path
 
 
@@ -245,7 +245,7 @@ def test_a_grid_shows_so_many_queries_spread_over_the_file(images):
 def test_images_without_labels_have_no_frame_and_no_class(tmp_path):
     spec = plain_frozen.write_greys(tmp_path / "i", {"a.png": 9, "b.png": 90})
     path = tmp_path / "a.npz"
-    embed.embed_source(plain_frozen.make_frozen(), spec, path)
+    embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
     neighbours.search_files(
         path, path, 1, tmp_path / "a.csv", tmp_path / "a.png"
     )

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.evaluation import features, passes
+from moco_tf.evaluation import features, monitor
 from tests.evaluation import fakes
 
 
 def _passes(source, size=2, view=None):
-    return passes.Passes(source, fakes.RECIPE, 4, size, view)
+    return monitor.Passes(source, fakes.RECIPE, 4, size, view)
 
 
 def _read(batches):
@@ -39,7 +39,7 @@ def test_after_one_that_is_broken_off_comes_a_whole_pass():
 def test_one_iterator_makes_all_passes(monkeypatch):
     made = []
     monkeypatch.setattr(
-        passes, "iter", lambda x: made.append(x) or iter(x), raising=False
+        monitor, "iter", lambda x: made.append(x) or iter(x), raising=False
     )
     again = _passes(fakes.Source(range(5)))
     assert _read(again) == _read(again)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moco_tf.evaluation import subsets
+from moco_tf.evaluation import supervised
 
 # 10, 4, 1 and 25 images of the classes 0, 2, 3 and 7, mixed.
 LABELS = np.random.default_rng(0).permutation(
@@ -29,7 +29,7 @@ def counts(chosen):
 def test_each_class_gives_its_rounded_share_and_at_least_one(
     fraction, expected
 ):
-    chosen = subsets.balanced(LABELS, fraction, seed=3)
+    chosen = supervised.balanced(LABELS, fraction, seed=3)
     assert counts(chosen) == expected
     assert chosen.dtype == np.int64
     assert (np.diff(chosen) > 0).all()
@@ -37,7 +37,7 @@ def test_each_class_gives_its_rounded_share_and_at_least_one(
 
 def test_a_smaller_choice_is_part_of_a_larger_one():
     choices = [
-        set(subsets.balanced(LABELS, fraction, seed=5).tolist())
+        set(supervised.balanced(LABELS, fraction, seed=5).tolist())
         for fraction in (0.01, 0.1, 0.3, 0.9, 1.0)
     ]
     for smaller, larger in zip(choices, choices[1:], strict=False):
@@ -45,11 +45,11 @@ def test_a_smaller_choice_is_part_of_a_larger_one():
 
 
 def test_the_choice_depends_on_the_seed_alone():
-    first = subsets.balanced(LABELS, 0.3, seed=1)
+    first = supervised.balanced(LABELS, 0.3, seed=1)
     np.testing.assert_array_equal(
-        first, subsets.balanced(LABELS.astype(np.int32), 0.3, seed=1)
+        first, supervised.balanced(LABELS.astype(np.int32), 0.3, seed=1)
     )
-    assert set(first) != set(subsets.balanced(LABELS, 0.3, seed=2))
+    assert set(first) != set(supervised.balanced(LABELS, 0.3, seed=2))
 
 
 def test_the_choice_is_that_of_philox_with_the_seed_as_its_key():
@@ -57,13 +57,13 @@ def test_the_choice_is_that_of_philox_with_the_seed_as_its_key():
     labels = np.repeat([0, 1], 20)
     draws = np.random.Philox(key=[11, 0]).random_raw(40)
     expected = [*np.argsort(draws[:20])[:2], *(20 + np.argsort(draws[20:])[:2])]
-    chosen = subsets.balanced(labels, 0.1, seed=11)
+    chosen = supervised.balanced(labels, 0.1, seed=11)
     assert chosen.tolist() == sorted(expected)
 
 
 def test_all_images_are_equally_likely():
     labels = np.zeros(10, np.int64)
-    drawn = [subsets.balanced(labels, 0.3, seed) for seed in range(2000)]
+    drawn = [supervised.balanced(labels, 0.3, seed) for seed in range(2000)]
     times = np.bincount(np.concatenate(drawn), minlength=10)
     # 600 each; the deviation of a binomial count is 20.5.
     assert np.abs(times - 600).max() < 5 * 20.5
@@ -79,7 +79,7 @@ def test_all_images_are_equally_likely():
     ],
 )
 def test_split_holds_out_of_each_class_and_keeps_one(holdout, expected):
-    kept, held = subsets.split(LABELS, holdout, seed=3)
+    kept, held = supervised.split(LABELS, holdout, seed=3)
     assert counts(held) == expected
     np.testing.assert_array_equal(
         np.sort(np.concatenate([kept, held])), np.arange(40)
@@ -89,20 +89,20 @@ def test_split_holds_out_of_each_class_and_keeps_one(holdout, expected):
 
 def test_the_held_out_images_are_not_those_a_choice_begins_with():
     labels = np.zeros(1000, np.int64)
-    chosen = set(subsets.balanced(labels, 0.5, seed=0).tolist())
-    held = set(subsets.split(labels, 0.5, seed=0)[1].tolist())
+    chosen = set(supervised.balanced(labels, 0.5, seed=0).tolist())
+    held = set(supervised.split(labels, 0.5, seed=0)[1].tolist())
     assert 150 < len(chosen & held) < 350  # 250 where they are independent
 
 
 @pytest.mark.parametrize(
     "choose, message",
     [
-        (lambda: subsets.balanced(LABELS, 0.0, 0), "Received 0.0"),
-        (lambda: subsets.balanced(LABELS, 1.1, 0), "Received 1.1"),
-        (lambda: subsets.split(LABELS, 1.0, 0), "Received holdout=1.0"),
-        (lambda: subsets.split(LABELS, -0.1, 0), "Received holdout=-0.1"),
-        (lambda: subsets.balanced([], 0.5, 0), r"Received .* shape \(0,\)"),
-        (lambda: subsets.split(None, 0.5, 0), r"Received .* shape \(\)"),
+        (lambda: supervised.balanced(LABELS, 0.0, 0), "Received 0.0"),
+        (lambda: supervised.balanced(LABELS, 1.1, 0), "Received 1.1"),
+        (lambda: supervised.split(LABELS, 1.0, 0), "Received holdout=1.0"),
+        (lambda: supervised.split(LABELS, -0.1, 0), "Received holdout=-0.1"),
+        (lambda: supervised.balanced([], 0.5, 0), r"Received .* shape \(0,\)"),
+        (lambda: supervised.split(None, 0.5, 0), r"Received .* shape \(\)"),
     ],
 )
 def test_what_cannot_be_chosen_from_is_refused(choose, message):

@@ -4,7 +4,7 @@ import pathlib
 import pytest
 import yaml
 
-from moco_tf.cluster import places
+from moco_tf.cluster import membership
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "launch/kubernetes"
@@ -61,7 +61,7 @@ def test_a_pod_finds_the_others_through_the_service(indexed, job):
         "HOSTNAME": f"{name}-2",
         "JOB_COMPLETION_INDEX": "2",
     }
-    cluster = places.find(given)
+    cluster = membership.find(given)
     host, port = (
         service["metadata"]["name"],
         service["spec"]["ports"][0]["port"],
@@ -117,7 +117,7 @@ def test_a_pod_of_a_tfjob_finds_its_place(tfjob):
         "task": {"type": "worker", "index": 1},
         "environment": "cloud",
     }
-    cluster = places.find({"TF_CONFIG": json.dumps(config)})
+    cluster = membership.find({"TF_CONFIG": json.dumps(config)})
     assert (list(cluster.workers), cluster.index) == (workers, 1)
 
 

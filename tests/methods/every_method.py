@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import method_table, pretrain
+from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
-from moco_tf.models import normalization
 from moco_tf.training import checkpoints, distribution
 from tests import reference_check
 
@@ -121,7 +121,7 @@ def tiny_backbone(
         x = layers.Conv2D(
             filters, 3, strides=2, padding="same", name=f"conv{place}"
         )(x)
-        x = normalization.BatchNorm(
+        x = batch_norm.BatchNorm(
             bn_splits, synchronized=synchronized, name=f"bn{place}"
         )(x)
         x = layers.ReLU()(x)

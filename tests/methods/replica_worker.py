@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.methods import moco, shuffle
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 from moco_tf.training import distribution, optimizers
 from tests import reference_check
 
@@ -87,7 +87,7 @@ def make_method(shuffle_keys="gather", groups=1):
     layers = tf.keras.layers
     images = tf.keras.Input([8, 8, 3])
     features = layers.Conv2D(6, 3, 2, use_bias=False, name="conv")(images)
-    features = normalization.BatchNorm(groups, name="bn")(features)
+    features = batch_norm.BatchNorm(groups, name="bn")(features)
     features = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
     method = moco.MoCo(
         tf.keras.Model(images, features),

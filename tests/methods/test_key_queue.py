@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moco_tf.methods import key_queue
+from moco_tf.methods import dictionaries
 from tests import properties
 
 
@@ -17,7 +17,7 @@ def _keys(start, count):
 
 
 def test_it_starts_with_random_unit_vectors_of_no_sample():
-    queue = key_queue.KeyQueue(50, 8, seed=3)
+    queue = dictionaries.KeyQueue(50, 8, seed=3)
     lengths = np.linalg.norm(queue.keys.numpy(), axis=1)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
     assert np.abs(queue.keys.numpy().mean(0)).max() < 0.25  # not one direction
@@ -26,7 +26,9 @@ def test_it_starts_with_random_unit_vectors_of_no_sample():
 
 
 def test_its_first_keys_are_a_function_of_the_seed():
-    first, again, other = (key_queue.KeyQueue(5, 4, seed=s) for s in (1, 1, 2))
+    first, again, other = (
+        dictionaries.KeyQueue(5, 4, seed=s) for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first.keys, again.keys)
     assert (first.keys.numpy() != other.keys.numpy()).any()
 
@@ -37,7 +39,7 @@ def test_its_first_keys_are_a_function_of_the_seed():
     batches=st.lists(st.integers(1, 11), min_size=1, max_size=12),
 )
 def test_any_batches_leave_the_newest_keys_in_a_ring(size, batches):
-    queue = key_queue.KeyQueue(size, 2)
+    queue = dictionaries.KeyQueue(size, 2)
     keys = queue.keys.numpy().copy()
     samples, steps = np.full(size, -1), np.full(size, -1)
     written = 0

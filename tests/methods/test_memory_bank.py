@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.methods import feature_bank, losses, memory_bank
+from moco_tf.methods import dictionaries, losses, memory_bank
 from tests.methods import numpy_moco, small_methods
 
 IMAGES, NEGATIVES, TEMPERATURE, MOMENTUM = 12, 7, 0.5, 0.3
@@ -54,7 +54,7 @@ def _moved(bank, indices, vectors):
     return bank
 
 
-@pytest.mark.parametrize("loss", feature_bank.LOSSES)
+@pytest.mark.parametrize("loss", dictionaries.LOSSES)
 def test_three_steps_follow_the_equations(loss):
     method = _method(loss=loss)
     oracle = NumpyBank(
@@ -120,7 +120,7 @@ def test_nce_by_hand():
 
 
 def test_draws_are_even_and_a_function_of_seed_and_step():
-    bank = feature_bank.FeatureBank(10, 2, 0.5, seed=3)
+    bank = dictionaries.FeatureBank(10, 2, 0.5, seed=3)
     step = tf.constant(4, tf.int64)
     drawn = bank.draw(5000, step).numpy()
     np.testing.assert_array_equal(drawn, bank.draw(5000, step))
@@ -130,7 +130,7 @@ def test_draws_are_even_and_a_function_of_seed_and_step():
 
 
 def test_features_are_of_unit_length_from_the_start():
-    features = feature_bank.FeatureBank(50, 8, 0.5).features.numpy()
+    features = dictionaries.FeatureBank(50, 8, 0.5).features.numpy()
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
 
 

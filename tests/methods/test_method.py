@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from moco_tf.methods import method, step_log
+from moco_tf.methods import method
 
 
 class Counter(method.Method):
@@ -56,7 +56,7 @@ def test_fit_starts_inside_an_epoch(counter):
 
 
 def test_the_log_is_a_ring_of_its_last_steps():
-    log = step_log.StepLog(["loss"])
+    log = method.StepLog(["loss"])
     capacity = log.CAPACITY
     for step in (0, capacity - 1, capacity, capacity + 1):
         row = tf.cast([step], tf.float32)
@@ -67,7 +67,7 @@ def test_the_log_is_a_ring_of_its_last_steps():
 
 
 def test_more_steps_than_the_log_holds_are_refused():
-    log = step_log.StepLog(["loss"])
+    log = method.StepLog(["loss"])
     with pytest.raises(ValueError, match="holds 1024.*steps 0 to 1024"):
         log.read(0, 1025)
 

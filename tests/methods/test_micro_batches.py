@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import moco
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 from moco_tf.training import optimizers
 
 BATCH, GROUPS = 8, 4
@@ -17,7 +17,7 @@ def _backbone(splits, dtype="float32"):
     policy = tf.keras.mixed_precision.Policy(dtype)
     images = tf.keras.Input([8, 8, 3])
     made = layers.Conv2D(6, 3, strides=2, dtype=policy)(images)
-    made = normalization.BatchNorm(splits, dtype=policy)(made)
+    made = batch_norm.BatchNorm(splits, dtype=policy)(made)
     made = made + layers.Conv2D(6, 1, dtype=policy)(made)
     made = layers.GlobalAveragePooling2D(dtype="float32")(layers.ReLU()(made))
     return tf.keras.Model(images, made)
@@ -96,12 +96,12 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(count, symmetric, whole):
 
 def test_moving_statistics_take_every_part_once():
     """By hand: 0.9 * old + 0.1 * mean of the parts' means."""
-    layer = normalization.BatchNorm(momentum=0.9)
+    layer = batch_norm.BatchNorm(momentum=0.9)
     rows = tf.constant([[1.0], [3.0], [10.0], [20.0]])
     layer(rows)
     layer.moving_mean.assign([5.0])
     for number in range(2):
-        with normalization.micro_batch(tf.constant(number), 2):
+        with batch_norm.micro_batch(tf.constant(number), 2):
             layer(rows[2 * number : 2 * number + 2], training=True)
     # Parts' means 2 and 15; 0.9 * 5 + 0.1 * 8.5.
     np.testing.assert_allclose(layer.moving_mean, [5.35], rtol=1e-6)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 from moco_tf.training import distribution
 
 BATCH = 8  # G
@@ -41,7 +41,7 @@ def inputs(name):
 def make_layer(name):
     """A layer with moving statistics and parameters of its own."""
     shape, _, policy, arguments = CASES[name]
-    layer = normalization.BatchNorm(
+    layer = batch_norm.BatchNorm(
         momentum=0.75, synchronized=True, dtype=policy, **arguments
     )
     layer.build([None, *shape[1:]])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import cloning, normalization
+from moco_tf.models import batch_norm, cloning
 
 
 def random(shape, seed=0):
@@ -30,7 +30,7 @@ def test_a_swapped_model_computes_the_same_in_inference(scale, center):
     x = random([4, 4, 4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     layer = swapped.get_layer("norm")
-    assert isinstance(layer, normalization.BatchNorm)
+    assert isinstance(layer, batch_norm.BatchNorm)
     assert (layer.splits, layer.momentum, layer.epsilon) == (2, 0.7, 2e-3)
     assert (layer.gamma is not None, layer.beta is not None) == (scale, center)
 
@@ -55,7 +55,7 @@ def test_swapping_reaches_nested_models():
     x = random([2, 4, 4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     types = [type(layer) for layer in cloning.sublayers(swapped)]
-    assert normalization.BatchNorm in types
+    assert batch_norm.BatchNorm in types
     assert tf.keras.layers.BatchNormalization not in types
 
 
@@ -96,9 +96,9 @@ def test_swapping_reaches_the_attributes_of_a_layer():
     x = random([4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     block = swapped.get_layer("block")
-    assert isinstance(block.first, normalization.BatchNorm)
+    assert isinstance(block.first, batch_norm.BatchNorm)
     again = cloning.clone(swapped)
-    assert isinstance(again.get_layer("block").second, normalization.BatchNorm)
+    assert isinstance(again.get_layer("block").second, batch_norm.BatchNorm)
     np.testing.assert_array_equal(
         again(x, training=True), swapped(x, training=True)
     )

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import context
+from moco_tf.models import heads
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_no_context_knows_what_is_below(blocks):
     tf.keras.utils.set_random_seed(0)
-    network = context.context_network(7, 4, blocks)
+    network = heads.context_network(7, 4, blocks)
     rng = np.random.default_rng(0)
     grid = rng.standard_normal([1, 7, 7, 4]).astype(np.float32)
     other = grid.copy()
@@ -23,7 +23,7 @@ def test_no_context_knows_what_is_below(blocks):
 
 def test_a_place_knows_its_neighbours_in_the_row():
     tf.keras.utils.set_random_seed(0)
-    network = context.context_network(7, 4, 2)
+    network = heads.context_network(7, 4, 2)
     grid = np.random.default_rng(0).standard_normal([1, 7, 7, 4])
     other = grid.copy()
     other[:, 2, 3] += 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import encoder, heads, normalization, resnet
+from moco_tf.models import batch_norm, encoder, heads, resnet
 
 
 def random(shape, seed=0):
@@ -106,7 +106,7 @@ class Subclassed(tf.keras.Model):
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
         self.units = units
-        self.norm = normalization.BatchNorm(2)
+        self.norm = batch_norm.BatchNorm(2)
         self.pool = tf.keras.layers.GlobalAveragePooling2D()
         self.dense = tf.keras.layers.Dense(units)
 

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import (
+    batch_norm,
     cloning,
     encoder,
     heads,
     keras_cv_backbones,
-    normalization,
 )
 
 SIZE = 32
@@ -70,7 +70,7 @@ def test_swapping_keeps_the_number_of_parameters(mobilenet):
 
 def test_a_backbone_trains_with_our_batch_norm(mobilenet):
     types = {type(layer) for layer in cloning.sublayers(mobilenet)}
-    assert normalization.BatchNorm in types
+    assert batch_norm.BatchNorm in types
     assert tf.keras.layers.BatchNormalization not in types
     norm = mobilenet.get_layer("Conv_BatchNorm")
     assert (norm.splits, norm.momentum, norm.epsilon) == (2, 0.999, 1e-3)
@@ -112,7 +112,7 @@ def test_blocks_with_batch_norm_inside_are_swapped_and_cloned(short):
     clone = cloning.clone(model)
     for copy in (model, clone):
         types = [type(layer) for layer in cloning.sublayers(copy)]
-        assert types.count(normalization.BatchNorm) > 8
+        assert types.count(batch_norm.BatchNorm) > 8
         assert tf.keras.layers.BatchNormalization not in types
     first, again, cloned = (
         network(images(), training=True) for network in (model, model, clone)

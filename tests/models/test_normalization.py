@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import normalization
+from moco_tf.models import batch_norm
 
 EPSILON = 1e-5
 
@@ -33,7 +33,7 @@ def oracle_gradient(x, dy, gamma):
 
 
 def layer_with_parameters(channels, **arguments):
-    layer = normalization.BatchNorm(**arguments)
+    layer = batch_norm.BatchNorm(**arguments)
     layer.build([None, None, None, channels])
     layer.gamma.assign(np.linspace(0.5, 1.5, channels))
     layer.beta.assign(np.linspace(-1.0, 1.0, channels))
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_paper(splits):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_moving_statistics_follow_the_mean_unbiased_ones(splits, dtype):
     x = tf.cast(random([8, 3, 5, 4]), dtype)
-    layer = normalization.BatchNorm(
+    layer = batch_norm.BatchNorm(
         splits,
         momentum=0.75,
         dtype=dtype if dtype == "float32" else f"mixed_{dtype}",
@@ -97,7 +97,7 @@ def test_moving_statistics_follow_the_mean_unbiased_ones(splits, dtype):
 
 def test_inference_uses_the_moving_statistics_and_keeps_them():
     x = random([2, 3, 3, 2])
-    layer = normalization.BatchNorm(splits=2)
+    layer = batch_norm.BatchNorm(splits=2)
     layer.build(x.shape)
     layer.moving_mean.assign([1.0, -1.0])
     layer.moving_variance.assign([4.0, 0.25])
@@ -109,7 +109,7 @@ def test_inference_uses_the_moving_statistics_and_keeps_them():
 
 def test_epsilon_is_not_raised():
     """tf.nn.fused_batch_norm would make 1e-5 of the variance 1.001e-5."""
-    layer = normalization.BatchNorm()
+    layer = batch_norm.BatchNorm()
     layer.build([None, 1, 1, 1])
     layer.moving_variance.assign([0.0])
     y = layer(np.ones([1, 1, 1, 1], np.float32))
@@ -118,7 +118,7 @@ def test_epsilon_is_not_raised():
 
 def test_training_uses_the_batch_even_when_not_trainable():
     x = random([8, 2, 2, 3])
-    layer = normalization.BatchNorm(trainable=False)
+    layer = batch_norm.BatchNorm(trainable=False)
     y = layer(x, training=True).numpy()
     np.testing.assert_allclose(y, oracle(x, 1.0, 0.0), atol=2e-5)
     assert layer.trainable_weights == []
@@ -127,7 +127,7 @@ def test_training_uses_the_batch_even_when_not_trainable():
 
 def test_bfloat16_keeps_float32_variables_and_is_near_float32():
     x = random([8, 4, 4, 3])
-    layer = normalization.BatchNorm(splits=2, dtype="mixed_bfloat16")
+    layer = batch_norm.BatchNorm(splits=2, dtype="mixed_bfloat16")
     y = layer(x, training=True)
     assert y.dtype == tf.bfloat16
     assert {weight.dtype for weight in layer.weights} == {tf.float32}
@@ -139,7 +139,7 @@ def test_bfloat16_keeps_float32_variables_and_is_near_float32():
 @pytest.mark.parametrize("shape", [[6, 5], [6, 4, 5], [6, 2, 2, 2, 5]])
 def test_any_rank_is_normalised_over_the_last_axis(shape):
     x = random(shape)
-    layer = normalization.BatchNorm(splits=2)
+    layer = batch_norm.BatchNorm(splits=2)
     y = layer(x, training=True)
     expected = np.concatenate([oracle(g, 1.0, 0.0) for g in np.split(x, 2)])
     np.testing.assert_allclose(y, expected, atol=3e-5)
@@ -147,7 +147,7 @@ def test_any_rank_is_normalised_over_the_last_axis(shape):
 
 
 def test_one_traced_function_takes_any_batch():
-    layer = normalization.BatchNorm()
+    layer = batch_norm.BatchNorm()
     signature = [tf.TensorSpec([None, None, None, 3])]
     run = tf.function(
         lambda x: layer(x, training=True), input_signature=signature
@@ -158,7 +158,7 @@ def test_one_traced_function_takes_any_batch():
 
 
 def test_a_batch_that_the_groups_do_not_divide_is_refused():
-    layer = normalization.BatchNorm(splits=4, name="bn7")
+    layer = batch_norm.BatchNorm(splits=4, name="bn7")
     run = tf.function(lambda x: layer(x, training=True))
     with pytest.raises(ValueError, match="batch of 6 and splits=4 at .* bn7"):
         run.get_concrete_function(tf.TensorSpec([6, 2, 2, 3]))
@@ -167,7 +167,7 @@ def test_a_batch_that_the_groups_do_not_divide_is_refused():
 
 @pytest.mark.parametrize("shape", [[4, 1, 1, 3], [4, 3]])
 def test_groups_of_a_single_value_are_refused(shape):
-    layer = normalization.BatchNorm(splits=4)
+    layer = batch_norm.BatchNorm(splits=4)
     with pytest.raises(ValueError, match="more than one value per channel"):
         layer(random(shape), training=True)
 
@@ -183,15 +183,15 @@ def test_groups_of_a_single_value_are_refused(shape):
 )
 def test_arguments_outside_their_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        normalization.BatchNorm(**arguments)
+        batch_norm.BatchNorm(**arguments)
 
 
 def test_the_config_makes_an_equal_layer():
-    layer = normalization.BatchNorm(
+    layer = batch_norm.BatchNorm(
         2, 0.8, 1e-3, center=False, scale=False, name="x", dtype="mixed_float16"
     )
     config = layer.get_config()
-    assert normalization.BatchNorm.from_config(config).get_config() == config
+    assert batch_norm.BatchNorm.from_config(config).get_config() == config
     assert (config["splits"], config["momentum"]) == (2, 0.8)
     assert (config["epsilon"], config["name"]) == (1e-3, "x")
     assert not config["center"] and not config["scale"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import cloning, normalization, resnet
+from moco_tf.models import batch_norm, cloning, resnet
 
 
 def random(shape, seed=0):
@@ -177,7 +177,7 @@ def test_batch_norm_starts_neutral_with_torchs_settings(resnet18):
     layers = [
         layer
         for layer in resnet18.layers
-        if isinstance(layer, normalization.BatchNorm)
+        if isinstance(layer, batch_norm.BatchNorm)
     ]
     assert len(layers) == 20
     for layer in layers:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import cloning, encoder, normalization, resnet
+from moco_tf.models import batch_norm, cloning, encoder, resnet
 from tests import replicas as run_replicas
 from tests.models import synchronized_worker as worker
 
@@ -87,19 +87,19 @@ def test_a_call_outside_a_replica_is_refused(replicas):
 
 def test_groups_and_synchronised_statistics_are_refused_together():
     with pytest.raises(ValueError, match="splits=2, synchronized=True"):
-        normalization.BatchNorm(2, synchronized=True)
+        batch_norm.BatchNorm(2, synchronized=True)
 
 
 def test_the_option_is_part_of_the_config_and_of_a_clone():
-    layer = normalization.BatchNorm(synchronized=True)
-    copy = normalization.BatchNorm.from_config(layer.get_config())
+    layer = batch_norm.BatchNorm(synchronized=True)
+    copy = batch_norm.BatchNorm.from_config(layer.get_config())
     assert copy.synchronized
     model = resnet.resnet(18, 0.125, "cifar", synchronized=True)
     assert cloning.clone(model).get_layer("bn1").synchronized
 
 
 def batch_norms(model):
-    kind = normalization.BatchNorm
+    kind = batch_norm.BatchNorm
     return [x for x in cloning.sublayers(model) if isinstance(x, kind)]
 
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 
-from moco_tf import assembly
+from moco_tf import plan
 from moco_tf.data import sources
 from moco_tf.evaluation import monitor
 from moco_tf.monitoring import tensorboard
@@ -30,7 +30,7 @@ def config(tmp_path):
 def opened(config, tmp_path):
     """A board on a new folder, its monitor and its events."""
     source = sources.open_source(config.data.source)
-    batches = assembly.make_stream(config, source)
+    batches = plan.make_stream(config, source)
     events = tensorboard.EventWriter(tmp_path / "board")
     watched = monitor.KnnMonitor(config)
     made = board.Board(config, events, tmp_path / "board", batches, watched)

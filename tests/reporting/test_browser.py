@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moco_tf.data import sources
-from moco_tf.evaluation import embedding_files
-from moco_tf.reporting import encoded, pages, pictures
+from moco_tf.evaluation import embeddings
+from moco_tf.reporting import page, pictures, samples
 from tests.reporting import browser, small_report
 
 pytestmark = [
@@ -28,8 +28,8 @@ def _encode(run, checkpoint, most, alone=True):
         np.uint8
     )
     rows = np.eye(8)[labels] + 0.1 * random.standard_normal([most, 8])
-    held = embedding_files.Embeddings(
-        {encoded.LAYER: rows.astype(np.float32)},
+    held = embeddings.Embeddings(
+        {samples.LAYER: rows.astype(np.float32)},
         np.arange(most),
         [f"{CLASSES[label]}/{n}.png" for n, label in enumerate(labels)],
         labels,
@@ -40,10 +40,10 @@ def _encode(run, checkpoint, most, alone=True):
 
     class Judged:
         image_size, title = 16, "checkpoints/" + 9 * "very-long-"
-        recipe = encoded.samples.views.RECIPES["cifar"]
+        recipe = samples.samples.views.RECIPES["cifar"]
 
-    views = encoded.samples.EvaluationViews(source, Judged.recipe, 16)
-    return encoded.Encoded(
+    views = samples.samples.EvaluationViews(source, Judged.recipe, 16)
+    return samples.Encoded(
         source, "grey:train", most, list(images), held, held, Judged, views
     )
 
@@ -62,11 +62,11 @@ def _paths(tmp_path_factory):
         for name in ("é" * 60, "b" * 90)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoded, "encode", _encode)
+        patch.setattr(samples, "encode", _encode)
         patch.setattr(pictures.checkpoints, "complete", lambda workdir: [1])
         return {
-            "one": pages.write(workdirs[:1], str(root / "1.html"), images=40),
-            "two": pages.write(workdirs, str(root / "2.html"), images=40),
+            "one": page.write(workdirs[:1], str(root / "1.html"), images=40),
+            "two": page.write(workdirs, str(root / "2.html"), images=40),
         }
 
 

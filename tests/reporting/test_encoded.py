@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from moco_tf.evaluation import feature_store, frozen
-from moco_tf.reporting import encoded, runs, samples
+from moco_tf.evaluation import features, frozen
+from moco_tf.reporting import page, samples
 from tests import shallow
 from tests.evaluation import small_encoder
 
@@ -13,16 +13,16 @@ _network = shallow.fixture()
 def _run(tmp_path_factory):
     """Of a test set of 6 dark images, 4 light ones and one unreadable."""
     workdir = small_encoder.write(tmp_path_factory.mktemp("encoded"))
-    return runs.read([str(workdir)])[0]
+    return page.read([str(workdir)])[0]
 
 
 @pytest.fixture(name="all_shown", scope="module")
 def _all_shown(run):
-    return encoded.encode(run, "latest", 11)
+    return samples.encode(run, "latest", 11)
 
 
 def test_images_are_evenly_spaced_and_readable(run):
-    found = encoded.encode(run, "latest", 3)
+    found = samples.encode(run, "latest", 3)
     # Of places 0, 5 and 10 in 7 dark files, the last damaged, and 4 light.
     assert list(found.held.names) == ["dark/0.png", "dark/5.png", "light/3.png"]
     assert found.held.labels.tolist() == [0, 0, 1]
@@ -34,35 +34,35 @@ def test_images_are_evenly_spaced_and_readable(run):
 def test_features_are_those_of_the_images(all_shown):
     found = all_shown
     assert len(found.images) == len(found.held.index) == 10
-    own = found.judged.encode(np.stack(found.images))[encoded.LAYER]
+    own = found.judged.encode(np.stack(found.images))[samples.LAYER]
     np.testing.assert_allclose(
-        found.held.rows[encoded.LAYER], own, rtol=1e-4, atol=1e-5
+        found.held.rows[samples.LAYER], own, rtol=1e-4, atol=1e-5
     )
 
 
 def test_neighbours_come_from_the_whole_set_where_it_is_stored(run):
     whole = samples.open_source(run, run.config.knn.query)
     judged = frozen.open_frozen(run.workdir)
-    feature_store.extract(judged, whole, run.workdir / "features", 4)
-    shown = encoded.encode(run, "latest", 5)
+    features.store(judged, whole, run.workdir / "features", 4)
+    shown = samples.encode(run, "latest", 5)
     assert len(shown.bank.index) == 10 and len(shown.held.index) == 5
 
 
 def test_beside_other_runs_neighbours_come_from_what_is_shown(run):
-    shown = encoded.encode(run, "latest", 5, alone=False)
+    shown = samples.encode(run, "latest", 5, alone=False)
     assert len(shown.bank.index) == len(shown.held.index) == 5
 
 
 def test_a_workdir_that_cannot_be_written_stays_as_it_is(run, monkeypatch):
-    monkeypatch.setattr(encoded.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(samples.os, "access", lambda path, mode: False)
     before = sorted(run.workdir.rglob("*"))
-    assert len(encoded.encode(run, "latest", 2).images) == 2
+    assert len(samples.encode(run, "latest", 2).images) == 2
     assert sorted(run.workdir.rglob("*")) == before
 
 
 def test_queries_are_of_each_class_in_turn(all_shown):
     found = all_shown
-    near = encoded.find_neighbours(found, queries=5, k=3)
+    near = samples.find_neighbours(found, queries=5, k=3)
     classes = found.held.labels[near.query].tolist()
     assert classes == [0, 1, 0, 1, 0]
     assert near.index.shape == (5, 3)
@@ -70,9 +70,9 @@ def test_queries_are_of_each_class_in_turn(all_shown):
 
 def test_nobody_is_the_own_neighbour_and_the_nearest_comes_first(all_shown):
     found = all_shown
-    near = encoded.find_neighbours(found, queries=2, k=20)
+    near = samples.find_neighbours(found, queries=2, k=20)
     assert near.index.shape == (2, 9)  # all the others
-    rows = np.array(found.bank.rows[encoded.LAYER], np.float64)
+    rows = np.array(found.bank.rows[samples.LAYER], np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     for own, index in zip(near.query, near.index, strict=True):
         expected = np.argsort(-(rows @ rows[own]))
@@ -82,7 +82,7 @@ def test_nobody_is_the_own_neighbour_and_the_nearest_comes_first(all_shown):
 
 def test_a_single_image_has_no_neighbours(all_shown):
     one = all_shown.bank._replace(index=all_shown.bank.index[:1])
-    assert encoded.find_neighbours(all_shown._replace(bank=one)) is None
+    assert samples.find_neighbours(all_shown._replace(bank=one)) is None
 
 
 def test_images_are_drawn_from_where_they_are(all_shown):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from moco_tf.monitoring import health
-from moco_tf.reporting import facts, runs
+from moco_tf.reporting import findings, page
 from tests.reporting import small_report
 
 CHANCE = math.log(4097)  # of the CIFAR-10 demo's queue
@@ -15,20 +15,20 @@ def _run(tmp_path):
 
     def make(*rows, **fields):
         workdir = small_report.write(tmp_path / "run", rows, **fields)
-        return runs.read([str(workdir)])[0]
+        return page.read([str(workdir)])[0]
 
     return make
 
 
 def _tone(run, words):
     """The tone of the one sentence that holds some words."""
-    (tone,) = [tone for tone, text in facts.readings(run) if words in text]
+    (tone,) = [tone for tone, text in findings.readings(run) if words in text]
     return tone
 
 
 def test_speed_is_the_mean_over_time(run):
     # 5 steps of 512 in 10 s, 2 of them waited; then 5 in 30 s, 12 waited.
-    found = facts.speed(
+    found = findings.speed(
         run(
             small_report.row(1, images_per_second=256.0, input_wait_share=0.2),
             small_report.row(
@@ -43,15 +43,15 @@ def test_speed_is_the_mean_over_time(run):
 
 def test_a_first_row_without_speed_counts_in_no_mean(run):
     first = small_report.row(1, images_per_second=None, input_wait_share=None)
-    found = facts.speed(run(first, small_report.row(2)))
+    found = findings.speed(run(first, small_report.row(2)))
     assert found["images_per_second"] == pytest.approx(100)
 
 
 def test_speed_is_not_known_before_it_is_measured(run):
     first = small_report.row(1, images_per_second=None, input_wait_share=None)
     found = run(first)
-    assert facts.speed(found) == {}
-    assert "images per second" not in facts.figures(found)
+    assert findings.speed(found) == {}
+    assert "images per second" not in findings.figures(found)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_knn_below_the_published_band_is_a_warning(run):
 
 def test_knn_of_other_data_stands_alone(run):
     found = run(small_report.row(1, knn_projection=0.2))
-    texts = [text for _, text in facts.readings(found)]
+    texts = [text for _, text in findings.readings(found)]
     assert "kNN (projection) classifies 20.00 % after epoch 1." in texts
 
 
@@ -122,7 +122,7 @@ def test_unreadable_images_are_counted(run):
 
 def test_a_run_without_figures_says_so(run):
     assert _tone(run(), "logged nothing yet") == "warn"
-    assert facts.progress(run()) == "no figures yet"
+    assert findings.progress(run()) == "no figures yet"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_run_without_figures_says_so(run):
 )
 def test_progress_says_whether_the_run_is_finished(run, fields, words):
     found = run(small_report.row(1), small_report.row(2), **fields)
-    assert words in facts.progress(found)
+    assert words in findings.progress(found)
 
 
 def test_the_best_knn_stands_beside_the_last(run):
@@ -143,7 +143,7 @@ def test_the_best_knn_stands_beside_the_last(run):
         small_report.row(1, knn_backbone=0.6),
         small_report.row(2, knn_backbone=0.55),
     ]
-    found = facts.figures(run(*rows))
+    found = findings.figures(run(*rows))
     assert found["kNN top-1, backbone"] == "55.00 % (best 60.00 %, epoch 1)"
     assert found["kNN top-1, projection"] == "25.00 %"
 
@@ -153,8 +153,8 @@ def test_configurations_are_compared_field_by_field(tmp_path):
         small_report.write(tmp_path / "a"),
         small_report.write(tmp_path / "b", moco__momentum=0.5),
     ]
-    found = runs.read([str(path) for path in paths])
-    assert facts.differences(found) == [("moco.momentum", [0.99, 0.5])]
+    found = page.read([str(path) for path in paths])
+    assert findings.differences(found) == [("moco.momentum", [0.99, 0.5])]
 
 
 def test_warnings_of_the_run_are_told(run):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moco_tf.reporting import maps
+from moco_tf.reporting import pictures
 
 
 def _blobs(count=40):
@@ -12,20 +12,20 @@ def _blobs(count=40):
 
 
 def test_both_ways_keep_two_groups_apart():
-    planes = maps.planes(_blobs())
+    planes = pictures.lay_out(_blobs())
     assert [plane.way for plane in planes] == ["tsne", "pca"]
     for plane in planes:
         even, odd = plane.points[::2], plane.points[1::2]
         apart = np.linalg.norm(even.mean(axis=0) - odd.mean(axis=0))
         assert apart > 3 * max(even.std(axis=0).max(), odd.std(axis=0).max())
-        assert plane.points.min() >= 0 and plane.points.max() <= maps.SIDE
+        assert plane.points.min() >= 0 and plane.points.max() <= pictures.SIDE
 
 
 def test_pca_lies_along_the_direction_of_most_variance():
     angles = np.linspace(0, 1, 9)  # an arc in a plane of six dimensions
     rows = np.zeros([9, 6])
     rows[:, 2], rows[:, 4] = np.cos(angles), np.sin(angles)
-    plane = maps.planes(rows)[-1]
+    plane = pictures.lay_out(rows)[-1]
     steps = np.diff(plane.points[:, 0])
     assert (steps > 0).all() or (steps < 0).all()
     share = float(plane.note.split("They hold ")[1].split(" %")[0])
@@ -37,33 +37,33 @@ def test_pca_lies_along_the_direction_of_most_variance():
 def test_the_length_of_features_does_not_matter():
     rows = _blobs()
     scaled = rows * np.linspace(1, 9, len(rows))[:, np.newaxis]
-    left, right = (maps.planes(x)[-1].points for x in (rows, scaled))
+    left, right = (pictures.lay_out(x)[-1].points for x in (rows, scaled))
     np.testing.assert_allclose(left, right, atol=0.2)
 
 
 def test_the_same_features_give_the_same_map():
-    first, second = (maps.planes(_blobs()) for _ in range(2))
+    first, second = (pictures.lay_out(_blobs()) for _ in range(2))
     for left, right in zip(first, second, strict=True):
         np.testing.assert_array_equal(left.points, right.points)
 
 
 @pytest.mark.parametrize("count, ways", [(2, ["pca"]), (5, ["tsne", "pca"])])
 def test_few_images_are_laid_out_too(count, ways):
-    planes = maps.planes(_blobs(count))
+    planes = pictures.lay_out(_blobs(count))
     assert [plane.way for plane in planes] == ways
     assert all(np.isfinite(plane.points).all() for plane in planes)
 
 
 def test_features_of_one_dimension_are_laid_out():
-    planes = maps.planes([[1.0], [-1.0], [2.0]])
+    planes = pictures.lay_out([[1.0], [-1.0], [2.0]])
     assert planes[-1].points.shape == (3, 2)
 
 
 def test_a_collapsed_encoder_has_no_map():
     with pytest.raises(ValueError, match="same features: the encoder has col"):
-        maps.planes(np.outer([1, 2, 3], [1.0, 2.0]))
+        pictures.lay_out(np.outer([1, 2, 3], [1.0, 2.0]))
 
 
 def test_features_that_are_no_numbers_have_no_map():
     with pytest.raises(ValueError, match="not finite: the encoder has diverge"):
-        maps.planes([[1.0, np.nan], [0.0, 1.0]])
+        pictures.lay_out([[1.0, np.nan], [0.0, 1.0]])

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from moco_tf import method_table
-from moco_tf.reporting import pages, runs
+from moco_tf.reporting import page
 from tests import shallow
 from tests.evaluation import small_encoder
 from tests.reporting import small_report
@@ -64,14 +64,14 @@ def _workdir(tmp_path_factory):
 
 @pytest.fixture(name="page", scope="module")
 def _page(workdir):
-    path = pages.write([str(workdir)], images=10)
+    path = page.write([str(workdir)], images=10)
     assert path == workdir / "report.html"
     return _Page(path.read_text("utf-8"))
 
 
 def _render(*workdirs, images=0):
-    found = runs.read([str(workdir) for workdir in workdirs])
-    return _Page(pages.render(found, images=images))
+    found = page.read([str(workdir) for workdir in workdirs])
+    return _Page(page.render(found, images=images))
 
 
 def test_names_of_classes_are_text(page):
@@ -251,10 +251,10 @@ def test_another_queue_has_another_loss_to_compare(tmp_path):
 def test_what_cannot_be_written_is_refused(tmp_path, path, images, message):
     workdir = small_report.write(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
-        pages.write([str(workdir)], path, images=images)
+        page.write([str(workdir)], path, images=images)
 
 
 def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path):
     workdir = small_report.write(tmp_path / "run\udcff")
-    path = pages.write([str(workdir)], str(tmp_path / "r.html"), images=0)
+    path = page.write([str(workdir)], str(tmp_path / "r.html"), images=0)
     assert "run?" in path.read_text("utf-8")

@@ -3,12 +3,12 @@ import pathlib
 
 import pytest
 
-from moco_tf.reporting import runs
+from moco_tf.reporting import page
 from tests.reporting import small_report
 
 
 def _read(workdir):
-    return runs.read([str(workdir)])[0]
+    return page.read([str(workdir)])[0]
 
 
 def test_half_a_last_line_is_left_out(tmp_path):
@@ -57,7 +57,7 @@ def test_results_of_other_commands_are_found(tmp_path):
     (workdir / "broken").mkdir()
     (workdir / "broken" / "result.json").write_text('{"top1": 0.')
     assert _read(workdir).judged == [
-        runs.Judged("linear", "linear", 0.5, 0.4, 0.6)
+        page.Judged("linear", "linear", 0.5, 0.4, 0.6)
     ]
 
 
@@ -71,7 +71,7 @@ def test_results_of_other_commands_are_found(tmp_path):
     ],
 )
 def test_names_are_as_short_as_they_can_be(paths, names):
-    assert runs.short_names([pathlib.Path(path) for path in paths]) == names
+    assert page.short_names([pathlib.Path(path) for path in paths]) == names
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -83,4 +83,4 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
     workdir = small_report.write(tmp_path / "run")
     paths = [str(workdir), str(workdir / ".." / "run")]
     with pytest.raises(ValueError, match="same workdir more than once"):
-        runs.read(paths)
+        page.read(paths)

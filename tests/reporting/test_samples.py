@@ -3,10 +3,10 @@ import os
 import numpy as np
 import pytest
 
-from moco_tf import assembly, workdirs
+from moco_tf import plan, workdirs
 from moco_tf.data import views
 from moco_tf.evaluation import features
-from moco_tf.reporting import runs, samples
+from moco_tf.reporting import page, samples
 from tests import small_run
 
 
@@ -15,12 +15,12 @@ def _run(tmp_path_factory):
     root = tmp_path_factory.mktemp("samples")
     small_run.write_images(root / "images")
     workdirs.save(small_run.make_config(root / "images"), root / "run")
-    return runs.read([str(root / "run")])[0]
+    return page.read([str(root / "run")])[0]
 
 
 def test_pairs_are_what_the_first_step_sees(run):
     source = samples.open_source(run, run.config.data.source)
-    stream = assembly.make_stream(run.config, source)
+    stream = plan.make_stream(run.config, source)
     pairs = samples.pairs(run.config, source, count=4)
     batch = next(iter(stream.batches(1, 0, 1)))
     order = np.asarray(batch["order"])
@@ -39,7 +39,7 @@ def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
         if path.name != "003.png":
             path.write_bytes(b"no image")
     source = samples.open_source(run, f"folder:{images}")
-    stream = assembly.make_stream(run.config, source)
+    stream = plan.make_stream(run.config, source)
     batches = [stream.samples(stream.positions(step)) for step in range(8)]
     names = [[source.name(int(x)) for x in batch] for batch in batches]
     (step, *_) = [n for n in range(8) if "dark/003.png" in names[n]]

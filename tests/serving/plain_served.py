@@ -4,15 +4,15 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import views
-from moco_tf.models import normalization
-from moco_tf.serving import feature_bank, linear_head, signatures
+from moco_tf.models import batch_norm
+from moco_tf.serving import labelling, signatures
 from tests.data import pictures
 
 SIDE = 8
 RECIPE = views.RECIPES["cifar"]
 
 # Three classes: the logits are twice, once and minus the first channel.
-HEAD = linear_head.LinearHead(
+HEAD = labelling.LinearHead(
     np.array([[2, 1, -1], [0, 0, 0], [0, 0, 0]], np.float32),
     np.zeros(3, np.float32),
     ["light", "middling", "dark"],
@@ -25,7 +25,7 @@ BANK_K, BANK_TEMPERATURE = 3, 0.5
 
 
 def bank():
-    return feature_bank.FeatureBank(
+    return labelling.FeatureBank(
         BANK_ROWS, BANK_LABELS, ["a", "b", "c"], BANK_K, BANK_TEMPERATURE
     )
 
@@ -35,7 +35,7 @@ def make():
     images = tf.keras.Input([SIDE, SIDE, 3])
     rows = tf.keras.layers.GlobalAveragePooling2D()(images)
     # Neutral until it is trained: mean 0, variance 1 and an epsilon of 1e-5.
-    rows = normalization.BatchNorm(name="bn")(rows)
+    rows = batch_norm.BatchNorm(name="bn")(rows)
     backbone = tf.keras.Model(images, rows)
     return signatures.ServedEncoder(backbone, RECIPE, SIDE, HEAD, bank())
 

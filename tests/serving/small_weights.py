@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf.evaluation import restored
+from moco_tf.evaluation import frozen
 from tests.serving import torch_files
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -29,7 +29,7 @@ def tensors(seed=3, head="mlp", depth=18, counted=True, stem="imagenet"):
             **FIELDS,
         },
     )
-    named = torch_layout.named_variables(restored.build_encoder(config))
+    named = torch_layout.named_variables(frozen.build_encoder(config))
     rng = np.random.default_rng(seed)
     found = {}
     for name, value in torch_layout.reference_weights(named, seed).items():

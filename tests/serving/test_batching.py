@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from moco_tf.serving import batching, predict_api
+from moco_tf.serving import predict_api, server
 from tests import waiting
 
 
@@ -32,7 +32,7 @@ def _model():
 
 @pytest.fixture(name="batcher")
 def _batcher(model):
-    made = batching.Batcher(model, max_rows=4, wait=0.05, max_waiting=8)
+    made = server.Batcher(model, max_rows=4, wait=0.05, max_waiting=8)
     yield made
     model.go_on.set()
     made.close()
@@ -148,7 +148,7 @@ def test_a_client_that_waits_too_long_is_told_and_forgotten(batcher, model):
 
 
 def test_a_closed_batcher_takes_no_more(model):
-    made = batching.Batcher(model)
+    made = server.Batcher(model)
     made.close()
     with pytest.raises(predict_api.RequestError, match="Try again later"):
         made.submit("s", {"x": np.zeros(1)}, 1)

@@ -9,18 +9,13 @@ import pytest
 
 from moco_tf import workdirs
 from moco_tf.evaluation import frozen
-from moco_tf.serving import (
-    comparison,
-    convert,
-    convert_formats,
-    export,
-)
+from moco_tf.serving import comparison, convert, export
 from tests import shallow
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
 
 _network = shallow.fixture((1, 1, 1, 1))
-FORMATS = convert_formats.FORMATS
+FORMATS = convert.FORMATS
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of views v1, v2
 
 
@@ -167,7 +162,7 @@ def test_features_are_compared_on_the_images_that_are_named(
 @pytest.mark.parametrize("factor", [1.001, np.nan])
 def test_other_features_leave_nothing(factor, plain, monkeypatch):
     def open_other(path, output):
-        encode = convert_formats.open_tflite(path, output)
+        encode = convert.open_tflite(path, output)
         return lambda images: factor * encode(images)
 
     other = FORMATS["tflite"]._replace(open=open_other)

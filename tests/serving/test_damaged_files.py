@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moco_tf.serving import pickle_objects, torch_reader
+from moco_tf.weights import pickle_reader, torch_file
 from tests import properties
 from tests.serving import torch_files
 
@@ -17,9 +17,9 @@ CODE = ("import", "exec", "compile", "pickle.", "os.system", "subprocess.")
 VALUES = (int, float, complex, str, bytes, bool, type(None), np.generic)
 # A name that nothing follows stays what it is in the table of names.
 NAMES = (
-    pickle_objects.Constructor,
-    pickle_objects.Marker,
-    pickle_objects.Pending,
+    pickle_reader.Constructor,
+    pickle_reader.Marker,
+    pickle_reader.Pending,
 )
 
 "".encode("cp437")  # zipfile has it imported for the name of a member
@@ -64,7 +64,7 @@ def _read_or_refuse(path, data):
     path.write_bytes(data)
     with _no_code():
         try:
-            value = torch_reader.read(path)
+            value = torch_file.read(path)
         except ValueError as error:
             assert "cannot be read as weights" in str(error)
             return
@@ -127,7 +127,7 @@ def test_any_flipped_bits_are_read_or_refused(path, layout, data):
 @pytest.mark.parametrize("layout", torch_files.LAYOUTS)
 def test_the_files_that_are_damaged_here_are_whole(path, layout):
     path.write_bytes(FILES[layout])
-    assert torch_reader.read(path)["epoch"] == 200
+    assert torch_file.read(path)["epoch"] == 200
 
 
 def test_code_would_be_noticed():

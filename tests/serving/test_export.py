@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import pretrain, workdirs
-from moco_tf.evaluation import embed, frozen
+from moco_tf.evaluation import embeddings, frozen
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
 from tests import shallow, small_disk
@@ -53,7 +53,7 @@ def write_head(folder, judged):
 def _exported(workdir, judged):
     root = workdir.parent
     bank = str(root / "bank.npz")
-    embed.embed_source(judged, f"folder:{root / 'train'}", bank)
+    embeddings.embed_source(judged, f"folder:{root / 'train'}", bank)
     return export.export_run(
         judged,
         root / "export",

@@ -2,14 +2,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.serving import image_rows
+from moco_tf.serving import signatures
 from tests.data import pictures
 
 
 @pytest.fixture(name="read_rows", scope="module")
 def _read_rows():
     return tf.function(
-        lambda contents: image_rows.decode_rows(
+        lambda contents: signatures.decode_rows(
             contents, lambda image: image[:2, :2], 2
         ),
         input_signature=[tf.TensorSpec([None], tf.string)],

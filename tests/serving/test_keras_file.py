@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import resnet
-from moco_tf.serving import keras_file
+from moco_tf.serving import export
 
 WITHOUT_MOCO_TF = """
 import sys
@@ -34,7 +34,7 @@ def _trained(depth, stem):
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "imagenet")])
 def test_stock_layers_give_the_same_features(depth, stem):
     backbone = _trained(depth, stem)
-    model = keras_file.stock_model(backbone)
+    model = export.stock_model(backbone)
     images = tf.random.stateless_normal([3, 32, 32, 3], [0, depth])
     expected = backbone(images, training=False).numpy()
     np.testing.assert_allclose(
@@ -47,7 +47,7 @@ def test_stock_layers_give_the_same_features(depth, stem):
 
 
 def test_batch_norm_keeps_its_settings():
-    model = keras_file.stock_model(_trained(18, "cifar"))
+    model = export.stock_model(_trained(18, "cifar"))
     layer = model.get_layer("bn1")
     assert type(layer) is tf.keras.layers.BatchNormalization
     assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
@@ -57,7 +57,7 @@ def test_the_file_loads_where_this_package_is_not(tmp_path):
     backbone = _trained(18, "cifar")
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
     images = images.astype(np.float32)
-    keras_file.stock_model(backbone).save(tmp_path / "encoder.keras")
+    export.stock_model(backbone).save(tmp_path / "encoder.keras")
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_MOCO_TF]
@@ -85,4 +85,4 @@ def test_a_model_with_layers_of_others_is_refused():
     inputs = tf.keras.Input([3])
     model = tf.keras.Model(inputs, Doubled()(inputs), name="mine")
     with pytest.raises(ValueError, match="'mine' with .*Doubled"):
-        keras_file.stock_model(model)
+        export.stock_model(model)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.serving import linear_head
+from moco_tf.serving import labelling
 from tests.evaluation import plain_frozen
 
 
@@ -27,7 +27,7 @@ def _judged():
 
 
 def test_classes_come_with_their_probabilities_in_order():
-    head = linear_head.LinearHead(
+    head = labelling.LinearHead(
         np.array([[0, 1, 2], [1, 0, 0]], np.float32),
         np.array([0, 0, 1], np.float32),
         ["a", "b", "c"],
@@ -44,7 +44,7 @@ def test_classes_come_with_their_probabilities_in_order():
 
 
 def test_names_that_are_no_text_are_served_without_their_bytes():
-    head = linear_head.LinearHead(
+    head = labelling.LinearHead(
         np.eye(2, dtype=np.float32), np.zeros(2, np.float32), ["\udcff", "a"]
     )
     classes, _ = head(tf.constant([[2.0, 1.0]]))
@@ -52,7 +52,7 @@ def test_names_that_are_no_text_are_served_without_their_bytes():
 
 
 def test_five_classes_are_shown():
-    head = linear_head.LinearHead(
+    head = labelling.LinearHead(
         np.eye(7, dtype=np.float32), np.zeros(7, np.float32), list("abcdefg")
     )
     classes, _ = head(tf.constant([[1.0, 7.0, 3.0, 6.0, 2.0, 5.0, 4.0]]))
@@ -66,20 +66,20 @@ def test_a_head_is_opened_with_what_its_probe_found(tmp_path, judged):
         "top1": 0.5,
     }
     write(tmp_path / "probe", **result)
-    head, found = linear_head.open_head(tmp_path / "probe", judged, 4)
+    head, found = labelling.open_head(tmp_path / "probe", judged, 4)
     np.testing.assert_array_equal(head.kernel, np.arange(8).reshape(4, 2))
     assert head.classes == ("class 0", "class 1")
     assert found == result
 
 
 def test_a_head_without_its_result_is_opened(tmp_path, judged):
-    assert linear_head.open_head(write(tmp_path), judged, 4)[1] == {}
+    assert labelling.open_head(write(tmp_path), judged, 4)[1] == {}
 
 
 def test_a_head_of_another_width_is_refused(tmp_path, judged):
     path = write(tmp_path)
     with pytest.raises(ValueError, match="encoder's 32 features.*for 4 feat"):
-        linear_head.open_head(path, judged, 32)
+        labelling.open_head(path, judged, 32)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_head_of_another_width_is_refused(tmp_path, judged):
 def test_a_head_of_something_else_is_refused(tmp_path, judged, result, message):
     path = write(tmp_path, **result)
     with pytest.raises(ValueError, match=message):
-        linear_head.open_head(path, judged, 4)
+        labelling.open_head(path, judged, 4)
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_what_is_no_head_is_refused(tmp_path, judged, arrays, message):
     if arrays is not None:
         np.savez(tmp_path / "linear.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        linear_head.open_head(tmp_path / "linear.npz", judged, 4)
+        labelling.open_head(tmp_path / "linear.npz", judged, 4)

@@ -11,7 +11,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from moco_tf.serving import torch_reader
+from moco_tf.weights import torch_file
 from tests.serving import torch_files
 
 plain = torch_files.plain
@@ -217,7 +217,7 @@ def test_a_file_that_calls_runs_nothing(make, layout, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "file.pth"
     path.write_bytes(torch_files.File(layout).bytes(make(marker)))
     with pytest.raises(ValueError, match="It asks for") as caught:
-        torch_reader.read(path)
+        torch_file.read(path)
     assert any(name in str(caught.value) for name in FILES[make].split("|"))
     assert str(path) in str(caught.value)
     assert not marker.exists()
@@ -247,7 +247,7 @@ def test_an_extension_that_python_has_cached_is_refused(tmp_path):
     marker.unlink()
     path.write_bytes(data)
     with pytest.raises(ValueError, match="extension 240"):
-        torch_reader.read(path)
+        torch_file.read(path)
     assert not marker.exists()
 
 
@@ -266,7 +266,7 @@ def test_every_part_of_a_tar_is_read_alike(part, tmp_path):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     with pytest.raises(ValueError, match="posix.system"):
-        torch_reader.read(path)
+        torch_file.read(path)
     assert not marker.exists()
 
 
@@ -278,7 +278,7 @@ def test_every_pickle_of_an_old_file_is_read_alike(place, tmp_path):
     pickles[place] = torch_files.whole(_system(marker))
     path.write_bytes(b"".join(pickles))
     with pytest.raises(ValueError, match="posix.system"):
-        torch_reader.read(path)
+        torch_file.read(path)
     assert not marker.exists()
 
 
@@ -288,4 +288,4 @@ def test_an_argparse_namespace_is_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match="argparse.Namespace.*state dict alone"
     ):
-        torch_reader.read(path)
+        torch_file.read(path)

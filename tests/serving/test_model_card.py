@@ -5,7 +5,7 @@ import pytest
 from moco_tf import workdirs
 from moco_tf.evaluation import frozen
 from moco_tf.monitoring import metrics_csv
-from moco_tf.serving import model_card, model_card_text, signature_list
+from moco_tf.serving import model_card, signatures
 from tests import shallow
 from tests.evaluation import small_encoder
 from tests.serving import plain_served
@@ -46,7 +46,7 @@ def _judged(workdir):
 
 @pytest.fixture(name="described", scope="module")
 def _described():
-    return signature_list.describe(plain_served.make().signatures())
+    return signatures.describe(plain_served.make().signatures())
 
 
 def test_a_card_says_what_is_known(judged, described, workdir):
@@ -76,7 +76,7 @@ def test_the_newest_knn_that_the_checkpoint_has_seen_is_given(
     )
     found = card["metrics"]["knn"]
     assert (found["step"], found["backbone"]) == (4, 0.375)
-    text = model_card_text.readme(card)
+    text = model_card.readme(card)
     assert "37.50 % top-1 after 4 steps" in text
     assert "top-1 50.00 % (95 %: 23.66 to 76.34)  of 10 images" in text
 
@@ -89,7 +89,7 @@ def test_what_is_not_known_is_said(judged, described):
     assert card["licence"] == "unspecified"
     assert card["metrics"] == {}
     assert card["data"]["images_per_epoch"] is None
-    text = model_card_text.readme(card)
+    text = model_card.readme(card)
     assert "Unspecified: who exported this did not say" in text
     assert "None were measured." in text
     assert "| images an epoch | not noted |" in text
@@ -111,7 +111,7 @@ def test_the_files_are_written(judged, described, tmp_path):
 
 
 def test_signatures_are_listed_with_their_forms(described):
-    lines = signature_list.text(described).splitlines()
+    lines = signatures.text(described).splitlines()
     assert lines[0] == "serving_default"
     forms = [line[:43].split(None, 1 + line.count("->")) for line in lines]
     forms = [[*form[:-1], form[-1].strip()] for form in forms if len(form) > 1]

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf.evaluation import restored
-from moco_tf.serving import weight_state, weights_import
+from moco_tf.evaluation import frozen
+from moco_tf.weights import conversion, importing
 from tests.serving import small_weights
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "reference"
@@ -18,7 +18,7 @@ REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "reference"
 def _state(case):
     """The state dict of a case before its first step, and its images."""
     layout = small_weights.torch_layout
-    encoder = restored.build_encoder(
+    encoder = frozen.build_encoder(
         configs.load(
             "moco_v2_imagenet",
             {
@@ -56,7 +56,7 @@ def test_the_first_logits_are_those_of_the_reference(version, tmp_path):
     path = small_weights.write_moco(
         tmp_path / "m.pth.tar", state, layout="legacy", epoch=0
     )
-    saved = weights_import.import_weights(
+    saved = importing.import_weights(
         path,
         tmp_path / "run",
         overrides={
@@ -64,8 +64,8 @@ def test_the_first_logits_are_those_of_the_reference(version, tmp_path):
             "model.bn_groups": "1",  # the case ran on one replica
         },
     )
-    config = restored.load_config(tmp_path / "run")
-    method = weight_state.restore_method(config, saved)
+    config = frozen.load_config(tmp_path / "run")
+    method = conversion.restore_method(config, saved)
     q = tf.math.l2_normalize(method.query_encoder(query, training=True), axis=1)
     k = tf.math.l2_normalize(method.key_encoder(key, training=True), axis=1)
     positive = tf.reduce_sum(q * k, axis=1, keepdims=True)

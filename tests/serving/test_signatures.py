@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import sources, views
-from moco_tf.evaluation import feature_store, frozen, restored, voting
+from moco_tf.evaluation import features, frozen, voting
 from moco_tf.serving import signatures
 from tests import shallow
 from tests.data import pictures
@@ -178,7 +178,7 @@ def test_features_are_those_of_evaluation(judged, tmp_path):
         path.write_bytes(pictures.encode(image, form))
     (tmp_path / "images" / "a" / "4.png").write_bytes(b"not an image")
     source = sources.open_source(f"folder:{tmp_path / 'images'}")
-    stored = feature_store.extract(judged, source, tmp_path / "store", 4)
+    stored = features.store(judged, source, tmp_path / "store", 4)
 
     served = signatures.ServedEncoder(
         signatures.float32_backbone(judged), judged.recipe, judged.image_size
@@ -197,7 +197,7 @@ def test_features_are_those_of_evaluation(judged, tmp_path):
 def test_a_run_in_bfloat16_is_served_in_float32(judged):
     config = judged.config.copy_and_resolve_references()
     config.train.precision = "mixed_bfloat16"
-    mixed = restored.build_encoder(config)
+    mixed = frozen.build_encoder(config)
     for new, old in zip(mixed.weights, judged.weights, strict=True):
         new.assign(old)
     run = frozen.of_encoder(mixed, config, "run")

@@ -10,12 +10,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.evaluation import frozen
-from moco_tf.serving import (
-    torch_reader,
-    torch_writer,
-    weights_export,
-    weights_import,
-)
+from moco_tf.weights import exporting, importing, torch_file
 from tests.serving import small_weights, torch_files
 
 torch = pytest.importorskip(
@@ -97,7 +92,7 @@ def run(tmp_path_factory):
         "optimizer": optimizer.state_dict(),
     }
     torch.save(saved, folder / "m.pth.tar")
-    weights_import.import_weights(
+    importing.import_weights(
         folder / "m.pth.tar", folder / "run", overrides=small_weights.FIELDS
     )
     return folder / "run", state
@@ -118,7 +113,7 @@ def test_we_read_what_torch_saves(zipped, tmp_path):
     )
     path = tmp_path / "file.pth"
     torch.save(value, path, _use_new_zipfile_serialization=zipped)
-    found = torch_reader.read(path)
+    found = torch_file.read(path)
     assert list(found) == list(value)
     for name in ("half", "part", "flags"):
         assert str(found[name].dtype) in str(value[name].dtype)
@@ -147,7 +142,7 @@ def test_we_read_an_optimizer_that_torch_has_stepped(tmp_path):
     (3 * weight).sum().backward()
     optimizer.step()
     torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "o.pth")
-    found = torch_reader.read(tmp_path / "o.pth")["optimizer"]
+    found = torch_file.read(tmp_path / "o.pth")["optimizer"]
     np.testing.assert_array_equal(found["state"][0]["momentum_buffer"], [3, 3])
 
 
@@ -161,7 +156,7 @@ def test_torch_reads_what_we_write(tmp_path):
         ),
         "plain": [1, -(2**40), 0.5, None, True, "\u00e9", (1, 2)],
     }
-    torch_writer.write_torch(tmp_path / "w.pth", value)
+    exporting.write_torch(tmp_path / "w.pth", value)
     for mapped in (False, True):
         found = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mapped)
         assert found["plain"] == value["plain"]
@@ -175,7 +170,7 @@ def test_torch_reads_what_we_write(tmp_path):
 def test_an_exported_checkpoint_gives_torch_the_same_features(run, tmp_path):
     workdir, state = run
     path = tmp_path / "out.pth.tar"
-    weights_export.export_weights(workdir, "latest", path, "moco")
+    exporting.export_weights(workdir, "latest", path, "moco")
     loaded = torch.load(path, weights_only=True)
     assert list(loaded["state_dict"]) == list(state)
     for name, value in state.items():
@@ -205,7 +200,7 @@ def test_an_exported_checkpoint_gives_torch_the_same_features(run, tmp_path):
 def test_torchs_sgd_takes_up_the_exported_momentum(run, tmp_path):
     workdir, state = run
     path = tmp_path / "out.pth.tar"
-    weights_export.export_weights(workdir, "latest", path, "moco")
+    exporting.export_weights(workdir, "latest", path, "moco")
     loaded = torch.load(path, weights_only=True)
     optimizer = _sgd(state)
     optimizer.load_state_dict(loaded["optimizer"])
@@ -221,7 +216,7 @@ def test_torchs_sgd_takes_up_the_exported_momentum(run, tmp_path):
 def test_the_exported_backbone_is_torchvisions(run, tmp_path):
     workdir, state = run
     path = tmp_path / "out.pth"
-    weights_export.export_weights(workdir, "latest", path, "torchvision")
+    exporting.export_weights(workdir, "latest", path, "torchvision")
     loaded = torch.load(path, weights_only=True)
     start = "module.encoder_q."
     expected = {

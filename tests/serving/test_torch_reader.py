@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from moco_tf.serving import pickle_machine, torch_reader
+from moco_tf.weights import pickle_reader, torch_file
 from tests.serving import torch_files
 
 TENSORS = ("zip", "legacy", "tar")
@@ -18,7 +18,7 @@ TENSORS = ("zip", "legacy", "tar")
 def _read(tmp_path, data):
     path = tmp_path / "file.pth"
     path.write_bytes(data)
-    return torch_reader.read(path)
+    return torch_file.read(path)
 
 
 def _weights():
@@ -36,7 +36,7 @@ def test_tensors_numbers_and_text_come_back(layout, tmp_path):
     path = torch_files.write(
         tmp_path / "file.pth", layout, **weights, epoch=200, arch="resnet50"
     )
-    found = torch_reader.read(path)
+    found = torch_file.read(path)
     assert found["epoch"] == 200 and found["arch"] == "resnet50"
     assert list(found) == [*weights, "epoch", "arch"]
     for name, value in weights.items():
@@ -51,7 +51,7 @@ def test_tensors_numbers_and_text_come_back(layout, tmp_path):
 )
 def test_every_type_of_element_is_read(layout, dtype, tmp_path):
     value = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
-    found = torch_reader.read(
+    found = torch_file.read(
         torch_files.write(tmp_path / "file.pth", layout, x=value)
     )["x"]
     assert found.dtype == value.dtype
@@ -283,7 +283,7 @@ def test_an_archive_without_its_pickle_is_refused(tmp_path):
 
 
 def test_a_pickle_of_endless_steps_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(pickle_machine, "_MOST_OPCODES", 1000)
+    monkeypatch.setattr(pickle_reader, "_MOST_OPCODES", 1000)
     with pytest.raises(ValueError, match="more than 1000 steps"):
         _read(tmp_path, torch_files.whole(b"}0" * 600 + b"N"))
 
@@ -311,4 +311,4 @@ def test_other_files_are_refused(data, tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="nothing.pth cannot be read"):
-        torch_reader.read(tmp_path / "nothing.pth")
+        torch_file.read(tmp_path / "nothing.pth")

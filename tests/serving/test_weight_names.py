@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moco_tf.serving import weight_names
+from moco_tf.weights import layouts
 from tests.serving import small_weights
 
 PAIRS = {
@@ -22,8 +22,8 @@ PAIRS = {
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS.items())
 def test_detectron2_names_go_both_ways(ours, theirs):
-    assert weight_names.to_detectron2(ours) == theirs
-    assert weight_names.from_detectron2(theirs) == ours
+    assert layouts.to_detectron2(ours) == theirs
+    assert layouts.from_detectron2(theirs) == ours
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_detectron2_names_go_both_ways(ours, theirs):
 )
 def test_shapes_tell_the_architecture(depth, head, stem, expected):
     tensors = small_weights.tensors(head=head, depth=depth, stem=stem)
-    found = weight_names.architecture(tensors)
+    found = layouts.architecture(tensors)
     fields = ("backbone", "width", "stem", "head", "dim")
     assert tuple(found[f"model.{field}"] for field in fields) == expected
 
@@ -44,14 +44,14 @@ def test_shapes_tell_the_architecture(depth, head, stem, expected):
 def test_tensors_without_a_head_say_nothing_of_one():
     tensors = small_weights.tensors()
     bare = {n: v for n, v in tensors.items() if not n.startswith("fc")}
-    assert "model.head" not in weight_names.architecture(bare)
+    assert "model.head" not in layouts.architecture(bare)
 
 
 def test_blocks_of_no_known_depth_are_refused():
     tensors = small_weights.tensors()
     odd = {n: v for n, v in tensors.items() if not n.startswith("layer3.1")}
     with pytest.raises(ValueError, match=r"\(2, 2, 1, 2\) blocks.*without"):
-        weight_names.architecture(odd)
+        layouts.architecture(odd)
 
 
 def test_every_kind_of_wrong_tensor_is_listed():
@@ -63,7 +63,7 @@ def test_every_kind_of_wrong_tensor_is_listed():
         "right": np.zeros((2, 3), np.float16),
         "other": np.zeros(4),
     }
-    lines = weight_names.problems(found, expected, lambda name: f"m.{name}")
+    lines = layouts.problems(found, expected, lambda name: f"m.{name}")
     assert lines == [
         "m.a: missing, of shape (2, 3)",
         "m.b: shape (3, 2), where (2, 3) is needed",
@@ -75,7 +75,7 @@ def test_every_kind_of_wrong_tensor_is_listed():
 
 def test_layouts_of_tensors_are_turned():
     kernel = np.arange(24).reshape(2, 3, 2, 2)  # O, I, height, width
-    turned = weight_names.from_torch(kernel)
+    turned = layouts.from_torch(kernel)
     assert turned.shape == (2, 2, 3, 2)
     assert turned[1, 0, 2, 1] == kernel[1, 2, 1, 0]
-    np.testing.assert_array_equal(weight_names.to_torch(turned), kernel)
+    np.testing.assert_array_equal(layouts.to_torch(turned), kernel)

@@ -9,12 +9,8 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import pretrain, workdirs
-from moco_tf.serving import (
-    torch_reader,
-    weights_export,
-    weights_import,
-)
 from moco_tf.training import checkpoints
+from moco_tf.weights import exporting, importing, torch_file
 from tests.evaluation import small_encoder
 from tests.methods import every_method
 from tests.serving import small_weights, torch_files
@@ -32,17 +28,17 @@ def imported(tmp_path_factory):
 
 
 def _import(path, workdir):
-    weights_import.import_weights(path, workdir, overrides=small_weights.FIELDS)
+    importing.import_weights(path, workdir, overrides=small_weights.FIELDS)
 
 
 def _export(workdir, path, layout):
-    weights_export.export_weights(workdir, "latest", path, layout)
+    exporting.export_weights(workdir, "latest", path, layout)
     return path
 
 
 def test_a_published_checkpoint_comes_out_as_it_went_in(imported, tmp_path):
     workdir, state, momentum = imported
-    found = torch_reader.read(_export(workdir, tmp_path / "m.pth.tar", "moco"))
+    found = torch_file.read(_export(workdir, tmp_path / "m.pth.tar", "moco"))
     assert list(found) == ["epoch", "arch", "state_dict", "optimizer"]
     assert (found["epoch"], found["arch"]) == (200, "resnet18")
     small_weights.assert_same_tensors(found["state_dict"], state)
@@ -65,7 +61,7 @@ def test_a_torchvision_file_comes_out_as_it_went_in(counted, depth, tmp_path):
         tmp_path / "run",
     )
     path = _export(tmp_path / "run", tmp_path / "out.pth", "torchvision")
-    small_weights.assert_same_tensors(torch_reader.read(path), tensors)
+    small_weights.assert_same_tensors(torch_file.read(path), tensors)
 
 
 def test_counters_that_differ_come_back(tmp_path):
@@ -77,7 +73,7 @@ def test_counters_that_differ_come_back(tmp_path):
         tmp_path / "run",
     )
     path = _export(tmp_path / "run", tmp_path / "out.pth", "torchvision")
-    small_weights.assert_same_tensors(torch_reader.read(path), tensors)
+    small_weights.assert_same_tensors(torch_file.read(path), tensors)
 
 
 def _converted(state):
@@ -158,7 +154,7 @@ def test_an_archive_is_as_torch_wants_it(imported, tmp_path):
 def test_a_run_of_ours_counts_its_steps(tmp_path, capsys):
     workdir = small_encoder.write(tmp_path, steps=(5,))
     path = _export(workdir, tmp_path / "w.pth", "moco")
-    state = torch_reader.read(path)["state_dict"]
+    state = torch_file.read(path)["state_dict"]
     assert all(name.startswith("module.encoder_q.") for name in state)
     # quickstart is symmetric: both views go through each encoder.
     config = configs.load("quickstart")
@@ -204,7 +200,7 @@ def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
     workdirs.save(config, tmp_path / "run")
     checkpoints.save(method, tmp_path / "run", 1, {})
     path = _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")
-    found = torch_reader.read(path)
+    found = torch_file.read(path)
     assert "layer4.1.bn2.running_var" in found
     assert not [name for name in found if name.startswith(("fc", "linear"))]
     kernel = method.backbone.get_layer("conv1").kernel.numpy()
@@ -224,7 +220,7 @@ def test_of_another_methods_queue_nothing_is_written(tmp_path):
     workdirs.save(config, tmp_path / "run")
     checkpoints.save(method, tmp_path / "run", 1, {})
     path = _export(tmp_path / "run", tmp_path / "m.pth", "moco")
-    state = torch_reader.read(path)["state_dict"]
+    state = torch_file.read(path)["state_dict"]
     assert all(name.startswith("module.encoder_q.") for name in state)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.evaluation import frozen, restored
-from moco_tf.serving import weights_import
+from moco_tf.evaluation import frozen
 from moco_tf.training import checkpoints
+from moco_tf.weights import importing
 from tests import small_run
 from tests.serving import small_weights, torch_files
 
@@ -20,7 +20,7 @@ def state():
 
 def _import(path, workdir, **fields):
     fields = {name.replace("__", "."): text for name, text in fields.items()}
-    return weights_import.import_weights(
+    return importing.import_weights(
         path, workdir, overrides=small_weights.FIELDS | fields
     )
 
@@ -36,7 +36,7 @@ def test_a_published_checkpoint_becomes_a_whole_run(state, tmp_path, capsys):
     path = small_weights.write_moco(tmp_path / "m.pth.tar", state, momentum)
     saved = _import(path, tmp_path / "run")
     assert saved.name == "step-000000700"
-    config = restored.load_config(tmp_path / "run")
+    config = frozen.load_config(tmp_path / "run")
     assert config.model.backbone == "resnet18"
     assert (config.model.width, config.model.head) == (0.0625, "mlp")
     assert (config.moco.queue_size, config.model.dim) == (24, 8)
@@ -56,7 +56,7 @@ def test_a_published_checkpoint_becomes_a_whole_run(state, tmp_path, capsys):
 def test_a_whole_run_is_refused_to_another_method(state, tmp_path):
     path = small_weights.write_moco(tmp_path / "m.pth.tar", state)
     with pytest.raises(ValueError, match="is a run of MoCo.*method simclr"):
-        weights_import.import_weights(path, tmp_path / "run", "simclr_imagenet")
+        importing.import_weights(path, tmp_path / "run", "simclr_imagenet")
     assert not (tmp_path / "run").exists()
 
 
@@ -64,7 +64,7 @@ def test_v1_takes_the_configuration_of_v1(tmp_path):
     state = small_weights.state_dict(head="fc")
     path = small_weights.write_moco(tmp_path / "m.pth.tar", state, layout="tar")
     _import(path, tmp_path / "run")
-    config = restored.load_config(tmp_path / "run")
+    config = frozen.load_config(tmp_path / "run")
     assert (config.model.head, config.moco.temperature) == ("fc", 0.07)
     assert config.schedule.name == "step"
 
@@ -100,10 +100,10 @@ def test_pretraining_goes_on_from_an_imported_queue(state, tmp_path):
     }
     path = small_weights.write_moco(tmp_path / "m.pth.tar", state)
     workdir = tmp_path / "run"
-    weights_import.import_weights(
+    importing.import_weights(
         path, workdir, overrides=small_weights.FIELDS | fields
     )
-    config = restored.load_config(workdir)
+    config = frozen.load_config(workdir)
     pretrain.pretrain(config, workdir, tf.distribute.get_strategy())
     newest = checkpoints.latest(workdir)
     assert checkpoints.read_meta(newest)["step"] == 702
@@ -135,7 +135,7 @@ def test_without_a_queue_pretraining_is_refused(state, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "left out    the key encoder" in text
     assert "`pretrain` cannot go on" in text
-    config = restored.load_config(workdir)
+    config = frozen.load_config(workdir)
     with pytest.raises(ValueError, match="holds a query encoder alone"):
         pretrain.pretrain(config, workdir, tf.distribute.get_strategy())
 
@@ -167,7 +167,7 @@ def test_a_state_dict_with_module_before_each_name_is_read(tmp_path):
     tensors = {f"module.{n}": v for n, v in tensors.items()}
     path = small_weights.write_moco(tmp_path / "r.pth.tar", tensors)
     _import(path, tmp_path / "run")
-    assert restored.load_config(tmp_path / "run").model.dim == 8
+    assert frozen.load_config(tmp_path / "run").model.dim == 8
 
 
 def test_half_precision_is_widened_without_loss(tmp_path, state):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.training import addons, schedules
+from moco_tf.training import optimizers, schedules
 
 
 def _step(optimizer, weight, gradient):
@@ -17,13 +17,13 @@ def _step(optimizer, weight, gradient):
 
 def test_sgdw_decays_by_a_share_of_the_weight_whatever_the_rate():
     weight = tf.Variable([1.0])
-    _step(addons.sgdw(0.5, 0.9, 0.1), weight, [0.0])
+    _step(optimizers.sgdw(0.5, 0.9, 0.1), weight, [0.0])
     np.testing.assert_allclose(weight.numpy(), [0.9], rtol=1e-6)
 
 
 def test_sgdw_two_steps_by_hand():
     weight = tf.Variable([1.0])
-    optimizer = addons.sgdw(0.5, 0.9, 0.1)
+    optimizer = optimizers.sgdw(0.5, 0.9, 0.1)
     _step(optimizer, weight, [1.0])  # 0.9 - 0.5
     np.testing.assert_allclose(weight.numpy(), [0.4], rtol=1e-6)
     _step(optimizer, weight, [2.0])  # 0.36 + 0.9 * (-0.5) - 1.0
@@ -33,7 +33,7 @@ def test_sgdw_two_steps_by_hand():
 def test_sgdw_decay_follows_the_schedule():
     schedule = schedules.Step(0.5, [1], steps_per_epoch=1, decay=0.1)
     weight = tf.Variable([1.0])
-    optimizer = addons.sgdw(schedule, 0.0, 0.2)
+    optimizer = optimizers.sgdw(schedule, 0.0, 0.2)
     _step(optimizer, weight, [0.0])  # rate 0.5: decay 0.2
     np.testing.assert_allclose(weight.numpy(), [0.8], rtol=1e-6)
     _step(optimizer, weight, [0.0])  # rate 0.05: decay 0.02
@@ -43,7 +43,7 @@ def test_sgdw_decay_follows_the_schedule():
 def test_sgdw_decay_is_stated_for_the_base_rate_not_for_the_warm_up():
     schedule = schedules.Step(0.5, [9], steps_per_epoch=1, warmup_epochs=2)
     weight = tf.Variable([1.0])
-    optimizer = addons.sgdw(schedule, 0.0, 0.2)
+    optimizer = optimizers.sgdw(schedule, 0.0, 0.2)
     _step(optimizer, weight, [0.0])  # half the base rate: decay 0.1
     np.testing.assert_allclose(weight.numpy(), [0.9], rtol=1e-6)
 
@@ -52,7 +52,7 @@ def test_sgdw_takes_keras_schedules_by_their_first_rate():
     keras = tf.keras.optimizers.schedules
     schedule = keras.PiecewiseConstantDecay([0], [0.4, 0.1])
     weight = tf.Variable([1.0])
-    optimizer = addons.sgdw(schedule, 0.0, 0.2)
+    optimizer = optimizers.sgdw(schedule, 0.0, 0.2)
     _step(optimizer, weight, [0.0])
     _step(optimizer, weight, [0.0])
     np.testing.assert_allclose(weight.numpy(), [0.8 * 0.95], rtol=1e-6)
@@ -62,13 +62,13 @@ def test_sgdw_refuses_a_base_rate_of_zero():
     keras = tf.keras.optimizers.schedules
     schedule = keras.PolynomialDecay(0.0, 10, 1.0)
     with pytest.raises(ValueError, match=r"above 0.*Received 0\.0"):
-        addons.sgdw(schedule, 0.9, 0.1)
+        optimizers.sgdw(schedule, 0.9, 0.1)
 
 
 def test_sgdw_state_saves_as_configuration():
     schedule = tf.keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
-    config = addons.sgdw(schedule, 0.9, 0.1).get_config()
-    again = addons.ScheduledDecay(0.1, schedule, 0.5)
+    config = optimizers.sgdw(schedule, 0.9, 0.1).get_config()
+    again = optimizers.ScheduledDecay(0.1, schedule, 0.5)
     assert config["weight_decay"]["class_name"] == "ScheduledDecay"
     np.testing.assert_allclose(again(1), 0.05, rtol=1e-6)
 
@@ -78,7 +78,7 @@ def test_lamb_first_step_by_hand():
     # with the decay it is [1.3, 1.4] for w = [3, 4] and weight decay 0.1.
     # The layer's ratio is |w| / |direction| = 5 / sqrt(3.65).
     weight = tf.Variable([3.0, 4.0])
-    _step(addons.lamb(0.01, 0.1), weight, [2.0, 0.5])
+    _step(optimizers.lamb(0.01, 0.1), weight, [2.0, 0.5])
     ratio = 5.0 / np.sqrt(1.3**2 + 1.4**2)
     expected = np.array([3.0, 4.0]) - 0.01 * ratio * np.array([1.3, 1.4])
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_lamb_decay_scales_with_the_schedule():
     # No gradient: the direction is 0.1 * w, the ratio 10, the step rate * w.
     schedule = schedules.Step(0.5, [1], steps_per_epoch=1, decay=0.1)
     weight = tf.Variable([1.0])
-    optimizer = addons.lamb(schedule, 0.1)
+    optimizer = optimizers.lamb(schedule, 0.1)
     _step(optimizer, weight, [0.0])
     np.testing.assert_allclose(weight.numpy(), [0.5], rtol=1e-5)
     _step(optimizer, weight, [0.0])
@@ -98,7 +98,7 @@ def test_lamb_decay_scales_with_the_schedule():
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
     with pytest.raises(ValueError, match="pip install tensorflow-addons"):
-        addons.lamb(0.1, 0.0)
+        optimizers.lamb(0.1, 0.0)
 
 
 _TWO_REPLICAS = """
@@ -120,7 +120,10 @@ class Line(tf.keras.Model):
         return {}
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for make in (lambda: addons.sgdw(0.5, 0.9, 0.1), lambda: addons.lamb(0.5, 0.1)):
+for make in (
+    lambda: optimizers.sgdw(0.5, 0.9, 0.1),
+    lambda: optimizers.lamb(0.5, 0.1),
+):
     with strategy.scope():
         model = Line()
         model.compile(make())

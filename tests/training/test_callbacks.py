@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.cluster import guard
+from moco_tf.cluster import watchdog
 from moco_tf.monitoring import metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints, schedules
 from tests.training import fakes
@@ -69,7 +69,7 @@ def _start(workdir, method, config, knn=None):
         metrics,
         progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
         Unreadable(),
-        guard.Guard(),
+        watchdog.Guard(),
     )
     callback.knn = knn
     callback.resume(method)

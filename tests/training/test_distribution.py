@@ -4,7 +4,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from moco_tf.cluster import meeting, places
+from moco_tf.cluster import membership, rendezvous
 from moco_tf.training import distribution
 
 
@@ -103,7 +103,7 @@ def test_workers_of_one_host_share_its_gpus(monkeypatch):
         (1, two, "0123", 2),
         (1, two, "01", 2),  # its own
     ):
-        cluster = places.Cluster(workers, index, "a test")
+        cluster = membership.Cluster(workers, index, "a test")
         distribution._choose_devices_of_worker("gpu", count, gpus, cluster)
     assert chosen == [
         ("01", 2),
@@ -117,19 +117,19 @@ def test_workers_of_one_host_share_its_gpus(monkeypatch):
 
 
 def test_a_worker_has_one_cpu_replica():
-    cluster = places.Cluster(("a:1", "a:2"), 0, "a test")
+    cluster = membership.Cluster(("a:1", "a:2"), 0, "a test")
     with pytest.raises(ValueError, match="start more workers"):
         distribution.make_strategy("cpu:2", cluster)
 
 
 def test_errors_of_a_lost_worker_name_it():
-    cluster = places.Cluster(("a:1", "b:2"), 0, "a test")
+    cluster = membership.Cluster(("a:1", "b:2"), 0, "a test")
     text = (
         "Graph execution error:\n\nCollective ops is aborted by: Connection "
         "reset\nremote target /job:worker/replica:0/task:1 while calling"
     )
     error = tf.errors.UnavailableError(None, None, text)
-    with pytest.raises(meeting.PeerMissing, match=r"Lost worker 1 \(b:2\)"):
+    with pytest.raises(rendezvous.PeerMissing, match=r"Lost worker 1 \(b:2\)"):
         with distribution.lost_workers(cluster):
             raise error
     with pytest.raises(tf.errors.UnavailableError):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from moco_tf.data import photometric
 from moco_tf.methods import moco
-from moco_tf.training import fault_finder
+from moco_tf.training import nonfinite
 from tests.methods import small_methods
 
 WHITE = np.full([4, 8, 8, 3], 255, np.uint8)
@@ -53,7 +53,7 @@ def _sentence(layer, more=None, **arguments):
     )
     batch = next(iter(small_methods.batches(1)))
     batch |= {"query": WHITE, "key": WHITE, **(more or {})}
-    return fault_finder.find(
+    return nonfinite.find(
         small_methods.compiled(method),
         OneBatch(batch),
         tf.distribute.get_strategy(),

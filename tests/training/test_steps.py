@@ -9,12 +9,12 @@ import types
 import pytest
 import tensorflow as tf
 
-from moco_tf.cluster import guard
-from moco_tf.training import steps
+from moco_tf.cluster import watchdog
+from moco_tf.training import callbacks
 from tests.training import fakes
 
 
-class Noting(steps.StepCallback):
+class Noting(callbacks.StepCallback):
     """Notes the steps after which it is called."""
 
     def __init__(self, *arguments):
@@ -30,7 +30,7 @@ class Noting(steps.StepCallback):
 
 @pytest.fixture
 def watch():
-    return guard.Guard()
+    return watchdog.Guard()
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_signals_ask_and_the_exit_status_says_what_for():
     code = """if True:
         import signal
         from moco_tf.cluster import guard
-        watch = guard.Guard()
+        watch = watchdog.Guard()
         watch.take_signals()
         signal.raise_signal(signal.SIGUSR1)
         print(watch.asked.name, watch.status())

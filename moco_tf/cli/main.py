@@ -1,0 +1,179 @@
+"""The command line: command, configuration, strategy, one function call."""
+
+import math
+import os
+import sys
+import traceback
+
+import moco_tf
+from moco_tf import config as configs
+from moco_tf import config_fields
+from moco_tf.cli import evaluation, flags, quiet, runs, serving
+from moco_tf.cluster import membership, rendezvous, watchdog
+
+
+def _seconds(name, text):
+    """The seconds of a flag: not below 0, and not endless."""
+    seconds = flags.number(float, name, text)
+    if not 0 <= seconds < math.inf:
+        raise flags.UsageError(
+            f"--{name} takes seconds from 0 on. Received {text!r}."
+        )
+    return seconds
+
+
+def _pretrain(options, config):
+    if options.cluster not in ("auto", "none"):
+        raise flags.UsageError(
+            f"--cluster takes auto or none. Received {options.cluster!r}."
+        )
+    start_timeout = _seconds("start_timeout", options.start_timeout)
+    stall_timeout = _seconds("stall_timeout", options.stall_timeout)
+    profile_steps = ()
+    if options.profile_steps:
+        profile_steps = flags.numbers(
+            int, "profile_steps", options.profile_steps
+        )
+        if len(profile_steps) != 2:
+            raise flags.UsageError(
+                "--profile_steps takes a first and a last step. Received "
+                f"{options.profile_steps!r}. Pass, for example, 10,20."
+            )
+    cluster = None
+    if options.cluster == "auto":
+        cluster = membership.find(
+            os.environ, options.workers, options.worker_index
+        )
+    with quiet.imports(options.verbose):
+        from moco_tf import pretrain
+        from moco_tf.training import distribution
+    if cluster and pretrain.is_finished(config, options.workdir):
+        # The others may have ended for good: nobody is waited for.
+        if not cluster.is_chief:
+            print(f"This run is finished: {options.workdir}.")
+            return
+        cluster = None
+    guard = watchdog.Guard(cluster, stall_timeout)
+    if cluster:
+        guard.wait(start_timeout + 60, "the meeting of the workers")
+        rendezvous.meet(cluster, start_timeout)
+        guard.wait(start_timeout, "joining the other workers")
+    with distribution.lost_workers(cluster):
+        strategy = distribution.make_strategy(
+            options.devices,
+            cluster,
+            options.cross_device_ops,
+            options.communication,
+            options.deterministic,
+        )
+        quiet.start_xla(options.verbose)
+        guard.take_signals()
+        guard.wait(stall_timeout, "the start of training")
+        pretrain.pretrain(
+            config,
+            options.workdir,
+            strategy,
+            options.extend,
+            guard,
+            profile_steps,
+        )
+    guard.wait(60, "the end of the process")
+
+
+COMMANDS = {
+    "pretrain": flags.Command(
+        run=_pretrain,
+        purpose="train an encoder without labels; run it again to go on",
+        flags=(
+            "config",
+            "workdir",
+            "devices",
+            "extend",
+            "workers",
+            "worker_index",
+            "cluster",
+            "start_timeout",
+            "stall_timeout",
+            "profile_steps",
+            "cross_device_ops",
+            "communication",
+            "deterministic",
+        ),
+        required=("config", "workdir"),
+    ),
+    **evaluation.COMMANDS,
+    **serving.COMMANDS,
+    **runs._SPEED,
+    **runs._DOCTOR,
+    **runs._REPORT,
+}
+
+
+def run(argv=None):
+    """Runs a command line and returns its exit status.
+
+    Args:
+      argv: list of str without the program's name; None = sys.argv[1:].
+
+    Returns:
+      0: done. 1: the command failed, with a message. 2: not understood.
+      130: interrupted. 138: start the same command again, to go on.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(flags.usage(COMMANDS))
+        return 0
+    if argv[0] == "--version":
+        print(f"moco-tf {moco_tf.__version__}")
+        return 0
+    try:
+        name, options, overrides = flags.parse(
+            ["--help" if word == "-h" else word for word in argv], COMMANDS
+        )
+        if options.help:
+            print(
+                flags.command_usage(name, COMMANDS[name], configs.names(name))
+            )
+            return 0
+        config = _load(name, options, overrides)
+        quiet.prepare(options.verbose)
+        COMMANDS[name].run(options, config)
+    except flags.UsageError as error:
+        known = f" {argv[0]}" if argv[0] in COMMANDS else ""
+        print(f"moco-tf: error: {error}", file=sys.stderr)
+        print(f"Try: moco-tf{known} --help", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, FloatingPointError) as error:
+        if options.verbose:
+            traceback.print_exc()
+        print(f"moco-tf: error: {error}", file=sys.stderr)
+        return 1
+    except rendezvous.PeerMissing as error:
+        print(f"moco-tf: {error}", file=sys.stderr)
+        return watchdog.START_AGAIN
+    except watchdog.Left as error:
+        print(f"moco-tf: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        resumes = argv[0] in (*config_fields.TABLES, "prepare")
+        again = " The same command resumes it." if resumes else ""
+        print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _load(name, options, overrides):
+    """The configuration, for a command that takes one, else None.
+
+    An import gets the overrides as they are: the file says the rest.
+    """
+    if name == "import-weights":
+        return overrides
+    if "config" not in options:
+        return None
+    # A command without fields of its own takes those of the run it is about.
+    table = name if name in config_fields.TABLES else "pretrain"
+    try:
+        return configs.load(options.config or name, overrides, table)
+    except ValueError as error:
+        raise flags.UsageError(str(error)) from error

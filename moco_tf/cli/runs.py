@@ -1,0 +1,163 @@
+"""The commands around a run: doctor, benchmark, prepare and report."""
+
+from moco_tf import config as configs
+from moco_tf.cli import flags, quiet
+
+_PROVE = ("auto", "always", "never")
+
+
+def _doctor(options, config):
+    steps = flags.number(int, "trial_steps", options.trial_steps)
+    if steps < 0:
+        raise flags.UsageError(
+            f"--trial_steps takes 0 or more. Received {steps}."
+        )
+    if options.prove not in _PROVE:
+        raise flags.UsageError(
+            f"--prove must be one of {', '.join(_PROVE)}. Received "
+            f"{options.prove!r}."
+        )
+    with quiet.imports(options.verbose):
+        import tensorflow as tf
+
+        from moco_tf.doctor import examination, table
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(options.devices)
+    prove = options.prove == "always"
+    if options.prove == "auto":
+        prove = bool(tf.config.list_logical_devices("GPU"))
+    written = configs.load(options.config)  # as the file has it
+    order = examination.Order(
+        config,
+        options.workdir or "",
+        options.path,
+        options.json,
+        steps,
+        prove,
+        written.optimizer.learning_rate / written.train.batch_size,
+    )
+    failed = table.failures(examination.examine(order, strategy))
+    if failed:
+        raise ValueError(
+            f"{len(failed)} check(s) failed: {', '.join(failed)}. The table "
+            "says what to do."
+        )
+
+
+_DOCTOR = {
+    "doctor": flags.Command(
+        run=_doctor,
+        purpose="examine images, devices and a configuration before a run",
+        flags=(
+            "config",
+            "workdir",
+            "devices",
+            "path",
+            "json",
+            "trial_steps",
+            "prove",
+        ),
+        required=("config",),
+        defaults={
+            "workdir": ("", "folder of the planned run; for disk and CSV"),
+            "path": ("", "CSV of images at fault; none = in the workdir"),
+            "json": ("", "file to write: the table, for scripts"),
+            "trial_steps": ("20", "steps to time; 0 = none"),
+            "prove": (
+                "auto",
+                "check the devices by steps of the reference, a gather and a "
+                "resume: auto (on GPUs), always or never",
+            ),
+        },
+    ),
+}
+
+
+def _report(options, config):
+    del config
+    images = flags.number(int, "images", options.images)
+    with quiet.imports(options.verbose):
+        from moco_tf.reporting import page
+        from moco_tf.training import distribution
+    distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)
+    page.write(options.workdir, options.path, options.checkpoint, images)
+
+
+_REPORT = {
+    "report": flags.Command(
+        run=_report,
+        purpose="write one HTML file that shows a run, or compares several",
+        flags=("workdir", "path", "checkpoint", "images", "devices"),
+        required=("workdir",),
+        defaults={
+            "workdir": ((), "folder of a run; give it again to compare runs"),
+            "path": ("", "file to write; none = report.html in the workdir"),
+            "images": ("2000", "of the test set, on its map; 0 = curves alone"),
+        },
+    ),
+}
+
+
+def _prepare(options, config):
+    del config
+    if not options.source and not options.verify:
+        raise flags.UsageError(
+            "--source must be given; --verify alone reads a finished cache "
+            "again."
+        )
+    short_side = flags.number(int, "short_side", options.short_side)
+    with quiet.imports(options.verbose):
+        from moco_tf import prepare
+        from moco_tf.monitoring import progress
+        from moco_tf.training import distribution
+    distribution.make_strategy("cpu")  # decoding leaves GPUs to others
+    if options.source:
+        about = prepare.prepare(options.source, options.path, short_side)
+        size = about["bytes"]["images.bin"]
+        print(
+            f"cache       {about['images']} images of {about['source']}, short "
+            f"side at most {about['short_side']}\n"
+            f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
+            f"size        {progress.format_bytes(size)}, "
+            f"{size / about['images'] / 1e3:.0f} kB an image\n"
+            f"use it as   prepared:{options.path}"
+        )
+    if options.verify:
+        count = prepare.verify(options.path)
+        print(f"verified    {count} images: all have their checksums")
+
+
+def _benchmark(options, config):
+    steps = flags.number(int, "steps", options.steps)
+    with quiet.imports(options.verbose):
+        from moco_tf import benchmark
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(
+        options.devices, deterministic=options.deterministic
+    )
+    quiet.start_xla(options.verbose)
+    benchmark.benchmark(config, strategy, steps, path=options.json)
+
+
+_SPEED = {
+    "benchmark": flags.Command(
+        run=_benchmark,
+        purpose="measure input, step and both; name the bottleneck",
+        flags=("config", "devices", "deterministic", "steps", "json"),
+        required=("config",),
+        defaults={"steps": ("10", "measured in each of three rounds")},
+    ),
+    "prepare": flags.Command(
+        run=_prepare,
+        purpose="decode a source once, into a cache that is faster to read",
+        flags=("source", "path", "short_side", "verify"),
+        required=("path",),
+        defaults={
+            "source": ("", "any source of images; with --verify not needed"),
+            "path": (None, "folder of the cache; the same command resumes"),
+        },
+    ),
+}
+
+COMMANDS = {**_SPEED, **_DOCTOR, **_REPORT}

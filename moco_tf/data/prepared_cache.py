@@ -1,0 +1,484 @@
+"""Writes a prepared cache block by block; a kill costs the last block."""
+
+import csv
+import ctypes
+import functools
+import hashlib
+import io
+import json
+import mmap
+import os
+import pathlib
+import time
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import filesystem
+from moco_tf.data import decode
+
+FORMAT = 2  # 1 had no checksum of about.json
+ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
+    "about.json",
+    "images.bin",
+    "index.bin",
+    "names.bin",
+    "unreadable.csv",
+)
+PART = f"{ABOUT}.part"  # until it is whole
+ALIGNMENT = 64  # bytes; TensorFlow takes a slice that starts there uncopied
+ROW = np.dtype(
+    [
+        ("offset", "<i8"),  # bytes; of an unreadable one its line in the log
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("label", "<i8"),  # -1 without labels
+        ("crc32", "<u4"),  # of the pixels
+    ]
+)
+_ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
+LOG_HEADER = ("place", "name", "reason")
+
+
+def read_about(folder):
+    """The content of about.json, or None where there is none.
+
+    Raises:
+      ValueError: for one of another format, or damaged.
+    """
+    path = pathlib.Path(folder) / ABOUT
+    if not path.is_file():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="ascii"))
+        known = about["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{ABOUT} cannot be read: {error!r}") from error
+    if not known:
+        raise ValueError(
+            f"A prepared cache must be of format {FORMAT}. Received format "
+            f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
+            "version, in another folder."
+        )
+    if about.pop("sha256_of_this", None) != _digest_of(about):
+        raise _damaged(folder, f"the checksum of {ABOUT} differs")
+    return about
+
+
+def write_about(folder, about):
+    """Replaces about.json in one step, after it is on the disk."""
+    part = pathlib.Path(folder) / PART
+    signed = {**about, "sha256_of_this": _digest_of(about)}
+    with part.open("w", encoding="ascii") as file:
+        file.write(json.dumps(signed, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, part.with_name(ABOUT))
+    sync_folder(folder)
+
+
+def _digest_of(about):
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def sync_folder(folder):
+    """Brings a folder's list of files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(path):
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Cache:
+    """A finished cache, open for reading.
+
+    Attributes:
+      about: dict of about.json.
+      rows: ROW [N].
+    """
+
+    def __init__(self, folder):
+        """Checks sizes, and the checksums of all but the images.
+
+        Raises:
+          ValueError: for a folder that is no cache, is not finished, or is
+            damaged.
+        """
+        self.folder = pathlib.Path(folder)
+        about = read_about(self.folder)
+        if about is None:
+            raise ValueError(
+                "The source prepared:DIR must name a folder that `prepare` has "
+                f"written. Received {str(folder)!r}, which has no {ABOUT}. "
+                "Correct the path, or prepare it: moco-tf prepare "
+                f"--source=folder:IMAGES --path={folder}"
+            )
+        if not about["finished"]:
+            raise ValueError(
+                "A prepared cache must be finished. Received "
+                f"{about['images']} of {about['of']} images in "
+                f"{str(folder)!r}. Start its command again: it goes on where "
+                "it was."
+            )
+        self._check(about)
+        self.about = about
+        self.rows = np.fromfile(self.folder / INDEX, ROW)
+
+    def _check(self, about):
+        for name, size in about["bytes"].items():
+            path = self.folder / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found} bytes"
+                raise _damaged(self.folder, f"{name} {what}, not {size}")
+        for name, wanted in about["sha256"].items():
+            if digest(self.folder / name) != wanted:
+                raise _damaged(self.folder, f"the checksum of {name} differs")
+        if about["bytes"][INDEX] != about["images"] * ROW.itemsize:
+            raise _damaged(self.folder, f"{INDEX} has another number of rows")
+
+    def __len__(self):
+        return len(self.rows)
+
+    def names(self):
+        """The names of the originals: list of str."""
+        joined = (self.folder / NAMES).read_bytes().decode(errors=_ANY)
+        return joined.split("\0")[:-1]
+
+    def reasons(self):
+        """Why originals could not be read, list of bytes: lines of the log."""
+        path = self.folder / UNREADABLE
+        with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
+            rows = list(csv.DictReader(file))
+        return [row["reason"].encode(errors=_ANY) for row in rows]
+
+    def is_whole(self, index):
+        """Whether the pixels of an image have their checksum."""
+        row = self.rows[index]
+        size = int(row["height"]) * int(row["width"]) * 3
+        if not size:
+            return True
+        # Not by a mapping: there, a disk that fails ends the process.
+        with (self.folder / IMAGES).open("rb", buffering=0) as file:
+            pixels = os.pread(file.fileno(), size, int(row["offset"]))
+        return zlib.crc32(pixels) == row["crc32"]
+
+
+def encode_name(name):
+    """A name as it lies in names.bin; it holds no zero byte."""
+    return name.encode(errors=_ANY) + b"\0"
+
+
+def encode_log(values):
+    """A line of unreadable.csv, bytes."""
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode(errors=_ANY)
+
+
+def _damaged(folder, what):
+    return ValueError(
+        f"A prepared cache must have all its files, whole. In {str(folder)!r} "
+        f"{what}. Remove the folder and prepare it again."
+    )
+
+
+class PreparedSource:
+    """Images that `prepare` has written; nothing is decoded any more.
+
+    The file of pixels is one tensor over the mapped file. A record says where
+    an image lies, and taking it is a slice in the graph: without Python,
+    without a copy, and with the disk read only where a view looks.
+    """
+
+    channels = 3
+
+    def __init__(self, folder):
+        """Opens a cache (see Cache for what is checked)."""
+        self._cache = cache = Cache(folder)
+        rows = cache.rows
+        self.class_names = cache.about["class_names"]
+        self.labels = None
+        if cache.about["labelled"]:
+            self.labels = rows["label"].astype(np.int64)
+        self.may_fail = bool(cache.about["unreadable"])
+        sizes = np.stack([rows["height"], rows["width"]], axis=1)
+        # Small images of one size are augmented in whole batches.
+        same = not self.may_fail and (sizes == sizes[0]).all()
+        self._shape = [*sizes[0].tolist(), 3] if same else [None, None, 3]
+        places = np.column_stack([rows["offset"], sizes])
+        with tf.device("CPU:0"):
+            self._places = tf.constant(places, tf.int64)
+            self._reasons = tf.constant(cache.reasons() or [b""])
+            self._pixels = _map(cache.folder / IMAGES)
+
+    def __len__(self):
+        return len(self._cache)
+
+    def records(self, indices):
+        """Offset, height and width, int64 [n, 3], of int64 [n] indices."""
+        return tf.gather(self._places, indices)
+
+    def image(self, record):
+        """Takes one image: uint8 [H, W, 3].
+
+        Raises:
+          tf.errors.InvalidArgumentError: when run, for an original that could
+            not be read.
+        """
+        offset, height, width = tf.unstack(record)
+        checks = []
+        if self.may_fail:
+            readable = height > 0
+            line = tf.where(readable, tf.zeros_like(offset), offset)
+            reason = tf.gather(self._reasons, line)
+            checks = decode.demand(
+                readable, "Unreadable when it was prepared:", reason
+            )
+        with tf.control_dependencies(checks):
+            size = tf.reshape(3 * height * width, [1])
+        pixels = tf.slice(self._pixels, tf.reshape(offset, [1]), size)
+        image = tf.reshape(pixels, tf.stack([height, width, 3]))
+        return tf.ensure_shape(image, self._shape)
+
+    @functools.cached_property
+    def _names(self):
+        return self._cache.names()
+
+    def name(self, index):
+        """The original's name in its source."""
+        return self._names[index]
+
+    def fingerprint(self):
+        """Hex digest of the pixels' checksums, labels, names and settings."""
+        about = self._cache.about
+        names = ("fingerprint", "short_side", "class_names", "sha256")
+        identity = json.dumps({name: about[name] for name in names})
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _map(path):
+    """A file as a tensor uint8 [bytes]; what is looked at is read."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(mapped, np.uint8)
+    # NumPy hands out no read-only memory, so this is called writable. A mapping
+    # that may be written would have to fit into memory and swap on many
+    # systems. TensorFlow writes into no tensor that is held; if it did, the
+    # process would end and the file stay as it is. (ImmutableConst, which maps
+    # a file too, crashes for some sizes above 4 GB.)
+    memory = (ctypes.c_uint8 * len(array)).from_address(array.ctypes.data)
+    # Lives as long as the tensor.
+    memory.mapped = array  # type: ignore[attr-defined]
+    shared = np.ctypeslib.as_array(memory)
+    return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
+
+
+def open_prepared(path):
+    """Opens a cache by its folder."""
+    return PreparedSource(os.path.expanduser(path))
+
+
+_COMMIT_BYTES = 64 * 2**20
+_COMMIT_SECONDS = 20
+_GROWING = FILES[1:]
+
+
+def check_folder(folder, settings):
+    """Refuses a folder that holds other files, or another cache.
+
+    Args:
+      folder: str. settings: dict, as `Writer` takes it.
+
+    Returns:
+      dict of about.json, or None where the cache is to be begun.
+
+    Raises:
+      ValueError: for such a folder.
+    """
+    about = read_about(folder)
+    if about is None:
+        others = []
+        if os.path.isdir(folder):
+            found = os.scandir(folder)
+            others = sorted(x.name for x in found if not _is_ours(x))
+        if others:
+            raise ValueError(
+                "A cache needs a folder of its own. Received "
+                f"{str(folder)!r}, which holds {', '.join(others[:5])}. Give "
+                "another --path."
+            )
+        return None
+    names = ("fingerprint", "short_side", "of", "labelled", "class_names")
+    differ = [name for name in names if about[name] != settings[name]]
+    if differ:
+        raise ValueError(
+            "A cache goes on only with the source and settings it was begun "
+            f"with. {str(folder)!r} is of {about['source']}, short_side="
+            f"{about['short_side']}. Received {settings['source']}, "
+            f"short_side={settings['short_side']}, which differ in "
+            f"{', '.join(differ)}. Give another --path, or remove that folder."
+        )
+    return about
+
+
+def _is_ours(entry):
+    """Whether a kill at the very start leaves such a file."""
+    if entry.name == PART:
+        return True
+    return entry.name == IMAGES and entry.stat().st_size == 0
+
+
+class Writer:
+    """Appends images; what is committed survives a kill or a full disk.
+
+    The order of a commit: the data files reach the disk, then about.json says
+    how long they are. What lies beyond is cut off at the next start.
+
+    Attributes:
+      about: dict of about.json, as last committed.
+    """
+
+    def __init__(self, folder, settings):
+        """Opens a new cache, or an unfinished one of the same settings.
+
+        Args:
+          folder: of the cache; made if missing.
+          settings: dict for about.json, "of" (the number of images) with it.
+
+        Raises:
+          ValueError: where another process writes, or a file is damaged.
+        """
+        self._folder = pathlib.Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files = {}
+        try:
+            self._open(IMAGES)
+            self._lock()
+            # Behind the lock: another process may just have written it.
+            if check_folder(self._folder, settings) is None:
+                write_about(self._folder, _new(settings))
+            for name in _GROWING[1:]:
+                self._open(name)
+            self._resume()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, name):
+        path = self._folder / name
+        path.touch()
+        # Without a buffer: closing after a full disk must not write.
+        self._files[name] = path.open("r+b", buffering=0)
+
+    def _lock(self):
+        if not filesystem.take(self._files[IMAGES], self._folder):
+            raise ValueError(
+                "Only one process at a time may write a cache. Another one is "
+                f"writing {str(self._folder)!r}. Wait for it, or give another "
+                "--path."
+            )
+
+    def _resume(self):
+        """Cuts off what lies beyond the last commit."""
+        self.about = read_about(self._folder)
+        self._images = self.about["images"]
+        self._unreadable = self.about["unreadable"]
+        self._sizes = dict(self.about["bytes"])
+        for name, file in self._files.items():
+            size = self._sizes[name]
+            if os.fstat(file.fileno()).st_size < size:
+                raise ValueError(
+                    "An unfinished cache must have what it has committed. "
+                    f"{str(self._folder / name)!r} is shorter than {size} "
+                    "bytes. Remove the folder and start anew."
+                )
+            file.truncate(size)
+            file.seek(size)
+        if not self._sizes[UNREADABLE]:
+            self._write(UNREADABLE, encode_log(LOG_HEADER))
+        self._committed = time.monotonic()
+
+    def append(self, image, label, name):
+        """Adds an image: uint8 [H, W, 3]; label: int, -1 for none."""
+        # Pixels start at a multiple of the alignment: the end is filled.
+        pixels = np.ascontiguousarray(image).data.cast("B")
+        offset = self._sizes[IMAGES]
+        self._write(IMAGES, pixels)
+        self._write(IMAGES, bytes(-len(pixels) % ALIGNMENT))
+        height, width, _ = image.shape
+        self._add((offset, height, width, label, zlib.crc32(pixels)), name)
+
+    def append_unreadable(self, reason, label, name):
+        """Adds the place of an original that could not be read."""
+        line = encode_log((self._images, name, reason))
+        self._write(UNREADABLE, line)
+        self._unreadable += 1
+        self._add((self._unreadable - 1, 0, 0, label, 0), name)
+
+    def _add(self, row, name):
+        self._write(INDEX, np.array(row, ROW).tobytes())
+        self._write(NAMES, encode_name(name))
+        self._images += 1
+        behind = self._sizes[IMAGES] - self.about["bytes"][IMAGES]
+        late = time.monotonic() - self._committed > _COMMIT_SECONDS
+        if behind >= _COMMIT_BYTES or late:
+            self.commit()
+
+    def _write(self, name, data):
+        self._sizes[name] += len(data)
+        left = memoryview(data)
+        while left:
+            left = left[self._files[name].write(left) :]
+
+    def commit(self, finished=False):
+        """Makes all that was appended last.
+
+        Args:
+          finished: bool; writes the checksums too, so that it can be opened.
+        """
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
+        about = self.about | {
+            "images": self._images,
+            "unreadable": self._unreadable,
+            "bytes": dict(self._sizes),
+        }
+        if finished:
+            about["sha256"] = {
+                name: digest(self._folder / name)
+                for name in _GROWING
+                if name != IMAGES
+            }
+            about["finished"] = True
+        write_about(self._folder, about)
+        self.about = about
+        self._committed = time.monotonic()
+
+    def close(self):
+        """Lets go of the files; what is not committed is given up."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+def _new(settings):
+    """The about.json of a cache without images."""
+    return {
+        "format": FORMAT,
+        **settings,
+        "finished": False,
+        "images": 0,
+        "unreadable": 0,
+        "bytes": dict.fromkeys(_GROWING, 0),
+        "sha256": {},
+    }

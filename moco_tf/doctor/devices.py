@@ -1,0 +1,264 @@
+"""A few steps of the run itself, timed; nothing is written."""
+
+import math
+import pathlib
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import plan, pretrain
+from moco_tf.data import sources
+from moco_tf.doctor import table
+from moco_tf.methods import shuffle
+from moco_tf.models import inputs
+from moco_tf.monitoring import progress
+from moco_tf.training import checkpoints
+
+_SIZE = 32  # pixels of the images of the resumed run
+_PATCH = 8  # pixels, where the encoder sees patches
+_ROWS = 8  # images of a replica
+_CLOSE = 1e-3  # relative; what sums in another order may differ by
+# What counts or times the session, not the run.
+_OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
+
+
+def gather(strategy):
+    """The row about the collectives of a step, checked against NumPy."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return table.Row("gather", "one replica: nothing travels")
+    rng = np.random.default_rng(0)
+    order = rng.permutation(4 * replicas).astype(np.int32)
+    rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
+    images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
+
+    def keys():
+        own = shuffle.own_rows(tf.gather(tf.constant(rows), order))
+        return shuffle.unshuffle(shuffle.all_gather(own), order)
+
+    def pictures():
+        return shuffle.gather_images(shuffle.own_rows(tf.constant(images)))
+
+    def total():
+        context = tf.distribute.get_replica_context()
+        number = tf.cast(context.replica_id_in_sync_group, tf.float32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+
+    same = True
+    # One after the other, as in a step, where each depends on the last.
+    for exchange, wanted in (
+        (keys, rows),
+        (pictures, images),
+        (total, replicas * (replicas - 1) / 2),
+    ):
+        for value in _run(strategy, exchange):
+            same &= np.array_equal(value.numpy(), wanted)
+    words = f"keys, images and a sum over {replicas} replicas"
+    if same:
+        return table.Row("gather", f"{words}: as they must be")
+    remedy = "Try --cross_device_ops=hierarchical, and check the driver."
+    return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
+
+
+def _run(strategy, function):
+    """What each replica returns from a function, compiled, a list."""
+    found = tf.function(lambda: strategy.run(function))()
+    return strategy.experimental_local_results(found)
+
+
+def resume(config, strategy):
+    """The row about a small run that is saved, and goes on from there.
+
+    Args:
+      config: ConfigDict, whose recipe is taken. strategy: of the devices.
+
+    Side effects: writes to a temporary folder.
+    """
+    config = small_config(config, strategy.num_replicas_in_sync)
+    rng = np.random.default_rng(0)
+    count = 2 * config.train.batch_size
+    channels = inputs.CHANNELS[config.model.input]
+    pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, channels), np.uint8)
+    labels = np.zeros(count, np.int64)
+    source = sources.ArraySource(pixels, labels, None, "noise")
+    source.channels = channels
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        method = _make(config, source, strategy)
+        _train(method, config, source, 2)
+        middle = checkpoints.save(method, folder, 2, {})
+        _train(method, config, source, 4)
+        whole = checkpoints.save(method, folder, 2, {})
+        method = _make(config, source, strategy)
+        checkpoints.restore(method, middle)
+        _train(method, config, source, 4)
+        again = checkpoints.save(method, folder / "again", 1, {})
+        largest = difference(whole, again)
+    return resumed_row(largest, bool(tf.config.list_logical_devices("GPU")))
+
+
+def resumed_row(largest, on_gpu):
+    """The row for the largest relative difference to a run not stopped."""
+    words = "4 steps at once, and 2 and 2 with a checkpoint between"
+    if largest == 0:
+        return table.Row("resume", f"{words}: the same bits")
+    words += f": tensors differ by up to {largest:.1e} of their largest value"
+    if on_gpu and largest <= _CLOSE:
+        words += "; a GPU adds in another order each time"
+        return table.Row("resume", words)
+    remedy = "Do not trust resumed runs here: check memory and disk for faults."
+    return table.Row("resume", words, table.FAIL, remedy)
+
+
+def small_config(config, replicas):
+    """The recipe of a configuration, on a tiny encoder and tiny batches."""
+    small = config.copy_and_resolve_references()
+    batch, sync_bn = _ROWS * replicas, config.model.sync_bn
+    with small.unlocked():
+        small.update_from_flattened_dict(
+            {
+                "model.backbone": "resnet18",
+                "model.width": 0.125,
+                "model.stem": "cifar",
+                "model.bn_groups": 1 if sync_bn else 2 * replicas,
+                "train.micro_batches": min(config.train.micro_batches, 2),
+                "data.image_size": _SIZE,
+                "data.small_size": _SIZE // 2,
+                "model.patch": _PATCH,
+                "train.batch_size": batch,
+            }
+        )
+        if "queue_size" in small[small.method]:
+            small[small.method].queue_size = 4 * batch
+    return small
+
+
+def _make(config, source, strategy):
+    stream = plan.make_stream(config, source)
+    return pretrain.make_method(config, strategy, len(stream.source))
+
+
+def _train(method, config, source, last):
+    """Trains a method from its step on to another."""
+    first = int(method.step.numpy())
+    batches = plan.make_stream(config, source)
+    iterator = iter(batches.distribute(method.distribute_strategy, first))
+    step = method.make_train_function()
+    for _ in range(first, last):
+        step(iterator)
+
+
+def difference(left, right):
+    """The largest difference between two checkpoints, relative.
+
+    Args:
+      left, right: paths of checkpoints of one model.
+
+    Returns:
+      float: of all tensors, the largest difference over the largest value;
+      infinite if one is not finite.
+    """
+    readers = [
+        tf.train.load_checkpoint(str(path / "state")) for path in (left, right)
+    ]
+    largest = 0.0
+    for name in readers[0].get_variable_to_shape_map():
+        if any(word in name for word in _OF_SESSION):
+            continue
+        one, other = (np.asarray(r.get_tensor(name), float) for r in readers)
+        apart = np.abs(one - other).max(initial=0.0)
+        if not np.isfinite(apart):
+            return float("inf")
+        if apart:
+            largest = max(largest, apart / np.abs(one).max(initial=1e-30))
+    return float(largest)
+
+
+_FIRST = 3  # steps that trace, fill buffers, and say nothing about the speed
+_LONGEST = 60.0  # seconds, after which no further step is begun
+_WAIT = 0.3  # share of the time waited for input, above which it is too much
+
+
+class Trial(NamedTuple):
+    """What some steps showed.
+
+    Attributes:
+      seconds: float, of a step. wait: float in 0..1, share of it waited for
+        input. loss: float, of the last step. steps: int, timed.
+      peak: bytes of the fullest GPU at its peak; None on CPUs.
+    """
+
+    seconds: float
+    wait: float
+    loss: float
+    steps: int
+    peak: int | None
+
+
+def run(config, source, strategy, steps, clock=time.perf_counter):
+    """Trains some steps on the real images.
+
+    Args:
+      config: ConfigDict. source: Source. strategy: tf.distribute.Strategy.
+      steps: int, timed ones, at least 1; fewer when they are slow.
+      clock: function that returns seconds.
+
+    Returns:
+      Trial.
+
+    Side effects: those of pretrain.make_method.
+    """
+    batches = plan.make_stream(config, source)
+    method = pretrain.make_method(config, strategy, len(source))
+    iterator = iter(batches.distribute(strategy, 0))
+    step = method.make_train_function()
+    for _ in range(_FIRST):
+        loss = float(step(iterator)["loss"])
+    start, done = clock(), 0
+    while done < steps and clock() - start < _LONGEST:
+        loss = float(step(iterator)["loss"])
+        done += 1
+    seconds = (clock() - start) / done
+    read = min(done, method.step_log.CAPACITY)
+    log = method.step_log.read(_FIRST + done - read, _FIRST + done)
+    wait = sum(log["input_wait"]) / (read * seconds)
+    return Trial(seconds, min(wait, 1.0), loss, done, _peak())
+
+
+def _peak():
+    names = [
+        device.name.rpartition("/device:")[2]
+        for device in tf.config.list_logical_devices("GPU")
+    ]
+    read = tf.config.experimental.get_memory_info
+    return max((read(name)["peak"] for name in names), default=None)
+
+
+def row(config, count, found):
+    """The row of the table about a Trial, for N images."""
+    batch = config.train.batch_size
+    total = count // batch * config.train.epochs
+    total = min(config.train.max_steps or total, total)
+    if not math.isfinite(found.loss):
+        remedy = "Lower optimizer.learning_rate, and look at the images."
+        words = f"the loss was {found.loss} within {found.steps + _FIRST} steps"
+        return table.Row("time", words, table.FAIL, remedy)
+    words = (
+        f"{progress.format_duration(total * found.seconds)} for {total} steps "
+        f"of {found.seconds:.3g} s ({batch / found.seconds:.3g} images/s), "
+        f"without kNN and checkpoints; {100 * found.wait:.0f} % of it waiting "
+        f"for input; measured on {found.steps} steps"
+    )
+    if found.peak is not None:
+        words += f"; {progress.format_bytes(found.peak)} on the fullest GPU"
+    if found.wait > _WAIT:
+        remedy = (
+            "The devices wait for images: resize the files to about twice "
+            "data.image_size once, put them on a local disk, or use more "
+            "cores (data.threads=0)."
+        )
+        return table.Row("time", words, table.WARN, remedy)
+    return table.Row("time", words)

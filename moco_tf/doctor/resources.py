@@ -1,0 +1,237 @@
+"""How much memory a step takes, predicted, and how much there is."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import tensorflow as tf
+
+from moco_tf import method_table, plan
+from moco_tf.data import views
+from moco_tf.doctor import recipe, table
+from moco_tf.models import cloning, inputs
+from moco_tf.monitoring import progress
+
+_EXTRA = 2  # best/, and the one that is being written
+
+
+def disk_row(workdir, each, keep, usage=shutil.disk_usage):
+    """The row of the table about the disk.
+
+    Args:
+      workdir: path, which need not exist; "" = none was given.
+      each: bytes of a checkpoint. keep: int, checkpoints that stay.
+      usage: function of a path that returns an object with `free`, bytes.
+    """
+    needed = (keep + _EXTRA) * each
+    words = (
+        f"{progress.format_bytes(needed)} for {keep + _EXTRA} checkpoints of "
+        f"{progress.format_bytes(each)}"
+    )
+    if not workdir:
+        remedy = "Pass --workdir to compare with its file system."
+        return table.Row("disk", words, table.OK, remedy)
+    place = pathlib.Path(workdir).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return table.Row(
+            "disk",
+            f"{place} cannot be written to",
+            table.FAIL,
+            "Pass another --workdir, or grant permission on the folder.",
+        )
+    free = usage(place).free
+    words += f"; {progress.format_bytes(free)} free at {place}"
+    remedy = "Free space, pass another --workdir, or lower checkpoint.keep."
+    if free < needed:
+        return table.Row("disk", words, table.FAIL, remedy)
+    if free < 2 * needed:
+        return table.Row("disk", words, table.WARN, remedy)
+    return table.Row("disk", words)
+
+
+_FLOAT = 4  # bytes
+# Of the optimiser, for each weight.
+_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
+_PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
+# The gradients of some layers, and the key encoder's, which keeps nothing.
+_TRANSIENT = 4  # times the largest output of a layer
+_ROOM = 0.8  # share of what there is that may be filled; measured runs took
+# 0.8 to 1.1 times the prediction
+
+
+class Parts(dict):
+    """Bytes by what takes them, of one replica."""
+
+    @property
+    def total(self):
+        """Bytes of all."""
+        return sum(self.values())
+
+
+def predict(config, replicas, images):
+    """Predicts the memory of a step, from the graph of the encoder.
+
+    The backward pass needs the output of every layer of the query encoder; of
+    the key encoder one after the other is made and dropped.
+
+    Args:
+      config: ConfigDict. replicas: int. images: N of the source.
+
+    Returns:
+      Parts: weights (both encoders and the gradient), optimiser, dictionary
+      (with the logits), activations.
+    """
+    pixels = views.RECIPES[config.data.views]
+    one_size = config.copy_and_resolve_references()
+    one_size.data.small_views = 0  # so that the sizes of layers are known
+    bn_splits = max(1, config.model.bn_groups // replicas)
+    backbone, head = plan.make_parts(
+        one_size, pixels.mean, pixels.std, bn_splits
+    )
+    model = config.model
+    weights = backbone.count_params() + head.count_params()
+    rows = config.train.batch_size // replicas
+    patches = 1
+    if model.input == "grid":
+        side = inputs.patches_a_side(config.data.image_size, model.patch)
+        patches = side**2
+    encoded = rows // config.train.micro_batches  # at a time
+    outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
+    method = method_table.method_class(config.method)
+    passes = method.trained_passes(config[config.method])
+    # Small views: by their pixels.
+    data = config.data
+    passes += data.small_views * (data.small_size / data.image_size) ** 2
+    return Parts(
+        weights=3 * weights * _FLOAT,
+        optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
+        dictionary=method.dictionary_bytes(config, images, rows),
+        activations=round(passes * sum(outputs)) + _TRANSIENT * max(outputs),
+    )
+
+
+def _outputs(model, rows, inner=1):
+    """Bytes of the output of each layer, for a batch of so many rows.
+
+    A model in the place of a layer has `inner` rows for each of them.
+    """
+    sizes = []
+    for layer in model.layers:
+        if cloning.is_functional(layer):
+            sizes += _outputs(layer, rows * inner)
+            continue
+        for output in tf.nest.flatten(layer.output):
+            values = output.shape[1:].num_elements()
+            sizes.append(rows * values * output.dtype.size)
+    return sizes
+
+
+def checkpoint_bytes(parts, config, images):
+    """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
+    method = method_table.method_class(config.method)
+    keys = method.dictionary_bytes(config, images, 0)
+    return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
+
+
+def memory_row(parts, config, replicas, kind, free, tuned=None):
+    """The row of the table about memory.
+
+    Args:
+      parts: Parts of a replica. config: ConfigDict that they are of.
+      replicas: int, of this machine.
+      kind: "CPU": replicas share the memory, which also holds the process;
+        "GPU": each has its own.
+      free: bytes that there are, for one device; None = not known.
+      tuned: learning rate for one image of the batch; None = config's own.
+    """
+    words = ", ".join(
+        f"{name} {progress.format_bytes(count)}"
+        for name, count in parts.items()
+    )
+    if kind == "CPU":
+        words += f", process {progress.format_bytes(_PROCESS)}"
+    needed = _needed(parts, replicas, kind)
+    each = " a GPU" if kind == "GPU" else ""
+    bound = config.model.recompute  # keeps less than is counted
+    about = "at most" if bound else "about"
+    words = (
+        f"{about} {progress.format_bytes(needed)}{each} at the peak ({words})"
+    )
+    if free is None:
+        words += "; what there is is not known"
+        remedy = "Compare with the memory of the GPU (nvidia-smi)."
+        return table.Row("memory", words, table.OK, remedy)
+    words += f"; {progress.format_bytes(free)} free"
+    if needed <= _ROOM * free:
+        return table.Row("memory", words)
+    batch = config.train.batch_size
+    change = {}
+    divisor = config.model.bn_groups * 2  # two images of a group at least
+    for part in (2, 4, 8, 16, 32, 64):
+        smaller = Parts(parts, activations=parts["activations"] // part)
+        fits = _needed(smaller, replicas, kind) <= _ROOM * free
+        if fits and batch % (part * divisor) == 0:
+            change = {"train.batch_size": batch // part}
+            change |= recipe.rate_for(config, batch // part, tuned)
+            break
+    remedy = (
+        "Lower train.batch_size, and the rate with it; or use "
+        "train.micro_batches or model.recompute where the method takes them, "
+        "train.precision=mixed_bfloat16, or more devices."
+    )
+    verdict = table.WARN if bound or needed <= free else table.FAIL
+    return table.Row("memory", words, verdict, remedy, change)
+
+
+def _needed(parts, replicas, kind):
+    if kind == "CPU":
+        return replicas * parts.total + _PROCESS
+    return parts.total
+
+
+def free_on_host(root="/"):
+    """Bytes that processes may still take: the system's, or the container's.
+
+    Args:
+      root: folder that holds proc/ and sys/.
+
+    Returns:
+      int, or None where the system does not say.
+    """
+    root = pathlib.Path(root)
+    known = []
+    try:
+        text = (root / "proc/meminfo").read_text()
+    except OSError:
+        text = ""
+    if match := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M):
+        known.append(1024 * int(match[1]))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        group = root / "sys/fs/cgroup"
+        try:
+            pair = [(group / name).read_text() for name in (limit, used)]
+            known.append(int(pair[0]) - int(pair[1]))
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+    return max(0, min(known)) if known else None
+
+
+def free_on_gpus():
+    """Bytes free on the GPU with the least, by nvidia-smi, or None."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    done = subprocess.run(
+        [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+    )
+    found = [int(word) for word in re.findall(r"^\d+$", done.stdout, re.M)]
+    return min(found) * 2**20 if found else None

@@ -1,0 +1,420 @@
+"""Features of a source as a file for other programs (the `embed` command)."""
+
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+import moco_tf
+from moco_tf import filesystem
+from moco_tf.data import sources, views
+from moco_tf.evaluation import features, frozen
+
+
+def _write_npz(path, embeddings):
+    """Writes Embeddings to a path; rows are not copied."""
+    arrays = {
+        **embeddings.rows,
+        "index": embeddings.index,
+        "names": np.array(embeddings.names, np.str_),
+        "metadata": np.array(json.dumps(embeddings.about)),
+    }
+    if embeddings.labels is not None:
+        arrays["labels"] = embeddings.labels
+    if embeddings.class_names is not None:
+        arrays["class_names"] = np.array(embeddings.class_names, np.str_)
+    with open(path, "wb") as file:  # savez would append .npz to a name
+        np.savez(file, **arrays)
+
+
+def _read_npz(path):
+    """Reads all but the features, which stay on the disk.
+
+    Args:
+      path: of a file that `write` has written.
+
+    Returns:
+      the fields of Embeddings, in order.
+
+    Raises:
+      ValueError, KeyError, EOFError, zipfile.BadZipFile: for another file.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(str(file["metadata"]))
+        labels = file["labels"] if "labels" in file else None
+        classes = file["class_names"] if "class_names" in file else None
+        index, names = file["index"], file["names"].tolist()
+    return (
+        {layer: _map_npz(path, layer, len(index)) for layer in about["layers"]},
+        index,
+        names,
+        labels,
+        classes if classes is None else classes.tolist(),
+        about,
+    )
+
+
+def _map_npz(path, name, count):
+    """Maps an array of an .npz file from the disk, float32 [count, F]."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed and cannot be mapped")
+    with open(path, "rb") as file:
+        # 30 bytes, then a name and an extra field of the lengths in the last 4.
+        file.seek(entry.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), "<u2")
+        file.seek(int(lengths.sum()), os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, by_columns, dtype = read_header(file)
+        start = file.tell()
+    if dtype != np.float32 or by_columns or shape[:-1] != (count,):
+        raise ValueError(
+            f"{name} must be float32 [{count}, F] by rows; received {dtype} "
+            f"{shape}"
+        )
+    return np.memmap(path, np.float32, "r", start, shape)
+
+
+GROUP_ROWS = 4096  # 2048 features of so many rows take 32 MB
+_METADATA = "moco_tf"  # its key in the schema
+
+
+def _write_parquet(path, embeddings):
+    """Writes Embeddings to a path, GROUP_ROWS at a time."""
+    columns = {"index": embeddings.index, "name": embeddings.names}
+    fields = [("index", pa.int64()), ("name", pa.string())]
+    labels, classes = embeddings.labels, embeddings.class_names
+    if labels is not None:
+        columns["label"] = labels
+        fields.append(("label", pa.int64()))
+    if labels is not None and classes is not None:
+        names = pa.array(classes, pa.string())
+        fields.append(("class_name", pa.string()))
+    fields += [
+        (layer, pa.list_(pa.float32(), rows.shape[1]))
+        for layer, rows in embeddings.rows.items()
+    ]
+    about = {**embeddings.about, "class_names": classes}
+    schema = pa.schema(fields, metadata={_METADATA: json.dumps(about)})
+    with pa.parquet.ParquetWriter(path, schema) as file:
+        for start in range(0, len(embeddings.index), GROUP_ROWS):
+            group = slice(start, start + GROUP_ROWS)
+            arrays = {name: pa.array(x[group]) for name, x in columns.items()}
+            if "class_name" in schema.names:
+                arrays["class_name"] = names.take(arrays["label"])
+            for layer, rows in embeddings.rows.items():
+                arrays[layer] = pa.FixedSizeListArray.from_arrays(
+                    pa.array(np.asarray(rows[group], np.float32).ravel()),
+                    rows.shape[1],
+                )
+            file.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def _read_parquet(path):
+    """Reads all but the features, which stay on the disk.
+
+    Args:
+      path: of a file that `write` has written.
+
+    Returns:
+      the fields of Embeddings, in order.
+
+    Raises:
+      ValueError, KeyError, OSError: for another file.
+    """
+    file = pa.parquet.ParquetFile(path, memory_map=True)
+    metadata = file.schema_arrow.metadata or {}
+    about = json.loads(metadata[_METADATA.encode()])
+    classes = about.pop("class_names")
+    known = {"index", "name", "label"} & set(file.schema_arrow.names)
+    table = file.read(columns=sorted(known))
+    return (
+        {layer: _ParquetRows(file, layer) for layer in about["layers"]},
+        table["index"].to_numpy(),
+        table["name"].to_pylist(),
+        table["label"].to_numpy() if "label" in known else None,
+        classes,
+        about,
+    )
+
+
+class _ParquetRows:
+    """Features in a Parquet file: slices read the row groups they touch."""
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, file, layer):
+        kind = file.schema_arrow.field(layer).type
+        if not (
+            pa.types.is_fixed_size_list(kind)
+            and kind.value_type == pa.float32()
+        ):
+            raise ValueError(
+                f"{layer} must be lists of float32 of one size; received {kind}"
+            )
+        self.shape = (file.metadata.num_rows, kind.list_size)
+        self._file, self._layer = file, layer
+        groups = range(file.num_row_groups)
+        sizes = [file.metadata.row_group(group).num_rows for group in groups]
+        self._starts = np.cumsum([0, *sizes])
+        self._newest = (-1, None)  # slices smaller than a group follow
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        """Float32 [m, F] of a slice of step 1."""
+        start, stop, _ = rows.indices(len(self))
+        parts = [np.empty([0, self.shape[1]], np.float32)]
+        for group, first in enumerate(self._starts[:-1]):
+            if first < stop and start < self._starts[group + 1]:
+                within = slice(max(start - first, 0), stop - first)
+                parts.append(self._group(group)[within])
+        return np.concatenate(parts)
+
+    def _group(self, group):
+        if self._newest[0] != group:
+            column = self._file.read_row_group(group, [self._layer]).column(0)
+            values = column.combine_chunks().flatten().to_numpy()
+            self._newest = (group, values.reshape(-1, self.shape[1]))
+        return self._newest[1]
+
+
+_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
+_READERS = {".npz": _read_npz, ".parquet": _read_parquet}
+
+
+class Embeddings(NamedTuple):
+    """Features of images, in the order of their source."""
+
+    rows: dict  # layer -> float32 [n, F]; slices of it are arrays
+    index: np.ndarray  # int64 [n], place in the source
+    names: Any  # sequence of str, of the images
+    labels: np.ndarray | None  # int64 [n]
+    class_names: list | None  # of str
+    about: dict  # encoder and source, see describe
+
+    def class_of(self, row):
+        """The class of a row, by name or by number, as text; None without."""
+        if self.labels is None:
+            return None
+        label = int(self.labels[row])
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def check_path(path):
+    """Returns a pathlib.Path; refuses a name of another format."""
+    path = pathlib.Path(path).expanduser()
+    if path.suffix not in _WRITERS:
+        raise ValueError(
+            "A file of embeddings must be named .npz or .parquet. Received "
+            f"{str(path)!r}."
+        )
+    return path
+
+
+def write(path, embeddings):
+    """Writes a file in the format of its name, all of it or nothing.
+
+    Args:
+      path: .npz or .parquet, replaced if it exists. embeddings: Embeddings.
+
+    Raises:
+      ValueError: for another format. OSError: if it cannot be written.
+
+    Side effects: writes the file.
+    """
+    path = check_path(path)
+    names, classes = embeddings.names, embeddings.class_names
+    embeddings = embeddings._replace(
+        names=[as_text(name) for name in names],
+        class_names=classes and [as_text(name) for name in classes],
+    )
+    with filesystem.file(path) as part:
+        _WRITERS[path.suffix](part, embeddings)
+
+
+def load(path):
+    """Opens a file that `write` has written.
+
+    Args:
+      path: .npz or .parquet.
+
+    Returns:
+      Embeddings, of all layers in the file.
+
+    Raises:
+      ValueError: for a file that is not there, or not such a file.
+    """
+    path = check_path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"There is no file of embeddings {str(path)!r}. `moco-tf embed` "
+            "writes one."
+        )
+    try:
+        return Embeddings(*_READERS[path.suffix](path))
+    except (
+        TypeError,  # a bare array
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        OSError,
+        ValueError,  # pyarrow's errors are of this class too
+    ) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole file of embeddings: {error}. Write "
+            "it again with `moco-tf embed`."
+        ) from error
+
+
+def as_text(name):
+    """A name (str) as UTF-8 can hold it; "?" for bytes that are none."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+# What a file holds is a function of these entries of its metadata.
+_IDENTITY = ("encoder", "fingerprint", "layers")
+
+
+def embed_source(
+    judged: frozen.Frozen,
+    spec: str,
+    path: str | pathlib.Path,
+    layers: Sequence[str] = (),
+    folder: str | pathlib.Path | None = None,
+) -> Embeddings:
+    """Writes the features of a source to a file, and prints what it wrote.
+
+    Args:
+      judged: frozen.Frozen. spec: of the source, as `sources.open_source`
+        takes it; with or without labels.
+      path: .npz or .parquet. One that exists must be of the same encoder,
+        source and layers: then it is whole, and is left as it is.
+      layers: names of those that are written; (): all that the encoder has.
+      folder: of stored features, which stay for other commands; None: beside
+        the path, until the file is whole.
+
+    Returns:
+      Embeddings, as in the file.
+
+    Raises:
+      ValueError: before any work, for what cannot be embedded, and a file that
+        is of another command.
+
+    Side effects: writes the file. A killed command, started again, goes on.
+    """
+    layers = tuple(layers) or judged.layers
+    unknown = sorted(set(layers) - set(judged.layers))
+    if unknown:
+        raise ValueError(
+            f"The encoder has the features {', '.join(judged.layers)}. "
+            f"Received {', '.join(unknown)}."
+        )
+    layers = tuple(layer for layer in judged.layers if layer in layers)
+    path = check_path(path)
+    source = sources.open_source(spec, judged.channels)
+    if embed(judged, source, spec, path, layers, folder):
+        print(f"wrote       {path}")
+    else:
+        print(f"This file is finished: {path}")
+    found = load(path)
+    sizes = ", ".join(f"{x} {found.rows[x].shape[1]}" for x in layers)
+    labelled = "no labels"
+    if found.labels is not None:
+        labelled = f"labels of {len(set(found.labels.tolist()))} classes"
+    print(
+        f"source      {spec}: {len(found.index)} images, {labelled}, "
+        f"{found.about['unreadable']} unreadable left out\n"
+        f"encoder     {found.about['title']}\n"
+        f"features    {sizes}"
+    )
+    return found
+
+
+def embed(judged, source, spec, path, layers, folder=None):
+    """As `embed_source`, of a source that is open; prints nothing.
+
+    Args:
+      source: Source. path: pathlib.Path, of check_path.
+      judged, spec, layers, folder: as `embed_source`.
+
+    Returns:
+      bool: whether the file was written; False: it was there.
+    """
+    about = describe(judged, source, spec, layers)
+    if path.exists():
+        _check_same(path, about)
+        return False
+    own = path.with_name(f"{path.name}.features")
+    stored = features.store(judged, source, folder or own)
+    write(
+        path,
+        Embeddings(
+            {layer: stored.rows[layer] for layer in layers},
+            stored.index,
+            [source.name(int(place)) for place in stored.index],
+            stored.labels,
+            source.class_names,
+            {**about, "unreadable": len(stored.skipped)},
+        ),
+    )
+    if not folder:
+        shutil.rmtree(own)
+    return True
+
+
+def describe(judged, source, spec, layers):
+    """What a file tells of itself.
+
+    Args:
+      judged: frozen.Frozen. source: Source. spec: of it. layers: names.
+
+    Returns:
+      dict that JSON can hold: encoder, title, image_size, views, mean, std,
+      source, fingerprint, layers, moco_tf (the version).
+    """
+    recipe = judged.recipe
+    named = [name for name, own in views.RECIPES.items() if own == recipe]
+    return {
+        "encoder": judged.identity,
+        "title": judged.title,
+        "image_size": judged.image_size,
+        "views": named[0] if named else "",
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "source": sources.absolute(spec),
+        "fingerprint": source.fingerprint(),
+        "layers": list(layers),
+        "moco_tf": moco_tf.__version__,
+    }
+
+
+def _check_same(path, about):
+    """Refuses a file that another command has written."""
+    found = load(path).about
+    if all(found.get(name) == about[name] for name in _IDENTITY):
+        return
+    shown = [
+        f"{x.get('title')}, {x.get('source')}, {'+'.join(x.get('layers', []))}"
+        for x in (found, about)
+    ]
+    raise ValueError(
+        "A file of embeddings is only kept for the same encoder, source and "
+        f"layers. {str(pathlib.Path(path))!r} holds {shown[0]} (encoder "
+        f"{str(found.get('encoder'))[:16]}). Received {shown[1]} (encoder "
+        f"{about['encoder'][:16]}). Give another --path, or move the file away."
+    )

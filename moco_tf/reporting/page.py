@@ -1,0 +1,352 @@
+"""From workdirs to one HTML file."""
+
+import datetime
+import json
+import pathlib
+import shlex
+from typing import NamedTuple
+
+import jinja2
+
+import moco_tf
+from moco_tf import config as configs
+from moco_tf import filesystem, workdirs
+from moco_tf.monitoring import metrics_csv
+from moco_tf.reporting import charts, findings, pictures, published
+
+
+class Run(NamedTuple):
+    """A pre-training run as its workdir tells it, finished or not.
+
+    Attributes:
+      name: short, different from those of the other runs of a report.
+      workdir: path. config: ConfigDict.
+      fingerprint: of the source that it trains on, hex; "" where not noted.
+      starts: list of dicts, one a start (see workdirs.describe).
+      rows: of metrics.csv, list of dicts; [] before the first.
+      written: when metrics.csv was last written, UTC; None without one.
+      steps_per_epoch: int; None while nothing tells it.
+      judged: list of Judged.
+    """
+
+    name: str
+    workdir: pathlib.Path
+    config: object
+    fingerprint: str
+    starts: list
+    rows: list
+    written: datetime.datetime | None
+    steps_per_epoch: int | None
+    judged: list
+
+    def epoch_of(self, row):
+        """Epochs done at a row, a float; its step where that is not known."""
+        return row["step"] / (self.steps_per_epoch or 1)
+
+    def column(self, name):
+        """The rows that have a figure, and its values."""
+        rows = [row for row in self.rows if row.get(name) is not None]
+        return rows, [row[name] for row in rows]
+
+
+class Judged(NamedTuple):
+    """What `linear` or `finetune` has found, in a folder of the workdir."""
+
+    folder: str
+    command: str
+    top1: float  # fraction, as the next two, its interval of 95 %
+    low: float
+    high: float
+
+
+def read(paths):
+    """Reads the workdirs of one report.
+
+    Args:
+      paths: of workdirs, str.
+
+    Returns:
+      list of Run.
+
+    Raises:
+      ValueError: for a folder that holds no pre-training run, one that is
+        given twice, or files that are damaged.
+    """
+    workdirs_ = [pathlib.Path(path).resolve() for path in paths]
+    twice = {str(x) for x in workdirs_ if workdirs_.count(x) > 1}
+    if twice:
+        raise ValueError(
+            "A report compares different runs. Received the same workdir "
+            f"more than once: {', '.join(sorted(twice))}. Give each once."
+        )
+    names = short_names(workdirs_)
+    return [_read(x, name) for x, name in zip(workdirs_, names, strict=True)]
+
+
+def short_names(paths):
+    """The last parts of paths, as many as make them different.
+
+    Args:
+      paths: of pathlib.Path, absolute, all different.
+
+    Returns:
+      list of str.
+    """
+    count = 1
+    while True:
+        names = ["/".join(path.parts[1:][-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return [name or "/" for name in names]
+        count += 1
+
+
+def _read(workdir, name):
+    if not (workdir / "config.json").is_file():
+        raise ValueError(
+            "A report is of a run: its workdir holds config.json. Received "
+            f"{str(workdir)!r} without one. Give the --workdir of the "
+            "`pretrain` command."
+        )
+    config = workdirs.load_saved(workdir)
+    saved = workdirs.read_json(workdir / "config.json")
+    path = workdir / "environment.json"
+    starts = workdirs.read_json(path)["starts"] if path.is_file() else []
+    path = workdir / "metrics.csv"
+    rows, written = [], None
+    if path.is_file():
+        rows = metrics_csv.read(path)
+        written = datetime.datetime.fromtimestamp(
+            path.stat().st_mtime, datetime.UTC
+        )
+    return Run(
+        name,
+        workdir,
+        config,
+        saved.get("data_fingerprint", ""),
+        starts,
+        rows,
+        written,
+        _steps_per_epoch(rows, workdir),
+        _judged(workdir),
+    )
+
+
+def _steps_per_epoch(rows, workdir):
+    """An epoch's last step is always logged; checkpoints note their epoch."""
+    first = [row["step"] for row in rows if row["epoch"] == 1]
+    if first and (
+        rows[-1]["epoch"] > 1 or rows[-1].get("epoch_loss") is not None
+    ):
+        return max(first)
+    for path in sorted(workdir.glob("checkpoints/*/meta.json")):
+        meta = _optional_json(path)
+        if meta.get("step") and meta.get("epoch"):
+            return round(meta["step"] / meta["epoch"])
+    return None
+
+
+def _judged(workdir):
+    found = []
+    for path in sorted(workdir.glob("*/result.json")):
+        result, about = (
+            _optional_json(path.with_name(name))
+            for name in ("result.json", "config.json")
+        )
+        values = [result.get(x) for x in ("top1", "top1_low", "top1_high")]
+        if None not in values and about.get("command"):
+            found.append(Judged(path.parent.name, about["command"], *values))
+    return found
+
+
+def _optional_json(path):
+    """A file's dict; {} if it is not there, half written or of another kind."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_SHEETS = 5_000_000  # letters, of all pictures of maps together
+_SHEET = 1_500_000
+_REPRESENTATION = ("alignment", "uniformity", "effective_rank")
+_SPEED = ("images_per_second", "input_wait_share")
+
+
+def write(workdirs, path="", checkpoint="latest", images=2000):
+    """Writes the report of one run or of several, and prints where it is.
+
+    Args:
+      workdirs: list of str, of pre-training runs, finished or not.
+      path: of the file; "": report.html in the first workdir.
+      checkpoint: "latest", "best", a step or a path: whose features are shown.
+      images: int, of the test set on the map; 0: curves alone.
+
+    Returns:
+      pathlib.Path of the file.
+
+    Raises:
+      ValueError: before any work, for what is no run, and a path that cannot
+        be written to.
+
+    Side effects: writes the file, whole or not at all; stores features in the
+    workdirs.
+    """
+    if images < 0:
+        raise ValueError(
+            "A map shows 0 images or more; 0 leaves out all pictures. Received "
+            f"images={images}."
+        )
+    found = read(workdirs)
+    path = pathlib.Path(path or found[0].workdir / "report.html")
+    if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(
+            "--path must name a file that ends in .html. Received "
+            f"{str(path)!r}."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = render(found, checkpoint, images)
+    with filesystem.file(path) as part:
+        # A file's name need not be text: what cannot be written becomes "?".
+        part.write_bytes(page.encode("utf-8", "replace"))
+    print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return path
+
+
+def render(found, checkpoint="latest", images=2000):
+    """The page of runs, text.
+
+    Args:
+      found: list of Run. checkpoint, images: as `write`.
+
+    Returns:
+      str, HTML.
+    """
+    sheets = pictures.Sheets(min(_SHEET, _SHEETS // len(found)))
+    parts = []
+    for run in found:
+        shown = None
+        if images:
+            shown = pictures.of_run(
+                run, checkpoint, images, sheets, len(found) == 1
+            )
+        parts.append(_part(run, shown))
+    if images:
+        _join_equal_pairs(parts)
+    drawn = charts.draw_all(found)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
+        autoescape=lambda name: name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    return environment.get_template("report.html").render(
+        version=moco_tf.__version__,
+        made=f"{now:%Y-%m-%d %H:%M} UTC",
+        runs=parts,
+        charts=[
+            drawn[key]
+            for key in drawn
+            if key not in (*_REPRESENTATION, *_SPEED)
+        ],
+        representation=[drawn[k] for k in _REPRESENTATION if k in drawn],
+        speed=[drawn[key] for key in _SPEED if key in drawn],
+        sheets=sheets.found,
+        figures=_side_by_side(
+            [
+                {"progress": x["progress"], **x["figures"], **x["judged"]}
+                for x in parts
+            ]
+        ),
+        judged=[(label, [text]) for label, text in parts[0]["judged"].items()],
+        differences=[
+            (name, [str(value) for value in values])
+            for name, values in findings.differences(found)
+        ],
+        published=published.cifar10()
+        if any(published.is_cifar10(run.config) for run in found)
+        else None,
+    )
+
+
+def _part(run, shown):
+    """What the template needs of one run; `shown` is of pictures.of_run."""
+    start = run.starts[-1] if run.starts else {}
+    for name, part in (shown or {}).items():
+        if "missing" in part:
+            print(f"without     {name} of {run.name}: {part['missing']}")
+    return {
+        "name": run.name,
+        "workdir": str(run.workdir),
+        "progress": findings.progress(run),
+        "written": f"{run.written:%Y-%m-%d %H:%M} UTC" if run.written else "",
+        "figures": findings.figures(run),
+        "judged": findings.judged(run),
+        "readings": findings.readings(run),
+        "rows": _table(run),
+        "pictures": shown,
+        "config": _sections(run.config),
+        "fingerprint": run.fingerprint,
+        "source": run.config.data.source,
+        "command": shlex.join(start.get("command", [])),
+        "directory": start.get("directory", ""),
+        "environment": _environment(start),
+        "starts": [
+            (x.get("started", ""), shlex.join(x.get("command", [])))
+            for x in run.starts
+        ],
+    }
+
+
+def _join_equal_pairs(parts):
+    """Lets the views of a run stand for those of later runs that are equal."""
+    first: dict[str, dict] = {}
+    for part in parts:
+        pairs = part["pictures"]["pairs"]
+        if "missing" not in pairs:
+            key = json.dumps([pairs["rows"], pairs["spec"], pairs["changed"]])
+            pairs["same_as"] = first.get(key, "")
+            first.setdefault(key, part["name"])
+
+
+def _table(run):
+    """The ends of epochs, for those who read no curves."""
+    names = ("epoch_loss", "knn_backbone", "knn_projection", "learning_rate")
+    rows, _ = run.column("epoch_loss")
+    return [
+        [f"{run.epoch_of(row):.4g}", f"{row['step']:,}"]
+        + [
+            "" if row.get(name) is None else f"{row[name]:.5g}"
+            for name in names
+        ]
+        for row in rows
+    ]
+
+
+def _sections(config):
+    """The configuration as {section: [(field, value)]}."""
+    found: dict[str, list] = {}
+    for name, value in configs.flatten(config.to_dict()).items():
+        section, _, field = name.rpartition(".")
+        found.setdefault(section or "run", []).append((field, str(value)))
+    return dict(sorted(found.items()))
+
+
+def _environment(start):
+    """A start's machine and packages as [(name, text)]."""
+    plain = ("started", "platform", "cores", "python", "moco_tf")
+    found = [(name, str(start[name])) for name in plain if name in start]
+    if "devices" in start:
+        found.append(("devices", ", ".join(start["devices"])))
+    return found + [
+        (name, str(version))
+        for name, version in start.get("packages", {}).items()
+    ]
+
+
+def _side_by_side(figures):
+    """Figures of runs as [(label, [text of each run, "" without])]."""
+    labels = dict.fromkeys(label for each in figures for label in each)
+    return [(x, [each.get(x, "") for each in figures]) for x in labels]

@@ -1,0 +1,275 @@
+"""The labelled features among which neighbours are found (`neighbours`)."""
+
+import contextlib
+import pathlib
+import tempfile
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import workdirs
+from moco_tf.data import sources
+from moco_tf.evaluation import embeddings, features, voting
+
+SHOWN = 5  # classes of an answer, most probable first
+
+
+class LinearHead(tf.Module):
+    """Class probabilities of features: softmax(features @ kernel + bias).
+
+    Attributes:
+      kernel: float32 [F, C] variable. bias: float32 [C] variable.
+      classes: C names.
+    """
+
+    def __init__(self, kernel, bias, classes):
+        """Copies float32 [F, C] and [C] arrays."""
+        super().__init__()
+        self.kernel = tf.Variable(kernel, name="kernel")
+        self.bias = tf.Variable(bias, name="bias")
+        self.classes = tuple(map(embeddings.as_text, classes))
+
+    def __call__(self, features):
+        """Names the most probable classes.
+
+        Args:
+          features: float32 [n, F], as the encoder gives them.
+
+        Returns:
+          classes string [n, k], probabilities float32 [n, k], in falling
+          order; k is 5, or the number of classes if that is lower.
+        """
+        logits = tf.linalg.matmul(features, self.kernel) + self.bias
+        shown = min(SHOWN, len(self.classes))
+        found, place = tf.math.top_k(tf.nn.softmax(logits), shown)
+        return tf.gather(tf.constant(self.classes), place), found
+
+
+def open_head(path, judged, features):
+    """Opens the linear.npz of the `linear` command.
+
+    Args:
+      path: of the file, or of the folder that holds it.
+      judged: frozen.Frozen that is exported. features: F of its backbone.
+
+    Returns:
+      LinearHead, and the dict of the result.json beside the file; {} without.
+
+    Raises:
+      ValueError: for a file that is no such head, or the head of another
+        encoder, of other features or of another width.
+    """
+    path = pathlib.Path(path)
+    path = path / "linear.npz" if path.is_dir() else path
+    kernel, bias, classes = _read_head(path)
+    if kernel.shape[0] != features:
+        raise ValueError(
+            f"The head must take the encoder's {features} features. Received "
+            f"{str(path)!r} for {kernel.shape[0]} features. Train one with "
+            "`moco-tf linear` on this encoder."
+        )
+    result = path.parent / "result.json"
+    if not result.is_file():
+        return LinearHead(kernel, bias, classes), {}
+    found = workdirs.read_json(result)
+    _check_origin(found, path, judged)
+    return LinearHead(kernel, bias, classes), found
+
+
+def _read_head(path):
+    """Returns kernel, bias and class names, of shapes that fit."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kernel, bias, classes = (
+                file[name] for name in ("kernel", "bias", "classes")
+            )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,  # a bare array
+        zipfile.BadZipFile,
+    ) as e:
+        raise ValueError(
+            "A head must be the linear.npz of `moco-tf linear`, with kernel, "
+            f"bias and classes. Received {str(path)!r}: {e}"
+        ) from e
+    shapes = kernel.shape, bias.shape, classes.shape
+    fit = kernel.ndim == 2 and shapes[1:] == (kernel.shape[1:],) * 2
+    if not fit or not np.isfinite(kernel).all() or not np.isfinite(bias).all():
+        raise ValueError(
+            "A head must hold a finite kernel [F, C], bias [C] and classes "
+            f"[C]. Received {shapes} in {str(path)!r}."
+        )
+    names = [str(name) for name in classes]
+    return kernel.astype(np.float32), bias.astype(np.float32), names
+
+
+def _check_origin(result, path, judged):
+    """Refuses a head of another encoder or layer, told by its result.json."""
+    trained = result.get("encoder_identity", "")
+    if trained != judged.identity:
+        raise ValueError(
+            "The head must be trained on the encoder that is exported. "
+            f"Received {str(path)!r} of the encoder {trained[:16]} "
+            f"({result.get('encoder')}), and the encoder "
+            f"{judged.identity[:16]} ({judged.title}). Give the head's own "
+            "--checkpoint, or train one with `moco-tf linear`."
+        )
+    if result.get("features") != "backbone":
+        raise ValueError(
+            "The head must be trained on the features that are served, those "
+            f"of the backbone. Received one of {result.get('features')!r}. "
+            "Train one with --config.probe.features=backbone."
+        )
+
+
+_FILES = (".npz", ".parquet")
+
+
+class FeatureBank(tf.Module):
+    """Class scores of features by the vote of the nearest neighbours.
+
+    The vote is that of moco_tf.evaluation.voting (arXiv:1805.01978, Sec. 3.4).
+
+    Attributes:
+      blocks: list of float32 [b, F] variables, unit rows.
+      labels: int64 [B] variable, places in `classes`.
+      classes: tuple of str.
+      k: neighbours that vote. temperature: of their votes.
+      title: where the features came from, and how they vote.
+    """
+
+    def __init__(self, rows, labels, classes, k, temperature, title=""):
+        """Copies float [B, F] rows; B is at least k.
+
+        Raises:
+          ValueError: for labels, a k or a temperature that cannot serve.
+        """
+        super().__init__()
+        voting.check_k(k, len(rows))
+        voting.check_scores(k, temperature)
+        labels = voting.check_labels(labels, len(rows), len(classes), "bank")
+        # One block of similarities has 65,536 columns, however large the bank.
+        self.blocks = [
+            tf.Variable(
+                voting.unit_rows(rows[start : start + voting.BANK_BLOCK], name),
+                trainable=False,
+                name=name,
+            )
+            for start in range(0, len(rows), voting.BANK_BLOCK)
+            for name in [f"bank{start // voting.BANK_BLOCK}"]
+        ]
+        self.labels = tf.Variable(labels, trainable=False, name="labels")
+        self.classes = tuple(map(embeddings.as_text, classes))
+        self.k = k
+        self.temperature = temperature
+        self.title = f"{title} (k = {k}, temperature = {temperature:g})"
+
+    def __call__(self, normalised):
+        """Names the classes with the most votes.
+
+        Args:
+          normalised: float32 [n, F], unit rows.
+
+        Returns:
+          classes string [n, m], scores float32 [n, m], in falling order; m is
+          5, or the number of classes if that is lower.
+        """
+        count = tf.shape(normalised)[0]
+        near = tf.fill([count, self.k], np.float32(-np.inf))
+        index = tf.zeros([count, self.k], tf.int64)
+        offset = 0
+        for block in self.blocks:
+            rows = tf.convert_to_tensor(block)
+            near, index = voting.merge_nearest(
+                normalised, rows, tf.constant(offset, tf.int64), near, index
+            )
+            offset += rows.shape[0]
+        label = tf.gather(self.labels, index)
+        classes = len(self.classes)
+        cell = tf.range(count, dtype=tf.int64)[:, tf.newaxis] * classes + label
+        votes = tf.math.unsorted_segment_sum(
+            tf.exp(near / self.temperature),
+            cell,
+            tf.cast(count, tf.int64) * classes,
+        )
+        shown = min(SHOWN, classes)
+        scores, place = tf.math.top_k(tf.reshape(votes, [-1, classes]), shown)
+        return tf.gather(tf.constant(self.classes), place), scores
+
+
+def open_bank(bank, judged, workdir=""):
+    """Opens labelled features of the encoder that is exported.
+
+    Args:
+      bank: file of `moco-tf embed`, or the spec of a labelled source such as
+        "folder:DIR", whose features are taken now.
+      judged: frozen.Frozen with a config, whose knn.k and knn.temperature are
+        used; k is at most the size of the bank.
+      workdir: of the run, for stored features; "": they are not kept.
+
+    Returns:
+      FeatureBank.
+
+    Raises:
+      ValueError: for features of another encoder, or without labels.
+    """
+    if pathlib.Path(bank).suffix in _FILES:
+        rows, labels, classes = _read_bank(bank, judged)
+    else:
+        source = sources.open_source(bank, judged.channels)
+        _check_labels(bank, source.labels)
+        with _store(workdir) as folder:
+            stored = features.store(judged, source, folder)
+            # The bank copies them: the folder may go.
+            rows = np.array(stored.rows["backbone"])
+        labels = stored.labels
+        classes = source.class_names
+    if classes is None:
+        classes = [str(number) for number in range(int(labels.max()) + 1)]
+    knn = judged.config.knn
+    k = min(knn.k, len(rows))
+    return FeatureBank(rows, labels, classes, k, knn.temperature, str(bank))
+
+
+@contextlib.contextmanager
+def _store(workdir):
+    """The folder of a run's features, or one for the time of the block."""
+    if workdir:
+        yield pathlib.Path(workdir) / "features"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+
+
+def _read_bank(path, judged):
+    """Rows, labels and class names of a file of embeddings."""
+    found = embeddings.load(path)
+    if found.about.get("encoder") != judged.identity:
+        raise ValueError(
+            "The bank must hold features of the encoder that is exported. "
+            f"Received {str(path)!r} of the encoder "
+            f"{str(found.about.get('encoder'))[:16]} "
+            f"({found.about.get('title')}), and the encoder "
+            f"{judged.identity[:16]} ({judged.title}). Write it with `moco-tf "
+            "embed` from the same --checkpoint."
+        )
+    if "backbone" not in found.rows:
+        raise ValueError(
+            "The bank must hold backbone features, which are those that are "
+            f"served. Received {', '.join(found.rows)} in {str(path)!r}. Write "
+            "it with `moco-tf embed --features=backbone`."
+        )
+    _check_labels(path, found.labels)
+    return found.rows["backbone"], found.labels, found.class_names
+
+
+def _check_labels(bank, labels):
+    if labels is None:
+        raise ValueError(
+            f"The bank must have labels. Received {str(bank)!r} without. Give "
+            "a folder of class folders, or the features of one."
+        )

@@ -1,0 +1,123 @@
+"""Where a number that is not finite came from: the step, run once more."""
+
+import tensorflow as tf
+
+from moco_tf.methods import method as methods
+from moco_tf.training import checkpoints
+
+_MOST = 2000  # steps that are run again to come to the step in question
+
+
+def find(method, batches, strategy, path, step):
+    """Names the first place at which a step's numbers are not finite.
+
+    A run is a function of its seed and its steps, so the steps since the last
+    checkpoint come out as they did; the one in question is then looked into.
+
+    Args:
+      method: Method as built for the run, at step 0; it is used up.
+      batches: Stream of the run. strategy: of this process alone.
+      path: of the newest checkpoint, or None: from the start.
+      step: int, the step (from 1) whose loss is not finite.
+
+    Returns:
+      str, a sentence.
+    """
+    first = checkpoints.restore(method, path) if path else 0
+    if step - 1 - first > _MOST:
+        return (
+            f"Step {step} is {step - first} steps after the last checkpoint, "
+            "too far to run them again and find the layer; set "
+            "config.checkpoint.every_steps to have one nearer."
+        )
+    iterator = iter(batches.distribute(strategy, first))
+    train = method.make_train_function()
+    for _ in range(first, step - 1):
+        train(iterator)
+    batch = next(iterator)
+    names: list[str] = []
+
+    @tf.function(autograph=False)
+    def look(batch):
+        found = list(_places(method, methods.finished_views(batch)))
+        names[:] = [name for name, _ in found]
+        finite = [
+            tf.reduce_all(tf.math.is_finite(tf.cast(values, tf.float32)))
+            for _, values in found
+        ]
+        return tf.stack(finite)
+
+    finite = strategy.experimental_local_results(
+        strategy.run(look, args=(batch,))
+    )
+    for place, name in enumerate(names):
+        if not all(bool(part[place]) for part in finite):
+            return (
+                f"The step was run again: the first numbers that are not "
+                f"finite are {name}."
+            )
+    return (
+        "The step was run again and all layers were finite: the loss itself "
+        "overflows, or the fault does not come again."
+    )
+
+
+def _places(method, batch):
+    """Names and tensors of a step in the order they are computed in."""
+    passes = method.passes(batch)
+    for kind, (encoder, _, _) in passes.items():
+        for weight in encoder.trainable_variables:
+            yield f"the weights {weight.name!r} of the {kind} encoder", weight
+    for kind, (encoder, images, _) in passes.items():
+        yield f"the {kind} images", images
+        # As in the step: BatchNorm's groups are of a micro-batch.
+        for values in tf.split(images, method.micro_batches):
+            for model in (encoder.backbone, encoder.head):
+                *found, values = _probe(model)(values, training=True)
+                for layer, value in zip(_layers(model), found, strict=True):
+                    place = f"the output of layer {layer.name!r} of the {kind}"
+                    yield f"{place} encoder", value
+    yield from _of_the_descent(method, batch)
+
+
+def _layers(model):
+    return [
+        layer
+        for layer in model.layers
+        # A layer that is used twice has no one output.
+        if len(layer.inbound_nodes) == 1
+        and not isinstance(layer, tf.keras.layers.InputLayer)
+    ]
+
+
+def _probe(model):
+    """A model of the outputs of all layers, and its own."""
+    outputs = [layer.output for layer in _layers(model)]
+    return tf.keras.Model(model.inputs, [*outputs, model.output])
+
+
+def _of_the_descent(method, batch):
+    """The loss of a step and its gradients; no weight is moved by them."""
+    seen = {}
+
+    def descend(loss_of, rows):
+        variables = method.trained_variables()
+        loss, scores, gradients = methods.loss_and_gradients(
+            loss_of,
+            rows,
+            method.micro_batches,
+            variables,
+            method.optimizer,
+            method.SCORES,
+        )
+        seen["loss"] = loss
+        seen["gradients"] = list(zip(variables, gradients, strict=True))
+        return loss, scores
+
+    method.descend = descend  # it is used up: see `find`
+    method.train_step(batch)
+    yield "the loss", seen["loss"]
+    # Backwards: the gradient that is computed first comes first.
+    for variable, gradient in reversed(seen["gradients"]):
+        if gradient is not None:
+            yield f"the gradient of {variable.name!r}", gradient

@@ -1,0 +1,197 @@
+"""Weights that others made, as a run here (the `import-weights` command)."""
+
+import pathlib
+
+import numpy as np
+
+from moco_tf import config as configs
+from moco_tf import workdirs
+from moco_tf.evaluation import frozen
+from moco_tf.training import checkpoints
+from moco_tf.weights import conversion, layouts
+
+_MOST_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
+
+
+def import_weights(path, workdir, config="", overrides=None):
+    """Makes the workdir of a pre-training run from a file of weights.
+
+    A MoCo checkpoint with a queue becomes a whole run, which `pretrain` can go
+    on with: both encoders, the queue, the momentum of SGD if it is there, and
+    the step that BatchNorm counted. Anything else gives the query encoder
+    alone, for knn, linear, finetune, embed and export.
+
+    Args:
+      path: of a published checkpoint (.pth.tar), a state dict of a torchvision
+        ResNet (.pth) or a pickle for detectron2 (.pkl).
+      workdir: folder of the run; it must not hold one.
+      config: name or path of a pre-training configuration; "": by the head and
+        the stem, one of moco_v1_imagenet, moco_v2_imagenet and moco_cifar10.
+      overrides: dict "section.key" -> text, of fields to change in it. The
+        encoder and the size of the queue are set by the file.
+
+    Returns:
+      path of the checkpoint.
+
+    Raises:
+      ValueError: before anything is written, for a file that cannot be read,
+        and for missing, extra or misshaped tensors, all of them named.
+
+    Side effects: writes the workdir, prints what was read and what was not;
+    seeds the generators of Keras.
+    """
+    workdir = pathlib.Path(workdir)
+    if any((workdir / n).exists() for n in ("config.json", "checkpoints")):
+        raise ValueError(
+            "Weights are imported into a new workdir. Received "
+            f"{str(workdir)!r}, which holds a run. Pass another --workdir."
+        )
+    file = layouts.read(path)
+    loaded = _configuration(file, config, overrides or {})
+    if file.is_whole:
+        method = conversion.make_method(loaded)
+        encoder = method.query_encoder
+    else:
+        method, encoder = None, frozen.build_encoder(loaded)
+    fresh_head = _check(file, encoder, method, path)
+    step = _step(file, loaded)
+    notes = _assign(file, encoder, method, step, fresh_head)
+    meta = _meta(file, path, fresh_head)
+    with workdirs.hold(workdir):
+        workdirs.save(loaded, workdir)
+        if method:
+            saved = checkpoints.save(method, workdir, 1, meta)
+        else:
+            saved = checkpoints.save_query_encoder(encoder, workdir, step, meta)
+    print(_summary(file, path, loaded, saved, notes))
+    return saved
+
+
+def _configuration(file, config, overrides):
+    """The configuration of the file's encoder, with the user's fields."""
+    fields = layouts.architecture(file.query)
+    if file.is_whole and file.queue.ndim == 2:
+        fields["moco.queue_size"] = file.queue.shape[1]
+    if not config:
+        config = "moco_v2_imagenet"
+        if fields.get("model.head") == "fc":
+            config = "moco_v1_imagenet"
+        if fields["model.stem"] == "cifar":
+            config = "moco_cifar10"
+    method = configs.load(config).method
+    if file.is_whole and method != "moco":
+        raise ValueError(
+            "A file with a queue and its key encoder is a run of MoCo. Received"
+            f" the configuration {config!r}, of the method {method}. Give one "
+            "of MoCo, or none."
+        )
+    texts = {name: str(value) for name, value in fields.items()}
+    return configs.load(config, texts | overrides)
+
+
+def _check(file, encoder, method, path):
+    """Refuses tensors that do not fit; returns whether the head is fresh."""
+    expected = conversion.shapes(encoder)
+    fresh_head = file.layout != "moco" and not any(
+        name.startswith("fc.") for name in file.query
+    )
+    if fresh_head:
+        expected = {n: s for n, s in expected.items() if n[:3] != "fc."}
+    lines = layouts.problems(file.query, expected, file.spell)
+    if method:
+        lines += layouts.problems(file.key, expected, file.spell_key)
+        lines += _queue_problems(file, method.queue)
+    if lines:
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise ValueError(
+            f"The tensors of {path} must be those of a "
+            f"{encoder.backbone.name} with its head as configured. "
+            f"{len(lines)} are not:\n{listed}"
+        )
+    return fresh_head
+
+
+def _queue_problems(file, queue):
+    lines = layouts.problems(
+        {"queue": file.queue},
+        {"queue": tuple(reversed(queue.keys.shape))},
+        lambda name: file.spell(name).replace(layouts.QUERY, ""),
+    )
+    values = file.pointer.reshape(-1).tolist()
+    if len(values) != 1 or values[0] not in range(queue.size):
+        lines.append(
+            f"queue_ptr: {values[:3]}, where one position of the queue is "
+            "needed"
+        )
+    return lines
+
+
+def _step(file, config):
+    """Steps that were trained, as BatchNorm counted them; 0 if unknown."""
+    count = conversion.summarise_counts(file.counts["query"])
+    if file.layout != "moco" or not isinstance(count, int):
+        return 0
+    both = config[config.method].get("symmetric", False)
+    step = count // (2 if both else 1)
+    return step if 0 <= step <= _MOST_STEPS else 0
+
+
+def _assign(file, encoder, method, step, fresh_head):
+    """Sets variables to the file's; returns what is worth saying."""
+    notes = []
+    rounded = conversion.assign(encoder, file.query)
+    if fresh_head:
+        notes.append("new head: the file has none; its weights are random")
+    if method:
+        rounded += conversion.assign(method.key_encoder, file.key)
+        method.queue.keys.assign(np.asarray(file.queue.T, np.float32))
+        method.queue.pointer.assign(int(file.pointer.max()))
+        method.step.assign(step)
+        method.optimizer.iterations.assign(step)
+        velocities = None
+        if hasattr(method.optimizer, "velocities"):
+            velocities = conversion.read_velocities(file.optimizer, encoder)
+        if velocities is None:
+            notes.append("no momentum for this optimiser: it starts from zero")
+        else:
+            conversion.assign_velocities(method, velocities)
+    else:
+        notes.append(
+            "no queue with its key encoder in it: `pretrain` cannot go on"
+        )
+    if rounded:
+        notes.append(f"rounded from float64 to float32: {len(rounded)} tensors")
+    return notes
+
+
+def _meta(file, path, fresh_head):
+    imported = {
+        "file": pathlib.Path(path).name,
+        "layout": file.layout,
+        **file.about,
+        "fresh_head": fresh_head,
+        "counters": {
+            side: conversion.summarise_counts(counts)
+            for side, counts in file.counts.items()
+        },
+    }
+    epoch = float(file.about.get("epoch", 0))
+    return {"epoch": epoch, "imported": imported}
+
+
+def _summary(file, path, config, saved, notes):
+    model = config.model
+    lines = [
+        f"imported    {path} ({file.layout})",
+        f"encoder     {model.backbone} x{model.width:g}, {model.stem} stem, "
+        f"{model.head} head, {model.dim} features",
+        f"checkpoint  {saved}",
+    ]
+    if file.is_whole:
+        lines.append(f"queue       {config.moco.queue_size} keys")
+    left_out = list(file.left_out)
+    if not file.is_whole and file.key:
+        left_out.append("the key encoder")
+    if left_out:
+        lines.append(f"left out    {', '.join(left_out)}")
+    return "\n".join(lines + [f"note        {note}" for note in notes])
