@@ -11,7 +11,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import build_files, source_reads  # noqa: E402 of this checkout
+from tests import build_files, source_reads  # noqa: E402
 
 DRAWING = ROOT / "docs" / "images" / "house.svg"
 # From the roof down. Folders are rooms; the modules beside them are three.

@@ -6,10 +6,222 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from moco_tf.data import decode, sources
 from tests.data import pictures
+
+PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+PLAIN = pictures.encode(Image.fromarray(PIXELS), "BMP")
+
+
+def test_the_usual_masks_may_be_named():
+    masks = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+    contents = (
+        PLAIN[:10] + struct.pack("<I", 66) + PLAIN[14:30]
+        + struct.pack("<I", 3) + PLAIN[34:54] + masks + PLAIN[54:]
+    )  # fmt: skip
+    np.testing.assert_array_equal(decode.decode(contents), PIXELS[..., :3])
+    other = contents.replace(masks, masks[::-1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no compression"):
+        decode.decode(other)
+
+
+def test_rows_may_go_from_the_top_down():
+    contents = PLAIN[:22] + struct.pack("<i", -2) + PLAIN[26:]
+    np.testing.assert_array_equal(decode.decode(contents), PIXELS[::-1, :, :3])
+
+
+def test_a_palette_may_be_short():
+    image = Image.fromarray(np.array([[0, 1, 1]], np.uint8), "P")
+    image.putpalette([1, 2, 3, 250, 251, 252])
+    contents = pictures.encode(image, "BMP")
+    assert struct.unpack_from("<I", contents, 46) == (2,)
+    assert decode.decode(contents).numpy().tolist() == [
+        [[1, 2, 3], [250, 251, 252], [250, 251, 252]]
+    ]
+    beyond = contents[:-4] + bytes([0, 1, 2, 0])  # a pixel of no colour
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode.decode(beyond)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 16])
+def test_other_bits_are_refused_by_their_number(bits):
+    contents = PLAIN[:28] + struct.pack("<H", bits) + PLAIN[30:]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"(?s)must have 8, 24 or 32 bits.*{bits}.*Convert it to PNG",
+    ):
+        decode.decode(contents)
+
+
+def test_what_claims_too_many_pixels_is_not_decoded():
+    contents = PLAIN[:18] + struct.pack("<ii", 20_000, -20_000) + PLAIN[26:]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="must not have more than"
+    ):
+        decode.decode(contents)
+
+
+@pytest.fixture(name="read_gif", scope="module")
+def _read_gif():
+    return tf.function(
+        decode.decode, input_signature=[tf.TensorSpec([], tf.string)]
+    )
+
+
+def test_of_an_animation_the_first_frame_is_taken(read_gif):
+    buffer = io.BytesIO()
+    first = pictures.scene("P")
+    first.save(
+        buffer, "GIF", save_all=True, append_images=[first.rotate(180)] * 2
+    )
+    np.testing.assert_array_equal(
+        read_gif(buffer.getvalue()), np.asarray(first.convert("RGB"))
+    )
+
+
+def _gif(left=0, top=0, width=2, height=1, before=b"", after=b""):
+    """A GIF of a black and a white pixel, as the format is written down."""
+    canvas = struct.pack("<HH", 300, 200)
+    frame = b"," + struct.pack("<HHHH", left, top, width, height) + b"\x00"
+    # LZW of 2 bits: clear (100), 0, 1, end (101); least bits first.
+    data = b"\x02\x02" + bytes([0b01000100, 0b1010]) + b"\x00"
+    colours = b"\x00\x00\x00\xff\xff\xff"
+    return (
+        b"GIF89a" + canvas + b"\x80\x00\x00" + colours + before + frame + data
+        + after + b";"
+    )  # fmt: skip
+
+
+def test_a_frame_is_taken_without_the_canvas_around_it(read_gif):
+    expected = [[[0] * 3, [255] * 3]]
+    assert read_gif(_gif()).numpy().tolist() == expected
+    assert read_gif(_gif(left=7, top=3)).numpy().tolist() == expected
+
+
+def test_extensions_before_the_frame_are_passed_over(read_gif):
+    comment = b"!\xfe\x05hello\x03abc\x00"
+    control = b"!\xf9\x04\x00\x00\x00\x00\x00"
+    image = read_gif(_gif(before=comment + control))
+    assert image.numpy().tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_a_frame_that_claims_too_many_pixels_is_not_decoded(read_gif):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="must not have more than"
+    ):
+        read_gif(_gif(width=20_000, height=20_000))
+
+
+def test_frames_after_the_first_take_no_memory(read_gif):
+    bomb = _gif(width=60_000, height=60_000)
+    later = bomb[bomb.index(b",") : -1]
+    assert read_gif(_gif(after=later)).shape == [1, 2, 3]
+
+
+def test_a_gif_in_countless_parts_is_refused(read_gif):
+    comment = b"!\xfe" + b"\x01a" * 5000 + b"\x00"
+    with pytest.raises(tf.errors.InvalidArgumentError, match="hold a frame"):
+        read_gif(_gif(before=comment))
+
+
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(name="read", scope="module")
+def _read_oriented():
+    return tf.function(
+        decode.of_file, input_signature=[tf.TensorSpec([], tf.string)]
+    )
+
+
+def exif(value, order="<", before=(), kind=3):
+    """EXIF data with an orientation behind other entries."""
+    entries = [(tag, 2, 4, b"abc\0") for tag in before]
+    entries.append((ORIENTATION, kind, 1, struct.pack(order + "HH", value, 0)))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    rows = [struct.pack(order + "HHI", *row[:3]) + row[3] for row in entries]
+    count = struct.pack(order + "H", len(rows))
+    return b"Exif\0\0" + head + count + b"".join(rows) + bytes(4)
+
+
+def segment(marker, data):
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(data)) + data
+
+
+def jpeg(*segments):
+    """A JPEG with segments behind its own first ones."""
+    contents = pictures.encode(pictures.scene(), "JPEG")
+    return contents[:20] + b"".join(segments) + contents[20:]
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_jpeg_is_turned_as_pillow_turns_it(value):
+    tags = Image.Exif()
+    tags[ORIENTATION] = value
+    contents = pictures.encode(pictures.scene(), "JPEG", exif=tags)
+    with Image.open(io.BytesIO(contents)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert expected.shape == ((9, 7, 3) if value > 4 else (7, 9, 3))
+    np.testing.assert_array_equal(decode.decode(contents), expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        (),
+        (segment(0xE2, b"ICC_PROFILE\0" + b"x" * 60_000),) * 9,
+        (segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"),),
+        (segment(0xFE, b"a comment: Exif\0\0"),),
+    ],
+    ids=["first", "profile", "XMP", "comment"],
+)
+def test_it_is_found_behind_other_segments(read, order, before):
+    data = exif(6, order, before=(0x010F, 0x0110))
+    contents = jpeg(*before, segment(0xE1, data))
+    assert read(contents) == 6
+    with Image.open(io.BytesIO(contents)) as image:
+        assert image.getexif()[ORIENTATION] == 6
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        exif(0),
+        exif(9),
+        exif(6, kind=2),  # text
+        exif(6)[:20],
+        exif(6)[:6],
+        exif(6).replace(b"II*\0\x08\0\0\0", b"II*\0\xff\xff\xff\xff"),
+        exif(6).replace(b"\x01\0\x12\x01", b"\0\0\x12\x01"),  # of no entries
+        exif(6, before=range(100)),
+        b"Exiv\0\0" + exif(6)[6:],
+    ],
+)
+def test_what_is_no_orientation_leaves_the_image_as_stored(read, data):
+    contents = jpeg(segment(0xE1, data))
+    assert read(contents) == 1
+    np.testing.assert_array_equal(
+        decode.decode(contents), decode.decode(jpeg())
+    )
+
+
+def test_segments_without_end_are_given_up(read):
+    comments = [segment(0xFE, b"x")] * 40
+    assert read(jpeg(*comments, segment(0xE1, exif(6)))) == 1
+    assert read(b"\xff\xd8" + b"\xff\xe2\x00\x00" * 10) == 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP"])
+def test_other_files_are_taken_as_stored(read, form):
+    tags = Image.Exif()
+    tags[ORIENTATION] = 6
+    contents = pictures.encode(pictures.scene("P"), form, exif=tags)
+    assert read(contents) == 1
+    expected = np.asarray(pictures.scene("P").convert("RGB"))
+    np.testing.assert_array_equal(decode.decode(contents), expected)
 
 
 def read_bytes(tmp_path, contents, name="a.jpg"):

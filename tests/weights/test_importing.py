@@ -10,7 +10,7 @@ from moco_tf.evaluation import frozen
 from moco_tf.training import checkpoints
 from moco_tf.weights import importing
 from tests import small_run
-from tests.serving import small_weights, torch_files
+from tests.weights import small_weights, torch_files
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from moco_tf.evaluation import frozen
 from moco_tf.weights import exporting, importing, torch_file
-from tests.serving import small_weights, torch_files
+from tests.weights import small_weights, torch_files
 
 torch = pytest.importorskip(
     "torch", reason="torch is not installed: pip install -e .[torch]"

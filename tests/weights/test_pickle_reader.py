@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moco_tf.weights import torch_file
-from tests.serving import torch_files
+from tests.weights import torch_files
 
 plain = torch_files.plain
 

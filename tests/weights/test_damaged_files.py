@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moco_tf.weights import pickle_reader, torch_file
 from tests import properties
-from tests.serving import torch_files
+from tests.weights import torch_files
 
 # What Python reports of a file that imports, calls or starts something.
 CODE = ("import", "exec", "compile", "pickle.", "os.system", "subprocess.")

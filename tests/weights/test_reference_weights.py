@@ -10,7 +10,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf.evaluation import frozen
 from moco_tf.weights import conversion, importing
-from tests.serving import small_weights
+from tests.weights import small_weights
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "reference"
 

@@ -10,7 +10,7 @@ from moco_tf.cli import flags, quiet
 from moco_tf.cli import main as cli
 from moco_tf.training import distribution
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture

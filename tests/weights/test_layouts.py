@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moco_tf.weights import layouts
-from tests.serving import small_weights
+from tests.weights import small_weights
 
 PAIRS = {
     "conv1.weight": "stem.conv1.weight",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moco_tf.weights import pickle_reader, torch_file
-from tests.serving import torch_files
+from tests.weights import torch_files
 
 TENSORS = ("zip", "legacy", "tar")
 

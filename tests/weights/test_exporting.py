@@ -13,7 +13,7 @@ from moco_tf.training import checkpoints
 from moco_tf.weights import exporting, importing, torch_file
 from tests.evaluation import small_encoder
 from tests.methods import every_method
-from tests.serving import small_weights, torch_files
+from tests.weights import small_weights, torch_files
 
 
 @pytest.fixture(scope="module")

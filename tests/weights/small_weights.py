@@ -7,7 +7,7 @@ import numpy as np
 
 from moco_tf import config as configs
 from moco_tf.evaluation import frozen
-from tests.serving import torch_files
+from tests.weights import torch_files
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import torch_layout
