@@ -1,7 +1,7 @@
 """The cases of mechanisms.py, and the configuration of each."""
 
 from moco_tf import config as configs
-from moco_tf import config_fields, method_table
+from moco_tf import config_schema, method_table
 from moco_tf.data import augmentation
 
 # Of the small run, where the published value is for another size of data.
@@ -156,7 +156,7 @@ EXPERIMENTS = (
 def make_config(method, fields, options, seed):
     """The configuration of a case: the quickstart's, with the method's own."""
     values = configs.flatten(configs.load("quickstart").to_dict())
-    known = config_fields.PRETRAIN
+    known = config_schema.PRETRAIN
     values = {name: values[name] for name in known}
     recipe = configs.load(method_table.METHODS[method].configs[0])
     own = recipe[method].to_dict() | _SECTIONS[method]

@@ -1,5 +1,6 @@
 """Configurations: load, override, check."""
 
+import functools
 import importlib.util
 import math
 import pathlib
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from moco_tf import config_fields, config_rules, method_table, naming
+from moco_tf import config_schema, method_table, naming
 
 _PACKAGE = pathlib.Path(__file__).parent
 
@@ -21,11 +22,28 @@ def folders():
 def names(command: str = "pretrain") -> list[str]:
     """Names that `load` knows for a command, sorted."""
     known = {p.stem for f in folders() for p in f.glob("[!_]*.py")}
-    tasks = set(config_fields.TABLES) - {"pretrain"}
+    tasks = set(config_schema.TABLES) - {"pretrain"}
     prefix = f"{command}_"
     if command in tasks:
         return sorted(n for n in known if f"{n}_".startswith(prefix))
     return sorted(n for n in known if n.partition("_")[0] not in tasks)
+
+
+def base(name: str) -> ml_collections.ConfigDict:
+    """The base of a configuration: every field at the value of configs/_base.
+
+    A file starts from it and writes what differs.
+
+    Args:
+      name: a method of pre-training, as "moco", or "linear" or "finetune".
+
+    Returns:
+      ConfigDict, not locked and of any types: `load` checks them.
+
+    Raises:
+      ValueError: for another name.
+    """
+    return ml_collections.ConfigDict(_base_tree(name), type_safe=False)
 
 
 def load(
@@ -39,7 +57,7 @@ def load(
       name: "moco_cifar10", or the path of a file that ends in .py and defines
         get_config().
       overrides: dict "section.key" -> text of the command line.
-      command: key of config_fields.TABLES, whose fields it must hold.
+      command: key of config_schema.TABLES, whose fields it must hold.
 
     Returns:
       ConfigDict with every field of the command's table in its type.
@@ -56,8 +74,8 @@ def load(
             f"overridden. Received {overrides['method']!r}. Pass a "
             f"configuration of that method: {_recipes(overrides['method'])}."
         )
+    values = _fill(values, command)
     fields = _fields(values, command)
-    values = _fill(values, fields)
     missing = sorted(set(fields) - set(values))
     if missing:
         raise ValueError(
@@ -65,7 +83,7 @@ def load(
             f"lacks {', '.join(missing)}."
         )
     for field, text in overrides.items():
-        values[field] = config_rules.parse(fields, field, text)
+        values[field] = config_schema.parse(fields, field, text)
     return build(values, command)
 
 
@@ -82,8 +100,8 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
     values = flatten(config.to_dict())
     fields = _fields(values, "pretrain")
     for name, value in values.items():
-        value = config_rules.coerce(fields, name, value)
-        config_rules.check_field(fields, name, value)
+        value = config_schema.coerce(fields, name, value)
+        config_schema.check_field(fields, name, value)
     from moco_tf.models import encoder  # here: `load` needs no TensorFlow
 
     backbones = encoder.backbone_names()
@@ -93,7 +111,7 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             f"{config.model.backbone!r}. "
             + naming.suggestion(config.model.backbone, backbones)
         )
-    config_rules.check_relations(config, replicas)
+    config_schema.check_relations(config, replicas)
     method = method_table.method_class(config.method)
     if config.model.input not in method.INPUTS:
         names = ", ".join(method.INPUTS)
@@ -130,7 +148,7 @@ def _find(name, command):
             return path
         raise ValueError(f"--config names a file that is not there: {path}.")
     for folder in folders():
-        if (folder / f"{name}.py").is_file():
+        if (folder / f"{name}.py").is_file() and not path.name.startswith("_"):
             return folder / f"{name}.py"
     raise ValueError(
         f"There is no configuration {name!r}. "
@@ -140,16 +158,13 @@ def _find(name, command):
 
 def _read(path):
     """Runs a configuration file: its get_config()."""
-    spec = importlib.util.spec_from_file_location("moco_tf_config", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ValueError(
             "A configuration must be a file whose name ends in .py. Received "
             f"{str(path)!r}. Rename it."
         )
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
+        config = _module(path).get_config()
     except Exception as error:  # the file is the user's: say where, and what
         raise ValueError(
             f"The configuration {path} failed: {type(error).__name__}: {error}"
@@ -160,6 +175,31 @@ def _read(path):
             f"{type(config).__name__}."
         )
     return config
+
+
+def _module(path):
+    """The module that a file of Python defines."""
+    spec = importlib.util.spec_from_file_location("moco_tf_config", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no file of Python.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def _base_module():
+    """The tables of configs/_base.py."""
+    return _module(next(folder / "_base.py" for folder in folders()))
+
+
+def _base_tree(name):
+    """The base's values of a method or of another command, nested."""
+    tables = _base_module()
+    if name in config_schema.TABLES and name != "pretrain":
+        return getattr(tables, name.upper())
+    method_table.fields(name)  # refuses an unknown method
+    return tables.PRETRAIN | {"method": name, name: tables.METHODS[name]}
 
 
 def flatten(tree, prefix=""):
@@ -177,7 +217,7 @@ def _fields(values, command):
     """The fields that "section.key" -> value may have."""
     if command == "pretrain":
         return method_table.fields(values.get("method", "moco"))
-    return config_fields.TABLES[command]
+    return config_schema.TABLES[command]
 
 
 def _recipes(method):
@@ -187,23 +227,23 @@ def _recipes(method):
     return naming.suggestion(method, method_table.METHODS)
 
 
-def _fill(values, fields):
-    """Adds what a file or a run from before a field does not have."""
-    added = {
-        name: field.absent
-        for name, field in fields.items()
-        if field.absent is not None
-    }
+def _fill(values, command):
+    """Adds the base's values of later fields that an older file lacks."""
+    fields = _fields(values, command)
+    name = values.get("method", "moco") if command == "pretrain" else command
+    defaults = flatten(_base_tree(name))
+    added = {k: v for k, v in defaults.items() if fields[k].later}
     return added | values
 
 
 def build(values, command="pretrain"):
     """A locked ConfigDict from "section.key" -> value, types checked."""
+    values = _fill(values, command)
     fields = _fields(values, command)
     config = ml_collections.ConfigDict()
-    for name, value in _fill(values, fields).items():
-        value = config_rules.coerce(fields, name, value)
-        config_rules.check_field(fields, name, value)
+    for name, value in values.items():
+        value = config_schema.coerce(fields, name, value)
+        config_schema.check_field(fields, name, value)
         section, _, key = name.rpartition(".")
         if section and section not in config:
             config[section] = ml_collections.ConfigDict()

@@ -6,8 +6,8 @@ Needs no TensorFlow: a method's module is imported when it is made.
 import importlib
 from typing import NamedTuple
 
-from moco_tf import config_fields, naming
-from moco_tf.config_fields import Field
+from moco_tf import config_schema, naming
+from moco_tf.config_schema import Field
 
 
 class Entry(NamedTuple):
@@ -52,7 +52,7 @@ METHODS = {
             "momentum": Field(float, low=0, high=1),
             "temperature": Field(float, above=0),
             "symmetric": Field(bool),
-            "mask_same_image": Field(bool, absent=False),
+            "mask_same_image": Field(bool, later=True),
             "shuffle": _SHUFFLE,
         },
         configs=(
@@ -164,7 +164,7 @@ def method_class(name):
 
 
 def fields(name):
-    """The fields of pre-training by a method: config_fields.PRETRAIN and its.
+    """The fields of pre-training by a method: config_schema.PRETRAIN and its.
 
     Args:
       name: key of METHODS.
@@ -181,7 +181,7 @@ def fields(name):
             + naming.suggestion(str(name), METHODS)
         )
     own = METHODS[name].fields
-    return config_fields.PRETRAIN | {f"{name}.{k}": f for k, f in own.items()}
+    return config_schema.PRETRAIN | {f"{name}.{k}": f for k, f in own.items()}
 
 
 def markdown():

@@ -116,7 +116,7 @@ def prepare(
       config: ConfigDict. workdir: path.
       fingerprint: of the source that is trained on (`Source.fingerprint`).
       extend: allows more epochs than before; prints both schedules.
-      command: whose configuration it is, of config_fields.TABLES.
+      command: whose configuration it is, of config_schema.TABLES.
       encoder: identity of the encoder that is judged; "" for pre-training.
 
     Raises:

@@ -49,7 +49,7 @@ _STYLE = """
 
 
 def room_of(name):
-    """The room of a path below moco_tf, as "data/views" or "config_rules".
+    """The room of a path below moco_tf, as "data/views" or "config_schema".
 
     Raises:
       ValueError: for a folder or a module that has no room yet.

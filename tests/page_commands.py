@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from moco_tf import config as configs
-from moco_tf import config_fields
+from moco_tf import config_schema
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What makes a run small, unless the page says the field itself.
@@ -77,7 +77,7 @@ def _fields(words):
     wanted = _SMALLER.get(words[0], {})
     given = dict(word.partition("=")[::2] for word in words)
     if wanted and words[0] != "import-weights":
-        table = words[0] if words[0] in config_fields.TABLES else "pretrain"
+        table = words[0] if words[0] in config_schema.TABLES else "pretrain"
         config = configs.load(given.get("--config", words[0]), {}, table)
         known = configs.flatten(config.to_dict())
         wanted = {name: wanted[name] for name in wanted if name in known}

@@ -109,7 +109,7 @@ def check_moco_tf(words):
         check_moco_tf([*words, *(f"{flag}=quickstart" for flag in missing)])
         return
     if "config" in options and name != "import-weights":
-        table = name if name in configs.config_fields.TABLES else "pretrain"
+        table = name if name in configs.config_schema.TABLES else "pretrain"
         configs.load(options.config or name, overrides, table)
 
 

@@ -1,4 +1,3 @@
-import pathlib
 import re
 import types
 
@@ -6,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import config_fields, method_table, plan, workdirs
+from moco_tf import config_schema, method_table, plan
 from moco_tf.data import view_stage, views
 from moco_tf.methods import dictionaries
 from moco_tf.models import heads, inputs, resnet
@@ -40,36 +39,8 @@ def test_every_shipped_configuration_passes_check(name, replicas):
     configs.check(configs.load(name, {"data.source": "a"}), replicas)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_says_reference_command_and_every_field(name):
-    text = (configs.folders()[0] / f"{name}.py").read_text()
-    assert f"--config={name} --workdir=" in text
-    config = configs.load(name)
-    assert sorted(_flat(config)) == sorted(method_table.fields(config.method))
-
-
-def _flat(config):
-    for section, value in config.to_dict().items():
-        if isinstance(value, dict):
-            yield from (f"{section}.{key}" for key in value)
-        else:
-            yield section
-
-
-def test_the_published_values_of_v1_and_v2_differ_in_four_places():
-    v1 = configs.load("moco_v1_imagenet")
-    v2 = configs.load("moco_v2_imagenet")
-    changed = {name: (a, b) for name, a, b in workdirs.difference(v1, v2)}
-    assert changed == {
-        "data.views": ("v1", "v2"),
-        "model.head": ("fc", "mlp"),
-        "moco.temperature": (0.07, 0.2),
-        "schedule.name": ("step", "cosine"),
-    }
-
-
 def test_names_in_the_rules_are_those_of_the_parts():
-    fields = config_fields.PRETRAIN | method_table.fields("memory_bank")
+    fields = config_schema.PRETRAIN | method_table.fields("memory_bank")
     for name, parts in (
         ("data.views", views.RECIPES),
         ("data.augment_on", view_stage.WHERE),
@@ -94,13 +65,14 @@ def test_the_fields_of_another_method_are_refused():
 
 
 def test_an_unknown_method_names_the_nearest(tmp_path):
-    text = (configs.folders()[0] / "moco_cifar10.py").read_text()
     path = tmp_path / "own.py"
-    path.write_text(
-        text.replace('config.method = "moco"', 'config.method = "mocco"')
-    )
-    with pytest.raises(ValueError, match="Did you mean 'moco'"):
-        configs.load(str(path))
+    whole = complete_file(values_of("moco_cifar10") | {"method": "mocco"})
+    based = "from moco_tf import config as configs\n"
+    based += "def get_config():\n    return configs.base('mocco')\n"
+    for text in (whole, based):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="Did you mean 'moco'"):
+            configs.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -274,10 +246,113 @@ def test_a_configuration_is_locked():
         cifar().train.new_field = 1
 
 
-def test_a_file_is_loaded_by_path(tmp_path):
+def values_of(name):
+    return configs.flatten(configs.load(name).to_dict())
+
+
+def complete_file(values):
+    """The text of a file that defines a whole configuration."""
+    lines = ["import ml_collections", "", "", "def get_config():"]
+    lines += ["    config = ml_collections.ConfigDict()"]
+    for section in sorted({n.split(".")[0] for n in values if "." in n}):
+        lines += [f"    config.{section} = ml_collections.ConfigDict()"]
+    lines += [f"    config.{name} = {v!r}" for name, v in values.items()]
+    return "\n".join([*lines, "    return config", ""])
+
+
+@pytest.mark.parametrize("name", ["quickstart", "swav_small_batch"])
+def test_a_copy_of_a_preset_is_loaded_by_path(tmp_path, name):
     path = tmp_path / "mine.py"
-    path.write_text((configs.folders()[0] / "quickstart.py").read_text())
-    assert configs.load(str(path)).data.source == "shapes:train"
+    path.write_text((configs.folders()[0] / f"{name}.py").read_text())
+    assert configs.load(str(path)) == configs.load(name)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cpc_imagenet"])
+def test_a_file_may_define_a_whole_configuration(tmp_path, name):
+    path = tmp_path / "mine.py"
+    path.write_text(complete_file(values_of(name)))
+    assert configs.load(str(path)) == configs.load(name)
+
+
+def test_a_file_may_start_from_the_base(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from moco_tf import config as configs\n"
+        "def get_config():\n"
+        "    config = configs.base('byol')\n"
+        "    config.byol.momentum = 0.98\n"
+        "    return config\n"
+    )
+    expected = configs.flatten(configs.base("byol").to_dict())
+    loaded = configs.flatten(configs.load(str(path)).to_dict())
+    assert loaded == expected | {"byol.momentum": 0.98}
+
+
+def test_a_slip_in_a_files_field_names_the_nearest(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from moco_tf import config as configs\n"
+        "def get_config():\n"
+        "    config = configs.base('moco')\n"
+        "    config.model.haed = 'mlp'\n"
+        "    return config\n"
+    )
+    with pytest.raises(ValueError, match="Did you mean 'model.head'"):
+        configs.load(str(path))
+
+
+def test_a_file_of_a_linear_classifier_may_start_from_its_base(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from moco_tf import config as configs\n"
+        "def get_config():\n"
+        "    config = configs.base('linear')\n"
+        "    config.train.epochs = 90\n"
+        "    return config\n"
+    )
+    loaded = configs.load(str(path), {}, "linear")
+    assert (loaded.train.epochs, loaded.optimizer.learning_rate) == (90, 30.0)
+
+
+def test_what_a_file_changes_is_not_in_the_next_base():
+    configs.base("moco").model.head = "mlp"
+    assert configs.base("moco").model.head == "fc"
+
+
+def test_a_files_numbers_may_be_numpys(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from moco_tf import config as configs\n"
+        "def get_config():\n"
+        "    config = configs.base('moco')\n"
+        "    config.seed = np.int64(3)\n"
+        "    config.optimizer.learning_rate = np.float32(0.25)\n"
+        "    config.schedule.milestones = np.arange(1, 4) * 50\n"
+        "    config.data.small_scale = [np.float64(0.05), np.float32(0.5)]\n"
+        "    config.moco.symmetric = np.bool_(True)\n"
+        "    return config\n"
+    )
+    values = configs.flatten(configs.load(str(path)).to_dict())
+    expected = {
+        "seed": 3,
+        "optimizer.learning_rate": 0.25,
+        "schedule.milestones": (50, 100, 150),
+        "data.small_scale": (0.05, 0.5),
+        "moco.symmetric": True,
+    }
+    assert {name: values[name] for name in expected} == expected
+    plain = (int, float, bool, str)
+    for value in values.values():
+        assert all(
+            type(part) in plain
+            for part in (value if type(value) is tuple else [value])
+        )
+    whole = tmp_path / "whole.py"
+    text = complete_file(values | {"optimizer.learning_rate": 0})
+    text = text.replace("learning_rate = 0\n", "learning_rate = np.half(0.5)\n")
+    whole.write_text(f"import numpy as np\n{text}")
+    assert configs.load(str(whole)).optimizer.learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -302,18 +377,46 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     assert message in str(error.value)
 
 
+# What runs did before these fields were: no change of the base may alter it.
+LATER = {
+    "method": "moco",
+    "data.strength": 1.0,
+    "data.small_views": 0,
+    "data.small_size": 96,
+    "data.small_scale": (0.05, 0.14),
+    "data.augment_on": "host",
+    "model.input": "rgb",
+    "model.patch": 0,
+    "model.norm": "batch",
+    "model.hidden": 0,
+    "model.sync_bn": False,
+    "model.recompute": False,
+    "optimizer.scaling": "none",
+    "train.micro_batches": 1,
+    "train.jit_compile": False,
+    "moco.mask_same_image": False,
+}
+
+
 def test_a_file_from_before_a_field_gets_what_runs_did_then(tmp_path):
-    shipped = pathlib.Path(configs.folders()[0], "moco_cifar10.py").read_text()
-    later = ("augment_on", "recompute", "micro_batches", "jit_compile")
-    lines = [
-        line
-        for line in shipped.splitlines()
-        if not any(f".{name} = " in line for name in later)
-    ]
-    assert len(lines) == len(shipped.splitlines()) - len(later)
+    values = values_of("moco_cifar10")
+    old = {name: v for name, v in values.items() if name not in LATER}
     path = tmp_path / "old.py"
-    path.write_text("\n".join(lines))
-    assert configs.load(str(path)) == configs.load("moco_cifar10")
+    path.write_text(complete_file(old))
+    loaded = configs.flatten(configs.load(str(path)).to_dict())
+    assert loaded == old | LATER
+    saved = configs.flatten(configs.build(old).to_dict())
+    assert saved == old | LATER
+
+
+@pytest.mark.parametrize("name", ["moco.temperature", "train.batch_size"])
+def test_a_field_that_always_was_is_not_filled_from_the_base(tmp_path, name):
+    values = values_of("moco_cifar10")
+    del values[name]
+    path = tmp_path / "incomplete.py"
+    path.write_text(complete_file(values))
+    with pytest.raises(ValueError, match=f"incomplete.py lacks {name}"):
+        configs.load(str(path))
 
 
 def test_a_missing_file_and_an_unknown_name_are_refused():
@@ -321,6 +424,8 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
         configs.load("nowhere/x.py")
     with pytest.raises(ValueError, match="Did you mean 'moco_cifar10'"):
         configs.load("cifar10")
+    with pytest.raises(ValueError, match="no configuration '_base'"):
+        configs.load("_base")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,6 @@ def test_every_room_is_told_of_on_the_page_of_the_design():
 
 def test_a_module_of_no_room_is_refused():
     assert house.room_of("data/views") == "data"
-    assert house.room_of("config_rules") == "config"
+    assert house.room_of("config_schema") == "config"
     with pytest.raises(ValueError, match="moco_tf/attic/chest must be of"):
         house.room_of("attic/chest")

@@ -7,7 +7,7 @@ import traceback
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import config_fields
+from moco_tf import config_schema
 from moco_tf.cli import evaluation, flags, quiet, runs, serving
 from moco_tf.cluster import membership, rendezvous, watchdog
 
@@ -155,7 +155,7 @@ def run(argv=None):
         print(f"moco-tf: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        resumes = argv[0] in (*config_fields.TABLES, "prepare")
+        resumes = argv[0] in (*config_schema.TABLES, "prepare")
         again = " The same command resumes it." if resumes else ""
         print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
         return 130
@@ -172,7 +172,7 @@ def _load(name, options, overrides):
     if "config" not in options:
         return None
     # A command without fields of its own takes those of the run it is about.
-    table = name if name in config_fields.TABLES else "pretrain"
+    table = name if name in config_schema.TABLES else "pretrain"
     try:
         return configs.load(options.config or name, overrides, table)
     except ValueError as error:

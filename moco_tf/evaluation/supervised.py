@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import config_rules
+from moco_tf import config_schema
 from moco_tf.cluster import watchdog
 from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import features
@@ -258,7 +258,7 @@ COLUMNS = (
 
 def check_schedule(config):
     """Refuses a schedule that does not fit the epochs (ValueError)."""
-    config_rules.check_schedule(config.schedule, config.train.epochs)
+    config_schema.check_schedule(config.schedule, config.train.epochs)
 
 
 def train(method, batches, config, output, strategy, evaluate=None, patience=0):

@@ -3,19 +3,20 @@
 import difflib
 import re
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from moco_tf import config as configs
-from moco_tf import config_fields
+from moco_tf import config_schema
 from tests import properties
 
 # A configuration of each command.
 NAMES = {"pretrain": "moco_cifar10", "linear": "linear", "finetune": "finetune"}
 FIELDS = [
     (command, name)
-    for command, table in config_fields.TABLES.items()
+    for command, table in config_schema.TABLES.items()
     for name in table
     if name != "method"
 ]
@@ -57,7 +58,7 @@ def _values(field):
 @given(data=st.data(), chosen=st.sampled_from(FIELDS))
 def test_any_value_of_any_field_comes_through_the_command_line(data, chosen):
     command, name = chosen
-    value = data.draw(_values(config_fields.TABLES[command][name]))
+    value = data.draw(_values(config_schema.TABLES[command][name]))
     config = _load(command, name, str(value))
     found = configs.flatten(config.to_dict())[name]
     assert found == value and type(found) is type(value)
@@ -85,7 +86,7 @@ def test_any_text_is_a_value_or_is_refused_by_the_name_of_its_field(
         assert f"config.{name} must be " in str(error)
         assert "Received " in str(error)
     else:
-        field = config_fields.TABLES[command][name]
+        field = config_schema.TABLES[command][name]
         found = configs.flatten(config.to_dict())[name]
         assert type(found) is field.kind
 
@@ -103,7 +104,7 @@ def test_any_slip_of_the_pen_is_told_a_field_at_least_as_near(
     command, name = chosen
     place = min(place, len(name) - 1)
     slip = name[:place] + letter + name[place + removed :]
-    assume(slip not in config_fields.TABLES[command])
+    assume(slip not in config_schema.TABLES[command])
     with pytest.raises(ValueError, match="There is no field") as caught:
         _load(command, slip, "1")
     meant = re.search(r"Did you mean '(.+)'\?", str(caught.value))[1]
@@ -111,8 +112,50 @@ def test_any_slip_of_the_pen_is_told_a_field_at_least_as_near(
     def likeness(known):
         return difflib.SequenceMatcher(None, slip, known).ratio()
 
-    assert meant in {*config_fields.TABLES[command], *METHOD_FIELDS}
+    assert meant in {*config_schema.TABLES[command], *METHOD_FIELDS}
     assert likeness(meant) >= likeness(name) - 1e-9
 
 
 METHOD_FIELDS = [f"moco.{key}" for key in configs.load("moco_cifar10").moco]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seed", np.int64(3), 3),
+        ("seed", np.array(3, np.uint8), 3),
+        ("optimizer.momentum", np.float32(0.5), 0.5),
+        ("optimizer.momentum", np.float64(0.1), 0.1),
+        ("optimizer.momentum", np.int8(0), 0.0),
+        ("log.tensorboard", np.bool_(False), False),
+        ("data.views", np.str_("v2"), "v2"),
+        ("schedule.milestones", np.array([120, 160]), (120, 160)),
+        ("schedule.milestones", [np.int64(120), 160], (120, 160)),
+        ("schedule.milestones", np.array([], int), ()),
+        ("data.small_scale", np.array([0.25, 0.5], "f"), (0.25, 0.5)),
+        ("data.small_scale", (np.float32(0.25), np.int64(1)), (0.25, 1.0)),
+    ],
+)
+def test_numpys_numbers_are_numbers(name, value, expected):
+    plain = config_schema.coerce(config_schema.PRETRAIN, name, value)
+    assert plain == expected and type(plain) is type(expected)
+    if type(plain) is tuple:
+        assert [type(v) for v in plain] == [type(v) for v in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", np.float64(3)),
+        ("seed", np.bool_(True)),
+        ("seed", np.array([3])),
+        ("log.tensorboard", np.int64(1)),
+        ("optimizer.momentum", np.array([0.5])),
+        ("schedule.milestones", np.array([1.5])),
+        ("schedule.milestones", np.array([[1, 2]])),
+        ("schedule.milestones", np.int64(1)),
+    ],
+)
+def test_numpys_values_of_another_type_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"config.{name} must be .*Received"):
+        config_schema.coerce(config_schema.PRETRAIN, name, value)

@@ -1,11 +1,131 @@
-"""What the fields of a configuration may hold, alone and together.
+"""The fields of a configuration: their types, and what they may hold.
 
 Needs no TensorFlow and touches no data, so a mistake is told at once.
 """
 
 import math
+from typing import NamedTuple
 
 from moco_tf import naming
+
+
+class Field(NamedTuple):
+    """Type and range of a field; a bound or a list that is None is no rule."""
+
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # like low, but the bound itself is excluded
+    below: float | None = None
+    names: tuple[str, ...] | None = None
+    item: type = int  # of the entries of a tuple
+    later: bool = False  # files and runs from before it may lack it
+
+
+HEADS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
+VIEWS = ("v1", "v2", "cifar", "simclr", "byol", "swav", "dino", "cmc", "cpc")
+
+# What every training has.
+_COMMON = {
+    "seed": Field(int, low=0, high=2**31 - 1),
+    "data.max_corrupt_fraction": Field(float, low=0, high=1),
+    "data.threads": Field(int, low=0),
+    "optimizer.learning_rate": Field(float, above=0),
+    "optimizer.momentum": Field(float, low=0, below=1),
+    "optimizer.weight_decay": Field(float, low=0),
+    "schedule.name": Field(str, names=("cosine", "step")),
+    "schedule.milestones": Field(tuple, low=1),
+    "schedule.factor": Field(float, above=0, high=1),
+    "schedule.warmup_epochs": Field(int, low=0),
+    "schedule.unit": Field(str, names=("epoch", "step")),
+    "train.batch_size": Field(int, low=1),
+    "train.epochs": Field(int, low=1),
+    "log.every_steps": Field(int, low=1, high=1024),
+}
+
+# What every method has; its own section is in method_table.py.
+PRETRAIN = {
+    **_COMMON,
+    "method": Field(str, later=True),
+    "data.source": Field(str),
+    "data.views": Field(str, names=VIEWS),
+    "data.strength": Field(float, low=0, later=True),
+    "data.image_size": Field(int, low=8),
+    "data.small_views": Field(int, low=0, later=True),
+    "data.small_size": Field(int, low=8, later=True),
+    "data.small_scale": Field(tuple, above=0, high=1, item=float, later=True),
+    "data.augment_on": Field(str, names=("host", "device"), later=True),
+    "model.backbone": Field(str),
+    "model.input": Field(str, names=("rgb", "lab", "pair", "grid"), later=True),
+    "model.patch": Field(int, low=0, later=True),
+    "model.norm": Field(str, names=("batch", "layer"), later=True),
+    "model.width": Field(float, above=0),
+    "model.stem": Field(str, names=("imagenet", "cifar")),
+    "model.head": Field(str, names=HEADS),
+    "model.hidden": Field(int, low=0, later=True),
+    "model.dim": Field(int, low=1),
+    "model.bn_groups": Field(int, low=1),
+    "model.sync_bn": Field(bool, later=True),
+    "model.recompute": Field(bool, later=True),
+    "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw", "adam")),
+    "optimizer.scaling": Field(
+        str, names=("none", "linear", "sqrt"), later=True
+    ),
+    "schedule.first_epoch": Field(int, low=0, high=1),
+    "train.max_steps": Field(int, low=0),
+    "train.micro_batches": Field(int, low=1, later=True),
+    "train.precision": Field(
+        str, names=("float32", "mixed_bfloat16", "mixed_float16")
+    ),
+    "train.jit_compile": Field(bool, later=True),
+    "train.tf32": Field(bool),
+    "checkpoint.every_steps": Field(int, low=0),
+    "checkpoint.keep": Field(int, low=1),
+    "knn.bank": Field(str),
+    "knn.query": Field(str),
+    "knn.every_epochs": Field(int, low=1),
+    "knn.k": Field(int, low=1),
+    "knn.temperature": Field(float, above=0),
+    "knn.features": Field(str, names=("projection", "backbone")),
+    "knn.batch_size": Field(int, low=1),
+    "knn.baseline": Field(bool),
+    "log.tensorboard": Field(bool),
+}
+
+_TASK = {
+    **_COMMON,
+    "data.train": Field(str),
+    "data.test": Field(str),
+    "data.crop": Field(float, above=0, high=1),
+}
+
+LINEAR = {
+    **_TASK,
+    "probe.way": Field(str, names=("cached", "published")),
+    "probe.features": Field(str, names=("backbone", "projection")),
+    "probe.rates": Field(tuple, above=0, item=float),
+    "probe.holdout": Field(float, above=0, below=1),
+    "probe.views": Field(int, low=0),
+}
+
+FINETUNE = {
+    **_TASK,
+    "data.labels": Field(float, above=0, high=1),
+    "data.holdout": Field(float, low=0, below=1),
+    "model.init": Field(str, names=("encoder", "random")),
+    "model.sync_bn": Field(bool),
+    "model.head_bn": Field(bool),
+    "optimizer.head_factor": Field(float, above=0),
+    "augment.rand_augment": Field(float, low=0, high=1),
+    "augment.mixup": Field(float, low=0),
+    "augment.cutmix": Field(float, low=0),
+    "train.label_smoothing": Field(float, low=0, below=1),
+    "train.early_stopping": Field(int, low=0),
+    "train.precision": Field(str, names=("run", "float32", "mixed_bfloat16")),
+}
+
+# By command.
+TABLES = {"pretrain": PRETRAIN, "linear": LINEAR, "finetune": FINETUNE}
 
 _KINDS = {
     int: "a whole number",
@@ -50,21 +170,31 @@ def parse(fields, name, text):
 def coerce(fields, name, value):
     """Returns a field's value in its type: 1 -> 1.0, [120] -> (120,).
 
+    NumPy's numbers and arrays are the numbers that they hold.
+
     Raises:
       ValueError: for an unknown field or a value of another type.
     """
     field = _field(fields, name)
-    kind = field.kind
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is tuple and type(value) in (list, tuple):
-        if all(type(part) in (int, field.item) for part in value):
-            return tuple(field.item(part) for part in value)
-    elif type(value) is kind:
-        return value
+    kind, plain = field.kind, _plain(value)
+    if kind is float and type(plain) is int:
+        return float(plain)
+    if kind is tuple and type(plain) in (list, tuple):
+        if all(type(part) in (int, field.item) for part in plain):
+            return tuple(field.item(part) for part in plain)
+    elif type(plain) is kind:
+        return plain
     raise ValueError(
         f"config.{name} must be {_words(field)}. Received {value!r}."
     )
+
+
+def _plain(value):
+    """A value with Python's numbers in the place of NumPy's, also in a list."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    # Of np.generic and np.ndarray; NumPy is not imported for a look at them.
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _field(fields, name):
