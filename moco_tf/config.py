@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 
 import ml_collections
@@ -11,6 +12,8 @@ import ml_collections
 from moco_tf import config_schema, method_table, naming
 
 _PACKAGE = pathlib.Path(__file__).parent
+# A line of configs/_base.py: of a section, or of a field with its comment.
+_BASE_LINE = re.compile(r"(?m)^ +(\w+)=dict\($|^ +(\w+)=.*?,  # (.*)$")
 
 
 def folders():
@@ -85,6 +88,38 @@ def load(
     for field, text in overrides.items():
         values[field] = config_schema.parse(fields, field, text)
     return build(values, command)
+
+
+def show(
+    config: ml_collections.ConfigDict,
+    name: str | pathlib.Path,
+    overrides: Mapping[str, str] | None = None,
+    command: str = "pretrain",
+) -> str:
+    """The text of a configuration: each field, where it is from, what it is.
+
+    Args:
+      config: what `load` returned for the other arguments.
+      name: of the preset or file. overrides, command: as of `load`.
+
+    Returns:
+      Lines "config.section.key = value  # origin", in the order of the base.
+      A value that is the base's is said to be from there.
+    """
+    values = flatten(config.to_dict())
+    defaults = flatten(_base_tree(values.get("method", command)))
+    comments = _base_comments(command)
+    preset = f"preset {name}" if name in names(command) else str(name)
+    rows = []
+    for field, default in defaults.items():
+        origin = "base" if values[field] == default else preset
+        if field in (overrides or {}):
+            origin = "command line"
+        comment = comments.get(field, "")
+        rows.append((f"config.{field} = {values[field]!r}", origin, comment))
+    left, middle = (max(len(row[i]) for row in rows) for i in (0, 1))
+    lines = [f"{a:<{left}}  # {b:<{middle}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join(lines)
 
 
 def check(config: ml_collections.ConfigDict, replicas: int) -> None:
@@ -187,10 +222,14 @@ def _module(path):
     return module
 
 
+def _base_path():
+    return next(folder / "_base.py" for folder in folders())
+
+
 @functools.cache
 def _base_module():
     """The tables of configs/_base.py."""
-    return _module(next(folder / "_base.py" for folder in folders()))
+    return _module(_base_path())
 
 
 def _base_tree(name):
@@ -200,6 +239,20 @@ def _base_tree(name):
         return getattr(tables, name.upper())
     method_table.fields(name)  # refuses an unknown method
     return tables.PRETRAIN | {"method": name, name: tables.METHODS[name]}
+
+
+def _base_comments(command):
+    """The base's comments on the fields of a command, by "section.key"."""
+    text, comments = _base_path().read_text(), {}
+    names = ["PRETRAIN", "METHODS"] if command == "pretrain" else [command]
+    for name in names:
+        table = text.partition(f"\n{name.upper()} = dict(\n")[2]
+        table = table.partition("\n)\n")[0]
+        section = ""
+        for opened, key, comment in _BASE_LINE.findall(table):
+            section = f"{opened}." if opened else section
+            comments[section + key] = comment
+    return comments
 
 
 def flatten(tree, prefix=""):

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 
+from moco_tf import cli, config_schema, method_table, workdirs
 from moco_tf import config as configs
-from moco_tf import config_schema, method_table, workdirs
 
 FOLDER = configs.folders()[0]
 COMMANDS = {
@@ -210,3 +212,65 @@ def test_the_base_has_every_field_of_the_schema_and_no_other(name):
         assert config_schema.coerce(fields, field, value) == value
         assert type(value) is fields[field].kind
         config_schema.check_field(fields, field, value)
+
+
+def shown(capsys, *words):
+    """Lines of --show_config: field -> (value, origin and comment)."""
+    assert cli.run([*words, "--show_config"]) == 0
+    rows = [
+        re.fullmatch(r"config\.([\w.]+) = (.+?) +# (.+)", line)
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    return {row[1]: (ast.literal_eval(row[2]), row[3]) for row in rows}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_show_config_prints_every_field_as_it_is_loaded(capsys, name):
+    lines = shown(capsys, COMMANDS[name], f"--config={name}")
+    assert {field: row[0] for field, row in lines.items()} == values_of(name)
+
+
+def test_show_config_says_what_came_from_where(capsys):
+    lines = shown(
+        capsys,
+        "pretrain",
+        "--config=moco_v2_imagenet",
+        "--config.train.epochs=800",
+        "--config.seed=0",
+    )
+    preset = "preset moco_v2_imagenet  "
+    assert lines["moco.temperature"] == (0.2, preset.strip())
+    assert lines["model.head"][1].startswith(f"{preset}fc, mlp, simclr")
+    assert lines["train.epochs"] == (800, "command line")
+    assert lines["seed"] == (0, "command line")  # as said, though the base's
+    assert re.fullmatch("base  +pixels", lines["data.image_size"][1])
+    assert re.fullmatch("base  +keys", lines["moco.queue_size"][1])
+    origins = [re.split("  +", row[1])[0] for row in lines.values()]
+    assert origins.count(preset.strip()) == 4
+    assert list(lines)[:3] == ["seed", "method", "data.source"]
+
+
+def test_show_config_names_a_users_own_file(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text((FOLDER / "moco_v2_imagenet.py").read_text())
+    lines = shown(capsys, "pretrain", f"--config={path}")
+    assert lines["moco.temperature"] == (0.2, str(path))
+
+
+def test_show_config_refuses_what_a_run_would(capsys):
+    words = ["pretrain", "--config=quickstart", "--show_config"]
+    assert cli.run([*words, "--config.train.epochs=0"]) == 2
+    assert "train.epochs must be at least 1" in capsys.readouterr().err
+    assert cli.run(["pretrain", "--show_config"]) == 2
+    assert "--config must be given" in capsys.readouterr().err
+    assert cli.run(["pretrain", "--config=quickstart"]) == 2
+    assert "--workdir must be given" in capsys.readouterr().err
+
+
+def test_show_config_needs_no_tensorflow():
+    code = (
+        "import sys; from moco_tf import cli; "
+        "cli.run(['pretrain', '--config=quickstart', '--show_config']); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parent)

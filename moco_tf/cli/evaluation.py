@@ -138,7 +138,14 @@ COMMANDS = {
     "linear": flags.Command(
         run=_linear,
         purpose="train a linear classifier on a frozen encoder",
-        flags=("config", *_ENCODER, "output", "devices", "deterministic"),
+        flags=(
+            "config",
+            "show_config",
+            *_ENCODER,
+            "output",
+            "devices",
+            "deterministic",
+        ),
         required=(),
     ),
     "finetune": flags.Command(
@@ -146,6 +153,7 @@ COMMANDS = {
         purpose="train a whole network from an encoder, with few labels",
         flags=(
             "config",
+            "show_config",
             "workdir",
             "checkpoint",
             "output",

@@ -35,6 +35,7 @@ _PATHS = frozenset(
 # Default and purpose of every flag; a flag with a bool takes no value.
 _FLAGS = {
     "config": (None, "name or .py file of a configuration"),
+    "show_config": (False, "print every field and its origin, and end"),
     "workdir": (None, "folder of the run"),
     "devices": ("auto", "auto, cpu, cpu:N, gpu or gpu:N"),
     "workers": ("", "host:port of all workers in order, for a cluster"),
@@ -150,7 +151,10 @@ def _parse_flags(command, argv):
             f"{left[0]!r} is neither a flag nor a value: flags are written "
             "--name=value."
         )
-    missing = [f"--{n}" for n in command.required if not values[n].value]
+    required = command.required
+    if "show_config" in values and values.show_config:
+        required = tuple(name for name in required if name == "config")
+    missing = [f"--{n}" for n in required if not values[n].value]
     if missing and not values.help:
         raise UsageError(f"{' and '.join(missing)} must be given.")
     return values

@@ -86,6 +86,7 @@ COMMANDS = {
         purpose="train an encoder without labels; run it again to go on",
         flags=(
             "config",
+            "show_config",
             "workdir",
             "devices",
             "extend",
@@ -136,6 +137,10 @@ def run(argv=None):
             )
             return 0
         config = _load(name, options, overrides)
+        if "show_config" in options and options.show_config:
+            shown = options.config or name
+            print(configs.show(config, shown, overrides, name))
+            return 0
         quiet.prepare(options.verbose)
         COMMANDS[name].run(options, config)
     except flags.UsageError as error:
