@@ -145,7 +145,7 @@ def parse(fields, name, text):
     """Returns the value of a field from the text of a command line.
 
     Args:
-      fields: table of config_fields. name: of a field in it. text: str.
+      fields: table of fields by name. name: of a field in it. text: str.
 
     Raises:
       ValueError: for an unknown field or text of another type.
