@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from moco_tf import cli, config_schema, method_table, workdirs
 from moco_tf import config as configs
+from moco_tf import config_schema, method_table, workdirs
+from moco_tf.cli import main as cli
 
 FOLDER = configs.folders()[0]
 COMMANDS = {
@@ -269,8 +270,8 @@ def test_show_config_refuses_what_a_run_would(capsys):
 
 def test_show_config_needs_no_tensorflow():
     code = (
-        "import sys; from moco_tf import cli; "
-        "cli.run(['pretrain', '--config=quickstart', '--show_config']); "
+        "import sys; from moco_tf.cli import main; "
+        "main.run(['pretrain', '--config=quickstart', '--show_config']); "
         "sys.exit('tensorflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parent)
