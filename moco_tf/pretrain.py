@@ -15,6 +15,7 @@ from moco_tf.data import unreadable
 from moco_tf.evaluation import diagnostics, monitor
 from moco_tf.monitoring import (
     health,
+    listener,
     metrics_csv,
     profile,
     progress,
@@ -71,12 +72,12 @@ def pretrain(
     batches = plan.make_stream(config, source, workers)
     total = config.train.epochs * batches.steps_per_epoch
     last_step = min(config.train.max_steps or total, total)
-    knn_monitor = None
+    knn = None
     if guard.is_chief and config.knn.bank:
-        knn_monitor = monitor.KnnMonitor(config)
-    with contextlib.ExitStack() as held:
+        knn = monitor.KnnMonitor(config, batches.steps_per_epoch)
+    with contextlib.ExitStack() as stack:
         if guard.is_chief:
-            held.enter_context(workdirs.hold(workdir))
+            stack.enter_context(workdirs.hold(workdir))
             workdirs.prepare(config, workdir, source.fingerprint(), extend)
         path = _agree(config, source, workdir, strategy, guard)
         method = make_method(config, strategy, len(source))
@@ -86,12 +87,17 @@ def pretrain(
         )
         if guard.is_chief:
             callback = make_callback(
-                config, workdir, batches, step, last_step, guard, knn_monitor
+                config,
+                workdir,
+                batches,
+                method,
+                step,
+                last_step,
+                guard,
+                knn,
+                profile_steps,
             )
-            held.callback(callback.close)
-            if profile_steps:
-                folder = workdir / "tensorboard"
-                callback.profile = profile.Profile(folder, *profile_steps)
+            stack.callback(callback.close)
         if config.knn.bank and step % batches.steps_per_epoch == 0:
             # The chief may measure first, for any time.
             guard.wait(0, "the evaluation before training")
@@ -99,7 +105,7 @@ def pretrain(
         if step >= last_step:
             print(f"This run is finished: {workdir} holds all {step} steps.")
         else:
-            _train(method, config, batches, strategy, step, callback)
+            _train(method, config, batches, strategy, callback, workdir, knn)
     return method
 
 
@@ -137,30 +143,25 @@ def make_method(config, strategy, images):
     return method
 
 
-def _train(method, config, batches, strategy, step, callback):
+def _train(method, config, batches, strategy, callback, workdir, knn):
     """Trains from a step on, with what is said before and after."""
-    guard, before = callback.guard, ""
+    guard, step, before = callback.guard, callback.step, ""
     if guard.is_chief:
         print(
             plan.describe(
-                config,
-                callback.workdir,
-                batches,
-                strategy,
-                step,
-                callback.last_step,
+                config, workdir, batches, strategy, step, callback.last_step
             )
         )
-        if callback.knn and config.knn.baseline and step == 0:
-            before = callback.knn.baseline(method.query_encoder)
+        if knn and config.knn.baseline and step == 0:
+            before = knn.baseline(method.query_encoder)
             print(f"kNN before training: {before}")
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
     _fit(method, config, batches, strategy, step, callback)
     if callback.left:
         raise watchdog.Left(callback.step, guard.status())
-    if before and callback.newest_knn is not None:
-        trained = f"trained encoder {100 * callback.newest_knn:.2f} %"
+    if before and knn.newest is not None:
+        trained = f"trained encoder {100 * knn.newest:.2f} %"
         print(f"kNN: {before}  {trained}")
 
 
@@ -237,41 +238,96 @@ def _agree(config, source, workdir, strategy, guard):
 
 
 def make_callback(
-    config, workdir, batches, step, last_step, guard, knn_monitor=None
+    config,
+    workdir,
+    batches,
+    method,
+    step,
+    last_step,
+    guard,
+    knn=None,
+    profile_steps=(),
 ):
-    """The callback with all that a run writes, cut back to `step`."""
+    """The chief's callback, its files cut back to `step`.
+
+    Args:
+      config: ConfigDict. workdir: Path. batches: Stream.
+      method: Method, restored. step: int, finished ones. last_step: int.
+      guard: Guard. knn: KnnMonitor, or None.
+      profile_steps: first and last step (from 1) to trace, or ().
+
+    Returns:
+      RunCallback. Its listeners are told in this order: what is traced; what
+      measures; the files; what reads and shows.
+    """
+    per_epoch = batches.steps_per_epoch
     chance = plan.chance_loss(config)
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
     metrics.cut_back(step)
-    events = pictures = None
+    shown = progress.Progress(
+        last_step, per_epoch, chance, epochs=config.train.epochs
+    )
+    folder = workdir / "tensorboard"
+    events = None
     if config.log.tensorboard:
-        folder = workdir / "tensorboard"
         events = tensorboard.EventWriter(folder, step, chance)
-        pictures = board.Board(config, events, folder, batches, knn_monitor)
-    callback = callbacks.PretrainCallback(
-        config,
+    listeners: list[listener.Listener] = []
+    if profile_steps:
+        first, last = profile_steps
+        listeners.append(profile.Profile(folder, first, last, events))
+    listeners.append(diagnostics.Inspector(batches))
+    if knn:
+        column = f"knn_{config.knn.features}"
+        listeners += [
+            knn,
+            callbacks.BestCheckpoint(workdir, column, metrics.rows()),
+        ]
+    listeners.append(metrics)
+    if events:
+        listeners.append(events)
+    listeners += [
+        shown,
+        _warnings(config, workdir, batches, method, step, metrics, shown),
+    ]
+    if events:
+        listeners.append(
+            board.Board(config, events, folder, batches, knn, last_step)
+        )
+    return callbacks.RunCallback(
+        callbacks.Cadence(
+            per_epoch,
+            last_step,
+            config.train.batch_size,
+            config.log.every_steps,
+            config.checkpoint.every_steps,
+            config.checkpoint.keep,
+        ),
         workdir,
-        batches.steps_per_epoch,
-        last_step,
         metrics,
-        progress.Progress(last_step, batches.steps_per_epoch, chance),
         unreadable.UnreadableLog(
             workdir / "unreadable.csv",
             batches,
             config.data.max_corrupt_fraction,
         ),
         guard,
+        listeners,
+        "Usual causes: a learning rate too high for the batch, or a "
+        "temperature too low.",
     )
-    callback.scalars, callback.board = events, pictures
-    callback.knn = knn_monitor
-    callback.inspector = diagnostics.Inspector(batches)
-    callback.pace = diagnostics.Pace()
-    callback.warnings = health.WarningLog(workdir / "warnings.csv", step)
-    callback.watch = health.Watch(
-        config,
+
+
+def _warnings(config, workdir, batches, method, step, metrics, shown):
+    """The listener that warns, with what an earlier session has warned of."""
+    log = health.WarningLog(workdir / "warnings.csv", step)
+    watch = health.Watch(
+        config.method,
+        config[config.method].to_dict(),
         len(batches.source),
-        chance,
-        callback.warnings.names,
+        config.train.batch_size,
+        config.model.dim,
+        plan.chance_loss(config),
+        log.names,
         metrics.rows(),
     )
-    return callback
+    pace = None if method.momentum is None else diagnostics.Pace()
+    return health.Warnings(watch, log, metrics, shown.message, pace)

@@ -255,7 +255,7 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
 ):
     ballast = []
     judged = {"judged": True, "log__tensorboard": False}
-    save = callbacks.PretrainCallback.save
+    save = callbacks.RunCallback.save
 
     def fill(self):
         save(self)
@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
 
     with small_disk.mounted(tmp_path, "size=20m"):
         workdir = tmp_path / "run"
-        monkeypatch.setattr(callbacks.PretrainCallback, "save", fill)
+        monkeypatch.setattr(callbacks.RunCallback, "save", fill)
         with pytest.raises(
             OSError, match="no room.*checkpoints of .* are whole"
         ):

@@ -4,11 +4,12 @@ import numpy as np
 
 from moco_tf.data import sources
 from moco_tf.evaluation import representation
+from moco_tf.monitoring import listener
 
 _KEYS = 2048  # keys, at most, of which the rank is taken
 
 
-class Inspector:
+class Inspector(listener.Listener):
     """Looks at a method between its steps, without changing it."""
 
     def __init__(self, batches):
@@ -18,6 +19,9 @@ class Inspector:
           batches: Stream that the method trains on.
         """
         self._batches = batches
+
+    def on_report(self, method, row):
+        row.update(self(method))
 
     def __call__(self, method):
         """Describes the dictionary and the key encoder.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from moco_tf import plan
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
+from moco_tf.monitoring import listener
 
 
 class Passes:
@@ -44,15 +45,23 @@ class Passes:
 _PAIRS = 512  # images of which two training views are compared
 
 
-class KnnMonitor:
+class KnnMonitor(listener.Listener):
     """kNN of an encoder between two labelled sources, for one run.
 
-    The features that it takes also tell, without labels, what the
-    representation is like.
+    As a listener it measures every few epochs and after the last. The features
+    that it takes also tell, without labels, what the representation is like.
+
+    Attributes:
+      newest: float, top-1 of the layer that chooses the best checkpoint, of
+        this session's last epoch that was measured; None before.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, steps_per_epoch=1):
         """Opens both sources and checks their labels.
+
+        Args:
+          config: ConfigDict of a pre-training.
+          steps_per_epoch: int, of the run that it listens to.
 
         Raises:
           ValueError: if they cannot be compared.
@@ -74,12 +83,21 @@ class KnnMonitor:
         ]
         self._aligned: list = []  # the two passes, of the subset of these
         self._subset: Any = None
-        self._newest = None
+        self._encoded = None
+        self._steps_per_epoch = steps_per_epoch
+        self.newest = None
+
+    def on_epoch(self, method, row):
+        config = self.config
+        epoch = row["step"] // self._steps_per_epoch
+        if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
+            row.update(self(method.query_encoder))
+            self.newest = row[f"knn_{config.knn.features}"]
 
     def take(self):
         """The newest features of bank and query, once; else None."""
-        newest, self._newest = self._newest, None
-        return newest
+        encoded, self._encoded = self._encoded, None
+        return encoded
 
     def __call__(self, encoder):
         """Measures an encoder.
@@ -92,7 +110,7 @@ class KnnMonitor:
         """
         bank = self._extract(encoder, self.bank)
         query = self._extract(encoder, self.query)
-        self._newest = bank, query
+        self._encoded = bank, query
         found = {
             f"knn_{layer}": top1
             for layer, top1 in self._knn(bank, query).items()

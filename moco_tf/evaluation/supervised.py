@@ -1,8 +1,7 @@
 """Training with labels: resumable epochs of a Classifier."""
 
-import math
+import contextlib
 import pathlib
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from moco_tf.cluster import watchdog
 from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import features
 from moco_tf.methods import method
-from moco_tf.monitoring import metrics_csv, progress
+from moco_tf.monitoring import listener, metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints
 
 _SUBSET, _HOLDOUT = 0, 1  # separate draws of one seed
@@ -286,123 +285,111 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
     guard = watchdog.Guard()
     guard.take_signals()
     output = pathlib.Path(output)
-    last_step = config.train.epochs * batches.steps_per_epoch
     path = checkpoints.latest(output)
     step = checkpoints.restore(method, path) if path else 0
     metrics = metrics_csv.MetricsFile(output / "metrics.csv", COLUMNS)
     metrics.cut_back(step)
-    log = unreadable.UnreadableLog(
-        output / "unreadable.csv", batches, config.data.max_corrupt_fraction
+    shown = progress.Progress(
+        config.train.epochs * batches.steps_per_epoch, batches.steps_per_epoch
     )
-    callback = TaskCallback(
-        config,
-        output,
-        batches.steps_per_epoch,
-        last_step,
-        metrics,
-        progress.Progress(last_step, batches.steps_per_epoch),
-        log,
-        guard,
+    stopping = EarlyStopping(patience, metrics, shown.message)
+    listeners = [metrics, shown, stopping]
+    if evaluate:
+        keep_best = callbacks.BestCheckpoint(
+            output, "evaluated_top1", metrics.rows()
+        )
+        listeners = [Evaluation(evaluate), keep_best, *listeners]
+    callback = _make_callback(
+        config, output, batches, metrics, guard, listeners
     )
-    callback.evaluate, callback.patience = evaluate, patience
-    callback.resume(method)
-    if step < last_step and not callback.is_enough():
-        method.start_at(*divmod(step, batches.steps_per_epoch))
-        try:
-            method.fit(
-                batches.distribute(strategy, step),
-                epochs=config.train.epochs,
-                steps_per_epoch=batches.steps_per_epoch,
-                callbacks=[callback],
-                verbose=0,
-            )
-        except KeyboardInterrupt:
-            callback.save_interrupted()
-            raise
-        finally:
-            callback.progress.close()
-            metrics.close()
-        if callback.left:
-            raise watchdog.Left(callback.step, guard.status())
+    with contextlib.closing(callback):
+        callback.resume(method)
+        if step < callback.last_step and not stopping.is_enough():
+            _fit(method, batches, config.train.epochs, strategy, step, callback)
+    if callback.left:
+        raise watchdog.Left(callback.step, guard.status())
     best = checkpoints.best(output) if patience else None
     return best or checkpoints.latest(output)
 
 
-class TaskCallback(callbacks.ReportingCallback):
-    """Reports, evaluates and saves at every epoch's end.
+def _fit(method, batches, epochs, strategy, step, callback):
+    """Trains from a step on; Ctrl-C loses no finished step."""
+    method.start_at(*divmod(step, batches.steps_per_epoch))
+    try:
+        method.fit(
+            batches.distribute(strategy, step),
+            epochs=epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            callbacks=[callback],
+            verbose=0,
+        )
+    except KeyboardInterrupt:
+        callback.save_interrupted()
+        raise
 
-    Attributes, set after: evaluate, patience, as of `train`.
 
-    Side effects: writes metrics.csv and checkpoints.
-    """
+def _make_callback(config, output, batches, metrics, guard, listeners):
+    """The callback of a task, which saves at every epoch's end."""
+    steps = batches.steps_per_epoch
+    return callbacks.RunCallback(
+        callbacks.Cadence(
+            steps,
+            config.train.epochs * steps,
+            config.train.batch_size,
+            config.log.every_steps,
+        ),
+        output,
+        metrics,
+        unreadable.UnreadableLog(
+            output / "unreadable.csv", batches, config.data.max_corrupt_fraction
+        ),
+        guard,
+        listeners,
+        "Usual cause: a learning rate too high for these features.",
+    )
 
-    causes = "Usual cause: a learning rate too high for these features."
 
-    def resume(self, method):
-        super().resume(method)
-        self.clock = time.perf_counter()
-        rows = self.metrics.rows()
-        if rows and self.ends_epoch() and rows[-1]["epoch_loss"] is None:
-            self.finish_epoch()  # killed between checkpoint and evaluation
+class Evaluation(listener.Listener):
+    """Evaluates the classifier at every epoch's end."""
 
-    def after_step(self):
-        ends = self.ends_epoch() or self.step >= self.last_step
-        in_epoch = self.step % self.steps_per_epoch
-        if ends or self.left or in_epoch % self.config.log.every_steps == 0:
-            self.report()
-        if ends or self.left:
-            self.save()
+    def __init__(self, evaluate):
+        """Stores the function.
 
-    def save_interrupted(self):
-        self.step = int(self.model.step.numpy())
-        if self.step > self.reported:
-            self.report()
-        super().save_interrupted()
+        Args:
+          evaluate: () -> top-1 fraction.
+        """
+        self._evaluate = evaluate
 
-    def report(self):
-        """Reads the steps since the last report; stops at a bad loss."""
-        self.check_finite()
-        window = self.model.step_log.read(self.reported, self.step)
-        seconds = time.perf_counter() - self.clock
-        images = (self.step - self.reported) * self.config.train.batch_size
-        row = {
-            **self.figures(window),
-            "step": self.step,
-            "images_per_second": images / seconds,
-            "input_wait_share": min(
-                math.fsum(window["input_wait"]) / seconds, 1.0
-            ),
-        }
-        self.metrics.append(row)
-        self.note(row)
-        self.clock = time.perf_counter()
+    def on_epoch(self, method, row):
+        row["evaluated_top1"] = self._evaluate()
 
-    def finish_epoch(self):
-        epoch = self.step // self.steps_per_epoch
-        rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        mean = callbacks.epoch_mean(rows, "loss")
-        row = {"step": self.step, "epoch_loss": mean}
-        text = f"epoch {epoch}/{self.config.train.epochs} done  loss {mean:.4f}"
-        if self.evaluate:
-            row["evaluated_top1"] = self.evaluate()
-            text += f"  top-1 {100 * row['evaluated_top1']:.2f} %"
-            earlier = [r["evaluated_top1"] for r in self.metrics.rows()]
-            known = [value for value in earlier if value is not None]
-            if row["evaluated_top1"] > max(known, default=-1.0):
-                checkpoints.keep_as_best(checkpoints.latest(self.workdir))
-        self.metrics.append(row)
-        self.progress.message(text)
-        self.clock = time.perf_counter()
+
+class EarlyStopping(listener.Listener):
+    """Ends the training when epochs have brought no better evaluation."""
+
+    def __init__(self, patience, metrics, show):
+        """Stores the rule.
+
+        Args:
+          patience: epochs without a better evaluation; 0: never ends it.
+          metrics: MetricsFile, which stands before it among the listeners.
+          show: function that prints a line.
+        """
+        self._patience = patience
+        self._metrics = metrics
+        self._show = show
+
+    def on_epoch(self, method, row):
         if self.is_enough():
-            self.progress.message(
-                f"no better evaluation for {self.patience} epochs: stopped"
+            self._show(
+                f"no better evaluation for {self._patience} epochs: stopped"
             )
-            self.model.stop_training = True
+            method.stop_training = True
 
     def is_enough(self):
         """Whether the best evaluation is `patience` epochs old."""
-        found = [r["evaluated_top1"] for r in self.metrics.rows()]
-        values = [value for value in found if value is not None]
-        if not self.patience or not values:
+        column = [row["evaluated_top1"] for row in self._metrics.rows()]
+        values = [value for value in column if value is not None]
+        if not self._patience or not values:
             return False
-        return len(values) - 1 - values.index(max(values)) >= self.patience
+        return len(values) - 1 - values.index(max(values)) >= self._patience

@@ -8,6 +8,8 @@ import csv
 import pathlib
 from typing import NamedTuple
 
+from moco_tf.monitoring import listener
+
 _TURNOVERS = 4  # of the queue; before, its first random keys still count
 _SETTLED = 200  # steps; before, everything moves
 _AT_CHANCE = 0.99  # of ln(K + 1)
@@ -32,18 +34,33 @@ class Notice(NamedTuple):
 class Watch:
     """Reads the figures of one run and warns once of each thing it sees."""
 
-    def __init__(self, config, images, chance, known=(), rows=()):
+    def __init__(
+        self,
+        method,
+        settings,
+        images,
+        batch_size,
+        dim,
+        chance=None,
+        known=(),
+        rows=(),
+    ):
         """Stores what does not change.
 
         Args:
-          config: ConfigDict of the run. images: N of the source.
+          method: its name, which is that of its section of a configuration.
+          settings: dict of that section.
+          images: N of the source. batch_size: images of a step.
+          dim: C, features of a key.
           chance: loss of guessing, nats; None: the method has no such loss.
           known: names of warnings that the run has had.
           rows: of metrics.csv, of the run so far.
         """
-        self._config = config
-        self._section = config[config.method]
+        self._method = method
+        self._settings = settings
         self._images = images
+        self._batch_size = batch_size
+        self._dim = dim
         self._chance = chance
         self._known = set(known)
         self._in_a_row = {"still": 0, "follows": 0, "waiting": 0}
@@ -52,17 +69,17 @@ class Watch:
 
     def start(self):
         """Warnings of the configuration alone, a list."""
-        if "mask_same_image" not in self._section:  # no queue of negatives
+        if "mask_same_image" not in self._settings:  # no queue of negatives
             return []
-        queue_size = self._section.queue_size
+        queue_size = self._settings["queue_size"]
         share = queue_size / self._images
-        if share > _LARGE and not self._section.mask_same_image:
+        if share > _LARGE and not self._settings["mask_same_image"]:
             return self._warn(
                 "large-queue",
                 f"the queue holds {queue_size} keys, {100 * share:.0f} % "
                 f"of the {self._images} images: keys of a query's own image "
                 "come up as its negatives. Set config."
-                f"{self._config.method}.mask_same_image=true, or a queue "
+                f"{self._method}.mask_same_image=true, or a queue "
                 "below a tenth of the images",
             )
         return []
@@ -107,16 +124,16 @@ class Watch:
           pace: float, share of the way to the query encoder that one step took
             the key encoder.
         """
-        momentum, found = self._section.momentum, []
+        momentum, found = self._settings["momentum"], []
         held = (
-            "keys in the queue" if "queue_size" in self._section else "targets"
+            "keys in the queue" if "queue_size" in self._settings else "targets"
         )
         if self._often("still", pace <= _STILL * (1 - momentum)):
             found += self._warn(
                 "key-encoder-still",
                 "the key encoder does not move: its outputs stay those of the "
                 f"start (momentum {momentum}). Use config."
-                f"{self._config.method}.momentum below 1",
+                f"{self._method}.momentum below 1",
             )
         if self._often("follows", pace > _FOLLOWS):
             found += self._warn(
@@ -124,17 +141,17 @@ class Watch:
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
                 f"query encoder at each step: {held} are of different "
                 f"encoders (momentum {momentum}). Use "
-                f"config.{self._config.method}.momentum=0.99 to 0.9999",
+                f"config.{self._method}.momentum=0.99 to 0.9999",
             )
         return found
 
     def _settled(self, row):
         """Of the loss and the keys, once the queue holds real keys alone."""
-        section, step = self._section, row["step"]
-        keys = self._config.train.batch_size
-        keys *= 2 if section.get("symmetric", False) else 1
+        settings, step = self._settings, row["step"]
+        keys = self._batch_size
+        keys *= 2 if settings.get("symmetric", False) else 1
         # Without a queue the dictionary is new at every step.
-        turnovers = step * keys / (section.get("queue_size") or keys)
+        turnovers = step * keys / (settings.get("queue_size") or keys)
         if turnovers < _TURNOVERS or step < _SETTLED:
             return []
         found = []
@@ -159,7 +176,7 @@ class Watch:
                 "key encoder, and start again from an earlier checkpoint",
             )
         rank = row.get("key_rank")
-        if rank is not None and rank < min(_CONSTANT, self._config.model.dim):
+        if rank is not None and rank < min(_CONSTANT, self._dim):
             found += self._warn(
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "
@@ -190,6 +207,51 @@ class Watch:
             return []
         self._known.add(name)
         return [Notice(name, text + ".")]
+
+
+class Warnings(listener.Listener):
+    """Shows and files the warnings of a run."""
+
+    def __init__(self, watch, log, metrics, show, pace=None):
+        """Joins the rules and where their warnings go.
+
+        Args:
+          watch: Watch. log: WarningLog. metrics: MetricsFile, whose rows of an
+            epoch are there when the epoch ends.
+          show: function that prints a line.
+          pace: meter of the key encoder's steps (evaluation/diagnostics.py), or
+            None, of a method without momentum.
+        """
+        self._watch = watch
+        self._log = log
+        self._metrics = metrics
+        self._show = show
+        self._pace = pace
+
+    def on_start(self, method, step):
+        self._warn(step, self._watch.start())
+
+    def on_step(self, method, step):
+        pace = self._pace and self._pace.end(method)
+        if pace is not None:
+            self._warn(step, self._watch.pace(pace))
+
+    def on_report(self, method, row):
+        self._warn(row["step"], self._watch.report(row))
+        if self._pace:
+            self._pace.begin(method)
+
+    def on_epoch(self, method, row):
+        column = "instance_top1"
+        if column in method.METRICS:
+            epoch = self._metrics.rows()[-1]["epoch"]
+            row = {**row, column: self._metrics.epoch_mean(epoch, column)}
+        self._warn(row["step"], self._watch.epoch(row))
+
+    def _warn(self, step, notices):
+        for notice in notices:
+            self._show(f"Warning: {notice.name}: {notice.text}")
+        self._log.add(step, notices)
 
 
 class WarningLog:

@@ -1,7 +1,10 @@
 """`metrics.csv`: one row of figures per logged step, exact and resumable."""
 
+import math
 import os
 from typing import Any
+
+from moco_tf.monitoring import listener
 
 COLUMNS = (
     "epoch",
@@ -91,7 +94,7 @@ def _parse(path):
     return header, rows, torn
 
 
-class MetricsFile:
+class MetricsFile(listener.Listener):
     """A CSV file with a fixed header and one row per step, steps ascending.
 
     Rows reach the operating system as they are appended, so a killed process
@@ -208,6 +211,25 @@ class MetricsFile:
             dict(zip(self._columns, map(_number, row), strict=True))
             for row in self._read()[0]
         ]
+
+    def epoch_mean(self, epoch, column):
+        """The mean of a column over an epoch's steps.
+
+        Args:
+          epoch: int, from 1. column: str, a mean of a row's steps.
+
+        Returns:
+          float.
+        """
+        rows = [row for row in self.rows() if row["epoch"] == epoch]
+        count = sum(row["steps"] for row in rows)
+        return math.fsum(row[column] * row["steps"] for row in rows) / count
+
+    def on_report(self, method, row):
+        self.append(row)
+
+    def on_epoch(self, method, row):
+        self.append(row)
 
     def close(self):
         """Closes the file."""

@@ -4,20 +4,23 @@ import os
 
 import tensorflow as tf
 
+from moco_tf.monitoring import listener
 
-class Profile:
+
+class Profile(listener.Listener):
     """Traces the steps first..last of a run, once.
 
     The Profile tab of the package tensorboard-plugin-profile shows it.
     """
 
-    def __init__(self, folder, first, last):
+    def __init__(self, folder, first, last, events=None):
         """Stores the steps.
 
         Args:
           folder: of TensorBoard's files.
           first, last: int, steps (from 1); the first steps of a session also
             compile.
+          events: EventWriter, that the step's graph is written to, or None.
 
         Raises:
           ValueError: if last is below first, or first below 1.
@@ -29,20 +32,27 @@ class Profile:
             )
         self._folder = os.fspath(folder)
         self._first, self._last = first, last
+        self._events = events
         self._on = False
 
-    def before(self, step):
-        """Starts at the first step; `step` is the one about to run."""
+    def before_step(self, step):
         if step == self._first:
             tf.profiler.experimental.start(self._folder)
             self._on = True
 
-    def after(self, step):
-        """Stops after the last step, `step` being the one that ended."""
-        if self._on and step >= self._last:
-            self.stop()
+    def on_step(self, method, step):
+        if step >= self._last:
+            self._stop()
 
-    def stop(self):
+    def on_end(self, method, step):
+        self._stop()
+        if self._events and method.step_graph:
+            self._events.graph(method.step_graph)
+
+    def close(self):
+        self._stop()
+
+    def _stop(self):
         """Writes what was traced, if a trace is on."""
         if self._on:
             self._on = False

@@ -6,6 +6,8 @@ from typing import Any
 
 import tqdm
 
+from moco_tf.monitoring import listener
+
 _FIRST_IN_BAR = ("loss", "left", "speed")
 
 
@@ -24,7 +26,7 @@ def format_duration(seconds):
     return f"{days} d {hours} h"
 
 
-class Progress:
+class Progress(listener.Listener):
     """Shows where a run stands.
 
     On a terminal every epoch has a bar, which each `update` moves. Elsewhere
@@ -38,6 +40,7 @@ class Progress:
         chance=None,
         stream=None,
         clock=time.monotonic,
+        epochs=None,
     ):
         """Stores what does not change during a run.
 
@@ -47,10 +50,13 @@ class Progress:
             shown.
           stream: text stream; None = standard output.
           clock: function that returns seconds.
+          epochs: of the schedule, for the line at an epoch's end; None: those
+            of total_steps.
         """
         self._total = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._epochs = -(-total_steps // steps_per_epoch)
+        self._scheduled = epochs or self._epochs
         self._chance = chance
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
@@ -61,6 +67,28 @@ class Progress:
         # first steps compile the graph and say nothing about the speed.
         self._started = (0, clock())
         self._first = None
+
+    def on_start(self, method, step):
+        self.start(step)
+
+    def on_report(self, method, row):
+        self.update(row["step"], row)
+
+    def on_epoch(self, method, row):
+        epoch = row["step"] // self._steps_per_epoch
+        parts = [f"epoch {epoch}/{self._scheduled} done"]
+        parts.append(f"loss {row['epoch_loss']:.4f}")
+        parts += [
+            f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
+            for layer in ("backbone", "projection")
+            if "knn_" + layer in row
+        ]
+        if "evaluated_top1" in row:
+            parts.append(f"top-1 {100 * row['evaluated_top1']:.2f} %")
+        self.message("  ".join(parts))
+
+    def on_end(self, method, step):
+        self.close()
 
     def start(self, step):
         """Starts the clock of this session at `step`, 0 for a new run."""

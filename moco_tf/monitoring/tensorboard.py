@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import event_file_writer, record_writer
 
+from moco_tf.monitoring import listener
+
 # Figure of a row -> its tag; the part before "/" groups the charts.
 TAGS = {
     "loss": "loss/contrastive",
@@ -93,7 +95,7 @@ def _wait_for_a_later_name(logdir):
         time.sleep(1.0 - time.time() % 1.0)
 
 
-class EventWriter:
+class EventWriter(listener.Listener):
     """Writes the events of one run to a folder of event files.
 
     A run that resumes takes what was logged after its checkpoint out of the
@@ -235,6 +237,12 @@ class EventWriter:
         self._writer.add_event(
             event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
         )
+
+    def on_report(self, method, row):
+        self.write(row)
+
+    def on_epoch(self, method, row):
+        self.write(row)
 
     def close(self):
         """Flushes and closes the file."""

@@ -15,7 +15,7 @@ from tensorboard.plugins.projector import projector_config_pb2
 from moco_tf import filesystem
 from moco_tf.data import sources
 from moco_tf.evaluation import voting
-from moco_tf.monitoring import tensorboard
+from moco_tf.monitoring import listener, tensorboard
 from moco_tf.reporting import samples
 
 _PAIRS = 8  # images whose two views are shown
@@ -30,7 +30,7 @@ _SPRITE = 32  # side of an image in the projector, pixels
 _FAILURES = (ValueError, OSError, tf.errors.OpError)
 
 
-class Board:
+class Board(listener.Listener):
     """Writes what a run looks like to its TensorBoard folder.
 
     Pictures cost time: the two views of a batch are drawn once a session, the
@@ -46,6 +46,7 @@ class Board:
         folder,
         batches,
         monitor,
+        last_step,
         clock=time.perf_counter,
     ):
         """Stores what does not change.
@@ -54,6 +55,7 @@ class Board:
           config: ConfigDict of the run. events: EventWriter.
           folder: that holds the events.
           batches: Stream of the run. monitor: KnnMonitor, or None.
+          last_step: int, after which the run is finished.
           clock: function that returns seconds.
         """
         self._config = config
@@ -61,13 +63,14 @@ class Board:
         self._folder = pathlib.Path(folder)
         self._batches = batches
         self._monitor = monitor
+        self._last_step = last_step
         self._views = {}  # by source, EvaluationViews
         self._sprite = None  # places of the images in the newest sprite
         self._clock = clock
         self._begun, self._spent = clock(), 0.0
 
-    def start(self, step):
-        """The settings of the run, and the views of its next batch."""
+    def on_start(self, method, step):
+        """Writes the settings of the run, and the views of its next batch."""
         metrics = [
             summary_v2.Metric(tensorboard.TAGS[name], display_name=name)
             for name in ("epoch_loss", "knn_backbone", "knn_projection")
@@ -87,8 +90,20 @@ class Board:
         if rows:
             self._events.image("views/image, query, key", step, grid(rows))
 
+    def on_report(self, method, row):
+        self.histograms(row["step"], method.newest.read())
+
+    def on_epoch(self, method, row):
+        self.draw(row["step"])
+
+    def on_end(self, method, step):
+        """Says that the run is finished, if it is."""
+        if step >= self._last_step:
+            status = Status.Value("STATUS_SUCCESS")
+            self._events.summary(summary.session_end_pb(status))
+
     def histograms(self, step, shares):
-        """The similarities of a step.
+        """Writes the similarities of a step.
 
         Args:
           step: int. shares: float32 [2, bins] (losses.similarities), or empty
@@ -100,16 +115,16 @@ class Board:
         for name, row in zip(names, shares, strict=True):
             self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)
 
-    def epoch(self, step, last=False):
+    def draw(self, step):
         """Neighbours and projector, from the features that kNN has left.
 
         Args:
-          step: int. last: whether no epoch follows.
+          step: int, at the end of an epoch.
         """
         encoded = self._monitor and self._monitor.take()
         start = self._clock()
-        dear = self._spent > _SHARE * (start - self._begun)
-        if encoded is None or (dear and not last):
+        too_slow = self._spent > _SHARE * (start - self._begun)
+        if encoded is None or (too_slow and step < self._last_step):
             return
         bank, query = encoded
         try:
@@ -118,12 +133,6 @@ class Board:
         except _FAILURES as error:
             logging.warning("No picture of the epoch: %s", error)
         self._spent += self._clock() - start
-
-    def end(self):
-        """Says that the run is finished."""
-        self._events.summary(
-            summary.session_end_pb(Status.Value("STATUS_SUCCESS"))
-        )
 
     def _neighbours(self, step, bank, query):
         """A grid: fixed queries, then their nearest images of the bank."""

@@ -1,11 +1,12 @@
-"""What happens around the steps of `fit`: reports, kNN and checkpoints."""
+"""What happens around the steps of `fit`: reports, checkpoints, the end."""
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from moco_tf.monitoring import listener
 from moco_tf.training import checkpoints
 
 
@@ -41,7 +42,7 @@ class StepCallback(tf.keras.callbacks.Callback):
         self.last_step = last_step
         self.guard = guard
         self.left = False
-        self._told = False
+        self._has_asked = False
         self._leave = None
 
     def resume(self, method):
@@ -51,15 +52,15 @@ class StepCallback(tf.keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         del batch, logs
-        if self.guard.asked and not self._told:
+        if self.guard.asked and not self._has_asked:
             self.model.leave.ask()
-            self._told = True
+            self._has_asked = True
 
     def on_train_batch_end(self, batch, logs=None):
         del batch
         self.step += 1
         self.guard.step_done(self.step)
-        # The word of the step before: waiting for this one's would keep the
+        # The answer of the step before: waiting for this one's would keep the
         # device idle. It is the same on all workers.
         asked = self._leave is not None and float(self._leave) > 0
         self._leave = (logs or {}).get("leave")
@@ -87,64 +88,146 @@ class StepCallback(tf.keras.callbacks.Callback):
         """What this worker does at the end of an epoch."""
 
 
-class ReportingCallback(StepCallback):
-    """Saves finished steps, and reports what they logged: the chief's part.
+class Cadence(NamedTuple):
+    """When a run reports, saves and ends.
 
     Attributes:
-      keep: int, checkpoints that stay; causes: text, of a loss that is no
-        number. A subclass has its own.
-      reported: int, steps that are reported.
-      bad: int, unreadable samples so far.
+      steps_per_epoch: int. last_step: int, after which the run stops.
+      batch_size: images of a step, of all replicas.
+      log_every: steps between reports within an epoch, at most 1024.
+      save_every: steps between checkpoints within an epoch; 0: at its end only.
+      keep: checkpoints that stay.
     """
 
-    keep = 1
-    causes = ""
+    steps_per_epoch: int
+    last_step: int
+    batch_size: int
+    log_every: int
+    save_every: int = 0
+    keep: int = 1
+
+
+class RunCallback(StepCallback):
+    """Reports every few steps, saves, and tells the listeners: the chief's.
+
+    At the end of an epoch: report, checkpoint, then the listeners' epoch (kNN).
+    A run that is killed in between repeats what its last checkpoint does not
+    hold, and no more.
+
+    Attributes:
+      reported: int, steps that are in metrics.csv.
+      unreadable_samples: int, so far.
+
+    Side effects: writes checkpoints; its listeners write their files.
+    """
 
     def __init__(
-        self,
-        config,
-        workdir,
-        steps_per_epoch,
-        last_step,
-        metrics,
-        progress,
-        unreadable,
-        guard,
+        self, cadence, workdir, metrics, unreadable, guard, listeners, causes=""
     ):
-        """Gathers what is reported to.
+        """Joins a run's files and listeners.
 
         Args:
-          config: ConfigDict. workdir: Path of metrics.csv and checkpoints/.
-          steps_per_epoch: int. last_step: int, after which the run stops.
-          metrics: MetricsFile. progress: Progress. unreadable: UnreadableLog.
-          guard: Guard of this process.
+          cadence: Cadence. workdir: Path of the folder of checkpoints/.
+          metrics: MetricsFile, one of the listeners; its rows say where an
+            earlier session ended.
+          unreadable: UnreadableLog. guard: Guard of this process.
+          listeners: list of Listener, in the order in which they are told.
+          causes: usual causes of a loss that is not finite, in words.
         """
-        super().__init__(steps_per_epoch, last_step, guard)
-        self.config = config
+        super().__init__(cadence.steps_per_epoch, cadence.last_step, guard)
+        self.cadence = cadence
         self.workdir = workdir
         self.metrics = metrics
-        self.progress = progress
         self.unreadable = unreadable
+        self.listeners = listeners
+        self.causes = causes
+        self._clock: Any = None  # (step, seconds) since which speed is taken
 
     def resume(self, method):
-        """Takes up a method at its step, before `fit`."""
+        """Takes up a method at its step, before `fit`.
+
+        Side effects: finishes the epoch of the last checkpoint, if an earlier
+        session did not come to it: its kNN is measured.
+        """
         super().resume(method)
-        self.reported = self.step
-        self.bad = sum(row["unreadable"] for row in self.metrics.rows())
+        rows = self.metrics.rows()
+        self.unreadable_samples = sum(row["unreadable"] for row in rows)
+        self.reported = max([row["step"] for row in rows], default=0)
+        if self.step - self.reported > self.cadence.log_every:
+            self.reported = self.step  # metrics.csv was removed or cut
+        if rows and rows[-1]["step"] == self.step and self.ends_epoch():
+            if rows[-1]["epoch_loss"] is None:
+                self.finish_epoch()
 
     def on_train_begin(self, logs=None):
         del logs
-        self.progress.start(self.step)
+        for each in self.listeners:
+            each.on_start(self.model, self.step)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch, logs)
+        for each in self.listeners:
+            each.before_step(self.step + 1)
+
+    def after_step(self):
+        if self._clock is None:  # the first step also compiles
+            self._clock = (self.step, time.perf_counter())
+        for each in self.listeners:
+            each.on_step(self.model, self.step)
+        ends = self.ends_epoch() or self.step >= self.last_step
+        # No report when the run only leaves: the next start reports the same
+        # steps as a run that never left.
+        if ends or self._is_due(self.cadence.log_every):
+            self.report()
+        if ends or self.left or self._is_due(self.cadence.save_every):
+            self.save()
 
     def on_train_end(self, logs=None):
         del logs
-        self.progress.close()
+        for each in self.listeners:
+            each.on_end(self.model, self.step)
+
+    def close(self):
+        """Closes the listeners; nothing is reported after."""
+        for each in self.listeners:
+            each.close()
+
+    def report(self):
+        """Reads the steps since the last report and tells the listeners.
+
+        Raises:
+          NotFinite: at a loss that is no number.
+          ValueError: for too many samples that could not be read.
+        """
+        self.check_finite()
+        window = self.model.step_log.read(self.reported, self.step)
+        row = {
+            "step": self.step,
+            **self._speed(window["input_wait"]),
+            **self._figures(window),
+        }
+        for each in self.listeners:
+            each.on_report(self.model, row)
+        self.reported = self.step
+        self.unreadable_samples += row["unreadable"]
+        seen = self.step * self.cadence.batch_size
+        self.unreadable.check(self.unreadable_samples, seen)
+
+    def finish_epoch(self):
+        """Tells the listeners the epoch's mean; the epoch is saved already."""
+        epoch = self.step // self.steps_per_epoch
+        loss = self.metrics.epoch_mean(epoch, "loss")
+        row = {"step": self.step, "epoch_loss": loss}
+        for each in self.listeners:
+            each.on_epoch(self.model, row)
+        if self._clock:
+            self._clock = (self.step, time.perf_counter())
 
     def save(self):
         """Writes a checkpoint of the finished steps.
 
         Raises:
-          NotFinite: at a loss that is none; nothing is saved after it.
+          NotFinite: at a loss that is no number; nothing is saved after it.
         """
         self.check_finite()
         meta = {
@@ -152,11 +235,10 @@ class ReportingCallback(StepCallback):
             "replicas": self.model.replicas,
             "last_step": self.last_step,
         }
-        checkpoints.save(self.model, self.workdir, self.keep, meta)
+        checkpoints.save(self.model, self.workdir, self.cadence.keep, meta)
 
     def save_interrupted(self):
         """Saves at Ctrl-C: a step is finished or not begun, never half done."""
-        self.progress.close()
         self.step = int(self.model.step.numpy())
         newest = checkpoints.latest(self.workdir)
         done = checkpoints.read_meta(newest)["step"] if newest else 0
@@ -178,8 +260,8 @@ class ReportingCallback(StepCallback):
                     f"before are intact. {self.causes}",
                 )
 
-    def figures(self, window):
-        """The row of metrics.csv that steps have in common.
+    def _figures(self, window):
+        """The means of a report's steps, by column of metrics.csv.
 
         Args:
           window: name -> the values of the steps since the last report.
@@ -195,26 +277,30 @@ class ReportingCallback(StepCallback):
             "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
             "steps": count,
             "learning_rate": self._rate(),
-            "unreadable": round(
-                math.fsum(shares) * self.config.train.batch_size
-            ),
+            "unreadable": round(math.fsum(shares) * self.cadence.batch_size),
         }
         if row["unreadable"]:
             numbered = enumerate(shares, self.reported)
             self.unreadable.add([step for step, share in numbered if share])
         return row
 
-    def note(self, row):
-        """Takes the steps of a row that is written for reported.
+    def _speed(self, waits):
+        """Images a second and the share of waiting, from the clock's step."""
+        first, start = self._clock
+        seconds = time.perf_counter() - start
+        steps = self.step - first
+        self._clock = (self.step, time.perf_counter())
+        if not steps:
+            return {}
+        waited = math.fsum(waits[-steps:])
+        return {
+            "images_per_second": steps * self.cadence.batch_size / seconds,
+            "input_wait_share": min(waited / seconds, 1.0),
+        }
 
-        Raises:
-          ValueError: for too many samples that could not be read.
-        """
-        self.reported = self.step
-        self.bad += row["unreadable"]
-        seen = self.step * self.config.train.batch_size
-        self.unreadable.check(self.bad, seen)
-        self.progress.update(self.step, row)
+    def _is_due(self, every):
+        """Whether so many steps, or a multiple, are done within the epoch."""
+        return bool(every) and self.step % self.steps_per_epoch % every == 0
 
     def _rate(self):
         rate = self.model.optimizer.learning_rate
@@ -223,195 +309,30 @@ class ReportingCallback(StepCallback):
         return float(rate.numpy())
 
 
-def epoch_mean(rows, name):
-    """The mean of a column over an epoch's rows, each of so many steps."""
-    count = sum(row["steps"] for row in rows)
-    return math.fsum(row[name] * row["steps"] for row in rows) / count
+class BestCheckpoint(listener.Listener):
+    """Keeps the checkpoint of the epoch with the largest figure of a column.
 
-
-class PretrainCallback(ReportingCallback):
-    """Reports every few steps, runs kNN and saves: the chief's part.
-
-    At the end of an epoch: report, checkpoint, kNN. A run that is killed in
-    between repeats what its last checkpoint does not hold, and no more.
-
-    Side effects: writes metrics.csv, warnings.csv, TensorBoard files and
-    checkpoints.
+    It stands between what measures the figure and metrics.csv: without the row
+    of an epoch, the epoch is measured again at the next start.
     """
 
-    causes = (
-        "Usual causes: a learning rate too high for the batch, or a "
-        "temperature too low."
-    )
-
-    def __init__(self, *reported_to):
-        """Sets what may be missing to None.
+    def __init__(self, workdir, column, rows):
+        """Takes the best figure from an earlier session.
 
         Args:
-          *reported_to: as of ReportingCallback.
-
-        Attributes, set after; each may be None:
-          scalars: EventWriter.
-          knn: function of an encoder -> dict of figures by column of
-            metrics.csv.
-          inspector: of the method between steps -> such a dict.
-          pace: of the key encoder's steps (evaluation/diagnostics.py).
-          watch, warnings: health.Watch and health.WarningLog.
-          board: pictures for TensorBoard (reporting/board.py).
-          profile: profile.Profile.
+          workdir: Path of the folder of checkpoints/. column: str.
+          rows: of metrics.csv so far.
         """
-        super().__init__(*reported_to)
-        self.keep = self.config.checkpoint.keep
-        self.scalars: Any = None
-        self.knn = self.inspector = self.pace = None
-        self.watch: Any = None
-        self.warnings: Any = None
-        self.board = self.profile = None
-        self.clock: Any = None
-        self.newest_knn = None  # of this session
+        self._workdir = workdir
+        self._column = column
+        self._best = max(map(self._value, rows), default=-math.inf)
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        if self.watch:
-            self._warn(self.watch.start())
-        if self.board:
-            self.board.start(self.step)
+    def on_epoch(self, method, row):
+        value = self._value(row)
+        if value > self._best:
+            self._best = value
+            checkpoints.keep_as_best(checkpoints.latest(self._workdir))
 
-    def on_train_batch_begin(self, batch, logs=None):
-        super().on_train_batch_begin(batch, logs)
-        if self.profile:
-            self.profile.before(self.step + 1)
-
-    def after_step(self):
-        if self.profile:
-            self.profile.after(self.step)
-        if self.clock is None:  # the first step also compiles
-            self.clock = (self.step, time.perf_counter())
-        pace = self.pace and self.pace.end(self.model)
-        if pace is not None:
-            self._warn(self.watch.pace(pace))
-        ends = self.ends_epoch() or self.step >= self.last_step
-        # No report when the run only leaves: the next start reports the same
-        # steps as a run that never left.
-        if ends or self._is_due("log"):
-            self.report()
-            if self.pace:
-                self.pace.begin(self.model)
-        if ends or self.left or self._is_due("checkpoint"):
-            self.save()
-
-    def on_train_end(self, logs=None):
-        super().on_train_end(logs)
-        if self.profile:
-            self.profile.stop()
-            if self.scalars and self.model.step_graph:
-                self.scalars.graph(self.model.step_graph)
-        if self.board and self.step >= self.last_step:
-            self.board.end()
-
-    def close(self):
-        """Closes the files of the run; nothing is reported after."""
-        self.metrics.close()
-        if self.scalars:
-            self.scalars.close()
-
-    def resume(self, method):
-        """Takes up a method at its step, before `fit`.
-
-        Side effects: measures what an earlier session did not come to after
-        its last checkpoint, the kNN of an epoch.
-        """
-        super().resume(method)
-        if method.momentum is None:
-            self.pace = None
-        rows = self.metrics.rows()
-        self.reported = max([row["step"] for row in rows], default=0)
-        if self.step - self.reported > self.config.log.every_steps:
-            self.reported = self.step  # metrics.csv was removed or cut
-        self.best_knn = max(map(self._judge, rows), default=-math.inf)
-        if rows and rows[-1]["step"] == self.step and self.ends_epoch():
-            if rows[-1]["epoch_loss"] is None:
-                self.finish_epoch()
-
-    def report(self):
-        """Reads the steps since the last report and tells all listeners."""
-        self.check_finite()
-        window = self.model.step_log.read(self.reported, self.step)
-        row = {**self._speed(window["input_wait"]), **self.figures(window)}
-        if self.inspector:
-            row |= self.inspector(self.model)
-        if self.board:
-            self.board.histograms(self.step, self.model.newest.read())
-        self._write(row)
-        self.note(row)
-        if self.watch:
-            self._warn(self.watch.report({"step": self.step, **row}))
-
-    def finish_epoch(self):
-        """Epoch means, and kNN if it is due; the epoch is saved already."""
-        epoch = self.step // self.steps_per_epoch
-        rows = [row for row in self.metrics.rows() if row["epoch"] == epoch]
-        row = {"epoch_loss": epoch_mean(rows, "loss")}
-        every, epochs = self.config.knn.every_epochs, self.config.train.epochs
-        if self.knn and (epoch % every == 0 or epoch == epochs):
-            row |= self.knn(self.model.query_encoder)
-            self.newest_knn = self._judge(row)
-        if self._judge(row) > self.best_knn:
-            self.best_knn = self._judge(row)
-            checkpoints.keep_as_best(checkpoints.latest(self.workdir))
-        # Last: without this row, kNN is measured again at the next start.
-        self._write(row)
-        self.progress.message(_epoch_line(epoch, epochs, row))
-        if self.watch:
-            if "instance_top1" in self.model.METRICS:
-                row["instance_top1"] = epoch_mean(rows, "instance_top1")
-            self._warn(self.watch.epoch(row))
-        if self.board:
-            self.board.epoch(self.step, last=self.step >= self.last_step)
-        if self.clock:
-            self.clock = (self.step, time.perf_counter())
-
-    def _is_due(self, section):
-        """Whether the section's every_steps is reached within the epoch."""
-        every = self.config[section].every_steps
-        in_epoch = self.step % self.steps_per_epoch
-        return bool(every) and in_epoch % every == 0
-
-    def _speed(self, waits):
-        first, start = self.clock
-        seconds = time.perf_counter() - start
-        steps = self.step - first
-        self.clock = (self.step, time.perf_counter())
-        if not steps:
-            return {}
-        waited = math.fsum(waits[-steps:])
-        return {
-            "images_per_second": steps * self.config.train.batch_size / seconds,
-            "input_wait_share": min(waited / seconds, 1.0),
-        }
-
-    def _write(self, row):
-        row = {"step": self.step, **row}
-        self.metrics.append(row)
-        if self.scalars:
-            self.scalars.write(row)
-
-    def _warn(self, notices):
-        for notice in notices:
-            self.progress.message(f"Warning: {notice.name}: {notice.text}")
-        self.warnings.add(self.step, notices)
-
-    def _judge(self, row):
-        value = row.get(f"knn_{self.config.knn.features}")
+    def _value(self, row):
+        value = row.get(self._column)
         return -math.inf if value is None else value
-
-
-def _epoch_line(epoch, epochs, row):
-    """One line for an epoch's end."""
-    parts = [f"epoch {epoch}/{epochs} done", f"loss {row['epoch_loss']:.4f}"]
-    parts += [
-        f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
-        for layer in ("backbone", "projection")
-        if "knn_" + layer in row
-    ]
-    return "  ".join(parts)

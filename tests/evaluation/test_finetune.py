@@ -11,35 +11,9 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import workdirs
 from moco_tf.evaluation import finetune, frozen, supervised
-from moco_tf.training import checkpoints
-from tests import replicas, shallow, small_run
-from tests.evaluation import finetune_worker, small_encoder
-
-
-@pytest.fixture(name="two", scope="module")
-def _two(tmp_path_factory):
-    """What two replicas computed."""
-    folder = tmp_path_factory.mktemp("replicas")
-    return replicas.run(finetune_worker, 2, folder)
-
-
-def test_two_replicas_train_what_one_does(two):
-    one = finetune_worker.train(tf.distribute.get_strategy())
-    assert set(two) == {*one, "blended"}
-    for name, expected in one.items():
-        np.testing.assert_allclose(
-            two[name], expected, rtol=1e-4, atol=2e-5, err_msg=name
-        )
-
-
-def test_replicas_blend_by_one_method_with_shares_of_their_own(two):
-    # CutMix's pixels come whole.
-    whole = np.isin(two["blended"], [0.0, 1.0]).all(axis=(2, 3, 4, 5))
-    np.testing.assert_array_equal(whole[:, 0], whole[:, 1])
-    assert set(whole[:, 0]) == {True, False}
-    shares = two["blended"].mean(axis=(3, 4))
-    assert np.abs(shares[:, 0] - shares[:, 1]).max(axis=(1, 2)).min() > 0.01
-
+from moco_tf.training import callbacks, checkpoints
+from tests import shallow, small_run
+from tests.evaluation import small_encoder
 
 _network = shallow.fixture()
 STRATEGY = tf.distribute.get_strategy()
@@ -133,7 +107,7 @@ def test_a_finished_run_says_so_and_returns_its_result(
 
 def broken_and_resumed(workdir, output, monkeypatch, error, saved, **fields):
     """Ends a run in its 7th of 10 steps, then starts it again."""
-    after_step = supervised.TaskCallback.after_step
+    after_step = callbacks.RunCallback.after_step
 
     def stop(callback):
         if callback.step == 7:
@@ -141,7 +115,7 @@ def broken_and_resumed(workdir, output, monkeypatch, error, saved, **fields):
         after_step(callback)
 
     with monkeypatch.context() as patch:
-        patch.setattr(supervised.TaskCallback, "after_step", stop)
+        patch.setattr(callbacks.RunCallback, "after_step", stop)
         with pytest.raises(error):
             run(workdir, output, **fields)
     assert small_run.step_of(output) == saved

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import workdirs
-from moco_tf.evaluation import frozen, linear, supervised
+from moco_tf.evaluation import frozen, linear
+from moco_tf.training import callbacks
 from tests import shallow
 from tests.evaluation import small_encoder
 
@@ -84,7 +85,7 @@ def test_an_encoder_that_moved_is_an_error(judged, tmp_path, monkeypatch):
         weight.assign(weight + 1e-3)
         return train(*arguments)
 
-    monkeypatch.setattr(linear, "train", moving)
+    monkeypatch.setattr(linear, "train_cached", moving)
     saved = judged.weights[0].numpy()
     try:
         with pytest.raises(FloatingPointError, match="weights have changed"):
@@ -167,7 +168,7 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
     judged, finished, tmp_path, monkeypatch
 ):
     whole = finished["published"][0]
-    finish = supervised.TaskCallback.finish_epoch
+    finish = callbacks.RunCallback.finish_epoch
 
     def killed(callback):
         finish(callback)
@@ -175,7 +176,7 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(supervised.TaskCallback, "finish_epoch", killed)
+        patch.setattr(callbacks.RunCallback, "finish_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             _run(judged, tmp_path / "killed", probe__way="published")
     _run(judged, tmp_path / "killed", probe__way="published")
@@ -196,7 +197,7 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
 
 def test_a_finished_probe_says_so(judged, finished, capsys, monkeypatch):
     folder, result, *_ = finished["cached"]
-    monkeypatch.setattr(linear, "train", None)  # would be called
+    monkeypatch.setattr(linear, "train_cached", None)  # would be called
     assert _run(judged, folder) == result
     assert "This probe is finished" in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+import types
 
 import ml_collections
 import numpy as np
@@ -183,6 +184,20 @@ def test_the_views_follow_the_seed_of_the_run(tmp_path):
     assert found[0] == found[1]
     assert found[0]["alignment"] > 0
     assert found[0]["alignment"] != found[2]["alignment"]
+
+
+def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
+    measure = make(fakes.Source([0, 255], [0, 1]))
+    measure.config = _config()
+    measure.config.knn.every_epochs = 2
+    measure.config.train.epochs = 5
+    method = types.SimpleNamespace(query_encoder=fakes.Encoder())
+    rows = [{"step": step} for step in range(1, 6)]
+    for row in rows:
+        measure.on_epoch(method, row)
+    measured = [row["step"] for row in rows if "knn_backbone" in row]
+    assert measured == [2, 4, 5]
+    assert measure.newest == rows[-1]["knn_backbone"]
 
 
 def test_the_baseline_names_the_layer_and_both_figures(make):

@@ -17,8 +17,17 @@ def _config(**fields):
     return configs.load("moco_cifar10", {"data.source": "a", **values})
 
 
-def _watch(config=None, images=50_000, **arguments):
-    return health.Watch(config or _config(), images, CHANCE, **arguments)
+def _watch(config=None, images=50_000, chance=CHANCE, **arguments):
+    config = config or _config()
+    return health.Watch(
+        config.method,
+        config[config.method].to_dict(),
+        images,
+        config.train.batch_size,
+        config.model.dim,
+        chance,
+        **arguments,
+    )
 
 
 def _row(step, **figures):
@@ -202,7 +211,7 @@ def test_a_good_run_of_any_method_hears_nothing(name):
     )
     # An epoch of the images fills any queue; BYOL has no loss of guessing.
     chance = None if name == "byol" else 8.0
-    watch = health.Watch(config, 1_281_167, chance)
+    watch = _watch(config, 1_281_167, chance)
     figures = {"spread": 0.9, "key_rank": None} if name == "byol" else {}
     assert watch.start() == []
     assert watch.report(_row(5000, **figures)) == []
@@ -218,7 +227,7 @@ def test_a_good_run_of_any_method_hears_nothing(name):
 
 def test_targets_that_follow_are_no_keys_of_a_queue():
     config = configs.load("byol_cifar10", {"data.source": "a"})
-    watch = health.Watch(config, 50_000, None)
+    watch = _watch(config, 50_000, None)
     (notice,) = [*watch.pace(0.5), *watch.pace(0.5), *watch.pace(0.5)]
     assert "targets are of different encoders" in notice.text
     assert "queue" not in notice.text
@@ -226,12 +235,12 @@ def test_targets_that_follow_are_no_keys_of_a_queue():
 
 def test_a_queue_that_holds_no_negatives_may_be_large():
     config = configs.load("swav_small_batch", {"data.source": "a"})
-    assert health.Watch(config, 4000, 8.0).start() == []
+    assert _watch(config, 4000, 8.0).start() == []
 
 
 def test_targets_that_are_all_the_same_are_a_collapse():
     config = configs.load("byol_cifar10", {"data.source": "a"})
-    watch = health.Watch(config, 50_000, None)
+    watch = _watch(config, 50_000, None)
     row = _row(300, key_rank=None, loss=0.01)
     assert watch.report(row | {"spread": 0.06}) == []
     (notice,) = watch.report(row | {"spread": 0.04})

@@ -15,10 +15,10 @@ def _drive(traced, steps):
 
     x = tf.ones([4, 4])
     for number in range(1, steps + 1):
-        traced.before(number)
+        traced.before_step(number)
         x = step(x)
-        traced.after(number)
-    traced.stop()
+        traced.on_step(None, number)
+    traced.on_end(None, steps)
 
 
 def _traces(folder):

@@ -33,7 +33,7 @@ def opened(config, tmp_path):
     batches = plan.make_stream(config, source)
     events = tensorboard.EventWriter(tmp_path / "board")
     watched = monitor.KnnMonitor(config)
-    made = board.Board(config, events, tmp_path / "board", batches, watched)
+    made = board.Board(config, events, tmp_path / "board", batches, watched, 6)
     return types.SimpleNamespace(
         board=made, monitor=watched, events=events, folder=tmp_path / "board"
     )
@@ -53,7 +53,7 @@ def _pictures(folder, tag):
 
 
 def test_the_views_of_the_next_batch_are_shown_as_pairs(opened):
-    opened.board.start(3)
+    opened.board.on_start(None, 3)
     tag = "views/image, query, key"
     ((step, picture),) = _pictures(opened.folder, tag)
     assert step == 3
@@ -61,8 +61,8 @@ def test_the_views_of_the_next_batch_are_shown_as_pairs(opened):
 
 
 def test_the_settings_are_hparams(opened, config):
-    opened.board.start(0)
-    opened.board.end()
+    opened.board.on_start(None, 0)
+    opened.board.on_end(None, 6)
     reader = _read(opened.folder)
     found = {
         tag: plugin_data_pb2.HParamsPluginData.FromString(content)
@@ -96,7 +96,7 @@ def test_neighbours_are_the_nearest_by_cosine(opened, tmp_path):
     # The longest is not the nearest.
     bank = _encoded([[9, 9], [1, 0.1], [0, 1]], [1, 4, 2])
     opened.monitor.take = lambda: (bank, query)
-    opened.board.epoch(6)
+    opened.board.draw(6)
     tag = "neighbours/query, nearest"
     ((step, picture),) = _pictures(opened.folder, tag)
     assert step == 6
@@ -115,7 +115,7 @@ def test_the_projector_has_points_pictures_and_classes(opened):
     index = np.arange(12)
     rows = np.random.default_rng(0).standard_normal([12, 5])
     opened.monitor.take = lambda: (_encoded(rows, index),) * 2
-    opened.board.epoch(6)
+    opened.board.draw(6)
     text = (opened.folder / "projector_config.pbtxt").read_text()
     config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
     (embedding,) = config.embeddings
@@ -134,9 +134,9 @@ def test_the_projector_has_points_pictures_and_classes(opened):
 
 def test_without_knn_there_is_no_picture_of_an_epoch(opened, config):
     made = board.Board(
-        config, opened.events, opened.folder, opened.board._batches, None
+        config, opened.events, opened.folder, opened.board._batches, None, 6
     )
-    made.epoch(6)
+    made.draw(6)
     assert not (opened.folder / "projector").exists()
 
 
@@ -145,8 +145,8 @@ def test_images_that_have_gone_cost_a_picture_and_no_run(opened, tmp_path):
     opened.monitor.take = lambda: (_encoded(rows, np.arange(12)),) * 2
     for path in (tmp_path / "images").rglob("*.png"):
         path.unlink()
-    opened.board.start(0)
-    opened.board.epoch(6)
+    opened.board.on_start(None, 0)
+    opened.board.draw(6)
     tags = _read(opened.folder).Tags()["tensors"]
     assert "views/image, query, key" not in tags
 
@@ -188,7 +188,7 @@ def test_pictures_of_epochs_take_a_two_hundredth_of_the_time(
 ):
     now = [0.0]
     cheap = board.Board(
-        config, None, opened.folder, None, opened.monitor, lambda: now[0]
+        config, None, opened.folder, None, opened.monitor, 8, lambda: now[0]
     )
     opened.monitor.take = lambda: (None, None)
     drawn = []
@@ -201,6 +201,6 @@ def test_pictures_of_epochs_take_a_two_hundredth_of_the_time(
     monkeypatch.setattr(cheap, "_project", lambda query: None)
     for epoch in range(1, 9):  # of 20 seconds
         now[0] = 20.0 * epoch
-        cheap.epoch(epoch, last=epoch == 8)
+        cheap.draw(epoch)
     # Half a second is that of 100 seconds, a second of 200.
     assert drawn == [1, 5, 8]

@@ -3,13 +3,12 @@
 import io
 import math
 
-import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.cluster import watchdog
-from moco_tf.monitoring import metrics_csv, progress
+from moco_tf.monitoring import listener, metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints, schedules
 from tests.training import fakes
 
@@ -30,48 +29,43 @@ class Unreadable:
         self.checks.append((bad, seen))
 
 
-class Scores:
-    """kNN whose results are given: one (backbone, projection) a call."""
+class Scores(listener.Listener):
+    """kNN whose results are fixed: one (backbone, projection) an epoch."""
 
     def __init__(self, *scores):
         self.scores = list(scores)
 
-    def __call__(self, encoder):
+    def on_epoch(self, method, row):
         backbone, projection = self.scores.pop(0)
-        return {
+        row |= {
             "knn_backbone": backbone,
             "knn_projection": projection,
             "uniformity": -2.0 - backbone,
         }
 
 
-def _config(every_epochs=1, features="backbone", log=3, save=0, epochs=3):
-    return ml_collections.ConfigDict(
-        {
-            "train": {"batch_size": BATCH, "epochs": epochs},
-            "log": {"every_steps": log},
-            "checkpoint": {"every_steps": save, "keep": 99},
-            "knn": {"every_epochs": every_epochs, "features": features},
-        }
-    )
-
-
-def _start(workdir, method, config, knn=None):
+def _start(
+    workdir, method, knn=None, layer="backbone", log=3, save=0, epochs=3
+):
     """A callback that has taken up the method."""
-    last_step = config.train.epochs * STEPS_PER_EPOCH
+    last_step = epochs * STEPS_PER_EPOCH
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
     metrics.cut_back(int(method.step.numpy()))
-    callback = callbacks.PretrainCallback(
-        config,
-        workdir,
-        STEPS_PER_EPOCH,
-        last_step,
+    listeners = [
         metrics,
         progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
+    ]
+    if knn:
+        best = callbacks.BestCheckpoint(workdir, f"knn_{layer}", metrics.rows())
+        listeners = [knn, best, *listeners]
+    callback = callbacks.RunCallback(
+        callbacks.Cadence(STEPS_PER_EPOCH, last_step, BATCH, log, save, 99),
+        workdir,
+        metrics,
         Unreadable(),
         watchdog.Guard(),
+        listeners,
     )
-    callback.knn = knn
     callback.resume(method)
     return callback
 
@@ -97,7 +91,7 @@ def method():
 
 
 def test_rows_hold_the_means_since_the_row_before(method, tmp_path):
-    callback = _start(tmp_path, method, _config())
+    callback = _start(tmp_path, method)
     rows = _drive(callback, method, [4.0, 5.0, 9.0, 2.0, 1.0])
     assert [row["step"] for row in rows] == [3, 4]  # the fifth is not due
     assert [row["loss"] for row in rows] == [6.0, 2.0]
@@ -108,7 +102,7 @@ def test_rows_hold_the_means_since_the_row_before(method, tmp_path):
 def test_unreadable_samples_are_counted_and_their_steps_passed_on(
     method, tmp_path
 ):
-    callback = _start(tmp_path, method, _config())
+    callback = _start(tmp_path, method)
     rows = _drive(callback, method, [1.0] * 8, unreadable=(1, 2, 6))
     # A quarter of a batch of eight in each of these steps.
     assert [row["unreadable"] for row in rows] == [4, 0, 2, 0]
@@ -117,7 +111,7 @@ def test_unreadable_samples_are_counted_and_their_steps_passed_on(
 
 
 def test_the_first_step_which_compiles_is_not_in_the_speed(method, tmp_path):
-    callback = _start(tmp_path, method, _config(log=1))
+    callback = _start(tmp_path, method, log=1)
     rows = _drive(callback, method, [1.0] * 3)
     assert rows[0]["images_per_second"] is None
     assert rows[0]["input_wait_share"] is None
@@ -131,9 +125,8 @@ def test_the_first_step_which_compiles_is_not_in_the_speed(method, tmp_path):
 def test_the_best_is_the_one_with_the_best_knn_of_the_chosen_layer(
     method, tmp_path, features, expected
 ):
-    config = _config(features=features)
     knn = Scores((0.5, 0.7), (0.7, 0.5), (0.6, 0.9))
-    callback = _start(tmp_path, method, config, knn)
+    callback = _start(tmp_path, method, knn, features)
     rows = _drive(callback, method, [1.0] * 12)
     found = [row["knn_backbone"] for row in rows if row["epoch_loss"]]
     assert found == [0.5, 0.7, 0.6]
@@ -142,38 +135,29 @@ def test_the_best_is_the_one_with_the_best_knn_of_the_chosen_layer(
 
 
 def test_a_worse_knn_after_a_restart_does_not_become_the_best(method, tmp_path):
-    callback = _start(tmp_path, method, _config(), Scores((0.7, 0.1)))
+    callback = _start(tmp_path, method, Scores((0.7, 0.1)))
     _drive(callback, method, [1.0] * 4)
-    callback = _start(tmp_path, method, _config(), Scores((0.6, 0.9)))
+    callback = _start(tmp_path, method, Scores((0.6, 0.9)))
     _drive(callback, method, [1.0] * 4)
     assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
 
 
 def test_without_knn_there_is_no_best(method, tmp_path):
-    callback = _start(tmp_path, method, _config())
+    callback = _start(tmp_path, method)
     _drive(callback, method, [1.0] * 4)
     assert checkpoints.best(tmp_path) is None
     assert [step for step, _ in checkpoints.complete(tmp_path)] == [4]
 
 
-def test_knn_runs_every_few_epochs_and_after_the_last(method, tmp_path):
-    config = _config(every_epochs=2, epochs=5)
-    knn = Scores(*[(0.1 * x, 0.0) for x in (1, 2, 3)])
-    callback = _start(tmp_path, method, config, knn)
-    rows = _drive(callback, method, [1.0] * 20)
-    done = [row["epoch"] for row in rows if row["knn_backbone"] is not None]
-    assert done == [2, 4, 5]
-
-
 def test_what_the_measure_finds_beside_knn_is_in_the_row(method, tmp_path):
-    callback = _start(tmp_path, method, _config(), Scores((0.5, 0.25)))
+    callback = _start(tmp_path, method, Scores((0.5, 0.25)))
     rows = _drive(callback, method, [1.0] * 4)
     assert [row["uniformity"] for row in rows] == [None, -2.5]
     assert rows[-1]["alignment"] is None
 
 
 def test_checkpoints_come_within_an_epoch_and_at_its_end(method, tmp_path):
-    callback = _start(tmp_path, method, _config(save=3))
+    callback = _start(tmp_path, method, save=3)
     _drive(callback, method, [1.0] * 9)
     saved = checkpoints.complete(tmp_path)
     assert [step for step, _ in saved] == [3, 4, 7, 8]
@@ -190,7 +174,7 @@ def test_checkpoints_come_within_an_epoch_and_at_its_end(method, tmp_path):
 def test_a_loss_that_is_not_finite_is_named_and_never_saved(
     method, tmp_path, loss
 ):
-    callback = _start(tmp_path, method, _config(log=4, save=2))
+    callback = _start(tmp_path, method, log=4, save=2)
     with pytest.raises(FloatingPointError, match=f"step 3 is {loss}.*intact"):
         _drive(callback, method, [1.0, 1.0, loss, 1.0])
     assert [step for step, _ in checkpoints.complete(tmp_path)] == [2]
@@ -200,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_named_and_never_saved(
 
 
 def test_an_interrupted_run_is_saved_once(method, tmp_path):
-    callback = _start(tmp_path, method, _config())
+    callback = _start(tmp_path, method)
     callback.save_interrupted()
     assert checkpoints.latest(tmp_path) is None  # no step is done
     _drive(callback, method, [1.0] * 2)
@@ -213,14 +197,15 @@ def test_an_interrupted_run_is_saved_once(method, tmp_path):
 
 
 def test_the_knn_of_an_epoch_that_was_cut_off_is_made_up_for(method, tmp_path):
-    def killed(encoder):
-        raise KeyboardInterrupt
+    class Killed(listener.Listener):
+        def on_epoch(self, method, row):
+            raise KeyboardInterrupt
 
-    callback = _start(tmp_path, method, _config(), killed)
+    callback = _start(tmp_path, method, Killed())
     with pytest.raises(KeyboardInterrupt):
         _drive(callback, method, [1.0] * 4)
     assert checkpoints.best(tmp_path) is None
-    callback = _start(tmp_path, method, _config(), Scores((0.3, 0.2)))
+    callback = _start(tmp_path, method, Scores((0.3, 0.2)))
     last = callback.metrics.rows()[-1]
     assert (last["knn_backbone"], last["epoch_loss"]) == (0.3, 1.0)
     assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
@@ -228,10 +213,10 @@ def test_the_knn_of_an_epoch_that_was_cut_off_is_made_up_for(method, tmp_path):
 
 @pytest.mark.parametrize("done", [2, 4])
 def test_a_run_goes_on_when_its_metrics_were_removed(method, tmp_path, done):
-    callback = _start(tmp_path, method, _config(log=1))
+    callback = _start(tmp_path, method, log=1)
     _drive(callback, method, [1.0] * done)
     (tmp_path / "metrics.csv").unlink()
-    callback = _start(tmp_path, method, _config(log=1))
+    callback = _start(tmp_path, method, log=1)
     rows = _drive(callback, method, [3.0] * (8 - done))
     assert rows[-1]["step"] == 8
     assert rows[-1]["loss"] == 3.0
@@ -241,7 +226,7 @@ def test_a_run_goes_on_when_its_metrics_were_removed(method, tmp_path, done):
 def test_the_logged_rate_is_the_one_of_the_step(tmp_path, optimizer):
     schedule = schedules.Cosine(0.4, 2, STEPS_PER_EPOCH, unit="step")
     method = fakes.make_method(optimizer, rate=schedule)
-    callback = _start(tmp_path, method, _config(log=1, epochs=2))
+    callback = _start(tmp_path, method, log=1, epochs=2)
     views = tf.zeros([2, 4, 4, 3], tf.uint8)
     batch = {
         "query": views,
