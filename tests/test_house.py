@@ -1,44 +1,230 @@
-"""Imports go down only, and the drawing shows them all."""
+"""The rooms of the package and their sizes: imports go down only.
 
+Everything here reads the sources; nothing of the package is loaded.
+"""
+
+import ast
+import fnmatch
+import graphlib
+import pathlib
 import re
 
 import pytest
 
-from tests import house
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "moco_tf"
+# From the ground up: a room imports from those above it in this list. A room
+# is the folder of its name and the modules beside the folders that it names.
+ROOMS = {
+    "foundation": (
+        "config_fields", "config_rules", "config_schema", "filesystem",
+        "locks", "naming", "whole",
+    ),
+    "cluster": (),
+    "data": (),
+    "models": (),
+    "methods": (),
+    "monitoring": (),
+    "training": (),
+    "config": (
+        "config", "environment", "method_table", "workdir", "workdirs",
+    ),
+    "plan": ("assembly", "plan"),
+    "evaluation": (),
+    "reporting": (),
+    "pretrain": ("benchmark", "prepare", "pretrain"),
+    "weights": (),
+    "serving": (),
+    "doctor": (),
+    "cli": ("__main__", "cli*", "command_line", "quiet"),
+}  # fmt: skip
+# A module that is named in a text, as in the table of the methods.
+_NAMED = re.compile(r"(moco_tf(?:\.\w+)+)(?::\w+)?")
+LONG_PRESETS = ()  # of configs/; at most two
+_LATER = pytest.mark.xfail(strict=True, reason="the tree is being rebuilt")
+
+
+def sources(*trees):
+    """The paths of the Python files of folders of the checkout, sorted."""
+    return sorted(
+        path for tree in trees for path in (ROOT / tree).rglob("*.py")
+    )
+
+
+def modules():
+    """The modules below moco_tf, "data/views" -> path, without __init__."""
+    return {
+        path.relative_to(PACKAGE).with_suffix("").as_posix(): path
+        for path in sources("moco_tf")
+        if path.name != "__init__.py"
+    }
+
+
+def room_of(name):
+    """The room of a module, as "data/views" or "config".
+
+    Raises:
+      ValueError: for a folder or a module that has no room yet.
+    """
+    first = name.split("/")[0]
+    for room, patterns in ROOMS.items():
+        if "/" in name and first == room:
+            return room
+        if "/" not in name and any(fnmatch.fnmatch(name, p) for p in patterns):
+            return room
+    raise ValueError(f"moco_tf/{name} must be of a room: see ROOMS.")
+
+
+def dotted_imports(tree):
+    """The dotted names that a syntax tree imports, from anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named = _NAMED.fullmatch(node.value)
+            if named:
+                yield named[1]
+
+
+def imports():
+    """The modules of the package that each module imports, name -> names."""
+    known = modules()
+    imported = {}
+    for name, path in known.items():
+        imported[name] = set()
+        for dotted in dotted_imports(ast.parse(path.read_text())):
+            parts = dotted.split(".")
+            # "moco_tf.data.views.Recipe": a name, a module, a folder
+            ends = range(2, len(parts) + 1) if parts[0] == "moco_tf" else ()
+            names = {"/".join(parts[1:end]) for end in ends}
+            imported[name] |= names & set(known) - {name}
+    return imported
 
 
 @pytest.fixture(name="arrows", scope="module")
 def _arrows():
-    return house.imports()
+    return imports()
 
 
 def test_imports_go_down_only(arrows):
-    order = list(house.ROOMS)
-    up = [(a, b) for a, b in arrows if order.index(a) > order.index(b)]
+    height = {room: number for number, room in enumerate(ROOMS)}
+    up = [
+        f"{name} ({room_of(name)}) imports {other} ({room_of(other)})"
+        for name, others in arrows.items()
+        for other in sorted(others)
+        if height[room_of(other)] > height[room_of(name)]
+    ]
     assert up == []
 
 
-def test_every_room_is_imported_and_none_of_the_ground_imports(arrows):
-    assert {imported for _, imported in arrows} == set(house.ROOMS) - {"cli"}
-    ground = {"monitoring", "cluster", "models", "data"}
-    assert not {room for room, _ in arrows} & ground
+def test_no_modules_import_each_other_in_a_circle(arrows):
+    graphlib.TopologicalSorter(arrows).prepare()  # raises, naming the circle
 
 
-def test_the_drawing_has_an_arrow_for_every_import_and_no_other(arrows):
-    text = house.DRAWING.read_text()
-    shown = re.findall(r"<title>(\w+) imports (\w+)</title>", text)
-    assert sorted(shown) == sorted(arrows), "run: tests/house.py --write"
-    assert house.drawing(arrows) == text, "run: tests/house.py --write"
+def test_only_the_command_line_reads_flags():
+    readers = {
+        room_of(name)
+        for name, path in modules().items()
+        if any(
+            dotted.startswith("absl.flags")
+            for dotted in dotted_imports(ast.parse(path.read_text()))
+        )
+    }
+    assert readers <= {"cli"}
 
 
-def test_every_room_is_told_of_on_the_page_of_the_design():
-    text = (house.ROOT / "docs" / "design.md").read_text()
-    for room in house.ROOMS:
+def test_a_module_is_of_the_room_of_its_folder_or_of_one_that_names_it():
+    assert room_of("data/views") == "data"
+    assert room_of("config") == "config"
+    with pytest.raises(ValueError, match="moco_tf/attic/chest must be of"):
+        room_of("attic/chest")
+    with pytest.raises(ValueError, match="moco_tf/data must be of"):
+        room_of("data")
+
+
+def test_every_room_has_a_row_on_the_page_of_the_design():
+    text = (ROOT / "docs" / "design.md").read_text()
+    for room in {room_of(name) for name in modules()}:
         assert f"| `{room}" in text, room
 
 
-def test_a_module_of_no_room_is_refused():
-    assert house.room_of("data/views") == "data"
-    assert house.room_of("config_schema") == "config"
-    with pytest.raises(ValueError, match="moco_tf/attic/chest must be of"):
-        house.room_of("attic/chest")
+def test_imports_are_seen_wherever_they_stand():
+    code = (
+        "import os.path\n"
+        "from moco_tf import config as configs\n"
+        "PLACE = 'moco_tf.data.views:RECIPES'\n"
+        "TEXT = 'see moco_tf.data.stream'\n"
+        "def f():\n    from moco_tf.data.sources import Source\n"
+    )
+    assert set(dotted_imports(ast.parse(code))) == {
+        "os.path",
+        "moco_tf.config",
+        "moco_tf.data.views",
+        "moco_tf.data.sources.Source",
+    }
+
+
+@_LATER
+def test_there_are_at_most_115_modules():
+    assert len(modules()) <= 115
+
+
+def lines_of(path):
+    return len(path.read_text().splitlines())
+
+
+def longer(paths, limit):
+    """Path and lines of the files that have more lines than the limit."""
+    return [
+        f"{path.relative_to(ROOT)}: {lines_of(path)}"
+        for path in paths
+        if lines_of(path) > limit
+    ]
+
+
+def test_no_module_has_more_than_550_lines():
+    assert longer(modules().values(), 550) == []
+
+
+@_LATER
+def test_presets_have_at_most_45_lines():
+    assert len(LONG_PRESETS) <= 2
+    presets = [
+        path
+        for path in (ROOT / "configs").glob("*.py")
+        if path.stem not in (*LONG_PRESETS, "_base")
+    ]
+    assert longer(presets, 45) == []
+
+
+@_LATER
+def test_build_files_have_at_most_30_lines():
+    paths = [
+        path
+        for path in (ROOT / "BUILD", *sorted(ROOT.glob("*/**/BUILD")))
+        if ".venv" not in path.parts
+    ]
+    assert longer(paths, 30) == []
+
+
+def code_lines(function):
+    """The number of lines of a function, its docstring left out."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return lines
+    docstring = function.body[0]
+    return lines - (docstring.end_lineno - docstring.lineno + 1)
+
+
+def test_no_function_has_more_than_60_lines_of_code():
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sources("moco_tf", "launch", "tests", "tools")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if code_lines(node) > 60
+    ]
+    assert long == []
