@@ -22,7 +22,6 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "launch/*.md", "benchmarks/*.md")
     for path in ROOT.glob(pattern)
-    if path.parent.name != "api"  # signatures, not commands
 )
 # Of other programs, and why no test gives them as they stand.
 OTHERS = {
