@@ -11,6 +11,8 @@ from moco_tf import config as configs
 from moco_tf import config_schema
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Of docs/, run by test_tutorial.py; test_pages.py runs the others.
+TUTORIALS = ("tutorial.md", "small_data.md")
 # What makes a run small, unless the page says the field itself.
 _RUN = {
     "train.max_steps": "2",

@@ -1,164 +1,232 @@
-import bazel_sizes
-import build_files
+"""BUILD files say what the sources need; nothing of Bazel is needed here.
+
+BUILD files and the rules of this tree are Python enough to be run by Python.
+"""
+
+import ast
+import functools
+import re
+import sys
+import tomllib
+import types
+
 import pytest
-import source_reads
+
+import moco_tf
+from tests import source_imports
+from tools import bazel_offline
+from tools.bazel_offline import ROOT
+
+# Import name -> package, where the two differ.
+_PACKAGES = {
+    "absl": "absl_py",
+    "google": "protobuf",
+    "PIL": "pillow",
+    "sklearn": "scikit_learn",
+    "tensorflow_serving": "tensorflow_serving_api",
+    "yaml": "pyyaml",
+}
+# In no lock: what imports them says so or is skipped where they are missing.
+_IN_NO_LOCK = ("torch", "torchvision")
 
 
-@pytest.fixture
-def tree(tmp_path):
-    """A package a with a/one.py, a/b/two.py and a test."""
-    files = {
-        "moco_tf/__init__.py": "",
-        "moco_tf/one.py": "import os\nimport numpy as np\n",
-        "moco_tf/sub/__init__.py": "",
-        "moco_tf/sub/two.py": (
-            "from absl import flags\n"
-            "from moco_tf import one\n"
-            "from moco_tf.sub import three\n"
-            "def f():\n    from moco_tf.one import name\n"
-        ),
-        "moco_tf/sub/three.py": "import moco_tf\n",
-        "tests/test_one.py": "import pytest\nfrom moco_tf import one\n",
-    }
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path
-
-
-def test_every_build_file_matches_the_imports():
-    names = [str(p.relative_to(build_files.ROOT)) for p in build_files.stale()]
-    assert names == [], "run: python tests/build_files.py --write"
-
-
-def test_deps_are_the_imports(tree):
-    path = tree / "moco_tf/sub/two.py"
-    assert build_files.target(path, tree) == (
-        "py_library",
-        "two",
-        ["//moco_tf:one", ":three", "@pypi//absl_py"],
-        [],
+def _glob(folder, include, exclude=(), allow_empty=True):
+    """Bazel's glob: the files of a folder but not those of inner packages."""
+    inner = {path.parent for path in folder.rglob("BUILD")} - {folder}
+    taken = []
+    for patterns in (include, exclude):
+        patterns = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns]
+        paths = {path for p in patterns for path in folder.glob(p)}
+        taken.append({p for p in paths if p.is_file()})
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in taken[0] - taken[1]
+        if not inner.intersection(path.parents)
     )
-    path = tree / "moco_tf/sub/three.py"
-    assert build_files.target(path, tree)[2] == ["//moco_tf"]
 
 
-def test_the_standard_library_is_no_dep(tree):
-    path = tree / "moco_tf/one.py"
-    assert build_files.target(path, tree)[2] == ["@pypi//numpy"]
+def targets(path):
+    """The targets of a BUILD file, label -> attributes with full labels."""
+    folder = path.parent
+    package = "/".join(folder.relative_to(ROOT).parts)
+    made = {}
+
+    def label(name):
+        if name.startswith(":"):
+            return f"//{package}{name}"
+        if not name.startswith(("//", "@")):  # a file of this folder
+            return f"//{package}:{name}"
+        return name if ":" in name else f"{name}:{name.split('/')[-1]}"
+
+    def rule(name, **attributes):
+        made[label(f":{name}")] = {
+            key: [label(one) for one in value]
+            if key in ("srcs", "deps", "data")
+            else value
+            for key, value in attributes.items()
+        }
+
+    names = ("alias", "filegroup", "py_binary", "py_library", "py_test")
+    scope = {name: rule for name in names}
+    scope |= {"glob": functools.partial(_glob, folder), "fail": pytest.fail}
+    scope |= {"package": lambda **_: None, "exports_files": lambda _: None}
+    scope["native"] = types.SimpleNamespace(
+        glob=scope["glob"], package_name=lambda: package
+    )
+
+    def load(where, *_):
+        if where.startswith("//"):
+            run(ROOT / where[2:].replace(":", "/"))
+
+    def run(source):
+        exec(compile(source.read_text(), source, "exec"), scope)
+
+    scope["load"] = load
+    run(path)
+    return made
 
 
-def test_a_test_is_run_by_pytest_and_has_a_size(tree):
-    text = build_files.content(tree / "tests", tree)
-    assert 'pytest_test(\n    name = "test_one",\n    size = "medium",' in text
-    assert '"//moco_tf:one",\n        "@pypi//pytest",' in text
+def file_of(label):
+    package, _, name = label.removeprefix("//").partition(":")
+    return ROOT / package / name
 
 
-def test_a_package_of_its_own_is_a_dep(tree):
-    path = tree / "moco_tf/one.py"
-    path.write_text("import moco_tf\nimport torch\nimport keras_cv\n")
-    assert build_files.target(path, tree)[2] == [
-        ":moco_tf",
-        "@pypi//keras_cv",
-        "@pypi//tensorflow",  # KerasCV does not declare it; torch is no dep
+@pytest.fixture(name="tree", scope="module")
+def _tree():
+    """The targets of all BUILD files of the tree."""
+    paths = [p for p in bazel_offline.build_files() if p.name == "BUILD"]
+    return {label: t for path in paths for label, t in targets(path).items()}
+
+
+def reached(tree, label):
+    """The files and @pypi labels of a target and of all its deps."""
+    files, packages, seen, open_ = set(), set(), set(), [label]
+    while open_:
+        name = open_.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name.startswith("@pypi//"):
+            packages.add(name)
+        elif name in tree:
+            files.update(map(file_of, tree[name].get("srcs", ())))
+            open_ += tree[name].get("deps", ())
+    return files, packages
+
+
+def imported_file(dotted, importer):
+    """The file of the tree that an import reads, or None."""
+    parts = dotted.split(".")
+    # The first two are pytest's too: `pythonpath` in pyproject.toml.
+    bases = (ROOT, ROOT / "tests", importer.parent)
+    for length in range(len(parts), 0, -1):
+        for base in bases:
+            module = base.joinpath(*parts[:length])
+            for file in (module / "__init__.py", module.with_suffix(".py")):
+                if file.is_file():
+                    return file
+    return None
+
+
+def lacks(tree, label):
+    """What the sources of a target import and its deps do not reach."""
+    files, packages = reached(tree, label)
+    for path in map(file_of, tree[label].get("srcs", ())):
+        if path.suffix != ".py":
+            continue
+        for dotted in source_imports.dotted_imports(path):
+            file = imported_file(dotted, path)
+            first = dotted.split(".")[0]
+            package = _PACKAGES.get(first, first).lower()
+            if file and file not in files:
+                yield f"{label} needs {file.relative_to(ROOT)}"
+            elif file or first in (*sys.stdlib_module_names, *_IN_NO_LOCK):
+                continue
+            elif (ROOT / first).is_dir():  # a folder without __init__.py
+                continue
+            elif f"@pypi//{package}:{package}" not in packages:
+                yield f"{label} needs @pypi//{package}"
+
+
+def test_a_target_has_what_its_sources_import(tree):
+    assert sorted({line for label in tree for line in lacks(tree, label)}) == []
+
+
+def test_a_dep_that_is_missing_is_named(tree):
+    label = "//moco_tf/data:data"
+    without = tree | {label: tree[label] | {"deps": []}}
+    assert f"{label} needs @pypi//tensorflow" in set(lacks(without, label))
+
+
+def test_every_module_is_of_a_target(tree):
+    sources = {file_of(s) for t in tree.values() for s in t.get("srcs", ())}
+    folders = {file_of(label).parent for label in tree} - {ROOT}
+    tops = {ROOT / path.relative_to(ROOT).parts[0] for path in folders}
+    modules = {path for top in tops for path in top.rglob("*.py")}
+    assert sorted(modules - sources) == []
+    assert {"moco_tf", "tests", "tools"} <= {top.name for top in tops}
+
+
+def test_every_label_names_a_target_or_a_file(tree):
+    used = {
+        label
+        for target in tree.values()
+        for key in ("srcs", "deps", "data")
+        for label in target.get(key, ())
+        if not label.startswith("@pypi//")
+    }
+    unknown = {
+        label for label in used - set(tree) if not file_of(label).exists()
+    }
+    assert unknown == set()
+
+
+def test_every_test_has_a_size(tree):
+    tests = {label: t for label, t in tree.items() if "size" in t}
+    assert len(tests) == len(list((ROOT / "tests").rglob("test_*.py")))
+    sizes = {target["size"] for target in tests.values()}
+    assert sizes == {"small", "medium", "large"}
+
+
+def locked(name):
+    """The packages of a lock, as labels spell them."""
+    lines = re.findall(r"^([\w.-]+)==", (ROOT / name).read_text(), re.M)
+    return {re.sub(r"[-.]", "_", line).lower() for line in lines}
+
+
+def module_calls():
+    """(function, arguments) of each call of MODULE.bazel."""
+    body = ast.parse((ROOT / "MODULE.bazel").read_text()).body
+    calls = [n.value for n in body if isinstance(n.value, ast.Call)]
+    return [
+        (
+            ast.unparse(call.func),
+            {k.arg: ast.literal_eval(k.value) for k in call.keywords},
+        )
+        for call in calls
     ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'PLACE = "moco_tf.sub.two:f"\n',
-        'CODE = "\\n    from moco_tf.sub import two\\n    two.f()"\n',
-        'WORDS = ["python", "-m", "moco_tf.sub.two", "--flag"]\n',
-        'SCRIPT = pathlib.Path(__file__).parent / "sub" / "two.py"\n',
-        'SCRIPT = pathlib.Path(__file__).with_name("sub/two.py")\n',
-        'SCRIPT = "moco_tf/sub/two.py"\n',
-        'two = pytest.importorskip("moco_tf.sub.two")\n',
-    ],
-)
-def test_a_module_that_is_named_is_a_dep(tree, text):
-    path = tree / "moco_tf/one.py"
-    path.write_text(text)
-    assert build_files.target(path, tree)[2:] == (["//moco_tf/sub:two"], [])
+def test_every_package_is_in_the_lock_that_the_module_names():
+    (arguments,) = [a for name, a in module_calls() if name == "pip.parse"]
+    assert arguments["hub_name"] == "pypi"
+    names = bazel_offline.packages()
+    assert {"numpy", "pytest", "tensorflow"} <= set(names)
+    lock = arguments["requirements_lock"].removeprefix("//:")
+    assert set(names) <= locked(lock)
 
 
-def test_a_module_that_is_run_is_a_dep(tree):
-    (tree / "moco_tf/__main__.py").write_text(
-        'if __name__ == "__main__":\n    pass\n'
-    )
-    path = tree / "tests/test_one.py"
-    path.write_text('WORDS = ["-m", "moco_tf", "pretrain"]\n')
-    assert build_files.target(path, tree)[2] == ["//moco_tf:main"]
-    assert 'name = "main",' in build_files.content(tree / "moco_tf", tree)
+def test_the_module_says_what_the_package_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    calls = module_calls()
+    ((_, module),) = [call for call in calls if call[0] == "module"]
+    assert module["version"] == moco_tf.__version__
+    versions = {a["python_version"] for _, a in calls if "python_version" in a}
+    (version,) = versions
+    assert project["requires-python"].startswith(f">={version},")
 
 
-def test_examples_on_a_page_that_is_read_are_imports(tree):
-    page = "Text.\n```python\nfrom moco_tf.sub import two\n```\nMore.\n"
-    (tree / "README.md").write_text(page)
-    path = tree / "tests/test_one.py"
-    path.write_text('PAGE = ROOT / "README.md"\n')
-    wanted = (["//moco_tf/sub:two"], ["//:README.md"])
-    assert build_files.target(path, tree)[2:] == wanted
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'PAGE = ROOT / "moco_tf" / "sub" / "pages" / name\n',
-        'PAGE = ROOT / "moco_tf/sub/curve.json"\n',
-        'PAGE = "moco_tf/sub/pages/one.html"\n',
-        'PAGE = jinja2.PackageLoader("moco_tf.sub", "pages")\n',
-    ],
-)
-def test_files_that_a_module_names_are_its_data(tree, text):
-    folder = tree / "moco_tf/sub"
-    (folder / "pages").mkdir()
-    (folder / "pages" / "one.html").touch()
-    (folder / "curve.json").touch()
-    path = tree / "tests/test_one.py"
-    path.write_text(text)
-    assert build_files.target(path, tree)[3] == ["//moco_tf/sub:files"]
-    assert 'name = "files",' in build_files.content(folder, tree)
-    assert "filegroup" not in build_files.content(tree / "moco_tf", tree)
-
-
-@pytest.mark.parametrize(
-    "text", ['A = tmp_path / "README.md"\n', 'A = "runs/one/log.txt"\n']
-)
-def test_what_a_run_writes_is_no_data(tree, text):
-    (tree / "runs/one").mkdir(parents=True)
-    (tree / "runs/one/log.txt").touch()
-    (tree / "README.md").touch()
-    path = tree / "tests/test_one.py"
-    path.write_text(text)
-    assert build_files.target(path, tree)[3] == []
-
-
-def test_the_named_sizes_and_exceptions_are_tests():
-    tests = build_files.ROOT / "tests"
-    sized = [name for names in bazel_sizes.SIZES.values() for name in names]
-    assert len(sized) == len(set(sized))
-    for name in (*sized, *bazel_sizes.CHECKOUT):
-        assert (tests / f"{name}.py").is_file(), name
-
-
-def test_a_new_import_makes_the_file_stale(tree):
-    for path, text in build_files.stale(tree).items():
-        path.write_text(text)
-    assert build_files.stale(tree) == {}
-    (tree / "moco_tf/one.py").write_text("import tqdm\n")
-    assert list(build_files.stale(tree)) == [tree / "moco_tf/BUILD"]
-
-
-def test_only_the_command_line_reads_flags():
-    package = build_files.ROOT / "moco_tf"
-    readers = {
-        str(path.relative_to(package))
-        for path in package.rglob("*.py")
-        if any(
-            name.startswith("absl.flags")
-            for name in source_reads.reads(path, build_files.ROOT)[0]
-        )
-    }
-    assert readers == {"command_line.py"}
+def test_an_environment_without_a_package_is_refused():
+    assert bazel_offline.absent(["pytest", "no_such_package"]) == [
+        "no_such_package"
+    ]

@@ -4,7 +4,7 @@ import pytest
 
 from moco_tf import config as configs
 from moco_tf import method_table
-from tests import methods_in_readme
+from tools import methods_in_readme
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from moco_tf.cli import main as cli
-from tests import page_commands, shallow, test_tutorial
+from tests import page_commands, shallow
 
 # In this order: pages go on with the runs of those before them.
 PAGES = (
@@ -73,7 +73,7 @@ def place(tmp_path_factory):
 
 
 def test_no_page_is_left_out():
-    known = {*PAGES, *test_tutorial.PAGES}
+    known = {*PAGES, *page_commands.TUTORIALS}
     for path in pathlib.Path(page_commands.ROOT, "docs").glob("*.md"):
         if "moco-tf " in "".join(page_commands.blocks(path.name, "sh")):
             assert path.name in known

@@ -14,7 +14,6 @@ from moco_tf.cli import main as cli
 from tests import page_commands, shallow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("tutorial.md", "small_data.md")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def place(tmp_path_factory):
     shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
     with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for page in PAGES:
+        for page in page_commands.TUTORIALS:
             for words in page_commands.commands(page):
                 assert cli.run(words) == 0, words
     return folder
@@ -40,7 +39,9 @@ def place(tmp_path_factory):
 
 def test_the_pages_have_commands_of_every_kind():
     found = {
-        words[0] for page in PAGES for words in page_commands.commands(page)
+        words[0]
+        for page in page_commands.TUTORIALS
+        for words in page_commands.commands(page)
     }
     assert found == {
         "doctor",

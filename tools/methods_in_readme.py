@@ -1,4 +1,4 @@
-"""Writes the README's table of methods: python tests/methods_in_readme.py."""
+"""Writes the README's table of methods: python tools/methods_in_readme.py."""
 
 import pathlib
 import re

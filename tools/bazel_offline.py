@@ -1,8 +1,8 @@
 """Builds and tests the tree with Bazel 4.2, without a network.
 
-python tests/bazel_offline.py             builds all, runs the small tests
-python tests/bazel_offline.py --sizes=small,medium,large   runs all tests
-python tests/bazel_offline.py --build=//moco_tf/... --test=//tests/data/...
+python tools/bazel_offline.py             builds all, runs the small tests
+python tools/bazel_offline.py --sizes=small,medium,large   runs all tests
+python tools/bazel_offline.py --build=//moco_tf/... --test=//tests/data/...
 
 Bazel 4.2 is Debian's: apt-get install bazel-bootstrap. It knows no
 MODULE.bazel, so this script makes the repositories that the tree names: rules
@@ -24,8 +24,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-
-import source_reads
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Folder of a file defs.bzl -> the native rules that it hands on. All but the
@@ -65,9 +63,17 @@ TESTS = [
 
 
 def build_files():
-    """Returns the paths of the BUILD files below the tree's top, sorted."""
-    trees = [ROOT / tree for tree in source_reads.TREES]
-    return sorted(path for tree in trees for path in tree.rglob("BUILD"))
+    """Returns the paths of the tree's BUILD files and their rules, sorted."""
+    ignored = (ROOT / ".bazelignore").read_text().split()
+    trees = [
+        folder
+        for folder in ROOT.iterdir()
+        if folder.name not in ignored and not folder.name.startswith(".")
+    ]
+    paths = [ROOT / "BUILD"]
+    for pattern in ("BUILD", "*.bzl"):
+        paths += [path for tree in trees for path in tree.rglob(pattern)]
+    return sorted(paths)
 
 
 def packages():
