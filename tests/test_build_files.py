@@ -149,7 +149,10 @@ def lacks(tree, label):
 
 
 def test_a_target_has_what_its_sources_import(tree):
-    assert sorted({line for label in tree for line in lacks(tree, label)}) == []
+    # Presets are files to Bazel: moco_tf.config reads them by path.
+    labels = set(tree) - {"//configs:configs"}
+    lines = {line for label in labels for line in lacks(tree, label)}
+    assert sorted(lines) == []
 
 
 def test_a_dep_that_is_missing_is_named(tree):

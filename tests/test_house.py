@@ -17,30 +17,24 @@ PACKAGE = ROOT / "moco_tf"
 # From the ground up: a room imports from those above it in this list. A room
 # is the folder of its name and the modules beside the folders that it names.
 ROOMS = {
-    "foundation": (
-        "config_fields", "config_rules", "config_schema", "filesystem",
-        "locks", "naming", "whole",
-    ),
+    "foundation": ("config_schema", "filesystem", "naming"),
     "cluster": (),
     "data": (),
     "models": (),
     "methods": (),
     "monitoring": (),
     "training": (),
-    "config": (
-        "config", "environment", "method_table", "workdir", "workdirs",
-    ),
-    "plan": ("assembly", "plan"),
+    "config": ("config", "method_table", "workdirs"),
+    "plan": ("plan",),
     "evaluation": (),
     "reporting": (),
     "pretrain": ("benchmark", "prepare", "pretrain"),
     "weights": (),
     "serving": (),
     "doctor": (),
-    "cli": ("__main__", "cli*", "command_line", "quiet"),
+    "cli": ("__main__",),
 }  # fmt: skip
 LONG_PRESETS = ()  # of configs/; at most two
-_LATER = pytest.mark.xfail(strict=True, reason="the tree is being rebuilt")
 
 
 def sources(*trees):
@@ -153,7 +147,6 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-@_LATER
 def test_there_are_at_most_115_modules():
     assert len(modules()) <= 115
 
@@ -175,7 +168,6 @@ def test_no_module_has_more_than_550_lines():
     assert longer(modules().values(), 550) == []
 
 
-@_LATER
 def test_presets_have_at_most_45_lines():
     assert len(LONG_PRESETS) <= 2
     presets = [
