@@ -69,7 +69,9 @@ def test_a_test_fails_that_fails_or_reads_what_it_does_not_declare(
 @_SYSTEM
 def test_bazel_builds_the_product_and_runs_tests(tmp_path, capfd, monkeypatch):
     words = ["--build=//moco_tf/...", f"--scratch={tmp_path}"]
-    words += ["--test=//tests:test_method_table,//tests/cluster:test_membership"]
+    words += [
+        "--test=//tests:test_method_table,//tests/cluster:test_membership"
+    ]
     monkeypatch.setattr("sys.argv", ["bazel_offline.py", *words])
     assert bazel_offline.main() == 0, capfd.readouterr().err
     assert "2 tests pass" in capfd.readouterr().out
