@@ -100,7 +100,7 @@ def pretrain(
             stack.callback(callback.close)
         if config.knn.bank and step % batches.steps_per_epoch == 0:
             # The chief may measure first, for any time.
-            guard.wait(0, "the evaluation before training")
+            guard.limit(0, "the evaluation before training")
         callback.resume(method)
         if step >= last_step:
             print(f"This run is finished: {workdir} holds all {step} steps.")

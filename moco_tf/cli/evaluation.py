@@ -1,12 +1,16 @@
-"""The commands that judge an encoder: flags to one function call each."""
+"""The commands that evaluate an encoder: flags to one function call each."""
 
 import os
 
 from moco_tf.cli import flags, quiet
 
 
-def _judged(options, command):
-    """The encoder that flags name, the folders of results and of features."""
+def _open_encoder(options, command):
+    """The frozen encoder that the flags name, and two folders.
+
+    Returns:
+      FrozenEncoder; the folder of results; the folder of features.
+    """
     from moco_tf.evaluation import frozen
 
     if options.saved_model and not options.output:
@@ -14,23 +18,20 @@ def _judged(options, command):
             "--output must be given with --saved_model: a folder for results "
             "and features."
         )
-    size = flags.number(int, "image_size", options.image_size)
-    judged = frozen.open_frozen(
+    encoder = frozen.open_frozen(
         options.workdir,
         options.checkpoint,
         options.saved_model,
         options.views,
-        size,
+        options.image_size,
     )
-    place = options.workdir or options.output
     output = options.output or os.path.join(options.workdir, command)
-    return judged, output, os.path.join(place, "features")
+    parent = options.workdir or options.output
+    return encoder, output, os.path.join(parent, "features")
 
 
 def _knn(options, config):
     del config
-    ks = flags.numbers(int, "k", options.k)
-    temperatures = flags.numbers(float, "temperature", options.temperature)
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import knn
         from moco_tf.training import distribution
@@ -43,14 +44,14 @@ def _knn(options, config):
         print(f"drew {epochs} epochs of {options.workdir} in {options.plot}")
         return
     distribution.make_strategy(options.devices)
-    judged, _, store = _judged(options, "knn")
+    encoder, _, features_folder = _open_encoder(options, "knn")
     knn.evaluate(
-        judged,
-        store,
+        encoder,
+        features_folder,
         bank=options.bank,
         query=options.query,
-        ks=ks,
-        temperatures=temperatures,
+        ks=options.k,
+        temperatures=options.temperature,
         features=options.features,
         baselines=options.baselines,
     )
@@ -65,8 +66,8 @@ def _linear(options, config):
     )
     quiet.start_xla(options.verbose)
     with strategy.scope():
-        judged, output, store = _judged(options, "linear")
-    linear.linear_run(config, judged, output, strategy, store)
+        encoder, output, features_folder = _open_encoder(options, "linear")
+    linear.linear_run(config, encoder, output, strategy, features_folder)
 
 
 def _finetune(options, config):
@@ -92,30 +93,46 @@ def _embed(options, config):
         from moco_tf.evaluation import embeddings
         from moco_tf.training import distribution
     distribution.make_strategy(options.devices)
-    judged, _, store = _judged(options, "embed")
+    encoder, _, features_folder = _open_encoder(options, "embed")
     layers = () if options.features == "both" else (options.features,)
-    embeddings.embed_source(judged, options.source, options.path, layers, store)
+    embeddings.embed_source(
+        encoder, options.source, options.path, layers, features_folder
+    )
 
 
 def _neighbours(options, config):
     del config
-    k = flags.number(int, "k", options.k)
-    shown = flags.number(int, "shown", options.shown)
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import neighbours
     neighbours.search_files(
         options.bank,
         options.query or options.bank,
-        k,
+        options.k,
         options.csv,
         options.grid,
-        tuple(name for name in options.names.split(",") if name),
+        options.names,
         options.features,
-        shown,
+        options.shown,
     )
 
 
-_ENCODER = ("workdir", "checkpoint", "saved_model", "views", "image_size")
+_ENCODER = (
+    flags.WORKDIR,
+    flags.CHECKPOINT,
+    flags.path(
+        "saved_model", "", "SavedModel or .keras to judge instead of a run"
+    ),
+    flags.text("views", "", "views a SavedModel was trained with, as simclr"),
+    flags.integer(
+        "image_size", 0, "pixels of a SavedModel's images, where it takes any"
+    ),
+)
+_FEATURES = flags.choice(
+    "features",
+    ("backbone", "projection", "both"),
+    "both",
+    "backbone, projection or both",
+)
 
 COMMANDS = {
     "knn": flags.Command(
@@ -123,15 +140,27 @@ COMMANDS = {
         purpose="classify by the nearest neighbours among labelled features",
         flags=(
             *_ENCODER,
-            "output",
-            "devices",
-            "bank",
-            "query",
-            "k",
-            "temperature",
-            "features",
-            "baselines",
-            "plot",
+            flags.OUTPUT,
+            flags.DEVICES,
+            flags.text(
+                "bank", "", "labelled source that votes; none = the run's own"
+            ),
+            flags.text(
+                "query", "", "labelled source to classify; none = the run's own"
+            ),
+            flags.integers("k", (200,), "neighbours; several with commas"),
+            flags.floats(
+                "temperature", (0.1,), "of the vote; several with commas"
+            ),
+            _FEATURES,
+            flags.boolean(
+                "baselines", "also measure raw pixels and the untrained encoder"
+            ),
+            flags.path(
+                "plot",
+                "",
+                "instead, draw the logged figures against kNN (.png)",
+            ),
         ),
         required=(),
     ),
@@ -139,12 +168,12 @@ COMMANDS = {
         run=_linear,
         purpose="train a linear classifier on a frozen encoder",
         flags=(
-            "config",
-            "show_config",
+            flags.CONFIG,
+            flags.SHOW_CONFIG,
             *_ENCODER,
-            "output",
-            "devices",
-            "deterministic",
+            flags.OUTPUT,
+            flags.DEVICES,
+            flags.DETERMINISTIC,
         ),
         required=(),
     ),
@@ -152,41 +181,52 @@ COMMANDS = {
         run=_finetune,
         purpose="train a whole network from an encoder, with few labels",
         flags=(
-            "config",
-            "show_config",
-            "workdir",
-            "checkpoint",
-            "output",
-            "devices",
-            "deterministic",
+            flags.CONFIG,
+            flags.SHOW_CONFIG,
+            flags.WORKDIR,
+            flags.CHECKPOINT,
+            flags.OUTPUT,
+            flags.DEVICES,
+            flags.DETERMINISTIC,
         ),
         required=("workdir",),
     ),
     "embed": flags.Command(
         run=_embed,
         purpose="write features, labels and names of any source to a file",
-        flags=(*_ENCODER, "output", "devices", "source", "path", "features"),
+        flags=(
+            *_ENCODER,
+            flags.OUTPUT,
+            flags.DEVICES,
+            flags.text(
+                "source", None, "any source of images, with labels or without"
+            ),
+            flags.path("path", None, "file to write: .npz or .parquet"),
+            _FEATURES,
+        ),
         required=("source", "path"),
     ),
     "neighbours": flags.Command(
         run=_neighbours,
         purpose="find the nearest neighbours among the images of such files",
         flags=(
-            "bank",
-            "query",
-            "k",
-            "csv",
-            "grid",
-            "names",
-            "features",
-            "shown",
+            flags.text("bank", "", "file of `embed` that is searched"),
+            flags.text(
+                "query", "", "file of `embed` with the queries; none = the bank"
+            ),
+            flags.integer("k", 10, "neighbours of each query"),
+            flags.path("csv", None, "file to write: one row a neighbour"),
+            flags.path(
+                "grid",
+                "",
+                "picture to write: queries and their neighbours (.png)",
+            ),
+            flags.texts(
+                "names", (), "queries by name, with commas; none = all"
+            ),
+            flags.text("features", "backbone", "backbone or projection"),
+            flags.integer("shown", 10, "queries in the picture"),
         ),
         required=("bank", "csv"),
-        defaults={
-            "bank": ("", "file of `embed` that is searched"),
-            "query": ("", "file of `embed` with the queries; none = the bank"),
-            "k": ("10", "neighbours of each query"),
-            "features": ("backbone", "backbone or projection"),
-        },
     ),
 }

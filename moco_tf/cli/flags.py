@@ -1,8 +1,18 @@
-"""From the words of a command line to a command, flags and overrides."""
+"""Typed flags of commands, and the way from a command line to their values.
 
+A command is a `Command`. It defines its own flags where it stands:
+
+    flags.integer("steps", 10, "measured in each of three rounds")
+
+What several commands have is a constant here. Flags are parsed by absl-py into
+a FlagValues of that command; absl's global FLAGS is read nowhere. Names that
+another room knows and checks (devices, sources, layouts) are text here.
+"""
+
+import math
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -13,73 +23,158 @@ class UsageError(Exception):
     """A command line that cannot be understood; exit status 2."""
 
 
+class Flag(NamedTuple):
+    """A flag; the functions below make one of each type.
+
+    Attributes:
+      name: as it is typed, without the dashes.
+      default: value where the flag is not typed; None, "" and (): none.
+      purpose: its line in the help.
+      read: function: the typed text -> value; raises ValueError with the rule
+        that the text breaks. None: the flag is a bool and takes no text.
+      repeats: True: the flag may be typed again; its value is a list.
+      needs: of a flag that is answered instead of running the command, the
+        required flags that the answer needs. None: the command runs.
+    """
+
+    name: str
+    default: Any
+    purpose: str
+    read: Callable[[str], Any] | None
+    repeats: bool = False
+    needs: tuple[str, ...] | None = None
+
+
 class Command(NamedTuple):
-    """A command: what runs, what it is for, the flags it takes."""
+    """A command of the program.
+
+    Attributes:
+      run: function: FlagValues, configuration or None -> None.
+      purpose: its line in the list of commands.
+      flags: its own ones, in the order of its help.
+      required: names of those that must have a value.
+    """
 
     run: Callable
     purpose: str
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
     required: tuple[str, ...]
-    defaults: dict = {}  # flag -> (default, purpose), where not the usual ones
+
+    def has(self, name):
+        """Whether a flag of this name is among its flags."""
+        return any(flag.name == name for flag in self.flags)
 
 
-_COMMON = ("verbose", "help")
-# By the default's type: a tuple's flag may be given again, for a list.
-_DEFINE = {bool: flags.DEFINE_bool, tuple: flags.DEFINE_multi_string}
+def boolean(name, purpose, needs=None):
+    """A flag that is on when typed: --NAME; --noNAME is off."""
+    return Flag(name, False, purpose, None, needs=needs)
 
-# Flags with paths: of "--workdir=~/runs" a shell leaves "~" as it is.
-_PATHS = frozenset(
-    "config workdir checkpoint saved_model path csv grid plot head model "
-    "output json".split()
+
+def text(name, default, purpose):
+    """A flag with any text."""
+    return Flag(name, default, purpose, str)
+
+
+def texts(name, default, purpose):
+    """A flag with texts, commas between; its value is a tuple of str."""
+    return Flag(name, default, purpose, _read_texts)
+
+
+def path(name, default, purpose):
+    """A flag with a path; of "--workdir=~/runs" a shell leaves "~" as it is."""
+    return Flag(name, default, purpose, os.path.expanduser)
+
+
+def paths(name, purpose):
+    """A flag with a path that may be typed again; its value is a list."""
+    return Flag(name, (), purpose, os.path.expanduser, repeats=True)
+
+
+def choice(name, choices, default, purpose):
+    """A flag with one of some texts."""
+
+    def read(text):
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}.")
+        return text
+
+    return Flag(name, default, purpose, read)
+
+
+def integer(name, default, purpose):
+    """A flag with a whole number."""
+    return Flag(name, default, purpose, _read_integer)
+
+
+def seconds(name, default, purpose):
+    """A flag with seconds, a float from 0 on that is not endless."""
+    return Flag(name, default, purpose, _read_seconds)
+
+
+def integers(name, default, purpose):
+    """A flag with whole numbers, commas between; its value is a tuple.
+
+    Without any in the default, the empty text means none too.
+    """
+    return _numbers(name, default, purpose, int, "whole numbers")
+
+
+def floats(name, default, purpose):
+    """As `integers`, with any numbers."""
+    return _numbers(name, default, purpose, float, "numbers")
+
+
+def _numbers(name, default, purpose, kind, plural):
+    def read(text):
+        if not text and not default:
+            return ()
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise ValueError(f"takes {plural} with commas between.") from None
+
+    return Flag(name, default, purpose, read)
+
+
+def _read_texts(text):
+    return tuple(part for part in text.split(",") if part)
+
+
+def _read_integer(text):
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("takes one whole number.") from None
+
+
+def _read_seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("takes one number.") from None
+    if not 0 <= value < math.inf:
+        raise ValueError("takes seconds from 0 on.")
+    return value
+
+
+CONFIG = path("config", None, "name or .py file of a configuration")
+SHOW_CONFIG = boolean(
+    "show_config",
+    "print every field and its origin, and end",
+    needs=("config",),
 )
-# Default and purpose of every flag; a flag with a bool takes no value.
-_FLAGS = {
-    "config": (None, "name or .py file of a configuration"),
-    "show_config": (False, "print every field and its origin, and end"),
-    "workdir": (None, "folder of the run"),
-    "devices": ("auto", "auto, cpu, cpu:N, gpu or gpu:N"),
-    "workers": ("", "host:port of all workers in order, for a cluster"),
-    "worker_index": ("", "which of them this one is, from 0"),
-    "cluster": ("auto", "auto: workers, TF_CONFIG, Slurm, Kubernetes; none"),
-    "start_timeout": ("300", "seconds to wait for the other workers"),
-    "stall_timeout": ("1800", "seconds a step may take in a cluster"),
-    "profile_steps": ("", "first,last step to trace for TensorBoard"),
-    "cross_device_ops": ("auto", "auto, nccl, hierarchical or one_device"),
-    "communication": ("auto", "between workers: auto, ring or nccl"),
-    "deterministic": (False, "the same bits in every run; slower on a GPU"),
-    "extend": (False, "allow more epochs than the run was started with"),
-    "bank": ("", "labelled source that votes; none = the run's own"),
-    "query": ("", "labelled source to classify; none = the run's own"),
-    "k": ("200", "neighbours; several with commas"),
-    "temperature": ("0.1", "of the vote; several with commas"),
-    "features": ("both", "backbone, projection or both"),
-    "checkpoint": ("latest", "latest, best, a step or a path"),
-    "baselines": (False, "also measure raw pixels and the untrained encoder"),
-    "saved_model": ("", "SavedModel or .keras to judge instead of a run"),
-    "views": ("", "views a SavedModel was trained with, as simclr"),
-    "image_size": ("0", "pixels of a SavedModel's images, where it takes any"),
-    "source": (None, "any source of images, with labels or without"),
-    "path": (None, "file to write: .npz or .parquet"),
-    "csv": (None, "file to write: one row a neighbour"),
-    "grid": ("", "picture to write: queries and their neighbours (.png)"),
-    "names": ("", "queries by name, with commas; none = all"),
-    "shown": ("10", "queries in the picture"),
-    "plot": ("", "instead, draw the logged figures against kNN (.png)"),
-    "name": ("encoder", "of the exported model, in paths and addresses"),
-    "version": ("0", "of the export; 0 = the next one"),
-    "head": ("", "linear.npz of `linear`: adds the signature classify"),
-    "layout": ("moco", "moco, torchvision or detectron2"),
-    "licence": ("", "of the weights, for the model card"),
-    "model": (None, "folder of an export, or of its versions: the newest"),
-    "to": (None, "onnx, tflite or openvino"),
-    "images": ("", "source to compare features on; none = photographs"),
-    "output": ("", "folder of the results; none = one below the run's"),
-    "short_side": ("256", "pixels; longer short sides are resized to it"),
-    "verify": (False, "compare the checksum of every image in the cache"),
-    "json": ("", "file to write: the same figures for other programs"),
-    "verbose": (False, "show TensorFlow's notices, and tracebacks of errors"),
-    "help": (False, "show this text"),
-}
+WORKDIR = path("workdir", None, "folder of the run")
+CHECKPOINT = path("checkpoint", "latest", "latest, best, a step or a path")
+OUTPUT = path("output", "", "folder of the results; none = one below the run's")
+DEVICES = text("devices", "auto", "auto, cpu, cpu:N, gpu or gpu:N")
+DETERMINISTIC = boolean(
+    "deterministic", "the same bits in every run; slower on a GPU"
+)
+# Every command has these.
+_COMMON = (
+    boolean("verbose", "show TensorFlow's notices, and tracebacks of errors"),
+    boolean("help", "show this text", needs=()),
+)
 
 
 def parse(argv, commands):
@@ -113,7 +208,7 @@ def parse(argv, commands):
         else:
             plain.append(word)
     values = _parse_flags(commands[name], [name, *plain])
-    if overrides and "config" not in commands[name].flags:
+    if overrides and not commands[name].has("config"):
         raise UsageError(
             f"{name} takes no configuration: it reads that of the run. "
             f"Received --config.{next(iter(overrides))}."
@@ -121,72 +216,74 @@ def parse(argv, commands):
     return name, values, overrides
 
 
-def _flag(command, name):
-    """Default and purpose of a command's flag."""
-    return command.defaults.get(name) or _FLAGS[name]
+class _Parser(flags.ArgumentParser):
+    """Reads the text of one flag, as absl asks for it."""
+
+    def __init__(self, flag):
+        self._flag = flag
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument  # a default
+        try:
+            return self._flag.read(argument)
+        except ValueError as error:
+            raise UsageError(
+                f"--{self._flag.name} {error} Received {argument!r}."
+            ) from None
+
+
+def _define(flag, values):
+    """Defines a flag in a FlagValues."""
+    name, default, purpose = flag.name, flag.default, flag.purpose
+    if flag.read is None:
+        flags.DEFINE_bool(name, default, purpose, flag_values=values)
+    elif flag.repeats:
+        flags.DEFINE_multi(
+            _Parser(flag),
+            flags.ArgumentSerializer(),
+            name,
+            default,
+            purpose,
+            flag_values=values,
+        )
+    else:
+        flags.DEFINE(_Parser(flag), name, default, purpose, flag_values=values)
 
 
 def _parse_flags(command, argv):
     """Parses the flags of one command into FlagValues of its own."""
     allowed = (*command.flags, *_COMMON)
     values = flags.FlagValues()
-    for name in allowed:
-        default, purpose = _flag(command, name)
-        define = _DEFINE.get(type(default), flags.DEFINE_string)
-        define(name, default, purpose, flag_values=values)
+    for flag in allowed:
+        _define(flag, values)
     try:
-        left = values(argv)[1:]
+        rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in allowed]
+        known = [f"--{flag.name}" for flag in allowed]
         raise UsageError(
             f"There is no flag --{error.flagname}. "
             + naming.suggestion(f"--{error.flagname}", known)
         ) from None
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         raise UsageError(str(error)) from None
-    for name in _PATHS & set(allowed):
-        values[name].value = _expanded(values[name].value)
-    if left:
+    if rest:
         raise UsageError(
-            f"{left[0]!r} is neither a flag nor a value: flags are written "
+            f"{rest[0]!r} is neither a flag nor a value: flags are written "
             "--name=value."
         )
-    required = command.required
-    if "show_config" in values and values.show_config:
-        required = tuple(name for name in required if name == "config")
-    missing = [f"--{n}" for n in required if not values[n].value]
-    if missing and not values.help:
+    required = set(command.required)
+    for flag in allowed:
+        if flag.needs is not None and values[flag.name].value:
+            required &= set(flag.needs)
+    missing = [
+        f"--{name}"
+        for name in command.required
+        if name in required and not values[name].value
+    ]
+    if missing:
         raise UsageError(f"{' and '.join(missing)} must be given.")
     return values
-
-
-def _expanded(value):
-    """A path, a list of paths or None, with "~" read as the home folder."""
-    if isinstance(value, list):
-        return [os.path.expanduser(path) for path in value]
-    return value and os.path.expanduser(value)
-
-
-def numbers(kind, name, text):
-    """Returns the numbers of "1,20,200" as a list of `kind` (int or float)."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        word = "whole numbers" if kind is int else "numbers"
-        raise UsageError(
-            f"--{name} takes {word} with commas between. Received {text!r}."
-        ) from None
-
-
-def number(kind, name, text):
-    """Returns the one number of "20", an int or a float by `kind`."""
-    try:
-        return kind(text)
-    except ValueError:
-        word = "whole number" if kind is int else "number"
-        raise UsageError(
-            f"--{name} takes one {word}. Received {text!r}."
-        ) from None
 
 
 def usage(commands):
@@ -206,17 +303,25 @@ def command_usage(name, command, configurations):
     """
     rows = []
     for flag in (*command.flags, *_COMMON):
-        default, purpose = _flag(command, flag)
-        value = "" if isinstance(default, bool) else f"={flag.upper()}"
-        rows.append((f"--{flag}{value}", purpose, default or ""))
-    if "config" in command.flags:
+        value = "" if flag.read is None else f"={flag.name.upper()}"
+        rows.append((f"--{flag.name}{value}", flag.purpose, _default(flag)))
+    if command.has("config"):
         row = ("--config.SECTION.FIELD=VALUE", "override a field", "")
         rows.insert(1, row)
     width = max(len(row[0]) for row in rows) + 2
     lines = [f"moco-tf {name}: {command.purpose}", ""]
     for flag, purpose, default in rows:
-        shown = f" [{default}]" if default else ""
-        lines.append(f"  {flag:<{width}}{purpose}{shown}")
-    if "config" in command.flags:
+        lines.append(f"  {flag:<{width}}{purpose}{default}")
+    if command.has("config"):
         lines += ["", f"Configurations: {', '.join(configurations)}"]
     return "\n".join(lines)
+
+
+def _default(flag):
+    """The default of a flag as the help shows it."""
+    default = flag.default
+    if flag.read is None or default in (None, "", ()):
+        return ""
+    values = default if isinstance(default, tuple) else (default,)
+    shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    return f" [{','.join(shown)}]"

@@ -1,6 +1,5 @@
 """The command line: command, configuration, strategy, one function call."""
 
-import math
 import os
 import sys
 import traceback
@@ -9,36 +8,17 @@ import moco_tf
 from moco_tf import config as configs
 from moco_tf import config_schema
 from moco_tf.cli import evaluation, flags, quiet, runs, serving
-from moco_tf.cluster import membership, rendezvous, watchdog
-
-
-def _seconds(name, text):
-    """The seconds of a flag: not below 0, and not endless."""
-    seconds = flags.number(float, name, text)
-    if not 0 <= seconds < math.inf:
-        raise flags.UsageError(
-            f"--{name} takes seconds from 0 on. Received {text!r}."
-        )
-    return seconds
+from moco_tf.cluster import entry, membership, rendezvous, watchdog
 
 
 def _pretrain(options, config):
-    if options.cluster not in ("auto", "none"):
+    profile_steps = options.profile_steps
+    if len(profile_steps) not in (0, 2):
+        text = ",".join(str(step) for step in profile_steps)
         raise flags.UsageError(
-            f"--cluster takes auto or none. Received {options.cluster!r}."
+            "--profile_steps takes a first and a last step. Received "
+            f"{text!r}. Pass, for example, 10,20."
         )
-    start_timeout = _seconds("start_timeout", options.start_timeout)
-    stall_timeout = _seconds("stall_timeout", options.stall_timeout)
-    profile_steps = ()
-    if options.profile_steps:
-        profile_steps = flags.numbers(
-            int, "profile_steps", options.profile_steps
-        )
-        if len(profile_steps) != 2:
-            raise flags.UsageError(
-                "--profile_steps takes a first and a last step. Received "
-                f"{options.profile_steps!r}. Pass, for example, 10,20."
-            )
     cluster = None
     if options.cluster == "auto":
         cluster = membership.find(
@@ -53,12 +33,8 @@ def _pretrain(options, config):
             print(f"This run is finished: {options.workdir}.")
             return
         cluster = None
-    guard = watchdog.Guard(cluster, stall_timeout)
-    if cluster:
-        guard.wait(start_timeout + 60, "the meeting of the workers")
-        rendezvous.meet(cluster, start_timeout)
-        guard.wait(start_timeout, "joining the other workers")
-    with distribution.lost_workers(cluster):
+
+    def make_strategy():
         strategy = distribution.make_strategy(
             options.devices,
             cluster,
@@ -67,8 +43,17 @@ def _pretrain(options, config):
             options.deterministic,
         )
         quiet.start_xla(options.verbose)
-        guard.take_signals()
-        guard.wait(stall_timeout, "the start of training")
+        return strategy
+
+    with (
+        distribution.lost_workers(cluster),
+        entry.joined(
+            cluster,
+            make_strategy,
+            options.start_timeout,
+            options.stall_timeout,
+        ) as (strategy, guard),
+    ):
         pretrain.pretrain(
             config,
             options.workdir,
@@ -77,36 +62,54 @@ def _pretrain(options, config):
             guard,
             profile_steps,
         )
-    guard.wait(60, "the end of the process")
 
 
-COMMANDS = {
-    "pretrain": flags.Command(
-        run=_pretrain,
-        purpose="train an encoder without labels; run it again to go on",
-        flags=(
-            "config",
-            "show_config",
-            "workdir",
-            "devices",
-            "extend",
-            "workers",
-            "worker_index",
-            "cluster",
-            "start_timeout",
-            "stall_timeout",
-            "profile_steps",
-            "cross_device_ops",
-            "communication",
-            "deterministic",
+_PRETRAIN = flags.Command(
+    run=_pretrain,
+    purpose="train an encoder without labels; run it again to go on",
+    flags=(
+        flags.CONFIG,
+        flags.SHOW_CONFIG,
+        flags.WORKDIR,
+        flags.DEVICES,
+        flags.boolean(
+            "extend", "allow more epochs than the run was started with"
         ),
-        required=("config", "workdir"),
+        # membership reads both as it reads the environment.
+        flags.text(
+            "workers", "", "host:port of all workers in order, for a cluster"
+        ),
+        flags.text("worker_index", "", "which of them this one is, from 0"),
+        flags.choice(
+            "cluster",
+            ("auto", "none"),
+            "auto",
+            "auto: workers, TF_CONFIG, Slurm, Kubernetes; none",
+        ),
+        flags.seconds(
+            "start_timeout", 300.0, "seconds to wait for the other workers"
+        ),
+        flags.seconds(
+            "stall_timeout", 1800.0, "seconds a step may take in a cluster"
+        ),
+        flags.integers(
+            "profile_steps", (), "first,last step to trace for TensorBoard"
+        ),
+        flags.text(
+            "cross_device_ops", "auto", "auto, nccl, hierarchical or one_device"
+        ),
+        flags.text(
+            "communication", "auto", "between workers: auto, ring or nccl"
+        ),
+        flags.DETERMINISTIC,
     ),
+    required=("config", "workdir"),
+)
+COMMANDS = {
+    "pretrain": _PRETRAIN,
     **evaluation.COMMANDS,
     **serving.COMMANDS,
-    **runs._SPEED,
-    **runs._DOCTOR,
-    **runs._REPORT,
+    **runs.COMMANDS,
 }
 
 

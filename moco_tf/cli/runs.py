@@ -1,21 +1,54 @@
-"""The commands around a run: doctor, benchmark, prepare and report."""
+"""The commands around a run: benchmark, prepare, doctor and report."""
 
 from moco_tf import config as configs
 from moco_tf.cli import flags, quiet
 
-_PROVE = ("auto", "always", "never")
+
+def _benchmark(options, config):
+    with quiet.imports(options.verbose):
+        from moco_tf import benchmark
+        from moco_tf.training import distribution
+    strategy = distribution.make_strategy(
+        options.devices, deterministic=options.deterministic
+    )
+    quiet.start_xla(options.verbose)
+    benchmark.benchmark(config, strategy, options.steps, path=options.json)
+
+
+def _prepare(options, config):
+    del config
+    if not options.source and not options.verify:
+        raise flags.UsageError(
+            "--source must be given; --verify alone reads a finished cache "
+            "again."
+        )
+    with quiet.imports(options.verbose):
+        from moco_tf import prepare
+        from moco_tf.monitoring import progress
+        from moco_tf.training import distribution
+    distribution.make_strategy("cpu")  # decoding leaves GPUs to others
+    if options.source:
+        about = prepare.prepare(
+            options.source, options.path, options.short_side
+        )
+        size = about["bytes"]["images.bin"]
+        print(
+            f"cache       {about['images']} images of {about['source']}, short "
+            f"side at most {about['short_side']}\n"
+            f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
+            f"size        {progress.format_bytes(size)}, "
+            f"{size / about['images'] / 1e3:.0f} kB an image\n"
+            f"use it as   prepared:{options.path}"
+        )
+    if options.verify:
+        count = prepare.verify(options.path)
+        print(f"verified    {count} images: all have their checksums")
 
 
 def _doctor(options, config):
-    steps = flags.number(int, "trial_steps", options.trial_steps)
-    if steps < 0:
+    if options.trial_steps < 0:
         raise flags.UsageError(
-            f"--trial_steps takes 0 or more. Received {steps}."
-        )
-    if options.prove not in _PROVE:
-        raise flags.UsageError(
-            f"--prove must be one of {', '.join(_PROVE)}. Received "
-            f"{options.prove!r}."
+            f"--trial_steps takes 0 or more. Received {options.trial_steps}."
         )
     with quiet.imports(options.verbose):
         import tensorflow as tf
@@ -32,7 +65,7 @@ def _doctor(options, config):
         options.workdir or "",
         options.path,
         options.json,
-        steps,
+        options.trial_steps,
         prove,
         written.optimizer.learning_rate / written.train.batch_size,
     )
@@ -44,120 +77,96 @@ def _doctor(options, config):
         )
 
 
-_DOCTOR = {
-    "doctor": flags.Command(
-        run=_doctor,
-        purpose="examine images, devices and a configuration before a run",
-        flags=(
-            "config",
-            "workdir",
-            "devices",
-            "path",
-            "json",
-            "trial_steps",
-            "prove",
-        ),
-        required=("config",),
-        defaults={
-            "workdir": ("", "folder of the planned run; for disk and CSV"),
-            "path": ("", "CSV of images at fault; none = in the workdir"),
-            "json": ("", "file to write: the table, for scripts"),
-            "trial_steps": ("20", "steps to time; 0 = none"),
-            "prove": (
-                "auto",
-                "check the devices by steps of the reference, a gather and a "
-                "resume: auto (on GPUs), always or never",
-            ),
-        },
-    ),
-}
-
-
 def _report(options, config):
     del config
-    images = flags.number(int, "images", options.images)
     with quiet.imports(options.verbose):
         from moco_tf.reporting import page
         from moco_tf.training import distribution
     distribution.make_strategy(options.devices)
     quiet.start_xla(options.verbose)
-    page.write(options.workdir, options.path, options.checkpoint, images)
-
-
-_REPORT = {
-    "report": flags.Command(
-        run=_report,
-        purpose="write one HTML file that shows a run, or compares several",
-        flags=("workdir", "path", "checkpoint", "images", "devices"),
-        required=("workdir",),
-        defaults={
-            "workdir": ((), "folder of a run; give it again to compare runs"),
-            "path": ("", "file to write; none = report.html in the workdir"),
-            "images": ("2000", "of the test set, on its map; 0 = curves alone"),
-        },
-    ),
-}
-
-
-def _prepare(options, config):
-    del config
-    if not options.source and not options.verify:
-        raise flags.UsageError(
-            "--source must be given; --verify alone reads a finished cache "
-            "again."
-        )
-    short_side = flags.number(int, "short_side", options.short_side)
-    with quiet.imports(options.verbose):
-        from moco_tf import prepare
-        from moco_tf.monitoring import progress
-        from moco_tf.training import distribution
-    distribution.make_strategy("cpu")  # decoding leaves GPUs to others
-    if options.source:
-        about = prepare.prepare(options.source, options.path, short_side)
-        size = about["bytes"]["images.bin"]
-        print(
-            f"cache       {about['images']} images of {about['source']}, short "
-            f"side at most {about['short_side']}\n"
-            f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
-            f"size        {progress.format_bytes(size)}, "
-            f"{size / about['images'] / 1e3:.0f} kB an image\n"
-            f"use it as   prepared:{options.path}"
-        )
-    if options.verify:
-        count = prepare.verify(options.path)
-        print(f"verified    {count} images: all have their checksums")
-
-
-def _benchmark(options, config):
-    steps = flags.number(int, "steps", options.steps)
-    with quiet.imports(options.verbose):
-        from moco_tf import benchmark
-        from moco_tf.training import distribution
-    strategy = distribution.make_strategy(
-        options.devices, deterministic=options.deterministic
+    page.write(
+        options.workdir, options.path, options.checkpoint, options.images
     )
-    quiet.start_xla(options.verbose)
-    benchmark.benchmark(config, strategy, steps, path=options.json)
 
 
-_SPEED = {
+COMMANDS = {
     "benchmark": flags.Command(
         run=_benchmark,
         purpose="measure input, step and both; name the bottleneck",
-        flags=("config", "devices", "deterministic", "steps", "json"),
+        flags=(
+            flags.CONFIG,
+            flags.DEVICES,
+            flags.DETERMINISTIC,
+            flags.integer("steps", 10, "measured in each of three rounds"),
+            flags.path(
+                "json",
+                "",
+                "file to write: the same figures for other programs",
+            ),
+        ),
         required=("config",),
-        defaults={"steps": ("10", "measured in each of three rounds")},
     ),
     "prepare": flags.Command(
         run=_prepare,
         purpose="decode a source once, into a cache that is faster to read",
-        flags=("source", "path", "short_side", "verify"),
+        flags=(
+            flags.text(
+                "source", "", "any source of images; with --verify not needed"
+            ),
+            flags.path(
+                "path", None, "folder of the cache; the same command resumes"
+            ),
+            flags.integer(
+                "short_side",
+                256,
+                "pixels; longer short sides are resized to it",
+            ),
+            flags.boolean(
+                "verify", "compare the checksum of every image in the cache"
+            ),
+        ),
         required=("path",),
-        defaults={
-            "source": ("", "any source of images; with --verify not needed"),
-            "path": (None, "folder of the cache; the same command resumes"),
-        },
+    ),
+    "doctor": flags.Command(
+        run=_doctor,
+        purpose="examine images, devices and a configuration before a run",
+        flags=(
+            flags.CONFIG,
+            flags.path(
+                "workdir", "", "folder of the planned run; for disk and CSV"
+            ),
+            flags.DEVICES,
+            flags.path(
+                "path", "", "CSV of images at fault; none = in the workdir"
+            ),
+            flags.path("json", "", "file to write: the table, for scripts"),
+            flags.integer("trial_steps", 20, "steps to time; 0 = none"),
+            flags.choice(
+                "prove",
+                ("auto", "always", "never"),
+                "auto",
+                "check the devices by steps of the reference, a gather and a "
+                "resume: auto (on GPUs), always or never",
+            ),
+        ),
+        required=("config",),
+    ),
+    "report": flags.Command(
+        run=_report,
+        purpose="write one HTML file that shows a run, or compares several",
+        flags=(
+            flags.paths(
+                "workdir", "folder of a run; give it again to compare runs"
+            ),
+            flags.path(
+                "path", "", "file to write; none = report.html in the workdir"
+            ),
+            flags.CHECKPOINT,
+            flags.integer(
+                "images", 2000, "of the test set, on its map; 0 = curves alone"
+            ),
+            flags.DEVICES,
+        ),
+        required=("workdir",),
     ),
 }
-
-COMMANDS = {**_SPEED, **_DOCTOR, **_REPORT}

@@ -7,7 +7,6 @@ from moco_tf.cli import flags, quiet
 
 def _export(options, config):
     del config
-    version = flags.number(int, "version", options.version)
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import frozen
         from moco_tf.serving import export
@@ -17,7 +16,7 @@ def _export(options, config):
         frozen.open_frozen(options.workdir, options.checkpoint),
         options.output or os.path.join(options.workdir, "export"),
         options.name,
-        version,
+        options.version,
         options.head,
         options.bank,
         options.licence,
@@ -58,50 +57,79 @@ COMMANDS = {
     "import-weights": flags.Command(
         run=_import_weights,
         purpose="make a run of a MoCo, torchvision or detectron2 file",
-        flags=("path", "workdir", "config"),
+        flags=(
+            flags.path("path", None, "file to read: .pth.tar, .pth or .pkl"),
+            flags.WORKDIR,
+            flags.path(
+                "config",
+                None,
+                "what the file does not say; none = as published",
+            ),
+        ),
         required=("path", "workdir"),
-        defaults={
-            "path": (None, "file to read: .pth.tar, .pth or .pkl"),
-            "config": (None, "what the file does not say; none = as published"),
-        },
     ),
     "export-weights": flags.Command(
         run=_export_weights,
         purpose="write weights for PyTorch or detectron2, without torch",
-        flags=("workdir", "checkpoint", "path", "layout"),
+        flags=(
+            flags.WORKDIR,
+            flags.CHECKPOINT,
+            flags.path(
+                "path", None, "file to write; one that exists is refused"
+            ),
+            flags.text("layout", "moco", "moco, torchvision or detectron2"),
+        ),
         required=("workdir", "path"),
-        defaults={"path": (None, "file to write; one that exists is refused")},
     ),
     "export": flags.Command(
         run=_export,
         purpose="write an encoder for TensorFlow Serving and Keras",
         flags=(
-            "workdir",
-            "checkpoint",
-            "output",
-            "name",
-            "version",
-            "head",
-            "bank",
-            "licence",
-            "devices",
-        ),
-        required=("workdir",),
-        defaults={
-            "bank": (
+            flags.WORKDIR,
+            flags.CHECKPOINT,
+            flags.path(
+                "output", "", "folder of exports; none = export/ in the run's"
+            ),
+            flags.text(
+                "name",
+                "encoder",
+                "of the exported model, in paths and addresses",
+            ),
+            flags.integer("version", 0, "of the export; 0 = the next one"),
+            flags.path(
+                "head",
+                "",
+                "linear.npz of `linear`: adds the signature classify",
+            ),
+            flags.text(
+                "bank",
                 "",
                 "labelled file of `embed`, or source: adds neighbours",
             ),
-            "output": ("", "folder of exports; none = export/ in the run's"),
-        },
+            flags.text("licence", "", "of the weights, for the model card"),
+            flags.DEVICES,
+        ),
+        required=("workdir",),
     ),
     "convert": flags.Command(
         run=_convert,
         purpose="write an exported encoder for ONNX, TFLite or OpenVINO",
-        flags=("model", "to", "path", "images"),
+        flags=(
+            flags.path(
+                "model",
+                None,
+                "folder of an export, or of its versions: the newest",
+            ),
+            flags.text("to", None, "onnx, tflite or openvino"),
+            flags.path(
+                "path", "", "to write; none = NAME-VERSION beside the versions"
+            ),
+            flags.text(
+                "images",
+                "",
+                "source to compare features on; none = photographs",
+            ),
+        ),
         required=("model", "to"),
-        defaults={
-            "path": ("", "to write; none = NAME-VERSION beside the versions"),
-        },
     ),
 }

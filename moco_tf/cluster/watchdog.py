@@ -160,11 +160,11 @@ class Guard:
         """The exit status of a process that was asked to leave."""
         return INTERRUPTED if self.asked == signal.SIGINT else START_AGAIN
 
-    def wait(self, seconds, what):
+    def limit(self, seconds, what):
         """Allows `what` to take so many seconds; 0: any time."""
         if self._watchdog:
             self._watchdog.limit(seconds, what)
 
     def step_done(self, step):
         """Tells the watchdog that a step ended."""
-        self.wait(self._stall_timeout, f"the step after step {step}")
+        self.limit(self._stall_timeout, f"the step after step {step}")

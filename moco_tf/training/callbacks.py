@@ -81,7 +81,7 @@ class StepCallback(tf.keras.callbacks.Callback):
         del epoch, logs
         if self.ends_epoch() and not self.left:
             # kNN may take long, on the chief alone.
-            self.guard.wait(0, "the evaluation of an epoch")
+            self.guard.limit(0, "the evaluation of an epoch")
             self.finish_epoch()
 
     def finish_epoch(self):

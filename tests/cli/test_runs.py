@@ -3,7 +3,6 @@ import json
 
 import pytest
 
-from moco_tf.cli import flags
 from moco_tf.cli import main as cli
 from tests.doctor import photographs
 from tests.reporting import small_report
@@ -42,11 +41,11 @@ def test_doctor_prints_a_table_and_names_the_images_in_the_workdir(
     with (workdir / "doctor.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[1][:2] == ["0007.jpg", "unreadable"]
-    found = json.loads(report.read_text())
-    assert found["verdict"] == "warn"
-    assert found["images"]["unreadable"] == 1
-    assert found["overrides"]["moco.queue_size"] == 8
-    checks = {row["check"] for row in found["checks"]}
+    table = json.loads(report.read_text())
+    assert table["verdict"] == "warn"
+    assert table["images"]["unreadable"] == 1
+    assert table["overrides"]["moco.queue_size"] == 8
+    checks = {row["check"] for row in table["checks"]}
     assert {"source", "queue", "memory", "disk", "devices"} <= checks
     # A run may start in this workdir.
     assert {path.name for path in workdir.iterdir()} == {"doctor.csv"}
@@ -65,11 +64,11 @@ def test_without_images_the_other_checks_still_run(tmp_path, capsys):
     report = tmp_path / "table.json"
     assert examine(tmp_path, f"--json={report}") == 1
     assert "failed: source." in capsys.readouterr().err
-    found = json.loads(report.read_text())
-    verdicts = {row["check"]: row["verdict"] for row in found["checks"]}
+    table = json.loads(report.read_text())
+    verdicts = {row["check"]: row["verdict"] for row in table["checks"]}
     assert verdicts["source"] == "fail"
     assert verdicts["memory"] == "ok"
-    assert found["images"] == {}
+    assert table["images"] == {}
 
 
 def test_a_configuration_that_cannot_work_fails(tmp_path, capsys):
@@ -133,10 +132,3 @@ def test_a_folder_that_is_no_run_ends_with_status_1(tmp_path, capsys):
 def test_what_is_not_understood_ends_with_status_2(words, message, capsys):
     assert cli.run(["report", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_flag_that_may_be_given_again_is_a_list():
-    commands = {"report": cli.COMMANDS["report"]}
-    argv = ["report", "--workdir=a", "--workdir=b,c"]
-    _, options, _ = flags.parse(argv, commands)
-    assert options.workdir == ["a", "b,c"]
