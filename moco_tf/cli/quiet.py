@@ -4,27 +4,27 @@ import contextlib
 import logging
 import os
 import re
-import sys
-import tempfile
 import threading
 import warnings
+
+from moco_tf import standard_error
 
 # Printed as errors or plain lines, whatever the log level: at import a second
 # registration of the CUDA plugins and the date tags of absl before its own
 # start; at the first compilation XLA's own.
 _NOTICES = re.compile(
-    "|".join(
+    b"|".join(
         [
-            r"Unable to register cu\w+ factory",
-            r"computation_placer already registered",
-            r"All log messages before absl::InitializeLog",
-            r"oneDNN custom operations are on",
-            r"optimized to use available CPU instructions",
-            r"To enable the following instructions",
-            r"Could not find (cuda|TensorRT)",
-            r"Using TensorFlow backend",
-            r"Compiled cluster using XLA",
-            r"SetPriority unimplemented",
+            rb"Unable to register cu\w+ factory",
+            rb"computation_placer already registered",
+            rb"All log messages before absl::InitializeLog",
+            rb"oneDNN custom operations are on",
+            rb"optimized to use available CPU instructions",
+            rb"To enable the following instructions",
+            rb"Could not find (cuda|TensorRT)",
+            rb"Using TensorFlow backend",
+            rb"Compiled cluster using XLA",
+            rb"SetPriority unimplemented",
         ]
     )
 )
@@ -61,24 +61,15 @@ def imports(verbose=False):
     if verbose:
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
     failed = False
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with standard_error.held_back(
+        lambda line: failed or not _NOTICES.search(line)
+    ):
         try:
             yield
         except Exception:
             failed = True
             raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if failed or not _NOTICES.search(line):
-                    print(line, file=sys.stderr)
 
 
 def start_xla(verbose=False):

@@ -1,16 +1,15 @@
 """Reads every image of a source once, and keeps some figures of each."""
 
 import contextlib
-import os
 import re
 import sys
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
+from moco_tf import standard_error
 from moco_tf.data import decode, image_files, image_ops, unreadable
 
 BITS = 64  # of a perceptual hash
@@ -106,29 +105,25 @@ _FAILURES = re.compile(
 )
 
 
+def _is_of_decoder(line):
+    """Whether the decoder wrote a line (bytes) of standard error."""
+    return line.startswith(_WARNINGS) or _FAILURES.search(line)
+
+
 class DecoderWords:
-    """Reads what was written to standard error since the last reading."""
+    """Reads the decoder's warnings since the last reading."""
 
     def __init__(self, file):
         """Reads from a binary file that standard error goes to."""
         self._file = file
-        self._others = []
 
     def read(self):
         """The decoder's warnings since the last call, a list of str."""
-        lines = self._file.read().splitlines()
-        said = [line for line in lines if line.startswith(_WARNINGS)]
-        self._others += [
-            line
-            for line in lines
-            if not line.startswith(_WARNINGS) and not _FAILURES.search(line)
+        return [
+            line.decode(errors="replace")
+            for line in self._file.read().splitlines()
+            if line.startswith(_WARNINGS)
         ]
-        return [line.decode(errors="replace") for line in said]
-
-    def others(self):
-        """All that was written and is not the decoder's, a list of bytes."""
-        self.read()
-        return self._others
 
 
 @contextlib.contextmanager
@@ -138,21 +133,8 @@ def listen():
     Side effects: what is not the decoder's is written to standard error at
     the end. Progress must go elsewhere meanwhile.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.NamedTemporaryFile() as held:
-        # Of its own: reading must not move the place that is written to.
-        with open(held.name, "rb") as reader:
-            words = DecoderWords(reader)
-            os.dup2(held.fileno(), 2)
-            try:
-                yield words
-            finally:
-                sys.stderr.flush()
-                os.dup2(kept, 2)
-                os.close(kept)
-                for line in words.others():
-                    os.write(2, line + b"\n")
+    with standard_error.held_back(lambda x: not _is_of_decoder(x)) as file:
+        yield DecoderWords(file)
 
 
 _CHUNK = 256  # images between two readings of the decoder's warnings
