@@ -1,9 +1,16 @@
 """Workers meet before TensorFlow joins them, so that a missing one is named.
 
 TensorFlow waits for its peers without end, and cannot be interrupted then.
-Here worker 0 listens on its own port; the others come to it, say who they are
-and wait for its word. A port that speaks otherwise (a process of the last
-start that has not left yet) counts as not there.
+Here worker 0 listens on its own port, and every other worker connects to it.
+A message is one line of JSON:
+
+    {"worker": 1, "cluster": HASH}   to worker 0: who connects, of which list
+    {"go": true}                     to all, once all are connected
+    {"missing": "worker 2 (c:1)"}    to those that came, when the time is over
+    {"stranger": "a:1, b:1"}         to a worker of another list of workers
+
+A port that speaks otherwise (a process of the last start that has not left
+yet) counts as not there.
 """
 
 import contextlib
@@ -14,10 +21,10 @@ import socket
 import time
 from typing import Any
 
-_LINE = 4096  # bytes; no word of a meeting is longer
+_MAX_LINE = 4096  # bytes of a message
 _PAUSE = 0.5  # seconds between two tries
-_PATIENCE = 5.0  # seconds for a stranger to say something
-_VERDICT = 15.0  # seconds more for worker 0's word than it waits itself
+_CONNECTION_TIMEOUT = 5.0  # seconds for the other side's first message
+_REPLY_TIMEOUT = 15.0  # seconds more than worker 0 itself waits for all
 
 
 class PeerMissing(Exception):
@@ -29,49 +36,54 @@ def meet(cluster, timeout):
 
     Args:
       cluster: Cluster of two workers or more.
-      timeout: seconds to wait for the others.
+      timeout: float, seconds to wait for the others.
 
     Raises:
       PeerMissing: naming the workers that did not come in time.
       ValueError: at a worker that was started as part of another cluster.
     """
+    deadline = time.monotonic() + timeout
     if cluster.is_chief:
-        _receive(cluster, time.monotonic() + timeout, timeout)
+        _gather(cluster, deadline, timeout)
     else:
-        _come(cluster, time.monotonic() + timeout + _VERDICT, timeout)
+        _report_to_chief(cluster, deadline + _REPLY_TIMEOUT, timeout)
 
 
 def _identity(cluster):
-    """What workers of one cluster have in common."""
+    """A hash of the list of workers, the same at all workers of a cluster."""
     return hashlib.sha256("\n".join(cluster.workers).encode()).hexdigest()
 
 
-def _receive(cluster, deadline, timeout):
+def _gather(cluster, deadline, timeout):
     """Worker 0: waits for the others, then sends them on."""
-    here: dict[int, Any] = {}  # index -> connection
+    connections: dict[int, Any] = {}  # index of a worker -> socket
     with _listen(cluster, deadline) as listener:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
-            while len(here) < len(cluster.workers) - 1:
+            while len(connections) < len(cluster.workers) - 1:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 for key, _ in selector.select(min(left, 1.0)):
                     if key.fileobj is listener:
-                        _greet(cluster, listener, selector, here)
-                    else:  # a waiting worker says nothing, so it has left
-                        _part(key, selector, here)
+                        _accept(cluster, listener, selector, connections)
+                    else:  # a waiting worker sends nothing, so it has left
+                        selector.unregister(key.fileobj)
+                        connections.pop(key.data).close()
         missing = [
             cluster.name(index)
             for index in range(1, len(cluster.workers))
-            if index not in here
+            if index not in connections
         ]
-        word = {"missing": _shown(missing)} if missing else {"go": True}
-        for connection in here.values():
-            _say(connection, word)
-        _close_after_peers(here.values())
+        message = {"missing": _join(missing)} if missing else {"go": True}
+        for connection in connections.values():
+            _send(connection, message)
+        # The others close first: the port must be free for TensorFlow.
+        for connection in connections.values():
+            _receive(connection)
+            connection.close()
     if missing:
-        raise PeerMissing(_missing(_shown(missing), timeout))
+        raise PeerMissing(_explain_missing(_join(missing), timeout))
 
 
 def _listen(cluster, deadline):
@@ -90,71 +102,63 @@ def _listen(cluster, deadline):
         time.sleep(_PAUSE)
 
 
-def _greet(cluster, listener, selector, here):
-    """Takes in one comer."""
+def _accept(cluster, listener, selector, connections):
+    """Accepts a connection, and keeps it if it is a worker's of the cluster."""
     connection, _ = listener.accept()
-    connection.settimeout(_PATIENCE)
-    word = _hear(connection)
-    index = word.get("worker")
+    connection.settimeout(_CONNECTION_TIMEOUT)
+    message = _receive(connection)
+    index = message.get("worker")
     known = isinstance(index, int) and 0 < index < len(cluster.workers)
-    if not known or word.get("cluster") != _identity(cluster):
-        if word:
-            _say(connection, {"stranger": _shown(cluster.workers)})
+    if not known or message.get("cluster") != _identity(cluster):
+        if message:
+            _send(connection, {"stranger": _join(cluster.workers)})
         connection.close()
         return
-    if index in here:  # started again while its old connection lingers
-        selector.unregister(here[index])
-        here[index].close()
-    here[index] = connection
+    if index in connections:  # started again while the old one lingers
+        selector.unregister(connections[index])
+        connections[index].close()
+    connections[index] = connection
     selector.register(connection, selectors.EVENT_READ, index)
 
 
-def _part(key, selector, here):
-    selector.unregister(key.fileobj)
-    key.fileobj.close()
-    del here[key.data]
-
-
-def _close_after_peers(connections):
-    """Lets the others close first: the port must be free for TensorFlow."""
-    for connection in connections:
-        _hear(connection)
-        connection.close()
-
-
-def _come(cluster, deadline, timeout):
-    """A worker: goes to worker 0 until it hears from it."""
+def _report_to_chief(cluster, deadline, timeout):
+    """Another worker: connects to worker 0 until that answers."""
     host, _, port = cluster.workers[0].rpartition(":")
-    hello = {"worker": cluster.index, "cluster": _identity(cluster)}
+    greeting = {"worker": cluster.index, "cluster": _identity(cluster)}
     while (left := deadline - time.monotonic()) > 0:
-        word = {}
+        answer = {}
         # Not there yet: a pause, and the next try.
-        with contextlib.suppress(OSError):
-            address = (host, int(port))
-            with socket.create_connection(address, min(left, _PATIENCE)) as c:
-                c.settimeout(left)
-                _say(c, hello)
-                word = _hear(c)
-        if "go" in word:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(
+                (host, int(port)), min(left, _CONNECTION_TIMEOUT)
+            ) as connection,
+        ):
+            connection.settimeout(left)
+            _send(connection, greeting)
+            answer = _receive(connection)
+        if "go" in answer:
             return
-        if "missing" in word:
-            raise PeerMissing(_missing(word["missing"], timeout))
-        if "stranger" in word:
+        if "missing" in answer:
+            raise PeerMissing(_explain_missing(answer["missing"], timeout))
+        if "stranger" in answer:
             raise ValueError(
                 "All workers must be started with the same list of workers. "
-                f"Received {_shown(cluster.workers)} here and "
-                f"{word['stranger']} at {cluster.workers[0]}."
+                f"Received {_join(cluster.workers)} here and "
+                f"{answer['stranger']} at {cluster.workers[0]}."
             )
         time.sleep(_PAUSE)
-    raise PeerMissing(_missing(cluster.name(0), timeout))
+    raise PeerMissing(_explain_missing(cluster.name(0), timeout))
 
 
-def _shown(names):
+def _join(names):
+    """The names with commas, those after the eighth as a number."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
 
 
-def _missing(names, timeout):
+def _explain_missing(names, timeout):
+    """The message about workers, named in a text, that did not come."""
     return (
         f"{names} did not come within {timeout:g} s. Look at the "
         "log of that worker, and whether its port can be reached from here; "
@@ -162,22 +166,22 @@ def _missing(names, timeout):
     )
 
 
-def _say(connection, word):
-    # One that has left will come again.
+def _send(connection, message):
+    """Sends a dict; a worker that has left meanwhile will come again."""
     with contextlib.suppress(OSError):
-        connection.sendall(json.dumps(word).encode() + b"\n")
+        connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _hear(connection):
-    """A dict from one line; {} for an end, silence or another language."""
+def _receive(connection):
+    """A dict from one line; {} for an end, silence or another protocol."""
     line = b""
     try:
-        while not line.endswith(b"\n") and len(line) < _LINE:
-            part = connection.recv(_LINE - len(line))
+        while not line.endswith(b"\n") and len(line) < _MAX_LINE:
+            part = connection.recv(_MAX_LINE - len(line))
             if not part:
                 break
             line += part
-        word = json.loads(line)
+        message = json.loads(line)
     except (OSError, ValueError):
         return {}
-    return word if isinstance(word, dict) else {}
+    return message if isinstance(message, dict) else {}

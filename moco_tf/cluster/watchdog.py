@@ -1,8 +1,13 @@
 """Signals and hangs of a training process.
 
-SIGTERM and SIGUSR1 ask a run to leave. One worker may be asked and the others
-not: the step tells all of them (methods/method.py), so that all leave after the
-same step.
+A run is asked to leave by SIGTERM or SIGUSR1, maybe one worker and not the
+others: the step carries the word to all of them (methods/method.py), so that
+all leave after the same step. A Guard is what a process has of this.
+
+A process inside a collective, or waiting for a peer in TensorFlow's own code,
+holds Python's lock: no thread and no signal handler of its own runs. So a
+second, small process watches it from outside and kills it: this file, started
+as a script. It must import nothing but the standard library.
 """
 
 import contextlib
@@ -14,94 +19,18 @@ import subprocess
 import sys
 import time
 
+# Exit statuses; 0, 1 and 2 are those of every command.
+INTERRUPTED = 130
+START_AGAIN = 138
 _STACKS = 2.0  # seconds for the stacks to be written before the kill
 
 
-class Watchdog:
-    """Kills this process when nothing is heard from it for too long.
-
-    Side effects: starts a Python process that ends with this one; when the
-    time is over it writes why to stderr, asks for the stacks of all threads
-    (SIGUSR2, see faulthandler) and sends SIGKILL (status 137).
-    """
-
-    def __init__(self, name):
-        """Starts the watching process; nothing is limited yet.
-
-        Args:
-          name: str, this process in messages.
-        """
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(os.getpid()), name],
-            stdin=subprocess.PIPE,
-            bufsize=0,
-        )
-        assert self._process.stdin  # for mypy: there is one with PIPE
-        self._words = self._process.stdin
-        self._said = None
-        self._time = 0.0
-
-    def limit(self, seconds, what):
-        """Allows so much time from now until the next word.
-
-        Args:
-          seconds: float; 0: no limit until the next word.
-          what: str, what is waited for, in one line.
-        """
-        now = time.monotonic()
-        # A word a second is enough, for steps that take milliseconds.
-        if (seconds, what) == self._said and now - self._time < 1.0:
-            return
-        self._said, self._time = (seconds, what), now
-        # Without its watchdog a run goes on.
-        with contextlib.suppress(OSError):
-            self._words.write(f"{seconds:g} {what}\n".encode())
-
-
-def _watch(parent, name):
-    """The watching process: reads limits, kills when one is passed."""
-    # Slurm sends its signals to every process of a task. This one ends with
-    # the process it watches, which may still be saving.
-    for kind in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
-        signal.signal(kind, signal.SIG_IGN)
-    deadline, seconds, what = None, 0.0, ""
-    while True:
-        left = None if deadline is None else deadline - time.monotonic()
-        ready = [0]
-        if left is not None:
-            ready = select.select([0], [], [], max(left, 0.0))[0]
-        if not ready:
-            break
-        data = os.read(0, 65536)
-        if not data:
-            return  # the parent has ended
-        line = data.decode().splitlines()[-1]
-        number, _, what = line.partition(" ")
-        seconds = float(number)
-        deadline = time.monotonic() + seconds if seconds else None
-    print(
-        f"moco-tf: {name} hangs: {what} did not end within {seconds:g} s. It "
-        "is killed, to be started again (status 137). Its stacks:",
-        file=sys.stderr,
-        flush=True,
-    )
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(parent, signal.SIGUSR2)
-        time.sleep(_STACKS)
-        os.kill(parent, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    _watch(int(sys.argv[1]), sys.argv[2])
-
-
-# Statuses of a process; 0, 1 and 2 are those of every command.
-INTERRUPTED = 130
-START_AGAIN = 138
-
-
 class Left(Exception):
-    """All workers saved and left when asked to; start again to go on."""
+    """All workers saved and left when asked to; start again to go on.
+
+    Attributes:
+      status: exit status of the process.
+    """
 
     def __init__(self, step, status):
         super().__init__(f"asked to leave: all is saved at step {step}.")
@@ -109,20 +38,20 @@ class Left(Exception):
 
 
 class Guard:
-    """What watches over one training process.
+    """Signals and time limits of one training process.
 
     Attributes:
       cluster: Cluster, or None for a process on its own.
-      asked: the signal that asks to leave, or None.
+      asked: the signal that asked this process to leave, or None.
     """
 
     def __init__(self, cluster=None, stall_timeout=0.0):
-        """Starts to watch.
+        """Starts a watchdog where there is a cluster.
 
         Args:
           cluster: Cluster or None.
-          stall_timeout: seconds that a step may take; 0: no limit. Kept in a
-            cluster only: alone, nobody is waited for.
+          stall_timeout: seconds that a step may take; 0: no limit. Holds in a
+            cluster only: a process on its own keeps nobody waiting.
         """
         self.cluster = cluster
         self.asked = None
@@ -151,6 +80,7 @@ class Guard:
             signal.signal(kind, self._note)
 
     def _note(self, number, frame):
+        """Notes that a signal came (a signal handler)."""
         del frame
         self.asked = signal.Signals(number)
         if number == signal.SIGINT:  # the second one interrupts
@@ -160,11 +90,90 @@ class Guard:
         """The exit status of a process that was asked to leave."""
         return INTERRUPTED if self.asked == signal.SIGINT else START_AGAIN
 
-    def limit(self, seconds, what):
-        """Allows `what` to take so many seconds; 0: any time."""
+    def limit(self, seconds, activity):
+        """Allows an activity so many seconds from now; see Watchdog.limit."""
         if self._watchdog:
-            self._watchdog.limit(seconds, what)
+            self._watchdog.limit(seconds, activity)
 
     def step_done(self, step):
-        """Tells the watchdog that a step ended."""
+        """Begins the time of the next step."""
         self.limit(self._stall_timeout, f"the step after step {step}")
+
+
+class Watchdog:
+    """Kills this process when nothing is heard from it for too long.
+
+    Side effects: starts a Python process that ends with this one; when the
+    time is over it writes why to stderr, asks for the stacks of all threads
+    (SIGUSR2, see faulthandler) and sends SIGKILL (status 137).
+    """
+
+    def __init__(self, name):
+        """Starts the watching process; nothing is limited yet.
+
+        Args:
+          name: str, this process in messages.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(os.getpid()), name],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+        )
+        assert self._process.stdin  # for mypy: there is one with PIPE
+        self._pipe = self._process.stdin
+        self._last_limit = None
+        self._last_time = 0.0
+
+    def limit(self, seconds, activity):
+        """Allows so much time from now until the next call.
+
+        Args:
+          seconds: float; 0: no limit until the next call.
+          activity: str, what is waited for, in one line.
+        """
+        now = time.monotonic()
+        # One line a second is enough, for steps that take milliseconds.
+        same = (seconds, activity) == self._last_limit
+        if same and now - self._last_time < 1.0:
+            return
+        self._last_limit, self._last_time = (seconds, activity), now
+        # Without its watchdog a run goes on.
+        with contextlib.suppress(OSError):
+            self._pipe.write(f"{seconds:g} {activity}\n".encode())
+
+
+def _watch(parent, name):
+    """The watching process: reads limits, kills when one is exceeded."""
+    # Slurm sends its signals to every process of a task. This one ends with
+    # the process it watches, which may still be saving.
+    for kind in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_IGN)
+    deadline, seconds, activity = None, 0.0, ""
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        ready = [0]
+        if left is not None:
+            ready = select.select([0], [], [], max(left, 0.0))[0]
+        if not ready:
+            break
+        data = os.read(0, 65536)
+        if not data:
+            return  # the parent has ended
+        line = data.decode().splitlines()[-1]
+        number, _, activity = line.partition(" ")
+        seconds = float(number)
+        deadline = time.monotonic() + seconds if seconds else None
+    print(
+        f"moco-tf: {name} hangs: {activity} did not end within {seconds:g} s. "
+        "It is killed, to be started again (status 137). Its stacks:",
+        file=sys.stderr,
+        flush=True,
+    )
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(parent, signal.SIGUSR2)
+        time.sleep(_STACKS)
+        os.kill(parent, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _watch(int(sys.argv[1]), sys.argv[2])

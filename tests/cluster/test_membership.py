@@ -1,4 +1,4 @@
-"""Where a process finds its cluster; every expected value by hand."""
+"""Which cluster a process is in; all expected values by hand."""
 
 import json
 
@@ -16,9 +16,9 @@ def _tf_config(cluster, kind="worker", index=0, **more):
 
 def test_flags_come_before_everything_else():
     environment = _tf_config({"worker": ["c:1", "d:1"]})
-    found = membership.find(environment, "a:1, b:2", "1")
-    assert (found.workers, found.index) == (TWO, 1)
-    assert not found.is_chief
+    cluster = membership.find(environment, "a:1, b:2", "1")
+    assert (cluster.workers, cluster.index) == (TWO, 1)
+    assert not cluster.is_chief
 
 
 @pytest.mark.parametrize("environment", [{}, {"TF_CONFIG": " "}])
@@ -32,7 +32,7 @@ def test_one_worker_is_no_cluster():
 
 
 @pytest.mark.parametrize(
-    ("cluster", "kind", "index", "expected"),
+    ("tasks", "kind", "index", "expected"),
     [
         ({"worker": ["a:1", "b:2"]}, "worker", 0, 0),
         ({"worker": ["a:1", "b:2"]}, "worker", 1, 1),
@@ -41,19 +41,19 @@ def test_one_worker_is_no_cluster():
         ({"master": ["a:1"], "worker": ["b:2"]}, "worker", 0, 1),
     ],
 )
-def test_tf_config_with_and_without_a_chief(cluster, kind, index, expected):
+def test_tf_config_with_and_without_a_chief(tasks, kind, index, expected):
     # Vertex adds "job" and "environment".
-    found = membership.find(
-        _tf_config(cluster, kind, index, job={}, environment="")
+    cluster = membership.find(
+        _tf_config(tasks, kind, index, job={}, environment="")
     )
-    assert (found.workers, found.index) == (TWO, expected)
+    assert (cluster.workers, cluster.index) == (TWO, expected)
 
 
-def test_what_tensorflow_is_told_names_workers_only():
-    found = membership.find(
+def test_the_tf_config_for_tensorflow_names_workers_only():
+    cluster = membership.find(
         _tf_config({"chief": ["a:1"], "worker": ["b:2"]}, "worker", 0)
     )
-    assert json.loads(found.tf_config()) == {
+    assert json.loads(cluster.tf_config()) == {
         "cluster": {"worker": ["a:1", "b:2"]},
         "task": {"type": "worker", "index": 1},
     }
@@ -100,14 +100,14 @@ def _slurm(**more):
 
 
 def test_slurm_hosts_stay_in_slurms_order():
-    found = membership.find(_slurm())
+    cluster = membership.find(_slurm())
     # 12000 + 7 * 16; node10 is first although it sorts after node2.
-    assert found.workers == ("node10:12112", "node2:12112", "node3:12112")
-    assert found.index == 1
+    assert cluster.workers == ("node10:12112", "node2:12112", "node3:12112")
+    assert cluster.index == 1
 
 
 def test_slurm_tasks_of_one_node_have_ports_of_their_own():
-    found = membership.find(
+    cluster = membership.find(
         _slurm(
             SLURM_STEP_NODELIST="n1,n2",
             SLURM_STEP_TASKS_PER_NODE="2,1",
@@ -115,8 +115,8 @@ def test_slurm_tasks_of_one_node_have_ports_of_their_own():
             MOCO_PORT="5000",
         )
     )
-    assert found.workers == ("n1:5000", "n1:5001", "n2:5000")
-    assert found.local() == (1, 2)
+    assert cluster.workers == ("n1:5000", "n1:5001", "n2:5000")
+    assert cluster.local() == (1, 2)
 
 
 def test_a_slurm_job_outside_srun_is_a_process_on_its_own():
@@ -156,7 +156,7 @@ def test_host_lists(text, hosts):
 
 
 def test_task_counts():
-    assert membership.tasks("2(x3),1") == [2, 2, 2, 1]
+    assert membership.expand_tasks("2(x3),1") == [2, 2, 2, 1]
 
 
 def test_ports_of_slurm_jobs_are_ports_below_the_systems_own():
@@ -177,10 +177,10 @@ def _pod(**more):
 
 
 def test_pods_of_an_indexed_job():
-    found = membership.find(_pod())
-    assert found.workers == ("pretrain-0.moco:2222", "pretrain-1.moco:2222")
-    assert found.index == 1
-    assert found.local() == (0, 1)
+    cluster = membership.find(_pod())
+    assert cluster.workers == ("pretrain-0.moco:2222", "pretrain-1.moco:2222")
+    assert cluster.index == 1
+    assert cluster.local() == (0, 1)
     assert (
         membership.find(_pod(MOCO_PORT="9")).workers[0] == "pretrain-0.moco:9"
     )

@@ -12,7 +12,7 @@ from tests.cluster import ports
 
 
 def _meet(workers, index, timeout):
-    """Nothing, or what was raised."""
+    """None, or the error that was raised."""
     try:
         rendezvous.meet(membership.Cluster(workers, index, "a test"), timeout)
     except (rendezvous.PeerMissing, ValueError) as error:
@@ -22,11 +22,11 @@ def _meet(workers, index, timeout):
 def _meet_all(workers, indices, timeout=20.0, delays=(0, 0, 0)):
     with concurrent.futures.ThreadPoolExecutor() as pool:
 
-        def come(index):
+        def start(index):
             time.sleep(delays[index])
             return _meet(workers, index, timeout)
 
-        return list(pool.map(come, indices))
+        return list(pool.map(start, indices))
 
 
 def _port_is_free(worker):
@@ -43,7 +43,7 @@ def test_all_meet_in_any_order_of_coming(delays):
     _port_is_free(workers[0])  # for TensorFlow
 
 
-def test_everyone_names_the_worker_that_did_not_come():
+def test_all_workers_name_the_worker_that_did_not_come():
     workers = ports.workers(3)
     errors = _meet_all(workers, [0, 2], timeout=1.0)
     for error in errors:
@@ -52,7 +52,7 @@ def test_everyone_names_the_worker_that_did_not_come():
 
 
 def test_a_missing_chief_is_named(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_VERDICT", 0.0)
+    monkeypatch.setattr(rendezvous, "_REPLY_TIMEOUT", 0.0)
     workers = ports.workers(2)
     error = _meet(workers, 1, 1.0)
     assert f"worker 0 ({workers[0]}) did not come" in str(error)
@@ -74,7 +74,7 @@ def test_a_worker_started_again_takes_its_place():
         chief = pool.submit(_meet, workers, 0, 20.0)
         for _ in range(2):  # one that says hello and dies, twice
             first = waiting.wait_for(lambda: _connected(address))
-            rendezvous._say(first, {"worker": 1, "cluster": identity})
+            rendezvous._send(first, {"worker": 1, "cluster": identity})
             time.sleep(0.2)
             first.close()
         last = pool.submit(_meet, workers, 2, 20.0)
@@ -85,23 +85,23 @@ def test_a_worker_started_again_takes_its_place():
 
 
 @pytest.mark.parametrize(
-    "words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 9000]
+    "text", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 9000]
 )
-def test_strangers_do_not_disturb(words, monkeypatch):
-    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.3)
+def test_strangers_do_not_disturb(text, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_CONNECTION_TIMEOUT", 0.3)
     workers = ports.workers(2)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 20.0)
         address = workers[0].split(":")
         stranger = waiting.wait_for(lambda: _connected(address))
         with stranger:
-            stranger.sendall(words)
+            stranger.sendall(text)
             second = pool.submit(_meet, workers, 1, 20.0)
             assert [chief.result(), second.result()] == [None, None]
 
 
 def test_a_port_of_another_program_counts_as_not_there(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_VERDICT", 0.0)
+    monkeypatch.setattr(rendezvous, "_REPLY_TIMEOUT", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         workers = (f"127.0.0.1:{port}", "127.0.0.1:1")
@@ -109,7 +109,7 @@ def test_a_port_of_another_program_counts_as_not_there(monkeypatch):
     assert isinstance(error, rendezvous.PeerMissing)
 
 
-def test_a_worker_of_another_list_is_told_so():
+def test_a_worker_of_another_list_is_refused():
     workers = ports.workers(3)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chief = pool.submit(_meet, workers, 0, 3.0)
@@ -128,4 +128,4 @@ def test_a_port_that_stays_taken_is_reported():
 
 def test_many_missing_workers_are_counted():
     workers = tuple(f"h{i}:1" for i in range(100))
-    assert rendezvous._shown(workers).endswith("h7:1 and 92 more")
+    assert rendezvous._join(workers).endswith("h7:1 and 92 more")

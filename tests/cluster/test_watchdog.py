@@ -9,7 +9,7 @@ import time
 
 def _run(script, timeout=60):
     """Runs Python code that has a Watchdog `dog`."""
-    code = "from moco_tf.cluster import guard, watchdog\nimport time\n"
+    code = "import time\nfrom moco_tf.cluster import watchdog\n"
     return subprocess.run(
         [sys.executable, "-c", code + textwrap.dedent(script)],
         capture_output=True,
