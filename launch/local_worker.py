@@ -19,20 +19,18 @@ _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 def free_ports(count):
     """Returns ports that nobody holds, lingering connections included."""
-    found, held = [], []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        place = socket.socket()
-        held.append(place)
-        try:
-            place.bind(("", port))
-        except OSError:
-            continue
-        found.append(port)
-        if len(found) == count:
-            break
-    for place in held:
-        place.close()
-    return found
+    ports = []
+    with contextlib.ExitStack() as sockets:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            opened = sockets.enter_context(socket.socket())
+            try:
+                opened.bind(("", port))
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                break
+    return ports
 
 
 def say(text):

@@ -91,8 +91,8 @@ def check(words):
     else:
         assert program in OTHERS, f"{program} is not in OTHERS"
         if "launch/slurm.sbatch" in words:
-            place = words.index("launch/slurm.sbatch")
-            check_moco_tf(["pretrain", *words[place + 1 :]])
+            start = words.index("launch/slurm.sbatch") + 1
+            check_moco_tf(["pretrain", *words[start:]])
 
 
 def check_moco_tf(words):
@@ -115,7 +115,7 @@ def check_moco_tf(words):
 def check_script(words):
     path = ROOT / words[0]
     assert path.exists(), words[0]
-    own, _, inner = " ".join(words[1:]).partition(" -- ")
+    script_flags, _, inner = " ".join(words[1:]).partition(" -- ")
     if inner:
         check(inner.split())
     if path.suffix == ".sh":
@@ -123,7 +123,7 @@ def check_script(words):
     if path.suffix != ".py":
         return
     known = constants(path)
-    others = [word for word in own.split() if word[:2] == "--"]
+    others = [word for word in script_flags.split() if word[:2] == "--"]
     others = [word for word in others if word.partition("=")[0] not in known]
     if others and "parse_known_args" in known:  # it hands them on
         check_moco_tf(["pretrain", *others])
@@ -133,23 +133,23 @@ def check_script(words):
 
 def constants(path):
     """Text and attributes in a script and the modules that it takes beside."""
-    found = set()
+    known = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.add(node.value)
+            known.add(node.value)
         if isinstance(node, ast.Attribute):
-            found.add(node.attr)
+            known.add(node.attr)
         if isinstance(node, ast.ImportFrom | ast.Import):
             for alias in node.names:
                 beside = path.parent / f"{alias.name}.py"
                 if beside.is_file():
-                    found |= constants(beside)
-    return found
+                    known |= constants(beside)
+    return known
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in COMMANDS}))
 def test_the_commands_of_a_page_are_understood(page):
-    for words in (words for found, words in COMMANDS if found == page):
+    for words in (words for shown, words in COMMANDS if shown == page):
         try:
             check(words)
         except (AssertionError, ValueError, flags.UsageError) as error:
@@ -159,11 +159,11 @@ def test_the_commands_of_a_page_are_understood(page):
 def test_pages_show_commands_of_every_kind():
     shown = {words[0] for _, words in COMMANDS}
     assert {"moco-tf", "python", "sbatch"} <= shown
-    given = {w[1] for _, w in COMMANDS if w[0] == "moco-tf" and len(w) > 2}
-    assert given >= set(cli.COMMANDS)
+    commands = {w[1] for _, w in COMMANDS if w[0] == "moco-tf" and len(w) > 2}
+    assert commands >= set(cli.COMMANDS)
 
 
-def test_every_benchmark_is_told_of_on_its_page():
+def test_every_benchmark_is_named_on_its_page():
     text = (ROOT / "benchmarks" / "README.md").read_text()
     for path in (ROOT / "benchmarks").glob("*.py"):
         if 'if __name__ == "__main__":' in path.read_text():

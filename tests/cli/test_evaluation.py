@@ -41,7 +41,7 @@ def test_knn_linear_and_embed_share_features(workdir, capsys):
     assert "have not changed by one bit" in out
 
 
-def test_neighbours_are_found_in_the_file_that_embed_wrote(workdir, tmp_path):
+def test_neighbours_reads_the_file_that_embed_wrote(workdir, tmp_path):
     path = tmp_path / "train.parquet"
     train = f"--source=folder:{workdir.parent / 'train'}"
     assert (
@@ -70,6 +70,7 @@ def test_neighbours_are_found_in_the_file_that_embed_wrote(workdir, tmp_path):
         (["knn"], 1, "by --workdir or by --saved_model"),
         (["linear", "--saved_model=x"], 2, "--output must be given"),
         (["knn", "--plot=a.png"], 2, "--plot needs the --workdir"),
+        (["knn", "--features=none"], 2, "--features must be one of backbone"),
         (["finetune"], 2, "--workdir must be given"),
         (["embed", "--workdir=x"], 2, "--source and --path must be given"),
         (["neighbours", "--bank=x"], 2, "--csv must be given"),
@@ -77,7 +78,7 @@ def test_neighbours_are_found_in_the_file_that_embed_wrote(workdir, tmp_path):
         (["linear", "--workdir=x", "--config.probe.ways=1"], 2, "'probe.way'"),
     ],
 )
-def test_what_is_missing_is_told(words, status, message, capsys):
+def test_a_missing_or_wrong_flag_is_named(words, status, message, capsys):
     assert cli.run(words) == status
     assert message in capsys.readouterr().err
 
@@ -95,7 +96,7 @@ def test_the_figures_of_a_run_are_drawn_against_knn(workdir, tmp_path, capsys):
     assert picture.stat().st_size > 1000
 
 
-def test_each_judging_command_lists_its_configurations(capsys):
+def test_each_training_command_lists_its_configurations(capsys):
     for command in ("linear", "finetune"):
         assert cli.run([command, "--help"]) == 0
         assert f"Configurations: {command}\n" in capsys.readouterr().out

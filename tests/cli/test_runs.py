@@ -95,7 +95,9 @@ def test_a_configuration_that_cannot_work_fails(tmp_path, capsys):
         ),
     ],
 )
-def test_what_is_not_understood_gives_status_2(words, message, capsys):
+def test_a_doctor_that_is_not_understood_ends_with_status_2(
+    words, message, capsys
+):
     assert cli.run(words) == 2
     assert message in capsys.readouterr().err
 
@@ -110,7 +112,7 @@ def test_several_workdirs_make_one_file(tmp_path, capsys):
     assert "Comparison of 2 runs" in (tmp_path / "both.html").read_text()
 
 
-def test_the_file_is_in_the_workdir_unless_told(tmp_path):
+def test_the_file_is_in_the_workdir_by_default(tmp_path):
     workdir = small_report.write(tmp_path / "run")
     assert cli.run(["report", f"--workdir={workdir}", "--images=0"]) == 0
     assert (workdir / "report.html").is_file()
@@ -129,6 +131,8 @@ def test_a_folder_that_is_no_run_ends_with_status_1(tmp_path, capsys):
         (["--workdir=x", "--images=many"], "--images takes one whole number"),
     ],
 )
-def test_what_is_not_understood_ends_with_status_2(words, message, capsys):
+def test_a_report_that_is_not_understood_ends_with_status_2(
+    words, message, capsys
+):
     assert cli.run(["report", *words]) == 2
     assert message in capsys.readouterr().err

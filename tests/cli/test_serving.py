@@ -47,6 +47,6 @@ def test_convert_writes_beside_the_versions(shallow_workdir, capsys):
         (["import-weights", "--path=/none", "--workdir=x"], 1, "/none"),
     ],
 )
-def test_what_is_missing_is_told(words, status, message, capsys):
+def test_a_missing_or_wrong_flag_is_named(words, status, message, capsys):
     assert cli.run(words) == status
     assert message in capsys.readouterr().err

@@ -111,11 +111,11 @@ def main(out, replicas, workers="", index=""):
     # Two stages of one block: the rest of the network would only trace longer.
     resnet.DEPTHS[18] = ((1, 1), False)
     strategy = make_strategy(int(replicas), workers, index)
-    found = {"replicas": strategy.num_replicas_in_sync}
+    results = {"replicas": strategy.num_replicas_in_sync}
     for shuffle in ("address", "gather"):
         for name, value in train(strategy, shuffle).items():
-            found[f"{shuffle}_{name}"] = value
-    np.savez(out, **found)
+            results[f"{shuffle}_{name}"] = value
+    np.savez(out, **results)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def left(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(images, tmp_path_factory):
-    """A whole run of one process with one replica."""
+    """A run of one process to its end, with one replica."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     done = small_run.run(images, workdir, **FIELDS)
     assert done.returncode == 0, done.stderr

@@ -45,10 +45,12 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """All workers' results of the layout."""
-    found = _run(tmp_path_factory.mktemp("many"), LAYOUT)
+    results = _run(tmp_path_factory.mktemp("many"), LAYOUT)
     workers, replicas = map(int, LAYOUT.split("x"))
-    assert [int(f["replicas"]) for f in found] == [workers * replicas] * workers
-    return found
+    assert [int(r["replicas"]) for r in results] == [
+        workers * replicas
+    ] * workers
+    return results
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)

@@ -13,8 +13,8 @@ START_AGAIN = {137, 138, 143}
 
 def documents(name):
     """The objects of a manifest, by kind."""
-    found = yaml.safe_load_all((FOLDER / name).read_text())
-    return {item["kind"]: item for item in found}
+    documents = yaml.safe_load_all((FOLDER / name).read_text())
+    return {item["kind"]: item for item in documents}
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def test_all_places_say_the_same_number_of_pods(job):
 def test_a_pod_finds_the_others_through_the_service(indexed, job):
     service = indexed["Service"]
     name = indexed["Job"]["metadata"]["name"]
-    given = {
+    pod = {
         **environment(job),
         "HOSTNAME": f"{name}-2",
         "JOB_COMPLETION_INDEX": "2",
     }
-    cluster = membership.find(given)
+    cluster = membership.find(pod)
     host, port = (
         service["metadata"]["name"],
         service["spec"]["ports"][0]["port"],

@@ -73,12 +73,12 @@ def is_running(pid):
 def test_every_worker_gets_the_command_and_its_place(launch, tmp_path):
     status, out, err = result(launch("0,0,0"))
     assert (status, err) == (0, "")
-    places = [notes(tmp_path, index, "argv") for index in range(3)]
+    lines = [notes(tmp_path, index, "argv") for index in range(3)]
     pattern = r"0,0,0 --workers=((?:127\.0\.0\.1:\d+,?){3}) --worker_index=(\d)"
-    found = [re.fullmatch(pattern, place[0]) for place in places]
-    assert [match[2] for match in found] == ["0", "1", "2"]
-    assert len({match[1] for match in found}) == 1
-    assert len(set(found[0][1].split(","))) == 3
+    matches = [re.fullmatch(pattern, line[0]) for line in lines]
+    assert [match[2] for match in matches] == ["0", "1", "2"]
+    assert len({match[1] for match in matches}) == 1
+    assert len(set(matches[0][1].split(","))) == 3
 
 
 def test_each_worker_has_a_log_and_the_terminal_shows_the_first(
@@ -108,8 +108,8 @@ def test_a_lost_worker_starts_all_again_at_new_ports(launch, tmp_path, end):
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_failure_stops_the_others_and_is_named(launch, tmp_path, status):
-    found, out, err = result(launch(f"wait,{status}"))
-    assert found == status
+    exit_status, out, err = result(launch(f"wait,{status}"))
+    assert exit_status == status
     assert notes(tmp_path, 0, "got") == ["SIGTERM"]
     assert len(notes(tmp_path, 0, "argv")) == 1
     assert f"worker 1 failed with status {status}" in err

@@ -72,7 +72,7 @@ def start(tmp_path):
     started = []
 
     def start(*words, **variables):
-        given = {
+        environment = {
             "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
             "NOTES": str(tmp_path / "notes"),
             "MOCO_TF": "moco",
@@ -83,7 +83,7 @@ def start(tmp_path):
         started.append(
             subprocess.Popen(
                 ["/bin/bash", SCRIPT, *words],
-                env=given | variables,
+                env=environment | variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -119,15 +119,15 @@ def test_every_word_goes_to_pretrain(run):
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_failure_keeps_its_status_and_is_not_tried_again(run, status):
-    found, err, noted = run(STATUS=str(status))
-    assert found == status
+    exit_status, err, noted = run(STATUS=str(status))
+    assert exit_status == status
     assert f"task 0 left with {status}" in err
     assert "scontrol" not in noted and "sleep" not in noted
 
 
 def test_another_failure_is_not_tried_again(run):
-    found, err, noted = run(STATUS="127")
-    assert found == 1
+    exit_status, err, noted = run(STATUS="127")
+    assert exit_status == 1
     assert "scontrol" not in noted
 
 
@@ -142,8 +142,8 @@ def test_a_failure_is_srun_s_highest_status(run, status):
 
 @pytest.mark.parametrize("status", [134, 137, 138, 139, 143])
 def test_a_lost_worker_puts_the_job_back_to_the_queue(run, status):
-    found, err, noted = run(STATUS=str(status), SLURM_RESTART_COUNT="3")
-    assert found == status
+    exit_status, err, noted = run(STATUS=str(status), SLURM_RESTART_COUNT="3")
+    assert exit_status == status
     assert "scontrol requeue 77\n" in noted
     assert "back to the queue, restart 4" in err
 
@@ -277,13 +277,13 @@ def test_a_real_slurm_restarts_what_is_lost_and_stops_at_a_failure(tmp_path):
     for number in range(3):
         for index in range(2):
             assert f"{number} {index} {words}" in noted
-            places = [
+            lines = [
                 n for n in noted if n.startswith(f"{number} {index} place")
             ]
-            assert places[0].split()[3::2] == ["2", "2"]
-    # USR1 reaches every task; who loses a peer is told to leave, and saves.
-    told = [line for line in noted if "got" in line or "saved" in line]
-    assert told == [
+            assert lines[0].split()[3::2] == ["2", "2"]
+    # USR1 reaches every task; who loses a peer is asked to leave, and saves.
+    answers = [line for line in noted if "got" in line or "saved" in line]
+    assert answers == [
         "0 0 got SIGUSR1",
         "0 0 saved",
         "0 1 got SIGUSR1",
