@@ -90,7 +90,7 @@ def test_signals_ask_and_the_exit_status_says_what_for():
     # stack of signal handlers in memory that is no longer theirs.
     code = """if True:
         import signal
-        from moco_tf.cluster import guard
+        from moco_tf.cluster import watchdog
         watch = watchdog.Guard()
         watch.take_signals()
         signal.raise_signal(signal.SIGUSR1)
