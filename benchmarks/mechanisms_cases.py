@@ -1,8 +1,9 @@
 """The cases of mechanisms.py, and the configuration of each."""
 
 from moco_tf import config as configs
-from moco_tf import config_schema, method_table
+from moco_tf import config_schema
 from moco_tf.data import augmentation
+from moco_tf.methods import table
 
 # Of the small run, where the published value is for another size of data.
 _SECTIONS = {
@@ -96,7 +97,7 @@ _OPERATIONS = {
 def cases(experiment):
     """The cases of an experiment: label -> (method, fields, augmentation)."""
     if experiment == "methods":
-        return {name: (name, {}, None) for name in method_table.METHODS}
+        return {name: (name, {}, None) for name in table.METHODS}
     if experiment == "multi_crop":
         small = {
             "data.small_views": 4,
@@ -158,7 +159,7 @@ def make_config(method, fields, options, seed):
     values = configs.flatten(configs.load("quickstart").to_dict())
     known = config_schema.PRETRAIN
     values = {name: values[name] for name in known}
-    recipe = configs.load(method_table.METHODS[method].configs[0])
+    recipe = configs.load(table.METHODS[method].configs[0])
     own = recipe[method].to_dict() | _SECTIONS[method]
     values |= {f"{method}.{name}": value for name, value in own.items()}
     values |= {

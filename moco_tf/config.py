@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from moco_tf import config_schema, method_table, naming
+from moco_tf import config_schema, naming
+from moco_tf.methods import table
 
 _PACKAGE = pathlib.Path(__file__).parent
 # A line of configs/_base.py: of a section, or of a field with its comment.
@@ -147,7 +148,7 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             + naming.suggestion(config.model.backbone, backbones)
         )
     config_schema.check_relations(config, replicas)
-    method = method_table.method_class(config.method)
+    method = table.method_class(config.method)
     if config.model.input not in method.INPUTS:
         names = ", ".join(method.INPUTS)
         raise ValueError(
@@ -237,7 +238,7 @@ def _base_tree(name):
     tables = _base_module()
     if name in config_schema.TABLES and name != "pretrain":
         return getattr(tables, name.upper())
-    method_table.fields(name)  # refuses an unknown method
+    table.fields(name)  # refuses an unknown method
     return tables.PRETRAIN | {"method": name, name: tables.METHODS[name]}
 
 
@@ -269,15 +270,15 @@ def flatten(tree, prefix=""):
 def _fields(values, command):
     """The fields that "section.key" -> value may have."""
     if command == "pretrain":
-        return method_table.fields(values.get("method", "moco"))
+        return table.fields(values.get("method", "moco"))
     return config_schema.TABLES[command]
 
 
 def _recipes(method):
     """Names of the configurations of a method, in words."""
-    if method in method_table.METHODS:
-        return ", ".join(method_table.METHODS[method].configs)
-    return naming.suggestion(method, method_table.METHODS)
+    if method in table.METHODS:
+        return ", ".join(table.METHODS[method].configs)
+    return naming.suggestion(method, table.METHODS)
 
 
 def _fill(values, command):

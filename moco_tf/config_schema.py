@@ -43,7 +43,7 @@ _COMMON = {
     "log.every_steps": Field(int, low=1, high=1024),
 }
 
-# What every method has; its own section is in method_table.py.
+# What every method has; its own section is in methods/table.py.
 PRETRAIN = {
     **_COMMON,
     "method": Field(str, later=True),

@@ -3,8 +3,8 @@
 import functools
 
 from moco_tf import config as configs
-from moco_tf import method_table
 from moco_tf.data import sources, stream, views
+from moco_tf.methods import table
 from moco_tf.models import encoder as encoders
 from moco_tf.models import heads, inputs
 from moco_tf.training import distribution, schedules
@@ -86,7 +86,7 @@ def make_stream(config, source, workers=1):
         config.seed,
         shuffle(config, workers),
         config.data.threads,
-        key_views=method_table.method_class(config.method).KEY_VIEWS,
+        key_views=table.method_class(config.method).KEY_VIEWS,
         augment_on=config.data.augment_on,
         small=small,
     )
@@ -137,7 +137,7 @@ def make_method(config, images, total_steps, replicas, workers):
         "bn_splits": bn_splits,
         "sync_bn": model.sync_bn,
     }
-    method = method_table.method_class(config.method)
+    method = table.method_class(config.method)
     own = config[config.method].to_dict()
     if "shuffle" in own:
         del own["shuffle"]
@@ -157,7 +157,7 @@ def make_method(config, images, total_steps, replicas, workers):
 
 def chance_loss(config):
     """The loss of features that tell nothing, in nats, or None."""
-    method = method_table.method_class(config.method)
+    method = table.method_class(config.method)
     return method.chance_loss(config[config.method], config.train.batch_size)
 
 
@@ -176,7 +176,7 @@ def describe(config, workdir, batches, strategy, step, last_step):
     places = f"{strategy.num_replicas_in_sync} replica(s)"
     if workers > 1:
         places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
-    method = method_table.method_class(config.method)
+    method = table.method_class(config.method)
     words = method.describe(config, len(batches.source))
     norm = f"{model.bn_groups} BatchNorm groups of "
     norm += f"{train.batch_size // model.bn_groups}"

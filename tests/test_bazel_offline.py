@@ -70,7 +70,7 @@ def test_a_test_fails_that_fails_or_reads_what_it_does_not_declare(
 def test_bazel_builds_the_product_and_runs_tests(tmp_path, capfd, monkeypatch):
     words = ["--build=//moco_tf/...", f"--scratch={tmp_path}"]
     words += [
-        "--test=//tests:test_method_table,//tests/cluster:test_membership"
+        "--test=//tests/methods:test_table,//tests/cluster:test_membership"
     ]
     monkeypatch.setattr("sys.argv", ["bazel_offline.py", *words])
     assert bazel_offline.main() == 0, capfd.readouterr().err

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import config_schema, method_table, plan
+from moco_tf import config_schema, plan
 from moco_tf.data import view_stage, views
-from moco_tf.methods import dictionaries
+from moco_tf.methods import dictionaries, table
 from moco_tf.models import heads, inputs, resnet
 
 NAMES = configs.names()
@@ -40,7 +40,7 @@ def test_every_shipped_configuration_passes_check(name, replicas):
 
 
 def test_names_in_the_rules_are_those_of_the_parts():
-    fields = config_schema.PRETRAIN | method_table.fields("memory_bank")
+    fields = config_schema.PRETRAIN | table.fields("memory_bank")
     for name, parts in (
         ("data.views", views.RECIPES),
         ("data.augment_on", view_stage.WHERE),

@@ -24,7 +24,7 @@ ROOMS = {
     "methods": (),
     "monitoring": (),
     "training": (),
-    "config": ("config", "method_table", "workdirs"),
+    "config": ("config", "workdirs"),
     "plan": ("plan",),
     "evaluation": (),
     "reporting": (),

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import config_schema, method_table, workdirs
+from moco_tf import config_schema, workdirs
 from moco_tf.cli import main as cli
+from moco_tf.methods import table
 
 FOLDER = configs.folders()[0]
 COMMANDS = {
@@ -201,10 +202,10 @@ def test_a_preset_is_a_header_with_its_command_and_a_short_list(name):
     assert imports == ["from moco_tf import config as configs"]
 
 
-@pytest.mark.parametrize("name", [*method_table.METHODS, "linear", "finetune"])
+@pytest.mark.parametrize("name", [*table.METHODS, "linear", "finetune"])
 def test_the_base_has_every_field_of_the_schema_and_no_other(name):
-    if name in method_table.METHODS:
-        fields = method_table.fields(name)
+    if name in table.METHODS:
+        fields = table.fields(name)
     else:
         fields = config_schema.TABLES[name]
     values = configs.flatten(configs.base(name).to_dict())

@@ -8,9 +8,10 @@ import subprocess
 
 import tensorflow as tf
 
-from moco_tf import method_table, plan
+from moco_tf import plan
 from moco_tf.data import views
 from moco_tf.doctor import recipe, table
+from moco_tf.methods import table as methods
 from moco_tf.models import cloning, inputs
 from moco_tf.monitoring import progress
 
@@ -101,7 +102,7 @@ def predict(config, replicas, images):
         patches = side**2
     encoded = rows // config.train.micro_batches  # at a time
     outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
-    method = method_table.method_class(config.method)
+    method = methods.method_class(config.method)
     passes = method.trained_passes(config[config.method])
     # Small views: by their pixels.
     data = config.data
@@ -132,7 +133,7 @@ def _outputs(model, rows, inner=1):
 
 def checkpoint_bytes(parts, config, images):
     """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
-    method = method_table.method_class(config.method)
+    method = methods.method_class(config.method)
     keys = method.dictionary_bytes(config, images, 0)
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 

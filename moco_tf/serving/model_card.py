@@ -5,8 +5,9 @@ import pathlib
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import method_table, workdirs
+from moco_tf import workdirs
 from moco_tf.evaluation import accuracy
+from moco_tf.methods import table
 from moco_tf.monitoring import metrics_csv
 from moco_tf.serving import signatures
 from moco_tf.training import checkpoints
@@ -17,7 +18,7 @@ UNSPECIFIED = "unspecified"  # licence
 def readme(card):
     """The README.md of a card, as describe makes it."""
     encoder = card["encoder"]
-    method = method_table.METHODS[encoder["method"]]
+    method = table.METHODS[encoder["method"]]
     papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
     image = "an image"
     if encoder["input"] == "pair":

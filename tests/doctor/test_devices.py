@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import method_table
 from moco_tf.doctor import devices, reference, table
+from moco_tf.methods import table as methods
 from moco_tf.models import encoder
 from tests.doctor import small_backbone
 from tests.methods import every_method
@@ -100,9 +100,9 @@ def test_a_pair_of_files_is_resumed_too(monkeypatch):
     assert row.finding.endswith("the same bits")
 
 
-@pytest.mark.parametrize("name", method_table.METHODS)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_the_small_run_of_any_method_keeps_the_rules(name):
-    recipe = method_table.METHODS[name].configs[0]
+    recipe = methods.METHODS[name].configs[0]
     config = configs.load(recipe, {"data.source": "a"})
     configs.check(devices.small_config(config, 2), 2)
 

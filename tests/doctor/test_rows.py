@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import method_table
 from moco_tf.data import sources
 from moco_tf.doctor import images, recipe, scan, table
+from moco_tf.methods import table as methods
 from tests.doctor import photographs
 
 
@@ -125,9 +125,9 @@ def test_queue_against_the_number_of_images(count, verdict, change):
     assert (row.verdict, row.overrides) == (verdict, change)
 
 
-@pytest.mark.parametrize("name", sorted(method_table.METHODS))
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_the_recipe_of_any_method_is_looked_at(name):
-    config = config_of(method_table.METHODS[name].configs[0])
+    config = config_of(methods.METHODS[name].configs[0])
     checks = {row.check for row in recipe.fit(config, 10**6)}
     assert ("queue" in checks) == (name == "moco")
     assert {"learning rate", "batch norm", "length"} <= checks

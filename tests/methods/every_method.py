@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import method_table, pretrain
+from moco_tf import pretrain
+from moco_tf.methods import table
 from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints, distribution
@@ -67,10 +68,10 @@ SMALL_VIEWS, SMALL_SIZE = 2, 8
 
 def make_config(name, **fields):
     """A configuration of a method, shrunk; fields with __ for the dot."""
-    config = configs.load(method_table.METHODS[name].configs[0])
+    config = configs.load(table.METHODS[name].configs[0])
     config = config.copy_and_resolve_references()
     own = {f"{name}.{key}": value for key, value in OWN.get(name, {}).items()}
-    if method_table.method_class(name).MULTI_CROP:
+    if table.method_class(name).MULTI_CROP:
         own["data.small_views"] = SMALL_VIEWS
         own["data.small_size"] = SMALL_SIZE
     groups = 1 if config.model.sync_bn else 2
@@ -178,7 +179,7 @@ def main(world, path):
     devices = f"cpu:{world}"
     strategy = distribution.make_strategy(devices, deterministic=True)
     results = {}
-    for name in method_table.METHODS:
+    for name in table.METHODS:
         method = make_method(name, strategy)
         assert method.replicas == world
         with tempfile.TemporaryDirectory() as start:

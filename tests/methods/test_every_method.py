@@ -8,18 +8,18 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import method_table
+from moco_tf.methods import table
 from moco_tf.training import checkpoints
 from tests import replicas, small_run
 from tests.methods import every_method
 
-METHODS = sorted(method_table.METHODS)
+METHODS = sorted(table.METHODS)
 
 
 def _recipes():
     return [
         (name, config)
-        for name, entry in method_table.METHODS.items()
+        for name, entry in table.METHODS.items()
         for config in entry.configs
     ]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import method_table
+from moco_tf.methods import table
 from moco_tf.monitoring import health
 
 CHANCE = math.log(4097)
@@ -204,18 +204,16 @@ def test_the_watch_reads_numpy_figures():
     assert _names(_watch().report(row)) == ["chance-loss"]
 
 
-@pytest.mark.parametrize("name", method_table.METHODS)
+@pytest.mark.parametrize("name", table.METHODS)
 def test_a_good_run_of_any_method_hears_nothing(name):
-    config = configs.load(
-        method_table.METHODS[name].configs[0], {"data.source": "a"}
-    )
+    config = configs.load(table.METHODS[name].configs[0], {"data.source": "a"})
     # An epoch of the images fills any queue; BYOL has no loss of guessing.
     chance = None if name == "byol" else 8.0
     watch = _watch(config, 1_281_167, chance)
     figures = {"spread": 0.9, "key_rank": None} if name == "byol" else {}
     assert watch.start() == []
     assert watch.report(_row(5000, **figures)) == []
-    measured = method_table.method_class(name).METRICS
+    measured = table.method_class(name).METRICS
     means = {key: 0.5 for key in ("instance_top1",) if key in measured}
     # The momentum of others is of a bank of features.
     momentum = name in ("moco", "byol", "dino") and config[name].momentum

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from moco_tf import method_table
+from moco_tf.methods import table
 from moco_tf.reporting import page
 from tests import shallow
 from tests.evaluation import small_encoder
@@ -218,11 +218,11 @@ def test_the_published_curve_stands_beside_cifar10_alone(tmp_path):
     assert text.count("published, 200 epochs") == 2  # loss and kNN
 
 
-@pytest.mark.parametrize("name", method_table.METHODS)
+@pytest.mark.parametrize("name", table.METHODS)
 def test_a_report_of_any_method_says_nothing_of_anothers(tmp_path, name):
-    measured = method_table.method_class(name).METRICS
+    measured = table.method_class(name).METRICS
     figures = {} if "instance_top1" in measured else {"instance_top1": None}
-    recipe = method_table.METHODS[name].configs[-1]
+    recipe = table.METHODS[name].configs[-1]
     source = {"data__source": "folder:/nowhere/cifar10"}
     rows = [small_report.loss_and_knn(epoch) | figures for epoch in (1, 2)]
     small_report.write(tmp_path, rows, recipe, **source)

@@ -3,10 +3,10 @@ import pathlib
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import method_table
+from moco_tf.methods import table
 from tools import methods_in_readme
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def test_the_readme_has_the_table_of_the_methods_there_are():
@@ -16,7 +16,7 @@ def test_the_readme_has_the_table_of_the_methods_there_are():
 
 def test_every_method_has_a_row_with_its_result_in_the_docs():
     text = (ROOT / "docs" / "methods.md").read_text()
-    for name in method_table.METHODS:
+    for name in table.METHODS:
         rows = [row for row in text.splitlines() if f"(`{name}`)" in row]
         assert len(rows) == 1, name
         assert "%" in rows[0]
@@ -38,13 +38,13 @@ def test_logits_are_counted_of_every_view(name, views, logits):
     if name.startswith("moco"):
         fields["moco.queue_size"] = "100"
     config = configs.load(name, fields)
-    method = method_table.method_class(config.method)
+    method = table.method_class(config.method)
     kept = method.dictionary_bytes(config, 0, 0)
     # float32, kept three times: logits, softmax and its gradient.
     assert method.dictionary_bytes(config, 0, 2) - kept == 3 * 4 * logits
 
 
 def test_fields_are_the_common_ones_and_the_methods_own():
-    fields = method_table.fields("simclr")
+    fields = table.fields("simclr")
     assert "simclr.temperature" in fields and "train.epochs" in fields
     assert not [name for name in fields if name.startswith("moco.")]
