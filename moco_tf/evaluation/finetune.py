@@ -81,14 +81,16 @@ class FineTuned(supervised.Classifier):
         if self._mixing:
             targets = tf.one_hot(labels, self.head.output_shape[-1])
             images, targets = self._mixing(images, targets, self.step)
-        with tf.GradientTape() as tape:
-            logits = self._classify(images, training=True)
+
+        def classify(rows):
+            logits = self._classify(rows["images"], training=True)
             loss = supervised.cross_entropy(
-                targets, logits, self.label_smoothing
+                rows["targets"], logits, self.label_smoothing
             )
-            # Keras sums gradients over replicas.
-            loss_share = loss / self.replicas
-        self.optimizer.minimize(loss_share, self.trained_variables(), tape=tape)
+            return loss, {}, logits
+
+        rows = {"images": images, "targets": targets}
+        loss, _, logits = self.descend(classify, rows)
         return self.report(batch, labels, logits, loss)
 
     @tf.function

@@ -286,13 +286,16 @@ class LinearProbe(supervised.Classifier):
     def train_step(self, batch):
         """SGD of the linear layer alone; the encoder is in inference mode."""
         labels = self.labels_of(batch)
-        rows = tf.stop_gradient(self._encode(batch["query"])[self._layer])
-        with tf.GradientTape() as tape:
-            logits = rows @ self.kernel + self.bias
-            loss = supervised.cross_entropy(labels, logits)
-            # Keras sums gradients over replicas.
-            loss_share = loss / self.replicas
-        self.optimizer.minimize(loss_share, self.trained_variables(), tape=tape)
+        features = self._encode(batch["query"])[self._layer]
+        features = tf.stop_gradient(features)
+
+        def classify(rows):
+            logits = rows["features"] @ self.kernel + self.bias
+            loss = supervised.cross_entropy(rows["labels"], logits)
+            return loss, {}, logits
+
+        rows = {"features": features, "labels": labels}
+        loss, _, logits = self.descend(classify, rows)
         return self.report(batch, labels, logits, loss)
 
     def weights_and_bias(self):

@@ -20,7 +20,6 @@ class BYOL(two_views.TwoViews):
 
     NEEDS = ("total_steps", "hidden", "bn_splits", "sync_bn")
     METRICS = ("loss", "unreadable", "positive", "spread")
-    SCORES = {"positive": tf.TensorShape([])}
     MULTI_CROP = True
 
     def __init__(

@@ -65,7 +65,6 @@ class CMC(two_views.Contrastive):
         self.images, self.negatives = images, negatives
         self.temperature = temperature
         self.loss_name = loss
-        self.SCORES = {**self.SCORES, "query": tf.TensorShape([None, dim])}
 
     @classmethod
     def chance_loss(cls, section, batch_size):
@@ -122,14 +121,14 @@ class CMC(two_views.Contrastive):
                 colour, rows["luminance"], negatives[0], self.banks[0]
             )
             query = tf.concat([luminance, colour], axis=1)
-            return first + second, {**self.scores(logits), "query": query}
+            return first + second, self.scores(logits), query
 
-        loss, scores = self.descend(contrast, rows)
-        seen, images = shuffle.gather_keys(scores.pop("query"), batch["index"])
-        for bank, features in zip(
-            self.banks, tf.split(seen, 2, axis=1), strict=True
+        loss, scores, query = self.descend(contrast, rows)
+        features, images = shuffle.gather_keys(query, batch["index"])
+        for bank, half in zip(
+            self.banks, tf.split(features, 2, axis=1), strict=True
         ):
-            bank.update(images, features)
+            bank.update(images, half)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
     def sensors(self, images):

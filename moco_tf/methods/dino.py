@@ -22,7 +22,6 @@ class DINO(two_views.TwoViews):
 
     NEEDS = ("total_steps", "steps_per_epoch")
     METRICS = ("loss", "unreadable", "spread", "teacher_entropy")
-    SCORES = {}
     MULTI_CROP = True
 
     def __init__(

@@ -56,10 +56,6 @@ class MemoryBank(two_views.Contrastive):
         self.images, self.negatives = images, negatives
         self.temperature = temperature
         self.loss_name = loss
-        self.SCORES = {
-            **self.SCORES,
-            "query": tf.TensorShape([None, dim]),
-        }
 
     @classmethod
     def chance_loss(cls, section, batch_size):
@@ -113,9 +109,9 @@ class MemoryBank(two_views.Contrastive):
             if self.loss_name == "nce":
                 constant = self.bank.normalizer(logits)
                 loss = losses.nce(logits, constant, self.images)
-            return loss, {**self.scores(logits), "query": query}
+            return loss, self.scores(logits), query
 
-        loss, scores = self.descend(contrast, rows)
-        seen, images = shuffle.gather_keys(scores.pop("query"), batch["index"])
-        self.bank.update(images, seen)
+        loss, scores, query = self.descend(contrast, rows)
+        features, images = shuffle.gather_keys(query, batch["index"])
+        self.bank.update(images, features)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}

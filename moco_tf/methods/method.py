@@ -38,67 +38,63 @@ def encode_in_parts(encode_rows, images, count, dim):
     return tf.reshape(encoded.stack(), [images.shape[0], dim])
 
 
-def loss_and_gradients(
-    loss_of, rows, count, variables, optimizer, shapes, share=1.0
-):
-    """Means of a loss and scores over a batch, and the loss's gradients.
+def loss_and_gradients(loss_of, rows, count, variables, optimizer, share=1.0):
+    """A loss over a batch that is encoded in micro-batches, and its gradients.
 
     Args:
-      loss_of: takes a dict of tensors [N / count, ...]; returns the loss, a
-        float32 scalar, and a dict of float32 scores: means over the rows, or
-        rows [N / count, ...].
+      loss_of: takes a dict like `rows`, of tensors [N / count, ...]; returns a
+        tuple: the loss, a float32 scalar; a dict of float32 means over these
+        rows; and, if wanted, further float32 tensors [N / count, ...].
       rows: dict of tensors [N, ...]. count: int, micro-batches.
       variables: list of variables.
       optimizer: Keras optimiser; its loss scale is used if it has one.
-      shapes: dict of tf.TensorShape, of the scores; rows begin with None.
-      share: float, of the loss, whose gradients are returned.
+      share: float; the gradients are those of share * loss.
 
     Returns:
-      loss: float32 scalar; dict of scores; list of gradients by variable.
+      outputs: a tuple like that of `loss_of`, for the whole batch.
+      gradients: list, one for each variable.
     """
 
-    def of(rows):
+    def compute(rows):
         scales = hasattr(optimizer, "get_scaled_loss")  # float16
         with tf.GradientTape() as tape:
-            loss, scores = loss_of(rows)
-            part = loss * share
-            part = optimizer.get_scaled_loss(part) if scales else part
-        found = tape.gradient(part, variables)
+            outputs = loss_of(rows)
+            target = outputs[0] * share
+            target = optimizer.get_scaled_loss(target) if scales else target
+        gradients = tape.gradient(target, variables)
         if scales:
-            found = optimizer.get_unscaled_gradients(found)
-        return loss, scores, found
+            gradients = optimizer.get_unscaled_gradients(gradients)
+        return outputs, gradients
 
     if count == 1:
-        return of(rows)
+        return compute(rows)
     parts = {name: _parts(values, count) for name, values in rows.items()}
+    shapes: Any = None  # of the outputs; known when the loop is traced
 
-    def body(number, sums):
+    def body(number, sums, written):
+        nonlocal shapes
         part = {name: values[number] for name, values in parts.items()}
         with batch_norm.micro_batch(number, count):
-            loss, scores, slopes = of(part)
-        scores = {
-            name: _placed(values, number, count) if name in by_row else values
-            for name, values in scores.items()
-        }
-        return number + 1, tf.nest.map_structure(
-            lambda total, new: total + new / count,
-            sums,
-            (loss, scores, slopes),
-        )
+            outputs, gradients = compute(part)
+        shapes = tf.nest.map_structure(lambda output: output.shape, outputs)
+        sums = [
+            total + gradient / count
+            for total, gradient in zip(sums, gradients, strict=True)
+        ]
+        flat = [tf.reshape(value, [-1]) for value in tf.nest.flatten(outputs)]
+        return number + 1, sums, written.write(number, tf.concat(flat, axis=0))
 
-    batch = next(iter(rows.values())).shape[0]
-    by_row = [name for name, shape in shapes.items() if shape[:1] == [None]]
-    scores = {
-        name: tf.zeros([batch, *shape[1:]] if name in by_row else shape)
-        for name, shape in shapes.items()
-    }
-    slopes = [tf.zeros(variable.shape) for variable in variables]
-    return tf.while_loop(
-        lambda number, _: number < count,
+    _, gradients, written = tf.while_loop(
+        lambda number, *_: number < count,
         body,
-        (0, (0.0, scores, slopes)),
+        (
+            0,
+            [tf.zeros(variable.shape) for variable in variables],
+            tf.TensorArray(tf.float32, count),
+        ),
         parallel_iterations=1,
-    )[1]
+    )
+    return _combine(written.stack(), shapes, count), gradients
 
 
 def _parts(rows, count):
@@ -106,11 +102,35 @@ def _parts(rows, count):
     return tf.reshape(rows, [count, rows.shape[0] // count, *rows.shape[1:]])
 
 
-def _placed(rows, number, count):
-    """Rows [N / count, ...] at their place of [N, ...], times count."""
-    places = tf.one_hot(number, count, float(count))
-    placed = tf.tensordot(places, rows, axes=0)
-    return tf.reshape(placed, [-1, *rows.shape[1:]])
+def _combine(parts, shapes, count):
+    """The outputs of a batch from those of its micro-batches.
+
+    Args:
+      parts: float32 [count, D], the flat outputs of each micro-batch.
+      shapes: the outputs' structure, a tf.TensorShape in each one's place: the
+        loss and the dict of means, then tensors of rows. count: int.
+
+    Returns:
+      a tuple of that structure: means of the means, and the rows put together.
+    """
+    flat = tf.nest.flatten(shapes)
+    sizes = [shape.num_elements() for shape in flat]
+    parts = tf.ensure_shape(parts, [count, sum(sizes)])
+    of_means = len(tf.nest.flatten(shapes[:2]))
+    length = sum(sizes[:of_means])
+    means = sum(part / count for part in tf.unstack(parts[:, :length]))
+    outputs = [
+        tf.reshape(values, shape)
+        for values, shape in zip(
+            tf.split(means, sizes[:of_means]), flat[:of_means], strict=True
+        )
+    ]
+    for shape in flat[of_means:]:
+        size = shape.num_elements()
+        rows = parts[:, length : length + size]
+        outputs.append(tf.reshape(rows, [count * shape[0], *shape[1:]]))
+        length += size
+    return tf.nest.pack_sequence_as(shapes, outputs)
 
 
 class StepLog(tf.Module):
@@ -218,10 +238,7 @@ class Method(tf.keras.Model):
     train_function: Any  # Keras makes it
 
     METRICS: tuple[str, ...] = ("loss", "instance_top1", "unreadable")
-    # Shapes of what `descend` returns beside the loss (means over the batch,
-    # or rows [None, ...] of it), and of the histograms that a step returns
-    # besides METRICS.
-    SCORES = {"instance_top1": tf.TensorShape([])}
+    # Shape of the histograms that a step returns besides METRICS.
     HISTOGRAMS = tf.TensorShape([0])
 
     def __init__(
@@ -291,25 +308,25 @@ class Method(tf.keras.Model):
         """One step of the optimiser on the mean of a loss over all replicas.
 
         Args:
-          loss_of: function of rows -> loss and scores by name of SCORES (see
-            `gradients` in micro_batches.py).
+          loss_of: takes a dict like `rows`, of a micro-batch; returns a tuple:
+            the loss, a float32 scalar; a dict of float32 means over its rows;
+            and, if the step wants them back, further float32 tensors of rows.
           rows: dict of tensors [N, ...] of this replica.
 
         Returns:
-          loss, scores: float32 of this replica.
+          what `loss_of` returns, for all rows of this replica.
         """
         variables = self.trained_variables()
-        loss, scores, gradients = loss_and_gradients(
+        outputs, gradients = loss_and_gradients(
             loss_of,
             rows,
             self.micro_batches,
             variables,
             self.optimizer,
-            self.SCORES,
             share=1.0 / self.replicas,  # Keras sums gradients over replicas
         )
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss, scores
+        return outputs
 
     def start_at(self, epoch, step_in_epoch):
         """Makes the next `fit` start inside an epoch (exact resume)."""
@@ -363,7 +380,7 @@ class Method(tf.keras.Model):
 
         if not self.run_eagerly:
             # AutoGraph's reading of the source took 3 s of every start. Of
-            # models it still reads the layers (given.py).
+            # models it still reads the layers (call_as_keras).
             train_function = tf.function(
                 train_function, reduce_retracing=True, autograph=False
             )
@@ -393,6 +410,6 @@ def finished_views(batch):
         views = batch[name]
         rows = tf.reshape(views, [-1, *views.shape[-3:]])
         distortions = tf.reshape(distortions, [-1, distortions.shape[-1]])
-        made = image_ops.to_uint8(photometric.distort_batch(rows, distortions))
-        batch[name] = tf.reshape(made, views.shape)
+        rows = photometric.distort_batch(rows, distortions)
+        batch[name] = tf.reshape(image_ops.to_uint8(rows), views.shape)
     return batch

@@ -19,7 +19,6 @@ class SwAV(two_views.TwoViews):
 
     NEEDS = ("seed", "steps_per_epoch")
     METRICS = ("loss", "unreadable", "positive", "spread")
-    SCORES = {"positive": tf.TensorShape([]), "spread": tf.TensorShape([])}
     MULTI_CROP = True
     WHOLE = "codes are shares of the whole batch"
 
@@ -74,7 +73,6 @@ class SwAV(two_views.TwoViews):
         if queue_size:
             self.queue = dictionaries.KeyQueue(queue_size, dim, seed)
             self.other_queue = dictionaries.KeyQueue(queue_size, dim, seed + 1)
-        self.SCORES = {**self.SCORES, "every": tf.TensorShape([None, dim])}
 
     @classmethod
     def chance_loss(cls, section, batch_size):
@@ -156,14 +154,14 @@ class SwAV(two_views.TwoViews):
             )
             pairs = tf.reshape(views, [-1, 2, views.shape[1]])
             cosines = tf.reduce_sum(pairs[:, 0] * pairs[:, 1], axis=1)
-            return loss / 2.0, {
+            scores = {
                 "positive": tf.reduce_mean(cosines),
                 "spread": losses.spread(views),
-                "every": every,
             }
+            return loss / 2.0, scores, every
 
-        loss, scores = self.descend(swap, rows)
-        self.enqueue(scores.pop("every"), batch["index"])
+        loss, scores, every = self.descend(swap, rows)
+        self.enqueue(every, batch["index"])
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
     def codes(self, pairs):

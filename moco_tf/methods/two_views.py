@@ -245,16 +245,10 @@ class Contrastive(TwoViews):
     """
 
     METRICS = (*method.Method.METRICS, "positive", "hardest_negative")
-    SCORES = {
-        **method.Method.SCORES,
-        "positive": tf.TensorShape([]),
-        "hardest_negative": tf.TensorShape([]),
-        "histograms": tf.TensorShape([2, losses.BINS]),
-    }
-    HISTOGRAMS = SCORES["histograms"]
+    HISTOGRAMS = tf.TensorShape([2, losses.BINS])
 
     def scores(self, logits):
-        """What the log tells of logits [N, 1 + K], by name of SCORES."""
+        """Figures of logits [N, 1 + K] for the log, means over N by name."""
         return {
             "instance_top1": losses.instance_top1(logits),
             **losses.similarities(logits, self.temperature),

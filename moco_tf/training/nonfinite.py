@@ -102,17 +102,16 @@ def _of_the_descent(method, batch):
 
     def descend(loss_of, rows):
         variables = method.trained_variables()
-        loss, scores, gradients = methods.loss_and_gradients(
+        outputs, gradients = methods.loss_and_gradients(
             loss_of,
             rows,
             method.micro_batches,
             variables,
             method.optimizer,
-            method.SCORES,
         )
-        seen["loss"] = loss
+        seen["loss"] = outputs[0]
         seen["gradients"] = list(zip(variables, gradients, strict=True))
-        return loss, scores
+        return outputs
 
     method.descend = descend  # it is used up: see `find`
     method.train_step(batch)
