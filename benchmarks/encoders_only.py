@@ -19,13 +19,13 @@ def strip(method):
 
 def _passes_alone(method, batch):
     """One step; the metrics keep every pass and every gradient alive."""
-    passes = method.passes(batch).values()
+    encodings = method.encodings(batch).values()
     keys = [
-        method.vectors(x.encoder, x.images) for x in passes if not x.trained
+        method.vectors(x.encoder, x.images) for x in encodings if not x.trained
     ]
     with tf.GradientTape() as tape:
         queries = [
-            method.vectors(x.encoder, x.images) for x in passes if x.trained
+            method.vectors(x.encoder, x.images) for x in encodings if x.trained
         ]
         # Against other rows: along itself a unit vector has no gradient.
         loss = tf.add_n([tf.reduce_sum(q * _others(q)) for q in queries])

@@ -5,7 +5,9 @@ import importlib.util
 import math
 import pathlib
 import re
+import types
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -149,20 +151,35 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
         )
     config_schema.check_relations(config, replicas)
     method = table.method_class(config.method)
-    if config.model.input not in method.INPUTS:
-        names = ", ".join(method.INPUTS)
-        raise ValueError(
-            f"The method {config.method} takes model.input={names}. Received "
-            f"{config.model.input!r}. Pass --config.model.input="
-            f"{method.INPUTS[0]}."
-        )
-    if config.data.small_views and not method.MULTI_CROP:
-        raise ValueError(
-            f"The method {config.method} has no use for small views. Received "
-            f"data.small_views={config.data.small_views}. Pass "
-            "--config.data.small_views=0."
-        )
-    method.check(config, replicas)
+    method.check(settings_of(config), run_of(config))
+
+
+def settings_of(config: ml_collections.ConfigDict) -> types.SimpleNamespace:
+    """The fields of the method's section, as attributes."""
+    return types.SimpleNamespace(**config[config.method].to_dict())
+
+
+def run_of(config: ml_collections.ConfigDict, images: int = 0) -> Any:
+    """What a method's class may ask of a run: methods.two_views.Run.
+
+    Args:
+      config: ConfigDict of a pre-training.
+      images: N of the source; 0 where they are not counted yet.
+    """
+    from moco_tf.methods import two_views  # here: `load` needs no TensorFlow
+
+    return two_views.Run(
+        method=config.method,
+        images=images,
+        batch_size=config.train.batch_size,
+        micro_batches=config.train.micro_batches,
+        input=config.model.input,
+        norm=config.model.norm,
+        dim=config.model.dim,
+        image_size=config.data.image_size,
+        patch=config.model.patch,
+        small_views=config.data.small_views,
+    )
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> float:
@@ -247,10 +264,10 @@ def _base_comments(command):
     text, comments = _base_path().read_text(), {}
     names = ["PRETRAIN", "METHODS"] if command == "pretrain" else [command]
     for name in names:
-        table = text.partition(f"\n{name.upper()} = dict(\n")[2]
-        table = table.partition("\n)\n")[0]
+        block = text.partition(f"\n{name.upper()} = dict(\n")[2]
+        block = block.partition("\n)\n")[0]
         section = ""
-        for opened, key, comment in _BASE_LINE.findall(table):
+        for opened, key, comment in _BASE_LINE.findall(block):
             section = f"{opened}." if opened else section
             comments[section + key] = comment
     return comments

@@ -158,7 +158,9 @@ def make_method(config, images, total_steps, replicas, workers):
 def chance_loss(config):
     """The loss of features that tell nothing, in nats, or None."""
     method = table.method_class(config.method)
-    return method.chance_loss(config[config.method], config.train.batch_size)
+    return method.chance_loss(
+        configs.settings_of(config), configs.run_of(config)
+    )
 
 
 def shuffle(config, workers):
@@ -177,7 +179,10 @@ def describe(config, workdir, batches, strategy, step, last_step):
     if workers > 1:
         places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
     method = table.method_class(config.method)
-    words = method.describe(config, len(batches.source))
+    words = method.describe(
+        configs.settings_of(config),
+        configs.run_of(config, len(batches.source)),
+    )
     norm = f"{model.bn_groups} BatchNorm groups of "
     norm += f"{train.batch_size // model.bn_groups}"
     if model.norm == "layer":

@@ -36,11 +36,11 @@ def gather(strategy):
     images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
 
     def keys():
-        own = shuffle.own_rows(tf.gather(tf.constant(rows), order))
+        own = shuffle.this_replica(tf.gather(tf.constant(rows), order))
         return shuffle.unshuffle(shuffle.all_gather(own), order)
 
     def pictures():
-        return shuffle.gather_images(shuffle.own_rows(tf.constant(images)))
+        return shuffle.gather_images(shuffle.this_replica(tf.constant(images)))
 
     def total():
         context = tf.distribute.get_replica_context()

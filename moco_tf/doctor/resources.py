@@ -8,6 +8,7 @@ import subprocess
 
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.data import views
 from moco_tf.doctor import recipe, table
@@ -103,15 +104,17 @@ def predict(config, replicas, images):
     encoded = rows // config.train.micro_batches  # at a time
     outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
     method = methods.method_class(config.method)
-    passes = method.trained_passes(config[config.method])
+    settings, run = configs.settings_of(config), configs.run_of(config, images)
+    trained_views = method.trained_views(settings)
     # Small views: by their pixels.
     data = config.data
-    passes += data.small_views * (data.small_size / data.image_size) ** 2
+    trained_views += data.small_views * (data.small_size / data.image_size) ** 2
+    kept = round(trained_views * sum(outputs))
     return Parts(
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
-        dictionary=method.dictionary_bytes(config, images, rows),
-        activations=round(passes * sum(outputs)) + _TRANSIENT * max(outputs),
+        dictionary=method.dictionary_bytes(settings, run, rows),
+        activations=kept + _TRANSIENT * max(outputs),
     )
 
 
@@ -134,7 +137,8 @@ def _outputs(model, rows, inner=1):
 def checkpoint_bytes(parts, config, images):
     """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
     method = methods.method_class(config.method)
-    keys = method.dictionary_bytes(config, images, 0)
+    settings, run = configs.settings_of(config), configs.run_of(config, images)
+    keys = method.dictionary_bytes(settings, run, 0)
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 
 

@@ -5,7 +5,11 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
-from moco_tf.methods.momentum import rising_momentum, update_momentum
+from moco_tf.methods.momentum import (
+    check_momentum,
+    rising_momentum,
+    update_momentum,
+)
 from moco_tf.models import heads
 
 
@@ -49,10 +53,11 @@ class BYOL(two_views.TwoViews):
         """
         super().__init__("byol", backbone, **common)
         dim = self.query_encoder.dim
-        if not 0 <= momentum <= 1 or total_steps < 1:
+        check_momentum(momentum)
+        if total_steps < 1:
             raise ValueError(
-                "momentum must lie in 0..1 and total_steps be at least 1. "
-                f"Received momentum={momentum}, total_steps={total_steps}."
+                "total_steps must be at least 1. Received "
+                f"total_steps={total_steps}."
             )
         self.key_encoder = self.query_encoder.clone()
         self.predictor = heads.bn_mlp(
@@ -65,23 +70,6 @@ class BYOL(two_views.TwoViews):
         )
         self.first_momentum = momentum
         self.total_steps = total_steps
-
-    def trained_variables(self):
-        return [
-            *self.query_encoder.trainable_variables,
-            *self.predictor.trainable_variables,
-        ]
-
-    def passes(self, batch):
-        first, second = self.normalized(batch)
-        online, target = self.query_encoder, self.key_encoder
-        return {
-            "query": two_views.Pass(online, first, True),
-            "other query": two_views.Pass(online, second, True),
-            "key": two_views.Pass(target, first, False),
-            "other key": two_views.Pass(target, second, False),
-            **self.small_passes(batch),
-        }
 
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
@@ -96,22 +84,18 @@ class BYOL(two_views.TwoViews):
         first, second = self.normalized(batch)
         first_target = self.encode(self.key_encoder, first)  # [N, C]
         second_target = self.encode(self.key_encoder, second)
-        rows = {
-            "views": first,
-            "targets": second_target,
-            "other_views": second,
-            "other_targets": first_target,
-            **self.small_views(batch),
-        }
+        rows = {"first": first, "second_target": second_target}
+        rows |= {"second": second, "first_target": first_target}
+        rows |= self.small_views(batch)
 
         def regress(rows):
             loss = losses.normalized_mse(
-                self.predict_targets(rows["views"]), rows["targets"]
+                self.predict(rows["first"]), rows["second_target"]
             ) + losses.normalized_mse(
-                self.predict_targets(rows["other_views"]), rows["other_targets"]
+                self.predict(rows["second"]), rows["first_target"]
             )
             if "small" in rows:
-                loss = self.with_small(loss, rows)
+                loss = self.with_small_views(loss, rows)
             return loss, {"positive": 1.0 - loss / 4.0}
 
         loss, scores = self.descend(regress, rows)
@@ -120,32 +104,51 @@ class BYOL(two_views.TwoViews):
             self.first_momentum, self.step, self.total_steps
         )
         update_momentum(self.key_encoder, self.query_encoder, momentum)
-        return {
-            "loss": loss,
-            **scores,
-            "spread": losses.spread(first_target),
-            "unreadable": self.unreadable(batch),
-        }
+        scores["spread"] = losses.spread(first_target)
+        return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
-    def with_small(self, loss, rows):
+    def predict(self, images):
+        """Targets of another view, predicted by the online network.
+
+        Args:
+          images: normalised float [N, H, W, 3].
+
+        Returns:
+          unit vectors float32 [N, C].
+        """
+        projections = self.project(self.query_encoder, images)
+        predictions = self.predictor(projections, training=True)
+        return tf.math.l2_normalize(predictions, axis=1)
+
+    def with_small_views(self, loss, rows):
         """Multi-crop: twice the mean over the pairs of a view and a target.
 
         Small views predict both targets and are none (SwAV, arXiv:2006.09882,
         Sec. 3.2).
         """
-        small = two_views.flat(rows["small"])
         count = rows["small"].shape[1]
-        predictions = self.predict_targets(small)
-        others = sum(
+        predictions = self.predict(two_views.flat(rows["small"]))
+        small_loss = sum(
             losses.normalized_mse(
                 predictions, tf.repeat(rows[name], count, axis=0)
             )
-            for name in ("targets", "other_targets")
+            for name in ("second_target", "first_target")
         )
-        return (loss + count * others) / (1.0 + count)
+        return (loss + count * small_loss) / (1.0 + count)
 
-    def predict_targets(self, images):
-        """Unit vectors float32 [N, C] that the online network predicts."""
-        projections = self.project(self.query_encoder, images)
-        predictions = self.predictor(projections, training=True)
-        return tf.math.l2_normalize(predictions, axis=1)
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.predictor.trainable_variables,
+        ]
+
+    def encodings(self, batch):
+        first, second = self.normalized(batch)
+        online, target = self.query_encoder, self.key_encoder
+        return {
+            "query": two_views.Encoding(online, first, True),
+            "other query": two_views.Encoding(online, second, True),
+            "key": two_views.Encoding(target, first, False),
+            "other key": two_views.Encoding(target, second, False),
+            **self.small_encodings(batch),
+        }

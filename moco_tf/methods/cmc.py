@@ -48,11 +48,9 @@ class CMC(two_views.Contrastive):
         Raises:
           ValueError: for a value outside its range.
         """
-        super().__init__("cmc", backbone, **common)
+        super().__init__("cmc", backbone, temperature, **common)
+        dictionaries.check_loss(self.name, loss, self.micro_batches)
         dim = self.query_encoder.dim
-        dictionaries.check_arguments(
-            loss, self.micro_batches, momentum, temperature
-        )
         if dim % 2:
             raise ValueError(
                 "The head's outputs must be those of two sensors, as many of "
@@ -63,35 +61,7 @@ class CMC(two_views.Contrastive):
             for number in range(2)
         ]
         self.images, self.negatives = images, negatives
-        self.temperature = temperature
         self.loss_name = loss
-
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K + 1) of InfoNCE, for each sensor; NCE has no such loss."""
-        del batch_size
-        if section.loss == "nce":
-            return None
-        return 2 * math.log(section.negatives + 1)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch where NCE's constants need it whole."""
-        dictionaries.check_configured(config)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Both banks, the drawn features and logits."""
-        drawn = config.cmc.negatives
-        features = 2 * (images + drawn) * 4 * config.model.dim
-        return features + losses.logit_bytes(2 * rows, drawn)
-
-    @classmethod
-    def describe(cls, config, images):
-        """The settings, and the memory that the banks take."""
-        size = 2 * images * config.model.dim * 4 / 1e6
-        words = super().describe(config, images)
-        return f"{words}; two banks of {images} features, {size:.1f} MB"
 
     def train_step(self, batch):
         """One step (Eq. 3 and 5), inside a replica.
@@ -114,10 +84,10 @@ class CMC(two_views.Contrastive):
 
         def contrast(rows):
             luminance, colour = self.sensors(rows["query"])
-            first, logits = self.tell(
+            first, logits = self.contrast(
                 luminance, rows["colour"], negatives[1], self.banks[1]
             )
-            second, _ = self.tell(
+            second, _ = self.contrast(
                 colour, rows["luminance"], negatives[0], self.banks[0]
             )
             query = tf.concat([luminance, colour], axis=1)
@@ -136,9 +106,37 @@ class CMC(two_views.Contrastive):
         both = tf.split(self.project(self.query_encoder, images), 2, axis=1)
         return [tf.math.l2_normalize(half, axis=1) for half in both]
 
-    def tell(self, query, key, negatives, bank):
+    def contrast(self, query, key, negatives, bank):
         """Loss and logits of one sensor's features with the other's bank."""
         loss, logits = losses.info_nce(query, key, negatives, self.temperature)
         if self.loss_name == "nce":
             loss = losses.nce(logits, bank.normalizer(logits), self.images)
         return loss, logits
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K + 1) of InfoNCE, for each sensor; NCE has no such loss."""
+        del run
+        if settings.loss == "nce":
+            return None
+        return 2 * math.log(settings.negatives + 1)
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses parts of a batch where NCE's constants need all of it."""
+        super().check(settings, run)
+        dictionaries.check_loss(run.method, settings.loss, run.micro_batches)
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Both banks, the drawn features and logits."""
+        drawn = settings.negatives
+        features = 2 * (run.images + drawn) * 4 * run.dim
+        return features + losses.logit_bytes(2 * rows, drawn)
+
+    @classmethod
+    def describe(cls, settings, run):
+        """The settings, and the memory that the banks take."""
+        size = 2 * run.images * run.dim * 4 / 1e6
+        words = super().describe(settings, run)
+        return f"{words}; two banks of {run.images} features, {size:.1f} MB"

@@ -24,7 +24,7 @@ class CPC(two_views.TwoViews):
     NEEDS = ("seed",)
     KEY_VIEWS = False
     INPUTS = ("grid",)
-    WHOLE = "negatives are drawn from the whole batch"
+    WHOLE_BATCH = "negatives are drawn from the whole batch"
 
     def __init__(
         self,
@@ -50,9 +50,8 @@ class CPC(two_views.TwoViews):
           ValueError: for a value outside its range.
         """
         super().__init__("cpc", backbone, **common)
-        self.refuse_micro_batches()
-        places = self.backbone.get_layer("grid").output
-        side, dim = places.shape[1], self.query_encoder.dim
+        patches = self.backbone.get_layer("grid").output
+        side, dim = patches.shape[1], self.query_encoder.dim
         if not 1 <= rows < side or blocks < 1 or negatives < 1:
             raise ValueError(
                 f"rows must lie in 1..{side - 1} for {side} x {side} patches, "
@@ -61,7 +60,7 @@ class CPC(two_views.TwoViews):
             )
         # Not an attribute: the encoder has these layers already.
         self._encode_patches = functools.partial(
-            tf.keras.Model(self.backbone.input, places), training=True
+            tf.keras.Model(self.backbone.input, patches), training=True
         )
         self.side = side
         self.context = heads.context_network(side, dim, blocks)
@@ -76,38 +75,6 @@ class CPC(two_views.TwoViews):
         self.negatives = negatives
         self.seed = seed
 
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K + 1)."""
-        del batch_size
-        return math.log(section.negatives + 1)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch, and BatchNorm, which tells the answer."""
-        cls.refuse_configured_parts(config)
-        if config.model.norm != "layer":
-            raise ValueError(
-                "The method cpc needs model.norm=layer: BatchNorm tells a "
-                f"patch what its image has. Received {config.model.norm!r}. "
-                "Pass --config.model.norm=layer."
-            )
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Logits of all predictions, of about half of the grid's rows each."""
-        side = inputs.patches_a_side(config.data.image_size, config.model.patch)
-        places = (
-            rows
-            * side
-            * sum(side - below for below in range(1, config.cpc.rows + 1))
-        )
-        return losses.logit_bytes(places, config.cpc.negatives)
-
-    def trained_variables(self):
-        parts = [self.query_encoder, self.context, *self.predictors]
-        return [v for part in parts for v in part.trainable_variables]
-
     def train_step(self, batch):
         """One step (Eq. 3 and 4, Sec. 3.2), inside a replica.
 
@@ -121,17 +88,19 @@ class CPC(two_views.TwoViews):
         rows = {"images": self.normalize(batch["query"])}
 
         def contrast(rows):
-            places = self.patches(rows["images"])  # [N, g, g, C]
-            above = self.context(places, training=True)
-            every = shuffle.all_gather(places)
-            every = tf.reshape(every, [-1, every.shape[-1]])  # [G g g, C]
-            drawn = self.draw(every.shape[0])
-            negatives = tf.gather(every, drawn)  # [K, C]
-            found = [
-                self.predict(below, predictor, above, places, negatives, drawn)
+            patches = self.patches(rows["images"])  # [N, g, g, C]
+            context = self.context(patches, training=True)
+            all_patches = shuffle.all_gather(patches)
+            all_patches = tf.reshape(all_patches, [-1, patches.shape[-1]])
+            drawn = self.draw(all_patches.shape[0])  # [K] of G g g
+            negatives = tf.gather(all_patches, drawn)  # [K, C]
+            predictions = [
+                self.predict(
+                    below, predictor, context, patches, negatives, drawn
+                )
                 for below, predictor in enumerate(self.predictors, start=1)
             ]
-            terms, logits = zip(*found, strict=True)
+            terms, logits = zip(*predictions, strict=True)
             wins = losses.instance_top1(logits[0])
             return sum(terms) / len(terms), {"instance_top1": wins}
 
@@ -158,24 +127,53 @@ class CPC(two_views.TwoViews):
             alg="philox",  # the same on every device
         )
 
-    def predict(self, below, predictor, above, places, negatives, drawn):
+    def predict(self, below, predictor, context, patches, negatives, drawn):
         """InfoNCE of the patches `below` rows under each context.
 
         Args:
-          below: int, k. predictor: W_k. above: float32 [N, g, g, C], contexts.
-          places: float32 [N, g, g, C]. negatives: float32 [K, C].
+          below: int, k. predictor: W_k. context: float32 [N, g, g, C].
+          patches: float32 [N, g, g, C]. negatives: float32 [K, C].
           drawn: int32 [K], which patches of the global batch they are.
 
         Returns:
           loss and logits [N (g - k) g, 1 + K]; a negative that is the positive
           is left out.
         """
-        batch, side, _, dim = places.shape
-        numbers = shuffle.own_rows(tf.range(batch * self.replicas))
+        batch, side, _, dim = patches.shape
+        numbers = shuffle.this_replica(tf.range(batch * self.replicas))
         numbers = numbers[:, tf.newaxis] * side**2 + tf.range(side**2)
         numbers = tf.reshape(numbers, [batch, side, side])[:, below:]
-        own = tf.reshape(numbers, [-1, 1]) == drawn
-        predicted = predictor(tf.reshape(above[:, :-below], [-1, dim]))
-        wanted = tf.reshape(places[:, below:], [-1, dim])
+        positives = tf.reshape(numbers, [-1, 1]) == drawn
+        predicted = predictor(tf.reshape(context[:, :-below], [-1, dim]))
+        targets = tf.reshape(patches[:, below:], [-1, dim])
         # f = exp(z W c): no unit vectors, and no temperature.
-        return losses.info_nce(predicted, wanted, negatives, 1.0, own)
+        return losses.info_nce(predicted, targets, negatives, 1.0, positives)
+
+    def trained_variables(self):
+        parts = [self.query_encoder, self.context, *self.predictors]
+        return [v for part in parts for v in part.trainable_variables]
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K + 1)."""
+        del run
+        return math.log(settings.negatives + 1)
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses BatchNorm, by which a patch would know its image."""
+        super().check(settings, run)
+        if run.norm != "layer":
+            raise ValueError(
+                "The method cpc needs model.norm=layer: BatchNorm tells a "
+                f"patch what its image has. Received {run.norm!r}. "
+                "Pass --config.model.norm=layer."
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Logits of all predictions, of about half of the grid's rows each."""
+        side = inputs.patches_a_side(run.image_size, run.patch)
+        rows_below = sum(side - below for below in range(1, settings.rows + 1))
+        predictions = rows * side * rows_below
+        return losses.logit_bytes(predictions, settings.negatives)

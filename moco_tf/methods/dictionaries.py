@@ -1,7 +1,12 @@
-"""The dictionary as a memory bank (InstDisc, arXiv:1805.01978, Sec. 3.1)."""
+"""Dictionaries: the queue of keys, and the memory bank.
+
+The queue is that of MoCo (arXiv:1911.05722, Sec. 3.2), the bank that of
+instance discrimination (arXiv:1805.01978, Sec. 3.1).
+"""
 
 import tensorflow as tf
 
+from moco_tf.methods.momentum import check_momentum
 from moco_tf.models import batch_norm
 
 
@@ -72,33 +77,24 @@ def _scatter(variable, rows, positions):
 LOSSES = ("info_nce", "nce")
 
 
-def check_arguments(loss, micro_batches, momentum, temperature):
-    """Refuses what a method with a bank cannot work with (ValueError).
+def check_loss(name, loss, micro_batches):
+    """Refuses a loss that a method with a bank does not have.
 
     Args:
-      loss: one of LOSSES; "nce" needs the batch whole, for its constant.
-      micro_batches: int. momentum: float in 0..1. temperature: above 0.
+      name: str, the method's. loss: one of LOSSES; "nce" needs the whole batch
+        at once, for its constant. micro_batches: int.
+
+    Raises:
+      ValueError: for another loss, or for nce in micro-batches.
     """
-    if loss not in LOSSES or (loss == "nce" and micro_batches > 1):
+    if loss not in LOSSES:
         raise ValueError(
-            f"loss must be one of {LOSSES}, and micro_batches 1 with nce, "
-            "whose constant is a mean over the first batch. Received "
-            f"loss={loss!r}, micro_batches={micro_batches}."
+            f"loss must be one of {LOSSES}. Received loss={loss!r}."
         )
-    if not 0 <= momentum <= 1 or temperature <= 0:
-        raise ValueError(
-            "momentum must lie in 0..1 and temperature above 0. Received "
-            f"momentum={momentum}, temperature={temperature}."
-        )
-
-
-def check_configured(config):
-    """Refuses parts of a batch where NCE's constant needs it whole."""
-    name, count = config.method, config.train.micro_batches
-    if config[name].loss == "nce" and count > 1:
+    if loss == "nce" and micro_batches > 1:
         raise ValueError(
             f"{name}.loss=nce needs train.micro_batches=1: its constant is a "
-            f"mean over the first batch. Received {count}. Pass "
+            f"mean over the first batch. Received {micro_batches}. Pass "
             "--config.train.micro_batches=1, or "
             f"--config.{name}.loss=info_nce."
         )
@@ -124,8 +120,12 @@ class FeatureBank(tf.Module):
           dim: C, features of an image.
           momentum: float in 0..1.
           seed: int, of the first features and of the draws.
+
+        Raises:
+          ValueError: for a momentum outside its range.
         """
         super().__init__(name="feature_bank")
+        check_momentum(momentum)
         # Deviation: of unit length from the start; the published ones are so
         # on the average.
         noise = tf.random.stateless_normal([images, dim], seed=[seed, 0])

@@ -6,7 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import losses, two_views
-from moco_tf.methods.momentum import rising_momentum, update_momentum
+from moco_tf.methods.momentum import (
+    check_momentum,
+    rising_momentum,
+    update_momentum,
+)
 from moco_tf.models import batch_norm, heads
 
 
@@ -61,12 +65,12 @@ class DINO(two_views.TwoViews):
         lowest = min(
             temperature, teacher_temperature, first_teacher_temperature
         )
-        if lowest <= 0 or not 0 <= momentum <= 1 or outputs < 2:
+        if lowest <= 0 or outputs < 2:
             raise ValueError(
-                "Temperatures must be above 0, momentum in 0..1 and outputs at "
-                f"least 2. Received temperatures down to {lowest}, momentum="
-                f"{momentum}, outputs={outputs}."
+                "Temperatures must be above 0 and outputs at least 2. Received "
+                f"temperatures down to {lowest}, outputs={outputs}."
             )
+        check_momentum(momentum)
         dim = self.query_encoder.dim
         self.key_encoder = self.query_encoder.clone()
         self.last_layer = heads.Prototypes(dim, outputs, "last_layer")
@@ -76,58 +80,21 @@ class DINO(two_views.TwoViews):
             tf.zeros([outputs]), trainable=False, name="center"
         )
         self.temperature = temperature
-        self.teacher_temperatures = (
-            first_teacher_temperature,
-            teacher_temperature,
-        )
+        self.teacher_temperature = teacher_temperature
+        self.first_teacher_temperature = first_teacher_temperature
         self.warmup_epochs = warmup_epochs
         self.first_momentum = momentum
         self.center_momentum = center_momentum
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.frozen_steps = frozen_epochs * steps_per_epoch
 
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K): all outputs are as likely."""
-        del batch_size
-        return math.log(section.outputs)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Both last layers, the centre, and outputs of all views."""
-        count = config.dino.outputs
-        views = 4 + config.data.small_views
-        kept = 4 * count * (2 * config.model.dim + 1)
-        return kept + losses.logit_bytes(views * rows, count)
-
-    def trained_variables(self):
-        return [
-            *self.query_encoder.trainable_variables,
-            *self.last_layer.trainable_variables,
-        ]
-
-    def passes(self, batch):
-        views = two_views.side_by_side(*self.normalized(batch))
-        return {
-            "query": two_views.Pass(self.query_encoder, views, True),
-            "key": two_views.Pass(self.key_encoder, views, False),
-            **self.small_passes(batch),
-        }
-
-    def teacher_temperature_at(self, step):
-        """tau_t of an int64 step, float32: a line over the epochs."""
-        first, last = self.teacher_temperatures
-        if self.warmup_epochs < 2:
-            return tf.constant(last)
-        epoch = tf.cast(step // self.steps_per_epoch, tf.float32)
-        done = tf.minimum(epoch / (self.warmup_epochs - 1.0), 1.0)
-        return first + (last - first) * done
-
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
 
         Args:
-          batch: as SwAV's.
+          batch: query, key: uint8 or normalised float [N, H, W, 3], two views
+            of the same images; small uint8 or float [N, V, s, s, 3], if there
+            are small views; valid bool [N] (see the stream's contract).
 
         Returns:
           dict of the scalars in METRICS.
@@ -136,26 +103,17 @@ class DINO(two_views.TwoViews):
         views = two_views.side_by_side(first, second)
         targets = self.encode(self.key_encoder, views)  # [2N, C]
         outputs = self.key_last_layer(targets, unit=True)  # [2N, K]
-        sharp = outputs - self.center
-        sharp /= self.teacher_temperature_at(self.step)
-        sharp = tf.reshape(sharp, [-1, 2, sharp.shape[1]])
-        probabilities = tf.nn.softmax(sharp)
+        probabilities = self.sharpen(outputs)  # [N, 2, K]
         rows = {
             "views": tf.stack([first, second], axis=1),
             "probabilities": probabilities,
             **self.small_views(batch),
         }
-        frozen = self.step < self.frozen_steps
 
         def distil(rows):
-            large = self.student(rows["views"], frozen)  # [N, 2, K]
-            predicted = [large[:, 1:], large[:, :1]]
-            if "small" in rows:
-                small = self.student(rows["small"], frozen)
-                predicted = [tf.concat([p, small], 1) for p in predicted]
             loss = sum(
                 losses.cross_entropy(rows["probabilities"][:, side], scores)
-                for side, scores in enumerate(predicted)
+                for side, scores in enumerate(self.predictions(rows))
             )
             return loss / 2.0, {}
 
@@ -173,8 +131,39 @@ class DINO(two_views.TwoViews):
             "unreadable": self.unreadable(batch),
         }
 
-    def student(self, views, frozen):
-        """Outputs of views [N, V, ...] by the student's temperature."""
+    def sharpen(self, outputs):
+        """The teacher's probabilities float32 [N, 2, K] of outputs [2N, K]."""
+        sharp = outputs - self.center
+        sharp /= self.teacher_temperature_at(self.step)
+        return tf.nn.softmax(tf.reshape(sharp, [-1, 2, sharp.shape[1]]))
+
+    def predictions(self, rows):
+        """The student's outputs that each of the teacher's is compared with.
+
+        Args:
+          rows: dict; "views" normalised float [N, 2, H, W, 3]; with "small",
+            those of small views come after the other large view's.
+
+        Returns:
+          two float32 [N, 1 + V, K], for the teacher's outputs of either view.
+        """
+        large = self.student(rows["views"])  # [N, 2, K]
+        others = [large[:, 1:], large[:, :1]]
+        if "small" not in rows:
+            return others
+        small = self.student(rows["small"])  # [N, V, K]
+        return [tf.concat([other, small], axis=1) for other in others]
+
+    def student(self, views):
+        """The student's outputs divided by its temperature.
+
+        Args:
+          views: normalised float [N, V, S, S, 3].
+
+        Returns:
+          float32 [N, V, K].
+        """
+        frozen = self.step < self.frozen_steps
         vectors = self.vectors(self.query_encoder, two_views.flat(views))
         scores = self.last_layer(vectors, frozen, unit=True) / self.temperature
         return tf.reshape(scores, [-1, views.shape[1], scores.shape[1]])
@@ -182,5 +171,42 @@ class DINO(two_views.TwoViews):
     def move_center(self, outputs):
         """Eq. 4: the centre follows the mean output of the global batch."""
         mean = batch_norm.mean(tf.reduce_mean(outputs, axis=0))
-        share = self.center_momentum
-        self.center.assign(share * self.center + (1.0 - share) * mean)
+        momentum = self.center_momentum
+        self.center.assign(momentum * self.center + (1.0 - momentum) * mean)
+
+    def teacher_temperature_at(self, step):
+        """tau_t of an int64 step, float32: a line over the epochs."""
+        first, last = self.first_teacher_temperature, self.teacher_temperature
+        if self.warmup_epochs < 2:
+            return tf.constant(last)
+        epoch = tf.cast(step // self.steps_per_epoch, tf.float32)
+        progress = tf.minimum(epoch / (self.warmup_epochs - 1.0), 1.0)
+        return first + (last - first) * progress
+
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.last_layer.trainable_variables,
+        ]
+
+    def encodings(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {
+            "query": two_views.Encoding(self.query_encoder, views, True),
+            "key": two_views.Encoding(self.key_encoder, views, False),
+            **self.small_encodings(batch),
+        }
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K): all outputs are as likely."""
+        del run
+        return math.log(settings.outputs)
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Both last layers, the centre, and outputs of all views."""
+        count = settings.outputs
+        views = 4 + run.small_views
+        weights = 4 * count * (2 * run.dim + 1)
+        return weights + losses.logit_bytes(views * rows, count)

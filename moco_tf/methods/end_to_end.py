@@ -15,6 +15,8 @@ from moco_tf.methods import losses, shuffle, two_views
 class EndToEnd(two_views.Contrastive):
     """A query and a key encoder, both trained, without a memory."""
 
+    WHOLE_BATCH = "a query's negatives are the whole batch"
+
     def __init__(
         self,
         backbone: tf.keras.Model,
@@ -37,57 +39,28 @@ class EndToEnd(two_views.Contrastive):
           ValueError: for a value outside its range.
         """
         super().__init__(
-            "end_to_end", backbone, shuffle_keys=shuffle_keys, **common
+            "end_to_end",
+            backbone,
+            temperature,
+            shuffle_keys=shuffle_keys,
+            **common,
         )
-        self.refuse_micro_batches()
-        if temperature <= 0:
-            raise ValueError(
-                "temperature must be above 0. Received "
-                f"temperature={temperature}."
-            )
-        self.temperature = temperature
         if not shared_encoder:
             self.key_encoder = self.query_encoder.clone()
-
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(G): a query's own key and G - 1 others."""
-        del section
-        return math.log(batch_size)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Logits of the keys of the global batch."""
-        del images
-        return losses.logit_bytes(rows, config.train.batch_size)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch: the dictionary is the batch."""
-        cls.refuse_configured_parts(config)
-
-    def passes(self, batch):
-        found = super().passes(batch)
-        return {name: one._replace(trained=True) for name, one in found.items()}
-
-    def trained_variables(self):
-        variables = list(self.query_encoder.trainable_variables)
-        if self.key_encoder is not None:
-            variables += self.key_encoder.trainable_variables
-        return variables
 
     def train_step(self, batch):
         """One step (v1, Eq. 1), inside a replica.
 
         Args:
-          batch: as MoCo's.
+          batch: query, key: uint8 or normalised float [N, H, W, 3]; order int32
+            [G]; valid bool [N] (see the stream's contract).
 
         Returns:
           dict of the scalars in METRICS.
         """
         query_view, key_view = self.normalized(batch)  # keys: shuffled order
         slots = tf.range(batch["order"].shape[0])  # [G]
-        own = shuffle.own_rows(slots)[:, tf.newaxis] == slots  # [N, G]
+        positives = shuffle.this_replica(slots)[:, tf.newaxis] == slots
 
         def contrast(rows):
             query = self.vectors(self.query_encoder, rows["query"])
@@ -96,10 +69,38 @@ class EndToEnd(two_views.Contrastive):
             # Gradients flow back through the gather, to every replica.
             keys = shuffle.unshuffle(shuffle.all_gather(key), batch["order"])
             loss, logits = losses.info_nce(
-                query, shuffle.own_rows(keys), keys, self.temperature, own
+                query,
+                shuffle.this_replica(keys),
+                keys,
+                self.temperature,
+                masked=positives,  # [N, G]: they are no negatives
             )
             return loss, self.scores(logits)
 
         rows = {"query": query_view, "key": key_view}
         loss, scores = self.descend(contrast, rows)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def trained_variables(self):
+        variables = list(self.query_encoder.trainable_variables)
+        if self.key_encoder is not None:
+            variables += self.key_encoder.trainable_variables
+        return variables
+
+    def encodings(self, batch):
+        return {
+            name: encoding._replace(trained=True)
+            for name, encoding in super().encodings(batch).items()
+        }
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(G): a query's own key and G - 1 others."""
+        del settings
+        return math.log(run.batch_size)
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Logits of the keys of the global batch."""
+        del settings
+        return losses.logit_bytes(rows, run.batch_size)

@@ -34,13 +34,13 @@ def info_nce(query, key, queue, temperature, masked=None):
     return tf.reduce_mean(loss), logits
 
 
-def nt_xent(views, every, places, temperature):
+def nt_xent(views, all_views, positions, temperature):
     """NT-Xent over the 2G views of a step (SimCLR, arXiv:2002.05709, Eq. 1).
 
     Args:
       views: float32 [2N, C], L2-normalised; rows 2i and 2i + 1 are of an image.
-      every: float32 [2G, C], those of all replicas, in the same form.
-      places: int32 [2N], the rows of `views` in `every`.
+      all_views: float32 [2G, C], those of all replicas, in the same form.
+      positions: int32 [2N], the rows of `views` in `all_views`.
       temperature: positive float; logits are cosine / temperature.
 
     Returns:
@@ -49,35 +49,35 @@ def nt_xent(views, every, places, temperature):
     """
     pairs = tf.reshape(views, [-1, 2, views.shape[1]])
     others = tf.reshape(pairs[:, ::-1], views.shape)
-    images = tf.range(every.shape[0]) // 2
-    of_own_image = (places // 2)[:, tf.newaxis] == images
-    return info_nce(views, others, every, temperature, of_own_image)
+    images = tf.range(all_views.shape[0]) // 2
+    same_image = (positions // 2)[:, tf.newaxis] == images
+    return info_nce(views, others, all_views, temperature, same_image)
 
 
-def nt_xent_small(small, views, every, places, temperature):
-    """NT-Xent of small views: each tells its image's large views from others.
+def nt_xent_small(small, views, all_views, positions, temperature):
+    """NT-Xent of small views and the large ones of all images.
 
     Multi-crop (SwAV, arXiv:2006.09882, Sec. 3.2): no small view is a negative,
     or a positive of another one.
 
     Args:
       small: float32 [V N, C], L2-normalised, an image's next to each other.
-      views, every, places, temperature: as of `nt_xent`.
+      views, all_views, positions, temperature: as of `nt_xent`.
 
     Returns:
       float32 scalar, mean over both large views of every small one, in nats.
     """
     pairs = tf.reshape(views, [-1, 2, views.shape[1]])
     count = small.shape[0] // pairs.shape[0]
-    images = tf.range(every.shape[0]) // 2
-    of_own_image = tf.repeat(places[::2] // 2, count)[:, tf.newaxis] == images
+    images = tf.range(all_views.shape[0]) // 2
+    same_image = tf.repeat(positions[::2] // 2, count)[:, tf.newaxis] == images
     terms = [
         info_nce(
             small,
             tf.repeat(pairs[:, side], count, axis=0),
-            every,
+            all_views,
             temperature,
-            of_own_image,
+            same_image,
         )[0]
         for side in (0, 1)
     ]
@@ -100,9 +100,9 @@ def nce(logits, constant, images):
     """
     negatives = logits.shape[1] - 1
     noise = math.log(negatives / images) + tf.math.log(constant)
-    own = tf.nn.softplus(noise - logits[:, 0])
-    others = tf.reduce_sum(tf.nn.softplus(logits[:, 1:] - noise), axis=1)
-    return tf.reduce_mean(own + others)
+    positive = tf.nn.softplus(noise - logits[:, 0])
+    negative = tf.reduce_sum(tf.nn.softplus(logits[:, 1:] - noise), axis=1)
+    return tf.reduce_mean(positive + negative)
 
 
 def sinkhorn(scores, epsilon, iterations):
@@ -127,7 +127,7 @@ def sinkhorn(scores, epsilon, iterations):
 
 
 def cross_entropy(targets, logits):
-    """Of each target with the logits of several views (SwAV, Eq. 2).
+    """Cross-entropy of targets and logits of several views (SwAV, Eq. 2).
 
     Args:
       targets: float32 [N, K], rows sum to 1; take no gradient.
@@ -226,7 +226,7 @@ def similarities(logits, temperature):
 def _histogram(cosines):
     """Shares float32 [BINS] of cosines [M]; those left out count nowhere."""
     known = tf.cast(cosines >= -1.5, tf.float32)
-    place = tf.cast((cosines + 1) * (BINS / 2), tf.int32)
-    place = tf.clip_by_value(place, 0, BINS - 1)
-    counts = tf.math.unsorted_segment_sum(known, place, BINS)
+    bins = tf.cast((cosines + 1) * (BINS / 2), tf.int32)
+    bins = tf.clip_by_value(bins, 0, BINS - 1)
+    counts = tf.math.unsorted_segment_sum(known, bins, BINS)
     return counts / tf.maximum(tf.reduce_sum(known), 1)

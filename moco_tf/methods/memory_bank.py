@@ -47,42 +47,13 @@ class MemoryBank(two_views.Contrastive):
         Raises:
           ValueError: for a value outside its range.
         """
-        super().__init__("memory_bank", backbone, **common)
-        dim = self.query_encoder.dim
-        dictionaries.check_arguments(
-            loss, self.micro_batches, momentum, temperature
+        super().__init__("memory_bank", backbone, temperature, **common)
+        dictionaries.check_loss(self.name, loss, self.micro_batches)
+        self.bank = dictionaries.FeatureBank(
+            images, self.query_encoder.dim, momentum, seed
         )
-        self.bank = dictionaries.FeatureBank(images, dim, momentum, seed)
         self.images, self.negatives = images, negatives
-        self.temperature = temperature
         self.loss_name = loss
-
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K + 1) of InfoNCE; NCE has no such loss."""
-        del batch_size
-        if section.loss == "nce":
-            return None
-        return math.log(section.negatives + 1)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch where NCE's constant needs it whole."""
-        dictionaries.check_configured(config)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """The bank, the drawn features and logits."""
-        drawn = config.memory_bank.negatives
-        features = (images + drawn) * 4 * config.model.dim
-        return features + losses.logit_bytes(rows, drawn)
-
-    @classmethod
-    def describe(cls, config, images):
-        """The settings, and the memory that the bank takes."""
-        size = images * config.model.dim * 4 / 1e6
-        words = super().describe(config, images)
-        return f"{words}; bank of {images} features, {size:.1f} MB a replica"
 
     def train_step(self, batch):
         """One step, inside a replica: Eq. 1 of MoCo, or Eq. 7 of InstDisc.
@@ -115,3 +86,33 @@ class MemoryBank(two_views.Contrastive):
         features, images = shuffle.gather_keys(query, batch["index"])
         self.bank.update(images, features)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K + 1) of InfoNCE; NCE has no such loss."""
+        del run
+        if settings.loss == "nce":
+            return None
+        return math.log(settings.negatives + 1)
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses parts of a batch where NCE's constant needs all of it."""
+        super().check(settings, run)
+        dictionaries.check_loss(run.method, settings.loss, run.micro_batches)
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """The bank, the drawn features and logits."""
+        drawn = settings.negatives
+        features = (run.images + drawn) * 4 * run.dim
+        return features + losses.logit_bytes(rows, drawn)
+
+    @classmethod
+    def describe(cls, settings, run):
+        """The settings, and the memory that the bank takes."""
+        size = run.images * run.dim * 4 / 1e6
+        words = super().describe(settings, run)
+        return (
+            f"{words}; bank of {run.images} features, {size:.1f} MB a replica"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import dictionaries, losses, shuffle, two_views
-from moco_tf.methods.momentum import update_momentum
+from moco_tf.methods.momentum import check_momentum, update_momentum
 
 
 class MoCo(two_views.Contrastive):
@@ -55,54 +55,17 @@ class MoCo(two_views.Contrastive):
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        super().__init__("moco", backbone, shuffle_keys=shuffle_keys, **common)
-        if not 0 <= momentum <= 1 or temperature <= 0:
-            raise ValueError(
-                "momentum must lie in 0..1 and temperature above 0. Received "
-                f"momentum={momentum}, temperature={temperature}."
-            )
+        super().__init__(
+            "moco", backbone, temperature, shuffle_keys=shuffle_keys, **common
+        )
+        check_momentum(momentum)
         self.key_encoder = self.query_encoder.clone()
         self.queue = dictionaries.KeyQueue(
             queue_size, self.query_encoder.dim, seed
         )
         self.momentum = momentum
-        self.temperature = temperature
         self.symmetric = symmetric
         self.mask_same_image = mask_same_image
-
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K + 1), for each direction."""
-        del batch_size
-        directions = 2 if section.symmetric else 1
-        return directions * math.log(section.queue_size + 1)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """The queue, with the image and the step of each key, and logits."""
-        del images
-        keys = config.moco.queue_size
-        queries = cls.trained_passes(config.moco) + config.data.small_views
-        logits = losses.logit_bytes(queries * rows, keys)
-        return keys * (4 * config.model.dim + 16) + logits
-
-    @classmethod
-    def trained_passes(cls, section):
-        """Both views are queries when it is symmetric."""
-        return 2 if section.symmetric else 1
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses a queue that does not hold the keys of a step."""
-        size = config.moco.queue_size
-        keys = config.train.batch_size * (2 if config.moco.symmetric else 1)
-        if size < keys:
-            raise ValueError(
-                "moco.queue_size must be at least the number of keys of a step "
-                "(the batch size, twice that when symmetric). Received "
-                f"queue_size={size}, keys={keys}. Raise "
-                "config.moco.queue_size or lower config.train.batch_size."
-            )
 
     def train_step(self, batch):
         """One step of Algorithm 1 (v1, section 3.2), inside a replica.
@@ -114,53 +77,31 @@ class MoCo(two_views.Contrastive):
         Returns:
           dict of the scalars in METRICS.
         """
-        order = batch["order"]
         query_view, key_view = self.normalized(batch)  # keys: shuffled order
 
         update_momentum(self.key_encoder, self.query_encoder, self.momentum)
         key = self.encode(self.key_encoder, key_view)  # [N, C]
-        keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C]
-        keys = shuffle.unshuffle(keys, order)  # in slot order
-        rows = {"query": query_view, "key": shuffle.own_rows(keys)}
+        keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C], [G]
+        keys = shuffle.unshuffle(keys, batch["order"])  # in slot order
+        rows = {"query": query_view, "key": shuffle.this_replica(keys)}
         rows |= {"index": batch["index"], **self.small_views(batch)}
         if self.symmetric:
-            other_key = self.encode(self.key_encoder, query_view)
-            other_keys = shuffle.all_gather(other_key)  # in slot order already
-            rows["other_query"] = key_view
-            rows["other_key"] = tf.gather(other_keys, shuffle.own_rows(order))
-            rows["other_index"] = tf.gather(samples, shuffle.own_rows(order))
+            rows, keys, samples = self.with_other_direction(
+                rows, keys, samples, key_view, batch["order"]
+            )
 
         def contrast(rows):
-            loss, logits = self.contrast(*self.queries(rows))
+            query = self.vectors(self.query_encoder, rows["query"])  # [N, C]
+            loss, logits = self.contrast(*self.with_small_views(query, rows))
             if self.symmetric:
-                query = self.vectors(self.query_encoder, rows["other_query"])
-                key, index = rows["other_key"], rows["other_index"]
-                loss += self.contrast(query, key, index)[0]
+                loss += self.other_loss(rows)
             return loss, self.scores(logits)
 
         loss, scores = self.descend(contrast, rows)
 
         # After the logits: no key is a negative of its own query.
         self.queue.enqueue(keys, samples, self.step)
-        if self.symmetric:
-            self.queue.enqueue(other_keys, samples, self.step)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
-
-    def queries(self, rows):
-        """Queries, their keys and images; an image's small views are queries.
-
-        As SwAV (arXiv:2006.09882, Sec. 3.2) has it, large views alone are keys.
-        """
-        query = self.vectors(self.query_encoder, rows["query"])
-        key, index = rows["key"], rows["index"]
-        if "small" not in rows:
-            return query, key, index
-        count, small = self.small_vectors(rows)
-        return (
-            tf.concat([query, small], axis=0),
-            tf.concat([key, tf.repeat(key, count, axis=0)], axis=0),
-            tf.concat([index, tf.repeat(index, count)], axis=0),
-        )
 
     def contrast(self, query, key, index):
         """InfoNCE of queries [N, C] and their keys [N, C] with the queue.
@@ -175,3 +116,80 @@ class MoCo(two_views.Contrastive):
         return losses.info_nce(
             query, tf.stop_gradient(key), keys, self.temperature, masked
         )
+
+    def with_other_direction(self, rows, keys, samples, key_view, order):
+        """The symmetric step: key views are queries, query views keys, too.
+
+        Args:
+          rows: dict of tensors of this replica, of the first direction.
+          keys, samples: float32 [G, C], int64 [G], of the first direction.
+          key_view: normalised float [N, H, W, 3], in the shuffled order of
+            `order`, int32 [G].
+
+        Returns:
+          rows, keys [2G, C] and samples [2G] of both directions.
+        """
+        other_key = self.encode(self.key_encoder, rows["query"])
+        other_keys = shuffle.all_gather(other_key)  # in slot order already
+        shuffled = shuffle.this_replica(order)  # slots of the key views
+        rows = rows | {
+            "other_query": key_view,
+            "other_key": tf.gather(other_keys, shuffled),
+            "other_index": tf.gather(samples, shuffled),
+        }
+        keys = tf.concat([keys, other_keys], axis=0)
+        return rows, keys, tf.concat([samples, samples], axis=0)
+
+    def other_loss(self, rows):
+        """The loss of the key views as queries."""
+        query = self.vectors(self.query_encoder, rows["other_query"])
+        return self.contrast(query, rows["other_key"], rows["other_index"])[0]
+
+    def with_small_views(self, query, rows):
+        """Queries, their keys and images; an image's small views are queries.
+
+        As SwAV (arXiv:2006.09882, Sec. 3.2) has it, large views alone are keys.
+        """
+        key, index = rows["key"], rows["index"]
+        if "small" not in rows:
+            return query, key, index
+        count, small = self.small_vectors(rows)
+        return (
+            tf.concat([query, small], axis=0),
+            tf.concat([key, tf.repeat(key, count, axis=0)], axis=0),
+            tf.concat([index, tf.repeat(index, count)], axis=0),
+        )
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K + 1), for each direction."""
+        del run
+        directions = 2 if settings.symmetric else 1
+        return directions * math.log(settings.queue_size + 1)
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses a queue that does not hold the keys of a step."""
+        super().check(settings, run)
+        size = settings.queue_size
+        keys = run.batch_size * (2 if settings.symmetric else 1)
+        if size < keys:
+            raise ValueError(
+                "moco.queue_size must be at least the number of keys of a step "
+                "(the batch size, twice that when symmetric). Received "
+                f"queue_size={size}, keys={keys}. Raise "
+                "config.moco.queue_size or lower config.train.batch_size."
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """The queue, with the image and the step of each key, and logits."""
+        keys = settings.queue_size
+        queries = cls.trained_views(settings) + run.small_views
+        logits = losses.logit_bytes(queries * rows, keys)
+        return keys * (4 * run.dim + 16) + logits
+
+    @classmethod
+    def trained_views(cls, settings):
+        """Both views are queries when it is symmetric."""
+        return 2 if settings.symmetric else 1

@@ -5,6 +5,14 @@ import math
 import tensorflow as tf
 
 
+def check_momentum(momentum):
+    """Refuses a momentum outside 0..1 (ValueError)."""
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"momentum must lie in 0..1. Received momentum={momentum}."
+        )
+
+
 def rising_momentum(first, step, total_steps):
     """1 - (1 - first) (cos(pi k / K) + 1) / 2 (BYOL, arXiv:2006.07733, 3.2).
 

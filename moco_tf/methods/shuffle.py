@@ -88,7 +88,7 @@ def gather_keys(keys, samples):
     return packed[:, :-2], high * _INDEX_BASE + low
 
 
-def own_rows(rows):
+def this_replica(rows):
     """The rows of this replica.
 
     Args:
@@ -97,11 +97,11 @@ def own_rows(rows):
     Returns:
       [G / R, ...]
     """
-    share = rows.shape[0] // batch_norm.replica_count()
+    count = rows.shape[0] // batch_norm.replica_count()
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    start = tf.cast(replica, tf.int32) * share
+    start = tf.cast(replica, tf.int32) * count
     return tf.ensure_shape(
-        rows[start : start + share], [share, *rows.shape[1:]]
+        rows[start : start + count], [count, *rows.shape[1:]]
     )
 
 

@@ -17,6 +17,7 @@ class SimCLR(two_views.Contrastive):
     """
 
     MULTI_CROP = True
+    WHOLE_BATCH = "a query's negatives are the whole batch"
 
     def __init__(
         self, backbone: tf.keras.Model, temperature: float = 0.1, **common: Any
@@ -32,39 +33,7 @@ class SimCLR(two_views.Contrastive):
         Raises:
           ValueError: for a value outside its range.
         """
-        super().__init__("simclr", backbone, **common)
-        self.refuse_micro_batches()
-        if temperature <= 0:
-            raise ValueError(
-                "temperature must be above 0. Received "
-                f"temperature={temperature}."
-            )
-        self.temperature = temperature
-
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(2G - 1): a view's other view and the views of other images."""
-        del section
-        return math.log(2 * batch_size - 1)
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Logits of all views with both large views of the global batch."""
-        del images
-        views = 2 + config.data.small_views
-        return losses.logit_bytes(views * rows, 2 * config.train.batch_size)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch: negatives are of the batch."""
-        cls.refuse_configured_parts(config)
-
-    def passes(self, batch):
-        views = two_views.side_by_side(*self.normalized(batch))
-        return {
-            "query": two_views.Pass(self.query_encoder, views, True),
-            **self.small_passes(batch),
-        }
+        super().__init__("simclr", backbone, temperature, **common)
 
     def train_step(self, batch):
         """One step of Algorithm 1, inside a replica.
@@ -83,17 +52,48 @@ class SimCLR(two_views.Contrastive):
         def contrast(rows):
             views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
             # Gradients flow back through the gather, to every replica.
-            every = shuffle.all_gather(views)  # [2G, C]
-            own = shuffle.own_rows(tf.range(every.shape[0]))
-            loss, logits = losses.nt_xent(views, every, own, self.temperature)
+            all_views = shuffle.all_gather(views)  # [2G, C]
+            positions = shuffle.this_replica(tf.range(all_views.shape[0]))
+            loss, logits = losses.nt_xent(
+                views, all_views, positions, self.temperature
+            )
             if "small" in rows:
-                count, small = self.small_vectors(rows)
-                other = losses.nt_xent_small(
-                    small, views, every, own, self.temperature
+                loss = self.with_small_views(
+                    loss, rows, views, all_views, positions
                 )
-                # A small view has two terms, a large one has one.
-                loss = (loss + count * other) / (1.0 + count)
             return loss, self.scores(logits)
 
         loss, scores = self.descend(contrast, rows)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def with_small_views(self, loss, rows, views, all_views, positions):
+        """The mean of the loss of large views and that of small ones.
+
+        A small view has two terms, one for each large view of its image; a
+        large one has one. Arguments are as of losses.nt_xent_small.
+        """
+        count, small = self.small_vectors(rows)
+        small_loss = losses.nt_xent_small(
+            small, views, all_views, positions, self.temperature
+        )
+        return (loss + count * small_loss) / (1.0 + count)
+
+    def encodings(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {
+            "query": two_views.Encoding(self.query_encoder, views, True),
+            **self.small_encodings(batch),
+        }
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(2G - 1): a view's other view and the views of other images."""
+        del settings
+        return math.log(2 * run.batch_size - 1)
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Logits of all views with both large views of the global batch."""
+        del settings
+        views = 2 + run.small_views
+        return losses.logit_bytes(views * rows, 2 * run.batch_size)

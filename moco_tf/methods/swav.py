@@ -1,5 +1,6 @@
 """SwAV (arXiv:2006.09882): predict a view's code from another view."""
 
+import functools
 import math
 from typing import Any
 
@@ -20,7 +21,7 @@ class SwAV(two_views.TwoViews):
     NEEDS = ("seed", "steps_per_epoch")
     METRICS = ("loss", "unreadable", "positive", "spread")
     MULTI_CROP = True
-    WHOLE = "codes are shares of the whole batch"
+    WHOLE_BATCH = "codes are shares of the whole batch"
 
     def __init__(
         self,
@@ -56,7 +57,6 @@ class SwAV(two_views.TwoViews):
           ValueError: for a value outside its range.
         """
         super().__init__("swav", backbone, **common)
-        self.refuse_micro_batches()
         if min(temperature, epsilon) <= 0 or prototypes < 2:
             raise ValueError(
                 "temperature and epsilon must be above 0, prototypes at least "
@@ -74,49 +74,6 @@ class SwAV(two_views.TwoViews):
             self.queue = dictionaries.KeyQueue(queue_size, dim, seed)
             self.other_queue = dictionaries.KeyQueue(queue_size, dim, seed + 1)
 
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """ln(K): all prototypes are as likely."""
-        del batch_size
-        return math.log(section.prototypes)
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses parts of a batch, and a queue that holds less than one."""
-        cls.refuse_configured_parts(config)
-        size, batch = config.swav.queue_size, config.train.batch_size
-        if 0 < size < batch:
-            raise ValueError(
-                "swav.queue_size must be 0 or at least the batch size. "
-                f"Received queue_size={size}, batch_size={batch}. Raise "
-                "config.swav.queue_size, or pass 0 for no queue."
-            )
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Prototypes, queues, and scores of the global batch and the queues."""
-        section, dim = config.swav, config.model.dim
-        count, size = section.prototypes, section.queue_size
-        scored = (config.train.batch_size + size) if rows else 0
-        views = 2 + config.data.small_views
-        kept = 4 * dim * count + 2 * size * (4 * dim + 16)
-        return (
-            kept + 8 * count * scored + losses.logit_bytes(views * rows, count)
-        )
-
-    def trained_variables(self):
-        return [
-            *self.query_encoder.trainable_variables,
-            *self.prototypes.trainable_variables,
-        ]
-
-    def passes(self, batch):
-        views = two_views.side_by_side(*self.normalized(batch))
-        return {
-            "query": two_views.Pass(self.query_encoder, views, True),
-            **self.small_passes(batch),
-        }
-
     def train_step(self, batch):
         """One step of Algorithm 1 (App. A), inside a replica.
 
@@ -133,24 +90,15 @@ class SwAV(two_views.TwoViews):
         first, second = self.normalized(batch)
         rows = {"views": two_views.side_by_side(first, second)}
         rows |= self.small_views(batch)
-        frozen = self.step < self.frozen_steps
 
         def swap(rows):
             views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
-            every = shuffle.all_gather(tf.stop_gradient(views))  # [2G, C]
-            codes = self.codes(tf.reshape(every, [-1, 2, every.shape[1]]))
-            codes = [shuffle.own_rows(code) for code in codes]  # [N, K] each
-            scores = self.prototypes(views, frozen)
-            scores = tf.reshape(scores, [-1, 2, scores.shape[1]])
-            predicted = [scores[:, tf.newaxis, 1], scores[:, tf.newaxis, 0]]
-            if "small" in rows:
-                count, small = self.small_vectors(rows)
-                scores = self.prototypes(small, frozen)
-                scores = tf.reshape(scores, [-1, count, scores.shape[1]])
-                predicted = [tf.concat([p, scores], 1) for p in predicted]
+            all_views = shuffle.all_gather(tf.stop_gradient(views))  # [2G, C]
+            codes = self.codes(all_views)  # [N, K] for each view
+            predictions = self.predictions(views, rows)  # [N, 1 + V, K] each
             loss = sum(
                 losses.cross_entropy(code, scores / self.temperature)
-                for code, scores in zip(codes, predicted, strict=True)
+                for code, scores in zip(codes, predictions, strict=True)
             )
             pairs = tf.reshape(views, [-1, 2, views.shape[1]])
             cosines = tf.reduce_sum(pairs[:, 0] * pairs[:, 1], axis=1)
@@ -158,50 +106,115 @@ class SwAV(two_views.TwoViews):
                 "positive": tf.reduce_mean(cosines),
                 "spread": losses.spread(views),
             }
-            return loss / 2.0, scores, every
+            return loss / 2.0, scores, all_views
 
-        loss, scores, every = self.descend(swap, rows)
-        self.enqueue(every, batch["index"])
+        loss, scores, all_views = self.descend(swap, rows)
+        self.enqueue(all_views, batch["index"])
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
-    def codes(self, pairs):
-        """Codes of both views of the global batch, each from its own view.
+    def predictions(self, views, rows):
+        """Scores that predict each large view's code from other views.
 
         Args:
-          pairs: float32 [G, 2, C], the same on every replica.
+          views: float32 [2N, C], unit vectors of both large views.
+          rows: dict; with "small", their scores come after the other view's
+            (multi-crop, Sec. 3.2).
 
         Returns:
-          two float32 [G, K]; rows sum to 1, and no gradient flows back.
+          two float32 [N, 1 + V, K], cosines with the prototypes.
         """
-        found = []
+        frozen = self.step < self.frozen_steps
+        scores = self.prototypes(views, frozen)
+        scores = tf.reshape(scores, [-1, 2, scores.shape[1]])
+        others = [scores[:, tf.newaxis, 1], scores[:, tf.newaxis, 0]]
+        if "small" not in rows:
+            return others
+        count, small = self.small_vectors(rows)
+        scores = self.prototypes(small, frozen)
+        scores = tf.reshape(scores, [-1, count, scores.shape[1]])
+        return [tf.concat([other, scores], axis=1) for other in others]
+
+    def codes(self, all_views):
+        """Codes of both views of this replica, each from its own view.
+
+        Args:
+          all_views: float32 [2G, C], the same on every replica.
+
+        Returns:
+          two float32 [N, K]; rows sum to 1, and no gradient flows back.
+        """
+        pairs = tf.reshape(all_views, [-1, 2, all_views.shape[1]])
+        codes = []
         for side, queue in enumerate((self.queue, self.other_queue)):
             vectors = pairs[:, side]
+            count = vectors.shape[0]
             if queue is None:
-                found.append(self._shares(vectors, vectors.shape[0]))
+                codes.append(self._sinkhorn(vectors, count))
                 continue
             # Not before it holds features of images alone.
-            filled = -(-queue.size // vectors.shape[0])
-            late = self.step >= max(self.queue_from_step, filled)
+            filled = -(-queue.size // count)
+            uses_queue = self.step >= max(self.queue_from_step, filled)
             more = tf.concat([vectors, queue.keys], axis=0)
-            found.append(
+            codes.append(
                 tf.cond(
-                    late,
-                    lambda more=more: self._shares(more, pairs.shape[0]),
-                    lambda one=vectors: self._shares(one, pairs.shape[0]),
+                    uses_queue,
+                    functools.partial(self._sinkhorn, more, count),
+                    functools.partial(self._sinkhorn, vectors, count),
                 )
             )
-        return found
+        return [shuffle.this_replica(code) for code in codes]
 
-    def _shares(self, vectors, count):
+    def _sinkhorn(self, vectors, count):
         """Codes of the first `count` of vectors [M, C]."""
         scores = tf.stop_gradient(self.prototypes(vectors))
         return losses.sinkhorn(scores, self.epsilon, self.iterations)[:count]
 
-    def enqueue(self, every, index):
+    def enqueue(self, all_views, index):
         """Puts the features of a step, [2G, C], into the queues."""
         if self.queue is None:
             return
-        pairs = tf.reshape(every, [-1, 2, every.shape[1]])
+        pairs = tf.reshape(all_views, [-1, 2, all_views.shape[1]])
         samples = shuffle.all_gather(index)
         self.queue.enqueue(pairs[:, 0], samples, self.step)
         self.other_queue.enqueue(pairs[:, 1], samples, self.step)
+
+    def trained_variables(self):
+        return [
+            *self.query_encoder.trainable_variables,
+            *self.prototypes.trainable_variables,
+        ]
+
+    def encodings(self, batch):
+        views = two_views.side_by_side(*self.normalized(batch))
+        return {
+            "query": two_views.Encoding(self.query_encoder, views, True),
+            **self.small_encodings(batch),
+        }
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """ln(K): all prototypes are as likely."""
+        del run
+        return math.log(settings.prototypes)
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses a queue that holds less than a batch."""
+        super().check(settings, run)
+        size, batch = settings.queue_size, run.batch_size
+        if 0 < size < batch:
+            raise ValueError(
+                "swav.queue_size must be 0 or at least the batch size. "
+                f"Received queue_size={size}, batch_size={batch}. Raise "
+                "config.swav.queue_size, or pass 0 for no queue."
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Prototypes, queues, and scores of the global batch and the queues."""
+        count, size = settings.prototypes, settings.queue_size
+        scored = (run.batch_size + size) if rows else 0
+        views = 2 + run.small_views
+        stored = 4 * run.dim * count + 2 * size * (4 * run.dim + 16)
+        logits = losses.logit_bytes(views * rows, count)
+        return stored + 8 * count * scored + logits

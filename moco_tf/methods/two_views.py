@@ -1,5 +1,6 @@
 """What methods have in common that make two views of an image into a loss."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +12,39 @@ from moco_tf.models import cloning
 from moco_tf.models import encoder as encoders
 
 
-class Pass(NamedTuple):
-    """What goes through an encoder in a step, and whether gradients come back.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a method's class may ask of the run that it is to train in.
 
     Attributes:
-      encoder: Encoder. images: normalised float [N, H, W, 3]. trained: bool.
+      method: str, the method's name in the table.
+      images: int, N of the source; 0 where they are not counted yet.
+      batch_size: int, G, images of a step. micro_batches: int.
+      input: str, what the encoder sees of an image (models/inputs.py).
+      norm: str, "batch" or "layer".
+      dim: int, C, features of a query or key.
+      image_size, patch: int, pixels.
+      small_views: int, V, small views of an image.
+    """
+
+    method: str
+    images: int
+    batch_size: int
+    micro_batches: int
+    input: str
+    norm: str
+    dim: int
+    image_size: int
+    patch: int
+    small_views: int
+
+
+class Encoding(NamedTuple):
+    """An encoder and the images that it encodes in a step.
+
+    Attributes:
+      encoder: Encoder. images: normalised float [N, H, W, 3].
+      trained: bool, whether gradients come back.
     """
 
     encoder: tf.keras.Model
@@ -26,8 +55,8 @@ class Pass(NamedTuple):
 class TwoViews(method.Method):
     """A method of an encoder and two views of every image.
 
-    A subclass defines `train_step`, and `chance_loss` and `check` where they
-    have something to say.
+    A subclass defines `train_step`, and `chance_loss`, `check` and
+    `dictionary_bytes` where they have something to say.
 
     Attributes:
       query_encoder: Encoder that is evaluated, saved and exported.
@@ -42,14 +71,14 @@ class TwoViews(method.Method):
 
     # Facts of a run that the class takes as arguments besides its section's
     # fields: of "seed", "images" (N of the source), "total_steps",
-    # "steps_per_epoch", "hidden", "bn_splits" (of a pass of a replica) and
+    # "steps_per_epoch", "hidden", "bn_splits" (of a replica's micro-batch) and
     # "sync_bn".
     NEEDS: tuple[str, ...] = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
     INPUTS: tuple[str, ...] = ("rgb",)  # of model.input, that it takes
     MULTI_CROP = False  # whether small views, if there are any, are trained on
-    # Why a loss that refuses parts of a batch needs it whole.
-    WHOLE = "a query's negatives are the whole batch"
+    # Why the loss needs the whole batch at once; "": it takes micro-batches.
+    WHOLE_BATCH = ""
 
     def __init__(
         self,
@@ -84,6 +113,7 @@ class TwoViews(method.Method):
             be one.
         """
         super().__init__(name, micro_batches, jit_compile)
+        self.refuse_micro_batches(name, micro_batches)
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
             raise ValueError(
@@ -99,56 +129,6 @@ class TwoViews(method.Method):
         self.mean, self.std = tuple(mean), tuple(std)
         self.shuffle_keys = shuffle_keys
 
-    @classmethod
-    def chance_loss(cls, section, batch_size):
-        """The loss of features that tell nothing, in nats, or None.
-
-        Args:
-          section: of the method, of a configuration.
-          batch_size: G, images of a step.
-        """
-        del section, batch_size
-        return None
-
-    @classmethod
-    def check(cls, config, replicas):
-        """Refuses a configuration that the method cannot honour (ValueError).
-
-        Args:
-          config: ConfigDict. replicas: int.
-        """
-
-    @classmethod
-    def dictionary_bytes(cls, config, images, rows):
-        """Bytes that a replica keeps of keys, and of a step's logits.
-
-        Args:
-          config: ConfigDict. images: N of the source. rows: of a replica.
-        """
-        del config, images, rows
-        return 0
-
-    @classmethod
-    def trained_passes(cls, section):
-        """How many views of an image are encoded with gradients."""
-        del section
-        return 2 if cls.KEY_VIEWS else 1
-
-    @classmethod
-    def describe(cls, config, images):
-        """The method's settings, and its loss at chance, in words.
-
-        Args:
-          config: ConfigDict. images: N of the source.
-        """
-        del images
-        section = config[config.method]
-        words = ", ".join(f"{name} {value}" for name, value in section.items())
-        chance = cls.chance_loss(section, config.train.batch_size)
-        if chance is not None:
-            words += f"; loss at chance {chance:.3f}"
-        return words
-
     @property
     def backbone(self):
         return self.query_encoder.backbone
@@ -156,34 +136,12 @@ class TwoViews(method.Method):
     def trained_variables(self):
         return self.query_encoder.trainable_variables
 
-    def refuse_micro_batches(self):
-        """For a loss that needs the batch whole: ValueError for parts of it."""
-        if self.micro_batches != 1:
-            less = "For less memory, use recompute=True."
-            raise ValueError(
-                f"{type(self).__name__} needs micro_batches=1: {self.WHOLE}. "
-                f"Received micro_batches={self.micro_batches}. "
-                + (less if "rgb" in self.INPUTS else "Lower the batch size.")
-            )
-
-    @classmethod
-    def refuse_configured_parts(cls, config):
-        """As `refuse_micro_batches`, of a configuration."""
-        if config.train.micro_batches > 1:
-            less = "; for less memory, --config.model.recompute=true"
-            raise ValueError(
-                f"The method {config.method} needs train.micro_batches=1: "
-                f"{cls.WHOLE}. Received {config.train.micro_batches}. Pass "
-                "--config.train.micro_batches=1"
-                + (f"{less}." if "rgb" in cls.INPUTS else ".")
-            )
-
     def normalized(self, batch):
         """Normalised images of both views; the key's in the stream's order."""
         key = batch["key"]
         if self.shuffle_keys == "gather":
             images = shuffle.gather_images(key)
-            key = tf.gather(images, shuffle.own_rows(batch["order"]))
+            key = tf.gather(images, shuffle.this_replica(batch["order"]))
         return self.normalize(batch["query"]), self.normalize(key)
 
     def normalize(self, images):
@@ -201,10 +159,10 @@ class TwoViews(method.Method):
         return {"small": self.normalize(batch["small"])}
 
     def small_vectors(self, rows):
-        """Of the rows of `small_views`, encoded in one pass.
+        """Unit vectors of the small views of `rows`, encoded together.
 
         Returns:
-          V, int; unit vectors float32 [V N, C], an image's next to each other.
+          V, int; float32 [V N, C], an image's next to each other.
         """
         small = rows["small"]
         return small.shape[1], self.vectors(self.query_encoder, flat(small))
@@ -213,39 +171,148 @@ class TwoViews(method.Method):
         """Share of samples that another one stands in for, float32 scalar."""
         return tf.reduce_mean(1.0 - tf.cast(batch["valid"], tf.float32))
 
-    def passes(self, batch):
+    def encodings(self, batch):
         """What is encoded in a step, for who looks into one.
 
         Returns:
-          dict of Pass by a name in words.
+          dict of Encoding by a name in words.
         """
         if not self.KEY_VIEWS:
             images = self.normalize(batch["query"])
-            return {"query": Pass(self.query_encoder, images, True)}
+            return {"query": Encoding(self.query_encoder, images, True)}
         query_view, key_view = self.normalized(batch)
         key_encoder = self.key_encoder or self.query_encoder
         return {
-            "query": Pass(self.query_encoder, query_view, True),
-            "key": Pass(key_encoder, key_view, False),
-            **self.small_passes(batch),
+            "query": Encoding(self.query_encoder, query_view, True),
+            "key": Encoding(key_encoder, key_view, False),
+            **self.small_encodings(batch),
         }
 
-    def small_passes(self, batch):
-        """The pass of the small views, if there are any."""
+    def small_encodings(self, batch):
+        """The Encoding of the small views, if there are any."""
         return {
-            name: Pass(self.query_encoder, flat(images), True)
+            name: Encoding(self.query_encoder, flat(images), True)
             for name, images in self.small_views(batch).items()
         }
+
+    # What a run asks of the class. `settings` is an object with the fields of
+    # the method's section of a configuration as attributes.
+
+    @classmethod
+    def chance_loss(cls, settings, run):
+        """The loss of features that know nothing, in nats, or None.
+
+        Args:
+          settings: fields of the method's section. run: Run.
+        """
+        del settings, run
+        return None
+
+    @classmethod
+    def check(cls, settings, run):
+        """Refuses a run that the method cannot honour.
+
+        Args:
+          settings: fields of the method's section. run: Run.
+
+        Raises:
+          ValueError: with the rule, the value received and the remedy.
+        """
+        del settings
+        if run.input not in cls.INPUTS:
+            names = ", ".join(cls.INPUTS)
+            raise ValueError(
+                f"The method {run.method} takes model.input={names}. Received "
+                f"{run.input!r}. Pass --config.model.input={cls.INPUTS[0]}."
+            )
+        if run.small_views and not cls.MULTI_CROP:
+            raise ValueError(
+                f"The method {run.method} has no use for small views. Received "
+                f"data.small_views={run.small_views}. Pass "
+                "--config.data.small_views=0."
+            )
+        cls.refuse_micro_batches(run.method, run.micro_batches)
+
+    @classmethod
+    def refuse_micro_batches(cls, name, count):
+        """Refuses micro-batches where the loss needs the whole batch.
+
+        Args:
+          name: str, the method's. count: int, micro-batches.
+
+        Raises:
+          ValueError: for more than one.
+        """
+        if cls.WHOLE_BATCH and count != 1:
+            less = "; for less memory, --config.model.recompute=true"
+            raise ValueError(
+                f"The method {name} needs train.micro_batches=1: "
+                f"{cls.WHOLE_BATCH}. Received {count}. Pass "
+                "--config.train.micro_batches=1"
+                + (f"{less}." if "rgb" in cls.INPUTS else ".")
+            )
+
+    @classmethod
+    def dictionary_bytes(cls, settings, run, rows):
+        """Bytes that a replica keeps of keys, and of a step's logits.
+
+        Args:
+          settings: fields of the method's section. run: Run.
+          rows: int, images of a replica; 0: without logits.
+        """
+        del settings, run, rows
+        return 0
+
+    @classmethod
+    def trained_views(cls, settings):
+        """How many large views of an image are encoded with gradients."""
+        del settings
+        return 2 if cls.KEY_VIEWS else 1
+
+    @classmethod
+    def describe(cls, settings, run):
+        """The method's settings, and its loss at chance, in words.
+
+        Args:
+          settings: fields of the method's section. run: Run.
+        """
+        fields = vars(settings).items()
+        words = ", ".join(f"{name} {value}" for name, value in fields)
+        chance = cls.chance_loss(settings, run)
+        if chance is not None:
+            words += f"; loss at chance {chance:.3f}"
+        return words
 
 
 class Contrastive(TwoViews):
     """A method whose loss tells a query's own key from others by cosine.
 
-    A subclass sets `temperature`.
+    Attributes:
+      temperature: positive float; logits are cosine / temperature.
     """
 
     METRICS = (*method.Method.METRICS, "positive", "hardest_negative")
     HISTOGRAMS = tf.TensorShape([2, losses.BINS])
+
+    def __init__(
+        self,
+        name: str,
+        backbone: tf.keras.Model,
+        temperature: float,
+        **common: Any,
+    ) -> None:
+        """As of TwoViews.
+
+        Raises:
+          ValueError: for a value outside its range.
+        """
+        super().__init__(name, backbone, **common)
+        if temperature <= 0:
+            raise ValueError(
+                "temperature must be above 0. Received "
+                f"temperature={temperature}."
+            )
+        self.temperature = temperature
 
     def scores(self, logits):
         """Figures of logits [N, 1 + K] for the log, means over N by name."""
@@ -276,15 +343,15 @@ def _refuse_shared_statistics(backbone):
     Saving and restoring them then changes bits, and a resumed run is another.
     """
     kind = tf.keras.layers.BatchNormalization
-    found = [
+    names = [
         layer.name
         for layer in cloning.sublayers(backbone)
         if isinstance(layer, kind)
     ]
-    if found:
+    if names:
         raise ValueError(
             "On several replicas a backbone must not hold Keras' "
-            f"BatchNormalization. Received {found[:3]} in {backbone.name!r}. "
+            f"BatchNormalization. Received {names[:3]} in {backbone.name!r}. "
             "Use moco_tf.models.cloning.swap_batch_norm(backbone) to replace "
             "them with their weights."
         )

@@ -64,11 +64,11 @@ def find(method, batches, strategy, path, step):
 
 def _places(method, batch):
     """Names and tensors of a step in the order they are computed in."""
-    passes = method.passes(batch)
-    for kind, (encoder, _, _) in passes.items():
+    encodings = method.encodings(batch)
+    for kind, (encoder, _, _) in encodings.items():
         for weight in encoder.trainable_variables:
             yield f"the weights {weight.name!r} of the {kind} encoder", weight
-    for kind, (encoder, images, _) in passes.items():
+    for kind, (encoder, images, _) in encodings.items():
         yield f"the {kind} images", images
         # As in the step: BatchNorm's groups are of a micro-batch.
         for values in tf.split(images, method.micro_batches):

@@ -39,7 +39,7 @@ def exchange(rows, order):
     """All functions of `shuffle`, inside a replica."""
     keys, samples = shuffle.gather_keys(rows["features"], rows["samples"])
     images = shuffle.gather_images(rows["bytes"])
-    own = shuffle.own_rows(order)
+    own = shuffle.this_replica(order)
     dealt = tf.cast(tf.gather(images, own), tf.float32)
     return {
         "features": shuffle.all_gather(rows["features"]),

@@ -141,7 +141,7 @@ def test_patches_under_xla_give_the_same_step():
     ("arguments", "message"),
     [
         ({"rows": 3}, r"rows must lie in 1\.\.2 for 3 x 3 patches"),
-        ({"micro_batches": 2}, "needs micro_batches=1"),
+        ({"micro_batches": 2}, "needs train.micro_batches=1"),
     ],
 )
 def test_what_it_cannot_honour_is_refused(arguments, message):

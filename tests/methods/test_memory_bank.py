@@ -150,7 +150,10 @@ def test_micro_batches_make_the_same_step():
     "arguments, message",
     [
         ({"loss": "softmax"}, "loss must be one of"),
-        ({"loss": "nce", "micro_batches": 2}, "micro_batches 1 with nce"),
+        (
+            {"loss": "nce", "micro_batches": 2},
+            "nce needs train.micro",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(arguments, message):

@@ -201,7 +201,7 @@ def test_a_model_of_the_user_trains_by_fit():
         ({"shuffle_keys": "ring"}, "shuffle.*'gather', 'address'.*'ring'"),
         ({"momentum": 1.5}, "momentum must lie in 0..1.*momentum=1.5"),
         ({"momentum": -0.1}, "momentum must lie in 0..1.*momentum=-0.1"),
-        ({"temperature": 0.0}, "temperature above 0.*temperature=0.0"),
+        ({"temperature": 0.0}, "temperature must be above 0.*=0.0"),
         ({"head": "mpl"}, "head must be one of.*'mpl'"),
         ({"dim": 0}, "dim=0"),
     ],

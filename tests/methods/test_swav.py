@@ -186,7 +186,7 @@ def test_a_queue_that_is_not_full_waits():
     ("arguments", "message"),
     [
         ({"epsilon": 0.0}, "epsilon must be above 0"),
-        ({"micro_batches": 2}, "needs micro_batches=1"),
+        ({"micro_batches": 2}, "needs train.micro_batches=1"),
     ],
 )
 def test_what_it_cannot_honour_is_refused(arguments, message):

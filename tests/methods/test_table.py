@@ -39,9 +39,10 @@ def test_logits_are_counted_of_every_view(name, views, logits):
         fields["moco.queue_size"] = "100"
     config = configs.load(name, fields)
     method = table.method_class(config.method)
-    kept = method.dictionary_bytes(config, 0, 0)
+    settings, run = configs.settings_of(config), configs.run_of(config)
+    kept = method.dictionary_bytes(settings, run, 0)
     # float32, kept three times: logits, softmax and its gradient.
-    assert method.dictionary_bytes(config, 0, 2) - kept == 3 * 4 * logits
+    assert method.dictionary_bytes(settings, run, 2) - kept == 3 * 4 * logits
 
 
 def test_fields_are_the_common_ones_and_the_methods_own():
