@@ -5,18 +5,33 @@ import functools
 from moco_tf import config as configs
 from moco_tf.data import sources, stream, views
 from moco_tf.methods import table
+from moco_tf.models import batch_norm, heads, inputs, resnet
 from moco_tf.models import encoder as encoders
-from moco_tf.models import heads, inputs
 from moco_tf.training import distribution, schedules
 
 
-def make_parts(config, mean, std, bn_splits=1):
-    """Makes them, for training or, with its one group, for inference.
+def make_norm(config, splits=1):
+    """The factory of a configuration's BatchNorm layers.
+
+    Args:
+      config: ConfigDict of a pre-training.
+      splits: groups of a batch; 1 does for inference.
+
+    Returns:
+      functools.partial of BatchNorm.
+    """
+    return functools.partial(
+        batch_norm.BatchNorm, splits=splits, synchronized=config.model.sync_bn
+    )
+
+
+def make_parts(config, mean, std, norm=None):
+    """The backbone and the head of a configuration.
 
     Args:
       config: ConfigDict of a pre-training.
       mean, std: of the channels, that images are normalised by.
-      bn_splits: BatchNorm groups of a replica's batch.
+      norm: factory of BatchNorm layers; None: that of one group.
 
     Returns:
       backbone: keras.Model, normalised float [N, H, W, 3] -> float32 [N, F];
@@ -26,43 +41,35 @@ def make_parts(config, mean, std, bn_splits=1):
     model, size = config.model, config.data.image_size
     if config.data.small_views:
         size = None  # the views have two sizes
-    build = functools.partial(
-        encoders.build_backbone,
-        model.backbone,
-        width=model.width,
-        stem=model.stem,
-        bn_splits=bn_splits,
-        precision=config.train.precision,
-        synchronized=model.sync_bn,
-        norm=model.norm,
+    norm = norm or make_norm(config)
+    norms = {"batch": norm, "layer": resnet.layer_norm}
+    backbone = inputs.make_backbone(
+        model.input,
+        functools.partial(
+            encoders.build_backbone,
+            model.backbone,
+            width=model.width,
+            stem=model.stem,
+            norm=norms[model.norm],
+            precision=config.train.precision,
+        ),
+        image_size=size,
+        patch=model.patch,
+        mean=mean,
+        std=std,
     )
-
-    def part(size, channels, name):
-        return build(image_size=size, channels=channels, model_name=name)
-
-    def head(features):
-        return heads.projection_head(
+    head = inputs.make_head(
+        model.input,
+        functools.partial(
+            heads.projection_head,
             model.head,
-            features,
-            model.dim,
-            model.hidden,
-            bn_splits,
-            model.sync_bn,
-        )
-
-    if model.input in ("lab", "pair"):
-        make = functools.partial(part, size)
-        if model.input == "lab":
-            backbone = inputs.halves(make, size, mean, std)
-        else:
-            backbone = inputs.pair(make, size)
-        return backbone, inputs.half_heads(head, backbone.output_shape[-1])
-    if model.input == "grid":
-        make = functools.partial(part, model.patch)
-        backbone = inputs.grid(make, size, model.patch, mean, std)
-    else:
-        backbone = build(image_size=size)
-    return backbone, head(encoders.feature_size(backbone))
+            dim=model.dim,
+            hidden=model.hidden,
+            norm=norm,
+        ),
+        encoders.feature_size(backbone),
+    )
+    return backbone, head
 
 
 def open_source(config, spec):
@@ -125,17 +132,17 @@ def make_method(config, images, total_steps, replicas, workers):
       TwoViews, not compiled.
     """
     model, micro_batches = config.model, config.train.micro_batches
-    bn_splits = max(1, model.bn_groups // (replicas * micro_batches))
+    splits = max(1, model.bn_groups // (replicas * micro_batches))
+    norm = make_norm(config, splits)
     recipe = views.RECIPES[config.data.views]
-    backbone, head = make_parts(config, recipe.mean, recipe.std, bn_splits)
+    backbone, head = make_parts(config, recipe.mean, recipe.std, norm)
     facts = {
         "seed": config.seed,
         "images": images,
         "total_steps": total_steps,
         "steps_per_epoch": total_steps // config.train.epochs,
         "hidden": model.hidden,
-        "bn_splits": bn_splits,
-        "sync_bn": model.sync_bn,
+        "norm": norm,
     }
     method = table.method_class(config.method)
     own = config[config.method].to_dict()

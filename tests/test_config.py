@@ -45,7 +45,6 @@ def test_names_in_the_rules_are_those_of_the_parts():
         ("data.views", views.RECIPES),
         ("data.augment_on", view_stage.WHERE),
         ("model.input", inputs.CHANNELS),
-        ("model.norm", resnet.NORMS),
         ("model.stem", resnet.STEMS),
         ("model.head", heads.KINDS),
         ("train.precision", resnet.PRECISIONS),

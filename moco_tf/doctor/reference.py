@@ -1,10 +1,13 @@
 """Replays whole training steps of the published implementation on a device."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.doctor import table
 from moco_tf.methods import moco
+from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
 from moco_tf.training import distribution, optimizers
 from moco_tf.weights import layouts
@@ -175,7 +178,7 @@ def _build(case):
     model = moco.MoCo(
         encoders.build_backbone(
             case["arch"],
-            bn_splits=case["groups"],
+            norm=functools.partial(batch_norm.BatchNorm, splits=case["groups"]),
             image_size=case["image_size"],
         ),
         head=case["head"],

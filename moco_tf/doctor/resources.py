@@ -90,10 +90,7 @@ def predict(config, replicas, images):
     pixels = views.RECIPES[config.data.views]
     one_size = config.copy_and_resolve_references()
     one_size.data.small_views = 0  # so that the sizes of layers are known
-    bn_splits = max(1, config.model.bn_groups // replicas)
-    backbone, head = plan.make_parts(
-        one_size, pixels.mean, pixels.std, bn_splits
-    )
+    backbone, head = plan.make_parts(one_size, pixels.mean, pixels.std)
     model = config.model
     weights = backbone.count_params() + head.count_params()
     rows = config.train.batch_size // replicas

@@ -1,5 +1,6 @@
 """Fine-tuning of a whole network with few or all labels (`finetune`)."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -17,7 +18,7 @@ from moco_tf.evaluation import (
     label_augment,
     supervised,
 )
-from moco_tf.models import encoder, heads, inputs
+from moco_tf.models import batch_norm, encoder, heads, inputs
 from moco_tf.training import checkpoints, optimizers
 
 
@@ -178,13 +179,15 @@ def make_method(config, start, batches, classes, strategy):
         mixing = label_augment.Mixing(
             options.mixup, options.cutmix, config.seed
         )
+    norm = functools.partial(
+        batch_norm.BatchNorm, synchronized=config.model.sync_bn
+    )
     with strategy.scope():
         head = heads.classification_head(
             start.backbone.output_shape[-1],
             classes,
-            config.model.head_bn,
-            config.model.sync_bn,
-            config.seed,
+            norm=norm if config.model.head_bn else None,
+            seed=config.seed,
         )
         method = FineTuned(
             start.backbone,

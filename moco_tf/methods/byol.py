@@ -1,5 +1,6 @@
 """BYOL (arXiv:2006.07733): predict what a momentum encoder makes of a view."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +11,7 @@ from moco_tf.methods.momentum import (
     rising_momentum,
     update_momentum,
 )
-from moco_tf.models import heads
+from moco_tf.models import batch_norm, heads
 
 
 class BYOL(two_views.TwoViews):
@@ -22,7 +23,7 @@ class BYOL(two_views.TwoViews):
       key_encoder: Encoder, the target.
     """
 
-    NEEDS = ("total_steps", "hidden", "bn_splits", "sync_bn")
+    NEEDS = ("total_steps", "hidden", "norm")
     METRICS = ("loss", "unreadable", "positive", "spread")
     MULTI_CROP = True
 
@@ -32,8 +33,7 @@ class BYOL(two_views.TwoViews):
         total_steps: int,
         momentum: float = 0.996,
         hidden: int = 4096,
-        bn_splits: int = 1,
-        sync_bn: bool = False,
+        norm: Callable[..., tf.keras.layers.Layer] = batch_norm.BatchNorm,
         **common: Any,
     ) -> None:
         """Builds online network and target, equal at the start.
@@ -44,8 +44,8 @@ class BYOL(two_views.TwoViews):
           momentum: float in 0..1, tau_base, the momentum of the first step.
           hidden: features of the predictor's hidden layer; 0: as many as of
             its input.
-          bn_splits: BatchNorm groups of a replica's batch, in the predictor.
-          sync_bn: whether that BatchNorm takes the batches of all replicas.
+          norm: BatchNorm, or a functools.partial of it with its `splits` and
+            `synchronized`; in the predictor.
           **common: of TwoViews; published: head "byol", dim 256.
 
         Raises:
@@ -61,12 +61,7 @@ class BYOL(two_views.TwoViews):
             )
         self.key_encoder = self.query_encoder.clone()
         self.predictor = heads.bn_mlp(
-            dim,
-            hidden,
-            dim,
-            bn_splits=bn_splits,
-            synchronized=sync_bn,
-            name="predictor",
+            dim, hidden, dim, norm=norm, name="predictor"
         )
         self.first_momentum = momentum
         self.total_steps = total_steps

@@ -71,8 +71,7 @@ class TwoViews(method.Method):
 
     # Facts of a run that the class takes as arguments besides its section's
     # fields: of "seed", "images" (N of the source), "total_steps",
-    # "steps_per_epoch", "hidden", "bn_splits" (of a replica's micro-batch) and
-    # "sync_bn".
+    # "steps_per_epoch", "hidden" and "norm" (the factory of its BatchNorm).
     NEEDS: tuple[str, ...] = ()
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
     INPUTS: tuple[str, ...] = ("rgb",)  # of model.input, that it takes

@@ -32,15 +32,15 @@ def clone(model):
     return copy
 
 
-def swap_batch_norm(model, splits=1, synchronized=False):
+def swap_batch_norm(model, *, norm=batch_norm.BatchNorm):
     """Copies a model with every Keras BatchNormalization replaced by ours.
 
     Momentum, epsilon and weights are kept.
 
     Args:
       model: functional keras.Model; left as it is.
-      splits: groups of a training batch.
-      synchronized: whether the statistics are those of all replicas' batches.
+      norm: BatchNorm, or a functools.partial of it with its `splits` and
+        `synchronized`.
 
     Returns:
       keras.Model of the same architecture and weights.
@@ -58,9 +58,7 @@ def swap_batch_norm(model, splits=1, synchronized=False):
     swapped = clone_functional(
         model,
         lambda layer: (
-            _like(layer, splits, synchronized)
-            if isinstance(layer, keras_layer)
-            else None
+            _like(layer, norm) if isinstance(layer, keras_layer) else None
         ),
     )
     left = [
@@ -78,7 +76,7 @@ def swap_batch_norm(model, splits=1, synchronized=False):
     return swapped
 
 
-def _like(layer, splits, synchronized):
+def _like(layer, norm):
     """BatchNorm with the settings of a Keras BatchNormalization."""
     config = layer.get_config()
     axis = config["axis"]
@@ -91,13 +89,11 @@ def _like(layer, splits, synchronized):
             f"with axis={axis} at layer {layer.name}. Use a channels-last "
             "model."
         )
-    return batch_norm.BatchNorm(
-        splits,
+    return norm(
         momentum=config["momentum"],
         epsilon=config["epsilon"],
         center=config["center"],
         scale=config["scale"],
-        synchronized=synchronized,
         name=layer.name,
         trainable=layer.trainable,
         dtype=layer.dtype_policy,

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -107,13 +108,12 @@ def backbone_names():
 
 def build_backbone(
     name: str,
+    *,
     width: float = 1.0,
     stem: str = "imagenet",
-    bn_splits: int = 1,
+    norm: Callable[..., tf.keras.layers.Layer] = batch_norm.BatchNorm,
     image_size: int | None = None,
     precision: str = "float32",
-    synchronized: bool = False,
-    norm: str = "batch",
     channels: int = 3,
     model_name: str | None = None,
 ) -> tf.keras.Model:
@@ -123,12 +123,11 @@ def build_backbone(
       name: one of `backbone_names()`.
       width: factor of the channels; ResNets only.
       stem: "imagenet" or "cifar"; ResNets only.
-      bn_splits: BatchNorm groups of a replica's batch.
+      norm: factory of the normalisation layers: BatchNorm, a
+        functools.partial of it (its `splits`, `synchronized`) or, for ResNets
+        only, resnet.layer_norm.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
-      synchronized: whether every BatchNorm takes the statistics of all
-        replicas' batches; `bn_splits` must be 1 then.
-      norm: "batch", or "layer"; ResNets only.
       channels: of the images. model_name: str; None: the backbone's.
 
     Returns:
@@ -142,31 +141,29 @@ def build_backbone(
             RESNETS[name],
             width,
             stem,
-            bn_splits,
-            image_size,
-            precision,
-            synchronized,
-            norm,
-            channels,
-            model_name,
+            norm=norm,
+            image_size=image_size,
+            precision=precision,
+            channels=channels,
+            name=model_name,
         )
     if name not in backbone_names():
         raise ValueError(
             f"backbone must be one of {backbone_names()}. Received {name!r}."
         )
-    if (width, stem, norm, channels) != (1.0, "imagenet", "batch", 3):
+    kind = "layer" if norm is resnet.layer_norm else "batch"
+    if (width, stem, kind, channels) != (1.0, "imagenet", "batch", 3):
         raise ValueError(
             "width, stem, norm and inputs other than rgb are options of the "
             f"ResNets alone. Received width={width}, stem={stem!r}, norm="
-            f"{norm!r}, channels={channels} for backbone {name!r}. Leave them "
+            f"{kind!r}, channels={channels} for backbone {name!r}. Leave them "
             'at 1.0, "imagenet", "batch" and 3.'
         )
     return keras_cv_backbones.build(
         name.removeprefix(KERAS_CV),
-        bn_splits,
-        image_size,
-        precision,
-        synchronized,
+        norm=norm,
+        image_size=image_size,
+        precision=precision,
     )
 
 

@@ -1,15 +1,188 @@
-"""Heads: from the backbone's features to the contrasted space, or classes."""
+"""Heads: from the backbone's features to the contrasted space, or classes.
 
-import functools
+`projection_head` makes the published projection heads by name, and
+`classification_head` a linear classifier. Of single methods are `Prototypes`
+(SwAV and DINO) and `context_network` (CPC). All compute in float32 under any
+dtype policy.
+"""
+
 import math
 
 import tensorflow as tf
 
-from moco_tf.models import batch_norm as normalization
+from moco_tf.models import batch_norm
+
+KINDS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
+
+
+def projection_head(
+    kind, features, dim, *, hidden=0, norm=batch_norm.BatchNorm
+):
+    """Makes the head on top of a backbone.
+
+    "fc" is one linear layer (MoCo v1); "mlp" adds a hidden layer and a ReLU
+    (MoCo v2, section 3.1); "simclr", "byol" and "swav" have BatchNorm in
+    between, and "simclr" at the end too; "dino" has three layers, and "dino_bn"
+    BatchNorm between them. Layers of the first two are named as in the
+    published implementation and start as its linear layers do: weights and
+    biases uniform within 1 / sqrt(inputs).
+
+    Args:
+      kind: one of KINDS.
+      features: F, features of the backbone.
+      dim: C, features of a query or key.
+      hidden: features of the hidden layers; 0: as many as the backbone's.
+      norm: BatchNorm, or a functools.partial of it with its `splits` and
+        `synchronized`; for the heads that have BatchNorm.
+
+    Returns:
+      keras.Model, [N, F] -> float32 [N, C].
+
+    Raises:
+      ValueError: The kind is unknown or a size is not positive.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"head must be one of {KINDS}. Received {kind!r}.")
+    if features < 1 or dim < 1:
+        raise ValueError(
+            "A head needs at least one input and one output. Received "
+            f"features={features}, dim={dim}."
+        )
+    if kind in ("dino", "dino_bn"):
+        norm = norm if kind == "dino_bn" else None
+        return dino_mlp(features, hidden, dim, norm=norm)
+    if kind in ("simclr", "byol", "swav"):
+        return bn_mlp(
+            features, hidden, dim, norm=norm, output_bn=kind == "simclr"
+        )
+    hidden = hidden or features
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    if kind == "fc":
+        outputs = _linear("fc", features, dim)(inputs)
+    else:
+        x = _linear("fc.0", features, hidden)(inputs)
+        x = tf.keras.layers.ReLU(name="fc.1", dtype="float32")(x)
+        outputs = _linear("fc.2", hidden, dim)(x)
+    return tf.keras.Model(inputs, outputs, name="head")
+
+
+def bn_mlp(
+    features,
+    hidden,
+    dim,
+    *,
+    norm=batch_norm.BatchNorm,
+    output_bn=False,
+    name="head",
+):
+    """Makes two linear layers with BatchNorm and ReLU in between.
+
+    With `output_bn` it is SimCLR's projection head as in its authors' code
+    (arXiv:2002.05709): no layer has a bias, and a BatchNorm without an offset
+    ends it. Without, it is BYOL's projector and predictor (arXiv:2006.07733,
+    section 3.3), and SwAV's projector (arXiv:2006.09882, App. A).
+
+    Args:
+      features: inputs. hidden: features of the hidden layer; 0: as many.
+      dim: outputs.
+      norm: BatchNorm, or a functools.partial of it.
+      output_bn: whether a BatchNorm ends it.
+      name: of the model.
+
+    Returns:
+      keras.Model, [N, features] -> float32 [N, dim].
+    """
+    hidden = hidden or features
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
+    x = norm(dtype="float32", name="bn_1")(x)
+    x = tf.keras.layers.ReLU(name="relu", dtype="float32")(x)
+    x = _linear("linear_2", hidden, dim, bias=not output_bn)(x)
+    if output_bn:
+        x = norm(dtype="float32", name="bn_2", center=False)(x)
+    return tf.keras.Model(inputs, x, name=name)
+
+
+def dino_mlp(features, hidden, dim, *, norm=None):
+    """Makes DINO's projector (arXiv:2104.14294, App. C).
+
+    Three layers, GELU in between. Weights start normal with deviation 0.02, cut
+    at two deviations, and biases at 0.
+
+    Args:
+      features: inputs. hidden: features of both hidden layers; 0: as many.
+      dim: outputs.
+      norm: BatchNorm or a functools.partial of it, before each GELU; or None.
+
+    Returns:
+      keras.Model, [N, features] -> float32 [N, dim].
+    """
+    hidden = hidden or features
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = inputs
+    for number, outputs in enumerate((hidden, hidden, dim), start=1):
+        # A new one each time: Keras repeats the values of a reused one.
+        normal = tf.keras.initializers.TruncatedNormal(stddev=0.02)
+        x = tf.keras.layers.Dense(
+            outputs,
+            kernel_initializer=normal,
+            dtype="float32",
+            name=f"linear_{number}",
+        )(x)
+        if number < 3:
+            if norm:
+                x = norm(dtype="float32", name=f"bn_{number}")(x)
+            x = tf.keras.layers.Activation(
+                tf.nn.gelu, dtype="float32", name=f"gelu_{number}"
+            )(x)
+    return tf.keras.Model(inputs, x, name="head")
+
+
+def _linear(name, inputs, outputs, bias=True):
+    limit = 1.0 / math.sqrt(inputs)
+    uniform = tf.keras.initializers.RandomUniform
+    return tf.keras.layers.Dense(
+        outputs,
+        kernel_initializer=uniform(-limit, limit),
+        bias_initializer=uniform(-limit, limit),
+        use_bias=bias,
+        dtype="float32",  # under a policy of mixed precision too
+        name=name,
+    )
+
+
+def classification_head(features, classes, *, norm=None, seed=0):
+    """Makes a linear classifier on top of a backbone.
+
+    Weights start from N(0, 0.01), biases from 0 (MoCo v1's published code). A
+    new layer that has BatchNorm trains at the scale of its own inputs (v1,
+    section 4.2).
+
+    Args:
+      features: F, features of the backbone. classes: int.
+      norm: BatchNorm or a functools.partial of it, before the linear layer; or
+        None.
+      seed: int, of the weights.
+
+    Returns:
+      keras.Model, [N, F] -> logits float32 [N, classes]. Its layers are "bn"
+      (with `norm`) and "fc".
+    """
+    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
+    x = norm(dtype="float32", name="bn")(inputs) if norm else inputs
+    outputs = tf.keras.layers.Dense(
+        classes,
+        kernel_initializer=tf.keras.initializers.RandomNormal(
+            stddev=0.01, seed=seed
+        ),
+        dtype="float32",
+        name="fc",
+    )(x)
+    return tf.keras.Model(inputs, outputs, name="classifier")
 
 
 class Prototypes(tf.keras.layers.Layer):
-    """K directions in the projection's space, in float32.
+    """K directions in the projection's space that vectors are compared with.
 
     Attributes:
       kernel: float32 [C, K] variable.
@@ -55,15 +228,18 @@ class Prototypes(tf.keras.layers.Layer):
 
 
 def context_network(side, dim, blocks):
-    """Makes masked convolutions that read a grid from the top to the bottom.
+    """Makes the context of CPC: a place's row and what lies above it.
 
-    A block is PixelCNN's idea (arXiv:1601.06759) with rows in the place of
+    Masked convolutions read a grid of patches from the top to the bottom. A
+    block is PixelCNN's idea (arXiv:1601.06759) with rows in the place of
     pixels: 1x1, 1x3 along the row, 2x1 over the row and the one above, 1x1,
     and the input added.
 
     Args:
-      side: g, rows and columns. dim: C. blocks: int, at least 1; each sees one
-        row more above, and one column more on both sides.
+      side: g, rows and columns of the grid.
+      dim: C, features of a patch.
+      blocks: int, at least 1; each sees one row more above, and one column
+        more on both sides.
 
     Returns:
       keras.Model, float32 [N, g, g, C] -> [N, g, g, C].
@@ -90,191 +266,3 @@ def context_network(side, dim, blocks):
         x = layers.Add(dtype="float32")([x, convolve(y, 1, "out")])
     x = layers.ReLU(dtype="float32", name="context")(x)
     return tf.keras.Model(inputs, x, name="context")
-
-
-KINDS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
-
-
-def projection_head(
-    kind, features, dim, hidden=0, bn_splits=1, synchronized=False
-):
-    """Makes the head on top of a backbone, in float32.
-
-    "fc" is one linear layer (MoCo v1); "mlp" adds a hidden layer and a ReLU
-    (MoCo v2, section 3.1); "simclr", "byol" and "swav" have BatchNorm in
-    between, and "simclr" at the end too; "dino" has three layers, and "dino_bn"
-    BatchNorm between them. Layers of the first two are named as in the
-    published implementation and start as its linear layers do: weights and
-    biases uniform within 1 / sqrt(inputs).
-
-    Args:
-      kind: one of KINDS.
-      features: F, features of the backbone.
-      dim: C, features of a query or key.
-      hidden: features of the hidden layer; 0: as many as the backbone's.
-      bn_splits: BatchNorm groups of a replica's batch.
-      synchronized: whether BatchNorm takes the batches of all replicas.
-
-    Returns:
-      keras.Model, [N, F] -> float32 [N, C].
-
-    Raises:
-      ValueError: The kind is unknown or a size is not positive.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"head must be one of {KINDS}. Received {kind!r}.")
-    if features < 1 or dim < 1:
-        raise ValueError(
-            "A head needs at least one input and one output. Received "
-            f"features={features}, dim={dim}."
-        )
-    if kind == "dino":
-        return dino_mlp(features, hidden, dim)
-    if kind == "dino_bn":
-        norm = _batch_norm(bn_splits, synchronized)
-        return dino_mlp(features, hidden, dim, norm)
-    if kind in ("simclr", "byol", "swav"):
-        output_bn = kind == "simclr"
-        return bn_mlp(features, hidden, dim, output_bn, bn_splits, synchronized)
-    hidden = hidden or features
-    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
-    if kind == "fc":
-        outputs = _linear("fc", features, dim)(inputs)
-    else:
-        x = _linear("fc.0", features, hidden)(inputs)
-        x = tf.keras.layers.ReLU(name="fc.1", dtype="float32")(x)
-        outputs = _linear("fc.2", hidden, dim)(x)
-    return tf.keras.Model(inputs, outputs, name="head")
-
-
-def bn_mlp(
-    features,
-    hidden,
-    dim,
-    output_bn=False,
-    bn_splits=1,
-    synchronized=False,
-    name="head",
-):
-    """Two layers with BatchNorm and ReLU in between, in float32.
-
-    With `output_bn` it is SimCLR's projection head as in its authors' code
-    (arXiv:2002.05709): no layer has a bias, and a BatchNorm without an offset
-    ends it. Without, it is BYOL's projector and predictor (arXiv:2006.07733,
-    section 3.3), and SwAV's projector (arXiv:2006.09882, App. A).
-
-    Args:
-      features: inputs. hidden: features of the hidden layer; 0: as many.
-      dim: outputs.
-      output_bn: see above.
-      bn_splits: BatchNorm groups of a replica's batch.
-      synchronized: whether BatchNorm takes the batches of all replicas.
-      name: of the model.
-
-    Returns:
-      keras.Model, [N, features] -> float32 [N, dim].
-    """
-    hidden = hidden or features
-    batch_norm = _batch_norm(bn_splits, synchronized)
-    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
-    x = _linear("linear_1", features, hidden, bias=not output_bn)(inputs)
-    x = batch_norm(name="bn_1")(x)
-    x = tf.keras.layers.ReLU(name="relu", dtype="float32")(x)
-    x = _linear("linear_2", hidden, dim, bias=not output_bn)(x)
-    if output_bn:
-        x = batch_norm(name="bn_2", center=False)(x)
-    return tf.keras.Model(inputs, x, name=name)
-
-
-def dino_mlp(features, hidden, dim, batch_norm=None):
-    """DINO's projector (arXiv:2104.14294, App. C), in float32.
-
-    Three layers, GELU in between. Weights start normal with deviation 0.02, cut
-    at two deviations, and biases at 0.
-
-    Args:
-      features: inputs. hidden: features of both hidden layers; 0: as many.
-      dim: outputs.
-      batch_norm: function of a name -> BatchNorm, before each GELU; or None.
-
-    Returns:
-      keras.Model, [N, features] -> float32 [N, dim].
-    """
-    hidden = hidden or features
-    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
-    x = inputs
-    for number, outputs in enumerate((hidden, hidden, dim), start=1):
-        # A new one each time: Keras repeats the values of a reused one.
-        normal = tf.keras.initializers.TruncatedNormal(stddev=0.02)
-        x = tf.keras.layers.Dense(
-            outputs,
-            kernel_initializer=normal,
-            dtype="float32",
-            name=f"linear_{number}",
-        )(x)
-        if number < 3:
-            if batch_norm:
-                x = batch_norm(name=f"bn_{number}")(x)
-            x = tf.keras.layers.Activation(
-                tf.nn.gelu, dtype="float32", name=f"gelu_{number}"
-            )(x)
-    return tf.keras.Model(inputs, x, name="head")
-
-
-def classification_head(
-    features, classes, batch_norm=True, synchronized=True, seed=0
-):
-    """Makes a linear classifier on top of a backbone, in float32.
-
-    Weights start from N(0, 0.01), biases from 0 (MoCo v1's published code). A
-    new layer that has BatchNorm trains at the scale of its own inputs (v1,
-    section 4.2).
-
-    Args:
-      features: F, features of the backbone. classes: int.
-      batch_norm: whether a BatchNorm comes first.
-      synchronized: whether that takes the statistics of all replicas' batches.
-      seed: int, of the weights.
-
-    Returns:
-      keras.Model, [N, F] -> logits float32 [N, classes]. Its layers are "bn"
-      and "fc".
-    """
-    inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
-    x = inputs
-    if batch_norm:
-        x = normalization.BatchNorm(
-            synchronized=synchronized, dtype="float32", name="bn"
-        )(x)
-    outputs = tf.keras.layers.Dense(
-        classes,
-        kernel_initializer=tf.keras.initializers.RandomNormal(
-            stddev=0.01, seed=seed
-        ),
-        dtype="float32",
-        name="fc",
-    )(x)
-    return tf.keras.Model(inputs, outputs, name="classifier")
-
-
-def _batch_norm(bn_splits, synchronized):
-    """Function of a name -> BatchNorm."""
-    return functools.partial(
-        normalization.BatchNorm,
-        bn_splits,
-        synchronized=synchronized,
-        dtype="float32",
-    )
-
-
-def _linear(name, inputs, outputs, bias=True):
-    limit = 1.0 / math.sqrt(inputs)
-    uniform = tf.keras.initializers.RandomUniform
-    return tf.keras.layers.Dense(
-        outputs,
-        kernel_initializer=uniform(-limit, limit),
-        bias_initializer=uniform(-limit, limit),
-        use_bias=bias,
-        dtype="float32",  # under a policy of mixed precision too
-        name=name,
-    )

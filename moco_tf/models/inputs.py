@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data import image_ops
+
 CHANNELS = {"rgb": 3, "lab": 3, "pair": 6, "grid": 3}  # of images, by kind
 
 # sRGB to XYZ (IEC 61966-2-1), each row over the white point D65.
@@ -17,7 +19,50 @@ _WHITE = np.array([0.95047, 1.0, 1.08883])
 # Middle and half width of what sRGB has of L, a and b, as in CMC's code.
 _LAB_MEAN = np.array([50.0, 6.025, -6.6895])
 _LAB_STD = np.array([50.0, 92.208, 101.1675])
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # as data/image_ops.py
+
+
+def make_backbone(kind, build, *, image_size, patch, mean, std):
+    """Makes the backbone for a kind of input.
+
+    Args:
+      kind: one of CHANNELS.
+      build: function that makes a backbone of image_size (pixels of a square
+        image; None: any), channels and model_name, as encoder.build_backbone.
+      image_size: pixels of a square image; None takes any size.
+      patch: pixels of a patch's side; of "grid" alone.
+      mean, std: of the channels, that the images are normalised by.
+
+    Returns:
+      keras.Model, float [N, H, W, CHANNELS[kind]] -> float32 [N, F].
+    """
+    if kind == "rgb":
+        return build(image_size=image_size)
+    size = patch if kind == "grid" else image_size
+
+    def make(channels, name):
+        return build(image_size=size, channels=channels, model_name=name)
+
+    if kind == "lab":
+        return halves(make, image_size, mean, std)
+    if kind == "pair":
+        return pair(make, image_size)
+    return grid(make, image_size, patch, mean, std)
+
+
+def make_head(kind, make, features):
+    """Makes the head for a kind of input: of "lab" and "pair" one a half.
+
+    Args:
+      kind: one of CHANNELS.
+      make: function of a keyword `features`, a number -> head.
+      features: F, of the backbone.
+
+    Returns:
+      keras.Model, [N, F] -> float32 [N, C]; [N, 2 C] of two heads.
+    """
+    if kind in ("lab", "pair"):
+        return half_heads(make, features)
+    return make(features=features)
 
 
 def to_lab(pixels):
@@ -88,7 +133,7 @@ def half_heads(make, features):
     """A head for each half of the features, their outputs side by side.
 
     Args:
-      make: function of a number of features -> head.
+      make: function of a keyword `features`, a number -> head.
       features: of both halves.
 
     Returns:
@@ -99,7 +144,7 @@ def half_heads(make, features):
     outputs = []
     for name, taken in (("l", (0, middle)), ("ab", (middle, features))):
         half = _Channels(*taken, dtype="float32", name=f"{name}_features")
-        head = make(middle)
+        head = make(features=middle)
         head = tf.keras.Model(head.inputs, head.outputs, name=f"{name}_head")
         outputs.append(head(half(inputs)))
     outputs = tf.keras.layers.Concatenate(name="both", dtype="float32")(outputs)
@@ -161,7 +206,9 @@ class _Grey(_Pixels):
 
     def call(self, images):
         pixels = self.pixels(images)
-        grey = tf.reduce_sum(pixels * _LUMINANCE, axis=-1, keepdims=True)
+        grey = tf.reduce_sum(
+            pixels * image_ops.LUMINANCE, axis=-1, keepdims=True
+        )
         return (grey - self.mean[1]) / self.std[1]
 
 

@@ -8,7 +8,7 @@ our ResNets where published MoCo figures are to be reproduced.
 
 import tensorflow as tf
 
-from moco_tf.models import cloning, resnet
+from moco_tf.models import batch_norm, cloning, resnet
 
 _RESNET_50 = {
     "stackwise_filters": [64, 128, 256, 512],
@@ -128,20 +128,19 @@ BACKBONES: dict[str, tuple[str, dict]] = {
 
 def build(
     name,
-    bn_splits=1,
+    *,
+    norm=batch_norm.BatchNorm,
     image_size=None,
     precision="float32",
-    synchronized=False,
 ):
     """Makes a backbone with average pooling and our BatchNorm.
 
     Args:
       name: key of BACKBONES.
-      bn_splits: groups of a training batch in every BatchNorm.
+      norm: BatchNorm, or a functools.partial of it with its `splits` and
+        `synchronized`; keras-cv's momentum and epsilon are kept.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
-      synchronized: whether every BatchNorm takes the statistics of all
-        replicas' batches; `bn_splits` must be 1 then.
 
     Returns:
       keras.Model, normalised float [N, H, W, 3] -> float32 [N, F].
@@ -166,7 +165,7 @@ def build(
         name="avgpool", dtype="float32"
     )(trunk.output)
     model = tf.keras.Model(trunk.input, features, name=name)
-    return cloning.swap_batch_norm(model, bn_splits, synchronized)
+    return cloning.swap_batch_norm(model, norm=norm)
 
 
 def _keras_cv():

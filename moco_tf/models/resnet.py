@@ -13,7 +13,6 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 STEMS = ("imagenet", "cifar")
-NORMS = ("batch", "layer")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 EXPANSION = 4  # channels out of a bottleneck, per channel inside
 
@@ -22,11 +21,10 @@ def resnet(
     depth,
     width=1.0,
     stem="imagenet",
-    bn_splits=1,
+    *,
+    norm=batch_norm.BatchNorm,
     image_size=None,
     precision="float32",
-    synchronized=False,
-    norm="batch",
     channels=3,
     name=None,
 ):
@@ -42,14 +40,12 @@ def resnet(
         (rounded to a multiple of 8, at least 8).
       stem: "imagenet": 7x7 stride 2 and a max pool; "cifar": 3x3 stride 1, no
         pool, for images of about 32 pixels.
-      bn_splits: groups of a training batch in every BatchNorm.
+      norm: factory of the normalisation layers, function of dtype and name:
+        BatchNorm, a functools.partial of it (its `splits`, `synchronized`), or
+        `layer_norm`.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16". Variables and
         the output are float32 with each.
-      synchronized: whether every BatchNorm takes the statistics of all
-        replicas' batches; `bn_splits` must be 1 then.
-      norm: one of NORMS; "layer" normalises each image by itself, over places
-        and channels (arXiv:1607.06450).
       channels: of the images.
       name: of the model; None: "resnet" and the depth.
 
@@ -61,7 +57,7 @@ def resnet(
     """
     _check(depth, width, stem, precision, norm)
     blocks, bottleneck = DEPTHS[depth]
-    layers = _Layers(bn_splits, precision, synchronized, norm)
+    layers = _Layers(norm, precision)
     images = tf.keras.Input([image_size, image_size, channels], name="image")
     x = _stem(layers, images, _scaled(64, width), stem)
     for stage, count in enumerate(blocks):
@@ -80,6 +76,21 @@ def resnet(
     return tf.keras.Model(images, features, name=name or f"resnet{depth}")
 
 
+def layer_norm(**options):
+    """Makes a layer that normalises each image by itself (arXiv:1607.06450).
+
+    Mean and variance are those of an image, over positions and channels; gamma
+    and beta of a channel.
+
+    Args:
+      **options: of keras.layers.Layer (dtype, name).
+
+    Returns:
+      keras.Layer, float [N, H, W, C] -> [N, H, W, C].
+    """
+    return tf.keras.layers.GroupNormalization(groups=1, epsilon=1e-5, **options)
+
+
 def _check(depth, width, stem, precision, norm):
     if depth not in DEPTHS:
         raise ValueError(
@@ -89,8 +100,11 @@ def _check(depth, width, stem, precision, norm):
         raise ValueError(f"width must be above 0. Received width={width}.")
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {STEMS}. Received {stem!r}.")
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {NORMS}. Received {norm!r}.")
+    if not callable(norm):
+        raise ValueError(
+            "norm must make a layer, as BatchNorm, a functools.partial of it "
+            f"or resnet.layer_norm do. Received {norm!r}."
+        )
     check_precision(precision)
 
 
@@ -154,11 +168,9 @@ def _block(layers, x, channels, stride, bottleneck, name):
 class _Layers:
     """Makes layers of one precision and one kind of normalisation."""
 
-    def __init__(self, bn_splits, precision, synchronized, kind):
-        self.kind = kind
-        self.bn_splits = bn_splits
+    def __init__(self, norm, precision):
+        self.make_norm = norm
         self.precision = precision
-        self.synchronized = synchronized
 
     def conv(self, x, filters, kernel, stride, name, initializer=None):
         """A convolution without bias, padded by kernel // 2 on each side."""
@@ -182,16 +194,7 @@ class _Layers:
         )(x)
 
     def norm(self, x, name):
-        if self.kind == "layer":
-            return tf.keras.layers.GroupNormalization(
-                groups=1, epsilon=1e-5, dtype=self.precision, name=name
-            )(x)
-        return batch_norm.BatchNorm(
-            self.bn_splits,
-            synchronized=self.synchronized,
-            dtype=self.precision,
-            name=name,
-        )(x)
+        return self.make_norm(dtype=self.precision, name=name)(x)
 
     def relu(self, x, name):
         return tf.keras.layers.ReLU(dtype=self.precision, name=name)(x)

@@ -3,6 +3,7 @@
 python -m tests.evaluation.finetune_worker R OUT.npz
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from moco_tf.data import views
 from moco_tf.evaluation import finetune, label_augment
-from moco_tf.models import heads, resnet
+from moco_tf.models import batch_norm, heads, resnet
 from moco_tf.training import distribution, optimizers
 
 BATCH = 8  # G
@@ -20,11 +21,11 @@ STEPS = 3
 def make_method(strategy):
     """A small FineTuned with synchronised BatchNorm everywhere."""
     tf.keras.utils.set_random_seed(3)
+    norm = functools.partial(batch_norm.BatchNorm, synchronized=True)
     with strategy.scope():
-        backbone = resnet.resnet(
-            18, 0.125, "cifar", image_size=8, synchronized=True
-        )
-        head = heads.classification_head(backbone.output_shape[-1], 3)
+        backbone = resnet.resnet(18, 0.125, "cifar", norm=norm, image_size=8)
+        features = backbone.output_shape[-1]
+        head = heads.classification_head(features, 3, norm=norm)
         method = finetune.FineTuned(
             backbone, head, np.arange(24) % 3, views.RECIPES["cifar"], 0.1
         )

@@ -102,29 +102,18 @@ def make_method(name, strategy=None, **fields):
 
 
 def tiny_backbone(
-    name,
-    width,
-    stem,
-    bn_splits=1,
-    image_size=None,
-    precision="float32",
-    synchronized=False,
-    **options,
+    name, *, norm=batch_norm.BatchNorm, image_size=None, channels=3, **options
 ):
     """Two convolutions and BatchNorms in a ResNet's place: soon traced."""
-    del name, width, stem, precision
+    del name, options
     layers = tf.keras.layers
-    images = tf.keras.Input(
-        [image_size, image_size, options.get("channels", 3)]
-    )
+    images = tf.keras.Input([image_size, image_size, channels])
     x = images
     for place, filters in enumerate((8, 16)):
         x = layers.Conv2D(
             filters, 3, strides=2, padding="same", name=f"conv{place}"
         )(x)
-        x = batch_norm.BatchNorm(
-            bn_splits, synchronized=synchronized, name=f"bn{place}"
-        )(x)
+        x = norm(name=f"bn{place}")(x)
         x = layers.ReLU()(x)
     return tf.keras.Model(images, layers.GlobalAveragePooling2D()(x))
 

@@ -1,10 +1,13 @@
 """BYOL's step against NumPy: loss, gradient, target and schedule."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.methods import byol, losses, momentum
+from moco_tf.models import batch_norm
 from tests.methods import numpy_moco, slopes, small_methods
 
 BATCH, STEPS, RATE = small_methods.BATCH, 10, 0.05
@@ -146,8 +149,8 @@ def test_the_momentum_rises_to_one(step, expected):
 def test_micro_batches_with_groups_make_the_same_step():
     # Two groups of a batch, or two micro-batches of one group each.
     batch = next(iter(small_methods.batches(1)))
-    whole = _method(bn_splits=2)
-    parts = _method(bn_splits=1, micro_batches=2)
+    whole = _method(norm=functools.partial(batch_norm.BatchNorm, splits=2))
+    parts = _method(micro_batches=2)
     for method in (whole, parts):
         small_methods.train(method, [batch])
     for left, right in zip(

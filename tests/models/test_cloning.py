@@ -1,8 +1,12 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.models import batch_norm, cloning
+
+TWO_GROUPS = functools.partial(batch_norm.BatchNorm, splits=2)
 
 
 def random(shape, seed=0):
@@ -26,7 +30,7 @@ def keras_model(scale=True, center=True, axis=-1):
 @pytest.mark.parametrize("center", [True, False])
 def test_a_swapped_model_computes_the_same_in_inference(scale, center):
     model = keras_model(scale, center)
-    swapped = cloning.swap_batch_norm(model, 2)
+    swapped = cloning.swap_batch_norm(model, norm=TWO_GROUPS)
     x = random([4, 4, 4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     layer = swapped.get_layer("norm")
@@ -38,7 +42,7 @@ def test_a_swapped_model_computes_the_same_in_inference(scale, center):
 def test_a_swapped_model_shares_nothing_with_the_original():
     model = keras_model()
     before = [weight.numpy() for weight in model.weights]
-    swapped = cloning.swap_batch_norm(model, 2)
+    swapped = cloning.swap_batch_norm(model, norm=TWO_GROUPS)
     swapped(random([4, 4, 4, 3]), training=True)
     swapped.get_layer("conv").kernel.assign_add(
         tf.ones_like(swapped.get_layer("conv").kernel)
@@ -51,7 +55,7 @@ def test_swapping_reaches_nested_models():
     inner = keras_model()
     inputs = tf.keras.Input([4, 4, 3])
     model = tf.keras.Model(inputs, inner(inputs))
-    swapped = cloning.swap_batch_norm(model, 1)
+    swapped = cloning.swap_batch_norm(model)
     x = random([2, 4, 4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     types = [type(layer) for layer in cloning.sublayers(swapped)]
@@ -92,7 +96,7 @@ def block_model(listed):
 
 def test_swapping_reaches_the_attributes_of_a_layer():
     model = block_model(listed=False)
-    swapped = cloning.swap_batch_norm(model, 2)
+    swapped = cloning.swap_batch_norm(model, norm=TWO_GROUPS)
     x = random([4, 3])
     np.testing.assert_allclose(swapped(x), model(x), atol=1e-5)
     block = swapped.get_layer("block")

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,9 +12,14 @@ def random(shape, seed=0):
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def small_encoder(bn_splits=1, precision="float32"):
+def small_encoder(splits=1, precision="float32"):
     backbone = resnet.resnet(
-        18, 0.125, "cifar", bn_splits, image_size=8, precision=precision
+        18,
+        0.125,
+        "cifar",
+        norm=functools.partial(batch_norm.BatchNorm, splits=splits),
+        image_size=8,
+        precision=precision,
     )
     return encoder.Encoder(backbone, heads.projection_head("mlp", 64, 4))
 
@@ -179,7 +186,13 @@ def test_feature_size_is_the_last_axis():
 
 
 def test_resnets_are_built_by_name():
-    model = encoder.build_backbone("resnet18", 0.125, "cifar", 4, 16)
+    model = encoder.build_backbone(
+        "resnet18",
+        width=0.125,
+        stem="cifar",
+        norm=functools.partial(batch_norm.BatchNorm, splits=4),
+        image_size=16,
+    )
     assert model.input_shape == (None, 16, 16, 3)
     assert model.output_shape == (None, 64)
     assert model.get_layer("bn1").splits == 4

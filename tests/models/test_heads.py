@@ -1,10 +1,12 @@
 """The context of a place knows its row and those above, no more."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import cloning, heads
+from moco_tf.models import batch_norm, cloning, heads
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -124,7 +126,9 @@ def test_byols_head_is_linear_batch_norm_relu_linear():
 
 def test_groups_and_synchronisation_reach_the_heads_batch_norm():
     for kind in ("simclr", "byol"):
-        head = heads.projection_head(kind, 6, 4, bn_splits=2)
+        norm = functools.partial(batch_norm.BatchNorm, splits=2)
+        head = heads.projection_head(kind, 6, 4, norm=norm)
         assert head.get_layer("bn_1").splits == 2
-        head = heads.projection_head(kind, 6, 4, synchronized=True)
+        norm = functools.partial(batch_norm.BatchNorm, synchronized=True)
+        head = heads.projection_head(kind, 6, 4, norm=norm)
         assert head.get_layer("bn_1").synchronized

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import cloning, encoder, inputs
+from moco_tf.models import cloning, encoder, inputs, resnet
 from tests import shallow
 
 _network = shallow.fixture((1, 1, 1, 1))
@@ -23,7 +23,7 @@ def _resnet(size):
             image_size=size,
             channels=channels,
             model_name=name,
-            norm="layer",
+            norm=resnet.layer_norm,
         )
 
     return make

@@ -1,3 +1,4 @@
+import functools
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from moco_tf.models import (
 )
 
 SIZE = 32
+TWO_GROUPS = functools.partial(batch_norm.BatchNorm, splits=2)
 
 
 def images(batch=4):
@@ -22,7 +24,9 @@ def images(batch=4):
 
 @pytest.fixture(scope="module")
 def mobilenet():
-    return keras_cv_backbones.build("mobilenetv3_small", 2, SIZE)
+    return keras_cv_backbones.build(
+        "mobilenetv3_small", norm=TWO_GROUPS, image_size=SIZE
+    )
 
 
 @pytest.fixture
@@ -93,7 +97,9 @@ def test_a_clone_of_a_backbone_computes_the_same(mobilenet):
 
 def test_mixed_precision_reaches_the_layers_inside_layers(short):
     """Also those of a clone, which its blocks make for themselves."""
-    model = keras_cv_backbones.build(short, 1, SIZE, "mixed_bfloat16")
+    model = keras_cv_backbones.build(
+        short, image_size=SIZE, precision="mixed_bfloat16"
+    )
     assert tf.keras.mixed_precision.global_policy().name == "float32"
     for copy in (model, cloning.clone(model)):
         computed = {
@@ -108,7 +114,7 @@ def test_mixed_precision_reaches_the_layers_inside_layers(short):
 
 def test_blocks_with_batch_norm_inside_are_swapped_and_cloned(short):
     """EfficientNetV2's blocks hold theirs as attributes."""
-    model = keras_cv_backbones.build(short, 2, SIZE)
+    model = keras_cv_backbones.build(short, norm=TWO_GROUPS, image_size=SIZE)
     clone = cloning.clone(model)
     for copy in (model, clone):
         types = [type(layer) for layer in cloning.sublayers(copy)]

@@ -1,15 +1,18 @@
 """Recomputation changes what is kept, not what is computed."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import encoder, heads, resnet
+from moco_tf.models import batch_norm, encoder, heads, resnet
 
 
 def _gradients(recompute, cloned=False):
     tf.keras.utils.set_random_seed(0)
-    backbone = resnet.resnet(18, 0.125, "cifar", bn_splits=2, image_size=16)
+    two_groups = functools.partial(batch_norm.BatchNorm, splits=2)
+    backbone = resnet.resnet(18, 0.125, "cifar", norm=two_groups, image_size=16)
     head = heads.projection_head("fc", backbone.output_shape[-1], 4)
     model = encoder.Encoder(backbone, head, recompute=recompute)
     model = model.clone() if cloned else model

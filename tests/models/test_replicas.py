@@ -57,10 +57,10 @@ def two_replicas(tmp_path_factory):
     return np.load(paths[1]), str(paths[2]), images
 
 
-def restored(checkpoint, splits):
+def restored(checkpoint):
     """An encoder of this process, one replica, with the checkpoint's values."""
     model = encoder.Encoder(
-        resnet.resnet(18, 0.125, "cifar", splits, image_size=8),
+        resnet.resnet(18, 0.125, "cifar", image_size=8),
         heads.projection_head("fc", 64, 4),
     )
     status = tf.train.Checkpoint(encoder=model).read(checkpoint)
@@ -70,7 +70,7 @@ def restored(checkpoint, splits):
 
 def test_a_checkpoint_of_two_replicas_is_read_by_one(two_replicas):
     arrays, checkpoint, images = two_replicas
-    model = restored(checkpoint, splits=1)
+    model = restored(checkpoint)
     np.testing.assert_allclose(
         model.features(images)[1], arrays["features"], atol=1e-5
     )

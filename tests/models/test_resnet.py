@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -198,8 +200,9 @@ def test_the_seed_makes_the_weights():
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_keeps_float32_variables_and_output(precision):
+    two_groups = functools.partial(batch_norm.BatchNorm, splits=2)
     model = resnet.resnet(
-        18, 0.125, "cifar", bn_splits=2, image_size=16, precision=precision
+        18, 0.125, "cifar", norm=two_groups, image_size=16, precision=precision
     )
     features = model(random([4, 16, 16, 3]), training=True)
     assert features.dtype == tf.float32
@@ -234,7 +237,14 @@ def test_precision_is_the_models_own_under_another_global_policy():
         ({"depth": 18, "width": 0}, "width=0"),
         ({"depth": 18, "stem": "mnist"}, "'mnist'"),
         ({"depth": 18, "precision": "bfloat16"}, "'bfloat16'"),
-        ({"depth": 18, "bn_splits": 0}, "splits=0"),
+        (
+            {
+                "depth": 18,
+                "norm": functools.partial(batch_norm.BatchNorm, splits=0),
+            },
+            "splits=0",
+        ),
+        ({"depth": 18, "norm": "layer"}, "norm must make a layer.*'layer'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

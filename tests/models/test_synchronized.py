@@ -1,5 +1,7 @@
 """Synchronised BatchNorm: R replicas compute what one does."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +11,7 @@ from tests import replicas as run_replicas
 from tests.models import synchronized_worker as worker
 
 EPSILON = 1e-5
+SYNCHRONIZED = functools.partial(batch_norm.BatchNorm, synchronized=True)
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -94,7 +97,7 @@ def test_the_option_is_part_of_the_config_and_of_a_clone():
     layer = batch_norm.BatchNorm(synchronized=True)
     copy = batch_norm.BatchNorm.from_config(layer.get_config())
     assert copy.synchronized
-    model = resnet.resnet(18, 0.125, "cifar", synchronized=True)
+    model = resnet.resnet(18, 0.125, "cifar", norm=SYNCHRONIZED)
     assert cloning.clone(model).get_layer("bn1").synchronized
 
 
@@ -112,7 +115,7 @@ def batch_norms(model):
 )
 def test_backbones_differ_in_the_option_alone(arguments):
     plain = encoder.build_backbone(**arguments)
-    model = encoder.build_backbone(**arguments, synchronized=True)
+    model = encoder.build_backbone(**arguments, norm=SYNCHRONIZED)
     assert {x.synchronized for x in batch_norms(model)} == {True}
     assert {x.synchronized for x in batch_norms(plain)} == {False}
     cloning.copy_weights(plain, model)  # the same variables in the same order

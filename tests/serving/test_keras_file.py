@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.models import resnet
+from moco_tf.models import batch_norm, resnet
 from moco_tf.serving import export
 
 WITHOUT_MOCO_TF = """
@@ -23,7 +24,10 @@ for layer in model.layers:
 
 def _trained(depth, stem):
     """A small ResNet whose BatchNorms are not those of a new one."""
-    backbone = resnet.resnet(depth, 0.0625, stem, bn_splits=2, image_size=32)
+    two_groups = functools.partial(batch_norm.BatchNorm, splits=2)
+    backbone = resnet.resnet(
+        depth, 0.0625, stem, norm=two_groups, image_size=32
+    )
     random = np.random.default_rng(depth)
     for weight in backbone.weights:
         low = 0.01 if "variance" in weight.name else -0.5
