@@ -38,7 +38,7 @@ class CPC(two_views.TwoViews):
         """Builds encoder, context and predictors.
 
         Args:
-          backbone: keras.Model of models/inputs.grid.
+          backbone: keras.Model of models/inputs.grid_backbone.
           rows: how many rows below a place are predicted; below g.
           blocks: of the context (models/heads.py).
           negatives: K, patches of the global batch that are drawn at each step.

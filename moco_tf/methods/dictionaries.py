@@ -165,7 +165,7 @@ class FeatureBank(tf.Module):
           float32 scalar, the same on every replica and at every step.
         """
         mean = tf.reduce_mean(tf.exp(tf.stop_gradient(logits)))
-        mean = batch_norm.mean(mean)
+        mean = batch_norm.replica_mean(mean)
         estimate = self.features.shape[0] * mean
         known = self.constant > 0
         self.constant.assign(tf.where(known, self.constant, estimate))

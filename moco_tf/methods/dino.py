@@ -170,7 +170,7 @@ class DINO(two_views.TwoViews):
 
     def move_center(self, outputs):
         """Eq. 4: the centre follows the mean output of the global batch."""
-        mean = batch_norm.mean(tf.reduce_mean(outputs, axis=0))
+        mean = batch_norm.replica_mean(tf.reduce_mean(outputs, axis=0))
         momentum = self.center_momentum
         self.center.assign(momentum * self.center + (1.0 - momentum) * mean)
 

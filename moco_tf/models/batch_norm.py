@@ -1,95 +1,17 @@
-"""BatchNorm with groups inside a batch and statistics of one replica."""
+"""BatchNorm with groups inside a batch and statistics of one replica.
+
+`BatchNorm` is the layer of all our networks. Around the calls of its layers,
+`micro_batch` and `frozen_statistics` say how the moving statistics change.
+`replica_count`, `replica_mean` and `replica_moments` are statistics of a batch
+that lies on several replicas.
+"""
 
 import contextlib
 import threading
 
 import tensorflow as tf
 
-
-def replica_count():
-    """Replicas that share a batch, an int."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def mean(value):
-    """Mean of a tensor over all replicas."""
-    if replica_count() == 1:
-        return value
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
-
-
-def moments(rows):
-    """Mean and variance of each channel over the batches of all replicas.
-
-    Each replica's mean and variance travel in one exchange and are joined by
-    the law of total variance. Exchanging means of squares would be half of it,
-    but lose the variance of channels whose mean is far from 0. The gradient
-    flows back to the rows of all replicas.
-
-    Args:
-      rows: float32 [N, ..., C]; all replicas hold as many.
-
-    Returns:
-      mean float32 [C]; variance float32 [C], biased; number of values of a
-      channel over all replicas, float32 scalar.
-
-    Raises:
-      ValueError: outside a replica.
-    """
-    context = tf.distribute.get_replica_context()
-    if context is None:
-        raise ValueError(
-            "Statistics of all replicas can be taken inside a replica alone. "
-            "Received a call in the strategy's scope. Call the layer in "
-            "strategy.run, or with training=False."
-        )
-    replicas = context.num_replicas_in_sync
-    axes = list(range(rows.shape.rank - 1))
-    own = tf.stack(tf.nn.moments(rows, axes))  # [2, C]
-    # Each replica fills its row and adds zeros to the others': a gather whose
-    # shape stays known.
-    place = tf.one_hot(context.replica_id_in_sync_group, replicas)
-    every = place[:, tf.newaxis, tf.newaxis] * own  # [R, 2, C]
-    every = context.all_reduce(tf.distribute.ReduceOp.SUM, every)
-    means, variances = every[:, 0], every[:, 1]  # [R, C]
-    mean = tf.reduce_mean(means, axis=0)
-    variance = tf.reduce_mean(
-        variances + tf.math.squared_difference(means, mean), axis=0
-    )
-    count = tf.size(rows) // rows.shape[-1] * replicas
-    return mean, variance, tf.cast(count, tf.float32)
-
-
 _current = threading.local()  # replicas are traced in threads of their own
-
-
-@contextlib.contextmanager
-def micro_batch(number, count):
-    """Says that layers called within see one of `count` parts of a batch.
-
-    The moving statistics after all parts are then those of the whole batch in
-    groups: they keep their old share once, and take each part's by its size.
-
-    Args:
-      number: int32 scalar, 0..count-1, in this order. count: int.
-    """
-    _current.part = (number, count)
-    try:
-        yield
-    finally:
-        del _current.part
-
-
-@contextlib.contextmanager
-def statistics_kept(kept=True):
-    """Leaves the moving statistics of layers called within as they are."""
-    before = getattr(_current, "kept", False)
-    _current.kept = kept
-    try:
-        yield
-    finally:
-        _current.kept = before
 
 
 class BatchNorm(tf.keras.layers.Layer):
@@ -173,6 +95,9 @@ class BatchNorm(tf.keras.layers.Layer):
 
         Args:
           input_shape: [N, ..., C] with a known C, rank 2 or more.
+
+        Raises:
+          ValueError: for another shape.
         """
         if len(input_shape) < 2 or input_shape[-1] is None:
             raise ValueError(
@@ -180,15 +105,46 @@ class BatchNorm(tf.keras.layers.Layer):
                 f"Received shape {tuple(input_shape)} at layer {self.name}."
             )
         channels = int(input_shape[-1])
-        self.gamma = self._parameter("gamma", channels, "ones", self.scale)
-        self.beta = self._parameter("beta", channels, "zeros", self.center)
-        self.moving_mean = self._statistic("moving_mean", channels, "zeros")
-        self.moving_variance = self._statistic(
+        self.gamma = self._add_parameter("gamma", channels, "ones", self.scale)
+        self.beta = self._add_parameter("beta", channels, "zeros", self.center)
+        self.moving_mean = self._add_statistic("moving_mean", channels, "zeros")
+        self.moving_variance = self._add_statistic(
             "moving_variance", channels, "ones"
         )
         super().build(input_shape)
 
-    def _parameter(self, name, channels, initializer, wanted):
+    def call(self, inputs, training=None):
+        """Normalises.
+
+        Args:
+          inputs: float [N, ..., C]; in training N is a multiple of `splits`.
+          training: whether to use the batch's statistics and to update the
+            moving ones.
+
+        Returns:
+          float, shape and dtype of the inputs.
+
+        Raises:
+          ValueError: In training, a batch that the groups do not divide, or
+            groups of one value a channel.
+        """
+        return self._normalize_any_rank(inputs, training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "splits": self.splits,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "synchronized": self.synchronized,
+        }
+
+    def _add_parameter(self, name, channels, initializer, wanted):
         if not wanted:
             return None
         return self.add_weight(
@@ -199,7 +155,7 @@ class BatchNorm(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def _statistic(self, name, channels, initializer):
+    def _add_statistic(self, name, channels, initializer):
         # AUTO and NONE: every replica assigns to its own copy, no collective.
         return self.add_weight(
             name=name,
@@ -212,27 +168,14 @@ class BatchNorm(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def call(self, inputs, training=None):
-        """Normalises.
-
-        Args:
-          inputs: float [N, ..., C]; in training N is a multiple of `splits`.
-          training: whether to use the batch's statistics and to update the
-            moving ones.
-
-        Returns:
-          float, shape and dtype of the inputs.
-        """
-        return self._normalize_any_rank(inputs, training)
-
-    # AutoGraph would read all below before the first step. (Not `call`: Keras
-    # asks for its arguments' names.)
+    # AutoGraph would convert all below before the first step. (Not `call`:
+    # Keras inspects the names of its arguments.)
     @tf.autograph.experimental.do_not_convert
     def _normalize_any_rank(self, inputs, training):
         if inputs.shape.rank == 4:
             return self._normalize(inputs, training)
         shape = tf.shape(inputs)
-        # The fused op knows images alone: [N, positions, 1, C].
+        # The fused op takes images only: [N, positions, 1, C].
         positions = inputs.shape[1:-1].num_elements()
         positions = -1 if positions is None else positions
         images = tf.reshape(inputs, [shape[0], positions, 1, inputs.shape[-1]])
@@ -261,9 +204,9 @@ class BatchNorm(tf.keras.layers.Layer):
         return outputs[0] if self.splits == 1 else tf.concat(outputs, axis=0)
 
     def _normalize_globally(self, images):
-        """As one fused op over the batches of all replicas would."""
+        """Normalises by the statistics of the batches of all replicas."""
         rows = tf.cast(images, tf.float32)
-        mean, variance, count = moments(rows)
+        mean, variance, count = replica_moments(rows)
         self._update(self.moving_mean, [mean])
         self._update(self.moving_variance, [variance * count / (count - 1.0)])
         scale = tf.math.rsqrt(variance + self.epsilon)
@@ -277,7 +220,7 @@ class BatchNorm(tf.keras.layers.Layer):
     def _fused(self, images, training, mean, variance):
         """Output, mean and (in training: unbiased) variance of a group."""
         channels = images.shape[-1:]
-        # The raw op hands out the statistics of the batch too.
+        # Of the fused ops only the raw one returns the batch's statistics.
         result = tf.raw_ops.FusedBatchNormV3(
             x=images,
             scale=tf.ones(channels) if self.gamma is None else self.gamma,
@@ -290,15 +233,16 @@ class BatchNorm(tf.keras.layers.Layer):
         return result.y, result.batch_mean, result.batch_variance
 
     def _update(self, moving, values):
-        if getattr(_current, "kept", False):
+        """Moves a statistic towards the mean of its values in the groups."""
+        if getattr(_current, "frozen", False):
             return
         value = values[0] if self.splits == 1 else tf.add_n(values)
         number, count = getattr(_current, "part", (None, 1))
         rate = (1.0 - self.momentum) / (self.splits * count)
-        keep = self.momentum
+        momentum = self.momentum
         if number is not None:
-            keep = tf.where(tf.equal(number, 0), keep, 1.0)
-        moving.assign(keep * moving + rate * value)
+            momentum = tf.where(tf.equal(number, 0), momentum, 1.0)
+        moving.assign(momentum * moving + rate * value)
 
     def _check_batch(self, shape):
         batch, positions = shape[0], shape[1:3].num_elements()
@@ -320,16 +264,98 @@ class BatchNorm(tf.keras.layers.Layer):
                 "groups."
             )
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "splits": self.splits,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "center": self.center,
-            "scale": self.scale,
-            "synchronized": self.synchronized,
-        }
+@contextlib.contextmanager
+def micro_batch(number, count):
+    """Marks calls of layers as those with one of `count` parts of a batch.
+
+    The moving statistics after all parts are those of the batch in `count`
+    times as many groups: the old values are scaled by `momentum` once, with
+    the first part, and each part adds its share.
+
+    Args:
+      number: int32 scalar, the part, 0..count-1, called in this order.
+      count: int, parts of the batch.
+    """
+    _current.part = (number, count)
+    try:
+        yield
+    finally:
+        del _current.part
+
+
+@contextlib.contextmanager
+def frozen_statistics(frozen=True):
+    """Leaves the moving statistics of the layers that are called as they are.
+
+    Args:
+      frozen: whether it does; False: the statistics change.
+    """
+    before = getattr(_current, "frozen", False)
+    _current.frozen = frozen
+    try:
+        yield
+    finally:
+        _current.frozen = before
+
+
+def replica_count():
+    """Number of replicas that share a global batch, an int."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def replica_mean(value):
+    """Mean of a tensor over all replicas.
+
+    Args:
+      value: float tensor; the same shape on every replica.
+
+    Returns:
+      float tensor of that shape, the same on every replica.
+    """
+    if replica_count() == 1:
+        return value
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
+def replica_moments(rows):
+    """Mean and variance of each channel over the batches of all replicas.
+
+    Each replica's mean and variance travel in one exchange and are joined by
+    the law of total variance. Exchanging means of squares would be half of it,
+    but lose the variance of channels whose mean is far from 0. The gradient
+    flows back to the rows of all replicas.
+
+    Args:
+      rows: float32 [N, ..., C]; N is the same on every replica.
+
+    Returns:
+      mean float32 [C]; variance float32 [C], biased; number of values of a
+      channel over all replicas, float32 scalar.
+
+    Raises:
+      ValueError: outside a replica.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise ValueError(
+            "Statistics of all replicas can be taken inside a replica alone. "
+            "Received a call in the strategy's scope. Call the layer in "
+            "strategy.run, or with training=False."
+        )
+    replicas = context.num_replicas_in_sync
+    axes = list(range(rows.shape.rank - 1))
+    local = tf.stack(tf.nn.moments(rows, axes))  # [2, C]
+    # Each replica fills its row and adds zeros to the others': a gather whose
+    # shape stays known.
+    row = tf.one_hot(context.replica_id_in_sync_group, replicas)
+    gathered = row[:, tf.newaxis, tf.newaxis] * local  # [R, 2, C]
+    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, gathered)
+    means, variances = gathered[:, 0], gathered[:, 1]  # [R, C]
+    mean = tf.reduce_mean(means, axis=0)
+    variance = tf.reduce_mean(
+        variances + tf.math.squared_difference(means, mean), axis=0
+    )
+    count = tf.size(rows) // rows.shape[-1] * replicas
+    return mean, variance, tf.cast(count, tf.float32)

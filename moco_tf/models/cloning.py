@@ -8,34 +8,10 @@ import tensorflow as tf
 from moco_tf.models import batch_norm
 
 
-def is_functional(model):
-    """Whether a layer is a keras.Model made of a graph of layers."""
-    return bool(getattr(model, "_is_graph_network", False))
-
-
-def sublayers(layer):
-    """All layers inside a layer, at any depth, a list."""
-    return list(layer._flatten_layers(include_self=False))
-
-
-def clone(model):
-    """Copies a functional model and its weights, BatchNorm layers included."""
-    copy = clone_functional(
-        model,
-        lambda layer: (
-            batch_norm.BatchNorm.from_config(layer.get_config())
-            if isinstance(layer, batch_norm.BatchNorm)
-            else None
-        ),
-    )
-    copy_weights(model, copy)
-    return copy
-
-
 def swap_batch_norm(model, *, norm=batch_norm.BatchNorm):
-    """Copies a model with every Keras BatchNormalization replaced by ours.
+    """Copies a model; our BatchNorm replaces Keras' BatchNormalization.
 
-    Momentum, epsilon and weights are kept.
+    Momentum, epsilon and weights stay.
 
     Args:
       model: functional keras.Model; left as it is.
@@ -58,25 +34,27 @@ def swap_batch_norm(model, *, norm=batch_norm.BatchNorm):
     swapped = clone_functional(
         model,
         lambda layer: (
-            _like(layer, norm) if isinstance(layer, keras_layer) else None
+            _batch_norm_like(layer, norm)
+            if isinstance(layer, keras_layer)
+            else None
         ),
     )
-    left = [
+    remaining = [
         layer.name
         for layer in sublayers(swapped)
         if isinstance(layer, keras_layer)
     ]
-    if left:
+    if remaining:
         raise ValueError(
             "These BatchNormalization layers sit where they cannot be "
-            f"replaced: {left}. Use moco_tf.models.batch_norm.BatchNorm in "
-            f"the definition of {model.name!r}."
+            f"replaced: {remaining}. Use moco_tf.models.batch_norm.BatchNorm "
+            f"in the definition of {model.name!r}."
         )
     copy_weights(model, swapped)
     return swapped
 
 
-def _like(layer, norm):
+def _batch_norm_like(layer, norm):
     """BatchNorm with the settings of a Keras BatchNormalization."""
     config = layer.get_config()
     axis = config["axis"]
@@ -100,12 +78,40 @@ def _like(layer, norm):
     )
 
 
-def clone_functional(model, replace):
-    """Makes a functional model again, with weights of its own.
+def clone(model):
+    """Copies a functional model and its weights.
 
-    Keras' clone_model makes a layer again from its config, and with it what
-    the constructor puts inside. So layers inside a layer (keras-cv's blocks)
-    are exchanged here too: those that are attributes, before they are built.
+    BatchNorm layers inside a layer of the model are copied with their settings
+    too, as after `swap_batch_norm`.
+
+    Args:
+      model: functional keras.Model; left as it is.
+
+    Returns:
+      keras.Model of the same architecture and weights; shares no variable.
+
+    Raises:
+      ValueError: A layer's config does not make the same variables again.
+    """
+    copy = clone_functional(
+        model,
+        lambda layer: (
+            batch_norm.BatchNorm.from_config(layer.get_config())
+            if isinstance(layer, batch_norm.BatchNorm)
+            else None
+        ),
+    )
+    copy_weights(model, copy)
+    return copy
+
+
+def clone_functional(model, replace):
+    """Makes a functional model again, with other layers where wanted.
+
+    Keras' clone_model makes a layer again from its config, and with it the
+    layers that its constructor makes. So layers inside a layer (keras-cv's
+    blocks) are replaced here too: those that are attributes, before they are
+    built.
 
     Args:
       model: functional keras.Model.
@@ -113,7 +119,8 @@ def clone_functional(model, replace):
         or to None where a plain copy will do.
 
     Returns:
-      keras.Model; its variables are fresh, see `copy_weights`.
+      keras.Model with new variables, at their initial values; see
+      `copy_weights`.
     """
 
     def copy(layer):
@@ -134,28 +141,30 @@ def clone_functional(model, replace):
 
 
 def _replace_attributes(layer, new, replace):
-    """Exchanges the layers that are attributes of a copied layer."""
+    """Replaces the layers that are attributes of a copied layer."""
     for name, value in list(vars(new).items()):
         if isinstance(value, tf.keras.layers.Layer):
             replacement = replace(getattr(layer, name))
-            # Also what stays is set anew: Keras lists the weights of a layer
-            # in the order of first assignments.
+            # A layer that stays is assigned again too: Keras lists the
+            # weights of a layer in the order of assignments.
             delattr(new, name)
             setattr(new, name, value if replacement is None else replacement)
 
 
 def copy_weights(source, target):
-    """Sets the variables of a model to those of one that was made alike.
+    """Sets the variables of a model to those of its original.
 
     Args:
-      source: keras.Model.
-      target: keras.Model, changed in place.
+      source: keras.Model, the original.
+      target: keras.Model of the same architecture, changed in place.
 
     Raises:
       ValueError: The models do not have the same variables in the same order.
     """
-    olds, news = source.weights, target.weights
-    pairs = itertools.zip_longest(map(_kind, olds), map(_kind, news))
+    pairs = itertools.zip_longest(
+        map(_name_and_shape, source.weights),
+        map(_name_and_shape, target.weights),
+    )
     for old, new in pairs:
         if old != new:
             raise ValueError(
@@ -163,11 +172,11 @@ def copy_weights(source, target):
                 f"original: {new} in place of {old}. Give each of its layers "
                 "a get_config() that returns its constructor's arguments."
             )
-    for old, new in zip(olds, news, strict=True):
+    for old, new in zip(source.weights, target.weights, strict=True):
         new.assign(old)
 
 
-def _kind(variable):
+def _name_and_shape(variable):
     return variable.name.split("/")[-1].split(":")[0], tuple(variable.shape)
 
 
@@ -180,3 +189,13 @@ def global_policy(policy):
         yield
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
+
+
+def is_functional(model):
+    """Whether a layer is a keras.Model made of a graph of layers."""
+    return bool(getattr(model, "_is_graph_network", False))
+
+
+def sublayers(layer):
+    """All layers inside a layer, at any depth, a list."""
+    return list(layer._flatten_layers(include_self=False))

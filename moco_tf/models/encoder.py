@@ -1,4 +1,9 @@
-"""Encoder: a backbone (image to feature) and a projection head."""
+"""Encoder: a backbone (image to feature) and a projection head.
+
+`build_backbone` makes a backbone by name; any functional keras.Model from
+images [N, H, W, 3] to features [N, F] is one too. `Encoder` joins a backbone
+and a head, as a query or key encoder.
+"""
 
 import functools
 import re
@@ -14,96 +19,14 @@ from moco_tf.models import (
     resnet,
 )
 
-
-def call_as_keras(model, inputs, training):
-    """Calls a model; AutoGraph reads its layers, as Keras promises them.
-
-    Steps run without AutoGraph (methods/method.py). A layer of the model may
-    be written for it all the same, with `if` on a tensor.
-
-    Args:
-      model: keras.Model. inputs: what it takes. training: bool.
-
-    Returns:
-      what the model returns.
-    """
-    return _read_by_autograph()(model, inputs, training)
-
-
-@functools.cache
-def _read_by_autograph():
-    return tf.autograph.to_graph(_call)
-
-
-def _call(model, inputs, training):
-    return model(inputs, training=training)
-
-
-_BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")  # of our ResNets
-
-
-def recomputing(backbone):
-    """A backbone's training pass that keeps the ends of its blocks alone.
-
-    What lies between is computed again on the way back (arXiv:1604.06174).
-    BatchNorm's moving statistics change in the first pass only.
-
-    Args:
-      backbone: functional keras.Model, one of our ResNets.
-
-    Returns:
-      function of images float [N, H, W, 3] -> features [N, F].
-
-    Raises:
-      ValueError: for a backbone whose blocks are not known.
-    """
-    ends = [
-        layer.output
-        for layer in backbone.layers
-        if _BLOCK_END.fullmatch(layer.name)
-    ]
-    if not ends:
-        raise ValueError(
-            "model.recompute knows the blocks of the ResNets alone. Received "
-            f"{backbone.name!r}. Use model.recompute=false; for less "
-            "memory, a smaller batch."
-        )
-    # The last block's end is kept for the pooling anyway.
-    starts = [backbone.input, *ends[:-1]]
-    parts = [
-        tf.keras.Model(start, end)
-        for start, end in zip(
-            starts, [*ends[:-1], backbone.output], strict=True
-        )
-    ]
-
-    def run(images):
-        for part in parts:
-            images = tf.recompute_grad(_first_pass_counts(part))(images)
-        return images
-
-    return run
-
-
-def _first_pass_counts(part):
-    passes = []
-
-    def run(rows):
-        passes.append(rows)
-        with batch_norm.statistics_kept(len(passes) > 1):
-            return part(rows, training=True)
-
-    return run
-
-
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
-KERAS_CV = "keras_cv:"
+KERAS_CV = "keras_cv:"  # before a name of keras_cv_backbones.BACKBONES
 
 
 def backbone_names():
-    """The names that `build_backbone` takes, a list."""
-    tabled = [KERAS_CV + name for name in keras_cv_backbones.BACKBONES]
-    return [*RESNETS, *tabled]
+    """The names that `build_backbone` takes, a list of str."""
+    keras_cv = [KERAS_CV + name for name in keras_cv_backbones.BACKBONES]
+    return [*RESNETS, *keras_cv]
 
 
 def build_backbone(
@@ -128,7 +51,8 @@ def build_backbone(
         only, resnet.layer_norm.
       image_size: pixels of a square image; None takes any size.
       precision: "float32", "mixed_bfloat16" or "mixed_float16".
-      channels: of the images. model_name: str; None: the backbone's.
+      channels: of the images.
+      model_name: of the keras.Model; None: the backbone's name.
 
     Returns:
       keras.Model, normalised float [N, H, W, channels] -> float32 [N, F].
@@ -211,11 +135,14 @@ def make_encoder(backbone, head, dim, recompute=False):
     Args:
       backbone: keras.Model, float [N, H, W, 3] -> [N, F].
       head: keras.Model, [N, F] -> float32 [N, C], or one of heads.KINDS.
-      dim: C, of a head that is named.
+      dim: C, of a head by name.
       recompute: see Encoder.
 
     Returns:
       Encoder.
+
+    Raises:
+      ValueError: The parts do not fit each other.
     """
     features = feature_size(backbone)
     if isinstance(head, str):
@@ -238,7 +165,8 @@ class Encoder(tf.keras.Model):
           backbone: functional keras.Model, images [N, H, W, 3] -> [N, F].
           head: functional keras.Model, as of heads.projection_head.
           name: str.
-          recompute: whether training keeps few activations (recompute.py).
+          recompute: whether training keeps few activations and computes the
+            others again, see `recomputing`.
 
         Raises:
           ValueError: The parts do not fit each other.
@@ -324,3 +252,89 @@ def _clone(model):
             "Give the layer a get_config() that returns its constructor's "
             "arguments."
         ) from error
+
+
+def call_as_keras(model, inputs, training):
+    """Calls a model whose layers are converted by AutoGraph.
+
+    Keras promises that to whoever writes a layer: `if` on a tensor works in
+    it. Training steps run without AutoGraph (methods/method.py), so that a
+    user's backbone or head needs it switched on again.
+
+    Args:
+      model: keras.Model.
+      inputs: tensor that the model takes.
+      training: bool.
+
+    Returns:
+      tensor that the model returns.
+    """
+    return _converted_call()(model, inputs, training)
+
+
+@functools.cache
+def _converted_call():
+    return tf.autograph.to_graph(_call)
+
+
+def _call(model, inputs, training):
+    return model(inputs, training=training)
+
+
+_BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")  # of our ResNets
+
+
+def recomputing(backbone):
+    """Makes a backbone's training call that needs less memory, but is slower.
+
+    Only the outputs of its residual blocks are kept; what lies between is
+    computed again in the backward pass (arXiv:1604.06174). BatchNorm's moving
+    statistics change in the forward pass only.
+
+    Args:
+      backbone: functional keras.Model, one of our ResNets.
+
+    Returns:
+      function of images float [N, H, W, 3] -> features [N, F].
+
+    Raises:
+      ValueError: for a backbone whose blocks are not known.
+    """
+    ends = [
+        layer.output
+        for layer in backbone.layers
+        if _BLOCK_END.fullmatch(layer.name)
+    ]
+    if not ends:
+        raise ValueError(
+            "model.recompute knows the blocks of the ResNets alone. Received "
+            f"{backbone.name!r}. Use model.recompute=false; for less "
+            "memory, a smaller batch."
+        )
+    # The last block's output is kept for the pooling anyway.
+    starts = [backbone.input, *ends[:-1]]
+    blocks = [
+        tf.keras.Model(start, end)
+        for start, end in zip(
+            starts, [*ends[:-1], backbone.output], strict=True
+        )
+    ]
+
+    def run(images):
+        for block in blocks:
+            images = tf.recompute_grad(_moves_statistics_once(block))(images)
+        return images
+
+    return run
+
+
+def _moves_statistics_once(block):
+    """A block's training call; BatchNorm's statistics change in the first."""
+    calls = []
+
+    def run(rows):
+        calls.append(rows)
+        with batch_norm.frozen_statistics(len(calls) > 1):
+            return block(rows, training=True)
+
+    return run

@@ -1,11 +1,17 @@
-"""Backbones that see an image in parts: two sensors, or patches."""
+"""Backbones for other inputs than RGB images: two sensors, or patches.
+
+The kinds of input (`model.input`): "rgb", an image as it is; "lab", its
+luminance and its colour, for two networks; "pair", two aligned images, for two
+networks; "grid", grey patches that overlap by half.
+"""
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import image_ops
 
-CHANNELS = {"rgb": 3, "lab": 3, "pair": 6, "grid": 3}  # of images, by kind
+# Kind of input: channels of its images.
+CHANNELS = {"rgb": 3, "lab": 3, "pair": 6, "grid": 3}
 
 # sRGB to XYZ (IEC 61966-2-1), each row over the white point D65.
 _XYZ = np.array(
@@ -43,14 +49,14 @@ def make_backbone(kind, build, *, image_size, patch, mean, std):
         return build(image_size=size, channels=channels, model_name=name)
 
     if kind == "lab":
-        return halves(make, image_size, mean, std)
+        return lab_backbone(make, image_size, mean, std)
     if kind == "pair":
-        return pair(make, image_size)
-    return grid(make, image_size, patch, mean, std)
+        return pair_backbone(make, image_size)
+    return grid_backbone(make, image_size, patch, mean, std)
 
 
 def make_head(kind, make, features):
-    """Makes the head for a kind of input: of "lab" and "pair" one a half.
+    """Makes the head for a kind of input; two heads for "lab" and "pair".
 
     Args:
       kind: one of CHANNELS.
@@ -66,7 +72,7 @@ def make_head(kind, make, features):
 
 
 def to_lab(pixels):
-    """CIE Lab of sRGB, by the white point D65.
+    """Converts sRGB to CIE Lab, by the white point D65.
 
     Args:
       pixels: float32 [..., 3] in 0..1.
@@ -87,11 +93,11 @@ def to_lab(pixels):
     return tf.stack(lab, axis=-1)
 
 
-def halves(make, image_size, mean, std):
-    """A backbone for luminance and one for colour (CMC, arXiv:1906.05849).
+def lab_backbone(make, image_size, mean, std):
+    """Makes a network for luminance and one for colour (CMC, arXiv:1906.05849).
 
     Args:
-      make: function of a number of channels and a name -> backbone.
+      make: function of a number of channels and a name -> keras.Model.
       image_size: pixels of a square image; None takes any size.
       mean, std: of the channels, that the images are normalised by.
 
@@ -102,15 +108,15 @@ def halves(make, image_size, mean, std):
     lab = _Lab(mean, std, dtype="float32", name="lab")(images)
     luminance = _Channels(0, 1, dtype="float32", name="l")(lab)
     colour = _Channels(1, 3, dtype="float32", name="ab")(lab)
-    halves_of = [make(1, "luminance")(luminance), make(2, "colour")(colour)]
-    return _joined(images, halves_of, "halves")
+    features = [make(1, "luminance")(luminance), make(2, "colour")(colour)]
+    return _joined(images, features, "halves")
 
 
-def pair(make, image_size):
-    """A backbone for each of two aligned images, three channels each.
+def pair_backbone(make, image_size):
+    """Makes a network for each of two aligned images, three channels each.
 
     Args:
-      make: function of a number of channels and a name -> backbone.
+      make: function of a number of channels and a name -> keras.Model.
       image_size: pixels of a square image; None takes any size.
 
     Returns:
@@ -120,8 +126,8 @@ def pair(make, image_size):
     images = tf.keras.Input([image_size, image_size, 6], name="image")
     first = _Channels(0, 3, dtype="float32", name="first_file")(images)
     second = _Channels(3, 6, dtype="float32", name="second_file")(images)
-    sensors = [make(3, "first")(first), make(3, "second")(second)]
-    return _joined(images, sensors, "pair")
+    features = [make(3, "first")(first), make(3, "second")(second)]
+    return _joined(images, features, "pair")
 
 
 def _joined(images, features, name):
@@ -130,11 +136,11 @@ def _joined(images, features, name):
 
 
 def half_heads(make, features):
-    """A head for each half of the features, their outputs side by side.
+    """Makes a head for each half of the features, their outputs side by side.
 
     Args:
       make: function of a keyword `features`, a number -> head.
-      features: of both halves.
+      features: 2 F, of both halves.
 
     Returns:
       keras.Model, [N, 2 F] -> float32 [N, 2 C].
@@ -142,8 +148,8 @@ def half_heads(make, features):
     inputs = tf.keras.Input([features], name="features", dtype=tf.float32)
     middle = features // 2
     outputs = []
-    for name, taken in (("l", (0, middle)), ("ab", (middle, features))):
-        half = _Channels(*taken, dtype="float32", name=f"{name}_features")
+    for name, bounds in (("l", (0, middle)), ("ab", (middle, features))):
+        half = _Channels(*bounds, dtype="float32", name=f"{name}_features")
         head = make(features=middle)
         head = tf.keras.Model(head.inputs, head.outputs, name=f"{name}_head")
         outputs.append(head(half(inputs)))
@@ -151,15 +157,16 @@ def half_heads(make, features):
     return tf.keras.Model(inputs, outputs, name="head")
 
 
-def grid(make, image_size, patch, mean, std):
-    """A backbone for each grey patch of an image (CPC, arXiv:1807.03748).
+def grid_backbone(make, image_size, patch, mean, std):
+    """Makes a network for the grey patches of an image (CPC, arXiv:1807.03748).
 
     Patches overlap by half. The features of an image are the mean over them
     (Sec. 3.2); the layer "grid" has those of each.
 
     Args:
-      make: function of a number of channels and a name -> backbone.
-      image_size: pixels of a square image. patch: pixels of a side.
+      make: function of a number of channels and a name -> keras.Model.
+      image_size: pixels of a square image.
+      patch: pixels of a patch's side.
       mean, std: of the channels, that the images are normalised by.
 
     Returns:
@@ -176,12 +183,16 @@ def grid(make, image_size, patch, mean, std):
 
 
 def patches_a_side(image_size, patch):
-    """How many patches that overlap by half fit in a row."""
+    """Number of patches in a row of an image, g; they overlap by half.
+
+    Args:
+      image_size: pixels of a square image. patch: pixels of a patch's side.
+    """
     return (image_size - patch) // (patch // 2) + 1
 
 
 class _Pixels(tf.keras.layers.Layer):
-    """A layer that works on pixels in 0..1, of normalised images."""
+    """A layer of normalised images that works on their pixels in 0..1."""
 
     def __init__(self, mean, std, **kwargs):
         super().__init__(**kwargs)
@@ -195,7 +206,7 @@ class _Pixels(tf.keras.layers.Layer):
 
 
 class _Lab(_Pixels):
-    """Lab, each channel in about -1..1."""
+    """CIE Lab float32 [..., 3], each channel in about -1..1."""
 
     def call(self, images):
         return (to_lab(self.pixels(images)) - _LAB_MEAN) / _LAB_STD
@@ -235,17 +246,17 @@ class _Patches(tf.keras.layers.Layer):
 
     def call(self, images):
         sizes, strides = [self.patch] * 2, [self.patch // 2] * 2
-        taken = tf.image.extract_patches(
+        patches = tf.image.extract_patches(
             images, [1, *sizes, 1], [1, *strides, 1], [1, 1, 1, 1], "VALID"
         )
-        return tf.reshape(taken, [-1, *sizes, 1])
+        return tf.reshape(patches, [-1, *sizes, 1])
 
     def get_config(self):
         return super().get_config() | {"patch": self.patch}
 
 
 class _Grid(tf.keras.layers.Layer):
-    """The rows of patches as a map: [N g g, F] -> [N, g, g, F]."""
+    """Features of patches as a grid: [N g g, F] -> [N, g, g, F]."""
 
     def __init__(self, side, **kwargs):
         super().__init__(**kwargs)

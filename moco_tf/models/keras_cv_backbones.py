@@ -29,7 +29,26 @@ _EFFICIENTNET_V2 = {
     "skip_connection_dropout": 0.0,
 }
 
-# name: (class in keras_cv.models, arguments)
+_MOBILENET_V3_SMALL = {
+    "stackwise_expansion": [1, 72 / 16, 88 / 24, 4, 6, 6, 3, 3, 6, 6, 6],
+    "stackwise_filters": [16] + [24] * 2 + [40] * 3 + [48] * 2 + [96] * 3,
+    "stackwise_kernel_size": [3] * 3 + [5] * 8,
+    "stackwise_stride": [2, 2, 1, 2, 1, 1, 1, 1, 2, 1, 1],
+    "stackwise_se_ratio": [0.25, None, None] + [0.25] * 8,
+    "stackwise_activation": ["relu"] * 3 + ["hard_swish"] * 8,
+}
+_MOBILENET_V3_LARGE = {
+    "stackwise_expansion": [1, 4] + [3] * 4 + [6, 2.5, 2.3, 2.3] + [6] * 5,
+    "stackwise_filters": (
+        [16] + [24] * 2 + [40] * 3 + [80] * 4 + [112] * 2 + [160] * 3
+    ),
+    "stackwise_kernel_size": [3] * 3 + [5] * 3 + [3] * 6 + [5] * 3,
+    "stackwise_stride": [1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
+    "stackwise_se_ratio": ([None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5),
+    "stackwise_activation": ["relu"] * 6 + ["hard_swish"] * 9,
+}
+
+# Name: (class in keras_cv.models, arguments).
 BACKBONES: dict[str, tuple[str, dict]] = {
     "resnet50": ("ResNetBackbone", _RESNET_50),
     "resnet50v2": ("ResNetV2Backbone", _RESNET_50),
@@ -55,74 +74,8 @@ BACKBONES: dict[str, tuple[str, dict]] = {
         "DenseNetBackbone",
         {"stackwise_num_repeats": [6, 12, 24, 16]},
     ),
-    "mobilenetv3_small": (
-        "MobileNetV3Backbone",
-        {
-            "stackwise_expansion": [
-                1,
-                72 / 16,
-                88 / 24,
-                4,
-                6,
-                6,
-                3,
-                3,
-                6,
-                6,
-                6,
-            ],
-            "stackwise_filters": [16, 24, 24, 40, 40, 40, 48, 48, 96, 96, 96],
-            "stackwise_kernel_size": [3] * 3 + [5] * 8,
-            "stackwise_stride": [2, 2, 1, 2, 1, 1, 1, 1, 2, 1, 1],
-            "stackwise_se_ratio": [0.25, None, None] + [0.25] * 8,
-            "stackwise_activation": ["relu"] * 3 + ["hard_swish"] * 8,
-        },
-    ),
-    "mobilenetv3_large": (
-        "MobileNetV3Backbone",
-        {
-            "stackwise_expansion": [
-                1,
-                4,
-                3,
-                3,
-                3,
-                3,
-                6,
-                2.5,
-                2.3,
-                2.3,
-                6,
-                6,
-                6,
-                6,
-                6,
-            ],
-            "stackwise_filters": [
-                16,
-                24,
-                24,
-                40,
-                40,
-                40,
-                80,
-                80,
-                80,
-                80,
-                112,
-                112,
-                160,
-                160,
-                160,
-            ],
-            "stackwise_kernel_size": [3] * 3 + [5] * 3 + [3] * 6 + [5] * 3,
-            "stackwise_stride": [1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
-            "stackwise_se_ratio": (
-                [None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5
-            ),
-            "stackwise_activation": ["relu"] * 6 + ["hard_swish"] * 9,
-        },
-    ),
+    "mobilenetv3_small": ("MobileNetV3Backbone", _MOBILENET_V3_SMALL),
+    "mobilenetv3_large": ("MobileNetV3Backbone", _MOBILENET_V3_LARGE),
 }
 
 
@@ -169,7 +122,7 @@ def build(
 
 
 def _keras_cv():
-    """Imports keras-cv only when it is used: it takes seconds."""
+    """Imports keras-cv when it is first used: it takes seconds."""
     try:
         import keras_cv
     except ImportError as error:

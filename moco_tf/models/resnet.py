@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from moco_tf.models import batch_norm
 
-# depth: (blocks of the four stages, whether they are bottlenecks)
+# Depth: (blocks of the four stages, whether they are bottlenecks).
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -109,7 +109,7 @@ def _check(depth, width, stem, precision, norm):
 
 
 def check_precision(precision):
-    """Refuses what is not one of PRECISIONS."""
+    """Refuses a name that is not one of PRECISIONS (ValueError)."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"precision must be one of {PRECISIONS}. Received {precision!r}."
@@ -141,7 +141,7 @@ def _stem(layers, images, channels, stem):
 
 def _block(layers, x, channels, stride, bottleneck, name):
     """A residual block: conv-BN-ReLU two or three times, plus the input."""
-    # (channels, kernel, stride) of each convolution
+    # (channels, kernel, stride) of each convolution.
     convolutions = [(channels, 3, stride), (channels, 3, 1)]
     if bottleneck:
         convolutions = [
@@ -194,12 +194,14 @@ class _Layers:
         )(x)
 
     def norm(self, x, name):
+        """The normalisation that follows a convolution."""
         return self.make_norm(dtype=self.precision, name=name)(x)
 
     def relu(self, x, name):
         return tf.keras.layers.ReLU(dtype=self.precision, name=name)(x)
 
     def pad(self, x, amount, name):
+        """Zeros around the map, as many on each side."""
         return tf.keras.layers.ZeroPadding2D(
             amount, dtype=self.precision, name=name
         )(x)

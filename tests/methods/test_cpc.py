@@ -21,7 +21,7 @@ def _patch_backbone(channels, name):
 
 def _method(**arguments):
     tf.keras.utils.set_random_seed(0)
-    backbone = inputs.grid(_patch_backbone, 8, 4, MEAN, STD)
+    backbone = inputs.grid_backbone(_patch_backbone, 8, 4, MEAN, STD)
     options = {"rows": 2, "blocks": 1} | arguments
     method = cpc.CPC(
         backbone, head="fc", dim=DIM, negatives=NEGATIVES, **options

@@ -39,7 +39,7 @@ def inputs(name):
 
 
 def make_layer(name):
-    """A layer with moving statistics and parameters of its own."""
+    """A layer with moving statistics and parameters that differ by channel."""
     shape, _, policy, arguments = CASES[name]
     layer = batch_norm.BatchNorm(
         momentum=0.75, synchronized=True, dtype=policy, **arguments
@@ -61,9 +61,9 @@ def step(layer, rows, upstream):
         loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * upstream)
     names = ["dx", "dgamma", "dbeta"][: 1 + len(layer.trainable_weights)]
     wanted = [rows, *layer.trainable_weights]
-    found = dict(zip(names, tape.gradient(loss, wanted), strict=True))
-    found["outputs"] = outputs
-    return {name: tf.cast(value, tf.float32) for name, value in found.items()}
+    results = dict(zip(names, tape.gradient(loss, wanted), strict=True))
+    results["outputs"] = outputs
+    return {name: tf.cast(value, tf.float32) for name, value in results.items()}
 
 
 def compute(strategy, name):
@@ -71,7 +71,7 @@ def compute(strategy, name):
     with strategy.scope():
         layer = make_layer(name)
     parts = [np.split(x, strategy.num_replicas_in_sync) for x in inputs(name)]
-    dealt = [
+    distributed = [
         strategy.experimental_distribute_values_from_function(
             lambda context, part=part: tf.constant(
                 part[context.replica_id_in_sync_group]
@@ -80,14 +80,14 @@ def compute(strategy, name):
         for part in parts
     ]
     run = tf.function(lambda x, dy: strategy.run(step, args=(layer, x, dy)))
-    found = run(*dealt)
-    found["mean"] = layer.moving_mean
-    found["variance"] = layer.moving_variance
+    results = run(*distributed)
+    results["mean"] = layer.moving_mean
+    results["variance"] = layer.moving_variance
     return {
         f"{name}_{key}": np.stack(
             [x.numpy() for x in strategy.experimental_local_results(value)]
         )
-        for key, value in found.items()
+        for key, value in results.items()
     }
 
 
@@ -104,10 +104,10 @@ def refusal(strategy):
 def main(replicas, path):
     """Runs all cases on logical CPU devices and saves what they give."""
     strategy = distribution.make_strategy(f"cpu:{replicas}")
-    found = {"refusal": refusal(strategy)}
+    results = {"refusal": refusal(strategy)}
     for name in CASES:
-        found |= compute(strategy, name)
-    np.savez(path, **found)
+        results |= compute(strategy, name)
+    np.savez(path, **results)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_paper(splits):
     with tf.GradientTape() as tape:
         tape.watch(images)
         y = layer(images, training=True)
-    found = tape.gradient(
+    gradients = tape.gradient(
         y, [images, layer.gamma, layer.beta], output_gradients=dy
     )
     groups = [
@@ -69,9 +69,9 @@ def test_gradients_are_those_of_the_paper(splits):
         for pair in zip(np.split(x, splits), np.split(dy, splits), strict=True)
     ]
     dx, dgamma, dbeta = zip(*groups, strict=True)
-    np.testing.assert_allclose(found[0], np.concatenate(dx), atol=2e-5)
-    np.testing.assert_allclose(found[1], sum(dgamma), rtol=1e-4)
-    np.testing.assert_allclose(found[2], sum(dbeta), rtol=1e-4)
+    np.testing.assert_allclose(gradients[0], np.concatenate(dx), atol=2e-5)
+    np.testing.assert_allclose(gradients[1], sum(dgamma), rtol=1e-4)
+    np.testing.assert_allclose(gradients[2], sum(dbeta), rtol=1e-4)
 
 
 @pytest.mark.parametrize("splits", [1, 4])

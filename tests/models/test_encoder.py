@@ -45,7 +45,7 @@ def test_features_are_those_of_backbone_and_head_in_inference():
     assert np.abs(projection - model(images, training=True)).max() > 1e-3
 
 
-def test_calls_are_inference_unless_told():
+def test_calls_are_inference_by_default():
     model = small_encoder()
     before = model.get_weights()
     model(random([4, 8, 8, 3]))
@@ -125,7 +125,7 @@ class Subclassed(tf.keras.Model):
 
 
 class Unrepeatable(Subclassed):
-    """Its constructor takes what its config does not tell."""
+    """Its constructor takes what its config does not hold."""
 
     def get_config(self):
         return {"name": self.name}

@@ -1,4 +1,4 @@
-"""The context of a place knows its row and those above, no more."""
+"""Heads against NumPy, and which rows of a grid a context knows."""
 
 import functools
 
@@ -17,10 +17,10 @@ def test_no_context_knows_what_is_below(blocks):
     grid = rng.standard_normal([1, 7, 7, 4]).astype(np.float32)
     other = grid.copy()
     other[:, 3] += 1
-    apart = np.abs(network(grid) - network(other)).max(axis=(0, 2, 3))
-    assert (apart[:3] == 0).all()
-    assert (apart[3 : 4 + blocks] > 0).all()
-    assert (apart[4 + blocks :] == 0).all()
+    difference = np.abs(network(grid) - network(other)).max(axis=(0, 2, 3))
+    assert (difference[:3] == 0).all()
+    assert (difference[3 : 4 + blocks] > 0).all()
+    assert (difference[4 + blocks :] == 0).all()
 
 
 def test_a_place_knows_its_neighbours_in_the_row():
@@ -29,9 +29,9 @@ def test_a_place_knows_its_neighbours_in_the_row():
     grid = np.random.default_rng(0).standard_normal([1, 7, 7, 4])
     other = grid.copy()
     other[:, 2, 3] += 1
-    apart = np.abs(network(grid) - network(other)).max(axis=(0, 3))
-    assert (apart[2, 1:6] > 0).all()
-    assert (apart[2, [0, 6]] == 0).all()
+    difference = np.abs(network(grid) - network(other)).max(axis=(0, 3))
+    assert (difference[2, 1:6] > 0).all()
+    assert (difference[2, [0, 6]] == 0).all()
 
 
 def test_fc_is_one_linear_layer():

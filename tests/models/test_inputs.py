@@ -43,24 +43,23 @@ def _resnet(size):
     ],
 )
 def test_lab_of_known_colours(colour, expected):
-    found = inputs.to_lab(tf.constant(colour, tf.float32) / 255)
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    lab = inputs.to_lab(tf.constant(colour, tf.float32) / 255)
+    np.testing.assert_allclose(lab, expected, atol=0.02)
 
 
 def test_each_half_sees_its_channels_alone():
-    backbone = inputs.halves(_resnet(16), 16, MEAN, STD)
-    features = backbone.output_shape[-1]
-    assert features == 2 * 64
+    backbone = inputs.lab_backbone(_resnet(16), 16, MEAN, STD)
+    assert backbone.output_shape[-1] == 2 * 64
     rng = np.random.default_rng(0)
     grey = rng.uniform(0.2, 0.8, [2, 16, 16, 1]) * np.ones(3)
-    found = backbone(_normalized(grey)).numpy()
+    features = backbone(_normalized(grey)).numpy()
     # Grey images have no colour: one answer for all.
-    np.testing.assert_allclose(found[0, 64:], found[1, 64:], atol=1e-3)
-    assert np.abs(found[0, :64] - found[1, :64]).max() > 1e-2
+    np.testing.assert_allclose(features[0, 64:], features[1, 64:], atol=1e-3)
+    assert np.abs(features[0, :64] - features[1, :64]).max() > 1e-2
 
 
-def test_each_file_of_a_pair_has_its_own_network():
-    backbone = inputs.pair(_resnet(16), 16)
+def test_each_file_of_a_pair_has_a_network():
+    backbone = inputs.pair_backbone(_resnet(16), 16)
     features = backbone.output_shape[-1] // 2
     images = np.random.default_rng(0).standard_normal([1, 16, 16, 6])
     others = images.copy()
@@ -89,39 +88,39 @@ def test_each_half_has_a_head():
 
 def test_patches_overlap_by_half_and_lie_row_by_row():
     grey = np.arange(2 * 12 * 12, dtype=np.float32).reshape(2, 12, 12, 1)
-    found = inputs._Patches(4)(grey).numpy()
+    patches = inputs._Patches(4)(grey).numpy()
     assert inputs.patches_a_side(12, 4) == 5
-    assert found.shape == (50, 4, 4, 1)
+    assert patches.shape == (50, 4, 4, 1)
     for image, row, column in ((0, 0, 0), (0, 1, 3), (1, 4, 2)):
         np.testing.assert_array_equal(
-            found[25 * image + 5 * row + column],
+            patches[25 * image + 5 * row + column],
             grey[image, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4],
         )
 
 
 def test_features_of_a_grid_are_the_mean_over_its_patches():
-    backbone = inputs.grid(_resnet(16), 32, 16, MEAN, STD)
+    backbone = inputs.grid_backbone(_resnet(16), 32, 16, MEAN, STD)
     pixels = np.random.default_rng(0).uniform(size=[2, 32, 32, 3])
     images = _normalized(pixels)
-    places = tf.keras.Model(backbone.input, backbone.get_layer("grid").output)(
+    grid = tf.keras.Model(backbone.input, backbone.get_layer("grid").output)(
         images
     ).numpy()
-    assert places.shape == (2, 3, 3, 64)
+    assert grid.shape == (2, 3, 3, 64)
     np.testing.assert_allclose(
-        backbone(images), places.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5
+        backbone(images), grid.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5
     )
     grey = pixels @ [0.299, 0.587, 0.114]
     patch = (grey[1, 8:24, 16:32] - MEAN[1]) / STD[1]
-    own = backbone.get_layer("patch")(patch[np.newaxis, ..., np.newaxis])
-    np.testing.assert_allclose(places[1, 1, 2], own[0], rtol=1e-3, atol=1e-4)
+    expected = backbone.get_layer("patch")(patch[np.newaxis, ..., np.newaxis])
+    np.testing.assert_allclose(grid[1, 1, 2], expected[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["halves", "grid"])
 def test_copies_compute_the_same(kind):
     if kind == "halves":
-        backbone = inputs.halves(_resnet(None), None, MEAN, STD)
+        backbone = inputs.lab_backbone(_resnet(None), None, MEAN, STD)
     else:
-        backbone = inputs.grid(_resnet(16), 32, 16, MEAN, STD)
+        backbone = inputs.grid_backbone(_resnet(16), 32, 16, MEAN, STD)
     copy = cloning.clone(backbone)
     images = tf.random.stateless_normal([2, 32, 32, 3], [0, 1])
     np.testing.assert_array_equal(backbone(images), copy(images))

@@ -127,7 +127,7 @@ def test_blocks_with_batch_norm_inside_are_swapped_and_cloned(short):
     np.testing.assert_array_equal(again, first)  # nothing is dropped at random
 
 
-def test_an_absent_keras_cv_is_told(monkeypatch):
+def test_an_absent_keras_cv_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     with pytest.raises(ValueError, match="needs keras-cv 0.9"):
         keras_cv_backbones.build("resnet50")

@@ -30,10 +30,10 @@ def _gradients(recompute, cloned=False):
 
 def test_loss_gradients_and_moving_statistics_are_the_same():
     plain, _, expected, gradients = _gradients(False)
-    again, _, loss, found = _gradients(True)
+    again, _, loss, recomputed = _gradients(True)
     assert [w.name for w in again.weights] == [w.name for w in plain.weights]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    for a, b in zip(found, gradients, strict=True):
+    for a, b in zip(recomputed, gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     for a, b in zip(again.weights, plain.weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=b.name)

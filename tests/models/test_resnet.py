@@ -224,7 +224,7 @@ def test_bfloat16_features_are_near_the_float32_ones():
     assert error < 0.05 * np.linalg.norm(expected)
 
 
-def test_precision_is_the_models_own_under_another_global_policy():
+def test_precision_is_the_models_under_any_global_policy():
     with cloning.global_policy("mixed_bfloat16"):
         model = resnet.resnet(18, width=0.125)
     assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}

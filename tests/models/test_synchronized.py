@@ -39,30 +39,30 @@ def oracle(name):
     scale = 1 / np.sqrt(x.var(axes) + EPSILON)
     normal = (x - x.mean(axes)) * scale
     dgamma, dbeta = (dy * normal).sum(axes), dy.sum(axes)
-    found = {
+    results = {
         "outputs": gamma * normal + beta,
         "dx": gamma * scale * (dy - (normal * dgamma + dbeta) / count),
         "mean": 0.25 * x.mean(axes),
         "variance": 0.75 + 0.25 * x.var(axes, ddof=1),
     }
-    return found if bare else found | {"dgamma": dgamma, "dbeta": dbeta}
+    return results if bare else results | {"dgamma": dgamma, "dbeta": dbeta}
 
 
 @pytest.mark.parametrize("name", worker.CASES)
 def test_replicas_compute_the_statistics_of_the_global_batch(replicas, name):
     # "far": float32 holds values near 3000 to 1e-4 of their spread.
-    loose = {"bfloat16": 0.03, "far": 2e-3}.get(name, 3e-5)
+    tolerance = {"bfloat16": 0.03, "far": 2e-3}.get(name, 3e-5)
     for key, expected in oracle(name).items():
-        found = replicas[f"{name}_{key}"]
+        result = replicas[f"{name}_{key}"]
         if key in ("outputs", "dx"):
-            found = np.concatenate(found)
+            result = np.concatenate(result)
         elif key in ("dgamma", "dbeta"):  # the optimiser sums them
-            found = found.sum(axis=0)
+            result = result.sum(axis=0)
         else:
-            np.testing.assert_array_equal(found[1:], found[:-1])
-            found = found[0]
+            np.testing.assert_array_equal(result[1:], result[:-1])
+            result = result[0]
         np.testing.assert_allclose(
-            found, expected, rtol=loose, atol=loose, err_msg=key
+            result, expected, rtol=tolerance, atol=tolerance, err_msg=key
         )
 
 
@@ -70,17 +70,19 @@ def test_replicas_compute_the_statistics_of_the_global_batch(replicas, name):
 def test_one_replica_computes_the_same(replicas, name):
     one = worker.compute(tf.distribute.get_strategy(), name)
     # Of values near 3000 each way to sum rounds to another 1e-4.
-    loose = 2e-3 if name == "far" else 2e-5
+    tolerance = 2e-3 if name == "far" else 2e-5
     for key in ("outputs", "dx"):
         np.testing.assert_allclose(
             np.concatenate(replicas[f"{name}_{key}"]),
             one[f"{name}_{key}"][0],
-            rtol=loose,
-            atol=loose,
+            rtol=tolerance,
+            atol=tolerance,
         )
     for key in ("mean", "variance"):
         np.testing.assert_allclose(
-            replicas[f"{name}_{key}"][0], one[f"{name}_{key}"][0], rtol=loose
+            replicas[f"{name}_{key}"][0],
+            one[f"{name}_{key}"][0],
+            rtol=tolerance,
         )
 
 
