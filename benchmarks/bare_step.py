@@ -13,7 +13,6 @@ import time
 
 import measure
 
-from moco_tf import config as configs
 from moco_tf.cli import quiet
 
 # After them a full or an empty prefetch buffer is as it will stay.
@@ -37,17 +36,17 @@ def main():
     config.train.precision = options.precision
 
     with quiet.imports():
-        from moco_tf import plan, pretrain
+        from moco_tf import plan
         from moco_tf.data import sources
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
     try:
-        configs.check(config, strategy.num_replicas_in_sync)
+        plan.check(config, strategy.num_replicas_in_sync)
         source = sources.open_source(config.data.source)
     except ValueError as error:
         parser.error(str(error))
     stream = plan.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, len(stream.source))
+    method = plan.make_method(config, strategy, len(stream.source))
     train = method.make_train_function()
     memory = iter(measure.synthetic_batches(config, strategy))
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from moco_tf import config as configs
-from moco_tf import plan, pretrain
+from moco_tf import plan
 from moco_tf.data import sources
 from moco_tf.training import distribution
 
@@ -81,10 +81,10 @@ def count(options):
         "moco.shuffle": options.shuffle,
     }
     config = configs.load(options.config, texts)
-    configs.check(config, strategy.num_replicas_in_sync)
+    plan.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
     stream = plan.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, len(stream.source))
+    method = plan.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))
     found = collectives(step.get_concrete_function(batches).graph)

@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import plan, pretrain
+from moco_tf import plan
 from moco_tf.data import sources
 from moco_tf.evaluation import linear, monitor, supervised
 
@@ -79,7 +79,7 @@ def measure(config, operations, images):
     stream = plan.make_stream(config, source)
     if operations:
         stream.use(mechanisms_cases.compose(operations))
-    method = pretrain.make_method(config, strategy, len(source))
+    method = plan.make_method(config, strategy, len(source))
     judge = monitor.KnnMonitor(config)
     start_of = digest(method, config)
     if start_of not in _untrained:

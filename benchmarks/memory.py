@@ -59,13 +59,13 @@ def main():
 
 def _one(config, options):
     with quiet.imports():
-        from moco_tf import pretrain
+        from moco_tf import plan
         from moco_tf.training import distribution
     config.update_from_flattened_dict(WAYS[options.way])
     strategy = distribution.make_strategy(options.devices)
     batches = iter(measure.synthetic_batches(config, strategy))
     start = _peak()
-    method = pretrain.make_method(config, strategy, config.train.batch_size)
+    method = plan.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     measure.time_steps(train, batches, 1)
     seconds = measure.time_steps(train, batches, 1)

@@ -16,7 +16,6 @@ import statistics
 
 import measure
 
-from moco_tf import config as configs
 from moco_tf.cli import quiet
 
 DEFAULTS = {
@@ -35,11 +34,11 @@ def main():
     options, config = measure.parse(parser, DEFAULTS)
 
     with quiet.imports():
-        from moco_tf import pretrain
+        from moco_tf import plan
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
     try:
-        configs.check(config, strategy.num_replicas_in_sync)
+        plan.check(config, strategy.num_replicas_in_sync)
     except ValueError as error:
         parser.error(str(error))
     batches = iter(measure.synthetic_batches(config, strategy))
@@ -51,7 +50,7 @@ def main():
     images = config.train.batch_size
     runs = {
         "encoders": stepper(encoders_only(config, strategy)),
-        "whole step": stepper(pretrain.make_method(config, strategy, images)),
+        "whole step": stepper(plan.make_method(config, strategy, images)),
     }
     print(
         f"{config.model.backbone}, {config.data.image_size} px, batch "
@@ -80,9 +79,9 @@ def encoders_only(config, strategy):
     """The method of a configuration, stripped to its encoders' passes."""
     import encoders_only as passes
 
-    from moco_tf import pretrain
+    from moco_tf import plan
 
-    method = pretrain.make_method(config, strategy, config.train.batch_size)
+    method = plan.make_method(config, strategy, config.train.batch_size)
     passes.strip(method)
     return method
 

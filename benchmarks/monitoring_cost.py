@@ -114,7 +114,7 @@ def host(config, strategy):
 
 def step(config, strategy, options):
     """Prints what similarities and histograms cost in a step."""
-    from moco_tf import pretrain
+    from moco_tf import plan
     from moco_tf.methods import losses
 
     batches = iter(measure.synthetic_batches(config, strategy))
@@ -128,7 +128,7 @@ def step(config, strategy, options):
 
     def stepper(function):
         images = config.train.batch_size
-        train = pretrain.make_method(config, strategy, images)
+        train = plan.make_method(config, strategy, images)
         train = train.make_train_function()
         losses.similarities = function
         measure.time_steps(train, batches, 3)  # compiles

@@ -39,7 +39,7 @@ def child(options):
     with quiet.imports():
         import tensorflow as tf
 
-        from moco_tf import plan, pretrain
+        from moco_tf import plan
         from moco_tf.cluster import membership
         from moco_tf.data import sources
         from moco_tf.training import distribution
@@ -58,10 +58,10 @@ def child(options):
         "data.threads": str(max(1, os.cpu_count() // workers)),
     }
     config = configs.load(options.config, texts)
-    configs.check(config, strategy.num_replicas_in_sync)
+    plan.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
     stream = plan.make_stream(config, source, workers)
-    method = pretrain.make_method(config, strategy, len(stream.source))
+    method = plan.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))
     seconds = []

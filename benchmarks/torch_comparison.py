@@ -20,7 +20,6 @@ import sys
 
 import measure
 
-from moco_tf import config as configs
 from moco_tf.cli import quiet
 
 DEFAULTS = {
@@ -83,16 +82,16 @@ def main():
     parser.add_argument("--torch_python", default=sys.executable)
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
-        from moco_tf import pretrain
+        from moco_tf import plan
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
     try:
-        configs.check(config, strategy.num_replicas_in_sync)
+        plan.check(config, strategy.num_replicas_in_sync)
     except ValueError as error:
         parser.error(str(error))
     other = TorchSteps(config, options)
     batches = iter(measure.synthetic_batches(config, strategy))
-    method = pretrain.make_method(config, strategy, config.train.batch_size)
+    method = plan.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     runs = {
         "torch": lambda: other.seconds(options.steps),

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import config as configs
-from moco_tf import plan, pretrain
+from moco_tf import plan
 from moco_tf.data import views
 from moco_tf.models import inputs
 from moco_tf.training import distribution
@@ -155,13 +154,12 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     config = config.copy_and_resolve_references().unlock()
     if not has_input:
         config.data.source = "shapes:train"  # checked, not read
-    configs.check(config, strategy.num_replicas_in_sync)
+    plan.check(config, strategy.num_replicas_in_sync)
     stream: Any = None
     if has_input:
-        stream = plan.make_stream(
-            config, plan.open_source(config, config.data.source)
-        )
-    method = pretrain.make_method(config, strategy, config.train.batch_size)
+        source = plan.open_source(config, config.data.source)
+        stream = plan.make_stream(config, source)
+    method = plan.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     memory = iter(noise(config, strategy))
     runs = {"step": lambda: _train(train, memory, steps)}
@@ -329,7 +327,7 @@ def _count(config, strategy, train, memory):
     plain.model.recompute = False
     if plain != config:
         memory = iter(noise(plain, strategy))
-        method = pretrain.make_method(plain, strategy, plain.train.batch_size)
+        method = plan.make_method(plain, strategy, plain.train.batch_size)
         train = method.make_train_function()
     return count_flops(train.get_concrete_function(memory).graph)
 

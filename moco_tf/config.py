@@ -5,9 +5,7 @@ import importlib.util
 import math
 import pathlib
 import re
-import types
 from collections.abc import Mapping
-from typing import Any
 
 import ml_collections
 
@@ -125,12 +123,8 @@ def show(
     return "\n".join(lines)
 
 
-def check(config: ml_collections.ConfigDict, replicas: int) -> None:
-    """Refuses what can be refused of a pre-training without its data.
-
-    Args:
-      config: ConfigDict.
-      replicas: number of replicas in the strategy.
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Refuses a field of a pre-training of another type or out of its range.
 
     Raises:
       ValueError: with the rule, the value received and the remedy.
@@ -140,46 +134,6 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
     for name, value in values.items():
         value = config_schema.coerce(fields, name, value)
         config_schema.check_field(fields, name, value)
-    from moco_tf.models import encoder  # here: `load` needs no TensorFlow
-
-    backbones = encoder.backbone_names()
-    if config.model.backbone not in backbones:
-        raise ValueError(
-            "config.model.backbone must name a known backbone. Received "
-            f"{config.model.backbone!r}. "
-            + naming.suggestion(config.model.backbone, backbones)
-        )
-    config_schema.check_relations(config, replicas)
-    method = table.method_class(config.method)
-    method.check(settings_of(config), run_of(config))
-
-
-def settings_of(config: ml_collections.ConfigDict) -> types.SimpleNamespace:
-    """The fields of the method's section, as attributes."""
-    return types.SimpleNamespace(**config[config.method].to_dict())
-
-
-def run_of(config: ml_collections.ConfigDict, images: int = 0) -> Any:
-    """What a method's class may ask of a run: methods.two_views.Run.
-
-    Args:
-      config: ConfigDict of a pre-training.
-      images: N of the source; 0 where they are not counted yet.
-    """
-    from moco_tf.methods import two_views  # here: `load` needs no TensorFlow
-
-    return two_views.Run(
-        method=config.method,
-        images=images,
-        batch_size=config.train.batch_size,
-        micro_batches=config.train.micro_batches,
-        input=config.model.input,
-        norm=config.model.norm,
-        dim=config.model.dim,
-        image_size=config.data.image_size,
-        patch=config.model.patch,
-        small_views=config.data.small_views,
-    )
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> float:

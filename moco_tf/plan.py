@@ -1,13 +1,258 @@
-"""What a configuration means: encoder, stream, schedule and method."""
+"""What a configuration means, resolved once: the plan of a pre-training."""
 
+import dataclasses
 import functools
+import types
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import config_schema, naming
 from moco_tf.data import sources, stream, views
-from moco_tf.methods import table
+from moco_tf.methods import table, two_views
 from moco_tf.models import batch_norm, heads, inputs, resnet
 from moco_tf.models import encoder as encoders
-from moco_tf.training import distribution, schedules
+from moco_tf.training import distribution, optimizers, schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A pre-training as it will run.
+
+    Attributes:
+      config: ConfigDict that it was made from, for what is written down of it.
+      replicas, workers: int, of the strategy.
+      source: Source of the images. batches: Stream over it, of "key" views in
+        the order of `shuffle`. Both None of a plan without data.
+      method: class of the method. settings: object with the fields of its
+        section as attributes. run: Run, what the class may ask.
+      shuffle: str, how key views travel (methods/shuffle.KINDS).
+      chance_loss: float, of features that tell nothing, in nats, or None.
+      steps_per_epoch, total_steps: int.
+      last_step: int, after which the run stops; that of train.max_steps.
+    """
+
+    config: ml_collections.ConfigDict
+    replicas: int
+    workers: int
+    source: Any
+    batches: Any
+    method: type[two_views.TwoViews]
+    settings: types.SimpleNamespace
+    run: two_views.Run
+    shuffle: str
+    chance_loss: float | None
+    steps_per_epoch: int
+    total_steps: int
+    last_step: int
+
+    def make_method(self, strategy: tf.distribute.Strategy) -> tf.keras.Model:
+        """The method, compiled, with its optimiser's slots.
+
+        Side effects: seeds Keras' global generator, so that the first weights
+        are a function of config.seed; sets TF32.
+        """
+        config = self.config
+        tf.keras.utils.set_random_seed(config.seed)
+        distribution.set_precision(config.train.tf32)
+        with strategy.scope():
+            method = self._build_method()
+            optimizer = optimizers.make_optimizer(
+                config.optimizer.name,
+                make_schedule(config, self.steps_per_epoch),
+                config.optimizer.momentum,
+                config.optimizer.weight_decay,
+            )
+            if config.train.precision == "mixed_float16":
+                optimizer = tf.keras.mixed_precision.LossScaleOptimizer(
+                    optimizer
+                )
+            method.compile(optimizer)
+        method.build_optimizer()
+        return method
+
+    def _build_method(self):
+        """The method, not compiled, in the scope of the current strategy."""
+        config, model = self.config, self.config.model
+        micro_batches = config.train.micro_batches
+        splits = max(1, model.bn_groups // (self.replicas * micro_batches))
+        norm = make_norm(config, splits)
+        recipe = views.RECIPES[config.data.views]
+        backbone, head = make_parts(config, recipe.mean, recipe.std, norm)
+        needs = {
+            "seed": config.seed,
+            "images": self.run.images,
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "hidden": model.hidden,
+            "norm": norm,
+        }
+        arguments = dict(vars(self.settings))
+        if "shuffle" in arguments:
+            del arguments["shuffle"]
+            arguments["shuffle_keys"] = self.shuffle
+        return self.method(
+            backbone,
+            head=head,
+            mean=recipe.mean,
+            std=recipe.std,
+            micro_batches=micro_batches,
+            jit_compile=config.train.jit_compile,
+            recompute=model.recompute,
+            **{name: needs[name] for name in self.method.NEEDS},
+            **arguments,
+        )
+
+    def describe(self, workdir: Any, step: int) -> str:
+        """What is about to run after so many steps, in a few lines."""
+        config, model, train = self.config, self.config.model, self.config.train
+        devices = f"{self.replicas} replica(s)"
+        if self.workers > 1:
+            devices += f" of {self.workers} workers, shuffle {self.shuffle}"
+        words = self.method.describe(self.settings, self.run)
+        norm = f"{model.bn_groups} BatchNorm groups of "
+        norm += f"{train.batch_size // model.bn_groups}"
+        if model.norm == "layer":
+            norm = "LayerNorm of each image"
+        elif model.sync_bn:
+            norm = "BatchNorm over all of it"
+        start = f"goes on after step {step}" if step else "starts"
+        return (
+            f"moco-tf {start} in {workdir}\n"
+            f"  data     {self.run.images} images of {config.data.source}, "
+            f"views {config.data.views} at {config.data.image_size} px\n"
+            f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
+            f"{model.dim} features, {train.precision}\n"
+            f"  method   {config.method}: {words}\n"
+            f"  batch    {train.batch_size} on {devices}, {norm}\n"
+            f"  steps    {self.last_step} ({self.steps_per_epoch} an epoch, "
+            f"{train.epochs} epochs)"
+        )
+
+
+def make(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    source: Any = None,
+) -> Plan:
+    """Checks a configuration and resolves what it means on these devices.
+
+    Args:
+      config: ConfigDict of a pre-training. strategy: tf.distribute.Strategy.
+      source: Source to train on; None: opens that of config.data.source.
+
+    Raises:
+      ValueError: for anything that cannot work, with the remedy.
+    """
+    check(config, strategy.num_replicas_in_sync)
+    if source is None:
+        source = open_source(config, config.data.source)
+    batches = make_stream(config, source, distribution.worker_count(strategy))
+    return _resolve(config, strategy, len(source), source, batches)
+
+
+def make_method(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    images: int,
+) -> tf.keras.Model:
+    """As Plan.make_method, over so many images that need not be there.
+
+    For a method that is restored, or measured on noise; nothing is checked.
+    """
+    plan = _resolve(config, strategy, images, None, None)
+    return plan.make_method(strategy)
+
+
+def _resolve(config, strategy, images, source, batches):
+    """The Plan of `images` images."""
+    method, settings, run = method_of(config, images)
+    workers = distribution.worker_count(strategy)
+    steps_per_epoch = max(1, images // config.train.batch_size)
+    total_steps = config.train.epochs * steps_per_epoch
+    return Plan(
+        config=config,
+        replicas=strategy.num_replicas_in_sync,
+        workers=workers,
+        source=source,
+        batches=batches,
+        method=method,
+        settings=settings,
+        run=run,
+        shuffle=resolve_shuffle(settings, workers),
+        chance_loss=method.chance_loss(settings, run),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        last_step=min(config.train.max_steps or total_steps, total_steps),
+    )
+
+
+def method_of(config: ml_collections.ConfigDict, images: int = 0) -> Any:
+    """The method of a configuration, and what its class is told of the run.
+
+    Args:
+      config: ConfigDict of a pre-training.
+      images: N of the source; 0 where they are not counted yet.
+
+    Returns:
+      class; its section's fields as attributes; methods.two_views.Run.
+    """
+    run = two_views.Run(
+        method=config.method,
+        images=images,
+        batch_size=config.train.batch_size,
+        micro_batches=config.train.micro_batches,
+        input=config.model.input,
+        norm=config.model.norm,
+        dim=config.model.dim,
+        image_size=config.data.image_size,
+        patch=config.model.patch,
+        small_views=config.data.small_views,
+    )
+    settings = types.SimpleNamespace(**config[config.method].to_dict())
+    return table.method_class(config.method), settings, run
+
+
+def check(config: ml_collections.ConfigDict, replicas: int) -> None:
+    """Refuses what can be refused of a pre-training without its data.
+
+    Args:
+      config: ConfigDict.
+      replicas: number of replicas in the strategy.
+
+    Raises:
+      ValueError: with the rule, the value received and the remedy.
+    """
+    configs.check_fields(config)
+    backbones = encoders.backbone_names()
+    if config.model.backbone not in backbones:
+        raise ValueError(
+            "config.model.backbone must name a known backbone. Received "
+            f"{config.model.backbone!r}. "
+            + naming.suggestion(config.model.backbone, backbones)
+        )
+    config_schema.check_relations(config, replicas)
+    method, settings, run = method_of(config)
+    method.check(settings, run)
+
+
+def chance_loss(config: ml_collections.ConfigDict) -> float | None:
+    """The loss of features that tell nothing, in nats, or None.
+
+    Of a run whose data need not be there.
+    """
+    method, settings, run = method_of(config)
+    return method.chance_loss(settings, run)
+
+
+def resolve_shuffle(settings: types.SimpleNamespace, workers: int) -> str:
+    """The shuffle in use: one host makes both views of a sample itself."""
+    kind = getattr(settings, "shuffle", "none")
+    if kind == "auto":
+        return "address" if workers == 1 else "gather"
+    return kind
 
 
 def make_norm(config, splits=1):
@@ -80,6 +325,7 @@ def open_source(config, spec):
 def make_stream(config, source, workers=1):
     """The stream of a configuration over a source, for so many processes."""
     data = config.data
+    method, settings, _ = method_of(config)
     recipe = views.recipe(data.views, data.strength)
     small = None
     if data.small_views:
@@ -91,9 +337,9 @@ def make_stream(config, source, workers=1):
         config.data.image_size,
         config.train.batch_size,
         config.seed,
-        shuffle(config, workers),
+        resolve_shuffle(settings, workers),
         config.data.threads,
-        key_views=table.method_class(config.method).KEY_VIEWS,
+        key_views=method.KEY_VIEWS,
         augment_on=config.data.augment_on,
         small=small,
     )
@@ -118,93 +364,4 @@ def make_schedule(config, steps_per_epoch):
         schedule.factor,
         schedule.warmup_epochs,
         schedule.unit,
-    )
-
-
-def make_method(config, images, total_steps, replicas, workers):
-    """The method of a configuration, in the scope of the current strategy.
-
-    Args:
-      config: ConfigDict. images: N, of the source.
-      total_steps: of the whole run. replicas, workers: int.
-
-    Returns:
-      TwoViews, not compiled.
-    """
-    model, micro_batches = config.model, config.train.micro_batches
-    splits = max(1, model.bn_groups // (replicas * micro_batches))
-    norm = make_norm(config, splits)
-    recipe = views.RECIPES[config.data.views]
-    backbone, head = make_parts(config, recipe.mean, recipe.std, norm)
-    facts = {
-        "seed": config.seed,
-        "images": images,
-        "total_steps": total_steps,
-        "steps_per_epoch": total_steps // config.train.epochs,
-        "hidden": model.hidden,
-        "norm": norm,
-    }
-    method = table.method_class(config.method)
-    own = config[config.method].to_dict()
-    if "shuffle" in own:
-        del own["shuffle"]
-        own["shuffle_keys"] = shuffle(config, workers)
-    return method(
-        backbone,
-        head=head,
-        mean=recipe.mean,
-        std=recipe.std,
-        micro_batches=micro_batches,
-        jit_compile=config.train.jit_compile,
-        recompute=model.recompute,
-        **{name: facts[name] for name in method.NEEDS},
-        **own,
-    )
-
-
-def chance_loss(config):
-    """The loss of features that tell nothing, in nats, or None."""
-    method = table.method_class(config.method)
-    return method.chance_loss(
-        configs.settings_of(config), configs.run_of(config)
-    )
-
-
-def shuffle(config, workers):
-    """The shuffle in use: one host deals both views of a sample itself."""
-    kind = config[config.method].get("shuffle", "none")
-    if kind == "auto":
-        return "address" if workers == 1 else "gather"
-    return kind
-
-
-def describe(config, workdir, batches, strategy, step, last_step):
-    """What is about to run, in a few lines."""
-    model, train = config.model, config.train
-    workers = distribution.worker_count(strategy)
-    places = f"{strategy.num_replicas_in_sync} replica(s)"
-    if workers > 1:
-        places += f" of {workers} workers, shuffle {batches.shuffle_keys}"
-    method = table.method_class(config.method)
-    words = method.describe(
-        configs.settings_of(config),
-        configs.run_of(config, len(batches.source)),
-    )
-    norm = f"{model.bn_groups} BatchNorm groups of "
-    norm += f"{train.batch_size // model.bn_groups}"
-    if model.norm == "layer":
-        norm = "LayerNorm of each image"
-    elif model.sync_bn:
-        norm = "BatchNorm over all of it"
-    start = f"goes on after step {step}" if step else "starts"
-    return (
-        f"moco-tf {start} in {workdir}\n"
-        f"  data     {len(batches.source)} images of {config.data.source}, "
-        f"views {config.data.views} at {config.data.image_size} px\n"
-        f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
-        f"{model.dim} features, {train.precision}\n"
-        f"  method   {config.method}: {words}\n"
-        f"  batch    {train.batch_size} on {places}, {norm}\n"
-        f"  steps    {last_step} ({batches.steps_per_epoch} an epoch, "
-        f"{train.epochs} epochs)"
     )

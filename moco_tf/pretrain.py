@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import config as configs
-from moco_tf import plan, workdirs
+from moco_tf import plan as plans
+from moco_tf import workdirs
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
 from moco_tf.evaluation import diagnostics, monitor
@@ -27,7 +27,6 @@ from moco_tf.training import (
     checkpoints,
     distribution,
     nonfinite,
-    optimizers,
 )
 
 
@@ -66,98 +65,47 @@ def pretrain(
     """
     guard = guard or watchdog.Guard()
     workdir = pathlib.Path(workdir)
-    configs.check(config, strategy.num_replicas_in_sync)
-    source = plan.open_source(config, config.data.source)
-    workers = distribution.worker_count(strategy)
-    batches = plan.make_stream(config, source, workers)
-    total = config.train.epochs * batches.steps_per_epoch
-    last_step = min(config.train.max_steps or total, total)
+    plan = plans.make(config, strategy)
+    per_epoch = plan.steps_per_epoch
     knn = None
     if guard.is_chief and config.knn.bank:
-        knn = monitor.KnnMonitor(config, batches.steps_per_epoch)
+        knn = monitor.KnnMonitor(config, per_epoch)
     with contextlib.ExitStack() as stack:
         if guard.is_chief:
             stack.enter_context(workdirs.hold(workdir))
-            workdirs.prepare(config, workdir, source.fingerprint(), extend)
-        path = _agree(config, source, workdir, strategy, guard)
-        method = make_method(config, strategy, len(source))
+            fingerprint = plan.source.fingerprint()
+            workdirs.prepare(config, workdir, fingerprint, extend)
+        path = _agree(plan, workdir, strategy, guard)
+        method = plan.make_method(strategy)
         step = checkpoints.restore(method, path) if path else 0
-        callback = callbacks.StepCallback(
-            batches.steps_per_epoch, last_step, guard
-        )
+        callback = callbacks.StepCallback(per_epoch, plan.last_step, guard)
         if guard.is_chief:
-            callback = make_callback(
-                config,
-                workdir,
-                batches,
-                method,
-                step,
-                last_step,
-                guard,
-                knn,
-                profile_steps,
-            )
+            files = Files(plan, workdir, step)
+            listeners = make_listeners(plan, files, method, knn, profile_steps)
+            callback = make_callback(plan, files, guard, listeners)
             stack.callback(callback.close)
-        if config.knn.bank and step % batches.steps_per_epoch == 0:
+        if config.knn.bank and step % per_epoch == 0:
             # The chief may measure first, for any time.
             guard.limit(0, "the evaluation before training")
         callback.resume(method)
-        if step >= last_step:
+        if step >= plan.last_step:
             print(f"This run is finished: {workdir} holds all {step} steps.")
         else:
-            _train(method, config, batches, strategy, callback, workdir, knn)
+            _train(plan, method, strategy, callback, workdir, knn)
     return method
 
 
-def make_method(config, strategy, images):
-    """The method of a configuration, compiled, with its optimiser's slots.
-
-    Args:
-      config: ConfigDict. strategy: tf.distribute.Strategy.
-      images: N, of the source.
-
-    Side effects: seeds Keras' global generator, so that the first weights are a
-    function of config.seed; sets TF32.
-    """
-    tf.keras.utils.set_random_seed(config.seed)
-    distribution.set_precision(config.train.tf32)
-    steps_per_epoch = max(1, images // config.train.batch_size)
-    with strategy.scope():
-        method = plan.make_method(
-            config,
-            images,
-            config.train.epochs * steps_per_epoch,
-            strategy.num_replicas_in_sync,
-            distribution.worker_count(strategy),
-        )
-        optimizer = optimizers.make_optimizer(
-            config.optimizer.name,
-            plan.make_schedule(config, steps_per_epoch),
-            config.optimizer.momentum,
-            config.optimizer.weight_decay,
-        )
-        if config.train.precision == "mixed_float16":
-            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-        method.compile(optimizer)
-    method.build_optimizer()
-    return method
-
-
-def _train(method, config, batches, strategy, callback, workdir, knn):
+def _train(plan, method, strategy, callback, workdir, knn):
     """Trains from a step on, with what is said before and after."""
     guard, step, before = callback.guard, callback.step, ""
     if guard.is_chief:
-        print(
-            plan.describe(
-                config, workdir, batches, strategy, step, callback.last_step
-            )
-        )
-        if knn and config.knn.baseline and step == 0:
+        print(plan.describe(workdir, step))
+        if knn and plan.config.knn.baseline and step == 0:
             before = knn.baseline(method.query_encoder)
             print(f"kNN before training: {before}")
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
-    _fit(method, config, batches, strategy, step, callback)
+    _fit(plan, method, strategy, callback)
     if callback.left:
         raise watchdog.Left(callback.step, guard.status())
     if before and knn.newest is not None:
@@ -165,31 +113,32 @@ def _train(method, config, batches, strategy, callback, workdir, knn):
         print(f"kNN: {before}  {trained}")
 
 
-def _fit(method, config, batches, strategy, step, callback):
+def _fit(plan, method, strategy, callback):
     """Trains from a step on; returns when all workers have ended."""
-    method.start_at(*divmod(step, batches.steps_per_epoch))
+    step = callback.step
+    method.start_at(*divmod(step, plan.steps_per_epoch))
     try:
         method.fit(
-            batches.distribute(strategy, step),
-            epochs=config.train.epochs,
-            steps_per_epoch=batches.steps_per_epoch,
+            plan.batches.distribute(strategy, step),
+            epochs=plan.config.train.epochs,
+            steps_per_epoch=plan.steps_per_epoch,
             callbacks=[callback],
             verbose=0,
         )
     except callbacks.NotFinite as error:
-        if distribution.worker_count(strategy) > 1:
+        if plan.workers > 1:
             raise  # the other workers do not know of it
         print("Looking for the layer ...")
         place = nonfinite.find(
-            make_method(config, strategy, len(batches.source)),
-            batches,
+            plan.make_method(strategy),
+            plan.batches,
             strategy,
             checkpoints.latest(callback.workdir),
             error.step,
         )
         raise FloatingPointError(f"{error} {place}") from error
     except KeyboardInterrupt:
-        if distribution.worker_count(strategy) == 1:
+        if plan.workers == 1:
             callback.save_interrupted()
         raise
     # The chief may still be saving: a worker that ends may end the others.
@@ -212,7 +161,7 @@ def is_finished(config, workdir):
     return same and meta["step"] >= meta.get("last_step", math.inf)
 
 
-def _agree(config, source, workdir, strategy, guard):
+def _agree(plan, workdir, strategy, guard):
     """The checkpoint to go on from, by the chief's word, or None.
 
     Raises:
@@ -223,7 +172,7 @@ def _agree(config, source, workdir, strategy, guard):
     if guard.cluster is None:
         return path
     step = checkpoints.read_meta(path)["step"] if path else -1
-    identity = workdirs.identity(config, source.fingerprint())
+    identity = workdirs.identity(plan.config, plan.source.fingerprint())
     chief = distribution.chief_values(strategy, [identity, step])
     if chief[0] != identity:
         raise ValueError(
@@ -237,97 +186,115 @@ def _agree(config, source, workdir, strategy, guard):
     return checkpoints.wait_for(workdir, chief[1])
 
 
-def make_callback(
-    config,
-    workdir,
-    batches,
-    method,
-    step,
-    last_step,
-    guard,
-    knn=None,
-    profile_steps=(),
-):
-    """The chief's callback, its files cut back to `step`.
+class Files:
+    """What the chief writes to a workdir, cut back to the step it goes on from.
+
+    Attributes:
+      workdir: Path. step: int.
+      metrics: MetricsFile. events: EventWriter, or None without TensorBoard.
+      folder: Path of the events. warnings: WarningLog.
+      unreadable: UnreadableLog.
+    """
+
+    def __init__(self, plan, workdir, step):
+        self.workdir, self.step = workdir, step
+        self.metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
+        self.metrics.cut_back(step)
+        self.folder = workdir / "tensorboard"
+        self.events = None
+        if plan.config.log.tensorboard:
+            self.events = tensorboard.EventWriter(
+                self.folder, step, plan.chance_loss
+            )
+        self.warnings = health.WarningLog(workdir / "warnings.csv", step)
+        self.unreadable = unreadable.UnreadableLog(
+            workdir / "unreadable.csv",
+            plan.batches,
+            plan.config.data.max_corrupt_fraction,
+        )
+
+
+def make_listeners(plan, files, method, knn=None, profile_steps=()):
+    """The chief's listeners: what traces, what measures, files, what reads.
 
     Args:
-      config: ConfigDict. workdir: Path. batches: Stream.
-      method: Method, restored. step: int, finished ones. last_step: int.
-      guard: Guard. knn: KnnMonitor, or None.
+      plan: Plan. files: Files. method: Method, restored.
+      knn: KnnMonitor, or None.
       profile_steps: first and last step (from 1) to trace, or ().
 
     Returns:
-      RunCallback. Its listeners are told in this order: what is traced; what
-      measures; the files; what reads and shows.
+      list of Listener, in the order in which they are told.
     """
-    per_epoch = batches.steps_per_epoch
-    chance = plan.chance_loss(config)
-    metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
-    metrics.cut_back(step)
-    shown = progress.Progress(
-        last_step, per_epoch, chance, epochs=config.train.epochs
+    config, metrics, events = plan.config, files.metrics, files.events
+    progress_bar = progress.Progress(
+        plan.last_step,
+        plan.steps_per_epoch,
+        plan.chance_loss,
+        epochs=config.train.epochs,
     )
-    folder = workdir / "tensorboard"
-    events = None
-    if config.log.tensorboard:
-        events = tensorboard.EventWriter(folder, step, chance)
+    watch = health.Watch(
+        config.method,
+        vars(plan.settings),
+        plan.run.images,
+        plan.run.batch_size,
+        plan.run.dim,
+        plan.chance_loss,
+        files.warnings.names,
+        metrics.rows(),
+    )
+    pace = None if method.momentum is None else diagnostics.Pace()
     listeners: list[listener.Listener] = []
     if profile_steps:
         first, last = profile_steps
-        listeners.append(profile.Profile(folder, first, last, events))
-    listeners.append(diagnostics.Inspector(batches))
+        listeners.append(profile.Profile(files.folder, first, last, events))
+    listeners.append(diagnostics.Inspector(plan.batches))
     if knn:
         column = f"knn_{config.knn.features}"
-        listeners += [
-            knn,
-            callbacks.BestCheckpoint(workdir, column, metrics.rows()),
-        ]
+        rows = metrics.rows()
+        best = callbacks.BestCheckpoint(files.workdir, column, rows)
+        listeners += [knn, best]
     listeners.append(metrics)
     if events:
         listeners.append(events)
+    message = progress_bar.message
     listeners += [
-        shown,
-        _warnings(config, workdir, batches, method, step, metrics, shown),
+        progress_bar,
+        health.Warnings(watch, files.warnings, metrics, message, pace),
     ]
     if events:
         listeners.append(
-            board.Board(config, events, folder, batches, knn, last_step)
+            board.Board(
+                config, events, files.folder, plan.batches, knn, plan.last_step
+            )
         )
+    return listeners
+
+
+def make_callback(plan, files, guard, listeners):
+    """The chief's callback.
+
+    Args:
+      plan: Plan. files: Files. guard: Guard. listeners: of make_listeners.
+
+    Returns:
+      RunCallback.
+    """
+    config = plan.config
+    cadence = callbacks.Cadence(
+        plan.steps_per_epoch,
+        plan.last_step,
+        config.train.batch_size,
+        config.log.every_steps,
+        config.checkpoint.every_steps,
+        config.checkpoint.keep,
+    )
     return callbacks.RunCallback(
-        callbacks.Cadence(
-            per_epoch,
-            last_step,
-            config.train.batch_size,
-            config.log.every_steps,
-            config.checkpoint.every_steps,
-            config.checkpoint.keep,
-        ),
-        workdir,
-        metrics,
-        unreadable.UnreadableLog(
-            workdir / "unreadable.csv",
-            batches,
-            config.data.max_corrupt_fraction,
-        ),
+        cadence,
+        files.workdir,
+        files.metrics,
+        files.unreadable,
         guard,
         listeners,
         "Usual causes: a learning rate too high for the batch, or a "
         "temperature too low.",
     )
-
-
-def _warnings(config, workdir, batches, method, step, metrics, shown):
-    """The listener that warns, with what an earlier session has warned of."""
-    log = health.WarningLog(workdir / "warnings.csv", step)
-    watch = health.Watch(
-        config.method,
-        config[config.method].to_dict(),
-        len(batches.source),
-        config.train.batch_size,
-        config.model.dim,
-        plan.chance_loss(config),
-        log.names,
-        metrics.rows(),
-    )
-    pace = None if method.momentum is None else diagnostics.Pace()
-    return health.Warnings(watch, log, metrics, shown.message, pace)

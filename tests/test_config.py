@@ -1,5 +1,4 @@
 import re
-import types
 
 import pytest
 import tensorflow as tf
@@ -36,7 +35,7 @@ def test_the_shipped_configurations_are_found_by_name():
     ],
 )
 def test_every_shipped_configuration_passes_check(name, replicas):
-    configs.check(configs.load(name, {"data.source": "a"}), replicas)
+    plan.check(configs.load(name, {"data.source": "a"}), replicas)
 
 
 def test_names_in_the_rules_are_those_of_the_parts():
@@ -90,7 +89,7 @@ def test_the_rate_is_scaled_with_the_batch(scaling, rate):
 def test_synchronised_batch_norm_takes_the_whole_batch(field):
     values = {"model__bn_groups": 1, "train__micro_batches": 1} | {field: 2}
     with pytest.raises(ValueError, match="must be 1 where model.sync_bn"):
-        configs.check(cifar(model__sync_bn="true", **values), 1)
+        plan.check(cifar(model__sync_bn="true", **values), 1)
 
 
 def test_simclr_refuses_parts_of_a_batch():
@@ -101,14 +100,13 @@ def test_simclr_refuses_parts_of_a_batch():
         "train.micro_batches": "2",
     }
     with pytest.raises(ValueError, match="simclr needs train.micro_batches=1"):
-        configs.check(configs.load("simclr_cifar10", texts), 1)
+        plan.check(configs.load("simclr_cifar10", texts), 1)
 
 
 def test_a_run_without_batch_norm_tells_of_none():
-    config = configs.load("cpc_imagenet")
-    batches = types.SimpleNamespace(source=range(9), steps_per_epoch=1)
+    config = configs.load("cpc_imagenet", {"data.source": "shapes:test"})
     strategy = tf.distribute.get_strategy()
-    said = plan.describe(config, "run", batches, strategy, 0, 1)
+    said = plan.make(config, strategy).describe("run", 0)
     assert "replica(s), LayerNorm of each image" in said
     assert "BatchNorm" not in said
 
@@ -193,7 +191,7 @@ def test_fields_that_do_not_go_together_are_refused(
     replicas, overrides, message
 ):
     with pytest.raises(ValueError, match="Received") as error:
-        configs.check(cifar(**overrides), replicas)
+        plan.check(cifar(**overrides), replicas)
     assert message in str(error.value)
 
 
@@ -201,7 +199,7 @@ def test_milestones_must_rise_below_the_last_epoch():
     for marks in ("120,200", "160,120", "120,120"):
         config = cifar(schedule__name="step", schedule__milestones=marks)
         with pytest.raises(ValueError, match="rise and lie below"):
-            configs.check(config, 1)
+            plan.check(config, 1)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 90])
@@ -216,12 +214,12 @@ def test_a_schedule_takes_the_remedy_that_it_names(epochs, fields):
     config = cifar(train__epochs=epochs)
     config.schedule.update(fields)
     with pytest.raises(ValueError, match="Received") as error:
-        configs.check(config, 1)
+        plan.check(config, 1)
     remedy = re.search(r"--config\.(\S+)=(\S+)\.$", str(error.value))
     field = remedy[1].removeprefix("schedule.")
     text = {"train.epochs": str(epochs), remedy[1]: remedy[2]}
     config.schedule[field] = configs.load("moco_cifar10", text).schedule[field]
-    configs.check(config, 1)
+    plan.check(config, 1)
 
 
 @pytest.mark.parametrize("size", [34, 50, 64, 100, 224])
@@ -229,15 +227,15 @@ def test_a_grid_takes_the_patch_that_its_refusal_names(size):
     texts = {"data.source": "a", "data.image_size": str(size)}
     texts |= {"model.patch": "6"}
     with pytest.raises(ValueError, match="multiple of its half") as error:
-        configs.check(configs.load("cpc_imagenet", texts), 1)
+        plan.check(configs.load("cpc_imagenet", texts), 1)
     texts["model.patch"] = re.search(r"patch=(\d+)\.$", str(error.value))[1]
-    configs.check(configs.load("cpc_imagenet", texts), 1)
+    plan.check(configs.load("cpc_imagenet", texts), 1)
 
 
 def test_an_image_that_no_patch_fits_is_to_be_of_another_size():
     texts = {"data.source": "a", "data.image_size": "37"}
     with pytest.raises(ValueError, match="Change data.image_size"):
-        configs.check(configs.load("cpc_imagenet", texts), 1)
+        plan.check(configs.load("cpc_imagenet", texts), 1)
 
 
 def test_a_configuration_is_locked():
@@ -466,7 +464,7 @@ def test_a_missing_file_and_an_unknown_name_are_refused():
 def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):
     overrides = {"data.source": "shapes:train"} | overrides
     with pytest.raises(ValueError, match=message):
-        configs.check(configs.load(recipe, overrides), 1)
+        plan.check(configs.load(recipe, overrides), 1)
 
 
 def test_a_file_of_another_ending_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from moco_tf import pretrain, workdirs
+from moco_tf import plan, pretrain, workdirs
 from moco_tf.monitoring import health
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
     before = small_run.state(tmp_path)
     method = None
     config = small_run.make_config(images)
-    build = pretrain.make_method
+    build = plan.Plan.make_method
 
     def poisoned(*arguments):
         nonlocal method
@@ -223,12 +223,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
         )
         return method
 
-    pretrain.make_method = poisoned
+    plan.Plan.make_method = poisoned
     try:
         with pytest.raises(FloatingPointError, match="step 5 is nan"):
             pretrain.pretrain(config, tmp_path, tf.distribute.get_strategy())
     finally:
-        pretrain.make_method = build
+        plan.Plan.make_method = build
     small_run.assert_same_bits(before, small_run.state(tmp_path))
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import plan, pretrain
+from moco_tf import plan
 from moco_tf.data import sources
 from moco_tf.doctor import table
 from moco_tf.methods import shuffle
@@ -137,8 +137,7 @@ def small_config(config, replicas):
 
 
 def _make(config, source, strategy):
-    stream = plan.make_stream(config, source)
-    return pretrain.make_method(config, strategy, len(stream.source))
+    return plan.make(config, strategy, source).make_method(strategy)
 
 
 def _train(method, config, source, last):
@@ -209,11 +208,11 @@ def run(config, source, strategy, steps, clock=time.perf_counter):
     Returns:
       Trial.
 
-    Side effects: those of pretrain.make_method.
+    Side effects: those of Plan.make_method.
     """
-    batches = plan.make_stream(config, source)
-    method = pretrain.make_method(config, strategy, len(source))
-    iterator = iter(batches.distribute(strategy, 0))
+    trial = plan.make(config, strategy, source)
+    method = trial.make_method(strategy)
+    iterator = iter(trial.batches.distribute(strategy, 0))
     step = method.make_train_function()
     for _ in range(_FIRST):
         loss = float(step(iterator)["loss"])

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.doctor import (
     devices,
@@ -83,7 +82,7 @@ def examine(order, strategy):
 def _check_config(rows, config, strategy):
     """Adds a row; returns whether the configuration can work at all."""
     try:
-        configs.check(config, strategy.num_replicas_in_sync)
+        plan.check(config, strategy.num_replicas_in_sync)
     except ValueError as error:
         rows.append(table.Row("configuration", str(error), table.FAIL))
         return False

@@ -8,11 +8,9 @@ import subprocess
 
 import tensorflow as tf
 
-from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.data import views
 from moco_tf.doctor import recipe, table
-from moco_tf.methods import table as methods
 from moco_tf.models import cloning, inputs
 from moco_tf.monitoring import progress
 
@@ -100,8 +98,7 @@ def predict(config, replicas, images):
         patches = side**2
     encoded = rows // config.train.micro_batches  # at a time
     outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
-    method = methods.method_class(config.method)
-    settings, run = configs.settings_of(config), configs.run_of(config, images)
+    method, settings, run = plan.method_of(config, images)
     trained_views = method.trained_views(settings)
     # Small views: by their pixels.
     data = config.data
@@ -133,8 +130,7 @@ def _outputs(model, rows, inner=1):
 
 def checkpoint_bytes(parts, config, images):
     """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
-    method = methods.method_class(config.method)
-    settings, run = configs.settings_of(config), configs.run_of(config, images)
+    method, settings, run = plan.method_of(config, images)
     keys = method.dictionary_bytes(settings, run, 0)
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import pretrain
+from moco_tf import plan
 from moco_tf.training import checkpoints
 from moco_tf.weights import layouts
 
@@ -12,7 +12,7 @@ def make_method(config):
     """The method of a configuration, with a queue and an optimiser."""
     # An epoch of one step: the schedule is in no checkpoint.
     images = config.train.batch_size
-    return pretrain.make_method(config, tf.distribute.get_strategy(), images)
+    return plan.make_method(config, tf.distribute.get_strategy(), images)
 
 
 def shapes(encoder):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
 from moco_tf import config as configs
-from moco_tf import plan, pretrain
+from moco_tf import plan
 from moco_tf.cluster import membership
 from moco_tf.data import sources
 from moco_tf.models import resnet
@@ -76,7 +76,7 @@ def train(strategy, shuffle):
     stream = plan.make_stream(
         config, source, distribution.worker_count(strategy)
     )
-    method = pretrain.make_method(config, strategy, len(stream.source))
+    method = plan.make_method(config, strategy, len(stream.source))
     reported = []
     method.fit(
         stream.distribute(strategy, 0),

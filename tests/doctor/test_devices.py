@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import plan
 from moco_tf.doctor import devices, reference, table
 from moco_tf.methods import table as methods
 from moco_tf.models import encoder
@@ -69,12 +70,12 @@ def test_other_figures_fail_by_name(monkeypatch):
 def test_two_replicas_gather_what_numpy_says():
     code = (
         "from moco_tf.training import distribution\n"
-        "from moco_tf.doctor import proofs\n"
+        "from moco_tf.doctor import devices\n"
         "from moco_tf.methods import shuffle\n"
         "strategy = distribution.make_strategy('cpu:2')\n"
-        "print(proofs.gather(strategy))\n"
+        "print(devices.gather(strategy))\n"
         "shuffle.unshuffle = lambda rows, order: rows\n"
-        "print(proofs.gather(strategy))\n"
+        "print(devices.gather(strategy))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
@@ -104,13 +105,13 @@ def test_a_pair_of_files_is_resumed_too(monkeypatch):
 def test_the_small_run_of_any_method_keeps_the_rules(name):
     recipe = methods.METHODS[name].configs[0]
     config = configs.load(recipe, {"data.source": "a"})
-    configs.check(devices.small_config(config, 2), 2)
+    plan.check(devices.small_config(config, 2), 2)
 
 
 def test_the_small_run_has_no_more_micro_batches_than_groups():
     fields = {"data.source": "a", "train.micro_batches": "4"}
     config = configs.load("moco_v2_imagenet", fields)
-    configs.check(devices.small_config(config, 2), 2)
+    plan.check(devices.small_config(config, 2), 2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import pretrain
+from moco_tf import plan
 from moco_tf.methods import table
 from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
@@ -96,9 +96,9 @@ def make_method(name, strategy=None, **fields):
     """A method, compiled, at step 0."""
     config = make_config(name, **fields)
     strategy = strategy or tf.distribute.get_strategy()
-    configs.check(config, strategy.num_replicas_in_sync)
+    plan.check(config, strategy.num_replicas_in_sync)
     with mock.patch.object(encoders, "build_backbone", tiny_backbone):
-        return pretrain.make_method(config, strategy, IMAGES)
+        return plan.make_method(config, strategy, IMAGES)
 
 
 def tiny_backbone(

@@ -3,6 +3,7 @@ import pathlib
 import pytest
 
 from moco_tf import config as configs
+from moco_tf import plan
 from moco_tf.methods import table
 from tools import methods_in_readme
 
@@ -38,8 +39,7 @@ def test_logits_are_counted_of_every_view(name, views, logits):
     if name.startswith("moco"):
         fields["moco.queue_size"] = "100"
     config = configs.load(name, fields)
-    method = table.method_class(config.method)
-    settings, run = configs.settings_of(config), configs.run_of(config)
+    method, settings, run = plan.method_of(config)
     kept = method.dictionary_bytes(settings, run, 0)
     # float32, kept three times: logits, softmax and its gradient.
     assert method.dictionary_bytes(settings, run, 2) - kept == 3 * 4 * logits

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import pretrain, workdirs
+from moco_tf import plan, workdirs
 from moco_tf.evaluation import embeddings, frozen
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
@@ -253,7 +253,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(judged, tmp_path):
 def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
     config = every_method.make_config(method)
     with shallow.network():
-        made = pretrain.make_method(
+        made = plan.make_method(
             config, tf.distribute.get_strategy(), every_method.IMAGES
         )
         workdirs.save(config, tmp_path / "run")

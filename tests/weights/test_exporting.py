@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import pretrain, workdirs
+from moco_tf import plan, workdirs
 from moco_tf.training import checkpoints
 from moco_tf.weights import exporting, importing, torch_file
 from tests.evaluation import small_encoder
@@ -194,7 +194,7 @@ def test_an_unknown_layout_and_a_file_that_is_there_are_refused(
 
 def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
     config = every_method.make_config("simclr")
-    method = pretrain.make_method(
+    method = plan.make_method(
         config, tf.distribute.get_strategy(), every_method.IMAGES
     )
     workdirs.save(config, tmp_path / "run")
@@ -213,7 +213,7 @@ def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
 
 def test_of_another_methods_queue_nothing_is_written(tmp_path):
     config = every_method.make_config("swav", model__head="mlp")
-    method = pretrain.make_method(
+    method = plan.make_method(
         config, tf.distribute.get_strategy(), every_method.IMAGES
     )
     assert method.queue is not None
