@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all; locks that end with a process."""
+"""Atomic files and folders, and locks that end with their process."""
 
 import contextlib
 import errno
@@ -9,19 +9,21 @@ import shutil
 
 
 @contextlib.contextmanager
-def file(path):
-    """Gives a name to write under; the file takes its own when all went well.
+def atomic_file(path):
+    """Lets a file appear complete or not at all.
 
     Args:
       path: of the file, replaced if it exists; its folder is made.
 
     Yields:
-      pathlib.Path in the same folder, with a name that starts with a dot.
+      pathlib.Path to write to: in the same folder, with a name that starts
+      with a dot. When the block ends without an error, the file is brought to
+      the disk and takes its name.
 
     Side effects: nothing is left of a file that fails.
     """
     path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
@@ -33,10 +35,19 @@ def file(path):
 
 
 @contextlib.contextmanager
-def folder(path):
-    """As `file`, for a folder, which is there and empty; it replaces none."""
+def atomic_folder(path):
+    """Lets a folder appear complete or not at all; it replaces none.
+
+    Args:
+      path: of the folder, which must not exist.
+
+    Yields:
+      pathlib.Path of an empty folder beside it, to be filled.
+
+    Side effects: nothing is left of a folder that fails.
+    """
     path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:
@@ -46,22 +57,37 @@ def folder(path):
         shutil.rmtree(part, ignore_errors=True)
 
 
+def part_of(path):
+    """The name under which `path` is written; a kill may leave it behind."""
+    return path.with_name(f".{path.name}.part")
+
+
+def sync_folder(folder):
+    """Brings a folder's list of files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 # What a file system answers that has no such locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def take(file, folder):
-    """Takes the lock of an open file, for as long as the file is open.
+def lock(file, folder):
+    """Locks an open file, for as long as it is open.
 
-    The system takes it back when the process ends, by a kill too. On a network
-    file system it holds between machines where the mount passes locks on (NFS
-    does; Lustre with the option flock).
+    The system releases the lock when the process ends, by a kill too. On a
+    network file system it holds between machines where the mount passes locks
+    on (NFS does; Lustre with the option flock).
 
     Args:
-      file: open for writing. folder: what it stands for, to be named.
+      file: open for writing.
+      folder: that the lock protects, to be named in the warning.
 
     Returns:
-      bool; False: another process, or another open file, has it.
+      bool; False: another process, or another open file, has the lock.
 
     Side effects: where the file system has no locks, says so and returns True.
     """

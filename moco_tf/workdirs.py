@@ -82,7 +82,7 @@ def hold(workdir):
             "change its owner, its rights or its mount."
         ) from error
     with file:
-        if not filesystem.take(file, workdir):
+        if not filesystem.lock(file, workdir):
             file.seek(0)
             holder = file.read().decode() or "another process"
             raise ValueError(
@@ -262,5 +262,5 @@ def read_json(path):
 
 def write_json(path, value):
     """Writes a file whole or not at all."""
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n")

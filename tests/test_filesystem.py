@@ -1,4 +1,7 @@
-"""Locks of open files; those of a killed process are in test_workdirs.py."""
+"""Atomic files and folders, and locks.
+
+The lock of a killed process is in test_workdirs.py.
+"""
 
 import errno
 import os
@@ -10,7 +13,7 @@ from moco_tf import filesystem
 
 def test_a_file_appears_when_all_of_it_is_there(tmp_path):
     path = tmp_path / "made" / "a.txt"
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         part.write_text("new")
         assert [path.name for path in path.parent.iterdir()] == [".a.txt.part"]
     assert path.read_text() == "new"
@@ -21,17 +24,17 @@ def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError):
-        with filesystem.file(path) as part:
+        with filesystem.atomic_file(path) as part:
             part.write_text("new")
             raise ZeroDivisionError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_appears_whole_and_begins_empty(tmp_path):
+def test_a_folder_appears_complete_and_begins_empty(tmp_path):
     (tmp_path / ".1.part").mkdir()
     (tmp_path / ".1.part" / "left").write_text("by one that was killed")
-    with filesystem.folder(tmp_path / "1") as part:
+    with filesystem.atomic_folder(tmp_path / "1") as part:
         (part / "a.txt").write_text("new")
         assert not (tmp_path / "1").exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "a.txt"]
@@ -41,10 +44,10 @@ def test_a_folder_that_fails_or_is_there_changes_nothing(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "a.txt").write_text("old")
     with pytest.raises(OSError):
-        with filesystem.folder(tmp_path / "1") as part:
+        with filesystem.atomic_folder(tmp_path / "1") as part:
             (part / "a.txt").write_text("new")
     with pytest.raises(ZeroDivisionError):
-        with filesystem.folder(tmp_path / "2"):
+        with filesystem.atomic_folder(tmp_path / "2"):
             raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "a.txt"]
     assert (tmp_path / "1" / "a.txt").read_text() == "old"
@@ -55,15 +58,15 @@ def test_a_second_open_file_does_not_get_the_lock_until_the_first_closes(
 ):
     path = tmp_path / "lock"
     first, second = path.open("ab"), path.open("ab")
-    assert filesystem.take(first, tmp_path)
-    assert not filesystem.take(second, tmp_path)
+    assert filesystem.lock(first, tmp_path)
+    assert not filesystem.lock(second, tmp_path)
     first.close()
-    assert filesystem.take(second, tmp_path)
+    assert filesystem.lock(second, tmp_path)
     second.close()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told_of(
+def test_a_file_system_without_locks_is_warned_of(
     number, tmp_path, capsys, monkeypatch
 ):
     def refuse(file, operation):
@@ -71,10 +74,10 @@ def test_a_file_system_without_locks_is_told_of(
 
     monkeypatch.setattr(filesystem.fcntl, "flock", refuse)
     with (tmp_path / "lock").open("ab") as file:
-        assert filesystem.take(file, tmp_path)
-    said = capsys.readouterr().out
-    assert f"no-locks: the file system of {tmp_path} has no locks" in said
-    assert os.strerror(number) in said
+        assert filesystem.lock(file, tmp_path)
+    warning = capsys.readouterr().out
+    assert f"no-locks: the file system of {tmp_path} has no locks" in warning
+    assert os.strerror(number) in warning
 
 
 def test_another_error_is_not_taken_for_a_file_system_without_locks(tmp_path):
@@ -83,5 +86,5 @@ def test_another_error_is_not_taken_for_a_file_system_without_locks(tmp_path):
     descriptor = file.fileno()
     file.close()
     with pytest.raises(OSError) as error:
-        filesystem.take(descriptor, tmp_path)
+        filesystem.lock(descriptor, tmp_path)
     assert error.value.errno == errno.EBADF

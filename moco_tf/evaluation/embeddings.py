@@ -243,7 +243,7 @@ def write(path, embeddings):
         names=[as_text(name) for name in names],
         class_names=classes and [as_text(name) for name in classes],
     )
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         _WRITERS[path.suffix](part, embeddings)
 
 

@@ -63,7 +63,7 @@ def draw(path, found, query, bank, query_source, bank_source):
             put(place, 1 + rank, bank, bank_source, near, cosine, same)
     # One canvas for all images: a hundred axes would take a minute.
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         figure.savefig(part, format="png", dpi=100)
 
 
@@ -215,7 +215,7 @@ def write_csv(path, found, bank, query):
 
     Side effects: writes the file, whole or not at all.
     """
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         with open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             header = ["query", "rank", "neighbour", "cosine"]

@@ -161,7 +161,7 @@ class Board(listener.Listener):
             self._draw_sprite(folder, places, query.labels, rows)
             self._sprite = places
         points = query.backbone[rows].astype(np.float32)
-        with filesystem.file(folder / "features.bytes") as part:
+        with filesystem.atomic_file(folder / "features.bytes") as part:
             part.write_bytes(points.tobytes())
         config = projector_config_pb2.ProjectorConfig()
         embedding = config.embeddings.add(
@@ -172,7 +172,9 @@ class Board(listener.Listener):
         )
         embedding.sprite.image_path = "projector/sprite.png"
         embedding.sprite.single_image_dim.extend([_SPRITE, _SPRITE])
-        with filesystem.file(self._folder / "projector_config.pbtxt") as part:
+        with filesystem.atomic_file(
+            self._folder / "projector_config.pbtxt"
+        ) as part:
             part.write_text(text_format.MessageToString(config))
 
     def _draw_sprite(self, folder, places, labels, rows):
@@ -193,7 +195,7 @@ class Board(listener.Listener):
             lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
         canvas.save(folder / "sprite.png")
         text = "\n".join(lines) + "\n"
-        with filesystem.file(folder / "metadata.tsv") as part:
+        with filesystem.atomic_file(folder / "metadata.tsv") as part:
             part.write_text(text, "utf-8", "replace")
 
     def _views_of(self, source):

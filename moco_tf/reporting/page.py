@@ -206,7 +206,7 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     page = render(found, checkpoint, images)
-    with filesystem.file(path) as part:
+    with filesystem.atomic_file(path) as part:
         # A file's name need not be text: what cannot be written becomes "?".
         part.write_bytes(page.encode("utf-8", "replace"))
     print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")

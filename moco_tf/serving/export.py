@@ -113,7 +113,7 @@ def export_run(
     served = signatures.ServedEncoder(
         backbone, judged.recipe, judged.image_size, linear, neighbours
     )
-    with filesystem.folder(final) as part:
+    with filesystem.atomic_folder(final) as part:
         card = model_card.describe(
             judged,
             name,

@@ -34,7 +34,10 @@ def write_torch(path, value):
     """
     emitter = _Emitter()
     body = emitter.pickle(value)
-    with filesystem.file(path) as part, zipfile.ZipFile(part, "w") as archive:
+    with (
+        filesystem.atomic_file(path) as part,
+        zipfile.ZipFile(part, "w") as archive,
+    ):
         _store(archive, "archive/data.pkl", body)
         _store(archive, "archive/byteorder", b"little")
         for number, array in enumerate(emitter.storages):
@@ -53,7 +56,7 @@ def write_pickle(path, value):
     Raises:
       OSError: if the file cannot be written.
     """
-    with filesystem.file(path) as part, open(part, "wb") as file:
+    with filesystem.atomic_file(path) as part, open(part, "wb") as file:
         pickle.dump(value, file, protocol=4)
 
 
