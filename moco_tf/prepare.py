@@ -33,11 +33,12 @@ def prepare(spec, folder, short_side=256, stream=None):
     """Writes a source's decoded images as a cache; goes on with one begun.
 
     Images whose short side is longer are resized to it, antialiased; others
-    stay as they are. An image that cannot be read keeps its place, so that the
+    stay as they are. An image that cannot be read keeps its index, so that the
     stream replaces it just as it does for the source.
 
     Args:
-      spec: of the source. folder: of the cache; made if missing.
+      spec: str, of the source (see `sources.open_source`).
+      folder: of the cache; made if missing.
       short_side: int, pixels.
       stream: text stream of the progress; None: standard output.
 
@@ -57,7 +58,7 @@ def prepare(spec, folder, short_side=256, stream=None):
         )
     folder = os.path.abspath(folder)
     source = sources.open_source(spec)
-    settings = describe(source, spec, short_side)
+    settings = _settings(source, spec, short_side)
     try:
         about = prepared_cache.check_folder(folder, settings)
         if about is not None and about["finished"]:
@@ -70,10 +71,10 @@ def prepare(spec, folder, short_side=256, stream=None):
     except BrokenPipeError:
         raise  # of the stream, not of the folder
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise _with_remedy(error, folder) from error
 
 
-def describe(source, spec, short_side):
+def _settings(source, spec, short_side):
     """The settings of a cache, for about.json."""
     return {
         "source": sources.absolute(spec),
@@ -86,8 +87,8 @@ def describe(source, spec, short_side):
     }
 
 
-def _explained(error, folder):
-    """The OSError that a user can do something about."""
+def _with_remedy(error, folder):
+    """An OSError that says what a user can do about another one."""
     if error.errno not in workdirs.DISK_FULL:
         return OSError(
             "The folder of a cache must be one that can be written to. "
@@ -111,8 +112,8 @@ def _fill(writer, source, folder, stream):
         contextlib.closing(_in_order(source, writer.about)) as images,
         progress.Counter(count, first, "preparing", stream) as bar,
     ):
-        for place, (image, reason) in enumerate(images, first):
-            label, name = int(labels[place]), source.name(place)
+        for index, (image, reason) in enumerate(images, first):
+            label, name = int(labels[index]), source.name(index)
             if image is None:
                 writer.append_unreadable(reason, label, name)
             else:
@@ -132,14 +133,14 @@ def _fill(writer, source, folder, stream):
 
 
 def _in_order(source, about):
-    """Yields what `reader` gives of all places that are left, in order."""
+    """Yields the results of `reader` for all images that are left, in order."""
     read = reader(source, about["short_side"])
     threads = os.cpu_count() or 1
     pool = futures.ThreadPoolExecutor(threads)
     waiting: collections.deque = collections.deque()
     try:
-        for place in range(about["images"], len(source)):
-            waiting.append(pool.submit(read, place))
+        for index in range(about["images"], len(source)):
+            waiting.append(pool.submit(read, index))
             if len(waiting) > _AHEAD * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -149,47 +150,48 @@ def _in_order(source, about):
 
 
 def _forecast(about, folder):
-    """What the cache will take, from what it takes so far."""
+    """A message: the expected size of the cache, by its size so far."""
     so_far = about["bytes"][prepared_cache.IMAGES]
-    whole = so_far / about["images"] * about["of"]
+    size = so_far / about["images"] * about["of"]
     free = shutil.disk_usage(folder).free + so_far
     text = (
-        f"the cache will take about {progress.format_bytes(whole)}; "
+        f"the cache will take about {progress.format_bytes(size)}; "
         f"{progress.format_bytes(free)} are free"
     )
-    return text if whole < free else f"warning: {text}"
+    return text if size < free else f"warning: {text}"
 
 
 def reader(source, short_side):
-    """A function of a place: (uint8 [H, W, 3], None) or (None, reason).
+    """Makes a function that reads and shrinks one image of a source.
 
     Args:
       source: Source. short_side: int, pixels.
 
-    Raises:
-      ValueError: when called, for what may be another time.
+    Returns:
+      a function of an index: (uint8 [H, W, 3], None), or (None, reason) for an
+      image that cannot be read. It raises a ValueError for an error that is
+      not the image's fault and may not come again.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
-    def shrunk(place):
-        record = source.records(place[tf.newaxis])[0]
-        image = source.image(record)
+    def shrunk(index):
+        image = unreadable.image_at(source, index)
         return image_ops.shrink_to_short_side(image, short_side)
 
-    def read(place):
+    def read(index):
         try:
-            return shrunk(tf.constant(place, tf.int64)).numpy(), None
+            return shrunk(tf.constant(index, tf.int64)).numpy(), None
         except _NOT_THE_IMAGE as error:
             why = error.message
         except (tf.errors.OpError, UnicodeDecodeError):
             # Once more, for the image's own error without the graph's.
-            _, reason = unreadable.read(source, place)
+            _, reason = unreadable.read(source, index)
             if reason is not None:
                 return None, reason
             why = "it was read only the second time"
         raise ValueError(
-            f"{source.name(place)} may be whole, but reading it failed: {why}. "
-            "Start the same command again: it goes on there."
+            f"{source.name(index)} may be intact, but reading it failed: "
+            f"{why}. Start the same command again: it goes on there."
         )
 
     return read
@@ -205,7 +207,7 @@ def verify(folder, stream=None):
       int, number of images.
 
     Raises:
-      ValueError: for a cache that is not whole, with the damaged images' names.
+      ValueError: for a damaged cache, with the names of the damaged images.
     """
     cache = prepared_cache.Cache(folder)
     damaged = []
@@ -216,14 +218,14 @@ def verify(folder, stream=None):
         ) as bar,
     ):
         for first in range(0, len(cache), _BLOCK):
-            places = range(first, min(first + _BLOCK, len(cache)))
-            wholes = pool.map(cache.is_whole, places)
-            pairs = zip(places, wholes, strict=True)
-            damaged += [place for place, whole in pairs if not whole]
-            bar.add(len(places))
+            block = range(first, min(first + _BLOCK, len(cache)))
+            intact = pool.map(cache.is_intact, block)
+            pairs = zip(block, intact, strict=True)
+            damaged += [index for index, good in pairs if not good]
+            bar.add(len(block))
     if damaged:
         names = cache.names()
-        shown = ", ".join(names[place] for place in damaged[:5])
+        shown = ", ".join(names[index] for index in damaged[:5])
         shown += ", ..." if damaged[5:] else ""
         raise ValueError(
             "Every image of a cache must have the checksum it was written "

@@ -88,7 +88,7 @@ def _largest_file(size):
 def test_a_full_disk_keeps_what_is_committed_and_goes_on_later(
     images, tmp_path, monkeypatch
 ):
-    prepared_caches.make(images, tmp_path / "whole")
+    prepared_caches.make(images, tmp_path / "at once")
     monkeypatch.setattr(prepared_cache, "_COMMIT_BYTES", 1)
     cache = tmp_path / "cache"
     # 384 bytes an image: the system takes five of them and a part.
@@ -99,8 +99,8 @@ def test_a_full_disk_keeps_what_is_committed_and_goes_on_later(
         prepared_caches.make(images, cache)
     assert _committed(cache) == 6  # one of them unreadable
     prepared_caches.make(images, cache)
-    whole = prepared_caches.contents(tmp_path / "whole")
-    assert prepared_caches.contents(cache) == whole
+    expected = prepared_caches.contents(tmp_path / "at once")
+    assert prepared_caches.contents(cache) == expected
 
 
 def test_a_folder_that_cannot_be_written_is_named():
@@ -170,7 +170,7 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
             return f"{index}.png"
 
     read = prepare.reader(Source(), 8)
-    with pytest.raises(ValueError, match="(?s)4.png may be whole.*asleep"):
+    with pytest.raises(ValueError, match="(?s)4.png may be intact.*asleep"):
         read(4)
 
 

@@ -1,4 +1,15 @@
-"""Writes a prepared cache block by block; a kill costs the last block."""
+"""Prepared caches: decoded images behind one another, in one folder.
+
+    about.json      settings, class names, sizes and checksums of the others
+    images.bin      uint8 [H, W, 3] of every image, at multiples of ALIGNMENT
+    index.bin       a ROW of every image: where it lies, its label, checksum
+    names.bin       the names of the originals, a zero byte after each
+    unreadable.csv  the originals that could not be read, and why
+
+An original that cannot be read keeps its index and its label: its height is 0.
+`PreparedSource` reads the images through a mapping of the file. `Writer`
+appends them block by block, and a kill costs the last block.
+"""
 
 import csv
 import ctypes
@@ -26,7 +37,6 @@ ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
     "names.bin",
     "unreadable.csv",
 )
-PART = f"{ABOUT}.part"  # until it is whole
 ALIGNMENT = 64  # bytes; TensorFlow takes a slice that starts there uncopied
 ROW = np.dtype(
     [
@@ -37,166 +47,34 @@ ROW = np.dtype(
         ("crc32", "<u4"),  # of the pixels
     ]
 )
-_ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
 LOG_HEADER = ("place", "name", "reason")
+_ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
+_GROWING = FILES[1:]  # appended to until the cache is finished
+_COMMIT_BYTES = 64 * 2**20
+_COMMIT_SECONDS = 20  # between two commits, at most
 
 
-def read_about(folder):
-    """The content of about.json, or None where there is none.
+def open_prepared(path):
+    """Opens the cache in a folder.
+
+    Args:
+      path: str.
+
+    Returns:
+      PreparedSource.
 
     Raises:
-      ValueError: for one of another format, or damaged.
+      ValueError: as `Cache`.
     """
-    path = pathlib.Path(folder) / ABOUT
-    if not path.is_file():
-        return None
-    try:
-        about = json.loads(path.read_text(encoding="ascii"))
-        known = about["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"{ABOUT} cannot be read: {error!r}") from error
-    if not known:
-        raise ValueError(
-            f"A prepared cache must be of format {FORMAT}. Received format "
-            f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
-            "version, in another folder."
-        )
-    if about.pop("sha256_of_this", None) != _digest_of(about):
-        raise _damaged(folder, f"the checksum of {ABOUT} differs")
-    return about
-
-
-def write_about(folder, about):
-    """Replaces about.json in one step, after it is on the disk."""
-    part = pathlib.Path(folder) / PART
-    signed = {**about, "sha256_of_this": _digest_of(about)}
-    with part.open("w", encoding="ascii") as file:
-        file.write(json.dumps(signed, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, part.with_name(ABOUT))
-    sync_folder(folder)
-
-
-def _digest_of(about):
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-
-def sync_folder(folder):
-    """Brings a folder's list of files to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def digest(path):
-    """Hex SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Cache:
-    """A finished cache, open for reading.
-
-    Attributes:
-      about: dict of about.json.
-      rows: ROW [N].
-    """
-
-    def __init__(self, folder):
-        """Checks sizes, and the checksums of all but the images.
-
-        Raises:
-          ValueError: for a folder that is no cache, is not finished, or is
-            damaged.
-        """
-        self.folder = pathlib.Path(folder)
-        about = read_about(self.folder)
-        if about is None:
-            raise ValueError(
-                "The source prepared:DIR must name a folder that `prepare` has "
-                f"written. Received {str(folder)!r}, which has no {ABOUT}. "
-                "Correct the path, or prepare it: moco-tf prepare "
-                f"--source=folder:IMAGES --path={folder}"
-            )
-        if not about["finished"]:
-            raise ValueError(
-                "A prepared cache must be finished. Received "
-                f"{about['images']} of {about['of']} images in "
-                f"{str(folder)!r}. Start its command again: it goes on where "
-                "it was."
-            )
-        self._check(about)
-        self.about = about
-        self.rows = np.fromfile(self.folder / INDEX, ROW)
-
-    def _check(self, about):
-        for name, size in about["bytes"].items():
-            path = self.folder / name
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"has {found} bytes"
-                raise _damaged(self.folder, f"{name} {what}, not {size}")
-        for name, wanted in about["sha256"].items():
-            if digest(self.folder / name) != wanted:
-                raise _damaged(self.folder, f"the checksum of {name} differs")
-        if about["bytes"][INDEX] != about["images"] * ROW.itemsize:
-            raise _damaged(self.folder, f"{INDEX} has another number of rows")
-
-    def __len__(self):
-        return len(self.rows)
-
-    def names(self):
-        """The names of the originals: list of str."""
-        joined = (self.folder / NAMES).read_bytes().decode(errors=_ANY)
-        return joined.split("\0")[:-1]
-
-    def reasons(self):
-        """Why originals could not be read, list of bytes: lines of the log."""
-        path = self.folder / UNREADABLE
-        with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
-            rows = list(csv.DictReader(file))
-        return [row["reason"].encode(errors=_ANY) for row in rows]
-
-    def is_whole(self, index):
-        """Whether the pixels of an image have their checksum."""
-        row = self.rows[index]
-        size = int(row["height"]) * int(row["width"]) * 3
-        if not size:
-            return True
-        # Not by a mapping: there, a disk that fails ends the process.
-        with (self.folder / IMAGES).open("rb", buffering=0) as file:
-            pixels = os.pread(file.fileno(), size, int(row["offset"]))
-        return zlib.crc32(pixels) == row["crc32"]
-
-
-def encode_name(name):
-    """A name as it lies in names.bin; it holds no zero byte."""
-    return name.encode(errors=_ANY) + b"\0"
-
-
-def encode_log(values):
-    """A line of unreadable.csv, bytes."""
-    text = io.StringIO()
-    csv.writer(text).writerow(values)
-    return text.getvalue().encode(errors=_ANY)
-
-
-def _damaged(folder, what):
-    return ValueError(
-        f"A prepared cache must have all its files, whole. In {str(folder)!r} "
-        f"{what}. Remove the folder and prepare it again."
-    )
+    return PreparedSource(os.path.expanduser(path))
 
 
 class PreparedSource:
     """Images that `prepare` has written; nothing is decoded any more.
 
-    The file of pixels is one tensor over the mapped file. A record says where
-    an image lies, and taking it is a slice in the graph: without Python,
-    without a copy, and with the disk read only where a view looks.
+    One tensor lies over the mapped file of pixels. A record says where an
+    image lies, and taking it is a slice in the graph: without Python, without
+    a copy, and with the disk read only where a view looks.
     """
 
     channels = 3
@@ -214,9 +92,9 @@ class PreparedSource:
         # Small images of one size are augmented in whole batches.
         same = not self.may_fail and (sizes == sizes[0]).all()
         self._shape = [*sizes[0].tolist(), 3] if same else [None, None, 3]
-        places = np.column_stack([rows["offset"], sizes])
+        records = np.column_stack([rows["offset"], sizes])
         with tf.device("CPU:0"):
-            self._places = tf.constant(places, tf.int64)
+            self._records = tf.constant(records, tf.int64)
             self._reasons = tf.constant(cache.reasons() or [b""])
             self._pixels = _map(cache.folder / IMAGES)
 
@@ -225,7 +103,7 @@ class PreparedSource:
 
     def records(self, indices):
         """Offset, height and width, int64 [n, 3], of int64 [n] indices."""
-        return tf.gather(self._places, indices)
+        return tf.gather(self._records, indices)
 
     def image(self, record):
         """Takes one image: uint8 [H, W, 3].
@@ -266,13 +144,13 @@ class PreparedSource:
 
 
 def _map(path):
-    """A file as a tensor uint8 [bytes]; what is looked at is read."""
+    """A file as a tensor uint8 [bytes], read from the disk on access."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     array = np.frombuffer(mapped, np.uint8)
     # NumPy hands out no read-only memory, so this is called writable. A mapping
     # that may be written would have to fit into memory and swap on many
-    # systems. TensorFlow writes into no tensor that is held; if it did, the
+    # systems. TensorFlow writes into no tensor that is in use; if it did, the
     # process would end and the file stay as it is. (ImmutableConst, which maps
     # a file too, crashes for some sizes above 4 GB.)
     memory = (ctypes.c_uint8 * len(array)).from_address(array.ctypes.data)
@@ -282,59 +160,82 @@ def _map(path):
     return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
 
 
-def open_prepared(path):
-    """Opens a cache by its folder."""
-    return PreparedSource(os.path.expanduser(path))
+class Cache:
+    """A finished cache, open for reading.
 
-
-_COMMIT_BYTES = 64 * 2**20
-_COMMIT_SECONDS = 20
-_GROWING = FILES[1:]
-
-
-def check_folder(folder, settings):
-    """Refuses a folder that holds other files, or another cache.
-
-    Args:
-      folder: str. settings: dict, as `Writer` takes it.
-
-    Returns:
-      dict of about.json, or None where the cache is to be begun.
-
-    Raises:
-      ValueError: for such a folder.
+    Attributes:
+      about: dict of about.json.
+      rows: ROW [N].
     """
-    about = read_about(folder)
-    if about is None:
-        others = []
-        if os.path.isdir(folder):
-            found = os.scandir(folder)
-            others = sorted(x.name for x in found if not _is_ours(x))
-        if others:
+
+    def __init__(self, folder):
+        """Checks sizes, and the checksums of all but the images.
+
+        Raises:
+          ValueError: for a folder that is no cache, is not finished, or is
+            damaged.
+        """
+        self.folder = pathlib.Path(folder)
+        about = read_about(self.folder)
+        if about is None:
             raise ValueError(
-                "A cache needs a folder of its own. Received "
-                f"{str(folder)!r}, which holds {', '.join(others[:5])}. Give "
-                "another --path."
+                "The source prepared:DIR must name a folder that `prepare` has "
+                f"written. Received {str(folder)!r}, which has no {ABOUT}. "
+                "Correct the path, or prepare it: moco-tf prepare "
+                f"--source=folder:IMAGES --path={folder}"
             )
-        return None
-    names = ("fingerprint", "short_side", "of", "labelled", "class_names")
-    differ = [name for name in names if about[name] != settings[name]]
-    if differ:
-        raise ValueError(
-            "A cache goes on only with the source and settings it was begun "
-            f"with. {str(folder)!r} is of {about['source']}, short_side="
-            f"{about['short_side']}. Received {settings['source']}, "
-            f"short_side={settings['short_side']}, which differ in "
-            f"{', '.join(differ)}. Give another --path, or remove that folder."
-        )
-    return about
+        if not about["finished"]:
+            raise ValueError(
+                "A prepared cache must be finished. Received "
+                f"{about['images']} of {about['of']} images in "
+                f"{str(folder)!r}. Start its command again: it goes on where "
+                "it was."
+            )
+        self._check(about)
+        self.about = about
+        self.rows = np.fromfile(self.folder / INDEX, ROW)
 
+    def _check(self, about):
+        for name, size in about["bytes"].items():
+            path = self.folder / name
+            actual = path.stat().st_size if path.is_file() else None
+            if actual is None:
+                raise _damaged(self.folder, f"{name} is missing, not {size}")
+            if actual != size:
+                raise _damaged(
+                    self.folder, f"{name} has {actual} bytes, not {size}"
+                )
+        for name, expected in about["sha256"].items():
+            if _digest(self.folder / name) != expected:
+                raise _damaged(self.folder, f"the checksum of {name} differs")
+        if about["bytes"][INDEX] != about["images"] * ROW.itemsize:
+            raise _damaged(self.folder, f"{INDEX} has another number of rows")
 
-def _is_ours(entry):
-    """Whether a kill at the very start leaves such a file."""
-    if entry.name == PART:
-        return True
-    return entry.name == IMAGES and entry.stat().st_size == 0
+    def __len__(self):
+        return len(self.rows)
+
+    def names(self):
+        """The names of the originals: list of str."""
+        joined = (self.folder / NAMES).read_bytes().decode(errors=_ANY)
+        return joined.split("\0")[:-1]
+
+    def reasons(self):
+        """Why originals could not be read, list of bytes: lines of the log."""
+        path = self.folder / UNREADABLE
+        with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
+            rows = list(csv.DictReader(file))
+        return [row["reason"].encode(errors=_ANY) for row in rows]
+
+    def is_intact(self, index):
+        """Whether the pixels of an image have their checksum."""
+        row = self.rows[index]
+        size = int(row["height"]) * int(row["width"]) * 3
+        if not size:
+            return True
+        # Not by a mapping: there, a disk that fails ends the process.
+        with (self.folder / IMAGES).open("rb", buffering=0) as file:
+            pixels = os.pread(file.fileno(), size, int(row["offset"]))
+        return zlib.crc32(pixels) == row["crc32"]
 
 
 class Writer:
@@ -380,7 +281,7 @@ class Writer:
         self._files[name] = path.open("r+b", buffering=0)
 
     def _lock(self):
-        if not filesystem.take(self._files[IMAGES], self._folder):
+        if not filesystem.lock(self._files[IMAGES], self._folder):
             raise ValueError(
                 "Only one process at a time may write a cache. Another one is "
                 f"writing {str(self._folder)!r}. Wait for it, or give another "
@@ -404,7 +305,7 @@ class Writer:
             file.truncate(size)
             file.seek(size)
         if not self._sizes[UNREADABLE]:
-            self._write(UNREADABLE, encode_log(LOG_HEADER))
+            self._write(UNREADABLE, _encode_log(LOG_HEADER))
         self._committed = time.monotonic()
 
     def append(self, image, label, name):
@@ -418,15 +319,15 @@ class Writer:
         self._add((offset, height, width, label, zlib.crc32(pixels)), name)
 
     def append_unreadable(self, reason, label, name):
-        """Adds the place of an original that could not be read."""
-        line = encode_log((self._images, name, reason))
+        """Adds an original that could not be read, without pixels."""
+        line = _encode_log((self._images, name, reason))
         self._write(UNREADABLE, line)
         self._unreadable += 1
         self._add((self._unreadable - 1, 0, 0, label, 0), name)
 
     def _add(self, row, name):
         self._write(INDEX, np.array(row, ROW).tobytes())
-        self._write(NAMES, encode_name(name))
+        self._write(NAMES, _encode_name(name))
         self._images += 1
         behind = self._sizes[IMAGES] - self.about["bytes"][IMAGES]
         late = time.monotonic() - self._committed > _COMMIT_SECONDS
@@ -440,14 +341,14 @@ class Writer:
             left = left[self._files[name].write(left) :]
 
     def commit(self, finished=False):
-        """Makes all that was appended last.
+        """Brings all that was appended to the disk, to survive a kill.
 
         Args:
           finished: bool; writes the checksums too, so that it can be opened.
         """
         for file in self._files.values():
             os.fsync(file.fileno())
-        sync_folder(self._folder)
+        filesystem.sync_folder(self._folder)
         about = self.about | {
             "images": self._images,
             "unreadable": self._unreadable,
@@ -455,7 +356,7 @@ class Writer:
         }
         if finished:
             about["sha256"] = {
-                name: digest(self._folder / name)
+                name: _digest(self._folder / name)
                 for name in _GROWING
                 if name != IMAGES
             }
@@ -465,10 +366,88 @@ class Writer:
         self._committed = time.monotonic()
 
     def close(self):
-        """Lets go of the files; what is not committed is given up."""
+        """Closes the files; what is not committed is lost."""
         for file in self._files.values():
             file.close()
         self._files = {}
+
+
+def check_folder(folder, settings):
+    """Refuses a folder that holds other files, or another cache.
+
+    Args:
+      folder: str. settings: dict, as `Writer` takes it.
+
+    Returns:
+      dict of about.json, or None where the cache is to be begun.
+
+    Raises:
+      ValueError: for such a folder.
+    """
+    about = read_about(folder)
+    if about is None:
+        others = []
+        if os.path.isdir(folder):
+            entries = os.scandir(folder)
+            others = sorted(x.name for x in entries if not _is_leftover(x))
+        if others:
+            raise ValueError(
+                "A cache needs a folder of its own. Received "
+                f"{str(folder)!r}, which holds {', '.join(others[:5])}. Give "
+                "another --path."
+            )
+        return None
+    names = ("fingerprint", "short_side", "of", "labelled", "class_names")
+    differ = [name for name in names if about[name] != settings[name]]
+    if differ:
+        raise ValueError(
+            "A cache goes on only with the source and settings it was begun "
+            f"with. {str(folder)!r} is of {about['source']}, short_side="
+            f"{about['short_side']}. Received {settings['source']}, "
+            f"short_side={settings['short_side']}, which differ in "
+            f"{', '.join(differ)}. Give another --path, or remove that folder."
+        )
+    return about
+
+
+def _is_leftover(entry):
+    """Whether a kill at the very start of a writer leaves such a file."""
+    if entry.name == filesystem.part_of(pathlib.Path(ABOUT)).name:
+        return True
+    return entry.name == IMAGES and entry.stat().st_size == 0
+
+
+def read_about(folder):
+    """The content of about.json, or None where there is none.
+
+    Raises:
+      ValueError: for one of another format, or damaged.
+    """
+    path = pathlib.Path(folder) / ABOUT
+    if not path.is_file():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="ascii"))
+        known = about["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{ABOUT} cannot be read: {error!r}") from error
+    if not known:
+        raise ValueError(
+            f"A prepared cache must be of format {FORMAT}. Received format "
+            f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
+            "version, in another folder."
+        )
+    if about.pop("sha256_of_this", None) != _digest_of_about(about):
+        raise _damaged(folder, f"the checksum of {ABOUT} differs")
+    return about
+
+
+def write_about(folder, about):
+    """Replaces about.json in one step, and brings it to the disk."""
+    signed = {**about, "sha256_of_this": _digest_of_about(about)}
+    with filesystem.atomic_file(pathlib.Path(folder) / ABOUT) as part:
+        part.write_text(json.dumps(signed, indent=1), encoding="ascii")
+    filesystem.sync_folder(folder)
 
 
 def _new(settings):
@@ -482,3 +461,32 @@ def _new(settings):
         "bytes": dict.fromkeys(_GROWING, 0),
         "sha256": {},
     }
+
+
+def _digest_of_about(about):
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _digest(path):
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _encode_name(name):
+    """A name as it lies in names.bin; it contains no zero byte."""
+    return name.encode(errors=_ANY) + b"\0"
+
+
+def _encode_log(values):
+    """A line of unreadable.csv, bytes."""
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode(errors=_ANY)
+
+
+def _damaged(folder, damage):
+    return ValueError(
+        "A prepared cache must have all its files, undamaged. In "
+        f"{str(folder)!r} {damage}. Remove the folder and prepare it again."
+    )

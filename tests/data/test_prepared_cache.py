@@ -78,24 +78,24 @@ def test_a_source_without_labels_gives_a_cache_without(tmp_path):
 def test_longer_short_sides_are_resized_as_pillow_does(tmp_path, size, shrunk):
     (image, *_) = prepared_caches.write_pictures(tmp_path / "images", 2, size)
     prepared_caches.make(tmp_path / "images", tmp_path / "cache", 16)
-    found = pictures.read(
+    cached = pictures.read(
         prepared_cache.open_prepared(str(tmp_path / "cache")), 0
     ).astype(int)
     bilinear = Image.Resampling.BILINEAR  # Pillow's is antialiased
-    wanted = np.asarray(Image.fromarray(image).resize(shrunk, bilinear))
-    assert found.shape == (shrunk[1], shrunk[0], 3)
+    expected = np.asarray(Image.fromarray(image).resize(shrunk, bilinear))
+    assert cached.shape == (shrunk[1], shrunk[0], 3)
     # Pillow rounds between the two axes, and its weights to 8 bits.
-    assert np.abs(found - wanted).max() <= 1
+    assert np.abs(cached - expected).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(31, 45), (60, 33)])
-def test_an_evaluation_view_is_that_of_the_whole_image(size):
+def test_an_evaluation_view_is_that_of_the_original(size):
     image = np.asarray(pictures.scene(size=size))
     shrunk = image_ops.shrink_to_short_side(image, 16)
-    found = views.evaluate_imagenet(shrunk, 14).numpy().astype(int)
-    wanted = views.evaluate_imagenet(image, 14).numpy()
-    assert found.shape == (14, 14, 3)
-    assert np.abs(found - wanted).max() <= 1  # rounded before the crop
+    view = views.evaluate_imagenet(shrunk, 14).numpy().astype(int)
+    expected = views.evaluate_imagenet(image, 14).numpy()
+    assert view.shape == (14, 14, 3)
+    assert np.abs(view - expected).max() <= 1  # rounded before the crop
 
 
 def test_a_constant_image_stays_constant_when_it_is_shrunk():
@@ -156,8 +156,8 @@ def test_views_and_substitutes_are_those_of_the_folder(mixed):
     def views_of(spec):
         source = sources.open_source(spec)
         assert source.may_fail
-        made = stream.Stream(source, CROPS, 8, 5, seed=1)
-        batches = list(made.batches(1, 0, 4))
+        batches = stream.Stream(source, CROPS, 8, 5, seed=1)
+        batches = list(batches.batches(1, 0, 4))
         return [
             np.concatenate([batch[name] for batch in batches])
             for name in ("index", "valid", "query", "key")
@@ -172,7 +172,7 @@ def test_views_and_substitutes_are_those_of_the_folder(mixed):
     assert not set(index.tolist()) & {1, 9}
 
 
-def test_an_unreadable_place_says_why(mixed):
+def test_an_unreadable_image_says_why(mixed):
     source = prepared_cache.open_prepared(str(mixed / "cache"))
     record = source.records(tf.constant([1, 9]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="an empty file"):
@@ -183,12 +183,12 @@ def test_an_unreadable_place_says_why(mixed):
     assert source.name(9) == "b/4.png"
 
 
-def test_evaluation_leaves_unreadable_places_out(mixed):
+def test_evaluation_leaves_unreadable_images_out(mixed):
     source = prepared_cache.open_prepared(str(mixed / "cache"))
-    found = features.raw_pixels(source, views.RECIPES["cifar"], 4)
-    assert found.index.tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
-    assert found.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert found.skipped == ["a/1.png", "b/4.png"]
+    table = features.raw_pixels(source, views.RECIPES["cifar"], 4)
+    assert table.index.tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
+    assert table.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert table.skipped == ["a/1.png", "b/4.png"]
 
 
 def test_the_fingerprint_changes_with_the_pixels_and_the_size(tmp_path):
@@ -307,8 +307,8 @@ def _finish(folder):
 def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
     tmp_path, monkeypatch
 ):
-    _finish(tmp_path / "whole")
-    whole = prepared_caches.contents(tmp_path / "whole")
+    _finish(tmp_path / "at once")
+    expected = prepared_caches.contents(tmp_path / "at once")
     monkeypatch.setattr(prepared_cache, "_COMMIT_BYTES", 150)
     states = []
     write = prepared_cache.Writer._write
@@ -328,7 +328,7 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
     write_about = prepared_cache.write_about
 
     def torn_about(folder, about):
-        (folder / prepared_cache.PART).write_text('{"form')
+        (folder / ".about.json.part").write_text('{"form')
         snapshot()
         write_about(folder, about)
         snapshot()
@@ -337,13 +337,13 @@ def test_from_wherever_it_was_killed_it_ends_with_the_same_bytes(
     monkeypatch.setattr(prepared_cache, "write_about", torn_about)
     _finish(tmp_path / "cache")
     monkeypatch.undo()
-    assert prepared_caches.contents(tmp_path / "cache") == whole
+    assert prepared_caches.contents(tmp_path / "cache") == expected
     # Six images: pixels, fill (five), row and name; the log: header and line.
     assert len(states) > 2 * (4 * 5 + 3 + 1)
     begun = set()
     for state in states[:-1]:  # the last one is finished
         begun.add(_finish(state))
-        assert prepared_caches.contents(state) == whole
+        assert prepared_caches.contents(state) == expected
     assert len(begun) > 2  # kills after several commits were among them
 
 
