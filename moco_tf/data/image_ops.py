@@ -1,10 +1,16 @@
-"""Pixel operations: pure functions of one float32 [H, W, 3] image in 0..255.
+"""Pixel operations: pure functions, of values in 0..255.
 
 Colours follow torchvision's operations on PIL images, which MoCo was trained
 with. Deviation: values stay float between operations, where PIL rounds each
 result to 8 bits; `to_uint8` rounds once, at the end.
+
+The arithmetic of colours is written once, on planes: a tuple of red, green and
+blue, each float32 [..., H, W], of one image, or of a batch with a factor
+[b, 1, 1] for each. It is plain arithmetic that XLA fuses. `adjust_brightness`
+and its like do the same on one array float32 [H, W, 3].
 """
 
+import functools
 import math
 
 import numpy as np
@@ -13,131 +19,10 @@ import tensorflow as tf
 from moco_tf.data import resize
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R 601
+MAX_SIGMA = 2.0  # pixels, of `blur_first_axis` and `blur_batch`
 
-
-def luminance(planes):
-    """The weighted mean of the colours, one plane."""
-    red, green, blue = (w * x for w, x in zip(LUMINANCE, planes, strict=True))
-    return red + green + blue
-
-
-def mean_luminance(planes):
-    """Mean grey level, a whole number as PIL rounds it, [..., 1, 1]."""
-    # Whole numbers: the sum is the same in whatever order threads add it.
-    grey = tf.cast(tf.round(luminance(planes)), tf.int64)
-    pixels = planes[0].shape[-2] * planes[0].shape[-1]
-    total = tf.reduce_sum(grey, axis=(-2, -1), keepdims=True)
-    return tf.cast((2 * total + pixels) // (2 * pixels), tf.float32)
-
-
-def blend(planes, other, factor):
-    """factor * planes + (1 - factor) * other, cut off at 0 and 255."""
-    rest = (1.0 - factor) * other
-    return tuple(
-        tf.clip_by_value(plane * factor + rest, 0.0, 255.0) for plane in planes
-    )
-
-
-def shift_hue(planes, turns):
-    """Shifts the hue of HSV by a fraction of the colour circle, -1..1."""
-    red, green, blue = planes
-    # torchvision's shift is a whole number of 1/255 turns, towards zero.
-    shift = tf.cast(tf.cast(turns * 255.0, tf.int32), tf.float32) * (6 / 255)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    inverse = tf.math.divide_no_nan(1.0, chroma)
-    hue = tf.where(  # sixths of the circle
-        tf.equal(value, red),
-        (green - blue) * inverse,
-        tf.where(
-            tf.equal(value, green),
-            2.0 + (blue - red) * inverse,
-            4.0 + (red - green) * inverse,
-        ),
-    )
-    hue += shift
-
-    def colour(start):
-        # 0..6: how far round the circle this colour's ramp has come.
-        place = hue + start
-        place -= 6.0 * tf.floor(place * (1 / 6))
-        ramp = tf.clip_by_value(tf.minimum(place, 4.0 - place), 0.0, 1.0)
-        return value - chroma * ramp
-
-    return colour(5.0), colour(3.0), colour(1.0)
-
-
-MAX_SIGMA = 2.0  # of `blur_short` and `blur_batch`
 _RADIUS = math.ceil(3 * MAX_SIGMA)
 _BLOCK = 32  # rows of one product
-
-
-def blur_rows(matrix, sigma):
-    """Blurs float32 [n, m] along n; sigma, a float32 scalar > 0, is in rows.
-
-    As a product with a banded matrix, block by block: a whole [n, n] matrix is
-    five times the work at 224 pixels.
-    """
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    height = tf.shape(matrix)[0]
-    blocks = (height + _BLOCK - 1) // _BLOCK
-    first = tf.range(blocks)[:, tf.newaxis] * _BLOCK - radius
-    rows = first + tf.range(_BLOCK + 2 * radius)
-    rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
-    tiles = tf.gather(matrix, rows)
-    blurred = tf.matmul(_band(sigma, radius, _BLOCK, radius), tiles)
-    blurred = tf.reshape(blurred, [blocks * _BLOCK, tf.shape(matrix)[1]])
-    return blurred[:height]
-
-
-def blur_short(image, sigma):
-    """As `blur_rows`, up to MAX_SIGMA, of a known shape [n, ...], for XLA."""
-    rows = image.shape[0]
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    kernel = _band(sigma, radius, 1, _RADIUS)[0]
-    padded = tf.gather(image, _extended(rows))
-    return tf.add_n(
-        [kernel[k] * padded[k : k + rows] for k in range(2 * _RADIUS + 1)]
-    )
-
-
-def blur_batch(planes, sigma):
-    """Blurs images along both axes, each with its own sigma, under XLA too.
-
-    Args:
-      planes: float32 [..., b, S, S], planes of b images.
-      sigma: float32 [b], 0..MAX_SIGMA pixels; 0 leaves the image as it is.
-    """
-    size = planes.shape[-1]
-    # So small that the neighbours' weights are exactly zero.
-    sigma = tf.maximum(sigma, 1e-3)[:, tf.newaxis, tf.newaxis]
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    band = _band(sigma, radius, size, _RADIUS)  # [b, S, S + 12]
-    planes = tf.matmul(band, tf.gather(planes, _extended(size), axis=-2))
-    planes = tf.gather(planes, _extended(size), axis=-1)
-    return tf.matmul(planes, band, transpose_b=True)
-
-
-def _extended(size):
-    """Places of `size` rows and of those that extend the edges."""
-    rows = tf.range(-_RADIUS, size + _RADIUS)
-    return tf.clip_by_value(rows, 0, size - 1)
-
-
-def _band(sigma, radius, rows, margin):
-    """Kernels of rows that follow one another, [..., rows, rows + 2 margin]."""
-    row = tf.range(rows)[:, tf.newaxis]
-    column = tf.range(rows + 2 * margin)[tf.newaxis]
-    distance = column - row - margin
-    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
-    distance = tf.cast(distance, tf.float32) / sigma
-    band = inside * tf.exp(-0.5 * distance * distance)
-    return band / tf.reduce_sum(band, axis=-1, keepdims=True)
-
-
-_LUMINANCE = np.array(LUMINANCE, np.float32)[:, np.newaxis]
-_TO_GREY = np.tile(_LUMINANCE, 3)  # [3, 3]: every output channel is luminance
-_IDENTITY = np.eye(3, dtype=np.float32)
 _TRIES = 10
 BOX_UNIFORMS = 2 * _TRIES + 2  # what `sample_box` consumes
 
@@ -172,36 +57,103 @@ def normalize(images, mean, std):
     return tf.reshape(rows, tf.shape(images))
 
 
-def adjust_brightness(image, factor):
+def luminance(planes):
+    """The weighted mean of the colours, one plane."""
+    red, green, blue = (w * x for w, x in zip(LUMINANCE, planes, strict=True))
+    return red + green + blue
+
+
+def mean_luminance(planes):
+    """Mean grey level, a whole number as PIL rounds it, [..., 1, 1]."""
+    # Whole numbers: the sum is the same in whatever order threads add it.
+    grey = tf.cast(tf.round(luminance(planes)), tf.int64)
+    pixels = grey.shape[-2:].num_elements()
+    if pixels is None:
+        pixels = tf.reduce_prod(tf.shape(grey, tf.int64)[-2:])
+    total = tf.reduce_sum(grey, axis=(-2, -1), keepdims=True)
+    return tf.cast((2 * total + pixels) // (2 * pixels), tf.float32)
+
+
+def blend(planes, other, factor):
+    """factor * planes + (1 - factor) * other, cut off at 0 and 255."""
+    rest = (1.0 - factor) * other
+    return tuple(
+        tf.clip_by_value(plane * factor + rest, 0.0, 255.0) for plane in planes
+    )
+
+
+def brightness(planes, factor):
     """Blends with black: factor 0 is black, 1 the image."""
-    return _clip(image * factor)
+    return blend(planes, 0.0, factor)
+
+
+def contrast(planes, factor):
+    """Blends with the image's mean grey level."""
+    return blend(planes, mean_luminance(planes), factor)
+
+
+def saturation(planes, factor):
+    """Blends with the grey image: factor 0 is grey, 1 the image."""
+    return blend(planes, luminance(planes), factor)
+
+
+def shift_hue(planes, turns):
+    """Shifts the hue of HSV by a fraction of the colour circle, -1..1."""
+    red, green, blue = planes
+    # torchvision's shift is a whole number of 1/255 turns, towards zero.
+    shift = tf.cast(tf.cast(turns * 255.0, tf.int32), tf.float32) * (6 / 255)
+    value = tf.maximum(tf.maximum(red, green), blue)
+    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    inverse = tf.math.divide_no_nan(1.0, chroma)
+    hue = tf.where(  # sixths of the circle
+        tf.equal(value, red),
+        (green - blue) * inverse,
+        tf.where(
+            tf.equal(value, green),
+            2.0 + (blue - red) * inverse,
+            4.0 + (red - green) * inverse,
+        ),
+    )
+    hue += shift
+
+    def colour(start):
+        # 0..6: how far round the circle this colour's ramp has come.
+        angle = hue + start
+        angle -= 6.0 * tf.floor(angle * (1 / 6))
+        ramp = tf.clip_by_value(tf.minimum(angle, 4.0 - angle), 0.0, 1.0)
+        return value - chroma * ramp
+
+    return colour(5.0), colour(3.0), colour(1.0)
+
+
+def grey(planes):
+    """The luminance on all three planes."""
+    return (luminance(planes),) * 3
+
+
+def adjust_brightness(image, factor):
+    """`brightness` of an image float32 [H, W, 3]."""
+    return _by_planes(brightness, image, factor)
 
 
 def adjust_contrast(image, factor):
-    """Blends with the image's mean grey level, rounded as PIL rounds it."""
-    grey = tf.matmul(tf.reshape(image, [-1, 3]), _LUMINANCE)
-    # Whole numbers: the sum is the same in whatever order threads add it.
-    grey = tf.cast(tf.round(grey), tf.int64)
-    pixels = tf.size(grey, tf.int64)
-    mean = (2 * tf.reduce_sum(grey) + pixels) // (2 * pixels)
-    return _clip(image * factor + (1.0 - factor) * tf.cast(mean, tf.float32))
+    """`contrast` of an image float32 [H, W, 3]."""
+    return _by_planes(contrast, image, factor)
 
 
 def adjust_saturation(image, factor):
-    """Blends with the grey image: factor 0 is grey, 1 the image."""
-    return _clip(_mix(image, factor * _IDENTITY + (1.0 - factor) * _TO_GREY))
+    """`saturation` of an image float32 [H, W, 3]."""
+    return _by_planes(saturation, image, factor)
 
 
 def adjust_hue(image, turns):
-    """Shifts the hue of HSV by a fraction of the colour circle, -1..1."""
-    # torchvision's shift is a whole number of 1/255 turns, towards zero.
-    shift = tf.cast(tf.cast(turns * 255.0, tf.int32), tf.float32)
-    return tf.raw_ops.AdjustHue(images=image, delta=shift / 255.0)
+    """`shift_hue` of an image float32 [H, W, 3]."""
+    return _by_planes(shift_hue, image, turns)
 
 
 def grayscale(image):
-    """Luminance on three equal channels."""
-    return _mix(image, _TO_GREY)
+    """`grey` of an image float32 [H, W, 3]: three equal channels."""
+    return _by_planes(grey, image)
 
 
 def color_jitter(image, order, brightness, contrast, saturation, hue):
@@ -213,17 +165,20 @@ def color_jitter(image, order, brightness, contrast, saturation, hue):
       brightness, contrast, saturation: float32 scalars, factors >= 0.
       hue: float32 scalar, turns.
     """
-    for operation in tf.unstack(order):
-        image = tf.switch_case(
-            operation,
-            [
-                lambda image=image: adjust_brightness(image, brightness),
-                lambda image=image: adjust_contrast(image, contrast),
-                lambda image=image: adjust_saturation(image, saturation),
-                lambda image=image: adjust_hue(image, hue),
-            ],
-        )
+    adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    factors = (brightness, contrast, saturation, hue)
+    for number in tf.unstack(order):
+        branches = [
+            functools.partial(operation, image, factor)
+            for operation, factor in zip(adjust, factors, strict=True)
+        ]
+        image = tf.switch_case(number, branches)
     return image
+
+
+def _by_planes(operation, image, *arguments):
+    planes = operation(tf.unstack(image, axis=-1), *arguments)
+    return tf.stack(planes, axis=-1)
 
 
 def gaussian_blur(image, sigma):
@@ -232,9 +187,77 @@ def gaussian_blur(image, sigma):
     for _ in range(2):  # rows, then columns
         shape = tf.shape(image)
         rows = tf.reshape(image, [shape[0], -1])
-        image = tf.reshape(blur_rows(rows, sigma), shape)
+        image = tf.reshape(_blur_rows(rows, sigma), shape)
         image = tf.transpose(image, [1, 0, 2])
     return image
+
+
+def _blur_rows(matrix, sigma):
+    """Blurs float32 [n, m] along n; sigma, a float32 scalar > 0, is in rows.
+
+    As a product with a banded matrix, block by block: one [n, n] matrix would
+    be five times the work at 224 pixels.
+    """
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    height = tf.shape(matrix)[0]
+    blocks = (height + _BLOCK - 1) // _BLOCK
+    first = tf.range(blocks)[:, tf.newaxis] * _BLOCK - radius
+    rows = first + tf.range(_BLOCK + 2 * radius)
+    rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
+    tiles = tf.gather(matrix, rows)
+    blurred = tf.matmul(_band(sigma, radius, _BLOCK, radius), tiles)
+    blurred = tf.reshape(blurred, [blocks * _BLOCK, tf.shape(matrix)[1]])
+    return blurred[:height]
+
+
+def blur_first_axis(image, sigma):
+    """Blurs an image of a known shape along its first axis, for XLA.
+
+    Args:
+      image: float32 [n, ...].
+      sigma: float32 scalar, above 0, at most MAX_SIGMA, in rows.
+    """
+    rows = image.shape[0]
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    kernel = _band(sigma, radius, 1, _RADIUS)[0]
+    padded = tf.gather(image, _extended(rows))
+    return tf.add_n(
+        [kernel[k] * padded[k : k + rows] for k in range(2 * _RADIUS + 1)]
+    )
+
+
+def blur_batch(planes, sigma):
+    """Blurs images along both axes, each with its own sigma, under XLA too.
+
+    Args:
+      planes: float32 [..., b, S, S], planes of b images.
+      sigma: float32 [b], 0..MAX_SIGMA pixels; 0 leaves the image as it is.
+    """
+    size = planes.shape[-1]
+    # So small that the neighbours' weights are exactly zero.
+    sigma = tf.maximum(sigma, 1e-3)[:, tf.newaxis, tf.newaxis]
+    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
+    band = _band(sigma, radius, size, _RADIUS)  # [b, S, S + 12]
+    planes = tf.matmul(band, tf.gather(planes, _extended(size), axis=-2))
+    planes = tf.gather(planes, _extended(size), axis=-1)
+    return tf.matmul(planes, band, transpose_b=True)
+
+
+def _extended(size):
+    """Numbers of `size` rows, and of the edges' in place of those outside."""
+    rows = tf.range(-_RADIUS, size + _RADIUS)
+    return tf.clip_by_value(rows, 0, size - 1)
+
+
+def _band(sigma, radius, rows, margin):
+    """Gaussian kernels of consecutive rows, [..., rows, rows + 2 margin]."""
+    row = tf.range(rows)[:, tf.newaxis]
+    column = tf.range(rows + 2 * margin)[tf.newaxis]
+    distance = column - row - margin
+    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
+    distance = tf.cast(distance, tf.float32) / sigma
+    band = inside * tf.exp(-0.5 * distance * distance)
+    return band / tf.reduce_sum(band, axis=-1, keepdims=True)
 
 
 def sample_box(shape, uniforms, scale):
@@ -251,7 +274,7 @@ def sample_box(shape, uniforms, scale):
     Returns:
       int32 [..., 4]: top, left, height, width, in pixels.
     """
-    area, log_ratio, place = tf.split(uniforms, [_TRIES, _TRIES, 2], axis=-1)
+    area, log_ratio, position = tf.split(uniforms, [_TRIES, _TRIES, 2], axis=-1)
     root_ratio = tf.exp((log_ratio - 0.5) * np.log(4 / 3))
     size = tf.cast(shape, tf.float32)
     area = scale[0] + (scale[1] - scale[0]) * area
@@ -265,7 +288,7 @@ def sample_box(shape, uniforms, scale):
     box = tf.gather(boxes, first, batch_dims=first.shape.rank)
     box = tf.where(some, box, central)
     free = size - box
-    corner = tf.floor(tf.where(some, place * (free + 1.0), free / 2.0))
+    corner = tf.floor(tf.where(some, position * (free + 1.0), free / 2.0))
     return tf.cast(tf.concat([corner, box], axis=-1), tf.int32)
 
 
@@ -349,20 +372,12 @@ def sobel(image):
 
     Edges are extended; an upright edge from 0 to 255 gives 255, the maximum.
     """
-    grey = tf.pad(grayscale(image)[..., 0], [[1, 1], [1, 1]], "SYMMETRIC")
-    down = grey[2:] - grey[:-2]
+    image = tf.pad(image, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    light = luminance(tf.unstack(image, axis=-1))
+    down = light[2:] - light[:-2]
     down = down[:, :-2] + 2.0 * down[:, 1:-1] + down[:, 2:]
-    right = grey[:, 2:] - grey[:, :-2]
+    right = light[:, 2:] - light[:, :-2]
     right = right[:-2] + 2.0 * right[1:-1] + right[2:]
-    edges = _clip(tf.sqrt(down * down + right * right) / 4.0)
+    edges = tf.sqrt(down * down + right * right) / 4.0
+    edges = tf.clip_by_value(edges, 0.0, 255.0)
     return tf.repeat(edges[..., tf.newaxis], 3, axis=-1)
-
-
-def _clip(image):
-    return tf.clip_by_value(image, 0.0, 255.0)
-
-
-def _mix(image, matrix):
-    """Multiplies every pixel, a row of three, by a [3, 3] matrix."""
-    pixels = tf.matmul(tf.reshape(image, [-1, 3]), matrix)
-    return tf.reshape(pixels, tf.shape(image))

@@ -1,8 +1,8 @@
-"""What a recipe does to a view's colours and sharpness, after its crop.
+"""The distortion of a view: its colours and sharpness, after its crop.
 
-One view on the host, where an operation that is not drawn costs nothing, or a
-batch of crops on the replica's device, where each image has its own numbers.
-Both are the same arithmetic.
+`distort` distorts one view on the host, where an operation that is not drawn
+costs nothing; `distort_batch` a batch of crops on a replica's device, where
+each image has its own numbers. Both are the arithmetic of image_ops.py.
 """
 
 from typing import NamedTuple
@@ -84,46 +84,47 @@ def distort_batch(images, distortions):
       float32 [b, S, S, 3] in 0..255.
     """
     steps, factors, sigma, solarize = Distortion.from_row(distortions)
-    # All steps but the hue's are blends: grey is one with nothing of the
-    # image left, and no step is one with nothing but the image.
+    # All steps but the hue's are blends: GREY with a factor of 0, NONE with a
+    # factor of 1.
     hue = factors[:, HUE, tf.newaxis, tf.newaxis]
     ones = tf.ones_like(sigma)
-    shares = tf.stack(
+    factors = tf.stack(
         [*tf.unstack(factors[:, :HUE], axis=1), ones, 0.0 * ones, ones], axis=1
     )
-    made = tuple(tf.unstack(tf.cast(images, tf.float32), axis=-1))
+    planes = tuple(tf.unstack(tf.cast(images, tf.float32), axis=-1))
     for step in tf.unstack(steps, axis=1):
-        share = tf.gather(shares, step, batch_dims=1)[:, tf.newaxis, tf.newaxis]
+        factor = tf.gather(factors, step, batch_dims=1)
+        factor = factor[:, tf.newaxis, tf.newaxis]
         step = step[:, tf.newaxis, tf.newaxis]
         other = tf.where(
             tf.equal(step, CONTRAST),
-            image_ops.mean_luminance(made),
-            image_ops.luminance(made),
+            image_ops.mean_luminance(planes),
+            image_ops.luminance(planes),
         )
         other = tf.where(tf.equal(step, BRIGHTNESS), 0.0, other)
-        blended = image_ops.blend(made, other, share)
-        made = tf.cond(
+        blended = image_ops.blend(planes, other, factor)
+        planes = tf.cond(
             tf.reduce_any(tf.equal(step, HUE)),
-            lambda made=made, blended=blended, step=step: tuple(
+            lambda planes=planes, blended=blended, step=step: tuple(
                 tf.where(tf.equal(step, HUE), *pair)
                 for pair in zip(
-                    image_ops.shift_hue(made, hue), blended, strict=True
+                    image_ops.shift_hue(planes, hue), blended, strict=True
                 )
             ),
             lambda blended=blended: blended,
         )
-    made = tf.stack(made)
-    made = tf.cond(
+    planes = tf.stack(planes)
+    planes = tf.cond(
         tf.reduce_any(sigma > 0),
-        lambda: image_ops.blur_batch(made, sigma),
-        lambda: made,
+        lambda: image_ops.blur_batch(planes, sigma),
+        lambda: planes,
     )
-    made = tf.transpose(made, [1, 2, 3, 0])
+    images = tf.transpose(planes, [1, 2, 3, 0])
     drawn = solarize[:, tf.newaxis, tf.newaxis, tf.newaxis] > 0
     return tf.cond(
         tf.reduce_any(drawn),
-        lambda: tf.where(drawn, _solarized(made), made),
-        lambda: made,
+        lambda: tf.where(drawn, _solarized(images), images),
+        lambda: images,
     )
 
 
@@ -146,9 +147,9 @@ def _solarized(images):
     return tf.cast(solarize(image_ops.to_uint8(images)), tf.float32)
 
 
-# Three compiled calls: single kernels take several times as long. XLA keeps a
-# branch apart; else it would compute a blur again for each tap of the next
-# loop, and split loops over threads that have views of their own to make.
+# Three compiled calls: single kernels take several times as long. XLA compiles
+# a branch for itself; else it would compute a blur again for each tap of the
+# next loop, and split loops over threads that are busy with other views.
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -162,7 +163,7 @@ def _sharp(view, steps, last, factors, flip):
 def _soft(view, steps, last, factors, sigma, flip):
     """Coloured, blurred along one axis and flipped, float32 [S, 3, S]."""
     view = _colour(view, steps, last, factors)
-    return _flipped(flip, lambda: image_ops.blur_short(view, sigma))
+    return _flipped(flip, lambda: image_ops.blur_first_axis(view, sigma))
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -170,7 +171,7 @@ def _blurred(view, sigma):
     """Blurred along the other axis, uint8 [S, S, 3]."""
     return tf.cond(
         sigma > 0,
-        lambda: image_ops.to_uint8(image_ops.blur_short(view, sigma)),
+        lambda: image_ops.to_uint8(image_ops.blur_first_axis(view, sigma)),
         lambda: image_ops.to_uint8(view),
     )
 
@@ -184,13 +185,12 @@ def _colour(view, steps, last, factors):
     brightness, contrast, saturation, turns = tf.unstack(factors)
 
     def apply(number, *colours):
-        blend, grey = image_ops.blend, image_ops.luminance
-        branches = [
-            lambda: blend(colours, 0.0, brightness),
-            lambda: blend(colours, image_ops.mean_luminance(colours), contrast),
-            lambda: blend(colours, grey(colours), saturation),
+        branches = [  # by BRIGHTNESS, CONTRAST, …
+            lambda: image_ops.brightness(colours, brightness),
+            lambda: image_ops.contrast(colours, contrast),
+            lambda: image_ops.saturation(colours, saturation),
             lambda: image_ops.shift_hue(colours, turns),
-            lambda: (grey(colours),) * 3,
+            lambda: image_ops.grey(colours),
             lambda: colours,
         ]
         return (number + 1, *tf.switch_case(steps[number], branches))
