@@ -20,7 +20,7 @@ cluster/test_faults.py
 methods/test_every_method.py
 test_pages.py
 test_tutorial.py
-data/test_view_stage.py
+data/test_augmentation.py
 cluster/test_sameness.py
 evaluation/test_finetune.py
 cluster/test_leaving.py

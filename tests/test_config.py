@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import config_schema, plan
-from moco_tf.data import view_stage, views
+from moco_tf.data import augmentation, views
 from moco_tf.methods import dictionaries, table
 from moco_tf.models import heads, inputs, resnet
 
@@ -42,7 +42,7 @@ def test_names_in_the_rules_are_those_of_the_parts():
     fields = config_schema.PRETRAIN | table.fields("memory_bank")
     for name, parts in (
         ("data.views", views.RECIPES),
-        ("data.augment_on", view_stage.WHERE),
+        ("data.augment_on", augmentation.AUGMENT_ON),
         ("model.input", inputs.CHANNELS),
         ("model.stem", resnet.STEMS),
         ("model.head", heads.KINDS),

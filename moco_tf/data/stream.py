@@ -10,87 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import augmentation, sources, view_stage, views
-
-
-class Share(NamedTuple):
-    """A worker's part of every step: slots side by side, and dealt keys.
-
-    A job is one decoded image and one or both of its views. On one host every
-    job makes both. Where key views are dealt across hosts ("address"), the
-    first jobs are the worker's own slots, and as many follow for the key views
-    dealt to it; a sample in both is decoded once: its second job wants nothing.
-    """
-
-    worker: int
-    workers: int
-    slots: int  # of a worker
-    shuffle_keys: str
-
-    @property
-    def crosses(self):
-        """Whether key views are made on another host than their queries."""
-        return self.workers > 1 and self.shuffle_keys == "address"
-
-    @property
-    def jobs(self):
-        """Jobs of a step."""
-        return 2 * self.slots if self.crosses else self.slots
-
-    def of(self, rows):
-        """This worker's rows of [G, ...]."""
-        first = self.worker * self.slots
-        return rows[first : first + self.slots]
-
-    def _holds(self, slots):
-        return slots // self.slots == self.worker
-
-    def wanted(self, order):
-        """Slots and views of a step's jobs.
-
-        Args:
-          order: int32 [G] (see methods/shuffle).
-
-        Returns:
-          slots int32 [jobs]; wanted bool [jobs, 2], the query and the key view.
-        """
-        own = self.of(tf.range(order.shape[0]))
-        both = tf.ones([self.slots, 2], tf.bool)
-        if not self.crosses:
-            return own, both
-        dealt = self.of(order)
-        key_here = self._holds(self.of(tf.math.invert_permutation(order)))
-        made_there = ~self._holds(dealt)
-        wanted = tf.concat(
-            [
-                tf.stack([both[:, 0], key_here], axis=1),
-                tf.stack([~both[:, 0], made_there], axis=1),
-            ],
-            axis=0,
-        )
-        return tf.concat([own, dealt], axis=0), wanted
-
-    def if_wanted(self, wanted, make, skip):
-        """`make()`, or `skip()` where a view is made elsewhere.
-
-        Args:
-          wanted: bool scalar, of `wanted`. make, skip: functions -> Tensor.
-        """
-        return tf.cond(wanted, make, skip) if self.crosses else make()
-
-    def key_jobs(self, order):
-        """The job that makes each key view dealt to this worker, int32 [slots].
-
-        Args:
-          order: int32 [G], of the shuffle "address".
-        """
-        dealt = self.of(order)
-        own_job = dealt - self.worker * self.slots
-        if not self.crosses:
-            return own_job
-        other_job = self.slots + tf.range(self.slots)
-        return tf.where(self._holds(dealt), own_job, other_job)
-
+from moco_tf.data import augmentation, sources, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 
@@ -98,21 +18,13 @@ _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 _as_written = tf.autograph.experimental.do_not_convert
 
 
-class Job(NamedTuple):
-    """An image on its way to its views."""
-
-    position: tf.Tensor  # int64
-    wanted: tf.Tensor  # bool [2]: the query view, the key view (see Share)
-    choices: dict  # what is random in them (see ViewStage)
-    index: tf.Tensor  # int64, its sample
-    image: tf.Tensor  # uint8 [H, W, C]
-    valid: tf.Tensor  # bool; False: a substitute
-
-
 class Stream:
     """Two views of every sample, in an order fixed by (seed, step).
 
     Attributes:
+      source, recipe, image_size, global_batch, seed, shuffle_keys, key_views:
+        as of the constructor.
+      threads: int, at least 1.
       steps_per_epoch: int; the rest of an epoch that fills no batch is dropped,
         another rest in each epoch.
     """
@@ -123,12 +35,13 @@ class Stream:
         recipe: views.Recipe,
         image_size: int,
         global_batch: int,
+        *,
         seed: int = 0,
         shuffle_keys: str = "gather",
         threads: int = 0,
         key_views: bool = True,
         augment_on: str = "host",
-        small: view_stage.SmallViews | None = None,
+        small: augmentation.SmallViews | None = None,
     ) -> None:
         """Checks that the source fills a batch.
 
@@ -142,12 +55,13 @@ class Stream:
             `order`; "gather": in slot order, to be shuffled in the step;
             "none": in slot order, as is `order`.
           threads: int, parallel decodes and views; 0: one per core.
-          key_views: bool; False: query views alone, as a classifier trains on.
-          augment_on: "host", or "device": see view_stage.py.
+          key_views: bool; False: query views alone, for training with labels.
+          augment_on: "host", or "device": the host crops, and the replica's
+            device distorts (see `augmentation.ViewStage`).
           small: SmallViews of multi-crop, or None.
 
         Raises:
-          ValueError: if the source holds fewer samples than a batch, or the
+          ValueError: if the source has fewer samples than a batch, or the
             device cannot distort the recipe's views.
         """
         if len(source) < global_batch:
@@ -170,17 +84,17 @@ class Stream:
         self.steps_per_epoch = len(source) // global_batch
 
     def use(self, augment, augment_key=None):
-        """Takes other functions of a Recipe from now on."""
-        self._views = view_stage.ViewStage(
-            (
+        """Makes views with other functions, as of a Recipe, from now on."""
+        self._views = augmentation.ViewStage(
+            parts=(
                 augmentation.in_parts(augment),
                 augmentation.in_parts(augment_key or augment),
             ),
-            self.image_size,
-            view_stage.NAMES[: 1 + self.key_views],
-            self._augment_on,
-            self._small,
-            self.source.channels,
+            size=self.image_size,
+            names=augmentation.VIEW_NAMES[: 1 + self.key_views],
+            augment_on=self._augment_on,
+            small=self._small,
+            channels=self.source.channels,
         )
         self._views.check()
 
@@ -227,17 +141,18 @@ class Stream:
         )
 
     def distribute(self, strategy, first_step):
-        """Batches of the steps from first_step on, without end, for `fit`.
+        """Batches of the steps from first_step on, endless, for Keras' `fit`.
 
         Args:
           strategy: tf.distribute.Strategy.
           first_step: int.
 
         Returns:
-          a data set of {"query", "key": uint8 [b, S, S, C], "index": int64 [b],
-          "order": int32 [G], "valid": bool [b]}, one batch a replica; without
-          key views, without "key" and "order"; with small views, with "small":
-          uint8 [b, V, s, s, C], of the query's images. C is source.channels.
+          a distributed data set, one batch a replica: a dict of "query" and
+          "key": uint8 [b, S, S, C], C is source.channels; "index": int64 [b];
+          "order": int32 [G]; "valid": bool [b], False for a substitute.
+          Without key views, without "key" and "order"; with small views, with
+          "small": uint8 [b, V, s, s, C], of the query's images.
         """
         replicas = strategy.num_replicas_in_sync
         if self.global_batch % replicas:
@@ -251,8 +166,8 @@ class Stream:
                 replicas,
                 first_step,
                 tf.int64.max,
-                context.input_pipeline_id,
-                context.num_input_pipelines,
+                worker=context.input_pipeline_id,
+                workers=context.num_input_pipelines,
             )
             # Else workers ask one another before each step whether all have
             # a batch, and the batches lose their static shape.
@@ -263,22 +178,29 @@ class Stream:
 
         return strategy.distribute_datasets_from_function(batches_of_worker)
 
-    def batches(self, replicas, first_step, last_step, worker=0, workers=1):
-        """As `distribute`, a plain data set: the replicas' batches in turn.
+    def batches(self, replicas, first_step, last_step, *, worker=0, workers=1):
+        """As `distribute`, as a plain data set: the replicas' batches in turn.
 
         Args:
           replicas: int, of all workers together.
-          first_step, last_step: int.
-          worker, workers: int, whose replicas, and how many workers there are.
+          first_step, last_step: int, from the first to before the last.
+          worker: int, the number of the worker whose replicas are meant.
+          workers: int, how many there are.
+
+        Returns:
+          tf.data.Dataset of the batches that `distribute` describes.
         """
-        share = Share(
-            worker, workers, self.global_batch // workers, self.shuffle_keys
+        part = Worker(
+            number=worker,
+            count=workers,
+            slots=self.global_batch // workers,
+            shuffle_keys=self.shuffle_keys,
         )
         dataset = tf.data.Dataset.range(first_step, last_step)
-        dataset = dataset.map(functools.partial(self._jobs, share)).unbatch()
+        dataset = dataset.map(functools.partial(self._jobs, part)).unbatch()
         if self.source.may_fail:
             dataset = dataset.interleave(
-                functools.partial(self._readable, share),
+                functools.partial(self._readable, part),
                 cycle_length=2 * self.threads,
                 num_parallel_calls=2 * self.threads,
                 deterministic=True,
@@ -289,28 +211,28 @@ class Stream:
             "num_parallel_calls": 4 * self.threads,
             "deterministic": True,
         }
-        if self._views.takes_batches_of(dataset.element_spec.image.shape):
-            dataset = dataset.batch(share.jobs, drop_remainder=True)
+        if self._views.can_batch(dataset.element_spec.image.shape):
+            dataset = dataset.batch(part.jobs, drop_remainder=True)
             dataset = dataset.map(self._views_of_batch, **in_parallel)
         else:
             dataset = dataset.map(
-                functools.partial(self._views_of_image, share), **in_parallel
+                functools.partial(self._views_of_image, part), **in_parallel
             )
-            dataset = dataset.batch(share.jobs, drop_remainder=True)
+            dataset = dataset.batch(part.jobs, drop_remainder=True)
         local = replicas // workers
-        dataset = dataset.map(functools.partial(self._deal, share, local))
+        dataset = dataset.map(functools.partial(self._deal, part, local))
         dataset = dataset.unbatch().prefetch(2 * local)
         options = tf.data.Options()
-        # One more, to hand on what the others make.
+        # One more, to hand on what the other threads make.
         options.threading.private_threadpool_size = self.threads + 1
         # Its thread sleeps ever longer, and an iterator waits for it to end.
         options.autotune.enabled = False
         return dataset.with_options(options)
 
     @_as_written
-    def _jobs(self, share, step):
-        """The jobs of a step: what `Job` holds, but the image."""
-        slots, wanted = share.wanted(self.order(step))
+    def _jobs(self, worker, step):
+        """The jobs of a step: fields of `Job`, with records for the images."""
+        slots, wanted = worker.slots_of_jobs(self.order(step))
         positions = self.positions(step)
         choices = {
             name: tf.gather(chosen, slots)
@@ -327,7 +249,7 @@ class Stream:
         return Job(position, wanted, choices, index, image, True)
 
     @_as_written
-    def _readable(self, share, position, wanted, choices, index, record):
+    def _readable(self, worker, position, wanted, choices, index, record):
         """A data set of one element: the sample, or its first substitute."""
 
         def attempt(number):
@@ -337,46 +259,143 @@ class Stream:
                 index = self.samples(position[tf.newaxis], number)
                 return index[0], self.source.records(index)[0]
 
-            sample, found = tf.cond(first, lambda: (index, record), substitute)
-            image = share.if_wanted(
+            sample, chosen = tf.cond(first, lambda: (index, record), substitute)
+            image = worker.if_wanted(
                 tf.reduce_any(wanted),
-                lambda: self.source.image(found),
+                lambda: self.source.image(chosen),
                 lambda: tf.zeros([1, 1, self.source.channels], tf.uint8),
             )
             return Job(position, wanted, choices, sample, image, first)
 
         attempts = tf.data.Dataset.range(len(self.source)).map(attempt)
-        # Where not one can be read, the first one's error ends the run.
+        # Where no image can be read, the error of the first ends the run.
         last = tf.data.Dataset.range(1).map(attempt)
         return attempts.ignore_errors().concatenate(last).take(1)
 
     @_as_written
-    def _views_of_image(self, share, job):
-        made = self._views.of_image(
-            job.image, job.choices, job.wanted, share.if_wanted
+    def _views_of_image(self, worker, job):
+        rows = self._views.views_of_image(
+            job.image, job.choices, job.wanted, worker.if_wanted
         )
-        return job.position, made | {"index": job.index, "valid": job.valid}
+        return job.position, rows | {"index": job.index, "valid": job.valid}
 
     @_as_written
     def _views_of_batch(self, jobs):
-        made = self._views.of_batch(jobs.image, jobs.choices)
-        return jobs.position, made | {"index": jobs.index, "valid": jobs.valid}
+        rows = self._views.views_of_batch(jobs.image, jobs.choices)
+        return jobs.position, rows | {"index": jobs.index, "valid": jobs.valid}
 
     @_as_written
-    def _deal(self, share, replicas, position, made):
-        """Splits a worker's slots into its replicas' rows."""
+    def _deal(self, worker, replicas, position, rows):
+        """Splits the rows of a worker's jobs into batches of its replicas."""
 
-        def split(rows):
-            shape = [replicas, share.slots // replicas, *rows.shape[1:]]
-            return tf.reshape(rows[: share.slots], shape)
+        def split(values):
+            shape = [replicas, worker.slots // replicas, *values.shape[1:]]
+            return tf.reshape(values[: worker.slots], shape)
 
         if not self.key_views:
-            return {name: split(rows) for name, rows in made.items()}
+            return {name: split(values) for name, values in rows.items()}
         order = self.order(position[0] // self.global_batch)
         if self.shuffle_keys == "address":
-            dealt = share.key_jobs(order)
-            for name in made.keys() & {"key", "key_distortion"}:
-                made[name] = tf.gather(made[name], dealt)
-        batch = {name: split(rows) for name, rows in made.items()}
+            dealt = worker.key_jobs(order)
+            for name in rows.keys() & {"key", "key_distortion"}:
+                rows[name] = tf.gather(rows[name], dealt)
+        batch = {name: split(values) for name, values in rows.items()}
         batch["order"] = tf.tile(order[tf.newaxis], [replicas, 1])
         return batch
+
+
+class Worker(NamedTuple):
+    """The part of every step that one worker's input pipeline makes.
+
+    A job is one decoded image and one or both of its views. On one host every
+    job makes both. Where key views are dealt across hosts ("address"), the
+    first jobs are for the worker's local slots, and as many follow for the key
+    views dealt to it; a sample in both is decoded once: nothing is wanted of
+    its second job.
+
+    Attributes:
+      number: int, of the worker, 0..count - 1. count: int, workers.
+      slots: int, slots of a step that are local to a worker.
+      shuffle_keys: as of `Stream`.
+    """
+
+    number: int
+    count: int  # type: ignore[assignment]  # not the method of tuples
+    slots: int
+    shuffle_keys: str
+
+    @property
+    def crosses_hosts(self):
+        """Whether key views are made on another host than their queries."""
+        return self.count > 1 and self.shuffle_keys == "address"
+
+    @property
+    def jobs(self):
+        """Jobs of a step."""
+        return 2 * self.slots if self.crosses_hosts else self.slots
+
+    def local(self, rows):
+        """The rows of this worker's slots, of [G, ...]."""
+        first = self.number * self.slots
+        return rows[first : first + self.slots]
+
+    def _is_local(self, slots):
+        return slots // self.slots == self.number
+
+    def slots_of_jobs(self, order):
+        """Slots and wanted views of a step's jobs.
+
+        Args:
+          order: int32 [G] (see methods/shuffle).
+
+        Returns:
+          slots int32 [jobs]; wanted bool [jobs, 2], the query and the key view.
+        """
+        slots = self.local(tf.range(order.shape[0]))
+        both = tf.ones([self.slots, 2], tf.bool)
+        if not self.crosses_hosts:
+            return slots, both
+        dealt = self.local(order)
+        key_here = self._is_local(self.local(tf.math.invert_permutation(order)))
+        made_there = ~self._is_local(dealt)
+        wanted = tf.concat(
+            [
+                tf.stack([both[:, 0], key_here], axis=1),
+                tf.stack([~both[:, 0], made_there], axis=1),
+            ],
+            axis=0,
+        )
+        return tf.concat([slots, dealt], axis=0), wanted
+
+    def if_wanted(self, wanted, make, skip):
+        """`make()`, or `skip()` where a view is made elsewhere.
+
+        Args:
+          wanted: bool scalar, of `slots_of_jobs`.
+          make, skip: functions -> Tensor.
+        """
+        return tf.cond(wanted, make, skip) if self.crosses_hosts else make()
+
+    def key_jobs(self, order):
+        """The job that makes each key view dealt to this worker, int32 [slots].
+
+        Args:
+          order: int32 [G], of the shuffle "address".
+        """
+        dealt = self.local(order)
+        local_job = dealt - self.number * self.slots
+        if not self.crosses_hosts:
+            return local_job
+        second_job = self.slots + tf.range(self.slots)
+        return tf.where(self._is_local(dealt), local_job, second_job)
+
+
+class Job(NamedTuple):
+    """An image on its way to its views."""
+
+    position: tf.Tensor  # int64
+    wanted: tf.Tensor  # bool [2]: the query view, the key view (see Worker)
+    choices: dict  # of its views (see ViewStage.choose)
+    index: tf.Tensor  # int64, of the sample in the source
+    image: tf.Tensor  # uint8 [H, W, C]
+    valid: tf.Tensor  # bool; False: a substitute

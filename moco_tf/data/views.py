@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import augmentation, image_ops, view_stage
+from moco_tf.data import augmentation, image_ops
 
 normalize = image_ops.normalize  # what follows a view, next to the recipes
 
@@ -79,7 +79,7 @@ class Recipe(NamedTuple):
             )
         low, high = scale
         parts = augment._replace(low=low, high=high)
-        return view_stage.SmallViews(parts, count, size)
+        return augmentation.SmallViews(parts, count, size)
 
 
 def evaluate_imagenet(image, size):

@@ -165,7 +165,7 @@ def make_stream(config, run, train):
         views.RECIPES[run.data.views]._replace(augment=crop),
         run.data.image_size,
         config.train.batch_size,
-        config.seed,
+        seed=config.seed,
         threads=config.data.threads,
         key_views=False,
     )

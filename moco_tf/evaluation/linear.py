@@ -324,7 +324,7 @@ def train_published(config, judged, pair, output, folder, strategy):
         recipe,
         judged.image_size,
         config.train.batch_size,
-        config.seed,
+        seed=config.seed,
         threads=config.data.threads,
         key_views=False,
     )

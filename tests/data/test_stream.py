@@ -13,7 +13,7 @@ BATCH = 8
 
 
 class NumberedImages:
-    """Images whose pixels tell their index; some cannot be read."""
+    """Images whose pixels are their index; some cannot be read."""
 
     channels = 3
 
@@ -61,7 +61,12 @@ RECIPE = views.Recipe(
 
 def _stream(count=29, bad=(), seed=0, shuffle_keys="gather", batch=BATCH):
     return stream.Stream(
-        NumberedImages(count, bad), RECIPE, 4, batch, seed, shuffle_keys
+        NumberedImages(count, bad),
+        RECIPE,
+        4,
+        batch,
+        seed=seed,
+        shuffle_keys=shuffle_keys,
     )
 
 
@@ -114,7 +119,7 @@ def test_workers_together_see_the_batch_of_one(
 ):
     batches = _stream(bad=bad, shuffle_keys=shuffle_keys)
     parts = [
-        list(batches.batches(replicas, 0, 4, worker, workers))
+        list(batches.batches(replicas, 0, 4, worker=worker, workers=workers))
         for worker in range(workers)
     ]
     local = replicas // workers
@@ -169,7 +174,7 @@ def test_the_orders_of_epochs_are_not_correlated():
 def test_batch_companions_repeat_no_more_than_by_chance():
     count, batch = 20000, 200
     batches = stream.Stream(NumberedImages(count), RECIPE, 4, batch)
-    places = []
+    batch_of_sample = []
     for epoch in range(2):
         order = np.concatenate(
             [
@@ -177,10 +182,11 @@ def test_batch_companions_repeat_no_more_than_by_chance():
                 for step in range(100)
             ]
         )
-        place = np.empty(count, np.int64)
-        place[order] = np.arange(count) // batch
-        places.append(place)
-    pairs = np.unique(places[0] * 100 + places[1], return_counts=True)[1]
+        numbers = np.empty(count, np.int64)
+        numbers[order] = np.arange(count) // batch
+        batch_of_sample.append(numbers)
+    first, second = batch_of_sample
+    pairs = np.unique(first * 100 + second, return_counts=True)[1]
     again = (pairs * (pairs - 1) // 2).sum()
     # 100 batches of C(200, 2) pairs, each again together with p = 199/19999.
     expected = 100 * (200 * 199 / 2) * 199 / 19999

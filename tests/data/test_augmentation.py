@@ -1,4 +1,4 @@
-"""The stage that makes views: the same views however they are made."""
+"""The views of a step: the same however they are computed."""
 
 import functools
 
@@ -12,7 +12,6 @@ from moco_tf.data import (
     image_ops,
     photometric,
     stream,
-    view_stage,
     views,
 )
 from moco_tf.methods import method
@@ -21,8 +20,8 @@ SIZE = 24
 
 
 def _stage(parts, augment_on="host", small=None):
-    return view_stage.ViewStage(
-        parts, SIZE, view_stage.NAMES, augment_on, small
+    return augmentation.ViewStage(
+        parts, SIZE, augmentation.VIEW_NAMES, augment_on, small
     )
 
 
@@ -40,16 +39,17 @@ def _always(images, stage):
 
     @tf.function(autograph=False)
     def views_of(image, choice):
-        return stage.of_image(
+        return stage.views_of_image(
             image, choice, wanted, lambda w, make, skip: make()
         )
 
-    made = [
+    per_image = [
         views_of(image, {name: rows[i] for name, rows in choices.items()})
         for i, image in enumerate(images)
     ]
     return choices, {
-        name: np.stack([m[name].numpy() for m in made]) for name in made[0]
+        name: np.stack([row[name].numpy() for row in per_image])
+        for name in per_image[0]
     }
 
 
@@ -61,12 +61,12 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
     stage = _stage(parts)
     images = _images(24)
     choices, single = _always(images, stage)
-    batch = stage.of_batch(images, choices)
-    for view in view_stage.NAMES:
-        apart = np.abs(single[view] - batch[view].numpy().astype(int))
+    batch = stage.views_of_batch(images, choices)
+    for view in augmentation.VIEW_NAMES:
+        distance = np.abs(single[view] - batch[view].numpy().astype(int))
         # Sums in another order end on the other side of a half.
-        assert apart.max() <= 1
-        assert np.mean(apart > 0) < limit
+        assert distance.max() <= 1
+        assert np.mean(distance > 0) < limit
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -77,15 +77,15 @@ def test_the_device_finishes_views_as_the_host_does(name, compiled):
     _, host = _always(images, _stage(parts))
     _, crops = _always(images, _stage(parts, "device"))
     distort = tf.function(photometric.distort_batch, jit_compile=compiled)
-    for view in view_stage.NAMES:
+    for view in augmentation.VIEW_NAMES:
         rows = tf.constant(crops[f"{view}_distortion"])
-        found = distort(tf.constant(crops[view]), rows)
-        found = image_ops.to_uint8(found).numpy().astype(int)
-        apart = np.abs(found - host[view])
+        finished = distort(tf.constant(crops[view]), rows)
+        finished = image_ops.to_uint8(finished).numpy().astype(int)
+        distance = np.abs(finished - host[view])
         # The crop was rounded to travel. Contrast and saturation stretch
-        # that by up to 1.4 each, a whole 1/255 turn of hue by more.
-        assert np.quantile(apart, 0.99) <= 2
-        assert apart.mean() < 0.5
+        # that by up to 1.4 each, a 1/255 turn of hue by more.
+        assert np.quantile(distance, 0.99) <= 2
+        assert distance.mean() < 0.5
 
 
 @pytest.mark.parametrize("name", ["v2", "byol"])
@@ -107,30 +107,30 @@ def test_a_function_gets_its_views_seed():
         return tf.cast(tf.fill([size, size, 3], seed[0] + seed[1]), tf.uint8)
 
     stage = _stage((augmentation.in_parts(seed_as_pixels),) * 2)
-    _, made = _always(_images(3), stage)  # seed 3, positions 10, 11, 12
-    assert made["query"][:, 0, 0, 0].tolist() == [23, 25, 27]
-    assert made["key"][:, 0, 0, 0].tolist() == [24, 26, 28]
+    _, pair = _always(_images(3), stage)  # seed 3, positions 10, 11, 12
+    assert pair["query"][:, 0, 0, 0].tolist() == [23, 25, 27]
+    assert pair["key"][:, 0, 0, 0].tolist() == [24, 26, 28]
 
 
 def test_byols_views_are_blurred_and_solarised_as_published():
     query, key = views.RECIPES["byol"].both
     rows = 4000
     seed = tf.constant([1, 0], tf.int64)
-    found = []
+    rates = []
     for augment in (query, key):
         row = augment.distortions(augment.choose(seed, rows))
-        found.append(photometric.Distortion.from_row(row))
-    shares = [[np.mean(d.sigma > 0), np.mean(d.solarize > 0)] for d in found]
+        drawn = photometric.Distortion.from_row(row)
+        rates.append([np.mean(drawn.sigma > 0), np.mean(drawn.solarize > 0)])
     # 0.1 of 4,000 has a standard deviation of 0.005.
-    np.testing.assert_allclose(shares[0], [1.0, 0.0])
-    np.testing.assert_allclose(shares[1], [0.1, 0.2], atol=0.03)
+    np.testing.assert_allclose(rates[0], [1.0, 0.0])
+    np.testing.assert_allclose(rates[1], [0.1, 0.2], atol=0.03)
 
 
 def test_solarise_is_pillows():
     image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
     expected = ImageOps.solarize(Image.fromarray(image), threshold=128)
-    found = photometric.solarize(tf.constant(image))
-    np.testing.assert_array_equal(found, np.asarray(expected))
+    solarized = photometric.solarize(tf.constant(image))
+    np.testing.assert_array_equal(solarized, np.asarray(expected))
 
 
 def test_a_recipes_strength_reaches_colour_alone():
@@ -164,7 +164,7 @@ class Pictures:
 
 
 def _step(replicas, shuffle_keys, augment_on, small=None, workers=1):
-    made = stream.Stream(
+    batches = stream.Stream(
         Pictures(40),
         views.RECIPES["v2"],
         SIZE,
@@ -177,7 +177,9 @@ def _step(replicas, shuffle_keys, augment_on, small=None, workers=1):
     batches = [
         batch
         for worker in range(workers)
-        for batch in made.batches(replicas, 3, 4, worker, workers)
+        for batch in batches.batches(
+            replicas, 3, 4, worker=worker, workers=workers
+        )
     ]
     names = batches[0].keys() - {"order"}
     step = {n: np.concatenate([b[n] for b in batches]) for n in names}
@@ -201,21 +203,21 @@ def test_small_views_of_a_batch_are_those_of_each_image():
     stage = _stage(views.RECIPES["dino"].both, small=SMALL)
     images = _images(24)
     choices, single = _always(images, stage)
-    batch = stage.of_batch(images, choices)["small"].numpy()
+    batch = stage.views_of_batch(images, choices)["small"].numpy()
     assert batch.shape == (24, 3, 12, 12, 3)
-    apart = np.abs(single["small"] - batch.astype(int))
-    assert apart.max() <= 1
-    assert np.mean(apart > 0) < 5e-3
+    distance = np.abs(single["small"] - batch.astype(int))
+    assert distance.max() <= 1
+    assert np.mean(distance > 0) < 5e-3
 
 
-def test_small_views_show_their_share_of_the_image():
+def test_small_views_show_a_small_part_of_the_image():
     parts = SMALL.parts
     choices = parts.choose(tf.constant([7, 0], tf.int64), 400)
     boxes = parts.boxes(_images(1, 200, 160)[0], choices).numpy()
-    shares = boxes[:, 2] * boxes[:, 3] / (200 * 160)
+    areas = boxes[:, 2] * boxes[:, 3] / (200 * 160)
     # Sides are whole pixels of about 50.
-    assert 0.048 < shares.min() < 0.06
-    assert 0.13 < shares.max() < 0.143
+    assert 0.048 < areas.min() < 0.06
+    assert 0.13 < areas.max() < 0.143
 
 
 def test_small_views_leave_the_others_as_they_are():
@@ -223,9 +225,9 @@ def test_small_views_leave_the_others_as_they_are():
     images = _images(4)
     _, alone = _always(images, _stage(parts))
     choices, beside = _always(images, _stage(parts, small=SMALL))
-    for name in view_stage.NAMES:
+    for name in augmentation.VIEW_NAMES:
         np.testing.assert_array_equal(alone[name], beside[name])
-    # Numbers of their own: no box is another's.
+    # Unrelated numbers: no box is another's.
     pair = choices["pair"].numpy().reshape(8, -1)
     small = choices["small"].numpy().reshape(12, -1)
     boxes = np.concatenate([pair, small])[:, 0]
@@ -237,8 +239,10 @@ FEW = views.RECIPES["dino"].small(1, 12, (0.05, 0.14))  # sooner traced
 
 @pytest.fixture(name="slots_of", scope="module")
 def _slots_of():
-    """Function of the place of augmentation -> a step of one replica."""
-    return functools.cache(lambda place: _step(1, "gather", place, FEW)[0])
+    """Function of augment_on -> a step of one replica."""
+    return functools.cache(
+        lambda augment_on: _step(1, "gather", augment_on, FEW)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,12 +263,12 @@ def test_small_views_go_where_the_query_goes(
 
 def test_the_device_finishes_small_views(slots_of):
     host, device = slots_of("host"), slots_of("device")
-    found = method.finished_views(
+    batch = method.finished_views(
         {n: tf.constant(v) for n, v in device.items()}
     )
-    assert found["small"].shape == [16, 1, 12, 12, 3]
-    apart = np.abs(found["small"].numpy() - host["small"].astype(int))
-    assert np.quantile(apart, 0.99) <= 2
+    assert batch["small"].shape == [16, 1, 12, 12, 3]
+    distance = np.abs(batch["small"].numpy() - host["small"].astype(int))
+    assert np.quantile(distance, 0.99) <= 2
 
 
 def test_small_views_of_a_function_are_refused():
