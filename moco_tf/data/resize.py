@@ -1,7 +1,7 @@
 """Antialiased bilinear resizing of one image, a row at a time.
 
 The platform's kernel goes through the columns of an image pixel by pixel but
-through its rows as whole vectors. So each axis is resized as rows, with a
+through its rows as vectors. So each axis is resized as rows, with a
 transpose in between: a third of the time, and the same bits.
 """
 
@@ -22,16 +22,16 @@ def crop_to_planes(image, box, size):
     """
     top, left, height, width = tf.unstack(box)
     image = tf.convert_to_tensor(image)
-    deep = image.shape[-1]
+    channels = image.shape[-1]
     # As a matrix: a slice is then a few long copies.
     rows = tf.reshape(image, [tf.shape(image)[0], -1])
-    rows = rows[top : top + height, deep * left : deep * (left + width)]
+    rows = rows[top : top + height, channels * left : channels * (left + width)]
     scale = size / tf.cast(box[2:], tf.float32)
-    return _planes(rows, size, scale, tf.zeros([2]), deep)
+    return _planes(rows, size, scale, tf.zeros([2]), channels)
 
 
 def to_planes(image, size, scale, offset):
-    """Resizes a whole image; only the pixels of the result are computed.
+    """Resizes an image; only the pixels of the result are computed.
 
     Args:
       image: uint8 or float32 [H, W, C].
@@ -55,7 +55,7 @@ def from_planes(planes):
 
 
 def to_shape(image, shape):
-    """Resizes a whole image to a height and a width of its own.
+    """Resizes an image to any height and width.
 
     Args:
       image: uint8 or float32 [H, W, 3].
@@ -64,11 +64,11 @@ def to_shape(image, shape):
     Returns:
       float32 [h, w, 3].
     """
-    found, shape = tf.shape(image), tf.convert_to_tensor(shape)
-    scale = tf.cast(shape / found[:2], tf.float32)
-    rows = tf.reshape(image, [found[0], -1])
+    before, shape = tf.shape(image), tf.convert_to_tensor(shape)
+    scale = tf.cast(shape / before[:2], tf.float32)
+    rows = tf.reshape(image, [before[0], -1])
     rows = _resize_rows(rows, shape[0], scale[0], 0.0)  # [h, W * 3]
-    columns = tf.reshape(tf.transpose(rows), [found[1], -1])  # [W, 3 * h]
+    columns = tf.reshape(tf.transpose(rows), [before[1], -1])  # [W, 3 * h]
     columns = _resize_rows(columns, shape[1], scale[1], 0.0)  # [w, 3 * h]
     upright = tf.transpose(tf.reshape(columns, [-1, shape[0]]))
     return tf.reshape(upright, [shape[0], shape[1], 3])
@@ -102,11 +102,11 @@ def _weights(first, length, pixels, size):
     """Triangle weights float32 [n, size, pixels] of a stretch of an axis."""
     scale = length / size  # pixels of the image for one of the result
     reach = tf.maximum(scale, 1.0)[:, tf.newaxis, tf.newaxis]
-    place = first[:, tf.newaxis] + scale[:, tf.newaxis] * (
+    centre = first[:, tf.newaxis] + scale[:, tf.newaxis] * (
         tf.range(size, dtype=tf.float32) + 0.5
     )
     pixel = tf.range(pixels, dtype=tf.float32)
-    distance = tf.abs(pixel + 0.5 - place[..., tf.newaxis])
+    distance = tf.abs(pixel + 0.5 - centre[..., tf.newaxis])
     weights = tf.maximum(1.0 - distance / reach, 0.0)
     last = (first + length)[:, tf.newaxis, tf.newaxis]
     inside = (pixel >= first[:, tf.newaxis, tf.newaxis]) & (pixel < last)
@@ -114,11 +114,12 @@ def _weights(first, length, pixels, size):
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
-def _planes(rows, size, scale, offset, deep):
+def _planes(rows, size, scale, offset, channels):
     resized = _resize_rows(rows, size, scale[0], offset[0])  # [S, W * C]
-    columns = tf.reshape(tf.transpose(resized), [-1, deep * size])  # [W, C * S]
+    # [W, C * S]
+    columns = tf.reshape(tf.transpose(resized), [-1, channels * size])
     resized = _resize_rows(columns, size, scale[1], offset[1])
-    return tf.reshape(resized, [size, deep, size])
+    return tf.reshape(resized, [size, channels, size])
 
 
 def _resize_rows(rows, size, scale, offset):

@@ -1,6 +1,5 @@
 """Random-access sources: folders, lists, pairs, TFDS, caches, the shapes."""
 
-import difflib
 import hashlib
 import os
 from typing import Any, Protocol
@@ -8,18 +7,19 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import naming
 from moco_tf.data import image_files, prepared_cache, shapes
 
 
 class Source(Protocol):
-    """What a stream and an evaluation ask of a source of N images.
+    """N images that are read by index, for a stream or an evaluation.
 
-    Two stages are in the graph: `records` for many indices at once, `image`
+    Two methods run in the graph: `records` for many indices at once, `image`
     for each record.
 
     Attributes:
-      may_fail: bool; False when every image is known to be readable.
-      channels: int, C, of an image: 3, red, green and blue, but for pairs.
+      may_fail: bool; False when all images are known to be readable.
+      channels: int, C, of an image: 3 (red, green, blue), or 6 for pairs.
     """
 
     may_fail: bool
@@ -42,19 +42,24 @@ class Source(Protocol):
         """The image of one record: uint8 [H, W, C]."""
 
     def name(self, index: int) -> str:
-        """Which file or record an image is."""
+        """The file or record of an image, for people."""
 
     def fingerprint(self) -> str:
-        """Hex digest: another one, another source."""
+        """Hex digest that differs for another source."""
 
 
 class ArraySource:
-    """Images of one size, held in memory."""
+    """Images of one size in memory."""
 
     may_fail = False
 
     def __init__(self, images, labels, class_names, title):
-        """Holds uint8 [N, H, W, C] images; `title` names them in messages."""
+        """Takes the images.
+
+        Args:
+          images: uint8 [N, H, W, C]. labels: int64 [N].
+          class_names: list of str. title: str, of the images in messages.
+        """
         self.channels = images.shape[-1]
         self.labels = labels
         self.class_names = class_names
@@ -74,7 +79,7 @@ class ArraySource:
         return record
 
     def name(self, index):
-        """The set's title and the place in it."""
+        """The title and the index."""
         return f"{self._title}[{index}]"
 
     def fingerprint(self):
@@ -85,7 +90,7 @@ class ArraySource:
 
 
 class Subset:
-    """Some images of a source, in a given order."""
+    """Some images of a source, in any order."""
 
     def __init__(self, source, indices):
         """Selects int64 [n] indices of a source."""
@@ -98,25 +103,25 @@ class Subset:
         if source.labels is not None:
             self.labels = np.asarray(source.labels, np.int64)[self.indices]
         with tf.device("CPU:0"):
-            self._places = tf.constant(self.indices)
+            self._indices = tf.constant(self.indices)
 
     def __len__(self):
         return len(self.indices)
 
     def records(self, indices):
-        """Records of int64 [n] places in the subset."""
-        return self.source.records(tf.gather(self._places, indices))
+        """Records of int64 [n] indices into the subset."""
+        return self.source.records(tf.gather(self._indices, indices))
 
     def image(self, record):
         """Decodes one record."""
         return self.source.image(record)
 
     def name(self, index):
-        """The image's name in the whole source."""
+        """The image's name in the source."""
         return self.source.name(int(self.indices[index]))
 
     def fingerprint(self):
-        """Hex digest of the whole source and the selection."""
+        """Hex digest of the source and the selection."""
         digest = hashlib.sha256(self.source.fingerprint().encode())
         digest.update(self.indices.tobytes())
         return digest.hexdigest()
@@ -172,11 +177,11 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
                 f"else. Received {spec!r}, of {source.channels} channels."
             )
         return source
-    near = difflib.get_close_matches(kind, _SOURCES, 1)
+    near = naming.nearest(kind, _SOURCES)
     if os.path.isdir(spec):
         remedy = f"Did you mean 'folder:{spec}'?"
-    elif near and (colon or near[0] == "shapes"):
-        remedy = f"Did you mean '{near[0]}:{rest or '...'}'?"
+    elif near and (colon or near == "shapes"):
+        remedy = f"Did you mean '{near}:{rest or '...'}'?"
     else:
         remedy = "Give, for instance, folder:/data/images."
     raise ValueError(
@@ -186,8 +191,8 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
     )
 
 
-def spread(total: int, count: int) -> np.ndarray:
-    """Places int64 of at most `count` of `total` things, evenly spaced."""
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Indices int64 of at most `count` of `total` items, evenly spaced."""
     return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Images that could not be read: named in a log, counted, and limited."""
+"""Unreadable images: their reasons, the log of a run, and its limit."""
 
 import csv
 import pathlib
@@ -7,24 +7,29 @@ import re
 import tensorflow as tf
 
 _BYTES = re.compile(r"\bb'([^']*)'")
-_PLACE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
+_NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
 # What reading an image may raise; the second, where its name is no text.
 FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
 class UnreadableLog:
-    """Writes `unreadable.csv`: which files or records, and why.
+    """Writes `unreadable.csv`: the files or records, and the reasons.
 
-    The step only counts. Here the samples of a step that counted some are read
-    once more, which is possible because a batch is a function of its step.
+    A training step only counts unreadable samples. The log reads the samples of
+    such a step once more, which is possible because a batch is a function of
+    its step.
+
+    Attributes:
+      path: pathlib.Path. stream: Stream. max_fraction: float.
+      named: set of str, the samples in the log.
     """
 
     def __init__(self, path, stream, max_fraction):
-        """Reads what an earlier session has named.
+        """Reads the names that an earlier session has logged.
 
         Args:
-          path: of the log.
+          path: of the log, which may be missing.
           stream: Stream of the run.
           max_fraction: float in 0..1, of the samples seen; more stop the run.
         """
@@ -44,21 +49,21 @@ class UnreadableLog:
 
         Side effects: appends to the log.
         """
-        found = []
+        rows = []
         for step in steps:
             indices = self.stream.samples(self.stream.positions(step))
             for index in indices.numpy():
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
-                    _, why = read(self.stream.source, index)
-                    if why:
+                    _, reason = read(self.stream.source, index)
+                    if reason:
                         self.named.add(name)
-                        found.append([name, why, step + 1])
+                        rows.append([name, reason, step + 1])
         with self._open("a") as file:
             writer = csv.writer(file)
             if not file.tell():
                 writer.writerow(["name", "reason", "first_step"])
-            writer.writerows(found)
+            writer.writerows(rows)
 
     def check(self, unreadable, seen):
         """Stops a run that meets too many unreadable samples.
@@ -85,35 +90,38 @@ class UnreadableLog:
         )
 
 
-def image_at(source, place):
-    """One image of a source, uint8 [H, W, C]; raises one of FAILURES.
+def image_at(source, index):
+    """One image of a source; raises one of FAILURES.
 
     Args:
-      source: Source. place: int64 scalar.
+      source: Source. index: int64 scalar.
+
+    Returns:
+      uint8 [H, W, C].
     """
-    records = source.records(place[tf.newaxis])
+    records = source.records(index[tf.newaxis])
     record = tf.nest.map_structure(lambda rows: rows[0], records)
     return source.image(record)
 
 
 def read(source, index):
-    """One whole image of a source, if it can be read.
+    """Reads one image of a source, or says why it cannot be read.
 
     Args:
       source: Source. index: int.
 
     Returns:
-      uint8 [H, W, C] and None; or None and the reason.
+      (uint8 [H, W, C], None), or (None, the reason as str).
     """
     try:
         return image_at(source, tf.constant(index, tf.int64)), None
     except tf.errors.OpError as error:
         text, kind = error.message, type(error).__name__
     except UnicodeDecodeError as error:
-        # The platform fails to say it of a name that is no text.
+        # The platform's own error has a name in it that is no text.
         kind = "unreadable"
         text = error.object.decode("utf-8", "surrogateescape")
     # An assertion's text is a list of b'...', one a line.
     text = text.split("Summarized data:")[-1]
-    text = _PLACE.sub("", _BYTES.sub(r"\1", text))
+    text = _NODE.sub("", _BYTES.sub(r"\1", text))
     return None, " ".join(text.split())[:200] or kind

@@ -1,7 +1,7 @@
 """The published recipes, spelled out: one image in, one view out.
 
-A recipe is two functions and the normalisation of its data. One of your own
-is a function of the same form, for example v2 without colour and with cutout:
+A recipe is two functions and the normalisation of its data. A user's recipe
+has functions of the same form, for example v2 without colour and with cutout:
 
     def augment(image, size, seed):
         draws = views.draw(seed)
@@ -21,12 +21,10 @@ import tensorflow as tf
 
 from moco_tf.data import augmentation, image_ops
 
-normalize = image_ops.normalize  # what follows a view, next to the recipes
-
-# What a recipe of one's own is made of, next to image_ops.py.
+# Building blocks of a user's recipe, beside those of image_ops.py.
 draw = augmentation.draw
 crop_and_flip = augmentation.crop_and_flip
-
+normalize = image_ops.normalize  # of finished views
 
 # A random view: in parts, or one function (see Recipe).
 Augment = augmentation.Augmentation | augmentation.Seeded | Callable
@@ -55,7 +53,7 @@ class Recipe(NamedTuple):
 
     @property
     def both(self):
-        """What makes the query view, and what makes the key view."""
+        """The functions of the query view and of the key view."""
         return self.augment, self.augment_key or self.augment
 
     def small(self, count, size, scale):
@@ -63,13 +61,13 @@ class Recipe(NamedTuple):
 
         Args:
           count: int, of an image. size: int, pixels of a side.
-          scale: (low, high), shares of the area that a crop takes.
+          scale: (low, high), parts of the area that a crop takes.
 
         Returns:
           SmallViews.
 
         Raises:
-          ValueError: for an `augment` that is a function of one's own.
+          ValueError: for an `augment` that is no Augmentation.
         """
         augment = self.augment_small or self.augment
         if not isinstance(augment, augmentation.Augmentation):
@@ -217,25 +215,28 @@ RECIPES = {
 
 
 def recipe(name, strength=1.0):
-    """A recipe by name, its colour jitter made to reach further or less far.
+    """A recipe by name, with a stronger or weaker colour jitter.
 
     Args:
       name: key of RECIPES.
       strength: float, s of SimCLR (arXiv:2002.05709, App. A); 1.0 is the
         recipe itself. The hue's reach ends at half a turn, the others' at 1.
+
+    Returns:
+      Recipe.
     """
-    found = RECIPES[name]
+    published = RECIPES[name]
     if strength == 1.0:
-        return found
+        return published
 
     def stronger(augment):
         pairs = zip(augment.reach, _FARTHEST, strict=True)
         reach = tuple(min(strength * x, limit) for x, limit in pairs)
         return augment._replace(reach=reach)
 
-    query, key = found.both
-    return found._replace(
+    query, key = published.both
+    return published._replace(
         augment=stronger(query),
         augment_key=stronger(key),
-        augment_small=stronger(found.augment_small or query),
+        augment_small=stronger(published.augment_small or query),
     )

@@ -52,7 +52,7 @@ class Inspector(listener.Listener):
         coming = self._batches.samples(self._batches.positions(step)).numpy()
         held = method.queue.samples.numpy()[written]
         keys = method.queue.keys.numpy()[written]
-        spread = sources.spread(len(keys), _KEYS)
+        spread = sources.evenly_spaced(len(keys), _KEYS)
         return {
             "queue_fill": float(written.mean()),
             "key_age": float((step - steps[written]).mean()),

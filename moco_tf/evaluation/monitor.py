@@ -171,7 +171,7 @@ class KnnMonitor(listener.Listener):
 
     def _alignment(self, encoder, readable):
         """Of two training views of a fixed part of the readable queries."""
-        places = readable[sources.spread(len(readable), _PAIRS)]
+        places = readable[sources.evenly_spaced(len(readable), _PAIRS)]
         if self._subset is None or not np.array_equal(
             places, self._subset.indices
         ):

@@ -165,7 +165,7 @@ def search_files(
     found = search(bank, query, k, layer, places)
     write_csv(csv_path, found, bank, query)
     if grid_path:
-        spread = sources.spread(len(places), shown)
+        spread = sources.evenly_spaced(len(places), shown)
         part = Found(*(x if x is None else x[spread] for x in found))
         draw(grid_path, part, query, bank, *opened)
     print(_summary(found, bank, query))

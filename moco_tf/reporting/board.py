@@ -136,7 +136,7 @@ class Board(listener.Listener):
 
     def _neighbours(self, step, bank, query):
         """A grid: fixed queries, then their nearest images of the bank."""
-        own = sources.spread(len(query.index), _QUERIES)
+        own = sources.evenly_spaced(len(query.index), _QUERIES)
         count = min(_NEIGHBOURS, len(bank.index))
         _, near = voting.nearest(bank.backbone, query.backbone[own], count)
         left = self._views_of(self._monitor.query)(query.index[own])
@@ -153,7 +153,7 @@ class Board(listener.Listener):
 
     def _project(self, query):
         """The files of the projector; its page shows the newest epoch."""
-        rows = sources.spread(len(query.index), _POINTS)
+        rows = sources.evenly_spaced(len(query.index), _POINTS)
         places = query.index[rows]
         folder = self._folder / "projector"
         folder.mkdir(exist_ok=True)

@@ -178,7 +178,7 @@ def encode(run, checkpoint, most, alone=True):
     spec = run.config.knn.query or run.config.data.source
     source = open_source(run, spec)
     count = min(most, len(source))
-    places = sources.spread(len(source), count)
+    places = sources.evenly_spaced(len(source), count)
     with _folder(run.workdir) as folder:
         whole = features.find(judged, source, folder)
         part = sources.Subset(source, places)
@@ -231,7 +231,7 @@ def find_neighbours(test, queries=8, k=8):
         )
         spread = order[np.lexsort((labels[order], rank))][:queries]
     else:
-        spread = sources.spread(len(spread), queries)
+        spread = sources.evenly_spaced(len(spread), queries)
     return neighbours.search(test.bank, test.held, k, LAYER, spread)
 
 

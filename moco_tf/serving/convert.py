@@ -346,7 +346,7 @@ def _images(spec, channels):
         yield from comparison.inputs_of_photographs(channels // 3)[1]
         return
     source = sources.open_source(spec, channels)
-    for index in sources.spread(len(source), COMPARED):
+    for index in sources.evenly_spaced(len(source), COMPARED):
         image, reason = unreadable.read(source, index)
         if image is None:
             print(f"not compared: {source.name(int(index))}: {reason}")

@@ -94,13 +94,13 @@ def test_a_name_that_is_no_text_is_named_too(tmp_path):
     assert _log(log.stream.source, path).named == set(names)
 
 
-def test_the_reason_is_given_for_a_link_to_nothing_whose_name_is_no_text(
+def test_a_reason_is_there_for_a_link_to_nothing_whose_name_is_no_text(
     tmp_path,
 ):
     name = os.fsdecode(b"\xff.png")
     (tmp_path / name).symlink_to("nowhere")
-    _, why = unreadable.read(image_files.FileSource(tmp_path, [name]), 0)
-    assert why == f"{tmp_path}/{name}; No such file or directory"
+    _, reason = unreadable.read(image_files.FileSource(tmp_path, [name]), 0)
+    assert reason == f"{tmp_path}/{name}; No such file or directory"
 
 
 @pytest.mark.parametrize(
