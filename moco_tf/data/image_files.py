@@ -1,4 +1,9 @@
-"""Sources of image files: a folder, a list, and pairs of two aligned files."""
+"""Sources of image files: a folder, a list, and pairs of two aligned files.
+
+Names of files need not be valid text: paths are bytes throughout. A folder or
+list may have millions of files: asking a network file system for each one, and
+Python objects for each one, are avoided where they would take minutes.
+"""
 
 import codecs
 import hashlib
@@ -16,12 +21,13 @@ ENDINGS = (
     (b".gif",),
     (b".bmp",),
 )
-READ = sum(ENDINGS, ())
+READABLE_ENDINGS = sum(ENDINGS, ())
 _REFUSED = (
     b".webp", b".tif", b".tiff", b".heic", b".heif", b".avif", b".jp2",
     b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
 )  # fmt: skip
 _SIZES_HASHED = 10_000
+PAIR_CHANNELS = 6  # of both files of a pair
 
 
 class FileSource:
@@ -31,7 +37,7 @@ class FileSource:
     channels = 3
 
     def __init__(self, root, paths, labels=None, class_names=None):
-        """Holds the paths.
+        """Takes the paths of the files.
 
         Args:
           root: folder that relative paths start from.
@@ -41,8 +47,8 @@ class FileSource:
         self.labels = labels
         self.class_names = class_names
         self._root = os.fsencode(os.path.abspath(root))
-        # A tensor made here is handed to the graph by reference; a constant
-        # made while tracing would be copied into it.
+        # The graph refers to a tensor that exists before it is traced; a
+        # constant created while tracing would be copied into it.
         with tf.device("CPU:0"):
             self._paths = tf.constant([os.fsencode(path) for path in paths])
 
@@ -53,9 +59,9 @@ class FileSource:
         """The paths as they were listed, bytes [N]."""
         return self._paths.numpy()
 
-    def reordered(self, places):
+    def reordered(self, indices):
         """A source of the same files without labels, in int [N] order."""
-        return FileSource(os.fsdecode(self._root), self.paths()[places])
+        return FileSource(os.fsdecode(self._root), self.paths()[indices])
 
     def records(self, indices):
         """Full paths, string [n], of int64 [n] indices."""
@@ -87,66 +93,80 @@ class FileSource:
             digest.update(self.labels.tobytes())
             names = "\0".join(self.class_names)
             digest.update(names.encode("utf-8", "surrogateescape"))
-        apart = max(1, -(-len(self) // _SIZES_HASHED))
-        for name in self._paths[::apart].numpy():
+        step = max(1, -(-len(self) // _SIZES_HASHED))
+        for name in self._paths[::step].numpy():
             path = os.path.join(self._root, name)
             size = os.path.getsize(path) if os.path.exists(path) else -1
             digest.update(b"%d " % size)
         return digest.hexdigest()
 
 
-def _walk(root):
-    """Files below a folder: sorted paths relative to it, list of bytes.
+class PairSource:
+    """Images of two files, their channels one behind the other.
 
-    Hidden files and folders are left out. Links are followed, but not into a
-    folder that holds the link. A link to nothing counts as a file, so that it
-    is reported as unreadable and not silently missing.
+    Attributes:
+      channels: of an image; the first file's red, green and blue come first.
     """
-    found = []
 
-    def visit(folder, prefix, above):
-        try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                return
-            # Entry by entry: a folder may hold a million.
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    if not entry.name.startswith(b"."):
-                        add(entry, prefix, above | {identity})
-        except OSError as error:
-            raise ValueError(
-                "Every folder of the images must exist and be readable. "
-                f"Received {os.fsdecode(folder)!r}: {error.strerror}. Correct "
-                "the path, or grant read and search permission on the folder."
-            ) from error
+    may_fail = True
+    channels = PAIR_CHANNELS
 
-    def add(entry, prefix, above):
-        if entry.is_dir():
-            visit(entry.path, prefix + entry.name + b"/", above)
-        elif entry.is_file() or (
-            entry.is_symlink() and not os.path.exists(entry.path)
-        ):
-            found.append(prefix + entry.name)
+    def __init__(self, first, second):
+        """Pairs two sources, file i with file i.
 
-    visit(os.fsencode(root), b"", frozenset())
-    found.sort()
-    return found
+        Args:
+          first, second: FileSource of as many files; labels are the first's.
+        """
+        self.labels, self.class_names = first.labels, first.class_names
+        self._parts = first, second
+
+    def __len__(self):
+        return len(self._parts[0])
+
+    def records(self, indices):
+        """Both full paths, string [n, 2], of int64 [n] indices."""
+        return tf.stack([part.records(indices) for part in self._parts], 1)
+
+    def image(self, record):
+        """Reads both paths: uint8 [H, W, 6].
+
+        Raises:
+          tf.errors.InvalidArgumentError: when run, for a file that cannot be
+            read (see `decode.decode`), or two of unequal size.
+        """
+        return decode_pair(self._parts[0].image, record)
+
+    def name(self, index):
+        """The first file's path as it was listed."""
+        return self._parts[0].name(index)
+
+    def fingerprint(self):
+        """Hex digest of both sources."""
+        digests = "\0".join(part.fingerprint() for part in self._parts)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def refuse_formats(paths):
-    """Raises ValueError for paths, list of bytes, of other formats."""
-    refused = [path for path in paths if path.lower().endswith(_REFUSED)]
-    if refused:
-        named = ", ".join(os.fsdecode(path) for path in refused[:5])
-        more = ", ..." if len(refused) > 5 else ""
-        raise ValueError(
-            f"Images must be {decode.NAMED} files. Received "
-            f"{len(refused)} of other formats: {named}{more}. "
-            "Convert them to PNG, move them away, or name the files to be "
-            "used in a list (list:FILE)."
-        )
+def decode_pair(decode, files_of_pair):
+    """Decodes both files of a pair.
+
+    Args:
+      decode: a function of a string scalar -> uint8 [H, W, 3].
+      files_of_pair: string [2].
+
+    Returns:
+      uint8 [H, W, 6].
+
+    Raises:
+      tf.errors.InvalidArgumentError: when run, for two of unequal size.
+    """
+    first, second = decode(files_of_pair[0]), decode(files_of_pair[1])
+    shapes = tf.shape(first), tf.shape(second)
+    equal = tf.debugging.assert_equal(
+        *shapes, message="Both files of a pair must have one size."
+    )
+    with tf.control_dependencies([equal] if equal is not None else []):
+        image = tf.concat([first, second], axis=-1)
+    return tf.ensure_shape(image, [None, None, PAIR_CHANNELS])
 
 
 def open_folder(path):
@@ -169,51 +189,27 @@ def open_folder(path):
     """
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
-        what = "a file" if os.path.exists(path) else "missing"
+        kind = "a file" if os.path.exists(path) else "missing"
         raise ValueError(
             "The source folder:PATH must name a folder. Received "
-            f"{path!r}, which is {what}. Correct the path; a list of files is "
+            f"{path!r}, which is {kind}. Correct the path; a list of files is "
             "opened with list:FILE."
         )
     files = _walk(path)
-    refuse_formats(files)
-    images = [name for name in files if name.lower().endswith(READ)]
+    _refuse_formats(files)
+    images = [name for name in files if name.lower().endswith(READABLE_ENDINGS)]
     if not images:
         raise ValueError(
-            "A folder must hold at least one image. Received "
+            "A folder must contain at least one image. Received "
             f"{path!r} with {len(files)} files, none of them named "
-            f"{b', '.join(READ).decode()}. Correct the path."
+            f"{b', '.join(READABLE_ENDINGS).decode()}. Correct the path."
         )
     if any(name.count(b"/") != 1 for name in images):
         return FileSource(path, images)
-    labels, names = number_classes(name.partition(b"/")[0] for name in images)
+    labels, names = _number_classes(name.partition(b"/")[0] for name in images)
     if len(names) < 2:
         return FileSource(path, images)
     return FileSource(path, images, labels, names)
-
-
-def number_classes(classes):
-    """Class names of N images, bytes → labels int64 [N], sorted list of str.
-
-    Names that are all whole numbers are sorted as numbers.
-    """
-    seen, names = number_distinct(classes)
-    names = [name.decode("utf-8", "surrogateescape") for name in names]
-    ordered = sorted(names)
-    if all(name.isdecimal() for name in names):
-        ordered.sort(key=lambda name: (int(name), name))
-    rank = {name: number for number, name in enumerate(ordered)}
-    return np.array([rank[name] for name in names], np.int64)[seen], ordered
-
-
-def number_distinct(values):
-    """N values → int64 [N], list: their place among the distinct ones.
-
-    The distinct ones are in the order of their first appearance.
-    """
-    places: dict[bytes, int] = {}
-    found = (places.setdefault(value, len(places)) for value in values)
-    return np.fromiter(found, np.int64), list(places)
 
 
 def open_list(path):
@@ -221,7 +217,7 @@ def open_list(path):
 
     One image a line: its path, absolute or relative to the list's folder;
     then, on all lines or on none, a tab and the name of its class. Empty
-    lines are left out. Paths may hold spaces.
+    lines are left out. Paths may contain spaces.
 
     Args:
       path: str.
@@ -234,8 +230,7 @@ def open_list(path):
         line, for a missing image or a label that is missing or too many.
     """
     path = os.path.expanduser(path)
-    lines = _read(path)
-    # Bytes throughout: names of files need not be valid text.
+    lines = _read_lines(path)
     numbers = np.flatnonzero([line != b"" for line in lines]) + 1
     rows = [line for line in lines if line]
     del lines  # of a million lines each copy counts
@@ -248,10 +243,10 @@ def open_list(path):
     root = os.path.dirname(path) or "."
     labels = names = None
     if tabs:
-        labels, names = number_classes(row.partition(b"\t")[2] for row in rows)
+        labels, names = _number_classes(row.partition(b"\t")[2] for row in rows)
     images = [row.partition(b"\t")[0] for row in rows]
     del rows
-    refuse_formats(images)
+    _refuse_formats(images)
     missing = _first_missing(os.fsencode(root), images)
     if missing is not None:
         name = _text(images[missing])
@@ -264,7 +259,131 @@ def open_list(path):
     return FileSource(root, images, labels, names)
 
 
-def _read(path):
+def open_pairs(text):
+    """Opens two folders whose files have the same names.
+
+    A file of the first and one of the second are a pair if their paths below
+    the folders are the same but for the ending: a/1.jpg and a/1.png.
+
+    Args:
+      text: "DIR,DIR". Labels are the first folder's (see `open_folder`).
+
+    Returns:
+      PairSource.
+
+    Raises:
+      ValueError: for another number of folders, a folder that cannot be
+        opened, or a file without its pair.
+    """
+    folders = text.split(",")
+    if len(folders) != 2 or not all(folders):
+        raise ValueError(
+            "The source pairs:DIR,DIR must name two folders with a comma "
+            f"between. Received {text!r}."
+        )
+    first, second = (open_folder(folder) for folder in folders)
+    stems = [
+        _index_by_stem(part, folder)
+        for part, folder in zip((first, second), folders, strict=True)
+    ]
+    lone = stems[0].keys() ^ stems[1].keys()
+    if lone:
+        name = min(lone)
+        folder = folders[0 if name in stems[0] else 1]
+        raise ValueError(
+            "Each file of one folder of pairs:DIR,DIR must have one of the "
+            "same name, but for its ending, in the other. Received "
+            f"{len(lone)} without: {os.fsdecode(name)!r} is in {folder!r} "
+            "alone. Move them away, or add the missing files."
+        )
+    order = [stems[1][stem] for stem in stems[0]]
+    return PairSource(first, second.reordered(order))
+
+
+def _walk(root):
+    """Files below a folder: sorted paths relative to it, list of bytes.
+
+    Hidden files and folders are left out. Links are followed, but not into a
+    folder that the link is in. A link to nothing counts as a file, so that it
+    is reported as unreadable and not silently missing.
+    """
+    paths = []
+
+    def visit(folder, prefix, above):
+        try:
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                return
+            # Entry by entry: a folder may have a million.
+            with os.scandir(folder) as listing:
+                for entry in listing:
+                    if not entry.name.startswith(b"."):
+                        add(entry, prefix, above | {identity})
+        except OSError as error:
+            raise ValueError(
+                "Every folder of the images must exist and be readable. "
+                f"Received {os.fsdecode(folder)!r}: {error.strerror}. Correct "
+                "the path, or grant read and search permission on the folder."
+            ) from error
+
+    def add(entry, prefix, above):
+        if entry.is_dir():
+            visit(entry.path, prefix + entry.name + b"/", above)
+        elif entry.is_file() or (
+            entry.is_symlink() and not os.path.exists(entry.path)
+        ):
+            paths.append(prefix + entry.name)
+
+    visit(os.fsencode(root), b"", frozenset())
+    paths.sort()
+    return paths
+
+
+def _refuse_formats(paths):
+    """Raises ValueError for paths, list of bytes, of other formats."""
+    refused = [path for path in paths if path.lower().endswith(_REFUSED)]
+    if refused:
+        named = ", ".join(os.fsdecode(path) for path in refused[:5])
+        more = ", ..." if len(refused) > 5 else ""
+        raise ValueError(
+            f"Images must be {decode.FORMAT_NAMES} files. Received "
+            f"{len(refused)} of other formats: {named}{more}. "
+            "Convert them to PNG, move them away, or name the files to be "
+            "used in a list (list:FILE)."
+        )
+
+
+def _number_classes(classes):
+    """Numbers the classes of N images in the order of their names.
+
+    Args:
+      classes: iterable of bytes, the class name of each image.
+
+    Returns:
+      labels int64 [N], and the names by label, list of str; names that are all
+      whole numbers are sorted as numbers.
+    """
+    numbers, names = _number_distinct(classes)
+    names = [name.decode("utf-8", "surrogateescape") for name in names]
+    ordered = sorted(names)
+    if all(name.isdecimal() for name in names):
+        ordered.sort(key=lambda name: (int(name), name))
+    rank = {name: number for number, name in enumerate(ordered)}
+    return np.array([rank[name] for name in names], np.int64)[numbers], ordered
+
+
+def _number_distinct(values):
+    """Numbers of N values, int64 [N], and the distinct values that they index.
+
+    The distinct values are in the order of their first appearance.
+    """
+    known: dict[bytes, int] = {}
+    numbers = (known.setdefault(value, len(known)) for value in values)
+    return np.fromiter(numbers, np.int64), list(known)
+
+
+def _read_lines(path):
     """Lines of a file, list of bytes, without a byte-order mark."""
     try:
         with open(path, "rb") as file:
@@ -298,163 +417,51 @@ def _count_tabs(path, rows, numbers):
 
 
 def _first_missing(root, images):
-    """Number of the first image that does not exist; None if all do.
+    """Index of the first image that does not exist; None if all exist.
 
     Args:
       root: bytes, folder that relative paths start from.
       images: list of bytes.
     """
-    seen, folders = number_distinct(
+    folder_of, folders = _number_distinct(
         name[: name.rfind(b"/") + 1] for name in images
     )
     # Folders, and the images of each, in the order of the list.
-    rows = np.argsort(seen, kind="stable")
-    members = np.split(rows, np.cumsum(np.bincount(seen))[:-1])
+    rows = np.argsort(folder_of, kind="stable")
+    members = np.split(rows, np.cumsum(np.bincount(folder_of))[:-1])
     first = len(images)
-    for folder, numbers in zip(folders, members, strict=True):
-        if numbers[0] > first:
+    for folder, indices in zip(folders, members, strict=True):
+        if indices[0] > first:
             break
-        missing = _missing(root, folder, images, numbers.tolist())
+        missing = _missing(root, folder, images, indices.tolist())
         first = min(first, next(missing, first))
     return first if first < len(images) else None
 
 
-def _missing(root, folder, images, numbers):
-    """Yields the numbers of the images of one folder that do not exist."""
+def _missing(root, folder, images, indices):
+    """Yields the indices of the images of one folder that do not exist."""
     path = os.path.join(root, folder)
     # One listing a folder: asking for each file of a network folder takes
     # many minutes.
     readable = os.path.isdir(path) and os.access(path, os.R_OK)
     present = set(os.listdir(path)) if readable else set()
-    for number in numbers:
-        name = images[number]
+    for index in indices:
+        name = images[index]
         if name[len(folder) :] not in present:
             if not os.path.exists(os.path.join(root, name)):
-                yield number
+                yield index
 
 
-CHANNELS = 6  # of both files
-
-
-class PairSource:
-    """Images of two files, their channels one behind the other.
-
-    Attributes:
-      channels: of an image; the first file's red, green and blue come first.
-    """
-
-    may_fail = True
-    channels = CHANNELS
-
-    def __init__(self, first, second):
-        """Joins two sources, file i with file i.
-
-        Args:
-          first, second: FileSource of as many files; labels are the first's.
-        """
-        self.labels, self.class_names = first.labels, first.class_names
-        self._parts = first, second
-
-    def __len__(self):
-        return len(self._parts[0])
-
-    def records(self, indices):
-        """Both full paths, string [n, 2], of int64 [n] indices."""
-        return tf.stack([part.records(indices) for part in self._parts], 1)
-
-    def image(self, record):
-        """Reads both paths: uint8 [H, W, 6].
-
-        Raises:
-          tf.errors.InvalidArgumentError: when run, for a file that cannot be
-            read (see `decode.decode`), or two of unequal size.
-        """
-        return join(self._parts[0].image, record)
-
-    def name(self, index):
-        """The first file's path as it was listed."""
-        return self._parts[0].name(index)
-
-    def fingerprint(self):
-        """Hex digest of both sources."""
-        digests = "\0".join(part.fingerprint() for part in self._parts)
-        return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def open_pairs(text):
-    """Opens two folders whose files have the same names.
-
-    A file of the first and one of the second are a pair if their paths below
-    the folders are the same but for the ending: a/1.jpg and a/1.png.
-
-    Args:
-      text: "DIR,DIR". Labels are the first folder's (see `open_folder`).
-
-    Returns:
-      PairSource.
-
-    Raises:
-      ValueError: for another number of folders, a folder that cannot be
-        opened, or a file without its pair.
-    """
-    folders = text.split(",")
-    if len(folders) != 2 or not all(folders):
-        raise ValueError(
-            "The source pairs:DIR,DIR must name two folders with a comma "
-            f"between. Received {text!r}."
-        )
-    first, second = (open_folder(folder) for folder in folders)
-    places = [
-        _by_stem(part, folder)
-        for part, folder in zip((first, second), folders, strict=True)
-    ]
-    lone = places[0].keys() ^ places[1].keys()
-    if lone:
-        name = min(lone)
-        has = folders[0 if name in places[0] else 1]
-        raise ValueError(
-            "Each file of one folder of pairs:DIR,DIR must have one of the "
-            "same name, but for its ending, in the other. Received "
-            f"{len(lone)} without: {os.fsdecode(name)!r} is in {has!r} alone. "
-            "Move them away, or add the missing files."
-        )
-    order = [places[1][stem] for stem in places[0]]
-    return PairSource(first, second.reordered(order))
-
-
-def join(decode, files_of_pair):
-    """Decodes both files of a pair.
-
-    Args:
-      decode: a function of a string scalar -> uint8 [H, W, 3].
-      files_of_pair: string [2].
-
-    Returns:
-      uint8 [H, W, 6].
-
-    Raises:
-      tf.errors.InvalidArgumentError: when run, for two of unequal size.
-    """
-    first, second = decode(files_of_pair[0]), decode(files_of_pair[1])
-    shapes = tf.shape(first), tf.shape(second)
-    equal = tf.debugging.assert_equal(
-        *shapes, message="Both files of a pair must have one size."
-    )
-    with tf.control_dependencies([equal] if equal is not None else []):
-        image = tf.concat([first, second], axis=-1)
-    return tf.ensure_shape(image, [None, None, CHANNELS])
-
-
-def _by_stem(source, folder):
-    """Place of each file by its path without the ending, bytes."""
-    found = {}
-    for place, path in enumerate(source.paths()):
+def _index_by_stem(source, folder):
+    """Dict: path of a file without its ending, bytes -> index of the file."""
+    indices = {}
+    for index, path in enumerate(source.paths()):
         stem = os.path.splitext(path)[0]
-        if stem in found:
+        if stem in indices:
             raise ValueError(
                 "Names in a folder of pairs:DIR,DIR must differ in more than "
                 f"their ending. Received {os.fsdecode(stem)!r} twice in "
                 f"{folder!r}. Move one of them away."
             )
-        found[stem] = place
-    return found
+        indices[stem] = index
+    return indices

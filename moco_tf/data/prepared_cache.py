@@ -118,7 +118,7 @@ class PreparedSource:
             readable = height > 0
             line = tf.where(readable, tf.zeros_like(offset), offset)
             reason = tf.gather(self._reasons, line)
-            checks = decode.demand(
+            checks = decode.require(
                 readable, "Unreadable when it was prepared:", reason
             )
         with tf.control_dependencies(checks):

@@ -1,6 +1,6 @@
 """The embedded data set: rendered scenes of ten kinds of patterned shapes.
 
-A class is an outline and a pattern. Colours, contrast, place, size, turn and
+A class is an outline and a pattern. Colours, contrast, position, size, turn and
 background are drawn without regard to the class, so raw pixels say little
 about it; crops, flips, blur and changes of colour leave it visible.
 
@@ -28,7 +28,7 @@ def _edge(value, steep=4):
 
 
 def _near(value):
-    """Place between two whole numbers, from their middle: -0.5..0.5."""
+    """Distance from the middle between two whole numbers: -0.5..0.5."""
     return value - np.floor(value) - np.float32(0.5)
 
 
@@ -117,9 +117,9 @@ def _ring(u, v):
 
 
 def _crescent(u, v):
-    whole = np.sqrt(u * u + v * v) - 1
+    disc = np.sqrt(u * u + v * v) - 1
     cut = u - 0.55
-    return np.maximum(whole, 0.7 - np.sqrt(cut * cut + v * v))
+    return np.maximum(disc, 0.7 - np.sqrt(cut * cut + v * v))
 
 
 def _drop(u, v):
@@ -165,17 +165,17 @@ CLASS_NAMES = (
 
 _SEEDS = {"train": 2_003_04297, "test": 1_911_05722}
 _TINT = np.float32(0.2)
-_CHUNK = 100  # images rendered at once: their planes stay in the cache
+_CHUNK = 100  # images rendered at once: their planes fit into the cache
 
 
 def load(split):
-    """Renders a whole split.
+    """Renders a split.
 
     Args:
       split: "train" or "test".
 
     Returns:
-      images uint8 [N, 64, 64, 3], labels int64 [N]; read-only, and kept for
+      images uint8 [N, 64, 64, 3], labels int64 [N]; read-only, and cached for
       the next call.
 
     Raises:
@@ -213,22 +213,22 @@ def render(split, indices):
     images = np.empty((len(indices), SIZE, SIZE, 3), np.uint8)
     parts = []
     for kind in range(len(CLASS_NAMES)):
-        places = np.flatnonzero(indices % len(CLASS_NAMES) == kind)
-        for start in range(0, len(places), _CHUNK):
-            parts.append((kind, places[start : start + _CHUNK]))
+        rows = np.flatnonzero(indices % len(CLASS_NAMES) == kind)
+        for start in range(0, len(rows), _CHUNK):
+            parts.append((kind, rows[start : start + _CHUNK]))
 
-    def paint(kind, part):
-        chosen = {k: v[indices[part]] for k, v in scenes.items()}
-        images[part] = _paint(kind, chosen)
+    def paint(kind, rows):
+        scene = {k: v[indices[rows]] for k, v in scenes.items()}
+        images[rows] = _paint(kind, scene)
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(paint, *zip(*parts, strict=True)))  # raises what they do
+        list(pool.map(paint, *zip(*parts, strict=True)))  # raises their errors
     return images
 
 
 @functools.lru_cache(maxsize=len(COUNTS))
 def _scenes(split):
-    """Draws what differs between the images of a split, class unseen.
+    """Draws the scenes of a split, without regard to the class.
 
     Returns:
       dict of float32 or int64 arrays [N, ...].
@@ -247,8 +247,8 @@ def _scenes(split):
         return (np.round(turn * 4096) / 4096).astype(np.float32)
 
     def colours(*shape):
-        # Little hue: what tells images apart most easily is what contrastive
-        # training learns first, and no view is without most of its hue.
+        # Little hue: contrastive training first learns what distinguishes
+        # images most easily, and all views keep most of their hue.
         grey = uniform(0, 1, *shape, 1)
         return grey + _TINT * uniform(-1, 1, *shape, 3)
 
@@ -306,7 +306,7 @@ def _paint(kind, scene):
 
 
 def _layers(scene, x, y, cover, pattern):
-    """Shares of the layers in each pixel, front to back.
+    """Parts of the layers in each pixel, front to back.
 
     Returns:
       float32 [n, 9, 64, 64], whole numbers: light and dark ink, four blobs,
@@ -319,13 +319,13 @@ def _layers(scene, x, y, cover, pattern):
     left = 256 - cover
     for blob in range(4):
         size = scene["blob_sizes"][:, blob, None, None]
-        # Rows and columns apart: small until the sum.
+        # Rows and columns separately: small until the sum.
         across = (x - scene["blobs"][:, blob, 0, None, None]) / size
         down = (y - scene["blobs"][:, blob, 1, None, None]) / size
-        share = (2 - 2 * across * across) - 2 * down * down
-        np.clip(share, 0, 1, out=share)
-        share *= left
-        np.floor(share, out=layers[:, 2 + blob])
+        opacity = (2 - 2 * across * across) - 2 * down * down
+        np.clip(opacity, 0, 1, out=opacity)
+        opacity *= left
+        np.floor(opacity, out=layers[:, 2 + blob])
         left -= layers[:, 2 + blob]
     slope = scene["slope"][:, :, None, None] / SIZE
     ramp = slope[:, 0] * (x - SIZE / 2) + 0.5 + slope[:, 1] * (y - SIZE / 2)

@@ -1,4 +1,9 @@
-"""Prepared TFDS data sets as a random-access source, without a network."""
+"""Prepared TFDS data sets as a random-access source, without a network.
+
+tf.data reads TFRecord files from start to end only, and array_record not at
+all. Here a record is read by its number: by an index of offsets made in one
+pass over the headers (TFRecord), or by the file's own (array_record).
+"""
 
 import abc
 import functools
@@ -25,169 +30,38 @@ _OPEN_FILES = 128  # kept open at a time; systems allow 256 or more
 _BLOCK = 1 << 16  # bytes read at a time while records are small
 _SMALL = 1 << 12  # bytes; larger records are skipped, not read
 _INDEXERS = 32  # files indexed at a time: the disk is what takes time
+_LABELS_AT_ONCE = 1024  # records parsed at a time
 
 
-class Extent(NamedTuple):
-    """A stretch of the records of a file."""
+def open_tfds(spec):
+    """Opens a split of a prepared data set; nothing comes from a network.
 
-    path: str
-    skip: int  # records before it
-    take: int  # records of it
-    # Records of the whole file; not the method of tuples.
-    count: int  # type: ignore[assignment]
+    Args:
+      spec: NAME/SPLIT, NAME/SPLIT@DATA_DIR or DIR/SPLIT. NAME as in TFDS,
+        with its config and version where wanted (name/config:1.0.0); DIR is
+        the folder that holds dataset_info.json.
+        Without DATA_DIR it is TFDS_DATA_DIR or ~/tensorflow_datasets.
 
+    Returns:
+      TfdsSource.
 
-class _Files(abc.ABC):
-    """Records of files, by number."""
-
-    def __init__(self, extents):
-        self._extents = extents
-        self._ends = np.cumsum([take for _, _, take, _ in extents])
-
-    def __len__(self):
-        return int(self._ends[-1])
-
-    def place(self, index):
-        """File path and number of the record in the file."""
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        path, skip, take, _ = self._extents[number]
-        return path, int(index - (self._ends[number] - take) + skip)
-
-    def read(self, indices):
-        """Bytes of records, object [n]; a record that cannot be read is b""."""
-        # An array of bytes objects: NumPy's own strings lose trailing zeros.
-        found = np.empty(len(indices), object)
-        found[:] = [self._read_one(int(index)) for index in indices]
-        return found
-
-    @abc.abstractmethod
-    def _read_one(self, index):
-        """Bytes of one record; b"" if it cannot be read."""
-
-
-class TfrecordFiles(_Files):
-    """Records of TFRecord files, read by number.
-
-    Checksums are not compared: the decoders find damaged data.
+    Raises:
+      ValueError: when there is no such data set, prepared, on this machine.
     """
-
-    def __init__(self, extents):
-        """Finds the offsets: one pass over the record headers, not the data.
-
-        Args:
-          extents: list of Extent.
-
-        Raises:
-          ValueError: for a file that is missing, cut or not a TFRecord.
-        """
-        super().__init__(extents)
-        with futures.ThreadPoolExecutor(_INDEXERS) as pool:
-            tables = list(pool.map(lambda extent: _offsets(*extent), extents))
-        self._table = np.concatenate(tables)  # int64 [N, 2]: offset, bytes
-        self._open = functools.lru_cache(_OPEN_FILES)(_File)
-
-    def _read_one(self, index):
-        offset, size = self._table[index]
-        path, _ = self.place(index)
-        try:
-            data = self._open(path).read(int(offset), int(size))
-        except OSError:
-            return b""
-        return data if len(data) == size else b""
-
-
-class ArrayRecordFiles(_Files):
-    """Records of array_record files, by number; the reader checks sums."""
-
-    def __init__(self, extents):
-        """Opens every file once, to count its records.
-
-        Raises:
-          ValueError: for a file that is missing, cut or not an array_record.
-        """
-        super().__init__(extents)
-        self._open = functools.lru_cache(_OPEN_FILES)(_array_record)
-        for path, _, _, count in extents:
-            try:
-                held = self._open(path).num_records()
-            except _ARRAY_RECORD_ERRORS as error:
-                raise _damaged(path, str(error)) from error
-            if held != count:
-                raise _damaged(path, f"{held} records of {count}")
-
-    def _read_one(self, index):
-        path, within = self.place(index)
-        try:
-            return self._open(path).read([within])[0]
-        except _ARRAY_RECORD_ERRORS:
-            return b""
-
-
-class _File:
-    """A descriptor that closes when the last user of it lets go."""
-
-    def __init__(self, path):
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, offset, size):
-        """Reads without moving a position: safe from many threads."""
-        parts = []
-        while size:
-            part = os.pread(self._descriptor, size, offset)
-            if not part:
-                break
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
-
-
-def _array_record(path):
-    from array_record.python import array_record_module
-
-    return array_record_module.ArrayRecordReader(
-        path, "readahead_buffer_size:0,max_parallelism:0"
-    )
-
-
-def _offsets(path, skip, take, count):
-    """Data offsets and sizes of the taken records, int64 [take, 2]."""
-    table = np.empty((count, 2), np.int64)
-    try:
-        size = os.path.getsize(path)
-        file = _File(path)
-    except OSError as error:
-        raise _damaged(path, error.strerror) from error
-    offset = start = length = 0
-    block = b""
-    for number in range(count):
-        if offset + _HEADER > start + len(block):
-            block = file.read(offset, _BLOCK if length < _SMALL else _HEADER)
-            start = offset
-        if len(block) < _HEADER:
-            raise _damaged(path, f"{number} whole records of {count}")
-        (length,) = struct.unpack_from("<Q", block, offset - start)
-        table[number] = offset + _HEADER, min(length, size)
-        offset += _HEADER + length + _FOOTER
-        if offset > size:
-            raise _damaged(path, f"{number} whole records of {count}")
-    if offset != size:
-        raise _damaged(path, f"more than {count} records")
-    return table[skip : skip + take]
-
-
-def _damaged(path, what):
-    return ValueError(
-        "A prepared data set must have all its files, whole. Received "
-        f"{path!r}: {what}. Copy or prepare the data set again."
-    )
-
-
-_LABELS_AT_ONCE = 1024
-_READERS: dict[str, Any] = {
-    "tfrecord": TfrecordFiles,
-    "array_record": ArrayRecordFiles,
-}
+    folder, _, split = spec.rpartition("/")
+    folder = os.path.expanduser(folder)
+    if not _is_prepared(folder):
+        name_and_split, _, data_dir = spec.partition("@")
+        name, _, split = name_and_split.rpartition("/")
+        if not name or not split:
+            raise ValueError(
+                "A TFDS source must be tfds:NAME/SPLIT, or "
+                "tfds:NAME/SPLIT@DATA_DIR, or tfds:DIR/SPLIT. Received "
+                f"{'tfds:' + spec!r}. Add the split, for instance "
+                "tfds:cifar10/train."
+            )
+        folder = _prepared_folder(name, data_dir)
+    return TfdsSource(tfds.builder_from_directory(folder), split)
 
 
 class TfdsSource:
@@ -197,7 +71,7 @@ class TfdsSource:
     channels = 3
 
     def __init__(self, builder, split):
-        """Finds the records of a split, its images and its labels.
+        """Opens the files of a split, and chooses its image and its label.
 
         Args:
           builder: tfds.core.DatasetBuilder of a prepared data set.
@@ -243,7 +117,7 @@ class TfdsSource:
         if self._label_key is None:
             return None
         form = {self._label_key: tf.io.FixedLenFeature([], tf.int64, -1)}
-        found = []
+        blocks = []
         for start in range(0, len(self), _LABELS_AT_ONCE):
             stop = min(start + _LABELS_AT_ONCE, len(self))
             records = self._files.read(range(start, stop))
@@ -254,8 +128,8 @@ class TfdsSource:
                 raise
             if not all(records):
                 self._refuse_damaged(records, start)
-            found.append(parsed[self._label_key].numpy())
-        labels = np.concatenate(found)
+            blocks.append(parsed[self._label_key].numpy())
+        labels = np.concatenate(blocks)
         # Test splits whose labels are kept secret carry -1.
         return None if (labels < 0).any() else labels
 
@@ -268,9 +142,9 @@ class TfdsSource:
                 damaged = True
             if damaged:
                 raise ValueError(
-                    "All records must be whole to have their labels. Received "
-                    f"{self.name(number)}, which cannot be read. Copy or "
-                    "prepare the data set again."
+                    "All records must be readable to have their labels. "
+                    f"Received {self.name(number)}, which cannot be read. Copy "
+                    "or prepare the data set again."
                 )
 
     def records(self, indices):
@@ -288,43 +162,12 @@ class TfdsSource:
 
     def name(self, index):
         """File and number of the record in it."""
-        path, number = self._files.place(index)
+        path, number = self._files.locate(index)
         return f"{os.path.basename(path)} record {number}"
 
     def fingerprint(self):
         """Hex digest of the data set's name, and its files' names and sizes."""
         return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()
-
-
-def open_tfds(spec):
-    """Opens a split of a prepared data set; nothing comes from a network.
-
-    Args:
-      spec: NAME/SPLIT, NAME/SPLIT@DATA_DIR or DIR/SPLIT. NAME as in TFDS,
-        with its config and version where wanted (name/config:1.0.0); DIR is
-        the folder that holds dataset_info.json.
-        DATA_DIR is TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
-
-    Returns:
-      TfdsSource.
-
-    Raises:
-      ValueError: when there is no such data set, prepared, on this machine.
-    """
-    folder, _, split = spec.rpartition("/")
-    folder = os.path.expanduser(folder)
-    if not _is_prepared(folder):
-        name_and_split, _, data_dir = spec.partition("@")
-        name, _, split = name_and_split.rpartition("/")
-        if not name or not split:
-            raise ValueError(
-                "A TFDS source must be tfds:NAME/SPLIT, or "
-                "tfds:NAME/SPLIT@DATA_DIR, or tfds:DIR/SPLIT. Received "
-                f"{'tfds:' + spec!r}. Add the split, for instance "
-                "tfds:cifar10/train."
-            )
-        folder = _find(name, data_dir)
-    return TfdsSource(tfds.builder_from_directory(folder), split)
 
 
 def _is_prepared(folder):
@@ -335,7 +178,7 @@ def _list(folder):
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
-def _find(name, data_dir):
+def _prepared_folder(name, data_dir):
     """The folder of a data set's newest prepared version, by its name."""
     data_dir = os.path.expanduser(
         data_dir
@@ -366,7 +209,7 @@ def _find(name, data_dir):
 
 
 def _leaves(features, prefix=""):
-    """Features of a (nested) dict by the key of their stored field."""
+    """Features of a (nested) dict by the names of their stored fields."""
     leaves = {}
     for name, feature in features.items():
         if isinstance(feature, tfds.features.FeaturesDict):
@@ -424,3 +267,168 @@ def _extents(builder, split):
             f"{split!r} of {builder.info.full_name!r}. Widen the split."
         )
     return extents
+
+
+class Extent(NamedTuple):
+    """Consecutive records of a file."""
+
+    path: str
+    skip: int  # records before them
+    take: int  # how many they are
+    # Records of the file in all; not the method of tuples.
+    count: int  # type: ignore[assignment]
+
+
+class _Files(abc.ABC):
+    """Records of files, numbered from the first file to the last."""
+
+    def __init__(self, extents):
+        self._extents = extents
+        self._ends = np.cumsum([take for _, _, take, _ in extents])
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def locate(self, index):
+        """Path of a record's file, and the record's number in it."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        path, skip, take, _ = self._extents[number]
+        return path, int(index - (self._ends[number] - take) + skip)
+
+    def read(self, indices):
+        """Bytes of records, object [n]; a record that cannot be read is b""."""
+        # An array of bytes objects: NumPy's own strings lose trailing zeros.
+        records = np.empty(len(indices), object)
+        records[:] = [self._read_one(int(index)) for index in indices]
+        return records
+
+    @abc.abstractmethod
+    def _read_one(self, index):
+        """Bytes of one record; b"" if it cannot be read."""
+
+
+class TfrecordFiles(_Files):
+    """Records of TFRecord files, read by number.
+
+    Checksums are not compared: the decoders find damaged data.
+    """
+
+    def __init__(self, extents):
+        """Indexes the records: one pass over their headers, not the data.
+
+        Args:
+          extents: list of Extent.
+
+        Raises:
+          ValueError: for a file that is missing, cut or not a TFRecord.
+        """
+        super().__init__(extents)
+        with futures.ThreadPoolExecutor(_INDEXERS) as pool:
+            tables = list(pool.map(lambda extent: _offsets(*extent), extents))
+        self._table = np.concatenate(tables)  # int64 [N, 2]: offset, bytes
+        self._open = functools.lru_cache(_OPEN_FILES)(_File)
+
+    def _read_one(self, index):
+        offset, size = self._table[index]
+        path, _ = self.locate(index)
+        try:
+            data = self._open(path).read(int(offset), int(size))
+        except OSError:
+            return b""
+        return data if len(data) == size else b""
+
+
+class ArrayRecordFiles(_Files):
+    """Records of array_record files, read by number; checksums are compared."""
+
+    def __init__(self, extents):
+        """Opens all files once, to count their records.
+
+        Args:
+          extents: list of Extent.
+
+        Raises:
+          ValueError: for a file that is missing, cut or not an array_record.
+        """
+        super().__init__(extents)
+        self._open = functools.lru_cache(_OPEN_FILES)(_array_record)
+        for path, _, _, count in extents:
+            try:
+                records = self._open(path).num_records()
+            except _ARRAY_RECORD_ERRORS as error:
+                raise _damaged(path, str(error)) from error
+            if records != count:
+                raise _damaged(path, f"{records} records of {count}")
+
+    def _read_one(self, index):
+        path, number = self.locate(index)
+        try:
+            return self._open(path).read([number])[0]
+        except _ARRAY_RECORD_ERRORS:
+            return b""
+
+
+class _File:
+    """A file open for reading; it closes when the last reference goes."""
+
+    def __init__(self, path):
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset, size):
+        """Reads without moving a position: safe from many threads."""
+        parts = []
+        while size:
+            part = os.pread(self._descriptor, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return b"".join(parts)
+
+
+def _array_record(path):
+    from array_record.python import array_record_module
+
+    return array_record_module.ArrayRecordReader(
+        path, "readahead_buffer_size:0,max_parallelism:0"
+    )
+
+
+def _offsets(path, skip, take, count):
+    """Data offsets and sizes of the taken records, int64 [take, 2]."""
+    table = np.empty((count, 2), np.int64)
+    try:
+        size = os.path.getsize(path)
+        file = _File(path)
+    except OSError as error:
+        raise _damaged(path, error.strerror) from error
+    offset = start = length = 0
+    block = b""
+    for number in range(count):
+        if offset + _HEADER > start + len(block):
+            block = file.read(offset, _BLOCK if length < _SMALL else _HEADER)
+            start = offset
+        if len(block) < _HEADER:
+            raise _damaged(path, f"{number} complete records of {count}")
+        (length,) = struct.unpack_from("<Q", block, offset - start)
+        table[number] = offset + _HEADER, min(length, size)
+        offset += _HEADER + length + _FOOTER
+        if offset > size:
+            raise _damaged(path, f"{number} complete records of {count}")
+    if offset != size:
+        raise _damaged(path, f"more than {count} records")
+    return table[skip : skip + take]
+
+
+_READERS: dict[str, Any] = {
+    "tfrecord": TfrecordFiles,
+    "array_record": ArrayRecordFiles,
+}
+
+
+def _damaged(path, damage):
+    return ValueError(
+        "A prepared data set must have all its files, undamaged. Received "
+        f"{path!r}: {damage}. Copy or prepare the data set again."
+    )

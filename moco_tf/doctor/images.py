@@ -72,7 +72,7 @@ def _empty_folders(spec):
 
 def _holds_image(folder):
     return any(
-        os.fsencode(name).lower().endswith(image_files.READ)
+        os.fsencode(name).lower().endswith(image_files.READABLE_ENDINGS)
         for _, _, names in os.walk(folder)
         for name in names
     )

@@ -309,6 +309,6 @@ def _read(source, record):
     known = {
         "format": place + 1,
         "misnamed": ~tf.gather(fits, place),
-        "orientation": decode.of_file(contents),
+        "orientation": decode.exif_orientation(contents),
     }
     return image, {key: tf.cast(x, tf.uint8) for key, x in known.items()}

@@ -21,13 +21,13 @@ def decode_rows(contents, view, size):
     """
     count = tf.shape(contents, tf.int64)[0]
     of_pairs = contents.shape.rank == 2
-    shape = [size, size, image_files.CHANNELS if of_pairs else 3]
+    shape = [size, size, image_files.PAIR_CHANNELS if of_pairs else 3]
     zeros = tf.zeros([1, *shape], tf.uint8)
 
     def read(row):
         files = contents[row]
         if of_pairs:
-            image = image_files.join(decode.decode, files)
+            image = image_files.decode_pair(decode.decode, files)
         else:
             image = decode.decode(files)
         return tf.ensure_shape(view(image), shape), row
@@ -51,7 +51,7 @@ def decode_rows(contents, view, size):
 
 # Of inputs by signature and name, then of outputs by name.
 _MEANINGS = {
-    "image_bytes": f"whole files, {decode.NAMED}, any size",
+    "image_bytes": f"whole files, {decode.FORMAT_NAMES}, any size",
     "second_bytes": "the other sensor's files, of the same sizes",
     ("embed_images", "images"): "RGB pixels, any height and width",
     ("embed_tensors", "images"): "(RGB / 255 - mean) / std, already resized",
@@ -204,7 +204,7 @@ class ServedEncoder(tf.Module):
         for training in (False, True):
             self.__call__.get_concrete_function(tensors, training=training)
         of_files, contents = _of_one_file, [tf.TensorSpec([None], tf.string)]
-        if deep == image_files.CHANNELS:
+        if deep == image_files.PAIR_CHANNELS:
             of_files, contents = _of_two_files, 2 * contents
         pixels = tf.TensorSpec([None, None, None, deep], tf.uint8)
         forms = {

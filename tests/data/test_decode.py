@@ -122,7 +122,7 @@ def test_frames_after_the_first_take_no_memory(read_gif):
 
 def test_a_gif_in_countless_parts_is_refused(read_gif):
     comment = b"!\xfe" + b"\x01a" * 5000 + b"\x00"
-    with pytest.raises(tf.errors.InvalidArgumentError, match="hold a frame"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="have a frame"):
         read_gif(_gif(before=comment))
 
 
@@ -132,7 +132,7 @@ ORIENTATION = 0x0112
 @pytest.fixture(name="read", scope="module")
 def _read_oriented():
     return tf.function(
-        decode.of_file, input_signature=[tf.TensorSpec([], tf.string)]
+        decode.exif_orientation, input_signature=[tf.TensorSpec([], tf.string)]
     )
 
 

@@ -1,4 +1,4 @@
-"""Records of files, found by their number."""
+"""Records of files, read by their number."""
 
 import os
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from moco_tf.data import tfds_records
 
 
-def test_records_of_any_size_are_found(tmp_path):
+def test_records_of_any_size_are_read(tmp_path):
     # Headers at, across and behind the ends of the blocks that are read.
     block = tfds_records._BLOCK
     sizes = [0, 1, block - 12 - 16 - 17 + 5, 4095, 4096, 3 * block, 0, 0, 7]

@@ -1,4 +1,4 @@
-"""The embedded data set: what it is, and that pixels do not give it away."""
+"""The embedded data set: its images, and that pixels do not show the class."""
 
 import hashlib
 
@@ -27,12 +27,12 @@ def test_the_pixels_are_the_same_everywhere():
     assert digest[:16] == "b5c077d91ea3941a"
 
 
-def test_any_images_are_those_of_the_whole_split():
-    whole, labels = shapes.load("test")
+def test_any_images_are_those_of_the_split():
+    images, labels = shapes.load("test")
     chosen = np.array([1999, 3, 1040, 3, 17])
-    np.testing.assert_array_equal(shapes.render("test", chosen), whole[chosen])
-    assert whole.shape == (2000, 64, 64, 3)
-    assert whole.dtype == np.uint8
+    np.testing.assert_array_equal(shapes.render("test", chosen), images[chosen])
+    assert images.shape == (2000, 64, 64, 3)
+    assert images.dtype == np.uint8
     assert labels.dtype == np.int64
 
 
@@ -66,7 +66,7 @@ def test_another_split_is_refused():
 
 
 def test_layers_add_up_in_every_pixel():
-    # 256ths of a pixel, so that no light is lost or made between layers.
+    # 256ths of a pixel, so that no light is lost or added between layers.
     scenes = {k: v[:3] for k, v in shapes._scenes("test").items()}
     cover, pattern = np.random.default_rng(0).random((2, 3, 64, 64))
     axis = np.arange(64, dtype=np.float32)

@@ -11,7 +11,7 @@ COUNT = 25
 
 
 def picture(number):
-    """An image that tells its number, of a size that varies."""
+    """An image whose pixels are its number, of a size that varies."""
     image = np.full((4 + number % 3, 5, 3), number, np.uint8)
     image[0, 0] = [255, 0, number]
     return image
@@ -52,7 +52,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             )
 
     def _generate_examples(self):
-        raise NotImplementedError("the splits carry their own generators")
+        raise NotImplementedError("each split has its generator")
 
 
 def prepare(data_dir, file_format):
@@ -79,10 +79,10 @@ def numbers(source, indices):
     dataset = tf.data.Dataset.from_tensors(np.array(indices, np.int64))
     dataset = dataset.map(source.records).unbatch().map(source.image)
     images = [image.numpy() for image in dataset]
-    found = [int(image[-1, -1, 0]) for image in images]
-    for image, number in zip(images, found, strict=True):
+    shown = [int(image[-1, -1, 0]) for image in images]
+    for image, number in zip(images, shown, strict=True):
         np.testing.assert_array_equal(image, picture(number))
-    return found
+    return shown
 
 
 def test_every_record_is_read_once_from_all_shards(prepared):
@@ -113,15 +113,15 @@ def test_labels_kept_secret_are_none(prepared):
 
 
 def test_parts_of_splits_are_those_of_tfds(prepared):
-    whole = numbers(
+    split = numbers(
         sources.open_source(f"tfds:tiny/train@{prepared}"), range(COUNT)
     )
     part = sources.open_source(f"tfds:tiny/train[9:20]@{prepared}")
-    assert numbers(part, range(11)) == whole[9:20]
-    assert part.labels.tolist() == [number % 3 for number in whole[9:20]]
+    assert numbers(part, range(11)) == split[9:20]
+    assert part.labels.tolist() == [number % 3 for number in split[9:20]]
     both = sources.open_source(f"tfds:tiny/train[:2]+test@{prepared}")
     assert len(both) == 2 + 4
-    assert numbers(both, [0, 1]) == whole[:2]
+    assert numbers(both, [0, 1]) == split[:2]
 
 
 def test_a_prepared_folder_opens_as_by_name(prepared, monkeypatch):
@@ -178,13 +178,13 @@ def shards(data_dir):
 def test_missing_cut_and_longer_files_are_refused(tmp_path):
     prepare(tmp_path, "tfrecord")
     path = shards(tmp_path)[1]
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     spec = f"tfds:tiny/train@{tmp_path}"
     for contents, message in [
-        (whole[:-1], "5 whole records of 6|6 whole records of 7"),
-        (whole[:5], "0 whole records"),
-        (b"text " * 20, "0 whole records"),
-        (whole + whole, "more than"),
+        (intact[:-1], "5 complete records of 6|6 complete records of 7"),
+        (intact[:5], "0 complete records"),
+        (b"text " * 20, "0 complete records"),
+        (intact + intact, "more than"),
     ]:
         path.write_bytes(contents)
         with pytest.raises(ValueError, match=message):
@@ -197,14 +197,21 @@ def test_missing_cut_and_longer_files_are_refused(tmp_path):
 def test_missing_cut_and_exchanged_array_records_are_refused(tmp_path):
     prepare(tmp_path, "array_record")
     path = shards(tmp_path)[1]
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     test = next((tmp_path / "tiny" / "1.2.0").glob("*test*00000*"))
-    for contents in [whole[:-100], whole[:5], b"text " * 99, test.read_bytes()]:
+    for contents in [
+        intact[:-100],
+        intact[:5],
+        b"text " * 99,
+        test.read_bytes(),
+    ]:
         path.write_bytes(contents)
-        with pytest.raises(ValueError, match=f"all its files, whole.*{path}"):
+        with pytest.raises(
+            ValueError, match=f"all its files, undamaged.*{path}"
+        ):
             sources.open_source(f"tfds:tiny/train@{tmp_path}")
     path.unlink()
-    with pytest.raises(ValueError, match=f"all its files, whole.*{path}"):
+    with pytest.raises(ValueError, match=f"all its files, undamaged.*{path}"):
         sources.open_source(f"tfds:tiny/train@{tmp_path}")
 
 
