@@ -66,17 +66,17 @@ def _run(tmp_path_factory):
     return root, workdir, frozen.open_frozen(str(workdir))
 
 
-def test_the_encoder_is_judged_on_both_files(run, tmp_path):
+def test_the_encoder_is_evaluated_on_both_files(run, tmp_path):
     root, _, judged = run
     assert judged.channels == 6
     spec = f"pairs:{root}/colour,{root}/depth"
-    found = knn.evaluate(judged, tmp_path, ks=(3,))
-    assert set(found.values()) <= {n / 12 for n in range(13)}
-    held = embeddings.embed_source(
+    accuracies = knn.evaluate(judged, tmp_path, ks=(3,))
+    assert set(accuracies.values()) <= {n / 12 for n in range(13)}
+    table = embeddings.embed_source(
         judged, spec, tmp_path / "rows.npz", folder=tmp_path
     )
     again = embeddings.load(tmp_path / "rows.npz")
-    assert held.rows["backbone"].shape == again.rows["backbone"].shape
+    assert table.rows["backbone"].shape == again.rows["backbone"].shape
     with pytest.raises(ValueError, match="6 channels are needed"):
         embeddings.embed_source(
             judged, f"folder:{root}/colour", tmp_path / "no.npz"
@@ -87,7 +87,7 @@ def test_both_files_are_measured_together(run):
     root, _, judged = run
     source = sources.open_source(f"pairs:{root}/colour,{root}/depth", 6)
     assert benchmark.stages(judged.config, source, 1) == {}
-    found = benchmark._figures(
+    figures = benchmark._figures(
         judged.config,
         types.SimpleNamespace(
             KEY_VIEWS=False,
@@ -97,7 +97,7 @@ def test_both_files_are_measured_together(run):
         tf.distribute.get_strategy(),
         {"step": [1.0]},
     )
-    assert found["input_bytes_per_image"] == 6 * 16 * 16
+    assert figures["input_bytes_per_image"] == 6 * 16 * 16
 
 
 def test_pictures_show_the_first_file(run):
@@ -105,9 +105,9 @@ def test_pictures_show_the_first_file(run):
     source = sources.open_source(f"pairs:{root}/colour,{root}/depth", 6)
     shown = samples.pairs(judged.config, source, count=2)
     assert [pair.query.shape for pair in shown] == [(16, 16, 3)] * 2
-    index = [source.name(place) for place in range(12)].index(shown[0].name)
-    whole = source.image(source.records(tf.constant([index]))[0])
-    np.testing.assert_array_equal(shown[0].whole, whole[..., :3])
+    index = [source.name(number) for number in range(12)].index(shown[0].name)
+    image = source.image(source.records(tf.constant([index]))[0])
+    np.testing.assert_array_equal(shown[0].whole, image[..., :3])
 
 
 def test_the_export_takes_both_files_by_name(run, tmp_path):

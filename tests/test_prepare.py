@@ -60,8 +60,8 @@ def test_a_flipped_bit_of_an_image_is_found_by_name(images, tmp_path, capsys):
     cache = tmp_path / "cache"
     prepared_caches.make(images, cache)
     rows = prepared_cache.Cache(cache).rows
-    for place in (4, 7):
-        prepared_caches.flip(cache / "images.bin", rows["offset"][place] + 323)
+    for index in (4, 7):
+        prepared_caches.flip(cache / "images.bin", rows["offset"][index] + 323)
     assert cli.run(["prepare", "--verify", f"--path={cache}"]) == 1
     message = capsys.readouterr().err
     assert "2 of 10 differ: a/4.png, b/2.png. Remove the folder" in message
@@ -163,8 +163,8 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
             def fail(_):
                 raise OSError("disk is asleep")
 
-            made = tf.numpy_function(fail, [record], tf.uint8)
-            return tf.ensure_shape(made, [None, None, 3])
+            image = tf.numpy_function(fail, [record], tf.uint8)
+            return tf.ensure_shape(image, [None, None, 3])
 
         def name(self, index):
             return f"{index}.png"
@@ -185,7 +185,7 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
         (["--source=nothing", "--path=x"], 1, "A source must be"),
     ],
 )
-def test_what_cannot_be_prepared_is_refused(words, status, message, capsys):
+def test_a_wrong_command_is_refused(words, status, message, capsys):
     assert cli.run(["prepare", *words]) == status
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Small caches for tests, and what they are made of."""
+"""Small caches for tests, and their images."""
 
 import io
 import os
@@ -16,14 +16,14 @@ def write_pictures(root, count=6, size=(12, 9), seed=0):
       list of uint8 [H, W, 3], in the order of the folder source.
     """
     random = np.random.default_rng(seed)
-    made = []
+    images = []
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
         for number in range(count // 2):
             pixels = random.integers(0, 256, [size[1], size[0], 3], np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number}.png")
-            made.append(pixels)
-    return made
+            images.append(pixels)
+    return images
 
 
 def make(images, cache, short_side=256):
@@ -41,8 +41,8 @@ def contents(folder):
     }
 
 
-def flip(path, place):
+def flip(path, position):
     """Changes one bit of a file."""
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[position] ^= 1
     path.write_bytes(data)

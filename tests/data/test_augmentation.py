@@ -21,7 +21,11 @@ SIZE = 24
 
 def _stage(parts, augment_on="host", small=None):
     return augmentation.ViewStage(
-        parts, SIZE, augmentation.VIEW_NAMES, augment_on, small
+        parts=parts,
+        size=SIZE,
+        names=augmentation.VIEW_NAMES,
+        augment_on=augment_on,
+        small=small,
     )
 
 
@@ -32,8 +36,8 @@ def _images(count, height=33, width=29):
     return tf.cast(tf.image.resize(coarse, [height, width]), tf.uint8)
 
 
-def _always(images, stage):
-    """All views of all images, one image at a time."""
+def _one_by_one(images, stage):
+    """Choices, and all views of all images, one image at a time."""
     choices = stage.choose(3, tf.range(10, 10 + len(images), dtype=tf.int64))
     wanted = tf.constant([True, True])
 
@@ -60,7 +64,7 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
     limit = 5e-3 if name in ("cmc", "cpc") else 1e-3
     stage = _stage(parts)
     images = _images(24)
-    choices, single = _always(images, stage)
+    choices, single = _one_by_one(images, stage)
     batch = stage.views_of_batch(images, choices)
     for view in augmentation.VIEW_NAMES:
         distance = np.abs(single[view] - batch[view].numpy().astype(int))
@@ -74,8 +78,8 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
 def test_the_device_finishes_views_as_the_host_does(name, compiled):
     parts = views.RECIPES[name].both
     images = _images(24)
-    _, host = _always(images, _stage(parts))
-    _, crops = _always(images, _stage(parts, "device"))
+    _, host = _one_by_one(images, _stage(parts))
+    _, crops = _one_by_one(images, _stage(parts, "device"))
     distort = tf.function(photometric.distort_batch, jit_compile=compiled)
     for view in augmentation.VIEW_NAMES:
         rows = tf.constant(crops[f"{view}_distortion"])
@@ -107,7 +111,7 @@ def test_a_function_gets_its_views_seed():
         return tf.cast(tf.fill([size, size, 3], seed[0] + seed[1]), tf.uint8)
 
     stage = _stage((augmentation.in_parts(seed_as_pixels),) * 2)
-    _, pair = _always(_images(3), stage)  # seed 3, positions 10, 11, 12
+    _, pair = _one_by_one(_images(3), stage)  # seed 3, positions 10, 11, 12
     assert pair["query"][:, 0, 0, 0].tolist() == [23, 25, 27]
     assert pair["key"][:, 0, 0, 0].tolist() == [24, 26, 28]
 
@@ -202,7 +206,7 @@ SMALL = views.RECIPES["dino"].small(3, 12, (0.05, 0.14))
 def test_small_views_of_a_batch_are_those_of_each_image():
     stage = _stage(views.RECIPES["dino"].both, small=SMALL)
     images = _images(24)
-    choices, single = _always(images, stage)
+    choices, single = _one_by_one(images, stage)
     batch = stage.views_of_batch(images, choices)["small"].numpy()
     assert batch.shape == (24, 3, 12, 12, 3)
     distance = np.abs(single["small"] - batch.astype(int))
@@ -223,8 +227,8 @@ def test_small_views_show_a_small_part_of_the_image():
 def test_small_views_leave_the_others_as_they_are():
     parts = views.RECIPES["dino"].both
     images = _images(4)
-    _, alone = _always(images, _stage(parts))
-    choices, beside = _always(images, _stage(parts, small=SMALL))
+    _, alone = _one_by_one(images, _stage(parts))
+    choices, beside = _one_by_one(images, _stage(parts, small=SMALL))
     for name in augmentation.VIEW_NAMES:
         np.testing.assert_array_equal(alone[name], beside[name])
     # Unrelated numbers: no box is another's.

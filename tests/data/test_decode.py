@@ -1,4 +1,4 @@
-"""Encoded bytes of many kinds, whole and broken, as the pipeline reads them."""
+"""Encoded bytes of many kinds, intact and damaged, as the pipeline decodes."""
 
 import io
 import struct
@@ -100,7 +100,7 @@ def test_a_frame_is_taken_without_the_canvas_around_it(read_gif):
     assert read_gif(_gif(left=7, top=3)).numpy().tolist() == expected
 
 
-def test_extensions_before_the_frame_are_passed_over(read_gif):
+def test_extensions_before_the_frame_are_skipped(read_gif):
     comment = b"!\xfe\x05hello\x03abc\x00"
     control = b"!\xf9\x04\x00\x00\x00\x00\x00"
     image = read_gif(_gif(before=comment + control))
@@ -151,7 +151,7 @@ def segment(marker, data):
 
 
 def jpeg(*segments):
-    """A JPEG with segments behind its own first ones."""
+    """A JPEG with more segments behind its first one."""
     contents = pictures.encode(pictures.scene(), "JPEG")
     return contents[:20] + b"".join(segments) + contents[20:]
 
@@ -178,7 +178,7 @@ def test_a_jpeg_is_turned_as_pillow_turns_it(value):
     ],
     ids=["first", "profile", "XMP", "comment"],
 )
-def test_it_is_found_behind_other_segments(read, order, before):
+def test_the_orientation_is_read_behind_other_segments(read, order, before):
     data = exif(6, order, before=(0x010F, 0x0110))
     contents = jpeg(*before, segment(0xE1, data))
     assert read(contents) == 6
@@ -208,7 +208,7 @@ def test_what_is_no_orientation_leaves_the_image_as_stored(read, data):
     )
 
 
-def test_segments_without_end_are_given_up(read):
+def test_endless_segments_are_not_followed(read):
     comments = [segment(0xFE, b"x")] * 40
     assert read(jpeg(*comments, segment(0xE1, exif(6)))) == 1
     assert read(b"\xff\xd8" + b"\xff\xe2\x00\x00" * 10) == 1
@@ -264,9 +264,9 @@ def four_inks(change):
 def test_inks_may_be_stored_as_luminance_and_colour():
     _, contents = four_inks(lambda mark: mark[:15] + b"\x02")  # YCCK
     expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
-    found = decode.decode(contents).numpy().astype(int)
+    pixels = decode.decode(contents).numpy().astype(int)
     # Pillow rounds the product of ink and black, the platform cuts it.
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(pixels - expected).max() <= 1
 
 
 def test_inks_without_the_mark_of_those_who_invert_them_are_not_inverted():

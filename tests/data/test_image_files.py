@@ -324,9 +324,13 @@ NAMES = ("a/2", "a/10", "b/1", "b/3")
 
 
 def _write(root, size=(12, 10)):
-    """Two folders of four files; both as they are read, uint8 [4, H, W, 6]."""
+    """Writes two folders of four files; returns the spec and the pairs.
+
+    Returns:
+      str, uint8 [4, H, W, 6].
+    """
     random = np.random.default_rng(0)
-    made = []
+    pairs = []
     for number, name in enumerate(NAMES):
         colour = random.integers(0, 256, [*size, 3]).astype(np.uint8)
         depth = np.full(size, 10 * number, np.uint8)
@@ -339,9 +343,9 @@ def _write(root, size=(12, 10)):
             path.parent.mkdir(parents=True, exist_ok=True)
             image = pictures.Image.fromarray(image)
             path.write_bytes(pictures.encode(image, form))
-        deep = np.repeat(depth[..., np.newaxis], 3, axis=2)
-        made.append(np.concatenate([colour, deep], axis=2))
-    return f"pairs:{root}/colour,{root}/depth", np.stack(made)
+        grey = np.repeat(depth[..., np.newaxis], 3, axis=2)
+        pairs.append(np.concatenate([colour, grey], axis=2))
+    return f"pairs:{root}/colour,{root}/depth", np.stack(pairs)
 
 
 def _read(source, index):
@@ -354,11 +358,11 @@ def test_a_sample_is_both_files_of_a_name(tmp_path):
     assert len(source) == 4
     assert source.channels == 6
     assert source.class_names == ["a", "b"]
-    names = [source.name(place) for place in range(4)]
-    for place, name in enumerate(names):
+    names = [source.name(index) for index in range(4)]
+    for index, name in enumerate(names):
         number = NAMES.index(name.removesuffix(".PNG"))
-        np.testing.assert_array_equal(_read(source, place), expected[number])
-        assert source.labels[place] == "ab".index(name[0])
+        np.testing.assert_array_equal(_read(source, index), expected[number])
+        assert source.labels[index] == "ab".index(name[0])
 
 
 def test_both_files_of_a_view_show_the_same_part(tmp_path):

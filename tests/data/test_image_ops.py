@@ -91,8 +91,8 @@ def test_hue_is_the_rotation_of_hsv():
     pixels = random_image(4, 5, 3)
     turns = 51 / 255
     shifted = image_ops.adjust_hue(tf.constant(pixels), turns).numpy()
-    for place in np.ndindex(4, 5):
-        pixel, result = pixels[place], shifted[place]
+    for index in np.ndindex(4, 5):
+        pixel, result = pixels[index], shifted[index]
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel / 255)
         expected = colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value)
         np.testing.assert_allclose(result / 255, expected, atol=1e-4)
@@ -177,8 +177,8 @@ def test_box_area_and_ratio_have_the_published_distributions():
     expected = np.log(3 / 4) + 2 * np.log(4 / 3) * quantiles
     np.testing.assert_allclose(ratio, expected, atol=0.03)
     for first, side in ((top, height), (left, width)):
-        place = np.quantile(first / (2000 - side), quantiles)
-        np.testing.assert_allclose(place, quantiles, atol=0.05)
+        position = np.quantile(first / (2000 - side), quantiles)
+        np.testing.assert_allclose(position, quantiles, atol=0.05)
 
 
 def test_box_that_never_fits_is_the_largest_central_one():

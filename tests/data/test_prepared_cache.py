@@ -283,22 +283,22 @@ SETTINGS = {
 }
 
 
-def _append(writer, place):
-    """Adds the image of a place; the third cannot be read."""
-    if place == 2:
-        writer.append_unreadable("because, it is", place % 2, f"{place}.png")
+def _append(writer, index):
+    """Adds the image of an index; the third cannot be read."""
+    if index == 2:
+        writer.append_unreadable("because, it is", index % 2, f"{index}.png")
         return
-    random = np.random.default_rng(place)
-    image = random.integers(0, 256, [place + 1, 5, 3], np.uint8)
-    writer.append(image, place % 2, f"{place}.png")
+    random = np.random.default_rng(index)
+    image = random.integers(0, 256, [index + 1, 5, 3], np.uint8)
+    writer.append(image, index % 2, f"{index}.png")
 
 
 def _finish(folder):
     """Goes on where the folder's writer was; returns how many were there."""
     writer = prepared_cache.Writer(folder, SETTINGS)
     first = writer.about["images"]
-    for place in range(first, 6):
-        _append(writer, place)
+    for index in range(first, 6):
+        _append(writer, index)
     writer.commit(finished=True)
     writer.close()
     return first

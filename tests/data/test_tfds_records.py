@@ -219,8 +219,8 @@ def test_a_damaged_array_record_fails_in_image_and_not_in_records(tmp_path):
     prepare(tmp_path, "array_record")
     for path in shards(tmp_path):
         damaged = bytearray(path.read_bytes())
-        place = damaged.index(b"IHDR")
-        damaged[place : place + 4] = b"XXXX"
+        start = damaged.index(b"IHDR")
+        damaged[start : start + 4] = b"XXXX"
         path.write_bytes(damaged)
     source = sources.open_source(f"tfds:tiny/train@{tmp_path}")
     records = source.records(tf.range(COUNT, dtype=tf.int64))
