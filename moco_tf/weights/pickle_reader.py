@@ -1,8 +1,21 @@
-"""What names in a pickle stand for: containers, bytes and NumPy's arrays."""
+"""Reads pickles that import nothing and call nothing but a table's functions.
+
+Python's own unpickler acts on a file's word: it imports modules, calls what
+they hold, sets attributes. This one knows the opcodes of numbers, text and
+containers, in the protocols 0 to 5. A name in a file stands for an entry of a
+table (`NAMES`: containers and NumPy's arrays) or is refused. Opcodes that reach
+past such a table are refused too: INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, EXT2,
+EXT4, and those of out-of-band buffers.
+
+No file can take long or fill the memory: the number of opcodes, the length of
+a line, the arguments of calls and the types of keys are limited.
+"""
 
 import ast
 import collections
+import dataclasses
 import math
+import pickle  # for the names of the opcodes alone
 import pickletools
 import re
 import struct
@@ -11,198 +24,36 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+# A checkpoint of a ResNet-152 takes 60 thousand.
+_MOST_OPCODES = 5_000_000
+_MOST_ARGUMENTS = 8  # items in arguments of calls, times the size of the file
+_LONGEST_LINE = 4096  # bytes, of the text opcodes
+_MOST_AXES = 16
+_KEY_TYPES = (str, int, float, bool, bytes, type(None))
+_SIZED = (str, bytes, list, tuple, dict)
+_NUMBERS = re.compile(r"[fiu][1248]|b1")  # never objects, nor text
+_MARK = object()
+
 
 class Unreadable(ValueError):
     """A file that is damaged, or asks for more than tensors and values."""
 
 
-class Constructor:
-    """What a name in a file may stand for: a function of this project."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Name:
+    """A name in a file, and the table's entry that it stands for."""
 
-    __slots__ = ("name", "build")
-
-    def __init__(self, name: str, build: Callable):
-        self.name = name
-        self.build = build
-
-
-class Marker:
-    """What a name in a file may stand for: a value that cannot be called."""
-
-    __slots__ = ("name", "value")
-
-    def __init__(self, name: str, value: Any = None):
-        self.name = name
-        self.value = value
+    name: str  # "module.name"
+    value: Any
 
 
 class Pending:
-    """An object that its file describes later, by a BUILD opcode.
+    """An object that its file describes later, by a BUILD opcode."""
 
-    Attributes:
-      places: positions of the memo that hold it.
-    """
-
-    def __init__(self):
-        self.places = []
-
-    def build(self, state):
-        """Returns the finished object for the state that the file gives."""
-        raise Unreadable(
-            f"A state of type {type(state).__name__} fits nothing."
-        )
-
-
-def printable(text):
-    """Text of a file, for messages: short, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def refuse(what) -> NoReturn:
-    """Raises Unreadable that names what a file asked for."""
-    raise Unreadable(
-        f"It asks for {printable(what)}, which no weights need. Only tensors, "
-        "numbers, text and containers are read; nothing of it was run. If you "
-        "trust its author, save the state dict alone and import that."
-    )
-
-
-def _integer(text):
-    """The value of an INT opcode; 00 and 01 are how protocol 1 says no, yes."""
-    return (
-        {"00": False, "01": True}[text] if text in ("00", "01") else int(text)
-    )
-
-
-def _quoted(text):
-    """The value of a STRING opcode: a literal of Python 2, in quotes."""
-    value = ast.literal_eval(text) if text[:1] in ("'", '"') else None
-    if type(value) is not str:
-        raise ValueError("a text without quotes")
-    return value
-
-
-def _pushes(read):
-    """An action that pushes what `read(machine)` returns."""
-
-    def action(machine):
-        machine.push(read(machine))
-
-    return action
-
-
-def _unpacked(form):
-    size = struct.calcsize(form)
-    return _pushes(lambda m: struct.unpack(form, m.take(size))[0])
-
-
-def _number(count, signed=False):
-    return _pushes(lambda m: m.number(count, signed))
-
-
-def _long(count):
-    return _pushes(
-        lambda m: int.from_bytes(m.sized(count), "little", signed=True)
-    )
-
-
-def _text(count):
-    """Text of Python 3, with its length before it."""
-    return _pushes(lambda m: m.sized(count).decode("utf-8", "surrogatepass"))
-
-
-def _old_text(count):
-    """Text or bytes of Python 2: one character a byte."""
-    return _pushes(lambda m: m.sized(count).decode("latin1"))
-
-
-def _dict(machine):
-    items = machine.items()
-    machine.push({})
-    machine.store(items)
-
-
-def _frozenset(machine):
-    items = machine.items()
-    machine.push(set())
-    machine.add(items)
-
-
-# A frozenset is read as a set: nothing here uses one as a key.
-ACTIONS = {
-    # Frames and protocol numbers say nothing that matters here.
-    b"\x80": lambda m: m.take(1),
-    b"\x95": lambda m: m.take(8),
-    # Values.
-    b"N": _pushes(lambda m: None),
-    b"\x88": _pushes(lambda m: True),
-    b"\x89": _pushes(lambda m: False),
-    b"I": _pushes(lambda m: _integer(m.line())),
-    b"L": _pushes(lambda m: int(m.line().removesuffix("L"))),
-    b"J": _number(4, signed=True),
-    b"K": _number(1),
-    b"M": _number(2),
-    b"\x8a": _long(1),
-    b"\x8b": _long(4),
-    b"F": _pushes(lambda m: float(m.line())),
-    b"G": _unpacked(">d"),
-    b"S": _pushes(lambda m: _quoted(m.line())),
-    b"T": _old_text(4),
-    b"U": _old_text(1),
-    b"V": _pushes(lambda m: m.line("raw_unicode_escape")),
-    b"X": _text(4),
-    b"\x8c": _text(1),
-    b"\x8d": _text(8),
-    b"B": _pushes(lambda m: m.sized(4)),
-    b"C": _pushes(lambda m: m.sized(1)),
-    b"\x8e": _pushes(lambda m: m.sized(8)),
-    b"\x96": _pushes(lambda m: m.sized(8)),  # a bytearray, read as bytes
-    # Containers.
-    b"(": lambda m: m.mark(),
-    b"0": lambda m: m.stack.pop(),
-    b"1": lambda m: m.items(),
-    b"2": lambda m: m.push(m.stack[-1]),
-    b"]": _pushes(lambda m: []),
-    b"l": _pushes(lambda m: m.items()),
-    b"a": lambda m: m.extend(m.last(1)),
-    b"e": lambda m: m.extend(m.items()),
-    b")": _pushes(lambda m: ()),
-    b"t": _pushes(lambda m: tuple(m.items())),
-    b"\x85": _pushes(lambda m: tuple(m.last(1))),
-    b"\x86": _pushes(lambda m: tuple(m.last(2))),
-    b"\x87": _pushes(lambda m: tuple(m.last(3))),
-    b"}": _pushes(lambda m: {}),
-    b"d": _dict,
-    b"s": lambda m: m.store(m.last(2)),
-    b"u": lambda m: m.store(m.items()),
-    b"\x8f": _pushes(lambda m: set()),
-    b"\x90": lambda m: m.add(m.items()),
-    b"\x91": _frozenset,
-    # The memo.
-    b"g": _pushes(lambda m: m.memo[int(m.line())]),
-    b"h": _pushes(lambda m: m.memo[m.number(1)]),
-    b"j": _pushes(lambda m: m.memo[m.number(4)]),
-    b"p": lambda m: m.remember(int(m.line())),
-    b"q": lambda m: m.remember(m.number(1)),
-    b"r": lambda m: m.remember(m.number(4)),
-    b"\x94": lambda m: m.remember(len(m.memo)),
-    # Names, and calls of what they stand for.
-    b"c": lambda m: m.name(m.line(), m.line()),
-    b"\x93": lambda m: m.name(*m.last(2)),
-    b"R": lambda m: m.call(),
-    b"b": lambda m: m.build(),
-    b"P": lambda m: m.persistent(m.line()),
-    b"Q": lambda m: m.persistent(m.stack.pop()),
-}
-
-
-# A checkpoint of a ResNet-152 takes 60 thousand.
-_MOST_OPCODES = 5_000_000
-_MOST_BUILT = 8  # times the size of the file
-_LONGEST_LINE = 4096  # bytes, of the text opcodes
-_KEY_TYPES = (str, int, float, bool, bytes, type(None))
-_SIZED = (str, bytes, list, tuple, dict)
-_MARK = object()
+    def __init__(self, build: Callable):
+        """Keeps a function of the state in the file -> finished object."""
+        self.build = build
+        self.memo_keys: list[int] = []  # entries of the memo that refer to it
 
 
 def load(data, start, names, persistent_load=None):
@@ -210,8 +61,8 @@ def load(data, start, names, persistent_load=None):
 
     Args:
       data: memoryview of the file. start: int, where the pickle begins.
-      names: dict (module, name) -> Constructor or Marker; any other name is
-        refused.
+      names: dict "module.name" -> function that the file may call, or another
+        value, which it may refer to; all other names are refused.
       persistent_load: function of a persistent id; None refuses them.
 
     Returns:
@@ -233,6 +84,35 @@ def load(data, start, names, persistent_load=None):
         ) from error
 
 
+def refuse(request) -> NoReturn:
+    """Raises Unreadable with the name of what a file asked for."""
+    raise Unreadable(
+        f"It asks for {printable(request)}, which no weights need. Only "
+        "tensors, numbers, text and containers are read; nothing of it was "
+        "run. If you trust its author, save the state dict alone and import "
+        "that."
+    )
+
+
+def printable(text):
+    """Text of a file, for messages: short, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def whole_numbers(values, title):
+    """Returns a tuple of int, none below 0; `title` names them in the refusal.
+
+    Raises:
+      Unreadable: unless the values are a tuple or list of a few such numbers.
+    """
+    fits = type(values) in (tuple, list) and len(values) <= _MOST_AXES
+    if not fits or any(type(v) is not int or v < 0 for v in values):
+        raise Unreadable(
+            f"{title} must be up to {_MOST_AXES} whole numbers of 0 or more."
+        )
+    return tuple(values)
+
+
 class _Machine:
     """The stack, the memo and the position of one pickle."""
 
@@ -243,17 +123,19 @@ class _Machine:
         self.persistent_load = persistent_load
         self.stack = []
         self.memo = {}
-        self.spent = 0  # items given to constructors
+        self.arguments = 0  # items in the arguments of all calls
 
     def run(self):
         for _ in range(_MOST_OPCODES):
             code = bytes(self.take(1))
-            if code == b".":
+            if code == pickle.STOP:
                 return self.last(1)[0]
-            action = ACTIONS.get(code)
-            if action is None:
+            if code in _VALUES:
+                self.stack.append(_VALUES[code](self))
+            elif code in _ACTIONS:
+                _ACTIONS[code](self)
+            else:
                 self.refuse_opcode(code)
-            action(self)
         raise Unreadable(
             f"Its pickle has more than {_MOST_OPCODES} steps; weights need far "
             "fewer."
@@ -267,15 +149,18 @@ class _Machine:
                 f"It is damaged at byte {self.position - 1}: {code!r} begins "
                 "nothing."
             )
-        if code == b"i":  # INST: module and name follow
+        if code == pickle.INST:  # module and name follow
             refuse(f"{self.line()}.{self.line()}")
-        if code in (b"\x82", b"\x83", b"\x84"):
-            count = {b"\x82": 1, b"\x83": 2, b"\x84": 4}[code]
-            refuse(f"extension {self.number(count)} of the pickle registry")
-        if code in (b"\x81", b"\x92"):  # NEWOBJ, NEWOBJ_EX: the class is below
-            below = 2 if code == b"\x81" else 3
-            refuse(f"a new object of {_kind(self.stack[-below])}")
+        sizes = {pickle.EXT1: 1, pickle.EXT2: 2, pickle.EXT4: 4}
+        if code in sizes:
+            number = self.number(sizes[code])
+            refuse(f"extension {number} of the pickle registry")
+        below = {pickle.NEWOBJ: 2, pickle.NEWOBJ_EX: 3}  # the class's depth
+        if code in below:
+            refuse(f"a new object of {_kind(self.stack[-below[code]])}")
         refuse(f"the pickle operation {known.name}")
+
+    # What follows an opcode in the file.
 
     def take(self, count):
         start, end = self.position, self.position + count
@@ -291,8 +176,14 @@ class _Machine:
         return int.from_bytes(self.take(count), "little", signed=signed)
 
     def sized(self, count):
-        """Bytes with their length before them."""
+        """Bytes, with their length in `count` bytes before them."""
         return bytes(self.take(self.number(count)))
+
+    def long(self, count):
+        return int.from_bytes(self.sized(count), "little", signed=True)
+
+    def text(self, count):
+        return self.sized(count).decode("utf-8", "surrogatepass")
 
     def line(self, encoding="utf-8"):
         """Text up to the end of the line."""
@@ -306,42 +197,49 @@ class _Machine:
         self.position += len(text) + 1
         return text.decode(encoding, "backslashreplace")
 
-    def push(self, value):
-        self.stack.append(value)
+    # Stack and memo.
 
-    def mark(self):
-        self.stack.append(_MARK)
+    def last(self, count):
+        """Pops the newest values; none of them may be a mark."""
+        values = self.stack[-count:]
+        if len(values) < count or any(value is _MARK for value in values):
+            raise Unreadable(f"It is damaged at byte {self.position}.")
+        del self.stack[-count:]
+        return values
 
     def items(self):
-        """Pops what lies above the newest mark, and the mark."""
-        found = []
+        """Pops the values above the newest mark, and the mark."""
+        values = []
         while (value := self.stack.pop()) is not _MARK:
-            found.append(value)
-        return found[::-1]
+            values.append(value)
+        return values[::-1]
 
-    def remember(self, place):
+    def remember(self, key):
         value = self.stack[-1]
-        self.memo[place] = value
+        self.memo[key] = value
         if isinstance(value, Pending):
-            value.places.append(place)
+            value.memo_keys.append(key)
+
+    # Names, and calls of what they stand for.
 
     def name(self, module, name):
         if type(module) is not str or type(name) is not str:
             refuse(f"a name of type {_kind(module)}")
-        found = self.names.get((module, name))
-        if found is None:
-            refuse(f"{module}.{name}")
-        self.push(found)
+        name = f"{module}.{name}"
+        if name not in self.names:
+            refuse(name)
+        return Name(name, self.names[name])
 
     def call(self):
         arguments, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not Constructor or type(arguments) is not tuple:
+        known = type(function) is Name and callable(function.value)
+        if not known or type(arguments) is not tuple:
             refuse(f"a call of {_kind(function)}")
-        self.spent += sum(len(v) for v in arguments if type(v) in _SIZED)
-        if self.spent > _MOST_BUILT * len(self.data):
+        self.arguments += sum(len(v) for v in arguments if type(v) in _SIZED)
+        if self.arguments > _MOST_ARGUMENTS * len(self.data):
             raise Unreadable("It would unfold to many times its own size.")
         try:
-            self.push(function.build(*arguments))
+            return function.value(*arguments)
         except TypeError as error:
             raise Unreadable(
                 f"It gives {function.name} other arguments than it takes: "
@@ -352,55 +250,38 @@ class _Machine:
         state, value = self.stack.pop(), self.stack[-1]
         if isinstance(value, Pending):
             self.stack[-1] = built = value.build(state)
-            for place in value.places:
-                self.memo[place] = built
-        elif type(value) is not collections.OrderedDict or _attributes(state):
+            for key in value.memo_keys:
+                self.memo[key] = built
+            return
+        # torch's notes on a state dict ("_metadata") are passed over.
+        notes = type(state) is dict and all(type(key) is str for key in state)
+        if type(value) is not collections.OrderedDict or not notes:
             refuse(f"attributes of {_kind(value)}")
-        # Else: torch's notes on a state dict ("_metadata"), which no one needs.
 
     def persistent(self, identity):
         if self.persistent_load is None:
             refuse("an object from outside of its pickle")
-        self.push(self.persistent_load(identity))
-
-    def store(self, pairs):
-        target = self.stack[-1]
-        if type(target) not in (dict, collections.OrderedDict):
-            refuse(f"entries of {_kind(target)}")
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            target[_key(key)] = value
-
-    def extend(self, values):
-        target = self.stack[-1]
-        if type(target) is not list:
-            refuse(f"items of {_kind(target)}")
-        target.extend(values)
-
-    def add(self, values):
-        target = self.stack[-1]
-        if type(target) is not set:
-            refuse(f"members of {_kind(target)}")
-        target.update(map(_key, values))
-
-    def last(self, count):
-        """The last values, taken off the stack."""
-        found = self.stack[-count:]
-        if len(found) < count or any(value is _MARK for value in found):
-            raise Unreadable(f"It is damaged at byte {self.position}.")
-        del self.stack[-count:]
-        return found
+        return self.persistent_load(identity)
 
 
 def _kind(value):
     """The name of a value, for messages; never its contents."""
-    if isinstance(value, Constructor | Marker):
+    if type(value) is Name:
         return value.name
     return "a mark" if value is _MARK else f"a {type(value).__name__}"
 
 
-def _attributes(state):
-    """Whether a state is other than a plain dict of named values."""
-    return type(state) is not dict or any(type(key) is not str for key in state)
+def _integer(text):
+    """The value of an INT opcode; 00 and 01 are how protocol 1 says no, yes."""
+    return text == "01" if text in ("00", "01") else int(text)
+
+
+def _quoted(text):
+    """The value of a STRING opcode: a literal of Python 2, in quotes."""
+    value = ast.literal_eval(text) if text[:1] in ("'", '"') else None
+    if type(value) is not str:
+        raise ValueError("a text without quotes")
+    return value
 
 
 def _key(value):
@@ -410,42 +291,112 @@ def _key(value):
     return value
 
 
-_NUMBERS = re.compile(r"[fiu][1248]|b1")  # never objects, nor text
-_MOST_AXES = 16
+def _store(pairs, target):
+    if type(target) not in (dict, collections.OrderedDict):
+        refuse(f"entries of {_kind(target)}")
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        target[_key(key)] = value
+    return target
 
 
-class _PendingType(Pending):
-    """A dtype until its byte order comes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.text = text
-
-    def build(self, state):
-        order = state[1] if type(state) is tuple and len(state) > 1 else None
-        if order not in ("<", ">", "|", "=") or any(state[2:5]):
-            refuse(f"numpy.dtype {self.text} of other than plain numbers")
-        return np.dtype(self.text).newbyteorder(order)
+def _extend(values, target):
+    if type(target) is not list:
+        refuse(f"items of {_kind(target)}")
+    target.extend(values)
 
 
-class _PendingArray(Pending):
-    """An array until its shape, type and bytes come."""
-
-    def build(self, state):
-        if type(state) is not tuple or len(state) != 5:
-            refuse("numpy.ndarray with an unknown state")
-        _, shape, dtype, fortran, data = state
-        return array(data, dtype, shape, "F" if fortran else "C")
+def _add(values, target):
+    if type(target) is not set:
+        refuse(f"members of {_kind(target)}")
+    target.update(map(_key, values))
+    return target
 
 
-def dtype(text, *_):
+# Opcodes that push a value: what they read of the machine `m`.
+_VALUES: dict[bytes, Callable[[_Machine], Any]] = {
+    pickle.NONE: lambda m: None,
+    pickle.NEWTRUE: lambda m: True,
+    pickle.NEWFALSE: lambda m: False,
+    pickle.INT: lambda m: _integer(m.line()),
+    pickle.BININT: lambda m: m.number(4, signed=True),
+    pickle.BININT1: lambda m: m.number(1),
+    pickle.BININT2: lambda m: m.number(2),
+    pickle.LONG: lambda m: int(m.line().removesuffix("L")),
+    pickle.LONG1: lambda m: m.long(1),
+    pickle.LONG4: lambda m: m.long(4),
+    pickle.FLOAT: lambda m: float(m.line()),
+    pickle.BINFLOAT: lambda m: struct.unpack(">d", m.take(8))[0],
+    # Text or bytes of Python 2 are one character a byte.
+    pickle.STRING: lambda m: _quoted(m.line()),
+    pickle.BINSTRING: lambda m: m.sized(4).decode("latin1"),
+    pickle.SHORT_BINSTRING: lambda m: m.sized(1).decode("latin1"),
+    pickle.UNICODE: lambda m: m.line("raw_unicode_escape"),
+    pickle.BINUNICODE: lambda m: m.text(4),
+    pickle.SHORT_BINUNICODE: lambda m: m.text(1),
+    pickle.BINUNICODE8: lambda m: m.text(8),
+    pickle.BINBYTES: lambda m: m.sized(4),
+    pickle.SHORT_BINBYTES: lambda m: m.sized(1),
+    pickle.BINBYTES8: lambda m: m.sized(8),
+    pickle.BYTEARRAY8: lambda m: m.sized(8),  # read as bytes
+    pickle.EMPTY_LIST: lambda m: [],
+    pickle.LIST: lambda m: m.items(),
+    pickle.EMPTY_TUPLE: lambda m: (),
+    pickle.TUPLE: lambda m: tuple(m.items()),
+    pickle.TUPLE1: lambda m: tuple(m.last(1)),
+    pickle.TUPLE2: lambda m: tuple(m.last(2)),
+    pickle.TUPLE3: lambda m: tuple(m.last(3)),
+    pickle.EMPTY_DICT: lambda m: {},
+    pickle.DICT: lambda m: _store(m.items(), {}),
+    pickle.EMPTY_SET: lambda m: set(),
+    # Read as a set: nothing here uses one as a key.
+    pickle.FROZENSET: lambda m: _add(m.items(), set()),
+    pickle.MARK: lambda m: _MARK,
+    pickle.DUP: lambda m: m.stack[-1],
+    pickle.GET: lambda m: m.memo[int(m.line())],
+    pickle.BINGET: lambda m: m.memo[m.number(1)],
+    pickle.LONG_BINGET: lambda m: m.memo[m.number(4)],
+    pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
+    pickle.STACK_GLOBAL: lambda m: m.name(*m.last(2)),
+    pickle.REDUCE: lambda m: m.call(),
+    pickle.PERSID: lambda m: m.persistent(m.line()),
+    pickle.BINPERSID: lambda m: m.persistent(m.stack.pop()),
+}
+
+# Opcodes that change the machine and push nothing.
+_ACTIONS: dict[bytes, Callable[[_Machine], Any]] = {
+    # Protocol numbers and frames say nothing that matters here.
+    pickle.PROTO: lambda m: m.take(1),
+    pickle.FRAME: lambda m: m.take(8),
+    pickle.POP: lambda m: m.stack.pop(),
+    pickle.POP_MARK: lambda m: m.items(),
+    pickle.APPEND: lambda m: _extend(m.last(1), m.stack[-1]),
+    pickle.APPENDS: lambda m: _extend(m.items(), m.stack[-1]),
+    pickle.SETITEM: lambda m: _store(m.last(2), m.stack[-1]),
+    pickle.SETITEMS: lambda m: _store(m.items(), m.stack[-1]),
+    pickle.ADDITEMS: lambda m: _add(m.items(), m.stack[-1]),
+    pickle.PUT: lambda m: m.remember(int(m.line())),
+    pickle.BINPUT: lambda m: m.remember(m.number(1)),
+    pickle.LONG_BINPUT: lambda m: m.remember(m.number(4)),
+    pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
+    pickle.BUILD: lambda m: m.build(),
+}
+
+
+def _dtype(text, *_):
     """numpy.dtype(text, align, copy): plain numbers alone."""
     if type(text) is not str or not _NUMBERS.fullmatch(text.lstrip("<>|=")):
         refuse(f"numpy.dtype({str(text)[:20]!r})")
-    return _PendingType(text)
+
+    def build(state):
+        order = state[1] if type(state) is tuple and len(state) > 1 else None
+        if order not in ("<", ">", "|", "=") or any(state[2:5]):
+            refuse(f"numpy.dtype {text} of other than plain numbers")
+        return np.dtype(text).newbyteorder(order)
+
+    return Pending(build)
 
 
-def array(data, dtype, shape, order="C"):
+def _array(data, dtype, shape, order="C"):
     """An array over bytes of a file, read-only.
 
     Args:
@@ -470,90 +421,57 @@ def array(data, dtype, shape, order="C"):
     return np.frombuffer(data, dtype).reshape(sizes, order=order)
 
 
-def whole_numbers(values, what):
-    """Returns a tuple of int, none below 0.
-
-    Raises:
-      Unreadable: for anything else.
-    """
-    right = type(values) in (tuple, list) and len(values) <= _MOST_AXES
-    if not right or any(type(v) is not int or v < 0 for v in values):
-        raise Unreadable(
-            f"{what} must be up to {_MOST_AXES} whole numbers of 0 or more."
-        )
-    return tuple(values)
-
-
 def _reconstruct(kind, shape, code):
+    """An array without elements, which a BUILD gives shape, type and bytes."""
     del shape, code
-    if not isinstance(kind, Marker) or kind.name != "numpy.ndarray":
+    if type(kind) is not Name or kind.name != "numpy.ndarray":
         refuse("numpy._reconstruct of another class")
-    return _PendingArray()
+
+    def build(state):
+        if type(state) is not tuple or len(state) != 5:
+            refuse("numpy.ndarray with an unknown state")
+        _, shape, dtype, fortran, data = state
+        return _array(data, dtype, shape, "F" if fortran else "C")
+
+    return Pending(build)
 
 
 def _scalar(dtype, data):
-    return array(data, dtype, ())[()].item()
+    return _array(data, dtype, ())[()].item()
 
 
 def _encode(text, encoding):
+    """_codecs.encode, by which protocol 2 writes bytes."""
     if type(text) is not str or encoding != "latin1":
         refuse(f"_codecs.encode to {str(encoding)[:20]}")
     return text.encode("latin1")
 
 
-def _no_bytes():
-    return b""
-
-
 def _ordered(pairs=()):
-    found = collections.OrderedDict()
     if type(pairs) not in (tuple, list):
-        refuse(f"collections.OrderedDict of a {type(pairs).__name__}")
-    for pair in pairs:
-        if type(pair) not in (tuple, list) or len(pair) != 2:
-            refuse("collections.OrderedDict of other than pairs")
-        if type(pair[0]) not in (str, int):
-            refuse(f"a {type(pair[0]).__name__} as a key")
-        found[pair[0]] = pair[1]
-    return found
+        refuse(f"collections.OrderedDict of {_kind(pairs)}")
+    if any(type(pair) not in (tuple, list) or len(pair) != 2 for pair in pairs):
+        refuse("collections.OrderedDict of other than pairs")
+    return collections.OrderedDict((_key(key), value) for key, value in pairs)
 
 
 def _set(values):
-    if type(values) is not list or not {type(v) for v in values} <= {str, int}:
-        refuse("a set of other than text and whole numbers")
-    return set(values)
+    if type(values) is not list:
+        refuse(f"a set of {_kind(values)}")
+    return _add(values, set())
 
 
-def table(constructors, markers=()):
-    """Names for load.
-
-    Args:
-      constructors: dict "module.name" -> function. markers: dict likewise, to
-        a value that cannot be called.
-    """
-    found: dict[tuple[str, ...], object] = {}
-    for name, build in constructors.items():
-        found[tuple(name.rsplit(".", 1))] = Constructor(name, build)
-    for name, value in dict(markers).items():
-        found[tuple(name.rsplit(".", 1))] = Marker(name, value)
-    return found
-
-
-_PLAIN = {
+NAMES: dict[str, Any] = {
     "collections.OrderedDict": _ordered,
     "_codecs.encode": _encode,
-    "builtins.set": _set,
-    "builtins.frozenset": _set,
-    "builtins.bytes": _no_bytes,
-    "__builtin__.set": _set,
-    "__builtin__.frozenset": _set,
-    "__builtin__.bytes": _no_bytes,
-    "numpy.dtype": dtype,
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": None,
 }
-# NumPy 2 renamed numpy.core.
-for _core in ("numpy.core", "numpy._core"):
-    _PLAIN[f"{_core}.multiarray._reconstruct"] = _reconstruct
-    _PLAIN[f"{_core}.multiarray.scalar"] = _scalar
-    _PLAIN[f"{_core}.numeric._frombuffer"] = array
-
-NAMES = table(_PLAIN, {"numpy.ndarray": None})
+for _builtins in ("builtins", "__builtin__"):  # of Python 3 and 2
+    NAMES[f"{_builtins}.set"] = _set
+    NAMES[f"{_builtins}.frozenset"] = _set
+    NAMES[f"{_builtins}.bytes"] = lambda: b""
+for _core in ("numpy.core", "numpy._core"):  # NumPy 2 renamed it
+    NAMES[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    NAMES[f"{_core}.multiarray.scalar"] = _scalar
+    NAMES[f"{_core}.numeric._frombuffer"] = _array

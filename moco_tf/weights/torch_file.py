@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from moco_tf.weights import pickle_reader
-from moco_tf.weights.pickle_reader import Marker, Unreadable, refuse
+from moco_tf.weights.pickle_reader import Name, Unreadable, refuse
 
 STORAGES = {
     "FloatStorage": np.dtype(np.float32),
@@ -118,7 +118,7 @@ def described_storage(identity):
         kind = parts[0] if parts and type(parts[0]) is str else "other things"
         refuse(f"a persistent id of {kind}")
     _, kind, key, _, count, *rest = parts
-    if not isinstance(kind, Marker) or not isinstance(kind.value, np.dtype):
+    if type(kind) is not Name or not isinstance(kind.value, np.dtype):
         refuse("a storage of an unknown type")
     if type(key) is not str or type(count) is not int or count < 0:
         raise Unreadable("A storage must have a text for a key and a length.")
@@ -149,15 +149,12 @@ _KINDS = {
 _CLASSES = {name.replace("Storage", "Tensor"): None for name in _KINDS}
 NAMES = {
     **pickle_reader.NAMES,
-    **pickle_reader.table(
-        {
-            "torch._utils._rebuild_tensor": _rebuild,
-            "torch._utils._rebuild_tensor_v2": _rebuild,
-            "torch._utils._rebuild_parameter": _rebuild_parameter,
-            "torch.Size": _size,
-        },
-        {**_KINDS, **_CLASSES},
-    ),
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch.Size": _size,
+    **_KINDS,
+    **_CLASSES,
 }
 
 
