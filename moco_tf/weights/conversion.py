@@ -1,4 +1,4 @@
-"""Between the tensors of a weight file and what a checkpoint holds."""
+"""Converts between the tensors of a weight file and a run's variables."""
 
 import numpy as np
 import tensorflow as tf
@@ -49,7 +49,7 @@ def collect(encoder):
 
 
 def parameters(encoder):
-    """Names of what an optimiser changes, in torch's order."""
+    """Names of an encoder's trainable variables, in torch's order."""
     names = layouts.named_variables(encoder)
     return [name for name in names if ".running_" not in name]
 
@@ -62,22 +62,23 @@ def read_velocities(optimizer, encoder):
       encoder: Encoder whose parameters come first in it.
 
     Returns:
-      dict name -> array in torch's layout, or None if it does not hold them.
+      dict name -> array in torch's layout, or None if the state is of another
+      form.
     """
     names, expected = parameters(encoder), shapes(encoder)
     try:
         order = optimizer["param_groups"][0]["params"]
-        found = {
+        velocities = {
             name: optimizer["state"][number]["momentum_buffer"]
             for name, number in zip(names, order, strict=False)
         }
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-    fits = len(found) == len(names) and all(
+    fits = len(velocities) == len(names) and all(
         isinstance(value, np.ndarray) and value.shape == expected[name]
-        for name, value in found.items()
+        for name, value in velocities.items()
     )
-    return found if fits else None
+    return velocities if fits else None
 
 
 def _velocity_variables(method):
@@ -136,7 +137,7 @@ def torch_optimizer(method, config):
 
 
 def holds_queue(path):
-    """Whether a checkpoint holds keys, and not a query encoder alone."""
+    """Whether a checkpoint holds a queue, and not a query encoder alone."""
     reader = tf.train.load_checkpoint(str(path / "state"))
     names = reader.get_variable_to_shape_map()
     return any(name.startswith("model/queue/") for name in names)
@@ -147,6 +148,12 @@ def restore_method(config, path):
     method = make_method(config)
     checkpoints.restore(method, path)
     return method
+
+
+def batches_per_step(config):
+    """Batches of a step that each encoder, and so each BatchNorm, sees."""
+    # A symmetric loss takes both views as queries.
+    return 2 if config[config.method].get("symmetric", False) else 1
 
 
 def summarise_counts(counts):
@@ -164,8 +171,15 @@ def summarise_counts(counts):
     return values or None
 
 
-def counts_of(summary, names):
-    """The reverse of `summarise_counts`, int64 arrays by name."""
+def expand_counts(summary, names):
+    """Reverses `summarise_counts`.
+
+    Args:
+      summary: int, dict name -> int, or None. names: of the encoder's tensors.
+
+    Returns:
+      dict name -> int64 array.
+    """
     if summary is None:
         return {}
     if isinstance(summary, int):

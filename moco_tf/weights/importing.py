@@ -16,10 +16,10 @@ _MOST_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
 def import_weights(path, workdir, config="", overrides=None):
     """Makes the workdir of a pre-training run from a file of weights.
 
-    A MoCo checkpoint with a queue becomes a whole run, which `pretrain` can go
-    on with: both encoders, the queue, the momentum of SGD if it is there, and
-    the step that BatchNorm counted. Anything else gives the query encoder
-    alone, for knn, linear, finetune, embed and export.
+    A MoCo checkpoint with a queue becomes a run that `pretrain` can go on with:
+    both encoders, the queue, the momentum of SGD if the file has it, and the
+    step that BatchNorm counted. Any other file gives the query encoder alone,
+    for knn, linear, finetune, embed and export.
 
     Args:
       path: of a published checkpoint (.pth.tar), a state dict of a torchvision
@@ -48,7 +48,7 @@ def import_weights(path, workdir, config="", overrides=None):
         )
     file = layouts.read(path)
     loaded = _configuration(file, config, overrides or {})
-    if file.is_whole:
+    if file.can_resume:
         method = conversion.make_method(loaded)
         encoder = method.query_encoder
     else:
@@ -70,7 +70,7 @@ def import_weights(path, workdir, config="", overrides=None):
 def _configuration(file, config, overrides):
     """The configuration of the file's encoder, with the user's fields."""
     fields = layouts.architecture(file.query)
-    if file.is_whole and file.queue.ndim == 2:
+    if file.can_resume and file.queue.ndim == 2:
         fields["moco.queue_size"] = file.queue.shape[1]
     if not config:
         config = "moco_v2_imagenet"
@@ -79,7 +79,7 @@ def _configuration(file, config, overrides):
         if fields["model.stem"] == "cifar":
             config = "moco_cifar10"
     method = configs.load(config).method
-    if file.is_whole and method != "moco":
+    if file.can_resume and method != "moco":
         raise ValueError(
             "A file with a queue and its key encoder is a run of MoCo. Received"
             f" the configuration {config!r}, of the method {method}. Give one "
@@ -90,7 +90,7 @@ def _configuration(file, config, overrides):
 
 
 def _check(file, encoder, method, path):
-    """Refuses tensors that do not fit; returns whether the head is fresh."""
+    """Refuses tensors that do not fit; returns whether the head is new."""
     expected = conversion.shapes(encoder)
     fresh_head = file.layout != "moco" and not any(
         name.startswith("fc.") for name in file.query
@@ -131,13 +131,12 @@ def _step(file, config):
     count = conversion.summarise_counts(file.counts["query"])
     if file.layout != "moco" or not isinstance(count, int):
         return 0
-    both = config[config.method].get("symmetric", False)
-    step = count // (2 if both else 1)
+    step = count // conversion.batches_per_step(config)
     return step if 0 <= step <= _MOST_STEPS else 0
 
 
 def _assign(file, encoder, method, step, fresh_head):
-    """Sets variables to the file's; returns what is worth saying."""
+    """Sets variables to the file's tensors; returns notes for the user."""
     notes = []
     rounded = conversion.assign(encoder, file.query)
     if fresh_head:
@@ -187,10 +186,10 @@ def _summary(file, path, config, saved, notes):
         f"{model.head} head, {model.dim} features",
         f"checkpoint  {saved}",
     ]
-    if file.is_whole:
+    if file.can_resume:
         lines.append(f"queue       {config.moco.queue_size} keys")
     left_out = list(file.left_out)
-    if not file.is_whole and file.key:
+    if not file.can_resume and file.key:
         left_out.append("the key encoder")
     if left_out:
         lines.append(f"left out    {', '.join(left_out)}")

@@ -1,4 +1,17 @@
-"""Files of weights that others made: which layout, and what is in them."""
+"""Weights that others made: names and shapes of tensors, layouts of files.
+
+Here a tensor goes by its name in torchvision's ResNet, with the projection head
+as "fc" (MoCo v1) or "fc.0" and "fc.2" (v2): "layer1.0.bn1.running_mean". Files
+have one of three layouts:
+
+moco         of the published code, a dict: "state_dict" of the query encoder
+             ("module.encoder_q." before each name), the key encoder
+             ("module.encoder_k."), "module.queue" [C, K] and
+             "module.queue_ptr" [1]; "epoch", "arch", "optimizer" of torch's SGD
+torchvision  a state dict; its "fc" is a classifier, no projection head
+detectron2   a pickle of MoCo's conversion: {"model": tensors by detectron2's
+             names, "__author__": "MOCO", "matching_heuristics": True}
+"""
 
 import re
 from typing import NamedTuple
@@ -9,9 +22,10 @@ from moco_tf.models import encoder as encoders
 from moco_tf.models import resnet
 from moco_tf.weights import pickle_reader, torch_file
 
+LAYOUTS = ("moco", "torchvision", "detectron2")
 QUERY, KEY = "encoder_q.", "encoder_k."
-COUNTER = "num_batches_tracked"
-# Of a BatchNorm, in torch's order, and of any other layer.
+_COUNTER = "num_batches_tracked"  # of a BatchNorm
+# Torch's names of a layer's tensors, in its order, and Keras' attributes.
 _NORM = {
     "weight": "gamma",
     "bias": "beta",
@@ -19,7 +33,186 @@ _NORM = {
     "running_var": "moving_variance",
 }
 _LINEAR = {"weight": "kernel", "bias": "bias"}
-_CONV = {"weight": "kernel"}
+_CONVOLUTION = {"weight": "kernel"}  # here without a bias
+_LAYER = re.compile(
+    r"(layer\d\.\d+\.)?(conv|bn)\d|layer\d\.\d+\.downsample\.[01]"
+)
+_NORM_LAYER = re.compile(r"bn\d$|downsample\.1$")
+_MOST_EPOCHS = 1_000_000
+
+
+class WeightFile(NamedTuple):
+    """The tensors of a file, by the names of torchvision's ResNet.
+
+    Attributes:
+      layout: of LAYOUTS.
+      query: dict name -> array in torch's layout, of the encoder.
+      key: likewise of the key encoder; {}: none.
+      counts: {"query": dict name -> array, "key": ...} of BatchNorm counters.
+      about: {"epoch": int}, or {} if the file does not say it.
+      queue: array [C, K], keys in columns; None: none.
+      pointer: array [1], the next column to write; None: none.
+      left_out: names of tensors that are not used.
+      optimizer: its state dict, unchecked; None: none.
+      prefix: of the encoder's names in the file.
+    """
+
+    layout: str
+    query: dict
+    key: dict
+    counts: dict
+    about: dict
+    queue: np.ndarray | None = None
+    pointer: np.ndarray | None = None
+    left_out: tuple = ()
+    optimizer: object = None
+    prefix: str = ""
+
+    def spell(self, name):
+        """How the file spells the name of a tensor of the encoder."""
+        if self.layout == "detectron2":
+            return to_detectron2(name)
+        return self.prefix + name
+
+    def spell_key(self, name):
+        """How the file spells the name of a tensor of the key encoder."""
+        start = self.prefix.removesuffix(QUERY)
+        return start + KEY + name
+
+    @property
+    def can_resume(self):
+        """Whether pre-training can go on: with key encoder, queue, pointer."""
+        has_queue = self.queue is not None and self.pointer is not None
+        return has_queue and bool(self.key)
+
+
+def read(path):
+    """Reads a file of weights, whose layout its names show.
+
+    Args:
+      path: of a published MoCo checkpoint, a state dict of torchvision's
+        ResNet, or MoCo's pickle for detectron2.
+
+    Returns:
+      WeightFile.
+
+    Raises:
+      ValueError: if the file cannot be read or is of another layout.
+    """
+    saved = torch_file.read(path)
+    if not isinstance(saved, dict):
+        raise ValueError(
+            f"{path} must hold a dict of tensors. Received a "
+            f"{type(saved).__name__}."
+        )
+    about = {}
+    if type(saved.get("epoch")) is int and 0 <= saved["epoch"] < _MOST_EPOCHS:
+        about["epoch"] = saved["epoch"]
+    if isinstance(saved.get("model"), dict) and "state_dict" not in saved:
+        tensors = _checked_tensors(saved["model"], path)
+        if any(name.startswith("res2.") for name in tensors):
+            return _detectron2_file(tensors, about)
+    inner = saved.get("state_dict", saved)
+    tensors = _checked_tensors(inner if isinstance(inner, dict) else {}, path)
+    prefix = "module."
+    if not tensors or not all(name.startswith(prefix) for name in tensors):
+        prefix = ""
+    tensors = {name.removeprefix(prefix): v for name, v in tensors.items()}
+    if any(name.startswith(QUERY) for name in tensors):
+        return _moco_file(tensors, about, saved.get("optimizer"), prefix)
+    if any(name.startswith("layer1.") for name in tensors):
+        return _torchvision_file(tensors, about, prefix)
+    raise ValueError(
+        f"{path} must hold the names of a MoCo checkpoint "
+        "(module.encoder_q.conv1.weight), of torchvision's ResNet "
+        "(layer1.0.conv1.weight) or of detectron2 (res2.0.conv1.weight). "
+        f"Received {_shown(list(tensors) or list(saved))}."
+    )
+
+
+def _moco_file(tensors, about, optimizer, prefix):
+    query, key, other = {}, {}, {}
+    for name, value in tensors.items():
+        if name.startswith(QUERY):
+            query[name.removeprefix(QUERY)] = value
+        elif name.startswith(KEY):
+            key[name.removeprefix(KEY)] = value
+        else:
+            other[name] = value
+    query, query_counts = _without_counters(query)
+    key, key_counts = _without_counters(key)
+    queue, pointer = other.pop("queue", None), other.pop("queue_ptr", None)
+    return WeightFile(
+        "moco",
+        query,
+        key,
+        {"query": query_counts, "key": key_counts},
+        about,
+        queue,
+        pointer,
+        left_out=tuple(prefix + name for name in other),
+        optimizer=optimizer,
+        prefix=prefix + QUERY,
+    )
+
+
+def _torchvision_file(tensors, about, prefix):
+    query, counts = _without_counters(tensors)
+    # One linear layer classifies; only a head of two is MoCo's.
+    classifier = ("fc.weight", "fc.bias")
+    left_out = tuple(name for name in classifier if name in query)
+    query = {name: v for name, v in query.items() if name not in classifier}
+    return WeightFile(
+        "torchvision",
+        query,
+        {},
+        {"query": counts, "key": {}},
+        about,
+        left_out=left_out,
+        prefix=prefix,
+    )
+
+
+def _detectron2_file(tensors, about):
+    named = {from_detectron2(n): v for n, v in tensors.items()}
+    query, counts = _without_counters(named)
+    counts = {"query": counts, "key": {}}
+    return WeightFile("detectron2", query, {}, counts, about)
+
+
+def _without_counters(tensors):
+    """The tensors without BatchNorm's counters, and the counters."""
+    end = f".{_COUNTER}"
+    counts = {
+        name: value
+        for name, value in tensors.items()
+        if name.endswith(end) and value.size == 1 and value.dtype.kind == "i"
+    }
+    return {n: v for n, v in tensors.items() if n not in counts}, counts
+
+
+def _checked_tensors(saved, path):
+    """The arrays of a dict; all its values must be arrays, or none."""
+    other = [
+        name
+        for name, value in saved.items()
+        if type(name) is not str
+        or not name.isprintable()
+        or not isinstance(value, np.ndarray)
+    ]
+    tensors = {name: v for name, v in saved.items() if name not in other}
+    if other and tensors:
+        raise ValueError(
+            f"{path} must hold tensors alone in its state dict. Received "
+            f"other values at {_shown(other)}."
+        )
+    return tensors
+
+
+def _shown(names):
+    """The first names, for messages."""
+    shown = ", ".join(pickle_reader.printable(str(n))[:60] for n in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def named_variables(encoder):
@@ -32,25 +225,31 @@ def named_variables(encoder):
       dict name -> variable; `to_torch` turns a value into torch's layout. A
       head that the published checkpoints do not have is left out.
     """
-    held = {layer.name: layer for layer in encoder.backbone.layers}
+    layers = {layer.name: layer for layer in encoder.backbone.layers}
     head = {layer.name: layer for layer in encoder.head.layers}
-    found = {}
-    for name in sorted(filter(_is_layer, held), key=_place):
-        # Convolutions here have no bias.
-        parts = _NORM if _is_norm(name) else _CONV
-        for part, variable in parts.items():
-            found[f"{name}.{part}"] = getattr(held[name], variable)
+    variables = {}
+    for name in sorted(filter(_LAYER.fullmatch, layers), key=_order):
+        parts = _NORM if _NORM_LAYER.search(name) else _CONVOLUTION
+        for part, attribute in parts.items():
+            variables[f"{name}.{part}"] = getattr(layers[name], attribute)
     for name in ("fc", "fc.0", "fc.2"):
-        for part, variable in _LINEAR.items() if name in head else ():
-            found[f"{name}.{part}"] = getattr(head[name], variable)
-    return found
+        for part, attribute in _LINEAR.items() if name in head else ():
+            variables[f"{name}.{part}"] = getattr(head[name], attribute)
+    return variables
+
+
+def _order(name):
+    """Sorts layers: the stem, then each block, its shortcut at the end."""
+    *block, last = re.sub(r"downsample\.", "downsample", name).split(".")
+    numbers = [int(part.removeprefix("layer")) for part in block] or [0, 0]
+    return (*numbers, "downsample" in last, last[-1], last.startswith("bn"))
 
 
 def counters(names):
     """Names of the BatchNorm counters that torch has beside these tensors."""
     mean = "running_mean"
     return [
-        name.removesuffix(mean) + COUNTER
+        name.removesuffix(mean) + _COUNTER
         for name in names
         if name.endswith(mean)
     ]
@@ -62,32 +261,13 @@ def with_counters(tensors, counts):
     Args:
       tensors: dict name -> array. counts: dict name -> array, of `counters`.
     """
-    found = {}
+    merged = {}
     for name, value in tensors.items():
-        found[name] = value
-        counter = name.removesuffix("running_var") + COUNTER
+        merged[name] = value
+        counter = name.removesuffix("running_var") + _COUNTER
         if name.endswith("running_var") and counter in counts:
-            found[counter] = counts[counter]
-    return found
-
-
-def _is_layer(name):
-    return bool(
-        re.fullmatch(
-            r"(layer\d\.\d+\.)?(conv|bn)\d|layer\d\.\d+\.downsample\.[01]", name
-        )
-    )
-
-
-def _is_norm(name):
-    return bool(re.search(r"(bn\d|downsample\.1)$", name))
-
-
-def _place(name):
-    """Sorts layers: the stem, then each block, its shortcut at the end."""
-    *block, last = re.sub(r"downsample\.", "downsample", name).split(".")
-    place = [int(part.removeprefix("layer")) for part in block] or [0, 0]
-    return (*place, "downsample" in last, last[-1], last.startswith("bn"))
+            merged[counter] = counts[counter]
+    return merged
 
 
 def to_torch(value):
@@ -124,7 +304,7 @@ def from_detectron2(name):
 
 
 def architecture(tensors):
-    """What a configuration says of an encoder, from its tensors.
+    """Infers the fields of a configuration that describe an encoder.
 
     Args:
       tensors: dict name -> array, in torch's layout.
@@ -134,7 +314,7 @@ def architecture(tensors):
       model.dim if there is a projection head.
 
     Raises:
-      ValueError: if they are of no ResNet that there is.
+      ValueError: if they are of no ResNet of models.resnet.
     """
     blocks: dict[int, set[int]] = {}
     for name in tensors:
@@ -155,15 +335,17 @@ def architecture(tensors):
             f"{'with' if bottleneck else 'without'} bottlenecks, and "
             f"{len(tensors)} names such as {', '.join(list(tensors)[:3])}."
         )
-    found: dict[str, object] = {"model.backbone": f"resnet{depths[0]}"}
-    # The widest stage tells the factor best: channels are multiples of 8.
+    # The widest stage shows the factor best: channels are multiples of 8.
     wide = tensors.get("layer4.0.conv1.weight")
     channels = 512 if wide is None or wide.ndim != 4 else wide.shape[0]
-    found["model.width"] = channels / 512
     stem = tensors.get("conv1.weight")
     small = stem is not None and stem.ndim == 4 and stem.shape[-1] == 3
-    found["model.stem"] = "cifar" if small else "imagenet"
-    return found | _head(tensors)
+    return {
+        "model.backbone": f"resnet{depths[0]}",
+        "model.width": channels / 512,
+        "model.stem": "cifar" if small else "imagenet",
+        **_head(tensors),
+    }
 
 
 def _head(tensors):
@@ -172,15 +354,15 @@ def _head(tensors):
         return {}
     linear = parts <= {"fc.weight", "fc.bias"}
     last = "fc" if linear else "fc.2"
-    found = {"model.head": "fc" if linear else "mlp"}
+    fields = {"model.head": "fc" if linear else "mlp"}
     for name in (f"{last}.bias", f"{last}.weight"):
         if name in tensors and tensors[name].ndim:
-            return found | {"model.dim": int(tensors[name].shape[0])}
-    return found
+            return fields | {"model.dim": int(tensors[name].shape[0])}
+    return fields
 
 
 def problems(tensors, expected, spell=str):
-    """Says what is wrong with tensors, all at once.
+    """Lists all that is wrong with the tensors of a file.
 
     Args:
       tensors: dict name -> array. expected: dict name -> shape, a tuple.
@@ -198,7 +380,8 @@ def problems(tensors, expected, spell=str):
             lines.append(
                 f"{spell(name)}: shape {value.shape}, where {shape} is needed"
             )
-        elif not _is_float(value):
+        # bfloat16 is of kind V to NumPy.
+        elif value.dtype.kind != "f" and value.dtype.name != "bfloat16":
             lines.append(f"{spell(name)}: type {value.dtype}, no float")
         elif not np.isfinite(np.asarray(value, np.float32)).all():
             lines.append(f"{spell(name)}: holds values that are not finite")
@@ -208,201 +391,3 @@ def problems(tensors, expected, spell=str):
         if name not in expected
     ]
     return lines
-
-
-def _is_float(value):
-    # NumPy knows bfloat16 as a type of its own kind.
-    return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
-
-
-LAYOUTS = ("moco", "torchvision", "detectron2")
-_MOST_EPOCHS = 1_000_000
-
-
-class WeightFile(NamedTuple):
-    """The tensors of a file, by the names of weight_names.
-
-    Attributes:
-      layout: of LAYOUTS.
-      query: dict name -> array in torch's layout, of the encoder.
-      key: likewise of the key encoder; {}: none.
-      queue: array [C, K], keys in columns; None: none.
-      pointer: array [1], the next column to write; None: none.
-      counts: {"query": dict name -> array, "key": ...} of BatchNorm counters.
-      left_out: names that are not read.
-      about: dict of the entry "epoch", if it is there.
-      optimizer: of the file, as read; None: none.
-      prefix: before the names of the encoder in the file.
-    """
-
-    layout: str
-    query: dict
-    key: dict
-    queue: np.ndarray | None
-    pointer: np.ndarray | None
-    counts: dict
-    left_out: tuple
-    about: dict
-    optimizer: object
-    prefix: str
-
-    def spell(self, name):
-        """How the file spells the name of a tensor of the encoder."""
-        if self.layout == "detectron2":
-            return to_detectron2(name)
-        return self.prefix + name
-
-    def spell_key(self, name):
-        """How the file spells the name of a tensor of the key encoder."""
-        start = self.prefix.removesuffix(QUERY)
-        return start + KEY + name
-
-    @property
-    def is_whole(self):
-        """Whether pre-training can go on: keys, their encoder, the place."""
-        parts = (self.queue, self.pointer)
-        return bool(self.key) and all(part is not None for part in parts)
-
-
-def read(path):
-    """Reads a file of weights and tells its layout by its names.
-
-    Args:
-      path: of a published MoCo checkpoint, a state dict of torchvision's
-        ResNet, or MoCo's pickle for detectron2.
-
-    Returns:
-      WeightFile.
-
-    Raises:
-      ValueError: if the file cannot be read or is of another layout.
-    """
-    saved = torch_file.read(path)
-    if not isinstance(saved, dict):
-        raise ValueError(
-            f"{path} must hold a dict of tensors. Received a "
-            f"{type(saved).__name__}."
-        )
-    about = {}
-    if type(saved.get("epoch")) is int and 0 <= saved["epoch"] < _MOST_EPOCHS:
-        about["epoch"] = saved["epoch"]
-    if isinstance(saved.get("model"), dict) and "state_dict" not in saved:
-        tensors = _tensors(saved["model"], path)
-        if any(name.startswith("res2.") for name in tensors):
-            return _of_detectron2(tensors, about)
-    inner = saved.get("state_dict", saved)
-    tensors = _tensors(inner if isinstance(inner, dict) else {}, path)
-    prefix = _common(tensors, "module.")
-    tensors = {name.removeprefix(prefix): v for name, v in tensors.items()}
-    if any(name.startswith(QUERY) for name in tensors):
-        return _of_moco(tensors, about, saved.get("optimizer"), prefix)
-    if any(name.startswith("layer1.") for name in tensors):
-        return _of_torchvision(tensors, about, prefix)
-    raise ValueError(
-        f"{path} must hold the names of a MoCo checkpoint "
-        "(module.encoder_q.conv1.weight), of torchvision's ResNet "
-        "(layer1.0.conv1.weight) or of detectron2 (res2.0.conv1.weight). "
-        f"Received {_some(list(tensors) or list(saved))}."
-    )
-
-
-def _of_moco(tensors, about, optimizer, prefix):
-    query, key, other = {}, {}, {}
-    for name, value in tensors.items():
-        if name.startswith(QUERY):
-            query[name.removeprefix(QUERY)] = value
-        elif name.startswith(KEY):
-            key[name.removeprefix(KEY)] = value
-        else:
-            other[name] = value
-    query, query_counts = _split(query)
-    key, key_counts = _split(key)
-    queue, pointer = other.pop("queue", None), other.pop("queue_ptr", None)
-    return WeightFile(
-        "moco",
-        query,
-        key,
-        queue,
-        pointer,
-        {"query": query_counts, "key": key_counts},
-        tuple(prefix + name for name in other),
-        about,
-        optimizer,
-        prefix + QUERY,
-    )
-
-
-def _of_torchvision(tensors, about, prefix):
-    query, counts = _split(tensors)
-    # One linear layer classifies; only a head of two is MoCo's.
-    classifier = ("fc.weight", "fc.bias")
-    left_out = tuple(name for name in classifier if name in query)
-    query = {name: v for name, v in query.items() if name not in classifier}
-    return WeightFile(
-        "torchvision",
-        query,
-        {},
-        None,
-        None,
-        {"query": counts, "key": {}},
-        left_out,
-        about,
-        None,
-        prefix,
-    )
-
-
-def _of_detectron2(tensors, about):
-    named = {from_detectron2(n): v for n, v in tensors.items()}
-    query, counts = _split(named)
-    return WeightFile(
-        "detectron2",
-        query,
-        {},
-        None,
-        None,
-        {"query": counts, "key": {}},
-        (),
-        about,
-        None,
-        "",
-    )
-
-
-def _split(tensors):
-    """Tensors, and the counters of BatchNorm."""
-    end = f".{COUNTER}"
-    counts = {
-        name: value
-        for name, value in tensors.items()
-        if name.endswith(end) and value.size == 1 and value.dtype.kind == "i"
-    }
-    return {n: v for n, v in tensors.items() if n not in counts}, counts
-
-
-def _tensors(found, path):
-    """The arrays of a dict; all its values must be arrays."""
-    other = [
-        name
-        for name, value in found.items()
-        if type(name) is not str
-        or not name.isprintable()
-        or not isinstance(value, np.ndarray)
-    ]
-    tensors = {n: v for n, v in found.items() if n not in other}
-    if other and tensors:
-        raise ValueError(
-            f"{path} must hold tensors alone in its state dict. Received "
-            f"other values at {_some(other)}."
-        )
-    return tensors
-
-
-def _common(names, prefix):
-    """The prefix if all names have it, else nothing."""
-    return prefix if names and all(n.startswith(prefix) for n in names) else ""
-
-
-def _some(names):
-    shown = ", ".join(pickle_reader.printable(str(n))[:60] for n in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
