@@ -1,4 +1,9 @@
-"""An exported encoder for another runtime (the `convert` command)."""
+"""An exported encoder for another runtime (the `convert` command).
+
+The encoder is the export's signature `embed_tensors`. The packages of a format
+are imported where they are used: only those of the chosen format need to be
+installed (the extra `convert`).
+"""
 
 import contextlib
 import importlib.util
@@ -17,16 +22,17 @@ from moco_tf.evaluation import frozen
 from moco_tf.serving import comparison, server
 
 SIGNATURE = "embed_tensors"
-OPSET = 17  # of ONNX: what runtimes since 2022 read
+OPSET = 17  # of ONNX: runtimes since 2022 read it
+COMPARED = 16  # images of a source, spread over it
 
 
 class Format(NamedTuple):
-    """A format.
+    """The format of a runtime.
 
     Attributes:
       suffix: of its files; OpenVINO's is that of a folder.
       packages: that writing and running it import.
-      write: (folder of a SavedModel, it loaded, path to write) -> None.
+      write: (folder of a SavedModel, the same loaded, path to write) -> None.
       open: (path, output) -> function of float32 [n, S, S, 3].
     """
 
@@ -36,11 +42,220 @@ class Format(NamedTuple):
     open: Callable
 
 
+class Exported(NamedTuple):
+    """A version of an export, loaded.
+
+    Attributes:
+      folder: pathlib.Path. loaded: result of tf.saved_model.load.
+      image_size: S, pixels.
+      recipe: views.Recipe, whose evaluation view and normalisation it expects.
+      channels: C, of the images.
+    """
+
+    folder: pathlib.Path
+    loaded: object
+    image_size: int
+    recipe: views.Recipe
+    channels: int
+
+
+def convert_export(model, to, path="", images=""):
+    """Writes an export's encoder for a runtime, runs it there and compares.
+
+    The converted encoder takes normalised images float32 [n, S, S, C], any n,
+    and returns `features` and `normalised`, float32 [n, F]: it is the
+    SavedModel's signature `embed_tensors`.
+
+    Args:
+      model: folder of an export, or of its versions: the newest.
+      to: name in FORMATS.
+      path: file to write, for OpenVINO a folder; "": NAME-VERSION with the
+        format's suffix, beside the folder of versions.
+      images: source spec of images to compare on; "": photographs that come
+        with the packages.
+
+    Returns:
+      pathlib.Path of the new file or folder.
+
+    Raises:
+      ValueError: before anything is written, for packages that are missing, a
+        path that is taken, or a model that is not an export.
+      FloatingPointError: if the runtime does not give the SavedModel's
+        features to comparison.LIMIT; nothing is left of the file.
+
+    Side effects: writes under a name that starts with a dot and renames; and
+    prints the differences.
+    """
+    chosen = _format(to)
+    folder, _ = server.newest_version(model)
+    final = _path(path, folder, chosen.suffix)
+    _refuse_existing(final)
+    exported = open_export(folder)
+    tensors = _normalised(_images(images, exported.channels), exported)
+    with _scratch(final) as part:
+        chosen.write(exported.folder, exported.loaded, part)
+        differences = _compare(chosen, part, exported, tensors)
+        listed = "\n".join(f"  {difference}" for difference in differences)
+        if not all(d.relative <= comparison.LIMIT for d in differences):
+            raise FloatingPointError(
+                f"The encoder as {to} must give the features of the "
+                f"SavedModel, to {comparison.LIMIT:g} of the largest. Received "
+                f"from {folder}:\n{listed}\nNothing is kept. Try the versions "
+                "of the packages that the extra `convert` names."
+            )
+    size, recipe = exported.image_size, exported.recipe
+    shape = f"[n, {size}, {size}, {exported.channels}]"
+    print(
+        f"converted {folder}\nwrote {final}\n"
+        f"  images float32 {shape}, (RGB / 255 - mean) / std, "
+        f"mean {recipe.mean}, std {recipe.std} -> features, normalised\n"
+        f"compared with the SavedModel on {len(tensors)} images:\n{listed}"
+    )
+    return final
+
+
+def open_export(folder):
+    """Loads a version of an export.
+
+    Args:
+      folder: of a SavedModel with model_card.json.
+
+    Returns:
+      Exported.
+
+    Raises:
+      ValueError: for a SavedModel that `export` did not write.
+    """
+    folder = pathlib.Path(folder)
+    settings = frozen.preprocessing(folder)
+    loaded = tf.saved_model.load(str(folder))
+    name = SIGNATURE
+    known = settings.get("views") in views.RECIPES and "image_size" in settings
+    if name not in loaded.signatures or not known:
+        raise ValueError(
+            f"The model must be an export: with the signature {name} and "
+            "with model_card.json, which names its views. Received "
+            f"{str(folder)!r} with the signatures "
+            f"{', '.join(loaded.signatures) or 'none'}"
+            f"{'' if settings else ' and without the card'}. Make one with "
+            "moco-tf export."
+        )
+    recipe = views.RECIPES[settings["views"]]
+    inputs = loaded.signatures[name].structured_input_signature[1]
+    channels = inputs["images"].shape[-1]
+    return Exported(folder, loaded, settings["image_size"], recipe, channels)
+
+
+def _format(to):
+    """The format of a name, whose packages are installed."""
+    if to not in FORMATS:
+        raise ValueError(
+            f"--to must be one of {', '.join(FORMATS)}. "
+            f"Received {to!r}. " + naming.suggestion(to, FORMATS)
+        )
+    chosen = FORMATS[to]
+    # None stands in sys.modules for a package that must not be imported.
+    missing = [
+        n for n in chosen.packages if importlib.util.find_spec(n) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"--to={to} needs the packages {', '.join(chosen.packages)}. "
+            f"Received an environment without {', '.join(missing)}. Install "
+            "them, in the checkout: pip install -e .[convert]"
+        )
+    return chosen
+
+
+def _path(path, folder, suffix):
+    if path:
+        return pathlib.Path(path)
+    folder = folder.resolve()
+    if not folder.name.isdigit():
+        return folder.with_name(folder.name + suffix)
+    versions = folder.parent
+    return versions.with_name(f"{versions.name}-{folder.name}{suffix}")
+
+
+def _refuse_existing(final):
+    if final.exists():
+        raise ValueError(
+            f"A converted encoder is written to a new path. Received {final}, "
+            "which is there. Remove it, or give another by --path."
+        )
+
+
+@contextlib.contextmanager
+def _scratch(final):
+    """Yields a path of the final name in a folder for the time of the block.
+
+    The name is the final one because converters look at the suffix; the folder
+    is there because some leave other files beside it.
+
+    Side effects: renames the path to the final one when all went well.
+    """
+    folder = final.with_name(f".{final.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder / final.name
+        _refuse_existing(final)  # of another command, in the meantime
+        os.rename(folder / final.name, final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _images(spec, channels):
+    """Yields images of a source that can be read, COMPARED at most.
+
+    Args:
+      spec: of the source; "": the photographs. channels: int.
+    """
+    if not spec:
+        yield from comparison.inputs_of_photographs(channels // 3)[1]
+        return
+    source = sources.open_source(spec, channels)
+    for index in sources.evenly_spaced(len(source), COMPARED):
+        image, reason = unreadable.read(source, index)
+        if image is None:
+            print(f"not compared: {source.name(int(index))}: {reason}")
+        else:
+            yield image
+
+
+def _normalised(images, exported):
+    """Inputs of the encoder, float32 [n, S, S, C], of uint8 images."""
+    recipe, size = exported.recipe, exported.image_size
+    pixels = [recipe.evaluate(image, size) for image in images]
+    if not pixels:
+        raise ValueError(
+            "Features are compared on images. Received a source of which none "
+            "was read. Give another by --images."
+        )
+    return views.normalize(tf.stack(pixels), recipe.mean, recipe.std).numpy()
+
+
+def _compare(chosen, path, exported, tensors):
+    """Differences of both outputs, for the first image and for all."""
+    signature = exported.loaded.signatures[SIGNATURE]
+    expected = signature(images=tf.constant(tensors))
+    differences = []
+    for output, rows in expected.items():
+        encode = chosen.open(path, output)
+        for count in sorted({1, len(tensors)}):
+            title = f"{output} [{count}]"
+            features = encode(tensors[:count])
+            differences.append(
+                comparison.compare(title, features, rows[:count])
+            )
+    return differences
+
+
 def write_onnx(folder, loaded, path):
     """Writes the signature `embed_tensors` as ONNX, for any batch size.
 
     Args:
-      folder: of a SavedModel. loaded: what tf.saved_model.load gives of it.
+      folder: of a SavedModel. loaded: result of tf.saved_model.load for it.
       path: of the file.
     """
     import tf2onnx
@@ -48,7 +263,7 @@ def write_onnx(folder, loaded, path):
     del folder
     signature = loaded.signatures[SIGNATURE]
     spec = signature.structured_input_signature[1]["images"]
-    # A function of its own: its inputs and outputs keep the names.
+    # Inputs and outputs keep their names if this is a new function.
     tf2onnx.convert.from_function(
         tf.function(lambda images: signature(images=images)),
         input_signature=[tf.TensorSpec(spec.shape, spec.dtype, "images")],
@@ -171,212 +386,3 @@ FORMATS = {
         ".openvino", ("openvino",), write_openvino, open_openvino
     ),
 }
-
-
-COMPARED = 16  # images of a source, spread over it
-
-
-class Exported(NamedTuple):
-    """A version of an export, loaded.
-
-    Attributes:
-      folder: pathlib.Path. loaded: what tf.saved_model.load gives.
-      image_size: S, pixels.
-      recipe: views.Recipe, whose evaluation view and normalisation it expects.
-      channels: C, of the images.
-    """
-
-    folder: pathlib.Path
-    loaded: object
-    image_size: int
-    recipe: views.Recipe
-    channels: int
-
-
-def convert_export(model, to, path="", images=""):
-    """Writes an export's encoder for a runtime, runs it there and compares.
-
-    What is written takes normalised images float32 [n, S, S, C], any n, and
-    gives `features` and `normalised`, float32 [n, F]: the SavedModel's
-    signature `embed_tensors`.
-
-    Args:
-      model: folder of an export, or of its versions: the newest.
-      to: name in FORMATS.
-      path: file to write, for OpenVINO a folder; "": NAME-VERSION with the
-        format's suffix, beside the folder of versions.
-      images: source spec of images to compare on; "": photographs that come
-        with the packages.
-
-    Returns:
-      pathlib.Path of what was written.
-
-    Raises:
-      ValueError: before anything is written, for packages that are missing, a
-        path that is taken, or a model that is not an export.
-      FloatingPointError: if the runtime does not give the SavedModel's
-        features to comparison.LIMIT; nothing is left of what was written.
-
-    Side effects: writes under a name that starts with a dot and renames; and
-    prints the differences.
-    """
-    chosen = _format(to)
-    folder, _ = server.newest_version(model)
-    final = _path(path, folder, chosen.suffix)
-    _refuse_existing(final)
-    exported = open_export(folder)
-    tensors = _normalised(_images(images, exported.channels), exported)
-    with _beside(final) as part:
-        chosen.write(exported.folder, exported.loaded, part)
-        differences = _compare(chosen, part, exported, tensors)
-        found = "\n".join(f"  {difference}" for difference in differences)
-        if not all(d.relative <= comparison.LIMIT for d in differences):
-            raise FloatingPointError(
-                f"The encoder as {to} must give the features of the "
-                f"SavedModel, to {comparison.LIMIT:g} of the largest. Received "
-                f"from {folder}:\n{found}\nNothing is kept. Try the versions "
-                "of the packages that the extra `convert` names."
-            )
-    size, recipe = exported.image_size, exported.recipe
-    shape = f"[n, {size}, {size}, {exported.channels}]"
-    print(
-        f"converted {folder}\nwrote {final}\n"
-        f"  images float32 {shape}, (RGB / 255 - mean) / std, "
-        f"mean {recipe.mean}, std {recipe.std} -> features, normalised\n"
-        f"compared with the SavedModel on {len(tensors)} images:\n{found}"
-    )
-    return final
-
-
-def open_export(folder):
-    """Loads a version of an export.
-
-    Args:
-      folder: of a SavedModel with model_card.json.
-
-    Returns:
-      Exported.
-
-    Raises:
-      ValueError: for a SavedModel that `export` did not write.
-    """
-    folder = pathlib.Path(folder)
-    told = frozen.preprocessing(folder)
-    loaded = tf.saved_model.load(str(folder))
-    name = SIGNATURE
-    known = told.get("views") in views.RECIPES and "image_size" in told
-    if name not in loaded.signatures or not known:
-        raise ValueError(
-            f"What is converted must be an export: with the signature {name} "
-            "and with model_card.json, which names its views. Received "
-            f"{str(folder)!r} with the signatures "
-            f"{', '.join(loaded.signatures) or 'none'}"
-            f"{'' if told else ' and without the card'}. Make one with "
-            "moco-tf export."
-        )
-    recipe = views.RECIPES[told["views"]]
-    inputs = loaded.signatures[name].structured_input_signature[1]
-    channels = inputs["images"].shape[-1]
-    return Exported(folder, loaded, told["image_size"], recipe, channels)
-
-
-def _format(to):
-    """The format of a name, with its packages found."""
-    if to not in FORMATS:
-        raise ValueError(
-            f"--to must be one of {', '.join(FORMATS)}. "
-            f"Received {to!r}. " + naming.suggestion(to, FORMATS)
-        )
-    chosen = FORMATS[to]
-    # None stands in sys.modules for a package that must not be imported.
-    missing = [
-        n for n in chosen.packages if importlib.util.find_spec(n) is None
-    ]
-    if missing:
-        raise ValueError(
-            f"--to={to} needs the packages {', '.join(chosen.packages)}. "
-            f"Received an environment without {', '.join(missing)}. Install "
-            "them, in the checkout: pip install -e .[convert]"
-        )
-    return chosen
-
-
-def _path(path, folder, suffix):
-    if path:
-        return pathlib.Path(path)
-    folder = folder.resolve()
-    if not folder.name.isdigit():
-        return folder.with_name(folder.name + suffix)
-    versions = folder.parent
-    return versions.with_name(f"{versions.name}-{folder.name}{suffix}")
-
-
-def _refuse_existing(final):
-    if final.exists():
-        raise ValueError(
-            f"A converted encoder is written to a new path. Received {final}, "
-            "which is there. Remove it, or give another by --path."
-        )
-
-
-@contextlib.contextmanager
-def _beside(final):
-    """Gives a path of the final name, in a folder that goes.
-
-    Formats tell files by their suffix, and some write others beside them.
-    """
-    folder = final.with_name(f".{final.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
-    folder.mkdir(parents=True)
-    try:
-        yield folder / final.name
-        _refuse_existing(final)  # of another command, in the meantime
-        os.rename(folder / final.name, final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _images(spec, channels):
-    """Yields images of a source that can be read, COMPARED at most.
-
-    Args:
-      spec: of the source; "": the photographs. channels: int.
-    """
-    if not spec:
-        yield from comparison.inputs_of_photographs(channels // 3)[1]
-        return
-    source = sources.open_source(spec, channels)
-    for index in sources.evenly_spaced(len(source), COMPARED):
-        image, reason = unreadable.read(source, index)
-        if image is None:
-            print(f"not compared: {source.name(int(index))}: {reason}")
-        else:
-            yield image
-
-
-def _normalised(images, exported):
-    """What the encoder takes, float32 [n, S, S, C], of uint8 images."""
-    recipe, size = exported.recipe, exported.image_size
-    pixels = [recipe.evaluate(image, size) for image in images]
-    if not pixels:
-        raise ValueError(
-            "Features are compared on images. Received a source of which none "
-            "was read. Give another by --images."
-        )
-    return views.normalize(tf.stack(pixels), recipe.mean, recipe.std).numpy()
-
-
-def _compare(chosen, path, exported, tensors):
-    """Differences of both outputs, for the first image and for all."""
-    signature = exported.loaded.signatures[SIGNATURE]
-    expected = signature(images=tf.constant(tensors))
-    found = []
-    for output, rows in expected.items():
-        encode = chosen.open(path, output)
-        for count in sorted({1, len(tensors)}):
-            found.append(
-                comparison.compare(
-                    f"{output} [{count}]", encode(tensors[:count]), rows[:count]
-                )
-            )
-    return found

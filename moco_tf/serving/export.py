@@ -14,7 +14,144 @@ import tensorflow as tf
 from moco_tf import filesystem
 from moco_tf.evaluation import frozen
 from moco_tf.models import batch_norm, cloning
-from moco_tf.serving import comparison, labelling, model_card, signatures
+from moco_tf.serving import (
+    comparison,
+    labelling,
+    model_card,
+    signatures,
+    warm_up,
+)
+
+
+def export_run(
+    encoder: frozen.Frozen,
+    output: str | pathlib.Path,
+    name: str,
+    version: int = 0,
+    head: str = "",
+    bank: str = "",
+    licence: str = "",
+    workdir: str | pathlib.Path = "",
+) -> pathlib.Path:
+    """Exports an encoder, compares the export with it, and prints a summary.
+
+    Args:
+      encoder: of a run.
+      output: folder of all exports. name: of this model, letters, digits, "_",
+        "-" and ".".
+      version: positive int; 0: one more than the largest there.
+      head: linear.npz of `moco-tf linear`, or its folder; adds `classify`.
+      bank: labelled file of `moco-tf embed`, or source spec; adds
+        `neighbours`.
+      licence: of the weights, text for the model card.
+      workdir: of the run, for the model card and for stored features.
+
+    Returns:
+      pathlib.Path of the version's folder.
+
+    Raises:
+      ValueError: before anything is written, for a version that is there, or
+        a head or bank that does not belong to the encoder.
+      FloatingPointError: if the export does not give the encoder's features;
+        nothing is left of it.
+      OSError: if it cannot be written.
+
+    Side effects: writes the folder under a name that starts with a dot and
+      renames it, so that a server never sees a part of one.
+    """
+    if encoder.encoder is None or encoder.config is None:
+        raise ValueError(
+            "An encoder is exported from its run. Received "
+            f"{encoder.title!r}, which is a model without one. Give --workdir."
+        )
+    final = version_folder(output, name, version)
+    backbone = signatures.float32_backbone(encoder)
+    linear, result = None, {}
+    if head:
+        size = backbone.output_shape[-1]
+        linear, result = labelling.open_head(head, encoder, size)
+    neighbours = labelling.open_bank(bank, encoder, workdir) if bank else None
+    served = signatures.ServedEncoder(
+        backbone, encoder.recipe, encoder.image_size, linear, neighbours
+    )
+    with filesystem.atomic_folder(final) as part:
+        card = model_card.describe(
+            encoder,
+            name,
+            int(final.name),
+            _write_models(part, served, encoder, name),
+            licence,
+            workdir,
+            linear=result,
+            bank=neighbours.title if neighbours else "",
+            keras_note=_write_keras(part, backbone),
+        )
+        model_card.write(part, card)
+        differences = comparison.check_export(part, served, encoder)
+    print(_text(final, card, differences))
+    return final
+
+
+def version_folder(output, name, version=0):
+    """The folder of a version that is not there yet.
+
+    Args:
+      output, name, version: as `export_run`.
+
+    Returns:
+      pathlib.Path OUTPUT/NAME/VERSION.
+
+    Raises:
+      ValueError: for a name or version that cannot be used.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            "--name must be of letters, digits, '_', '-' and '.', as it "
+            f"becomes a folder and a part of addresses. Received {name!r}."
+        )
+    if version < 0:
+        raise ValueError(
+            "--version must be a positive number; 0 takes the next one. "
+            f"Received {version}."
+        )
+    folder = pathlib.Path(output) / name
+    versions = []
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        versions = sorted(int(name) for name in names if name.isdecimal())
+    if version in versions:
+        raise ValueError(
+            f"A version is written once. Received --version={version}, and "
+            f"{folder} holds {', '.join(map(str, versions))}. Leave --version "
+            "out to take the next one."
+        )
+    return folder / str(version or max(versions, default=0) + 1)
+
+
+def _write_models(folder, served, encoder, name):
+    """Writes the SavedModel and its warm-up; returns its signatures."""
+    traced = served.signatures()
+    try:
+        tf.saved_model.save(served, str(folder), signatures=traced)
+    except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
+        raise OSError(
+            f"The export could not be written: {error.message}. Nothing is "
+            "left of it. Free space, or give another --output."
+        ) from error
+    files = encoder.channels // 3  # of an image
+    pairs = warm_up.requests(traced, encoder.recipe, encoder.image_size, files)
+    warm_up.write(folder, name, pairs)
+    return signatures.describe(traced)
+
+
+def _write_keras(folder, backbone):
+    """Writes encoder.keras; returns "", or why there is none."""
+    try:
+        model = stock_model(backbone)
+    except ValueError as error:
+        return str(error)
+    model.save(folder / "encoder.keras")
+    return ""
 
 
 def stock_model(backbone):
@@ -62,140 +199,9 @@ def _stock(layer):
     )
 
 
-def export_run(
-    judged: frozen.Frozen,
-    output: str | pathlib.Path,
-    name: str,
-    version: int = 0,
-    head: str = "",
-    bank: str = "",
-    licence: str = "",
-    workdir: str | pathlib.Path = "",
-) -> pathlib.Path:
-    """Exports an encoder, compares the export with it, and prints both.
-
-    Args:
-      judged: frozen.Frozen of a run.
-      output: folder of all exports. name: of this model, letters, digits, "_",
-        "-" and ".".
-      version: positive int; 0: one more than the largest there.
-      head: linear.npz of `moco-tf linear`, or its folder; adds `classify`.
-      bank: labelled file of `moco-tf embed`, or source spec; adds
-        `neighbours`.
-      licence: of the weights, text for the model card.
-      workdir: of the run, for the model card and for stored features.
-
-    Returns:
-      pathlib.Path of the version's folder.
-
-    Raises:
-      ValueError: before anything is written, for a version that is there, or
-        a head or bank that does not belong to the encoder.
-      FloatingPointError: if the export does not give the encoder's features;
-        nothing is left of it.
-      OSError: if it cannot be written.
-
-    Side effects: writes the folder under a name that starts with a dot and
-      renames it, so that a server never sees a part of one.
-    """
-    if judged.encoder is None or judged.config is None:
-        raise ValueError(
-            "An encoder is exported from its run. Received "
-            f"{judged.title!r}, which is a model without one. Give --workdir."
-        )
-    final = version_folder(output, name, version)
-    backbone = signatures.float32_backbone(judged)
-    linear, found = None, {}
-    if head:
-        size = backbone.output_shape[-1]
-        linear, found = labelling.open_head(head, judged, size)
-    neighbours = labelling.open_bank(bank, judged, workdir) if bank else None
-    served = signatures.ServedEncoder(
-        backbone, judged.recipe, judged.image_size, linear, neighbours
-    )
-    with filesystem.atomic_folder(final) as part:
-        card = model_card.describe(
-            judged,
-            name,
-            int(final.name),
-            _write_models(part, served, judged, name),
-            licence,
-            workdir,
-            linear=found,
-            bank=neighbours.title if neighbours else "",
-            keras_note=_write_keras(part, backbone),
-        )
-        model_card.write(part, card)
-        differences = comparison.check_export(part, served, judged)
-    print(_text(final, card, differences))
-    return final
-
-
-def version_folder(output, name, version=0):
-    """The folder of a version that is not there yet.
-
-    Args:
-      output, name, version: as `export_run`.
-
-    Returns:
-      pathlib.Path OUTPUT/NAME/VERSION.
-
-    Raises:
-      ValueError: for a name or version that cannot be used.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            "--name must be of letters, digits, '_', '-' and '.', as it "
-            f"becomes a folder and a part of addresses. Received {name!r}."
-        )
-    if version < 0:
-        raise ValueError(
-            "--version must be a positive number; 0 takes the next one. "
-            f"Received {version}."
-        )
-    folder = pathlib.Path(output) / name
-    held = []
-    if folder.is_dir():
-        names = [path.name for path in folder.iterdir()]
-        held = sorted(int(name) for name in names if name.isdecimal())
-    if version in held:
-        raise ValueError(
-            f"A version is written once. Received --version={version}, and "
-            f"{folder} holds {', '.join(map(str, held))}. Leave --version out "
-            "to take the next one."
-        )
-    return folder / str(version or max(held, default=0) + 1)
-
-
-def _write_models(folder, served, judged, name):
-    """Writes the SavedModel and its warm-up; returns its signatures."""
-    traced = served.signatures()
-    try:
-        tf.saved_model.save(served, str(folder), signatures=traced)
-    except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
-        raise OSError(
-            f"The export could not be written: {error.message}. Nothing is "
-            "left of it. Free space, or give another --output."
-        ) from error
-    files = judged.channels // 3
-    made = comparison.requests(traced, judged.recipe, judged.image_size, files)
-    comparison.write(folder, name, made)
-    return signatures.describe(traced)
-
-
-def _write_keras(folder, backbone):
-    """Writes encoder.keras; returns why not, or ""."""
-    try:
-        model = stock_model(backbone)
-    except ValueError as error:
-        return str(error)
-    model.save(folder / "encoder.keras")
-    return ""
-
-
 def _text(folder, card, differences):
-    """What was written, how near it is, and what to try."""
-    of_pairs = card["encoder"]["input"] == "pair"
+    """The summary: files, signatures, differences, commands to try."""
+    pairs = card["encoder"]["input"] == "pair"
     lines = [f"wrote {folder}"]
     lines += [
         f"  {name:<16} {', '.join(parts['inputs'])} -> "
@@ -212,6 +218,6 @@ def _text(folder, card, differences):
         "--signature_def serving_default",
         f"  python launch/serve_local.py --model={folder.parent} "
         f"--name={card['name']}",
-        f"  {model_card.curl(card['name'], of_pairs)}",
+        f"  {model_card.curl(card['name'], pairs)}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,8 @@
-"""The labelled features among which neighbours are found (`neighbours`)."""
+"""Class names in the answers of an export.
+
+`classify` asks a linear classifier on the served features, `neighbours` the
+labelled features of a bank by the vote of the nearest ones.
+"""
 
 import contextlib
 import pathlib
@@ -13,6 +17,7 @@ from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, features, voting
 
 SHOWN = 5  # classes of an answer, most probable first
+_FEATURE_FILES = (".npz", ".parquet")
 
 
 class LinearHead(tf.Module):
@@ -42,16 +47,16 @@ class LinearHead(tf.Module):
         """
         logits = tf.linalg.matmul(features, self.kernel) + self.bias
         shown = min(SHOWN, len(self.classes))
-        found, place = tf.math.top_k(tf.nn.softmax(logits), shown)
-        return tf.gather(tf.constant(self.classes), place), found
+        shares, index = tf.math.top_k(tf.nn.softmax(logits), shown)
+        return tf.gather(tf.constant(self.classes), index), shares
 
 
-def open_head(path, judged, features):
+def open_head(path, encoder, features):
     """Opens the linear.npz of the `linear` command.
 
     Args:
       path: of the file, or of the folder that holds it.
-      judged: frozen.Frozen that is exported. features: F of its backbone.
+      encoder: frozen.Frozen to export. features: F of its backbone.
 
     Returns:
       LinearHead, and the dict of the result.json beside the file; {} without.
@@ -69,12 +74,12 @@ def open_head(path, judged, features):
             f"{str(path)!r} for {kernel.shape[0]} features. Train one with "
             "`moco-tf linear` on this encoder."
         )
-    result = path.parent / "result.json"
-    if not result.is_file():
+    beside = path.parent / "result.json"
+    if not beside.is_file():
         return LinearHead(kernel, bias, classes), {}
-    found = workdirs.read_json(result)
-    _check_origin(found, path, judged)
-    return LinearHead(kernel, bias, classes), found
+    result = workdirs.read_json(beside)
+    _check_origin(result, path, encoder)
+    return LinearHead(kernel, bias, classes), result
 
 
 def _read_head(path):
@@ -107,15 +112,15 @@ def _read_head(path):
     return kernel.astype(np.float32), bias.astype(np.float32), names
 
 
-def _check_origin(result, path, judged):
-    """Refuses a head of another encoder or layer, told by its result.json."""
+def _check_origin(result, path, encoder):
+    """Refuses a head whose result.json names another encoder or layer."""
     trained = result.get("encoder_identity", "")
-    if trained != judged.identity:
+    if trained != encoder.identity:
         raise ValueError(
             "The head must be trained on the encoder that is exported. "
             f"Received {str(path)!r} of the encoder {trained[:16]} "
             f"({result.get('encoder')}), and the encoder "
-            f"{judged.identity[:16]} ({judged.title}). Give the head's own "
+            f"{encoder.identity[:16]} ({encoder.title}). Give the head's own "
             "--checkpoint, or train one with `moco-tf linear`."
         )
     if result.get("features") != "backbone":
@@ -126,9 +131,6 @@ def _check_origin(result, path, judged):
         )
 
 
-_FILES = (".npz", ".parquet")
-
-
 class FeatureBank(tf.Module):
     """Class scores of features by the vote of the nearest neighbours.
 
@@ -136,7 +138,7 @@ class FeatureBank(tf.Module):
 
     Attributes:
       blocks: list of float32 [b, F] variables, unit rows.
-      labels: int64 [B] variable, places in `classes`.
+      labels: int64 [B] variable, index into `classes`.
       classes: tuple of str.
       k: neighbours that vote. temperature: of their votes.
       title: where the features came from, and how they vote.
@@ -197,17 +199,17 @@ class FeatureBank(tf.Module):
             tf.cast(count, tf.int64) * classes,
         )
         shown = min(SHOWN, classes)
-        scores, place = tf.math.top_k(tf.reshape(votes, [-1, classes]), shown)
-        return tf.gather(tf.constant(self.classes), place), scores
+        scores, index = tf.math.top_k(tf.reshape(votes, [-1, classes]), shown)
+        return tf.gather(tf.constant(self.classes), index), scores
 
 
-def open_bank(bank, judged, workdir=""):
-    """Opens labelled features of the encoder that is exported.
+def open_bank(bank, encoder, workdir=""):
+    """Opens labelled features of the encoder to export.
 
     Args:
       bank: file of `moco-tf embed`, or the spec of a labelled source such as
-        "folder:DIR", whose features are taken now.
-      judged: frozen.Frozen with a config, whose knn.k and knn.temperature are
+        "folder:DIR", whose features are extracted now.
+      encoder: frozen.Frozen with a config, whose knn.k and knn.temperature are
         used; k is at most the size of the bank.
       workdir: of the run, for stored features; "": they are not kept.
 
@@ -217,27 +219,27 @@ def open_bank(bank, judged, workdir=""):
     Raises:
       ValueError: for features of another encoder, or without labels.
     """
-    if pathlib.Path(bank).suffix in _FILES:
-        rows, labels, classes = _read_bank(bank, judged)
+    if pathlib.Path(bank).suffix in _FEATURE_FILES:
+        rows, labels, classes = _read_bank(bank, encoder)
     else:
-        source = sources.open_source(bank, judged.channels)
+        source = sources.open_source(bank, encoder.channels)
         _check_labels(bank, source.labels)
         with _store(workdir) as folder:
-            stored = features.store(judged, source, folder)
+            stored = features.store(encoder, source, folder)
             # The bank copies them: the folder may go.
             rows = np.array(stored.rows["backbone"])
         labels = stored.labels
         classes = source.class_names
     if classes is None:
         classes = [str(number) for number in range(int(labels.max()) + 1)]
-    knn = judged.config.knn
+    knn = encoder.config.knn
     k = min(knn.k, len(rows))
     return FeatureBank(rows, labels, classes, k, knn.temperature, str(bank))
 
 
 @contextlib.contextmanager
 def _store(workdir):
-    """The folder of a run's features, or one for the time of the block."""
+    """The folder of a run's features; without a run a temporary one."""
     if workdir:
         yield pathlib.Path(workdir) / "features"
     else:
@@ -245,26 +247,26 @@ def _store(workdir):
             yield folder
 
 
-def _read_bank(path, judged):
+def _read_bank(path, encoder):
     """Rows, labels and class names of a file of embeddings."""
-    found = embeddings.load(path)
-    if found.about.get("encoder") != judged.identity:
+    stored = embeddings.load(path)
+    if stored.about.get("encoder") != encoder.identity:
         raise ValueError(
             "The bank must hold features of the encoder that is exported. "
             f"Received {str(path)!r} of the encoder "
-            f"{str(found.about.get('encoder'))[:16]} "
-            f"({found.about.get('title')}), and the encoder "
-            f"{judged.identity[:16]} ({judged.title}). Write it with `moco-tf "
-            "embed` from the same --checkpoint."
+            f"{str(stored.about.get('encoder'))[:16]} "
+            f"({stored.about.get('title')}), and the encoder "
+            f"{encoder.identity[:16]} ({encoder.title}). Write it with "
+            "`moco-tf embed` from the same --checkpoint."
         )
-    if "backbone" not in found.rows:
+    if "backbone" not in stored.rows:
         raise ValueError(
             "The bank must hold backbone features, which are those that are "
-            f"served. Received {', '.join(found.rows)} in {str(path)!r}. Write "
-            "it with `moco-tf embed --features=backbone`."
+            f"served. Received {', '.join(stored.rows)} in {str(path)!r}. "
+            "Write it with `moco-tf embed --features=backbone`."
         )
-    _check_labels(path, found.labels)
-    return found.rows["backbone"], found.labels, found.class_names
+    _check_labels(path, stored.labels)
+    return stored.rows["backbone"], stored.labels, stored.class_names
 
 
 def _check_labels(bank, labels):

@@ -1,4 +1,4 @@
-"""The model card of an export: README.md for people, a JSON for programs."""
+"""The model card of an export: README.md for people, JSON for programs."""
 
 import pathlib
 
@@ -15,172 +15,8 @@ from moco_tf.training import checkpoints
 UNSPECIFIED = "unspecified"  # licence
 
 
-def readme(card):
-    """The README.md of a card, as describe makes it."""
-    encoder = card["encoder"]
-    method = table.METHODS[encoder["method"]]
-    papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
-    image = "an image"
-    if encoder["input"] == "pair":
-        image = "an image of two aligned files"
-    parts = [
-        f"# {card['name']}, version {card['version']}",
-        f"An image encoder, trained without labels by {method.title} "
-        f"({papers}) with moco_tf {card['moco_tf']}. It turns {image} into "
-        f"{encoder['features']} numbers; similar images get similar numbers.",
-        _facts(card),
-        "## Licence\n\n" + _licence(card),
-        "## Figures\n\n" + _figures(card["metrics"]),
-        "## Input and output\n\n```\n"
-        + signatures.text(card["signatures"]).rstrip()
-        + "\n```\n\n"
-        + _preprocessing(card["preprocessing"]),
-        "## Use\n\n" + _use(card),
-        "## Limits\n\n" + _limits(card),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _facts(card):
-    encoder, data = card["encoder"], card["data"]
-    images = data["images_per_epoch"]
-    when = "not noted"
-    if encoder["step"] is not None:
-        when = f"{encoder['step']} steps"
-        if encoder["epoch"] is not None:
-            when += f", {encoder['epoch']:g} epochs"
-    rows = {
-        "backbone": f"{encoder['backbone']}, width {encoder['width']:g}, "
-        f"{encoder['stem']} stem",
-        "trained": f"{when}, in {encoder['trained_in']}",
-        "exported in": encoder["exported_in"],
-        "data": data["source"],
-        "images an epoch": "not noted" if images is None else f"{images:,}",
-        "data fingerprint": data["fingerprint"] or "not noted",
-        "encoder identity": encoder["identity"],
-    }
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _licence(card):
-    if card["licence"] != UNSPECIFIED:
-        return f"{card['licence']}"
-    return (
-        "Unspecified: who exported this did not say under which terms it may "
-        "be used. Ask before you share it."
-    )
-
-
-def _figures(metrics):
-    """One line a figure; a share of 0..1 as per cent."""
-    lines = []
-    if "knn" in metrics:
-        knn = metrics["knn"]
-        lines.append(
-            f"* nearest neighbours (k = {knn['k']}, temperature "
-            f"{knn['temperature']:g}), {knn['query']} among {knn['bank']}: "
-            f"{100 * knn['backbone']:.2f} % top-1 after {knn['step']} steps"
-        )
-    if "linear" in metrics:
-        linear = metrics["linear"]
-        lines.append(
-            f"* linear classifier on frozen features ({linear['way']}): "
-            + accuracy.describe(linear)
-        )
-    return "\n".join(lines) or "None were measured."
-
-
-def _preprocessing(found):
-    mean, std = (
-        ", ".join(f"{value:g}" for value in found[name])
-        for name in ("mean", "std")
-    )
-    return (
-        "Bytes and pixels are resized and cut to the centre as in moco_tf's "
-        f"evaluation ({found['views']} views, {found['image_size']} pixels), "
-        f"then normalised with mean ({mean}) and std ({std}) of pixels in "
-        "0..1. `embed_tensors` expects that done, and one row or more."
-    )
-
-
-def _use(card):
-    name, of_pairs = card["name"], card["encoder"]["input"] == "pair"
-    second = ", second_bytes=others" if of_pairs else ""
-    lines = f"""\
-With TensorFlow alone:
-
-```python
-import tensorflow as tf
-
-encoder = tf.saved_model.load("{name}/{card["version"]}")
-files = tf.constant([open("photo.jpg", "rb").read()])
-rows = encoder.signatures["serving_default"](
-    image_bytes=files{second}
-)["features"]
-
-# To train on: normalised float32 images in, gradients to its variables.
-features = encoder(images, training=True)
-encoder.trainable_variables
-```
-
-Over HTTP, from TensorFlow Serving:
-
-```
-{curl(name, of_pairs)}
-```
-"""
-    if card["keras_file"]:
-        lines += f"""
-In Keras 2, without this package's code:
-
-```python
-encoder = tf.keras.models.load_model("{name}/{card["version"]}/encoder.keras")
-```
-"""
-    return lines.rstrip()
-
-
-def _limits(card):
-    lines = []
-    if card["encoder"]["trained_in"] != "float32":
-        lines.append(
-            f"* It was trained in {card['encoder']['trained_in']} and is "
-            "exported in float32: features differ in the last digits from "
-            "those that the figures were measured with."
-        )
-    if not card["keras_file"]:
-        lines.append(f"* There is no .keras file. {card['keras_note']}")
-    if card["bank"]:
-        lines.append(
-            f"* `neighbours` carries the features and labels of {card['bank']}."
-        )
-    lines.append(
-        "* What it sees in images, and what it misses, comes from the data "
-        "above. It was measured on nothing else."
-    )
-    return "\n".join(lines)
-
-
-def curl(name, of_pairs=False):
-    """A shell line that sends photo.jpg, however long, to a server.
-
-    Args:
-      name: of the model. of_pairs: bool, whether depth.png goes with it.
-    """
-    row = """{"b64": "'; base64 -w0 photo.jpg; printf '"}"""
-    if of_pairs:
-        other = row.replace("photo.jpg", "depth.png")
-        row = f"""{{"image_bytes": {row}, "second_bytes": {other}}}"""
-    return (
-        f"""(printf '{{"instances": [{row}]}}') \\\n"""
-        "  | curl --data-binary @- "
-        f"http://localhost:8501/v1/models/{name}:predict"
-    )
-
-
 def describe(
-    judged,
+    encoder,
     name,
     version,
     described,
@@ -190,23 +26,23 @@ def describe(
     bank="",
     keras_note="",
 ):
-    """Collects what is known of an encoder.
+    """Collects the content of model_card.json.
 
     Args:
-      judged: frozen.Frozen of a run.
+      encoder: frozen.Frozen of a run.
       name, version: of the export.
-      described: of its signatures, as signatures.describe gives it.
+      described: its signatures, as signatures.describe lists them.
       licence: text; "" is written as unspecified.
       workdir: of the run; "": its figures and its data stay unknown.
       linear: dict of the linear head's result.json; None or {} without.
-      bank: what the bank was made of; "" without one.
+      bank: title of the labelled features; "" without them.
       keras_note: why there is no .keras file; "" if there is.
 
     Returns:
-      dict that JSON can hold, the content of model_card.json.
+      dict that JSON can hold.
     """
-    config, recipe = judged.config, judged.recipe
-    folder = pathlib.Path(judged.title)
+    config, recipe = encoder.config, encoder.recipe
+    folder = pathlib.Path(encoder.title)
     meta = {}
     if (folder / "meta.json").is_file():
         meta = checkpoints.read_meta(folder)
@@ -216,10 +52,10 @@ def describe(
         "licence": licence.strip() or UNSPECIFIED,
         "moco_tf": moco_tf.__version__,
         "tensorflow": tf.__version__,
-        "encoder": _encoder(judged, meta, described),
+        "encoder": _encoder(encoder, meta, described),
         "preprocessing": {
             "views": config.data.views,
-            "image_size": judged.image_size,
+            "image_size": encoder.image_size,
             "mean": list(recipe.mean),
             "std": list(recipe.std),
         },
@@ -236,12 +72,12 @@ def describe(
     }
 
 
-def _encoder(judged, meta, described):
-    """What the network is, and how long it was trained."""
-    config = judged.config
+def _encoder(encoder, meta, described):
+    """The network and how long it was trained."""
+    config = encoder.config
     outputs = described["embed_tensors"]["outputs"]
     return {
-        "identity": judged.identity,
+        "identity": encoder.identity,
         "method": config.method,
         "input": config.model.input,
         "backbone": config.model.backbone,
@@ -256,7 +92,7 @@ def _encoder(judged, meta, described):
 
 
 def _data(config, meta, workdir):
-    """What the encoder was trained on, as far as the run noted it."""
+    """The data of the training, as far as the run noted them."""
     images = None
     if meta.get("epoch"):
         steps = round(meta["step"] / meta["epoch"])
@@ -307,3 +143,168 @@ def write(folder, card):
     (folder / "README.md").write_text(readme(card), encoding="utf-8")
     listing = signatures.text(card["signatures"])
     (folder / "signatures.txt").write_text(listing, encoding="utf-8")
+
+
+def readme(card):
+    """The text of README.md, of a card from `describe`."""
+    encoder = card["encoder"]
+    method = table.METHODS[encoder["method"]]
+    papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
+    image = "an image"
+    if encoder["input"] == "pair":
+        image = "an image of two aligned files"
+    parts = [
+        f"# {card['name']}, version {card['version']}",
+        f"An image encoder, trained without labels by {method.title} "
+        f"({papers}) with moco_tf {card['moco_tf']}. It turns {image} into "
+        f"{encoder['features']} numbers; similar images get similar numbers.",
+        _facts(card),
+        "## Licence\n\n" + _licence(card),
+        "## Figures\n\n" + _figures(card["metrics"]),
+        "## Input and output\n\n```\n"
+        + signatures.text(card["signatures"]).rstrip()
+        + "\n```\n\n"
+        + _preprocessing(card["preprocessing"]),
+        "## Use\n\n" + _use(card),
+        "## Limits\n\n" + _limits(card),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(card):
+    encoder, data = card["encoder"], card["data"]
+    images = data["images_per_epoch"]
+    length = "not noted"
+    if encoder["step"] is not None:
+        length = f"{encoder['step']} steps"
+        if encoder["epoch"] is not None:
+            length += f", {encoder['epoch']:g} epochs"
+    rows = {
+        "backbone": f"{encoder['backbone']}, width {encoder['width']:g}, "
+        f"{encoder['stem']} stem",
+        "trained": f"{length}, in {encoder['trained_in']}",
+        "exported in": encoder["exported_in"],
+        "data": data["source"],
+        "images an epoch": "not noted" if images is None else f"{images:,}",
+        "data fingerprint": data["fingerprint"] or "not noted",
+        "encoder identity": encoder["identity"],
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _licence(card):
+    if card["licence"] != UNSPECIFIED:
+        return f"{card['licence']}"
+    return (
+        "Unspecified: who exported this did not say under which terms it may "
+        "be used. Ask before you share it."
+    )
+
+
+def _figures(metrics):
+    """One line a figure; a share of 0..1 as per cent."""
+    lines = []
+    if "knn" in metrics:
+        knn = metrics["knn"]
+        lines.append(
+            f"* nearest neighbours (k = {knn['k']}, temperature "
+            f"{knn['temperature']:g}), {knn['query']} among {knn['bank']}: "
+            f"{100 * knn['backbone']:.2f} % top-1 after {knn['step']} steps"
+        )
+    if "linear" in metrics:
+        linear = metrics["linear"]
+        lines.append(
+            f"* linear classifier on frozen features ({linear['way']}): "
+            + accuracy.describe(linear)
+        )
+    return "\n".join(lines) or "None were measured."
+
+
+def _preprocessing(settings):
+    mean, std = (
+        ", ".join(f"{value:g}" for value in settings[name])
+        for name in ("mean", "std")
+    )
+    return (
+        "Bytes and pixels are resized and cut to the centre as in moco_tf's "
+        f"evaluation ({settings['views']} views, "
+        f"{settings['image_size']} pixels), "
+        f"then normalised with mean ({mean}) and std ({std}) of pixels in "
+        "0..1. `embed_tensors` expects that done, and one row or more."
+    )
+
+
+def _use(card):
+    name, pairs = card["name"], card["encoder"]["input"] == "pair"
+    second = ", second_bytes=others" if pairs else ""
+    lines = f"""\
+With TensorFlow alone:
+
+```python
+import tensorflow as tf
+
+encoder = tf.saved_model.load("{name}/{card["version"]}")
+files = tf.constant([open("photo.jpg", "rb").read()])
+rows = encoder.signatures["serving_default"](
+    image_bytes=files{second}
+)["features"]
+
+# To train on: normalised float32 images in, gradients to its variables.
+features = encoder(images, training=True)
+encoder.trainable_variables
+```
+
+Over HTTP, from TensorFlow Serving:
+
+```
+{curl(name, pairs)}
+```
+"""
+    if card["keras_file"]:
+        lines += f"""
+In Keras 2, without this package's code:
+
+```python
+encoder = tf.keras.models.load_model("{name}/{card["version"]}/encoder.keras")
+```
+"""
+    return lines.rstrip()
+
+
+def _limits(card):
+    lines = []
+    if card["encoder"]["trained_in"] != "float32":
+        lines.append(
+            f"* It was trained in {card['encoder']['trained_in']} and is "
+            "exported in float32: features differ in the last digits from "
+            "those that the figures were measured with."
+        )
+    if not card["keras_file"]:
+        lines.append(f"* There is no .keras file. {card['keras_note']}")
+    if card["bank"]:
+        lines.append(
+            f"* `neighbours` carries the features and labels of {card['bank']}."
+        )
+    lines.append(
+        "* What it sees in images, and what it misses, comes from the data "
+        "above. It was measured on nothing else."
+    )
+    return "\n".join(lines)
+
+
+def curl(name, pairs=False):
+    """A shell command that sends photo.jpg, of any length, to a server.
+
+    Args:
+      name: of the model. pairs: bool, whether depth.png goes with it.
+    """
+    row = """{"b64": "'; base64 -w0 photo.jpg; printf '"}"""
+    if pairs:
+        other = row.replace("photo.jpg", "depth.png")
+        row = f"""{{"image_bytes": {row}, "second_bytes": {other}}}"""
+    return (
+        f"""(printf '{{"instances": [{row}]}}') \\\n"""
+        "  | curl --data-binary @- "
+        f"http://localhost:8501/v1/models/{name}:predict"
+    )

@@ -15,7 +15,7 @@ import numpy as np
 
 
 class RequestError(Exception):
-    """A request that is not answered, with its HTTP status."""
+    """A refusal of a request, with its HTTP status."""
 
     def __init__(self, status, message):
         super().__init__(message)
@@ -30,7 +30,7 @@ class Input(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a body asks for."""
+    """The content of a body."""
 
     signature: str
     inputs: dict  # name -> array, rows first

@@ -4,6 +4,8 @@ GET  /healthz
 GET  /v1/models/NAME[/versions/VERSION]            model status
 GET  /v1/models/NAME[/versions/VERSION]/metadata   signatures
 POST /v1/models/NAME[/versions/VERSION]:predict
+
+Requests of several clients at a time are answered by one call of the model.
 """
 
 import collections
@@ -21,6 +23,224 @@ import tensorflow as tf
 
 from moco_tf.data import decode
 from moco_tf.serving import predict_api
+
+_PATH = re.compile(
+    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?"
+    r"(?P<action>/metadata|:predict)?"
+)
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    411: "Length Required",
+    413: "Payload Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+class Limits(NamedTuple):
+    """Limits of one request."""
+
+    body_bytes: int = 32 * 2**20
+    rows: int = 64
+    pixels: int = 40_000_000  # of one image, before it is decoded
+    seconds: float = 60.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def newest_version(path):
+    """The version folder below an export folder, or the folder itself.
+
+    Args:
+      path: export/NAME or export/NAME/VERSION.
+
+    Returns:
+      Path of the SavedModel, version int (1 for a folder without a number).
+
+    Raises:
+      ValueError: where there is no SavedModel.
+    """
+    path = pathlib.Path(path).expanduser()
+    folders = [path] if (path / "saved_model.pb").is_file() else []
+    if not folders and path.is_dir():
+        folders = [
+            folder
+            for folder in path.iterdir()
+            if folder.name.isdigit() and (folder / "saved_model.pb").is_file()
+        ]
+    if not folders:
+        raise ValueError(
+            "A model that is served must be a SavedModel, or a folder of its "
+            f"versions. Received {str(path)!r}. Make one with moco-tf export."
+        )
+    newest = max(folders, key=lambda p: int(p.name) if p.name.isdigit() else 1)
+    return newest, int(newest.name) if newest.name.isdigit() else 1
+
+
+class RestApp:
+    """Answers requests for one version of one model."""
+
+    def __init__(self, path, name, limits=DEFAULT_LIMITS, wait=0.002):
+        """Loads the model.
+
+        Args:
+          path: of a SavedModel or a folder of its versions.
+          name: str, of the model in the paths.
+          limits: Limits. wait: seconds that a request waits for others.
+
+        Raises:
+          ValueError: where there is no SavedModel.
+        """
+        folder, self._version = newest_version(path)
+        self._name = name
+        self._limits = limits
+        self._model = tf.saved_model.load(str(folder))
+        self._signatures = {
+            key: {
+                argument: predict_api.Input(
+                    np.dtype("S")
+                    if spec.dtype == tf.string
+                    else np.dtype(spec.dtype.as_numpy_dtype),
+                    tuple(spec.shape.as_list()),
+                )
+                for argument, spec in function.structured_input_signature[
+                    1
+                ].items()
+            }
+            for key, function in self._model.signatures.items()
+        }
+        # Sizes are checked here; Pillow's own limit would warn before.
+        PIL.Image.MAX_IMAGE_PIXELS = None
+        self._batcher = Batcher(self._run, limits.rows, wait)
+
+    def close(self):
+        """Ends the thread that runs the model."""
+        self._batcher.close()
+
+    def __call__(self, environ, start_response):
+        """WSGI: one request."""
+        try:
+            status, body = 200, self._answer(environ)
+        except predict_api.RequestError as error:
+            status = error.status
+            body = json.dumps({"error": str(error)}).encode()
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+        ]
+        start_response(f"{status} {_REASONS[status]}", headers)
+        return [body]
+
+    def _answer(self, environ):
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        if path == "/healthz":
+            return b'{"status": "ok"}'
+        match = _PATH.fullmatch(path)
+        if not match or match["name"] != self._name:
+            raise predict_api.RequestError(
+                404,
+                f"There is nothing at {path!r}. The model is "
+                f"/v1/models/{self._name}.",
+            )
+        if match["version"] and int(match["version"]) != self._version:
+            raise predict_api.RequestError(
+                404,
+                f"Version {match['version']} is not served; {self._version} "
+                "is.",
+            )
+        expected = "POST" if match["action"] == ":predict" else "GET"
+        if method != expected:
+            raise predict_api.RequestError(405, f"Use {expected} here.")
+        if match["action"] == ":predict":
+            return self._predict(environ)
+        if match["action"] == "/metadata":
+            return json.dumps(self._metadata()).encode()
+        status = {"error_code": "OK", "error_message": ""}
+        version = {
+            "version": str(self._version),
+            "state": "AVAILABLE",
+            "status": status,
+        }
+        return json.dumps({"model_version_status": [version]}).encode()
+
+    def _predict(self, environ):
+        try:
+            length = int(environ.get("CONTENT_LENGTH") or 0)
+        except ValueError:
+            length = 0
+        if length <= 0:
+            raise predict_api.RequestError(411, "The body is missing.")
+        if length > self._limits.body_bytes:
+            raise predict_api.RequestError(
+                413,
+                f"A body must not have more than {self._limits.body_bytes} "
+                f"bytes. Received {length}.",
+            )
+        body = environ["wsgi.input"].read(length)
+        request = predict_api.parse(body, self._signatures, self._limits.rows)
+        for column in request.inputs.values():
+            self._check_pixels(column)
+        outputs = self._batcher.submit(
+            request.signature, request.inputs, self._limits.seconds
+        )
+        return predict_api.render(outputs, request.by_row)
+
+    def _check_pixels(self, column):
+        """Refuses images that would fill the memory, by their headers."""
+        if column.dtype.kind != "O":
+            sizes = [column.shape[1:3]] if column.ndim == 4 else []
+        else:
+            sizes = [_size(data) for data in column]
+        for row, (height, width) in enumerate(sizes):
+            if height * width > self._limits.pixels:
+                raise predict_api.RequestError(
+                    413,
+                    f"An image must not have more than {self._limits.pixels} "
+                    f"pixels. Received {height} x {width} in row {row}.",
+                )
+
+    def _run(self, signature, inputs):
+        tensors = {
+            name: tf.constant(
+                x.tolist() if x.dtype.kind == "O" else x,
+                tf.string if x.dtype.kind == "O" else None,
+            )
+            for name, x in inputs.items()
+        }
+        outputs = self._model.signatures[signature](**tensors)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def _metadata(self):
+        """Signatures with inputs and outputs, dtype and shape."""
+        described = {}
+        for name, function in self._model.signatures.items():
+            parts = {
+                "inputs": function.structured_input_signature[1],
+                "outputs": function.structured_outputs,
+            }
+            described[name] = {
+                part: {
+                    key: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
+                    for key, spec in specs.items()
+                }
+                for part, specs in parts.items()
+            }
+        spec = {"name": self._name, "version": str(self._version)}
+        return {"model_spec": spec, "metadata": {"signature_def": described}}
+
+
+def _size(data):
+    """Height and width by an image's header; 0, 0 where it has none."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError):
+        return 0, 0  # the model reports the row as not valid
 
 
 class Batcher:
@@ -123,7 +343,7 @@ class Batcher:
             return
         try:
             parts = self._parts(group)
-        except Exception as error:  # told to each client; the server goes on
+        except Exception as error:  # each client gets it; the server goes on
             failure = predict_api.RequestError(500, _first_line(error))
             for waiting in group:
                 waiting.finish(error=failure)
@@ -167,222 +387,3 @@ class _Waiting:
 def _first_line(error):
     text = str(error).strip() or type(error).__name__
     return f"The model failed: {text.splitlines()[0][:200]}"
-
-
-_PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?"
-    r"(?P<what>/metadata|:predict)?"
-)
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    411: "Length Required",
-    413: "Payload Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
-
-
-class Limits(NamedTuple):
-    """What one request may ask for."""
-
-    body_bytes: int = 32 * 2**20
-    rows: int = 64
-    pixels: int = 40_000_000  # of one image, before it is decoded
-    seconds: float = 60.0
-
-
-DEFAULT_LIMITS = Limits()
-
-
-def newest_version(path):
-    """The version folder below an export folder, or the folder itself.
-
-    Args:
-      path: export/NAME or export/NAME/VERSION.
-
-    Returns:
-      Path of the SavedModel, version int (1 for a folder without a number).
-
-    Raises:
-      ValueError: where there is no SavedModel.
-    """
-    path = pathlib.Path(path).expanduser()
-    found = [path] if (path / "saved_model.pb").is_file() else []
-    if not found and path.is_dir():
-        found = [
-            place
-            for place in path.iterdir()
-            if place.name.isdigit() and (place / "saved_model.pb").is_file()
-        ]
-    if not found:
-        raise ValueError(
-            "A model that is served must be a SavedModel, or a folder of its "
-            f"versions. Received {str(path)!r}. Make one with moco-tf export."
-        )
-    newest = max(found, key=lambda p: int(p.name) if p.name.isdigit() else 1)
-    return newest, int(newest.name) if newest.name.isdigit() else 1
-
-
-class RestApp:
-    """Answers requests for one version of one model."""
-
-    def __init__(self, path, name, limits=DEFAULT_LIMITS, wait=0.002):
-        """Loads the model.
-
-        Args:
-          path: of a SavedModel or a folder of its versions.
-          name: str, of the model in the paths.
-          limits: Limits. wait: seconds that a request waits for others.
-
-        Raises:
-          ValueError: where there is no SavedModel.
-        """
-        folder, self._version = newest_version(path)
-        self._name = name
-        self._limits = limits
-        self._model = tf.saved_model.load(str(folder))
-        self._signatures = {
-            key: {
-                argument: predict_api.Input(
-                    np.dtype("S")
-                    if spec.dtype == tf.string
-                    else np.dtype(spec.dtype.as_numpy_dtype),
-                    tuple(spec.shape.as_list()),
-                )
-                for argument, spec in function.structured_input_signature[
-                    1
-                ].items()
-            }
-            for key, function in self._model.signatures.items()
-        }
-        # Sizes are checked here; Pillow's own limit would warn before.
-        PIL.Image.MAX_IMAGE_PIXELS = None
-        self._batcher = Batcher(self._run, limits.rows, wait)
-
-    def close(self):
-        """Ends the thread that runs the model."""
-        self._batcher.close()
-
-    def __call__(self, environ, start_response):
-        """WSGI: one request."""
-        try:
-            status, body = 200, self._answer(environ)
-        except predict_api.RequestError as error:
-            status = error.status
-            body = json.dumps({"error": str(error)}).encode()
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-        ]
-        start_response(f"{status} {_REASONS[status]}", headers)
-        return [body]
-
-    def _answer(self, environ):
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        if path == "/healthz":
-            return b'{"status": "ok"}'
-        match = _PATH.fullmatch(path)
-        if not match or match["name"] != self._name:
-            raise predict_api.RequestError(
-                404,
-                f"There is nothing at {path!r}. The model is "
-                f"/v1/models/{self._name}.",
-            )
-        if match["version"] and int(match["version"]) != self._version:
-            raise predict_api.RequestError(
-                404,
-                f"Version {match['version']} is not served; {self._version} "
-                "is.",
-            )
-        expected = "POST" if match["what"] == ":predict" else "GET"
-        if method != expected:
-            raise predict_api.RequestError(405, f"Use {expected} here.")
-        if match["what"] == ":predict":
-            return self._predict(environ)
-        if match["what"] == "/metadata":
-            return json.dumps(self._metadata()).encode()
-        status = {"error_code": "OK", "error_message": ""}
-        version = {
-            "version": str(self._version),
-            "state": "AVAILABLE",
-            "status": status,
-        }
-        return json.dumps({"model_version_status": [version]}).encode()
-
-    def _predict(self, environ):
-        try:
-            length = int(environ.get("CONTENT_LENGTH") or 0)
-        except ValueError:
-            length = 0
-        if length <= 0:
-            raise predict_api.RequestError(411, "The body is missing.")
-        if length > self._limits.body_bytes:
-            raise predict_api.RequestError(
-                413,
-                f"A body must not have more than {self._limits.body_bytes} "
-                f"bytes. Received {length}.",
-            )
-        body = environ["wsgi.input"].read(length)
-        request = predict_api.parse(body, self._signatures, self._limits.rows)
-        for column in request.inputs.values():
-            self._check_pixels(column)
-        outputs = self._batcher.submit(
-            request.signature, request.inputs, self._limits.seconds
-        )
-        return predict_api.render(outputs, request.by_row)
-
-    def _check_pixels(self, column):
-        """Refuses images that would fill the memory, by their headers."""
-        if column.dtype.kind != "O":
-            sizes = [column.shape[1:3]] if column.ndim == 4 else []
-        else:
-            sizes = [_size(data) for data in column]
-        for place, (height, width) in enumerate(sizes):
-            if height * width > self._limits.pixels:
-                raise predict_api.RequestError(
-                    413,
-                    f"An image must not have more than {self._limits.pixels} "
-                    f"pixels. Received {height} x {width} in row {place}.",
-                )
-
-    def _run(self, signature, inputs):
-        tensors = {
-            name: tf.constant(
-                x.tolist() if x.dtype.kind == "O" else x,
-                tf.string if x.dtype.kind == "O" else None,
-            )
-            for name, x in inputs.items()
-        }
-        outputs = self._model.signatures[signature](**tensors)
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    def _metadata(self):
-        """Signatures with inputs and outputs, dtype and shape."""
-        described = {}
-        for name, function in self._model.signatures.items():
-            parts = {
-                "inputs": function.structured_input_signature[1],
-                "outputs": function.structured_outputs,
-            }
-            described[name] = {
-                part: {
-                    key: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
-                    for key, spec in specs.items()
-                }
-                for part, specs in parts.items()
-            }
-        spec = {"name": self._name, "version": str(self._version)}
-        return {"model_spec": spec, "metadata": {"signature_def": described}}
-
-
-def _size(data):
-    """Height and width by an image's header; 0, 0 where it has none."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError):
-        return 0, 0  # the model reports the row as not valid

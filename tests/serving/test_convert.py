@@ -30,9 +30,9 @@ def need(to):
 def _run(tmp_path_factory):
     """A run of a tiny ResNet and the folder of its export's versions."""
     workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
-    judged = frozen.open_frozen(workdir)
-    export.export_run(judged, workdir / "export", "encoder")
-    return judged, workdir / "export" / "encoder"
+    encoder = frozen.open_frozen(workdir)
+    export.export_run(encoder, workdir / "export", "encoder")
+    return encoder, workdir / "export" / "encoder"
 
 
 @pytest.fixture(name="paths", scope="module")

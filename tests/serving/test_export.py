@@ -22,12 +22,12 @@ def _workdir(tmp_path_factory):
     return small_encoder.write(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture(name="judged", scope="module")
-def _judged(workdir):
+@pytest.fixture(name="encoder", scope="module")
+def _encoder(workdir):
     return frozen.open_frozen(workdir)
 
 
-def write_head(folder, judged):
+def write_head(folder, encoder):
     folder.mkdir()
     np.savez(
         folder / "linear.npz",
@@ -36,8 +36,8 @@ def write_head(folder, judged):
         classes=np.array(["dark", "light"]),
     )
     result = {
-        "encoder_identity": judged.identity,
-        "encoder": judged.title,
+        "encoder_identity": encoder.identity,
+        "encoder": encoder.title,
         "features": "backbone",
         "way": "cached",
         "images": 4,
@@ -50,15 +50,15 @@ def write_head(folder, judged):
 
 
 @pytest.fixture(name="exported", scope="module")
-def _exported(workdir, judged):
+def _exported(workdir, encoder):
     root = workdir.parent
     bank = str(root / "bank.npz")
-    embeddings.embed_source(judged, f"folder:{root / 'train'}", bank)
+    embeddings.embed_source(encoder, f"folder:{root / 'train'}", bank)
     return export.export_run(
-        judged,
+        encoder,
         root / "export",
         "encoder",
-        head=write_head(root / "probe", judged),
+        head=write_head(root / "probe", encoder),
         bank=bank,
         licence="Apache-2.0",
         workdir=str(workdir),
@@ -88,18 +88,20 @@ def test_an_export_holds_all_its_files(exported):
     }
 
 
-def test_the_card_is_that_of_the_export(exported, judged):
+def test_the_card_is_that_of_the_export(exported, encoder):
     card = workdirs.read_json(exported / "model_card.json")
     assert card["licence"] == "Apache-2.0"
-    assert card["encoder"]["identity"] == judged.identity
+    assert card["encoder"]["identity"] == encoder.identity
     assert card["encoder"]["features"] == 32
     assert card["metrics"]["linear"]["top1"] == 0.75
     # The run's k is 200; the bank holds 40 images.
     assert card["bank"].endswith("bank.npz (k = 40, temperature = 0.1)")
 
 
-def test_a_second_export_is_the_next_version(exported, judged, workdir, capsys):
-    path = export.export_run(judged, exported.parent.parent, "encoder")
+def test_a_second_export_is_the_next_version(
+    exported, encoder, workdir, capsys
+):
+    path = export.export_run(encoder, exported.parent.parent, "encoder")
     assert path == exported.parent / "2"
     output = capsys.readouterr().out
     assert f"wrote {path}" in output
@@ -113,36 +115,36 @@ def test_a_second_export_is_the_next_version(exported, judged, workdir, capsys):
 
 
 @pytest.mark.parametrize("name", ["", "encoder.keras"])
-def test_an_export_says_itself_what_images_it_takes(exported, judged, name):
+def test_an_export_says_itself_what_images_it_takes(exported, encoder, name):
     opened = frozen.open_frozen(saved_model=str(exported / name))
-    assert opened.recipe == judged.recipe
+    assert opened.recipe == encoder.recipe
     assert opened.image_size == 16
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.testing.assert_allclose(
         opened.encode(images)["backbone"],
-        judged.encode(images)["backbone"],
+        encoder.encode(images)["backbone"],
         rtol=1e-4,
         atol=1e-5,
     )
 
 
-def test_an_export_that_differs_leaves_nothing(judged, tmp_path, monkeypatch):
-    backbone = signatures.float32_backbone(judged)
+def test_an_export_that_differs_leaves_nothing(encoder, tmp_path, monkeypatch):
+    backbone = signatures.float32_backbone(encoder)
     backbone.weights[0].assign(backbone.weights[0] * 1.01)
     monkeypatch.setattr(signatures, "float32_backbone", lambda _: backbone)
     with pytest.raises(FloatingPointError, match="give the run's features"):
-        export.export_run(judged, tmp_path, "encoder")
+        export.export_run(encoder, tmp_path, "encoder")
     assert list((tmp_path / "encoder").iterdir()) == []
 
 
 def test_a_model_without_a_run_is_refused(tmp_path):
-    judged = plain_frozen.make_frozen()
+    encoder = plain_frozen.make_frozen()
     with pytest.raises(ValueError, match="'run/step-5', which is a model with"):
-        export.export_run(judged, tmp_path, "encoder")
+        export.export_run(encoder, tmp_path, "encoder")
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    judged, tmp_path
+    encoder, tmp_path
 ):
     np.savez(
         tmp_path / "linear.npz",
@@ -152,7 +154,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     )
     with pytest.raises(ValueError, match="32 features.* for 9 features"):
         export.export_run(
-            judged,
+            encoder,
             tmp_path / "export",
             "encoder",
             head=str(tmp_path / "linear.npz"),
@@ -242,10 +244,10 @@ def test_it_is_fine_tuned_where_this_package_is_not(exported, tmp_path):
     assert last < 0.9 * first
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(judged, tmp_path):
+def test_a_full_disk_is_told_and_nothing_is_left(encoder, tmp_path):
     with small_disk.mounted(tmp_path, "size=100k"):
         with pytest.raises(OSError, match="(?s)could not be written: .*--outp"):
-            export.export_run(judged, tmp_path, "encoder")
+            export.export_run(encoder, tmp_path, "encoder")
         assert [x.name for x in tmp_path.rglob("*")] == ["encoder"]
 
 
@@ -258,9 +260,9 @@ def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
         )
         workdirs.save(config, tmp_path / "run")
         checkpoints.save(made, tmp_path / "run", 1, {})
-        judged = frozen.open_frozen(tmp_path / "run")
+        encoder = frozen.open_frozen(tmp_path / "run")
         export.export_run(
-            judged, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
+            encoder, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
         )
     served = tf.saved_model.load(str(tmp_path / "out" / "encoder" / "1"))
     images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])

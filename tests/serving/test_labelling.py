@@ -138,16 +138,16 @@ def test_what_is_no_head_is_refused(tmp_path, frozen, arrays, message):
         labelling.open_head(tmp_path / "linear.npz", frozen, 4)
 
 
-@pytest.fixture(name="judged", scope="module")
+@pytest.fixture(name="encoder", scope="module")
 def _frozen_for_bank():
     knn = types.SimpleNamespace(k=200, temperature=0.5)
     config = types.SimpleNamespace(knn=knn)
     return plain_frozen.make_frozen()._replace(config=config)
 
 
-def _embedded(judged, root, names, layers=("backbone",)):
+def _embedded(encoder, root, names, layers=("backbone",)):
     spec = plain_frozen.write_greys(root / "images", names)
-    embeddings.embed_source(judged, spec, root / "bank.npz", layers)
+    embeddings.embed_source(encoder, spec, root / "bank.npz", layers)
     return root / "bank.npz"
 
 
@@ -185,11 +185,13 @@ def test_a_bank_in_blocks_answers_as_one(monkeypatch):
             np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_a_bank_is_a_file_of_embeddings(tmp_path, judged):
+def test_a_bank_is_a_file_of_embeddings(tmp_path, encoder):
     path = _embedded(
-        judged, tmp_path, {"dark/1.png": 10, "dark/2.png": 20, "lit/1.png": 250}
+        encoder,
+        tmp_path,
+        {"dark/1.png": 10, "dark/2.png": 20, "lit/1.png": 250},
     )
-    bank = labelling.open_bank(str(path), judged)
+    bank = labelling.open_bank(str(path), encoder)
     assert bank.classes == ("dark", "lit")
     assert bank.labels.numpy().tolist() == [0, 0, 1]
     assert bank.k == 3  # no more than there are
@@ -198,31 +200,31 @@ def test_a_bank_is_a_file_of_embeddings(tmp_path, judged):
     np.testing.assert_allclose(bank.blocks[0], unit, rtol=1e-5)
 
 
-def test_a_bank_is_made_of_a_source(tmp_path, judged):
+def test_a_bank_is_made_of_a_source(tmp_path, encoder):
     spec = plain_frozen.write_greys(
         tmp_path / "images", {"a/1.png": 0, "a/2.png": None, "b/1.png": 255}
     )
-    bank = labelling.open_bank(spec, judged, tmp_path)
+    bank = labelling.open_bank(spec, encoder, tmp_path)
     assert bank.labels.numpy().tolist() == [0, 1]
     np.testing.assert_allclose(bank.blocks[0], [[0, 1], [1, 0]])
     assert (tmp_path / "features").is_dir()
 
 
-def test_without_a_workdir_no_features_are_left(tmp_path, judged, monkeypatch):
+def test_without_a_workdir_no_features_are_left(tmp_path, encoder, monkeypatch):
     names = {"a\udcff/1.png": 0, "b/1.png": 255}
     spec = plain_frozen.write_greys(tmp_path / "images", names)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    bank = labelling.open_bank(spec, judged)
+    bank = labelling.open_bank(spec, encoder)
     np.testing.assert_allclose(bank.blocks[0], [[0, 1], [1, 0]])
     assert not list((tmp_path / "here").iterdir())
     classes, _ = bank(tf.constant([[1.0, 0.0]]))
     assert classes.numpy().tolist() == [[b"b", b"a?"]]  # no text: no byte
 
 
-def test_a_bank_of_another_encoder_is_refused(tmp_path, judged):
-    path = _embedded(judged, tmp_path, {"a/1.png": 1, "b/1.png": 2})
-    other = judged._replace(identity="cd" * 32, title="run/step-6")
+def test_a_bank_of_another_encoder_is_refused(tmp_path, encoder):
+    path = _embedded(encoder, tmp_path, {"a/1.png": 1, "b/1.png": 2})
+    other = encoder._replace(identity="cd" * 32, title="run/step-6")
     with pytest.raises(
         ValueError,
         match=r"abababababababab \(run/step-5\), and the encoder cdcdcd",
@@ -230,19 +232,19 @@ def test_a_bank_of_another_encoder_is_refused(tmp_path, judged):
         labelling.open_bank(str(path), other)
 
 
-def test_a_bank_of_other_features_is_refused(tmp_path, judged):
+def test_a_bank_of_other_features_is_refused(tmp_path, encoder):
     path = _embedded(
-        judged, tmp_path, {"a/1.png": 1, "b/1.png": 2}, ("projection",)
+        encoder, tmp_path, {"a/1.png": 1, "b/1.png": 2}, ("projection",)
     )
     with pytest.raises(ValueError, match="backbone.*Received projection"):
-        labelling.open_bank(str(path), judged)
+        labelling.open_bank(str(path), encoder)
 
 
 @pytest.mark.parametrize("form", ["file", "source"])
-def test_a_bank_without_labels_is_refused(tmp_path, judged, form):
+def test_a_bank_without_labels_is_refused(tmp_path, encoder, form):
     if form == "file":
-        bank = _embedded(judged, tmp_path, {"1.png": 1, "2.png": 2})
+        bank = _embedded(encoder, tmp_path, {"1.png": 1, "2.png": 2})
     else:
         bank = plain_frozen.write_greys(tmp_path, {"1.png": 1})
     with pytest.raises(ValueError, match="must have labels"):
-        labelling.open_bank(str(bank), judged, tmp_path)
+        labelling.open_bank(str(bank), encoder, tmp_path)

@@ -39,8 +39,8 @@ def _workdir(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(name="judged", scope="module")
-def _judged(workdir):
+@pytest.fixture(name="encoder", scope="module")
+def _encoder(workdir):
     return frozen.open_frozen(workdir)
 
 
@@ -49,30 +49,30 @@ def _described():
     return signatures.describe(plain_served.make().signatures())
 
 
-def test_a_card_says_what_is_known(judged, described, workdir):
+def test_a_card_says_what_is_known(encoder, described, workdir):
     card = model_card.describe(
-        judged, "mine", 3, described, "CC0", str(workdir), LINEAR, "folder:x"
+        encoder, "mine", 3, described, "CC0", str(workdir), LINEAR, "folder:x"
     )
     assert (card["name"], card["version"]) == ("mine", 3)
     assert card["licence"] == "CC0"
-    assert card["encoder"]["identity"] == judged.identity
+    assert card["encoder"]["identity"] == encoder.identity
     assert (card["encoder"]["step"], card["encoder"]["epoch"]) == (5, 0.5)
     assert card["data"] == {
         "source": "shapes:train",
         "fingerprint": "12ab",
-        "images_per_epoch": 10 * judged.config.train.batch_size,
+        "images_per_epoch": 10 * encoder.config.train.batch_size,
     }
-    assert card["preprocessing"]["views"] == judged.config.data.views
+    assert card["preprocessing"]["views"] == encoder.config.data.views
     assert card["preprocessing"]["image_size"] == 16
-    assert card["config"] == judged.config.to_dict()
+    assert card["config"] == encoder.config.to_dict()
     assert card["keras_file"] == "encoder.keras"
 
 
 def test_the_newest_knn_that_the_checkpoint_has_seen_is_given(
-    judged, described, workdir
+    encoder, described, workdir
 ):
     card = model_card.describe(
-        judged, "mine", 1, described, workdir=str(workdir), linear=LINEAR
+        encoder, "mine", 1, described, workdir=str(workdir), linear=LINEAR
     )
     found = card["metrics"]["knn"]
     assert (found["step"], found["backbone"]) == (4, 0.375)
@@ -81,10 +81,10 @@ def test_the_newest_knn_that_the_checkpoint_has_seen_is_given(
     assert "top-1 50.00 % (95 %: 23.66 to 76.34)  of 10 images" in text
 
 
-def test_what_is_not_known_is_said(judged, described):
-    judged = judged._replace(title="a run")
+def test_what_is_not_known_is_said(encoder, described):
+    encoder = encoder._replace(title="a run")
     card = model_card.describe(
-        judged, "mine", 1, described, keras_note="It holds a layer of ours."
+        encoder, "mine", 1, described, keras_note="It holds a layer of ours."
     )
     assert card["licence"] == "unspecified"
     assert card["metrics"] == {}
@@ -97,8 +97,8 @@ def test_what_is_not_known_is_said(judged, described):
     assert "encoder.keras" not in text
 
 
-def test_the_files_are_written(judged, described, tmp_path):
-    card = model_card.describe(judged, "mine", 1, described)
+def test_the_files_are_written(encoder, described, tmp_path):
+    card = model_card.describe(encoder, "mine", 1, described)
     model_card.write(tmp_path, card)
     written = workdirs.read_json(tmp_path / "model_card.json")
     assert written == json.loads(json.dumps(card))

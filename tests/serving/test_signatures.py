@@ -29,8 +29,8 @@ def _served(path):
     return tf.saved_model.load(path).signatures
 
 
-@pytest.fixture(name="judged", scope="module")
-def _judged(tmp_path_factory):
+@pytest.fixture(name="encoder", scope="module")
+def _encoder(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     return frozen.open_frozen(small_encoder.write(root))
 
@@ -167,7 +167,7 @@ def test_no_signature_needs_python(served):
         assert not {op for op in operations if "PyFunc" in op}
 
 
-def test_features_are_those_of_evaluation(judged, tmp_path):
+def test_features_are_those_of_evaluation(encoder, tmp_path):
     random = np.random.default_rng(3)
     (tmp_path / "images" / "a").mkdir(parents=True)
     for place, size in enumerate([(16, 16), (70, 33), (20, 90), (9, 9)]):
@@ -178,10 +178,10 @@ def test_features_are_those_of_evaluation(judged, tmp_path):
         path.write_bytes(pictures.encode(image, form))
     (tmp_path / "images" / "a" / "4.png").write_bytes(b"not an image")
     source = sources.open_source(f"folder:{tmp_path / 'images'}")
-    stored = features.store(judged, source, tmp_path / "store", 4)
+    stored = features.store(encoder, source, tmp_path / "store", 4)
 
     served = signatures.ServedEncoder(
-        signatures.float32_backbone(judged), judged.recipe, judged.image_size
+        signatures.float32_backbone(encoder), encoder.recipe, encoder.image_size
     ).signatures()
     files = sorted((tmp_path / "images" / "a").iterdir())
     found = served["serving_default"](
@@ -194,11 +194,11 @@ def test_features_are_those_of_evaluation(judged, tmp_path):
     assert set(served) == {"serving_default", "embed_images", "embed_tensors"}
 
 
-def test_a_run_in_bfloat16_is_served_in_float32(judged):
-    config = judged.config.copy_and_resolve_references()
+def test_a_run_in_bfloat16_is_served_in_float32(encoder):
+    config = encoder.config.copy_and_resolve_references()
     config.train.precision = "mixed_bfloat16"
     mixed = frozen.build_encoder(config)
-    for new, old in zip(mixed.weights, judged.weights, strict=True):
+    for new, old in zip(mixed.weights, encoder.weights, strict=True):
         new.assign(old)
     run = frozen.of_encoder(mixed, config, "run")
     backbone = signatures.float32_backbone(run)
@@ -209,7 +209,7 @@ def test_a_run_in_bfloat16_is_served_in_float32(judged):
     )
     np.testing.assert_allclose(
         backbone(tensors, training=False),
-        judged.encode(images)["backbone"],
+        encoder.encode(images)["backbone"],
         rtol=1e-5,
         atol=1e-6,
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.serving import comparison
+from moco_tf.serving import warm_up
 from tests.serving import plain_served
 
 SIGNATURES = (
@@ -18,10 +18,8 @@ SIGNATURES = (
 def _folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "model"
     plain_served.save(path)
-    made = comparison.requests(
-        SIGNATURES, plain_served.RECIPE, plain_served.SIDE
-    )
-    comparison.write(path, "encoder", made)
+    pairs = warm_up.requests(SIGNATURES, plain_served.RECIPE, plain_served.SIDE)
+    warm_up.write(path, "encoder", pairs)
     return path
 
 
@@ -124,7 +122,7 @@ def test_a_request_is_what_the_servers_own_code_writes():
     request.model_spec.name = "a" * 200  # a length of two bytes
     request.model_spec.signature_name = "embed_images"
     request.inputs["images"].CopyFrom(tf.make_tensor_proto(pixels))
-    written = comparison.predict_request(
+    written = warm_up.predict_request(
         "a" * 200, "embed_images", {"images": pixels}
     )
     assert apis.PredictRequest.FromString(written) == request
