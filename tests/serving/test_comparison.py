@@ -4,12 +4,12 @@ import pytest
 from moco_tf.serving import comparison
 
 
-def test_the_largest_difference_and_the_smallest_cosine_are_found():
+def test_the_largest_difference_and_the_smallest_cosine_are_computed():
     expected = np.array([[3.0, 4.0], [0.0, 10.0]], np.float32)
     rows = np.array([[3.0, 4.0], [6.0, 8.0]], np.float32)
-    found = comparison.compare("a", rows, expected)
-    assert found == ("a", 6.0, pytest.approx(0.6), pytest.approx(0.8))
-    assert str(found) == (
+    difference = comparison.compare("a", rows, expected)
+    assert difference == ("a", 6.0, pytest.approx(0.6), pytest.approx(0.8))
+    assert str(difference) == (
         "a                max difference 6.00e+00 (6.0e-01 of the largest), "
         "cosine 0.8000000"
     )

@@ -37,7 +37,7 @@ def _run(tmp_path_factory):
 
 @pytest.fixture(name="paths", scope="module")
 def _paths(run):
-    """What `convert` wrote, by format; made when it is asked for."""
+    """Converted files by format, written when a test asks for one."""
 
     class Paths(dict):
         def __missing__(self, to):
@@ -53,8 +53,8 @@ def _saved(tmp_path_factory):
     """A SavedModel with a card, whose features are the mean colour."""
     folder = tmp_path_factory.mktemp("saved") / "3"
     plain_served.save(folder)
-    told = {"views": "cifar", "image_size": plain_served.SIDE}
-    workdirs.write_json(folder / "model_card.json", {"preprocessing": told})
+    settings = {"views": "cifar", "image_size": plain_served.SIDE}
+    workdirs.write_json(folder / "model_card.json", {"preprocessing": settings})
     return folder
 
 
@@ -198,7 +198,9 @@ def test_what_is_there_is_not_replaced(plain, tmp_path):
     "to, package",
     [(to, name) for to, form in FORMATS.items() for name in form.packages],
 )
-def test_a_missing_package_is_told_before_any_work(to, package, monkeypatch):
+def test_a_missing_package_is_reported_before_any_work(
+    to, package, monkeypatch
+):
     need(to)
     monkeypatch.setitem(sys.modules, package, None)
     message = rf"without {package}\. .*pip install -e \.\[convert\]"
@@ -206,24 +208,24 @@ def test_a_missing_package_is_told_before_any_work(to, package, monkeypatch):
         convert.convert_export("/not/there", to)
 
 
-def test_an_unknown_format_is_told_with_the_nearest(plain):
+def test_an_unknown_format_is_reported_with_the_nearest(plain):
     with pytest.raises(ValueError, match=r"'onx'. Did you mean 'onnx'\?"):
         convert.convert_export(plain, "onx")
 
 
-def test_a_folder_without_a_model_is_told(tmp_path):
+def test_a_folder_without_a_model_is_reported(tmp_path):
     with pytest.raises(ValueError, match="Make one with moco-tf export"):
         convert.convert_export(tmp_path, "tflite")
 
 
-def test_a_model_without_a_card_is_told(plain):
+def test_a_model_without_a_card_is_reported(plain):
     (plain / "3" / "model_card.json").unlink()
     message = r"signatures .*embed_tensors.* without the card\. Make one"
     with pytest.raises(ValueError, match=message):
         convert.convert_export(plain, "tflite")
 
 
-def test_images_of_which_none_is_read_are_told(plain, tmp_path):
+def test_images_of_which_none_is_read_are_reported(plain, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"not an image")
     source = f"folder:{tmp_path / 'images'}"

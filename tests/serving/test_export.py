@@ -163,16 +163,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("held", "version", "expected"),
+    ("versions", "version", "expected"),
     [([], 0, "1"), ([1, 9], 0, "10"), ([1, 9], 5, "5"), ([], 7, "7")],
 )
 def test_a_version_is_the_next_or_the_one_asked_for(
-    tmp_path, held, version, expected
+    tmp_path, versions, version, expected
 ):
-    for number in held:
+    for number in versions:
         (tmp_path / "encoder" / str(number)).mkdir(parents=True)
-    found = export.version_folder(tmp_path, "encoder", version)
-    assert found == tmp_path / "encoder" / expected
+    folder = export.version_folder(tmp_path, "encoder", version)
+    assert folder == tmp_path / "encoder" / expected
 
 
 def test_a_version_is_never_replaced(tmp_path):
@@ -255,18 +255,21 @@ def test_a_full_disk_is_told_and_nothing_is_left(encoder, tmp_path):
 def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
     config = every_method.make_config(method)
     with shallow.network():
-        made = plan.make_method(
+        pretrained = plan.make_method(
             config, tf.distribute.get_strategy(), every_method.IMAGES
         )
         workdirs.save(config, tmp_path / "run")
-        checkpoints.save(made, tmp_path / "run", 1, {})
+        checkpoints.save(pretrained, tmp_path / "run", 1, {})
         encoder = frozen.open_frozen(tmp_path / "run")
         export.export_run(
             encoder, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
         )
     served = tf.saved_model.load(str(tmp_path / "out" / "encoder" / "1"))
     images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
-    found = served(images, training=False)
+    features = served(images, training=False)
     np.testing.assert_allclose(
-        found, made.backbone(images, training=False), rtol=1e-4, atol=1e-5
+        features,
+        pretrained.backbone(images, training=False),
+        rtol=1e-4,
+        atol=1e-5,
     )

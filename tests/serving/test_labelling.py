@@ -34,7 +34,7 @@ def test_classes_come_with_their_probabilities_in_order():
         np.array([0, 0, 1], np.float32),
         ["a", "b", "c"],
     )
-    classes, found = head(tf.constant([[0.0, 0.0], [1.0, 4.0]]))
+    classes, shares = head(tf.constant([[0.0, 0.0], [1.0, 4.0]]))
     # Logits: 0, 0, 1 and 4, 1, 3.
     assert classes.numpy().tolist() == [[b"c", b"a", b"b"], [b"a", b"c", b"b"]]
     e = np.exp
@@ -42,7 +42,7 @@ def test_classes_come_with_their_probabilities_in_order():
         np.array([e(1), 1, 1]) / (e(1) + 2),
         np.array([e(4), e(3), e(1)]) / (e(4) + e(3) + e(1)),
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(shares, expected, rtol=1e-5)
 
 
 def test_names_that_are_no_text_are_served_without_their_bytes():
@@ -61,17 +61,17 @@ def test_five_classes_are_shown():
     assert classes.numpy().tolist() == [[b"b", b"d", b"f", b"g", b"c"]]
 
 
-def test_a_head_is_opened_with_what_its_probe_found(tmp_path, frozen):
+def test_a_head_is_opened_with_the_record_of_its_probe(tmp_path, frozen):
     result = {
         "encoder_identity": frozen.identity,
         "features": "backbone",
         "top1": 0.5,
     }
     write(tmp_path / "probe", **result)
-    head, found = labelling.open_head(tmp_path / "probe", frozen, 4)
+    head, record = labelling.open_head(tmp_path / "probe", frozen, 4)
     np.testing.assert_array_equal(head.kernel, np.arange(8).reshape(4, 2))
     assert head.classes == ("class 0", "class 1")
-    assert found == result
+    assert record == result
 
 
 def test_a_head_without_its_result_is_opened(tmp_path, frozen):
@@ -165,7 +165,7 @@ def test_scores_are_those_of_the_weighted_vote():
         scores, np.take_along_axis(expected, order, 1), rtol=1e-4
     )
     assert classes.numpy().tolist() == [
-        [[b"a", b"b", b"c"][place] for place in row] for row in order
+        [[b"a", b"b", b"c"][index] for index in row] for row in order
     ]
 
 
@@ -174,11 +174,11 @@ def test_a_bank_in_blocks_answers_as_one(monkeypatch):
     labels = np.arange(10)
     names = [str(n) for n in range(10)]
     query = tf.constant(voting.unit_rows(rows[::3], "query"))
-    whole = labelling.FeatureBank(rows, labels, names, 4, 0.5)
+    one_block = labelling.FeatureBank(rows, labels, names, 4, 0.5)
     monkeypatch.setattr(voting, "BANK_BLOCK", 3)
     blocks = labelling.FeatureBank(rows, labels, names, 4, 0.5)
     assert [block.shape[0] for block in blocks.blocks] == [3, 3, 3, 1]
-    for one, other in zip(whole(query), blocks(query), strict=True):
+    for one, other in zip(one_block(query), blocks(query), strict=True):
         if one.dtype == tf.string:
             assert one.numpy().tolist() == other.numpy().tolist()
         else:

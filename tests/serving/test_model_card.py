@@ -74,8 +74,8 @@ def test_the_newest_knn_that_the_checkpoint_has_seen_is_given(
     card = model_card.describe(
         encoder, "mine", 1, described, workdir=str(workdir), linear=LINEAR
     )
-    found = card["metrics"]["knn"]
-    assert (found["step"], found["backbone"]) == (4, 0.375)
+    knn = card["metrics"]["knn"]
+    assert (knn["step"], knn["backbone"]) == (4, 0.375)
     text = model_card.readme(card)
     assert "37.50 % top-1 after 4 steps" in text
     assert "top-1 50.00 % (95 %: 23.66 to 76.34)  of 10 images" in text

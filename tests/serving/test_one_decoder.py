@@ -21,7 +21,7 @@ RECIPE = PLAIN._replace(
 def files():
     """Bytes of every kind that is read, by name."""
     size = (12, 9)
-    made = {
+    contents_by_name = {
         f"{mode}.{form}".lower(): pictures.encode(
             pictures.scene(mode, size), form
         )
@@ -39,8 +39,8 @@ def files():
         contents = pictures.encode(
             pictures.scene("RGB", size), "JPEG", exif=tags
         )
-        made[f"turned_{orientation}.jpg"] = contents
-    return made
+        contents_by_name[f"turned_{orientation}.jpg"] = contents
+    return contents_by_name
 
 
 @pytest.fixture(name="source", scope="module")
@@ -86,11 +86,11 @@ def test_a_served_encoder_sees_what_evaluation_sees(
     tf.saved_model.save(served, str(tmp_path), served.signatures())
     answer = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     contents = files()
-    found = answer(
+    rows = answer(
         image_bytes=tf.constant([contents[x] for x in pictures.names(source)])
     )
-    assert found["valid"].numpy().all()
+    assert rows["valid"].numpy().all()
     expected = views.normalize(tf.constant(evaluated), RECIPE.mean, RECIPE.std)
     np.testing.assert_array_equal(
-        found["features"], tf.reshape(expected, [len(source), -1])
+        rows["features"], tf.reshape(expected, [len(source), -1])
     )

@@ -133,8 +133,8 @@ def test_status_metadata_and_health(port):
     ],
 )
 def test_other_requests_are_refused(port, method, path, body, status, text):
-    found, answer = _call(port, method, path, body)
-    assert found == status
+    received, answer = _call(port, method, path, body)
+    assert received == status
     assert text in answer["error"]
 
 

@@ -8,7 +8,7 @@ from tests import waiting
 
 
 class _Model:
-    """Doubles its rows; remembers its calls; waits where told to."""
+    """Doubles its rows; remembers its calls; waits where a test wants it."""
 
     def __init__(self):
         self.calls = []
@@ -32,38 +32,38 @@ def _model():
 
 @pytest.fixture(name="batcher")
 def _batcher(model):
-    made = server.Batcher(model, max_rows=4, wait=0.05, max_waiting=8)
-    yield made
+    batcher = server.Batcher(model, max_rows=4, wait=0.05, max_waiting=8)
+    yield batcher
     model.go_on.set()
-    made.close()
+    batcher.close()
 
 
 def _submit_all(batcher, columns, signature="s", timeout=10):
     """Submits at once, from a thread each; results or errors in order."""
-    found = [None] * len(columns)
+    results = [None] * len(columns)
 
-    def submit(place):
-        column = np.array(columns[place], np.float32)
+    def submit(index):
+        column = np.array(columns[index], np.float32)
         try:
-            found[place] = batcher.submit(signature, {"x": column}, timeout)
+            results[index] = batcher.submit(signature, {"x": column}, timeout)
         except predict_api.RequestError as error:
-            found[place] = error
+            results[index] = error
 
     threads = [
-        threading.Thread(target=submit, args=[place])
-        for place in range(len(columns))
+        threading.Thread(target=submit, args=[index])
+        for index in range(len(columns))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return results
 
 
 def test_each_request_gets_its_own_rows(batcher):
     columns = [[n, n + 0.5] for n in range(6)]
-    found = _submit_all(batcher, columns)
-    for column, outputs in zip(columns, found, strict=True):
+    results = _submit_all(batcher, columns)
+    for column, outputs in zip(columns, results, strict=True):
         assert outputs["y"].tolist() == [2 * x for x in column]
 
 
@@ -82,8 +82,8 @@ def test_what_waits_is_run_together_up_to_the_limit(batcher, model):
 
 
 def test_rows_of_another_form_are_not_mixed(batcher, model):
-    found = _submit_all(batcher, [[1], [[1, 2]], [2], [[3, 4]]])
-    assert [outputs["y"].shape for outputs in found] == (
+    results = _submit_all(batcher, [[1], [[1, 2]], [2], [[3, 4]]])
+    assert [outputs["y"].shape for outputs in results] == (
         [(1,), (1, 2), (1,), (1, 2)]
     )
     assert sum(rows for _, rows in model.calls) == 4
@@ -95,7 +95,7 @@ def test_a_larger_request_than_the_limit_runs_alone(batcher, model):
     assert model.calls == [("s", 7)]
 
 
-def test_a_failure_is_told_and_the_next_request_answered(batcher):
+def test_a_failure_is_reported_and_the_next_request_answered(batcher):
     (error,) = _submit_all(batcher, [[-1]])
     assert (error.status, str(error)) == (500, "The model failed: negative")
     (outputs,) = _submit_all(batcher, [[3]])
@@ -134,7 +134,7 @@ def test_too_many_rows_are_refused_at_once(batcher, model):
     others.join()
 
 
-def test_a_client_that_waits_too_long_is_told_and_forgotten(batcher, model):
+def test_a_client_that_waits_too_long_is_refused_and_forgotten(batcher, model):
     model.go_on.clear()
     first = threading.Thread(target=_submit_all, args=[batcher, [[0]]])
     first.start()
@@ -148,7 +148,7 @@ def test_a_client_that_waits_too_long_is_told_and_forgotten(batcher, model):
 
 
 def test_a_closed_batcher_takes_no_more(model):
-    made = server.Batcher(model)
-    made.close()
+    batcher = server.Batcher(model)
+    batcher.close()
     with pytest.raises(predict_api.RequestError, match="Try again later"):
-        made.submit("s", {"x": np.zeros(1)}, 1)
+        batcher.submit("s", {"x": np.zeros(1)}, 1)

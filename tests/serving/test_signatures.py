@@ -50,22 +50,22 @@ def test_bytes_of_any_form_and_size_become_features(served):
             ("BMP", (200, 3)),
         )
     ]
-    found = served["serving_default"](image_bytes=tf.constant(files))
+    answer = served["serving_default"](image_bytes=tf.constant(files))
     # A JPEG's red is (254, 0, 0).
     expected = plain_served.features(solid(RED, (254, 0, 0), RED, RED))
-    np.testing.assert_allclose(found["features"], expected, rtol=1e-4)
-    assert found["valid"].numpy().all()
+    np.testing.assert_allclose(answer["features"], expected, rtol=1e-4)
+    assert answer["valid"].numpy().all()
 
 
 def test_a_file_that_cannot_be_read_fails_no_other(served):
     grey = plain_served.colour(GREY)
     files = [b"", grey, grey[:40], plain_served.colour(RED)]
-    found = served["serving_default"](image_bytes=tf.constant(files))
-    assert found["valid"].numpy().tolist() == [False, True, False, True]
+    answer = served["serving_default"](image_bytes=tf.constant(files))
+    assert answer["valid"].numpy().tolist() == [False, True, False, True]
     expected = plain_served.features(solid(GREY, RED))
-    np.testing.assert_allclose(found["features"][1::2], expected, rtol=1e-4)
+    np.testing.assert_allclose(answer["features"][1::2], expected, rtol=1e-4)
     for name in ("features", "normalised"):
-        np.testing.assert_array_equal(found[name][::2], np.zeros([2, 3]))
+        np.testing.assert_array_equal(answer[name][::2], np.zeros([2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_file_that_cannot_be_read_fails_no_other(served):
     ],
 )
 def test_a_batch_may_hold_no_file(served, name, outputs):
-    found = served[name](image_bytes=tf.constant([], tf.string))
-    shapes = {key: rows.shape.as_list() for key, rows in found.items()}
+    answer = served[name](image_bytes=tf.constant([], tf.string))
+    shapes = {key: rows.shape.as_list() for key, rows in answer.items()}
     assert shapes == {
         **{key: [0, size] for key, size in outputs.items()},
         "valid": [0],
@@ -89,30 +89,30 @@ def test_a_batch_may_hold_no_file(served, name, outputs):
 def test_pixels_give_the_features_of_their_file(served, size):
     pixels = np.asarray(pictures.scene(size=size))
     contents = pictures.encode(pictures.scene(size=size), "PNG")
-    found = served["embed_images"](images=pixels[np.newaxis])
+    answer = served["embed_images"](images=pixels[np.newaxis])
     expected = served["serving_default"](image_bytes=tf.constant([contents]))
     for name, rows in expected.items():
-        np.testing.assert_array_equal(found[name], rows)
+        np.testing.assert_array_equal(answer[name], rows)
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 9, 3), (0, 9, 9, 3), (0, 0, 0, 3)])
 def test_pixels_may_be_none(served, shape):
-    found = served["embed_images"](images=np.zeros(shape, np.uint8))
-    assert not found["features"].numpy().any()
-    assert found["features"].shape == [shape[0], 3]
-    assert found["valid"].numpy().tolist() == [False] * shape[0]
+    answer = served["embed_images"](images=np.zeros(shape, np.uint8))
+    assert not answer["features"].numpy().any()
+    assert answer["features"].shape == [shape[0], 3]
+    assert answer["valid"].numpy().tolist() == [False] * shape[0]
 
 
 def test_tensors_are_taken_as_they_are(served):
     pixels = solid(RED, GREY)
     recipe = plain_served.RECIPE
     images = ((pixels / 255 - recipe.mean) / recipe.std).astype(np.float32)
-    found = served["embed_tensors"](images=images)
-    assert set(found) == {"features", "normalised"}
+    answer = served["embed_tensors"](images=images)
+    assert set(answer) == {"features", "normalised"}
     expected = plain_served.features(pixels)
-    np.testing.assert_allclose(found["features"], expected, rtol=1e-4)
+    np.testing.assert_allclose(answer["features"], expected, rtol=1e-4)
     np.testing.assert_allclose(
-        found["normalised"],
+        answer["normalised"],
         expected / np.linalg.norm(expected, axis=1, keepdims=True),
         rtol=1e-4,
     )
@@ -120,22 +120,22 @@ def test_tensors_are_taken_as_they_are(served):
 
 def test_classes_and_their_probabilities(served):
     files = tf.constant([plain_served.colour(RED), b"x"])
-    found = served["classify"](image_bytes=files)
+    answer = served["classify"](image_bytes=files)
     logit = plain_served.features(solid(RED))[0, 0]
     shares = np.exp([2 * logit, logit, -logit])
-    assert found["classes"].numpy().tolist() == [
+    assert answer["classes"].numpy().tolist() == [
         [b"light", b"middling", b"dark"],
         [b"", b"", b""],
     ]
     np.testing.assert_allclose(
-        found["probabilities"], [shares / shares.sum(), [0, 0, 0]], rtol=1e-4
+        answer["probabilities"], [shares / shares.sum(), [0, 0, 0]], rtol=1e-4
     )
-    assert found["valid"].numpy().tolist() == [True, False]
+    assert answer["valid"].numpy().tolist() == [True, False]
 
 
 def test_neighbours_vote_as_knn_does(served):
     files = tf.constant([plain_served.colour(RED), b"x"])
-    found = served["neighbours"](image_bytes=files)
+    answer = served["neighbours"](image_bytes=files)
     votes = voting.weighted_vote(
         plain_served.BANK_ROWS,
         plain_served.BANK_LABELS,
@@ -145,18 +145,18 @@ def test_neighbours_vote_as_knn_does(served):
         classes=3,
     )[0]
     order = np.argsort(-votes, kind="stable")
-    np.testing.assert_allclose(found["scores"][0], votes[order], rtol=1e-4)
-    names = found["classes"].numpy().tolist()
-    assert names == [[b"abc"[place : place + 1] for place in order], [b""] * 3]
-    assert found["scores"].numpy()[1].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(answer["scores"][0], votes[order], rtol=1e-4)
+    names = answer["classes"].numpy().tolist()
+    assert names == [[b"abc"[index : index + 1] for index in order], [b""] * 3]
+    assert answer["scores"].numpy()[1].tolist() == [0, 0, 0]
 
 
 def test_tensors_meet_no_operation_that_converters_lack(served):
     graph = served["embed_tensors"].graph.as_graph_def()
     nodes = [node for f in graph.library.function for node in f.node_def]
-    found = {node.op for node in [*graph.node, *nodes]}
-    found -= {"StatefulPartitionedCall", "PartitionedCall"}
-    assert found and found <= CONVERTIBLE
+    operations = {node.op for node in [*graph.node, *nodes]}
+    operations -= {"StatefulPartitionedCall", "PartitionedCall"}
+    assert operations and operations <= CONVERTIBLE
 
 
 def test_no_signature_needs_python(served):
@@ -170,11 +170,11 @@ def test_no_signature_needs_python(served):
 def test_features_are_those_of_evaluation(encoder, tmp_path):
     random = np.random.default_rng(3)
     (tmp_path / "images" / "a").mkdir(parents=True)
-    for place, size in enumerate([(16, 16), (70, 33), (20, 90), (9, 9)]):
+    for number, size in enumerate([(16, 16), (70, 33), (20, 90), (9, 9)]):
         pixels = random.integers(0, 256, (*size, 3), np.uint8)
         image = pictures.Image.fromarray(pixels)
-        form = ("PNG", "JPEG")[place % 2]
-        path = tmp_path / "images" / "a" / f"{place}.png"
+        form = ("PNG", "JPEG")[number % 2]
+        path = tmp_path / "images" / "a" / f"{number}.png"
         path.write_bytes(pictures.encode(image, form))
     (tmp_path / "images" / "a" / "4.png").write_bytes(b"not an image")
     source = sources.open_source(f"folder:{tmp_path / 'images'}")
@@ -184,12 +184,12 @@ def test_features_are_those_of_evaluation(encoder, tmp_path):
         signatures.float32_backbone(encoder), encoder.recipe, encoder.image_size
     ).signatures()
     files = sorted((tmp_path / "images" / "a").iterdir())
-    found = served["serving_default"](
+    answer = served["serving_default"](
         tf.constant([path.read_bytes() for path in files])
     )
-    assert found["valid"].numpy().tolist() == [True] * 4 + [False]
+    assert answer["valid"].numpy().tolist() == [True] * 4 + [False]
     np.testing.assert_allclose(
-        found["features"][:4], stored.rows["backbone"], rtol=1e-5, atol=1e-6
+        answer["features"][:4], stored.rows["backbone"], rtol=1e-5, atol=1e-6
     )
     assert set(served) == {"serving_default", "embed_images", "embed_tensors"}
 

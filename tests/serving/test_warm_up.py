@@ -46,7 +46,7 @@ def test_the_file_lies_where_the_server_looks(folder):
 def test_every_signature_is_asked_for_one_row_and_for_several(folder):
     requests = [log.predict_log.request for log in _logs(folder)]
     assert {request.model_spec.name for request in requests} == {"encoder"}
-    found = sorted(
+    asked = sorted(
         (
             request.model_spec.signature_name,
             *(tensor.tensor_shape.dim[0].size for tensor in inputs.values()),
@@ -54,7 +54,7 @@ def test_every_signature_is_asked_for_one_row_and_for_several(folder):
         for request in requests
         for inputs in [request.inputs]
     )
-    assert found == sorted((name, n) for name in SIGNATURES for n in (1, 4))
+    assert asked == sorted((name, n) for name in SIGNATURES for n in (1, 4))
 
 
 def test_the_log_is_replayed_by_the_signatures(folder, served):

@@ -31,17 +31,17 @@ def tensors(seed=3, head="mlp", depth=18, counted=True, stem="imagenet"):
     )
     named = torch_layout.named_variables(frozen.build_encoder(config))
     rng = np.random.default_rng(seed)
-    found = {}
+    values = {}
     for name, value in torch_layout.reference_weights(named, seed).items():
         if name.endswith(("running_mean", "running_var")):
             value = value + rng.uniform(0, 0.5, value.shape).astype(np.float32)
         if name.startswith("fc") and value.ndim == 1:
             value = rng.standard_normal(value.shape).astype(np.float32)
-        found[name] = value
+        values[name] = value
         if counted and name.endswith("running_var"):
             counter = name.replace("running_var", "num_batches_tracked")
-            found[counter] = np.array(STEPS)
-    return found
+            values[counter] = np.array(STEPS)
+    return values
 
 
 def state_dict(head="mlp", counted=True, depth=18):
@@ -49,14 +49,14 @@ def state_dict(head="mlp", counted=True, depth=18):
     rng = np.random.default_rng(4)
     queue = rng.standard_normal((DIM, QUEUE)).astype(np.float32)
     queue /= np.linalg.norm(queue, axis=0)
-    found = {
+    state = {
         "module.queue": queue,
         "module.queue_ptr": np.array([16]),
     }
     for seed, side in ((3, "q"), (5, "k")):
         for name, value in tensors(seed, head, depth, counted).items():
-            found[f"module.encoder_{side}.{name}"] = value
-    return found
+            state[f"module.encoder_{side}.{name}"] = value
+    return state
 
 
 def velocities(state):
@@ -94,10 +94,10 @@ def write_moco(path, state, momentum=None, layout="zip", epoch=200):
     return path
 
 
-def assert_same_tensors(found, expected):
+def assert_same_tensors(actual, expected):
     """The same names, shapes, types and bytes, in the same order."""
-    assert list(found) == list(expected)
+    assert list(actual) == list(expected)
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert found[name].shape == value.shape, name
-        assert found[name].tobytes() == value.tobytes(), name
+        assert actual[name].dtype == value.dtype, name
+        assert actual[name].shape == value.shape, name
+        assert actual[name].tobytes() == value.tobytes(), name

@@ -115,13 +115,13 @@ def test_any_opcodes_are_read_or_refused(path, layout, parts):
 def test_any_flipped_bits_are_read_or_refused(path, layout, data):
     damaged = bytearray(FILES[layout])
     last = 8 * len(damaged) - 1
-    for place in data.draw(st.sets(st.integers(0, last), max_size=8)):
-        damaged[place // 8] ^= 1 << place % 8
+    for bit in data.draw(st.sets(st.integers(0, last), max_size=8)):
+        damaged[bit // 8] ^= 1 << bit % 8
     _read_or_refuse(path, bytes(damaged))
 
 
 @pytest.mark.parametrize("layout", torch_files.LAYOUTS)
-def test_the_files_that_are_damaged_here_are_whole(path, layout):
+def test_the_files_that_are_damaged_here_are_valid(path, layout):
     path.write_bytes(FILES[layout])
     assert torch_file.read(path)["epoch"] == 200
 

@@ -41,16 +41,16 @@ def _export(workdir, path, layout):
 
 def test_a_published_checkpoint_comes_out_as_it_went_in(imported, tmp_path):
     workdir, state, momentum = imported
-    found = torch_file.read(_export(workdir, tmp_path / "m.pth.tar", "moco"))
-    assert list(found) == ["epoch", "arch", "state_dict", "optimizer"]
-    assert (found["epoch"], found["arch"]) == (200, "resnet18")
-    small_weights.assert_same_tensors(found["state_dict"], state)
-    held = found["optimizer"]["state"]
-    assert list(held) == list(range(len(momentum)))
+    loaded = torch_file.read(_export(workdir, tmp_path / "m.pth.tar", "moco"))
+    assert list(loaded) == ["epoch", "arch", "state_dict", "optimizer"]
+    assert (loaded["epoch"], loaded["arch"]) == (200, "resnet18")
+    small_weights.assert_same_tensors(loaded["state_dict"], state)
+    states = loaded["optimizer"]["state"]
+    assert list(states) == list(range(len(momentum)))
     for number, value in enumerate(momentum):
-        found_value = held[number]["momentum_buffer"]
-        assert found_value.tobytes() == value.tobytes()
-    (group,) = found["optimizer"]["param_groups"]
+        velocity = states[number]["momentum_buffer"]
+        assert velocity.tobytes() == value.tobytes()
+    (group,) = loaded["optimizer"]["param_groups"]
     assert group["params"] == list(range(2 * len(momentum)))
     assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
 
@@ -103,10 +103,12 @@ def test_detectron2_gets_the_file_of_the_published_conversion(
     workdir, state, _ = imported
     path = _export(workdir, tmp_path / "d.pkl", "detectron2")
     with open(path, "rb") as file:
-        found = pickle.load(file)
+        loaded = pickle.load(file)
     expected = _converted(state)
-    small_weights.assert_same_tensors(found.pop("model"), expected.pop("model"))
-    assert found == expected
+    small_weights.assert_same_tensors(
+        loaded.pop("model"), expected.pop("model")
+    )
+    assert loaded == expected
 
 
 @pytest.mark.parametrize("headless", [False, True])
@@ -203,12 +205,12 @@ def test_of_another_methods_run_the_backbone_alone_can_leave(tmp_path):
     workdirs.save(config, tmp_path / "run")
     checkpoints.save(method, tmp_path / "run", 1, {})
     path = _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")
-    found = torch_file.read(path)
-    assert "layer4.0.bn2.running_var" in found
-    assert not [name for name in found if name.startswith(("fc", "linear"))]
+    loaded = torch_file.read(path)
+    assert "layer4.0.bn2.running_var" in loaded
+    assert not [name for name in loaded if name.startswith(("fc", "linear"))]
     kernel = method.backbone.get_layer("conv1").kernel.numpy()
     np.testing.assert_array_equal(
-        found["conv1.weight"], kernel.transpose(3, 2, 0, 1)
+        loaded["conv1.weight"], kernel.transpose(3, 2, 0, 1)
     )
     with pytest.raises(ValueError, match="holds the heads fc and mlp"):
         _export(tmp_path / "run", tmp_path / "m.pth", "moco")

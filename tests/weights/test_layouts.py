@@ -36,9 +36,9 @@ def test_detectron2_names_go_both_ways(ours, theirs):
 )
 def test_shapes_tell_the_architecture(depth, head, stem, expected):
     tensors = small_weights.tensors(head=head, depth=depth, stem=stem)
-    found = layouts.architecture(tensors)
+    inferred = layouts.architecture(tensors)
     fields = ("backbone", "width", "stem", "head", "dim")
-    assert tuple(found[f"model.{field}"] for field in fields) == expected
+    assert tuple(inferred[f"model.{field}"] for field in fields) == expected
 
 
 def test_tensors_without_a_head_say_nothing_of_one():
@@ -56,14 +56,14 @@ def test_blocks_of_no_known_depth_are_refused():
 
 def test_every_kind_of_wrong_tensor_is_listed():
     expected = {name: (2, 3) for name in ("a", "b", "c", "d", "right")}
-    found = {
+    tensors = {
         "b": np.zeros((3, 2), np.float32),
         "c": np.zeros((2, 3), np.int64),
         "d": np.array([[0, 0, 0], [0, np.nan, 0]], np.float32),
         "right": np.zeros((2, 3), np.float16),
         "other": np.zeros(4),
     }
-    lines = layouts.problems(found, expected, lambda name: f"m.{name}")
+    lines = layouts.problems(tensors, expected, lambda name: f"m.{name}")
     assert lines == [
         "m.a: missing, of shape (2, 3)",
         "m.b: shape (3, 2), where (2, 3) is needed",

@@ -150,7 +150,7 @@ def _extension(marker):
 
 
 def _nested(marker):
-    inner = torch_files.whole(_system(marker))
+    inner = torch_files.pickled(_system(marker))
     return _opcodes(_Call(pickle.loads, inner), 4)
 
 
@@ -231,7 +231,7 @@ class _Trusting(pickle.Unpickler):
 @pytest.mark.parametrize("make", REAL, ids=lambda make: make.__name__)
 def test_the_same_file_runs_code_in_pythons_unpickler(make, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "file.pkl"
-    path.write_bytes(torch_files.whole(make(marker)))
+    path.write_bytes(torch_files.pickled(make(marker)))
     with open(path, "rb") as file:
         # Some fail after the call, at what it returned.
         with contextlib.suppress(TypeError, pickle.UnpicklingError):
@@ -241,7 +241,7 @@ def test_the_same_file_runs_code_in_pythons_unpickler(make, tmp_path):
 
 def test_an_extension_that_python_has_cached_is_refused(tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "file.pkl"
-    data = torch_files.whole(_extension(marker))
+    data = torch_files.pickled(_extension(marker))
     pickle.loads(data)
     assert marker.exists()
     marker.unlink()
@@ -259,7 +259,7 @@ def test_every_part_of_a_tar_is_read_alike(part, tmp_path):
         "tensors": pickle.dumps(0, 2),
         "pickle": pickle.dumps({}, 2),
     }
-    parts[part] = torch_files.whole(_system(marker))
+    parts[part] = torch_files.pickled(_system(marker))
     with tarfile.open(path, "w") as archive:
         for name, content in parts.items():
             info = tarfile.TarInfo(name)
@@ -270,12 +270,12 @@ def test_every_part_of_a_tar_is_read_alike(part, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("place", range(5))
-def test_every_pickle_of_an_old_file_is_read_alike(place, tmp_path):
+@pytest.mark.parametrize("index", range(5))
+def test_every_pickle_of_an_old_file_is_read_alike(index, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "file.pth"
     values = [torch_files.MAGIC, 1001, {"little_endian": True}, {}, []]
     pickles = [pickle.dumps(value, 2) for value in values]
-    pickles[place] = torch_files.whole(_system(marker))
+    pickles[index] = torch_files.pickled(_system(marker))
     path.write_bytes(b"".join(pickles))
     with pytest.raises(ValueError, match="posix.system"):
         torch_file.read(path)
@@ -284,7 +284,7 @@ def test_every_pickle_of_an_old_file_is_read_alike(place, tmp_path):
 
 def test_an_argparse_namespace_is_refused_by_name(tmp_path):
     path = tmp_path / "file.pth"
-    path.write_bytes(torch_files.whole(b"cargparse\nNamespace\n)\x81}b"))
+    path.write_bytes(torch_files.pickled(b"cargparse\nNamespace\n)\x81}b"))
     with pytest.raises(
         ValueError, match="argparse.Namespace.*state dict alone"
     ):

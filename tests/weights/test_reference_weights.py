@@ -50,8 +50,8 @@ def _state(case):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_the_first_logits_are_those_of_the_reference(version, tmp_path):
-    held = np.load(REFERENCE / f"moco_{version}_resnet18_1replica.npz")
-    case = json.loads(str(held["config"]))
+    reference = np.load(REFERENCE / f"moco_{version}_resnet18_1replica.npz")
+    case = json.loads(str(reference["config"]))
     state, query, key = _state(case)
     path = small_weights.write_moco(
         tmp_path / "m.pth.tar", state, layout="legacy", epoch=0
@@ -70,9 +70,9 @@ def test_the_first_logits_are_those_of_the_reference(version, tmp_path):
     k = tf.math.l2_normalize(method.key_encoder(key, training=True), axis=1)
     positive = tf.reduce_sum(q * k, axis=1, keepdims=True)
     logits = tf.concat([positive, q @ tf.transpose(method.queue.keys)], axis=1)
-    expected = held["logits_step0"]
-    found = logits.numpy()[:, : expected.shape[1]] / case["T"]
+    expected = reference["logits_step0"]
+    actual = logits.numpy()[:, : expected.shape[1]] / case["T"]
     # Cosines of float32 features: about a hundred roundings of 6e-8.
     np.testing.assert_allclose(
-        found * case["T"], expected * case["T"], atol=1e-5
+        actual * case["T"], expected * case["T"], atol=1e-5
     )

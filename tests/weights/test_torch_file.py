@@ -1,4 +1,4 @@
-"""Reads every layout of torch; damaged and lying files are told apart."""
+"""Reads every layout of torch; refuses damaged and lying files."""
 
 import collections
 import io
@@ -36,12 +36,12 @@ def test_tensors_numbers_and_text_come_back(layout, tmp_path):
     path = torch_files.write(
         tmp_path / "file.pth", layout, **weights, epoch=200, arch="resnet50"
     )
-    found = torch_file.read(path)
-    assert found["epoch"] == 200 and found["arch"] == "resnet50"
-    assert list(found) == [*weights, "epoch", "arch"]
+    loaded = torch_file.read(path)
+    assert loaded["epoch"] == 200 and loaded["arch"] == "resnet50"
+    assert list(loaded) == [*weights, "epoch", "arch"]
     for name, value in weights.items():
-        assert found[name].dtype == value.dtype
-        np.testing.assert_array_equal(found[name], value)
+        assert loaded[name].dtype == value.dtype
+        np.testing.assert_array_equal(loaded[name], value)
 
 
 @pytest.mark.parametrize("layout", TENSORS)
@@ -51,11 +51,11 @@ def test_tensors_numbers_and_text_come_back(layout, tmp_path):
 )
 def test_every_type_of_element_is_read(layout, dtype, tmp_path):
     value = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
-    found = torch_file.read(
+    loaded = torch_file.read(
         torch_files.write(tmp_path / "file.pth", layout, x=value)
     )["x"]
-    assert found.dtype == value.dtype
-    np.testing.assert_array_equal(found, value)
+    assert loaded.dtype == value.dtype
+    np.testing.assert_array_equal(loaded, value)
 
 
 @pytest.mark.parametrize("layout", TENSORS)
@@ -64,10 +64,10 @@ def test_bfloat16_becomes_float32_without_loss(layout, tmp_path):
     bits = np.array([0x3F80, 0xC020, 0x0080], np.uint16)
     file = torch_files.File(layout)
     opcodes = b"}" + torch_files.plain("x") + file.tensor(bits, "bfloat16")
-    found = _read(tmp_path, file.bytes(opcodes + b"s"))["x"]
-    assert found.dtype == ml_dtypes.bfloat16
+    loaded = _read(tmp_path, file.bytes(opcodes + b"s"))["x"]
+    assert loaded.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(
-        found.astype(np.float32), np.array([1.0, -2.5, 2.0**-126], np.float32)
+        loaded.astype(np.float32), np.array([1.0, -2.5, 2.0**-126], np.float32)
     )
 
 
@@ -83,24 +83,24 @@ def test_offsets_and_strides_are_honoured(layout, tmp_path):
         + file.view(storage, 0, (0, 3), (3, 1))
         + b"u"
     )
-    found = _read(tmp_path, file.bytes(opcodes))
-    np.testing.assert_array_equal(found["transposed"], [[2, 4, 6], [3, 5, 7]])
-    assert found["empty"].shape == (0, 3)
+    loaded = _read(tmp_path, file.bytes(opcodes))
+    np.testing.assert_array_equal(loaded["transposed"], [[2, 4, 6], [3, 5, 7]])
+    assert loaded["empty"].shape == (0, 3)
 
 
 def test_big_endian_storages_of_an_archive_are_turned(tmp_path):
     value = np.array([1.5, -3.0], ">f4")
     file = torch_files.File("zip")
     opcodes = b"}" + torch_files.plain("x") + file.tensor(value, "float32")
-    found = _read(tmp_path, file.bytes(opcodes + b"s", byteorder=b"big"))
-    np.testing.assert_array_equal(found["x"], [1.5, -3.0])
+    loaded = _read(tmp_path, file.bytes(opcodes + b"s", byteorder=b"big"))
+    np.testing.assert_array_equal(loaded["x"], [1.5, -3.0])
 
 
 def test_old_files_are_little_endian_whatever_machine_wrote_them(tmp_path):
     file = torch_files.File("legacy")
     opcodes = file.dict(x=np.array([1.5, -3.0], np.float32))
-    found = _read(tmp_path, file.bytes(opcodes, little_endian=False))
-    np.testing.assert_array_equal(found["x"], [1.5, -3.0])
+    loaded = _read(tmp_path, file.bytes(opcodes, little_endian=False))
+    np.testing.assert_array_equal(loaded["x"], [1.5, -3.0])
 
 
 def test_a_state_dict_with_notes_and_parameters_is_read(tmp_path):
@@ -115,10 +115,10 @@ def test_a_state_dict_with_notes_and_parameters_is_read(tmp_path):
         + torch_files.plain({"_metadata": {"": {"version": 2}}})
         + b"b"
     )
-    found = _read(tmp_path, file.bytes(opcodes))
-    assert type(found) is collections.OrderedDict
-    np.testing.assert_array_equal(found["w"], [1, 1, 1])
-    assert not vars(found)
+    loaded = _read(tmp_path, file.bytes(opcodes))
+    assert type(loaded) is collections.OrderedDict
+    np.testing.assert_array_equal(loaded["w"], [1, 1, 1])
+    assert not vars(loaded)
 
 
 def test_a_part_of_an_old_storage_is_read(tmp_path):
@@ -146,16 +146,16 @@ def test_pickles_of_arrays_are_read_in_every_protocol(protocol, tmp_path):
         "plain": [1, -(2**70), 1.5, None, True, False, b"ab", "\u00e9", (1,)],
         "set": {1, 2},
     }
-    found = _read(tmp_path, pickle.dumps(value, protocol))
+    loaded = _read(tmp_path, pickle.dumps(value, protocol))
     for name, array in value["model"].items():
-        assert found["model"][name].dtype == array.dtype
-        np.testing.assert_array_equal(found["model"][name], array)
-    assert found["scalar"] == 0.5
-    assert found["plain"] == value["plain"]
-    assert [type(v) for v in found["plain"]] == [
+        assert loaded["model"][name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded["model"][name], array)
+    assert loaded["scalar"] == 0.5
+    assert loaded["plain"] == value["plain"]
+    assert [type(v) for v in loaded["plain"]] == [
         type(v) for v in value["plain"]
     ]
-    assert found["set"] == {1, 2}
+    assert loaded["set"] == {1, 2}
 
 
 def test_arrays_are_read_under_both_names_of_numpys_core(tmp_path):
@@ -285,7 +285,7 @@ def test_an_archive_without_its_pickle_is_refused(tmp_path):
 def test_a_pickle_of_endless_steps_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(pickle_reader, "_MOST_OPCODES", 1000)
     with pytest.raises(ValueError, match="more than 1000 steps"):
-        _read(tmp_path, torch_files.whole(b"}0" * 600 + b"N"))
+        _read(tmp_path, torch_files.pickled(b"}0" * 600 + b"N"))
 
 
 def test_a_text_that_is_encoded_again_and_again_is_refused(tmp_path):
@@ -296,9 +296,9 @@ def test_a_text_that_is_encoded_again_and_again_is_refused(tmp_path):
         + torch_files.plain("latin1")[:-2]
         + b"q\x01"
     )
-    assert _read(tmp_path, torch_files.whole(opcodes + once)) == b"x" * 10_000
+    assert _read(tmp_path, torch_files.pickled(opcodes + once)) == b"x" * 10_000
     with pytest.raises(ValueError, match="many times its own size"):
-        _read(tmp_path, torch_files.whole(opcodes + once * 100))
+        _read(tmp_path, torch_files.pickled(opcodes + once * 100))
 
 
 @pytest.mark.parametrize(

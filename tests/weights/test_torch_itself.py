@@ -113,17 +113,17 @@ def test_we_read_what_torch_saves(zipped, tmp_path):
     )
     path = tmp_path / "file.pth"
     torch.save(value, path, _use_new_zipfile_serialization=zipped)
-    found = torch_file.read(path)
-    assert list(found) == list(value)
+    loaded = torch_file.read(path)
+    assert list(loaded) == list(value)
     for name in ("half", "part", "flags"):
-        assert str(found[name].dtype) in str(value[name].dtype)
-        np.testing.assert_array_equal(found[name], value[name].numpy())
+        assert str(loaded[name].dtype) in str(value[name].dtype)
+        np.testing.assert_array_equal(loaded[name], value[name].numpy())
     np.testing.assert_array_equal(
-        found["brain"].astype(np.float32), [1.0, -2.5]
+        loaded["brain"].astype(np.float32), [1.0, -2.5]
     )
-    np.testing.assert_array_equal(found["parameter"], [1, 1])
-    assert (found["size"], found["plain"]) == ((2, 3), value["plain"])
-    assert list(found["layer"]) == list(layer.state_dict())
+    np.testing.assert_array_equal(loaded["parameter"], [1, 1])
+    assert (loaded["size"], loaded["plain"]) == ((2, 3), value["plain"])
+    assert list(loaded["layer"]) == list(layer.state_dict())
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy", "tar"])
@@ -131,9 +131,9 @@ def test_torch_reads_the_files_that_these_tests_make(layout, tmp_path):
     matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
     path = torch_files.write(tmp_path / "f.pth", layout, matrix=matrix, epoch=3)
     # torch refuses tar files in its own restricted reader.
-    found = torch.load(path, weights_only=layout != "tar", map_location="cpu")
-    np.testing.assert_array_equal(found["matrix"].numpy(), matrix)
-    assert found["epoch"] == 3
+    loaded = torch.load(path, weights_only=layout != "tar", map_location="cpu")
+    np.testing.assert_array_equal(loaded["matrix"].numpy(), matrix)
+    assert loaded["epoch"] == 3
 
 
 def test_we_read_an_optimizer_that_torch_has_stepped(tmp_path):
@@ -142,8 +142,8 @@ def test_we_read_an_optimizer_that_torch_has_stepped(tmp_path):
     (3 * weight).sum().backward()
     optimizer.step()
     torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "o.pth")
-    found = torch_file.read(tmp_path / "o.pth")["optimizer"]
-    np.testing.assert_array_equal(found["state"][0]["momentum_buffer"], [3, 3])
+    loaded = torch_file.read(tmp_path / "o.pth")["optimizer"]
+    np.testing.assert_array_equal(loaded["state"][0]["momentum_buffer"], [3, 3])
 
 
 def test_torch_reads_what_we_write(tmp_path):
@@ -158,13 +158,13 @@ def test_torch_reads_what_we_write(tmp_path):
     }
     exporting.write_torch(tmp_path / "w.pth", value)
     for mapped in (False, True):
-        found = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mapped)
-        assert found["plain"] == value["plain"]
+        loaded = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mapped)
+        assert loaded["plain"] == value["plain"]
         for name, array in value["tensors"].items():
-            held = found["tensors"][name]
-            assert tuple(held.shape) == array.shape
-            assert str(array.dtype) in str(held.dtype)
-            np.testing.assert_array_equal(held.numpy(), array)
+            tensor = loaded["tensors"][name]
+            assert tuple(tensor.shape) == array.shape
+            assert str(array.dtype) in str(tensor.dtype)
+            np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 def test_an_exported_checkpoint_gives_torch_the_same_features(run, tmp_path):
@@ -206,11 +206,11 @@ def test_torchs_sgd_takes_up_the_exported_momentum(run, tmp_path):
     optimizer.load_state_dict(loaded["optimizer"])
     momentum = small_weights.velocities(small_weights.state_dict())
     parameters = optimizer.param_groups[0]["params"]
-    held = [optimizer.state[p].get("momentum_buffer") for p in parameters]
+    buffers = [optimizer.state[p].get("momentum_buffer") for p in parameters]
     half = len(momentum)
-    for found, value in zip(held[:half], momentum, strict=True):
-        assert torch.equal(found, torch.from_numpy(value))
-    assert held[half:] == [None] * half
+    for buffer, value in zip(buffers[:half], momentum, strict=True):
+        assert torch.equal(buffer, torch.from_numpy(value))
+    assert buffers[half:] == [None] * half
 
 
 def test_the_exported_backbone_is_torchvisions(run, tmp_path):

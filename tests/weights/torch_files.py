@@ -33,7 +33,7 @@ def plain(value):
     return pickle.dumps(value, 2)[2:-1]
 
 
-def whole(opcodes):
+def pickled(opcodes):
     """A pickle of opcodes."""
     return b"\x80\x02" + opcodes + b"."
 
@@ -100,14 +100,14 @@ class File:
             "zip": self._zip,
             "legacy": self._legacy,
             "tar": self._tar,
-            "pickle": whole,
+            "pickle": pickled,
         }[self.layout]
         return write(opcodes, **options)
 
     def _zip(self, opcodes, byteorder=b"little", method=zipfile.ZIP_STORED):
         data = io.BytesIO()
         with zipfile.ZipFile(data, "w", method) as archive:
-            archive.writestr("any name/data.pkl", whole(opcodes))
+            archive.writestr("any name/data.pkl", pickled(opcodes))
             archive.writestr("any name/byteorder", byteorder)
             for number, (_, raw, _) in enumerate(self.storages):
                 archive.writestr(f"any name/data/{number}", raw)
@@ -127,7 +127,7 @@ class File:
             struct.pack(order, count) + data for _, data, count in self.storages
         ]
         heads = [pickle.dumps(value, 2) for value in (MAGIC, 1001, system)]
-        return b"".join([*heads, whole(opcodes), pickle.dumps(keys, 2), *raw])
+        return b"".join([*heads, pickled(opcodes), pickle.dumps(keys, 2), *raw])
 
     def _tar(self, opcodes):
         storages = [pickle.dumps(len(self.storages), 2)]
@@ -139,7 +139,7 @@ class File:
                 + f"ctorch\n{STORAGES[kind]}\n".encode()
                 + b"t"
             )
-            storages += [whole(entry), struct.pack("<q", count), raw]
+            storages += [pickled(entry), struct.pack("<q", count), raw]
         storages.append(pickle.dumps([], 2))
         tensors = [pickle.dumps(len(self.tensors), 2)]
         for number, (storage, offset, size, stride) in enumerate(self.tensors):
@@ -154,12 +154,12 @@ class File:
             )
             numbers = [*size, *stride, offset]
             form = f"<ii{len(numbers)}q"
-            tensors.append(whole(entry))
+            tensors.append(pickled(entry))
             tensors.append(struct.pack(form, len(size), 0, *numbers))
         parts = {
             "storages": b"".join(storages),
             "tensors": b"".join(tensors),
-            "pickle": whole(opcodes),
+            "pickle": pickled(opcodes),
         }
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
