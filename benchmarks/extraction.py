@@ -3,8 +3,8 @@
 python benchmarks/extraction.py --source=folder:cifar10/test
 
 The encoder of a configuration with random weights. In one process, rounds of
-`features.store` (files, decoding, the evaluation view, encoding, writing
-to disk) alternate with as many forward passes on one batch in memory. Exits 1
+`features.extract_to_disk` (files, decoding, the evaluation view, encoding,
+writing) alternate with as many forward passes on one batch in memory. Exits 1
 if extraction runs below 0.9 of the forward speed (median of the rounds).
 """
 
@@ -45,7 +45,7 @@ def main():
 
         from moco_tf.data import sources
         from moco_tf.evaluation import features, frozen
-    judged = frozen.of_encoder(
+    judged = frozen.freeze(
         frozen.build_encoder(config), config, "random weights"
     )
     source = sources.open_source(options.source)
@@ -61,7 +61,7 @@ def main():
         forward = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            features.store(judged, source, folder, options.batch_size)
+            features.extract_to_disk(judged, source, folder, options.batch_size)
             whole = time.perf_counter() - start
         shares.append(forward / whole)
         print(

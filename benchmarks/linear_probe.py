@@ -74,10 +74,10 @@ def compare(options, config, recipe):
     from moco_tf.evaluation import features, frozen, linear, supervised
 
     judged = frozen.open_frozen(options.workdir)
-    pair = supervised.open_pair(options.train, options.test, judged.config)
+    pair = supervised.open_labelled(options.train, options.test, judged.config)
     store = pathlib.Path(options.workdir) / "features"
-    train = features.store(judged, pair.train, store)
-    test = features.store(judged, pair.test, store)
+    train = features.extract_to_disk(judged, pair.train, store)
+    test = features.extract_to_disk(judged, pair.test, store)
     labels, truth = pair.train_labels[train.index], pair.test_labels[test.index]
     rows, tests = train.rows["backbone"], test.rows["backbone"]
     everything, tested = np.ones(len(labels), bool), np.ones(len(truth), bool)

@@ -67,7 +67,7 @@ def _linear(options, config):
     quiet.start_xla(options.verbose)
     with strategy.scope():
         encoder, output, features_folder = _open_encoder(options, "linear")
-    linear.linear_run(config, encoder, output, strategy, features_folder)
+    linear.run(config, encoder, output, strategy, features_folder)
 
 
 def _finetune(options, config):
@@ -78,7 +78,7 @@ def _finetune(options, config):
         options.devices, deterministic=options.deterministic
     )
     quiet.start_xla(options.verbose)
-    finetune.finetune_run(
+    finetune.run(
         config,
         options.workdir,
         options.checkpoint,

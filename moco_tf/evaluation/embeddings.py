@@ -291,7 +291,7 @@ _IDENTITY = ("encoder", "fingerprint", "layers")
 
 
 def embed_source(
-    judged: frozen.Frozen,
+    judged: frozen.FrozenEncoder,
     spec: str,
     path: str | pathlib.Path,
     layers: Sequence[str] = (),
@@ -300,8 +300,8 @@ def embed_source(
     """Writes the features of a source to a file, and prints what it wrote.
 
     Args:
-      judged: frozen.Frozen. spec: of the source, as `sources.open_source`
-        takes it; with or without labels.
+      judged: frozen.FrozenEncoder.
+      spec: of the source, with or without labels, for `sources.open_source`.
       path: .npz or .parquet. One that exists must be of the same encoder,
         source and layers: then it is whole, and is left as it is.
       layers: names of those that are written; (): all that the encoder has.
@@ -360,7 +360,7 @@ def embed(judged, source, spec, path, layers, folder=None):
         _check_same(path, about)
         return False
     own = path.with_name(f"{path.name}.features")
-    stored = features.store(judged, source, folder or own)
+    stored = features.extract_to_disk(judged, source, folder or own)
     write(
         path,
         Embeddings(
@@ -381,7 +381,7 @@ def describe(judged, source, spec, layers):
     """What a file tells of itself.
 
     Args:
-      judged: frozen.Frozen. source: Source. spec: of it. layers: names.
+      judged: frozen.FrozenEncoder. source: Source. spec: of it. layers: names.
 
     Returns:
       dict that JSON can hold: encoder, title, image_size, views, mean, std,

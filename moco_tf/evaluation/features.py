@@ -82,7 +82,7 @@ def _encode(encoder, images, mean, std):
     return encoder.features(views.normalize(images, mean, std))
 
 
-def missing_names(source, index, total):
+def unreadable_names(source, index, total):
     """Names of the images that are not in `index`; warns of them."""
     present = np.zeros(total, bool)
     present[index] = True
@@ -99,7 +99,7 @@ def missing_names(source, index, total):
     return skipped
 
 
-def filled(images, batch_size):
+def pad_batch(images, batch_size):
     """Images of a last batch and zeros, so many that one trace serves.
 
     Args:
@@ -108,7 +108,7 @@ def filled(images, batch_size):
     return tf.pad(images, [(0, batch_size - len(images)), *[(0, 0)] * 3])
 
 
-def none_readable(source):
+def none_readable_error(source):
     """The ValueError for a source of which nothing can be evaluated."""
     first = f", the first is {source.name(0)}" if len(source) else ""
     return ValueError(
@@ -128,13 +128,13 @@ def _collect(source, batches, batch_size, encode):
     """
     outputs, indices = [], []
     for images, index in batches:
-        encoded = encode(filled(images, batch_size))
+        encoded = encode(pad_batch(images, batch_size))
         outputs.append([np.asarray(x)[: len(index)] for x in encoded])
         indices.append(index.numpy())
     if not outputs:
-        raise none_readable(source)
+        raise none_readable_error(source)
     index = np.concatenate(indices)
-    skipped = missing_names(source, index, len(source))
+    skipped = unreadable_names(source, index, len(source))
     return (
         [np.concatenate(x) for x in zip(*outputs, strict=True)],
         index,
@@ -149,7 +149,9 @@ def labels_of(source, index):
     return np.asarray(source.labels, np.int64)[index]
 
 
-def extract(encoder, source, recipe, image_size, batch_size, batches=None):
+def extract_in_memory(
+    encoder, source, recipe, image_size, batch_size, batches=None
+):
     """Encodes every readable image of a source in inference mode.
 
     Args:
@@ -157,7 +159,7 @@ def extract(encoder, source, recipe, image_size, batch_size, batches=None):
       image_size: side of the images, pixels.
       batch_size: images per forward pass; does not change the result.
       batches: None for the evaluation view, or what `evaluation_batches` of
-        the source gives, or monitor.Passes.
+        the source gives, or monitor.RepeatedBatches.
 
     Returns:
       Features. Images that cannot be read are in `skipped` by name, and a
@@ -253,7 +255,7 @@ def common_labels(bank, query, names=("bank", "query set")):
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 
 
-class Stored(NamedTuple):
+class StoredFeatures(NamedTuple):
     """Features of the readable images of a source, in the source's order."""
 
     rows: dict  # layer -> float32 [n, F], mapped from disk
@@ -262,11 +264,13 @@ class Stored(NamedTuple):
     skipped: list  # names of the images that could not be read
 
 
-def store(frozen, source, folder, batch_size=512, batches=None, tag=""):
+def extract_to_disk(
+    frozen, source, folder, batch_size=512, batches=None, tag=""
+):
     """Encodes every readable image of a source once, for good.
 
     Args:
-      frozen: frozen.Frozen. source: Source.
+      frozen: frozen.FrozenEncoder. source: Source.
       folder: of all stored features.
       batch_size: images per forward pass.
       batches: (first image) -> tf.data.Dataset of uint8 [b, S, S, 3], int64
@@ -274,7 +278,7 @@ def store(frozen, source, folder, batch_size=512, batches=None, tag=""):
       tag: str, tells other views than the evaluation view apart.
 
     Returns:
-      Stored.
+      StoredFeatures.
 
     Raises:
       ValueError: when no image can be read.
@@ -297,14 +301,15 @@ def store(frozen, source, folder, batch_size=512, batches=None, tag=""):
     return _open(place, frozen, source, state)
 
 
-def find(frozen, source, folder):
+def load_from_disk(frozen, source, folder):
     """The features of the evaluation view if all are there, else None.
 
     Args:
-      frozen: frozen.Frozen. source: Source. folder: of all stored features.
+      frozen: frozen.FrozenEncoder. source: Source.
+      folder: of all stored features.
 
     Returns:
-      Stored, or None where `extract` would have to encode images.
+      StoredFeatures, or None where `extract` would have to encode images.
     """
     place = _place(frozen, source, folder, "")
     state = _read_state(place)
@@ -347,7 +352,7 @@ def _run(frozen, source, place, state, batch_size, batches):
 
 def _encode_frozen(frozen, images, batch_size):
     """Rows by layer."""
-    encoded = frozen.encode(filled(images, batch_size))
+    encoded = frozen.encode(pad_batch(images, batch_size))
     count = len(images)
     return {layer: encoded[layer].numpy()[:count] for layer in frozen.layers}
 
@@ -394,15 +399,15 @@ def _read_state(place):
 def _open(place, frozen, source, state):
     rows = state["rows"]
     if not rows:
-        raise none_readable(source)
+        raise none_readable_error(source)
 
     def mapped(name):
         return np.load(place / f"{name}.npy", mmap_mode="r")[:rows]
 
     index = np.array(mapped("index"))
-    return Stored(
+    return StoredFeatures(
         {layer: mapped(layer) for layer in frozen.layers},
         index,
         labels_of(source, index),
-        missing_names(source, index, len(source)),
+        unreadable_names(source, index, len(source)),
     )

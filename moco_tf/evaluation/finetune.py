@@ -151,7 +151,7 @@ def load_start(config, run, workdir, checkpoint, strategy):
         identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
         return Start(run, backbone, "random weights", identity)
     checkpoints.restore_query_encoder(encoder, path)
-    identity = frozen.of_encoder(encoder, run, str(path)).identity
+    identity = frozen.freeze(encoder, run, str(path)).identity
     return Start(run, backbone, str(path), identity)
 
 
@@ -210,7 +210,7 @@ def make_method(config, start, batches, classes, strategy):
     return method
 
 
-def finetune_run(
+def run(
     config: ml_collections.ConfigDict,
     workdir: str | pathlib.Path,
     checkpoint: str,
@@ -239,7 +239,7 @@ def finetune_run(
       and TensorFlow's generators.
     """
     run = frozen.load_config(workdir)
-    pair = supervised.open_pair(
+    pair = supervised.open_labelled(
         config.data.train,
         config.data.test,
         run,
@@ -289,7 +289,7 @@ def _train(config, start, pair, train, held, output, strategy):
     )
     checkpoints.restore(method, used)
     logits, index = supervised.predict(method, pair.test, size, rows)
-    skipped = features.missing_names(pair.test, index, len(pair.test))
+    skipped = features.unreadable_names(pair.test, index, len(pair.test))
     labels = pair.test_labels[index]
     result = {
         "init": config.model.init,
@@ -313,7 +313,7 @@ def choose(config, pair):
     """The images to train on and those held out, of the training source.
 
     Args:
-      config: ConfigDict of the command. pair: supervised.Labelled.
+      config: ConfigDict of the command. pair: supervised.LabelledSources.
 
     Returns:
       train, held: sources.Subset; `held` is empty with data.holdout 0.

@@ -78,7 +78,7 @@ def build_encoder(config):
 LAYERS = ("backbone", "projection")
 
 
-class Frozen(NamedTuple):
+class FrozenEncoder(NamedTuple):
     """An encoder in inference mode, with the images that it expects.
 
     Attributes:
@@ -112,7 +112,7 @@ def open_frozen(
     saved_model: str | pathlib.Path = "",
     recipe: str = "",
     image_size: int = 0,
-) -> Frozen:
+) -> FrozenEncoder:
     """Opens what one of the two paths names.
 
     Args:
@@ -125,7 +125,7 @@ def open_frozen(
         export does in its model_card.json.
 
     Returns:
-      Frozen.
+      FrozenEncoder.
 
     Raises:
       ValueError: unless exactly one path is given and can be opened.
@@ -141,11 +141,11 @@ def open_frozen(
     path = find_checkpoint(workdir, checkpoint)
     encoder = build_encoder(config)
     checkpoints.restore_query_encoder(encoder, path)
-    return of_encoder(encoder, config, str(path))
+    return freeze(encoder, config, str(path))
 
 
-def of_encoder(encoder, config, title):
-    """A Frozen of an Encoder and the configuration of its run."""
+def freeze(encoder, config, title):
+    """A FrozenEncoder of an Encoder and the configuration of its run."""
     recipe = views.RECIPES[config.data.views]
     size = config.data.image_size
 
@@ -155,7 +155,7 @@ def of_encoder(encoder, config, title):
         backbone, projection = encoder.features(images)
         return {"backbone": backbone, "projection": projection}
 
-    judged = Frozen(
+    judged = FrozenEncoder(
         encode,
         LAYERS,
         size,
@@ -171,7 +171,7 @@ def of_encoder(encoder, config, title):
 
 
 def digest(judged):
-    """The identity of a Frozen, of its weights as they are now."""
+    """The identity of a FrozenEncoder, of its weights as they are now."""
     recipe = judged.recipe
     text = json.dumps([judged.image_size, recipe.mean, recipe.std])
     found = hashlib.sha256(text.encode())
@@ -188,7 +188,7 @@ def _open_saved_model(path, recipe_name, image_size):
             "--saved_model must be a folder with saved_model.pb or a .keras "
             f"file. Received {str(path)!r}."
         )
-    told = preprocessing(path if path.is_dir() else path.parent)
+    told = read_preprocessing(path if path.is_dir() else path.parent)
     recipe_name = recipe_name or told.get("views", "")
     image_size = image_size or told.get("image_size", 0)
     if recipe_name not in views.RECIPES:
@@ -220,7 +220,7 @@ def _open_saved_model(path, recipe_name, image_size):
             "A model that is judged must return features [n, F]. Received an "
             f"output of shape {shape} from {str(path)!r}."
         )
-    judged = Frozen(
+    judged = FrozenEncoder(
         encode,
         LAYERS[:1],
         size,
@@ -233,7 +233,7 @@ def _open_saved_model(path, recipe_name, image_size):
     return judged._replace(identity=digest(judged))
 
 
-def preprocessing(folder):
+def read_preprocessing(folder):
     """What the model card of an export in a folder says of its images.
 
     Args:

@@ -81,7 +81,7 @@ def check(bank_source, query_source, k):
 
 
 def evaluate(
-    judged: frozen.Frozen,
+    judged: frozen.FrozenEncoder,
     store: str | pathlib.Path,
     bank: str = "",
     query: str = "",
@@ -93,7 +93,7 @@ def evaluate(
     """Measures and prints kNN of an encoder (the `knn` command).
 
     Args:
-      judged: frozen.Frozen.
+      judged: frozen.FrozenEncoder.
       store: folder of stored features, kept for the next evaluation.
       bank, query: source specs; "" = those of the run's configuration.
       ks: neighbour counts. temperatures: of the vote; every pair is measured.
@@ -165,7 +165,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
     """Returns (name, layer, bank Stored, query Stored), the encoder's last."""
 
     def encode(encoder):
-        return [features.store(encoder, x, store) for x in opened]
+        return [features.extract_to_disk(encoder, x, store) for x in opened]
 
     sets = []
     if baselines:
@@ -174,9 +174,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
         sets.append((f"raw pixels {side}x{side}", "backbone", *pixels))
     if baselines and judged.config is not None:
         random = frozen.build_encoder(judged.config)
-        untrained = encode(
-            frozen.of_encoder(random, judged.config, "untrained")
-        )
+        untrained = encode(frozen.freeze(random, judged.config, "untrained"))
         sets += [(f"untrained {x}", x, *untrained) for x in layers]
     trained = encode(judged)
     return [*sets, *((layer, layer, *trained) for layer in layers)]
@@ -185,7 +183,7 @@ def _feature_sets(judged, store, opened, layers, baselines):
 def _pixels(source, recipe, side):
     """Raw pixels in the form of stored features."""
     found = features_lib.raw_pixels(source, recipe, side)
-    return features.Stored(
+    return features.StoredFeatures(
         {"backbone": found.backbone}, found.index, found.labels, found.skipped
     )
 

@@ -177,15 +177,15 @@ def train_cached(config, judged, pair, output, folder, strategy):
     """The best of many rates by a held-out part, trained on all images.
 
     Args:
-      config: ConfigDict of `linear`. judged: frozen.Frozen.
-      pair: supervised.Labelled. folder: of stored features.
+      config: ConfigDict of `linear`. judged: frozen.FrozenEncoder.
+      pair: supervised.LabelledSources. folder: of stored features.
       output, strategy: not used here.
 
     Returns:
       weights float32 [1, F + 1, classes], dict for result.json.
     """
     del output, strategy
-    plain = features.store(judged, pair.train, folder)
+    plain = features.extract_to_disk(judged, pair.train, folder)
     labels, layer = pair.train_labels[plain.index], config.probe.features
     tables = [plain.rows[layer]]
     if config.probe.views:
@@ -249,7 +249,7 @@ def _cropped(config, judged, source, plain, folder):
 
         tag = f"-crop{config.data.crop:g}-{config.seed}-"
         tag += f"{number}of{config.probe.views}"
-        stored = features.store(
+        stored = features.extract_to_disk(
             judged, source, folder, batches=batches, tag=tag
         )
         if not np.array_equal(stored.index, plain.index):
@@ -268,7 +268,7 @@ class LinearProbe(supervised.Classifier):
         """Makes the layer, N(0, 0.01) weights and zero biases.
 
         Args:
-          judged: frozen.Frozen. layer: whose features.
+          judged: frozen.FrozenEncoder. layer: whose features.
           classes: int. labels: int64 [N] of the training source. seed: int.
         """
         super().__init__(labels, judged.recipe, "linear_probe")
@@ -308,8 +308,9 @@ def train_published(config, judged, pair, output, folder, strategy):
     """Trains on a new random crop of every image in every epoch.
 
     Args:
-      config: ConfigDict of `linear`. judged: frozen.Frozen.
-      pair: supervised.Labelled. output: folder of metrics and checkpoints.
+      config: ConfigDict of `linear`. judged: frozen.FrozenEncoder.
+      pair: supervised.LabelledSources.
+      output: folder of metrics and checkpoints.
       folder: not used here. strategy: tf.distribute.Strategy.
 
     Returns:
@@ -349,9 +350,9 @@ def train_published(config, judged, pair, output, folder, strategy):
     }
 
 
-def linear_run(
+def run(
     config: ml_collections.ConfigDict,
-    judged: frozen.Frozen,
+    judged: frozen.FrozenEncoder,
     output: str | pathlib.Path,
     strategy: tf.distribute.Strategy,
     folder: str | pathlib.Path | None = None,
@@ -359,7 +360,7 @@ def linear_run(
     """Measures and prints the linear accuracy of an encoder.
 
     Args:
-      config: ConfigDict of the command. judged: frozen.Frozen.
+      config: ConfigDict of the command. judged: frozen.FrozenEncoder.
       output: folder of the results; a run that it holds goes on.
       strategy: tf.distribute.Strategy.
       folder: of stored features; None: features/ in `output`.
@@ -375,7 +376,7 @@ def linear_run(
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
       confusion.png and per_class.csv, and what the way itself writes.
     """
-    pair = supervised.open_pair(
+    pair = supervised.open_labelled(
         config.data.train, config.data.test, judged.config, judged.channels
     )
     check(config, judged, pair, strategy.num_replicas_in_sync)
@@ -401,7 +402,7 @@ def linear_run(
 def _measure(config, judged, pair, output, strategy, folder):
     """Trains, judges on the test source, and writes the result."""
     print(_describe(config, judged, pair, output), flush=True)
-    test = features.store(judged, pair.test, folder)
+    test = features.extract_to_disk(judged, pair.test, folder)
     way = {
         "cached": train_cached,
         "published": train_published,

@@ -12,7 +12,7 @@ from moco_tf.evaluation import features, knn, representation
 from moco_tf.monitoring import listener
 
 
-class Passes:
+class RepeatedBatches:
     """Batches of `features.evaluation_batches`, as often as they are wanted.
 
     One iterator makes all passes. TensorFlow optimises the functions of a new
@@ -141,7 +141,7 @@ class KnnMonitor(listener.Listener):
         )
 
     def _pass_over(self, source, view=None):
-        return Passes(
+        return RepeatedBatches(
             source,
             self.recipe,
             self.config.data.image_size,
@@ -150,7 +150,7 @@ class KnnMonitor(listener.Listener):
         )
 
     def _extract(self, encoder, source, batches=None):
-        return features.extract(
+        return features.extract_in_memory(
             encoder,
             source,
             self.recipe,

@@ -30,7 +30,7 @@ def draw(path, found, query, bank, query_source, bank_source):
     image that cannot be read is a grey tile.
 
     Args:
-      path: of the PNG. found: Found, of the queries to draw.
+      path: of the PNG. found: Neighbours, of the queries to draw.
       query, bank: embeddings.Embeddings.
       query_source, bank_source: Sources of their images.
 
@@ -112,7 +112,7 @@ def _frame(axes, same, top, left):
     )
 
 
-class Found(NamedTuple):
+class Neighbours(NamedTuple):
     """The k nearest images of the bank to each query, by cosine."""
 
     query: np.ndarray  # int64 [q], rows of the query file
@@ -130,7 +130,7 @@ def search_files(
     queries: Sequence[str] = (),
     layer: str = "backbone",
     shown: int = 10,
-) -> Found:
+) -> Neighbours:
     """Finds the neighbours of one file's images in another, and prints a line.
 
     Args:
@@ -144,7 +144,7 @@ def search_files(
       layer: whose features are compared. shown: int, at least 1.
 
     Returns:
-      Found.
+      Neighbours.
 
     Raises:
       ValueError: before any work, for what cannot be searched.
@@ -166,7 +166,7 @@ def search_files(
     write_csv(csv_path, found, bank, query)
     if grid_path:
         spread = sources.evenly_spaced(len(places), shown)
-        part = Found(*(x if x is None else x[spread] for x in found))
+        part = Neighbours(*(x if x is None else x[spread] for x in found))
         draw(grid_path, part, query, bank, *opened)
     print(_summary(found, bank, query))
     return found
@@ -181,8 +181,8 @@ def search(bank, query, k, layer="backbone", places=None):
       places: int64 [q], rows of the query that are searched; None: all.
 
     Returns:
-      Found. An image of the query's source that is in the bank too is not its
-      own neighbour.
+      Neighbours. An image of the query's source that is in the bank too is not
+      its own neighbour.
 
     Raises:
       ValueError: for other layers, encoders, widths, and a k that the bank
@@ -204,14 +204,14 @@ def search(bank, query, k, layer="backbone", places=None):
         cosine = cosine[~drop].reshape(-1, k)
         index = index[~drop].reshape(-1, k)
     same = _same_class(bank, query, places, index)
-    return Found(places, index, cosine, same)
+    return Neighbours(places, index, cosine, same)
 
 
 def write_csv(path, found, bank, query):
     """Writes query, rank, neighbour, cosine and, if both have them, classes.
 
     Args:
-      path: of the CSV. found: Found. bank, query: Embeddings.
+      path: of the CSV. found: Neighbours. bank, query: Embeddings.
 
     Side effects: writes the file, whole or not at all.
     """

@@ -99,7 +99,7 @@ def _rounded(fraction, sizes):
     return np.floor(fraction * sizes + 0.5).astype(np.int64)
 
 
-class Labelled(NamedTuple):
+class LabelledSources(NamedTuple):
     """Sources with labels in one numbering.
 
     Attributes:
@@ -115,7 +115,7 @@ class Labelled(NamedTuple):
     names: list[str]
 
 
-def open_pair(train, test, run_config=None, channels=3):
+def open_labelled(train, test, run_config=None, channels=3):
     """Opens and compares both sources.
 
     Args:
@@ -124,7 +124,7 @@ def open_pair(train, test, run_config=None, channels=3):
       channels: of the images that the encoder takes.
 
     Returns:
-      Labelled.
+      LabelledSources.
 
     Raises:
       ValueError: for sources that are not named, without labels, or with test
@@ -153,7 +153,9 @@ def open_pair(train, test, run_config=None, channels=3):
         )
     labels = np.asarray(opened[0].labels, np.int64)
     train_source, test_source = opened
-    return Labelled(train_source, test_source, labels, test_labels, names)
+    return LabelledSources(
+        train_source, test_source, labels, test_labels, names
+    )
 
 
 class Classifier(method.Method):
@@ -233,11 +235,11 @@ def predict(method_, source, image_size, batch_size):
     for images, index in features.evaluation_batches(
         source, method_.recipe, image_size, batch_size
     ):
-        logits = method_.logits(features.filled(images, batch_size))
+        logits = method_.logits(features.pad_batch(images, batch_size))
         found.append(logits.numpy()[: len(index)])
         places.append(index.numpy())
     if not found:
-        raise features.none_readable(source)
+        raise features.none_readable_error(source)
     return np.concatenate(found), np.concatenate(places)
 
 

@@ -150,7 +150,7 @@ class Encoded(NamedTuple):
     images: list
     held: embeddings.Embeddings
     bank: embeddings.Embeddings
-    judged: frozen.Frozen
+    judged: frozen.FrozenEncoder
     views: EvaluationViews
 
 
@@ -180,12 +180,14 @@ def encode(run, checkpoint, most, alone=True):
     count = min(most, len(source))
     places = sources.evenly_spaced(len(source), count)
     with _folder(run.workdir) as folder:
-        whole = features.find(judged, source, folder)
+        whole = features.load_from_disk(judged, source, folder)
         part = sources.Subset(source, places)
         if whole:
             stored = whole
         else:
-            stored = features.store(judged, part, folder, min(_BATCH, count))
+            stored = features.extract_to_disk(
+                judged, part, folder, min(_BATCH, count)
+            )
             stored = stored._replace(index=part.indices[stored.index])
         rows = np.flatnonzero(np.isin(stored.index, places))
         views = EvaluationViews(source, judged.recipe, judged.image_size)
@@ -214,8 +216,8 @@ def find_neighbours(test, queries=8, k=8):
       test: Encoded. queries, k: int, at most so many.
 
     Returns:
-      neighbours.Found; its `index` are rows of `test.bank`. None for a single
-      image.
+      neighbours.Neighbours; its `index` are rows of `test.bank`. None for a
+      single image.
     """
     k = min(k, len(test.bank.index) - 1)
     if k < 1:

@@ -90,7 +90,7 @@ def check_export(folder, served, encoder):
     Args:
       folder: of a SavedModel, with or without encoder.keras.
       served: signatures.ServedEncoder that was saved there.
-      encoder: frozen.Frozen of the run.
+      encoder: frozen.FrozenEncoder of the run.
 
     Returns:
       list of Difference.

@@ -127,7 +127,7 @@ def open_export(folder):
       ValueError: for a SavedModel that `export` did not write.
     """
     folder = pathlib.Path(folder)
-    settings = frozen.preprocessing(folder)
+    settings = frozen.read_preprocessing(folder)
     loaded = tf.saved_model.load(str(folder))
     name = SIGNATURE
     known = settings.get("views") in views.RECIPES and "image_size" in settings

@@ -24,7 +24,7 @@ from moco_tf.serving import (
 
 
 def export_run(
-    encoder: frozen.Frozen,
+    encoder: frozen.FrozenEncoder,
     output: str | pathlib.Path,
     name: str,
     version: int = 0,

@@ -56,7 +56,7 @@ def open_head(path, encoder, features):
 
     Args:
       path: of the file, or of the folder that holds it.
-      encoder: frozen.Frozen to export. features: F of its backbone.
+      encoder: frozen.FrozenEncoder to export. features: F of its backbone.
 
     Returns:
       LinearHead, and the dict of the result.json beside the file; {} without.
@@ -209,7 +209,7 @@ def open_bank(bank, encoder, workdir=""):
     Args:
       bank: file of `moco-tf embed`, or the spec of a labelled source such as
         "folder:DIR", whose features are extracted now.
-      encoder: frozen.Frozen with a config, whose knn.k and knn.temperature are
+      encoder: frozen.FrozenEncoder with a config, whose knn.k and knn.temperature are
         used; k is at most the size of the bank.
       workdir: of the run, for stored features; "": they are not kept.
 
@@ -225,7 +225,7 @@ def open_bank(bank, encoder, workdir=""):
         source = sources.open_source(bank, encoder.channels)
         _check_labels(bank, source.labels)
         with _store(workdir) as folder:
-            stored = features.store(encoder, source, folder)
+            stored = features.extract_to_disk(encoder, source, folder)
             # The bank copies them: the folder may go.
             rows = np.array(stored.rows["backbone"])
         labels = stored.labels

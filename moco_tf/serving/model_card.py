@@ -29,7 +29,7 @@ def describe(
     """Collects the content of model_card.json.
 
     Args:
-      encoder: frozen.Frozen of a run.
+      encoder: frozen.FrozenEncoder of a run.
       name, version: of the export.
       described: its signatures, as signatures.describe lists them.
       licence: text; "" is written as unspecified.

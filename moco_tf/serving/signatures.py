@@ -180,7 +180,7 @@ def float32_backbone(encoder):
     """The backbone of a run with its weights, in float32.
 
     Args:
-      encoder: frozen.Frozen of a run, in any precision.
+      encoder: frozen.FrozenEncoder of a run, in any precision.
 
     Returns:
       keras.Model, normalised float32 [n, S, S, C] -> float32 [n, F]; its

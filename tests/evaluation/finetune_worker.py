@@ -13,6 +13,7 @@ from moco_tf.data import views
 from moco_tf.evaluation import finetune, label_augment
 from moco_tf.models import batch_norm, heads, resnet
 from moco_tf.training import distribution, optimizers
+from tests import shallow
 
 BATCH = 8  # G
 STEPS = 3
@@ -22,7 +23,7 @@ def make_method(strategy):
     """A small FineTuned with synchronised BatchNorm everywhere."""
     tf.keras.utils.set_random_seed(3)
     norm = functools.partial(batch_norm.BatchNorm, synchronized=True)
-    with strategy.scope():
+    with shallow.network(), strategy.scope():
         backbone = resnet.resnet(18, 0.125, "cifar", norm=norm, image_size=8)
         features = backbone.output_shape[-1]
         head = heads.classification_head(features, 3, norm=norm)

@@ -20,7 +20,7 @@ def make_frozen(layers=("backbone", "projection"), identity="ab" * 32):
         }
         return {layer: rows[layer] for layer in layers}
 
-    return frozen.Frozen(
+    return frozen.FrozenEncoder(
         encode=encode,
         layers=tuple(layers),
         image_size=8,

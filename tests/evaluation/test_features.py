@@ -55,7 +55,9 @@ def test_a_source_that_cannot_fail_is_not_guarded():
 
 def test_features_are_those_of_each_image():
     source = fakes.Source(VALUES, labels=[3, 1, 4, 1, 5, 9, 2])
-    found = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+    found = features.extract_in_memory(
+        fakes.Encoder(), source, fakes.RECIPE, 4, 3
+    )
     x = np.array(VALUES, np.float32) / 255
     np.testing.assert_allclose(
         found.backbone, np.stack([x, 1 - x], 1), atol=1e-6
@@ -70,13 +72,15 @@ def test_features_are_those_of_each_image():
 
 def test_images_are_normalised_by_the_recipe():
     recipe = fakes.RECIPE._replace(mean=(0.5,) * 3, std=(0.25,) * 3)
-    found = features.extract(fakes.Encoder(), fakes.Source([255]), recipe, 4, 1)
+    found = features.extract_in_memory(
+        fakes.Encoder(), fakes.Source([255]), recipe, 4, 1
+    )
     np.testing.assert_allclose(found.backbone, [[2.0, -1.0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_the_batch_size_changes_nothing(batch_size):
-    found = features.extract(
+    found = features.extract_in_memory(
         fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, batch_size
     )
     assert found.backbone.shape == (7, 2)
@@ -88,16 +92,18 @@ def test_the_batch_size_changes_nothing(batch_size):
 def test_one_trace_serves_a_whole_run():
     encoder = fakes.Encoder()
     for values in (VALUES, VALUES[:5], VALUES):
-        features.extract(encoder, fakes.Source(values), fakes.RECIPE, 4, 3)
+        features.extract_in_memory(
+            encoder, fakes.Source(values), fakes.RECIPE, 4, 3
+        )
     assert encoder.traces == 1
 
 
 def test_new_weights_are_seen_without_a_new_trace():
     encoder = fakes.Encoder()
     source = fakes.Source([0])
-    features.extract(encoder, source, fakes.RECIPE, 4, 2)
+    features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 2)
     encoder.one.assign(5.0)
-    found = features.extract(encoder, source, fakes.RECIPE, 4, 2)
+    found = features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 2)
     np.testing.assert_allclose(found.backbone, [[0.0, 5.0]])
 
 
@@ -107,7 +113,9 @@ def test_unreadable_images_are_skipped_and_named(monkeypatch):
         logging, "warning", lambda text, *args: warnings.append(text % args)
     )
     source = fakes.Source(VALUES, labels=range(7), broken=[0, 4, 6])
-    found = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+    found = features.extract_in_memory(
+        fakes.Encoder(), source, fakes.RECIPE, 4, 3
+    )
     np.testing.assert_allclose(
         found.backbone[:, 0], np.array([51, 102, 153, 255]) / 255, atol=1e-6
     )
@@ -123,11 +131,11 @@ def test_unreadable_images_are_skipped_and_named(monkeypatch):
 def test_a_source_without_one_readable_image_is_refused():
     source = fakes.Source([1, 2], broken=[0, 1])
     with pytest.raises(ValueError, match="2 images, none .* image-0.png"):
-        features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
+        features.extract_in_memory(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
 
 
 def test_a_source_without_labels_has_features_without_labels():
-    found = features.extract(
+    found = features.extract_in_memory(
         fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, 3
     )
     assert found.labels is None
@@ -202,7 +210,7 @@ def _judged(count=None, identity="a" * 64):
         backbone, projection = encoder.features(images)
         return {"backbone": backbone, "projection": projection}
 
-    return frozen.Frozen(
+    return frozen.FrozenEncoder(
         encode,
         frozen.LAYERS,
         4,
@@ -226,8 +234,10 @@ def _assert_same(stored, expected):
 @pytest.mark.parametrize("broken", [(), (0, 3), (6,)])
 def test_stored_features_are_the_extracted_ones(tmp_path, broken):
     source = _Source(STORED_VALUES, LABELS, broken)
-    expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 3)
-    stored = features.store(_judged(), source, tmp_path, 3)
+    expected = features.extract_in_memory(
+        fakes.Encoder(), source, fakes.RECIPE, 4, 3
+    )
+    stored = features.extract_to_disk(_judged(), source, tmp_path, 3)
     _assert_same(stored, expected)
     assert stored.rows["backbone"].dtype == np.float32
 
@@ -240,19 +250,19 @@ def test_a_disk_without_room_is_told_of_before_it_is_full(tmp_path, count):
     with small_disk.mounted(tmp_path, "size=100k"):
         ballast = small_disk.fill(tmp_path) if count == 7 else None
         with pytest.raises(OSError, match="no room for .*backbone.npy"):
-            features.store(_judged(), source, tmp_path, 3)
+            features.extract_to_disk(_judged(), source, tmp_path, 3)
         assert not list(tmp_path.rglob("*.npy"))
         if ballast:
             ballast.unlink()
-            stored = features.store(_judged(), source, tmp_path, 3)
+            stored = features.extract_to_disk(_judged(), source, tmp_path, 3)
             assert len(stored.index) == count
 
 
 def test_the_second_time_nothing_is_encoded(tmp_path):
     source = _Source(STORED_VALUES, LABELS, broken=(2,))
-    first = features.store(_judged(), source, tmp_path, 3)
+    first = features.extract_to_disk(_judged(), source, tmp_path, 3)
     count = []
-    again = features.store(_judged(count), source, tmp_path, 3)
+    again = features.extract_to_disk(_judged(count), source, tmp_path, 3)
     assert not count
     np.testing.assert_array_equal(
         again.rows["backbone"], first.rows["backbone"]
@@ -273,11 +283,13 @@ def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        features.store(_judged(), source, tmp_path, 2, until_killed)
+        features.extract_to_disk(_judged(), source, tmp_path, 2, until_killed)
     count = []
-    stored = features.store(_judged(count), source, tmp_path, 2)
+    stored = features.extract_to_disk(_judged(count), source, tmp_path, 2)
     assert len(count) == 1  # batch of images 5 and 6; 0 2, 3 4 were there
-    expected = features.extract(fakes.Encoder(), source, fakes.RECIPE, 4, 2)
+    expected = features.extract_in_memory(
+        fakes.Encoder(), source, fakes.RECIPE, 4, 2
+    )
     _assert_same(stored, expected)
 
 
@@ -287,7 +299,7 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
         _Source(STORED_VALUES, LABELS),
     )
     other.digest = "c" * 64
-    features.store(_judged(), source, tmp_path, 3)
+    features.extract_to_disk(_judged(), source, tmp_path, 3)
     for judged, found, tag in (
         (_judged(identity="b" * 64), source, ""),
         (_judged(), other, ""),
@@ -299,26 +311,32 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
                 count.append(1) or judged.encode(images)
             )
         )
-        features.store(judged, found, tmp_path, 3, tag=tag)
+        features.extract_to_disk(judged, found, tmp_path, 3, tag=tag)
         assert count
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):
     count = []
-    features.store(_judged(count), _Source(STORED_VALUES), tmp_path, 3)
+    features.extract_to_disk(
+        _judged(count), _Source(STORED_VALUES), tmp_path, 3
+    )
     assert count == [3, 3, 3]
 
 
 def test_a_source_without_a_readable_image_is_refused(tmp_path):
     source = _Source(STORED_VALUES, broken=range(7))
     with pytest.raises(ValueError, match="7 images, none readable"):
-        features.store(_judged(), source, tmp_path, 3)
-    mended = features.store(_judged(), _Source(STORED_VALUES), tmp_path, 3)
+        features.extract_to_disk(_judged(), source, tmp_path, 3)
+    mended = features.extract_to_disk(
+        _judged(), _Source(STORED_VALUES), tmp_path, 3
+    )
     assert len(mended.index) == 7
 
 
 def test_rows_are_mapped_and_not_loaded(tmp_path):
-    stored = features.store(_judged(), _Source(STORED_VALUES), tmp_path, 3)
+    stored = features.extract_to_disk(
+        _judged(), _Source(STORED_VALUES), tmp_path, 3
+    )
     assert isinstance(stored.rows["backbone"], np.memmap)
     assert tf.constant(stored.rows["backbone"]).shape == [7, 2]

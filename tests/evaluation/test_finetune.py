@@ -51,7 +51,7 @@ def make_config(**fields):
 
 def run(workdir, output, checkpoint="latest", **fields):
     config = make_config(**fields)
-    return finetune.finetune_run(config, workdir, checkpoint, output, STRATEGY)
+    return finetune.run(config, workdir, checkpoint, output, STRATEGY)
 
 
 def rows(output):
@@ -160,7 +160,7 @@ def start_of(workdir, checkpoint="latest", **fields):
 def method_of(workdir, **fields):
     """Method and stream of a configuration."""
     config, start = start_of(workdir, **fields)
-    pair = supervised.open_pair("", "", start.run)
+    pair = supervised.open_labelled("", "", start.run)
     train, _ = finetune.choose(config, pair)
     batches = finetune.make_stream(config, start.run, train)
     method = finetune.make_method(config, start, batches, 2, STRATEGY)
@@ -288,7 +288,7 @@ def test_all_weights_move_and_the_head_moves_faster(workdir):
 
 def test_held_out_images_are_not_trained_on(workdir):
     config = make_config(data__labels=0.5, data__holdout=0.2)
-    pair = supervised.open_pair("", "", frozen.load_config(workdir))
+    pair = supervised.open_labelled("", "", frozen.load_config(workdir))
     train, held = finetune.choose(config, pair)
     assert (len(train), len(held)) == (16, 4)
     assert np.bincount(held.labels).tolist() == [2, 2]
@@ -367,7 +367,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_replicas_that_do_not_divide_the_batch_are_refused(workdir):
-    pair = supervised.open_pair("", "", frozen.load_config(workdir))
+    pair = supervised.open_labelled("", "", frozen.load_config(workdir))
     parts = finetune.choose(make_config(), pair)
     with pytest.raises(ValueError, match="Received 8, 40 .* and 3 replicas"):
         finetune.check(make_config(), pair, *parts, replicas=3)

@@ -23,7 +23,7 @@ def _compare(bank, query, k):
     truth, classes = features.common_labels(bank, query)
     encoder = fakes.Encoder()
     bank, query = (
-        features.extract(encoder, source, fakes.RECIPE, 4, 3)
+        features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 3)
         for source in (bank, query)
     )
     return knn.compare(bank, query, truth[query.index], classes, k, 0.1)

@@ -37,7 +37,7 @@ def _config(**fields):
 
 
 def _run(judged, output, **fields):
-    return linear.linear_run(_config(**fields), judged, output, STRATEGY)
+    return linear.run(_config(**fields), judged, output, STRATEGY)
 
 
 @pytest.fixture(name="finished", scope="module")

@@ -14,7 +14,7 @@ from tests.evaluation import fakes
 
 
 def _passes(source, size=2, view=None):
-    return monitor.Passes(source, fakes.RECIPE, 4, size, view)
+    return monitor.RepeatedBatches(source, fakes.RECIPE, 4, size, view)
 
 
 def _read(batches):
@@ -131,13 +131,13 @@ def test_knn_and_the_representation_are_measured_on_the_same_features(make):
 
 
 def test_sources_are_encoded_once_and_with_one_trace(make, monkeypatch):
-    counts, extract = [], features.extract
+    counts, extract = [], features.extract_in_memory
 
     def counted(encoder, source, *rest):
         counts.append(len(source))
         return extract(encoder, source, *rest)
 
-    monkeypatch.setattr(features, "extract", counted)
+    monkeypatch.setattr(features, "extract_in_memory", counted)
     monkeypatch.setattr(monitor, "_PAIRS", 3)
     encoder = fakes.Encoder()
     measure = make(fakes.Source([0, 255, 0, 255, 0], [0, 1, 0, 1, 0]))

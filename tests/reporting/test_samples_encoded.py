@@ -43,7 +43,7 @@ def test_features_are_those_of_the_images(all_shown):
 def test_neighbours_come_from_the_whole_set_where_it_is_stored(run):
     whole = samples.open_source(run, run.config.knn.query)
     judged = frozen.open_frozen(run.workdir)
-    features.store(judged, whole, run.workdir / "features", 4)
+    features.extract_to_disk(judged, whole, run.workdir / "features", 4)
     shown = samples.encode(run, "latest", 5)
     assert len(shown.bank.index) == 10 and len(shown.held.index) == 5
 

@@ -178,7 +178,7 @@ def test_features_are_those_of_evaluation(encoder, tmp_path):
         path.write_bytes(pictures.encode(image, form))
     (tmp_path / "images" / "a" / "4.png").write_bytes(b"not an image")
     source = sources.open_source(f"folder:{tmp_path / 'images'}")
-    stored = features.store(encoder, source, tmp_path / "store", 4)
+    stored = features.extract_to_disk(encoder, source, tmp_path / "store", 4)
 
     served = signatures.ServedEncoder(
         signatures.float32_backbone(encoder), encoder.recipe, encoder.image_size
@@ -200,7 +200,7 @@ def test_a_run_in_bfloat16_is_served_in_float32(encoder):
     mixed = frozen.build_encoder(config)
     for new, old in zip(mixed.weights, encoder.weights, strict=True):
         new.assign(old)
-    run = frozen.of_encoder(mixed, config, "run")
+    run = frozen.freeze(mixed, config, "run")
     backbone = signatures.float32_backbone(run)
     assert {layer.compute_dtype for layer in backbone.layers} == {"float32"}
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
