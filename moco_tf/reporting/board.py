@@ -88,7 +88,7 @@ class Board(listener.Listener):
             return
         rows = [[pair.whole, pair.query, pair.key] for pair in pairs]
         if rows:
-            self._events.image("views/image, query, key", step, grid(rows))
+            self._events.image("views/image, query, key", step, _grid(rows))
 
     def on_report(self, method, row):
         self.histograms(row["step"], method.newest.read())
@@ -149,7 +149,7 @@ class Board(listener.Listener):
             ]
             for place, found in zip(own, near, strict=True)
         ]
-        self._events.image("neighbours/query, nearest", step, grid(rows))
+        self._events.image("neighbours/query, nearest", step, _grid(rows))
 
     def _project(self, query):
         """The files of the projector; its page shows the newest epoch."""
@@ -181,19 +181,18 @@ class Board(listener.Listener):
         source = self._monitor.query
         images = self._views_of(source)(places)
         side = int(np.ceil(np.sqrt(len(places))))  # a square, as it asks for
-        canvas = Image.new("RGB", (side * _SPRITE, side * _SPRITE), "white")
-        lines = ["name\tclass"]
+        tiles, lines = [], ["name\tclass"]
         for number, place in enumerate(places):
-            top, left = divmod(number, side)
+            tile = None
             if int(place) in images:
                 tile = Image.fromarray(images[int(place)])
                 tile = tile.resize((_SPRITE, _SPRITE), Image.Resampling.BOX)
-                canvas.paste(tile, (left * _SPRITE, top * _SPRITE))
+            tiles.append(tile)
             label = "" if labels is None else int(labels[rows[number]])
             if source.class_names and label != "":
                 label = source.class_names[label]
             lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
-        canvas.save(folder / "sprite.png")
+        samples.grid(tiles, side, side, _SPRITE).save(folder / "sprite.png")
         text = "\n".join(lines) + "\n"
         with filesystem.atomic_file(folder / "metadata.tsv") as part:
             part.write_text(text, "utf-8", "replace")
@@ -224,35 +223,29 @@ def settings(config):
     return found
 
 
-def grid(rows):
-    """Pictures in rows and columns.
+def _grid(rows):
+    """Draws pictures in rows and columns, each fitted into a square.
 
     Args:
       rows: lists of uint8 [H, W, 3] of any size, equally many in each.
 
     Returns:
-      PIL image; each picture is fitted into a square.
+      PIL image.
     """
-    step = _TILE + _GAP
-    size = (len(rows[0]) * step + _GAP, len(rows) * step + _GAP)
-    canvas = Image.new("RGB", size, "white")
-    for down, row in enumerate(rows):
-        for across, array in enumerate(row):
-            picture = Image.fromarray(np.asarray(array))
-            scale = _TILE / max(picture.size)
-            fitted = [max(1, round(scale * length)) for length in picture.size]
-            kind = (
-                Image.Resampling.BICUBIC
-                if scale < 1
-                else (Image.Resampling.NEAREST)
-            )
-            picture = picture.resize(fitted, kind)
-            corner = [
-                at * step + _GAP + (_TILE - length) // 2
-                for at, length in zip((across, down), fitted, strict=True)
-            ]
-            canvas.paste(picture, tuple(corner))
-    return canvas
+    tiles = [_fit(array) for row in rows for array in row]
+    return samples.grid(tiles, len(rows[0]), len(rows), _TILE, _GAP)
+
+
+def _fit(array):
+    """Fits uint8 [H, W, 3] into a PIL image of _TILE x _TILE on white."""
+    picture = Image.fromarray(np.asarray(array))
+    scale = _TILE / max(picture.size)
+    fitted = [max(1, round(scale * length)) for length in picture.size]
+    kind = Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
+    tile = Image.new("RGB", (_TILE, _TILE), "white")
+    corner = tuple((_TILE - length) // 2 for length in fitted)
+    tile.paste(picture.resize(fitted, kind), corner)
+    return tile
 
 
 def _line(text):

@@ -48,13 +48,14 @@ def sheet(images, side, most=1_500_000):
     """
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    canvas = Image.new("RGB", (columns * side, rows * side))
-    for place, image in enumerate(images):
-        small = Image.fromarray(np.asarray(image))
-        if small.size != (side, side):
-            small = small.resize((side, side), Image.Resampling.LANCZOS)
-        row, column = divmod(place, columns)
-        canvas.paste(small, (column * side, row * side))
+    tiles = [Image.fromarray(np.asarray(image)) for image in images]
+    tiles = [
+        tile
+        if tile.size == (side, side)
+        else tile.resize((side, side), Image.Resampling.LANCZOS)
+        for tile in tiles
+    ]
+    canvas = samples.grid(tiles, columns, rows, side, background="black")
     for quality in _QUALITIES:
         found = _encode(canvas, quality)
         if len(found) <= most:

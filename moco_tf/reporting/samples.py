@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from moco_tf import plan
 from moco_tf.data import sources, unreadable, views
@@ -84,6 +85,28 @@ def pairs(config, source, count=8, step=0):
         shown = [x[..., :3] for x in (image.numpy(), query, key)]
         found.append(Pair(source.name(int(index)), *shown))
     return found
+
+
+def grid(pictures, columns, rows, side, gap=0, background="white"):
+    """Pastes square pictures into one, row after row.
+
+    Args:
+      pictures: list of PIL images of side x side pixels; None leaves a cell
+        empty.
+      columns, rows, side: ints. gap: int, pixels around all pictures.
+      background: name of a colour.
+
+    Returns:
+      PIL image.
+    """
+    step = side + gap
+    size = (columns * step + gap, rows * step + gap)
+    canvas = Image.new("RGB", size, background)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        if picture is not None:
+            canvas.paste(picture, (column * step + gap, row * step + gap))
+    return canvas
 
 
 class EvaluationViews:
