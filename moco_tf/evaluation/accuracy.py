@@ -1,4 +1,4 @@
-"""How good a classification is: top-k, its interval, and which classes."""
+"""Accuracy of a classification: top-k with intervals, confusion matrix."""
 
 import csv
 import pathlib
@@ -13,7 +13,7 @@ _NAMED = 30  # classes whose names fit beside the picture
 
 
 def wilson(correct, total):
-    """The 95 % score interval of a fraction (Wilson, 1927).
+    """Computes the 95 % score interval of a fraction (Wilson, 1927).
 
     Args:
       correct: int. total: int, at least 1.
@@ -29,7 +29,7 @@ def wilson(correct, total):
 
 
 def in_top(scores, labels, k):
-    """Whether the label is among the k best-scored classes.
+    """Says whether the label is among the k best-scored classes.
 
     Args:
       scores: float [n, classes]; of equal scores the lower class is better.
@@ -38,14 +38,14 @@ def in_top(scores, labels, k):
     Returns:
       bool [n].
     """
-    own = np.take_along_axis(scores, labels[:, np.newaxis], axis=1)
+    label_scores = np.take_along_axis(scores, labels[:, np.newaxis], axis=1)
     lower = np.arange(scores.shape[1]) < labels[:, np.newaxis]
-    above = (scores > own) | ((scores == own) & lower)
+    above = (scores > label_scores) | ((scores == label_scores) & lower)
     return above.sum(axis=1) < k
 
 
 def summary(scores, labels):
-    """Top-1 and top-5 with intervals.
+    """Measures top-1 and top-5 with their intervals.
 
     Args:
       scores: float [n, classes]. labels: int [n].
@@ -55,11 +55,11 @@ def summary(scores, labels):
       the same of top5; fractions in 0..1.
 
     Raises:
-      ValueError: for scores that are not finite, whose order says nothing.
+      ValueError: for scores that are not finite, which have no order.
     """
     if not np.isfinite(scores).all():
         raise ValueError(
-            "Scores must be finite to be judged. Received NaN or infinite "
+            "Scores must be finite to be ranked. Received NaN or infinite "
             "ones: the classifier has diverged. Lower the learning rate."
         )
     result: dict[str, float] = {"images": len(labels)}
@@ -72,7 +72,7 @@ def summary(scores, labels):
 
 
 def describe(result):
-    """One line for what `summary` returns."""
+    """Describes the result of `summary` in one line."""
     parts = []
     for k in (1, 5):
         if f"top{k}" in result:
@@ -112,14 +112,15 @@ def write_confusion(folder, predicted, labels, names):
         writer.writerow(
             ["class", "images", "correct", "accuracy", "low", "high"]
         )
-        for place, name in enumerate(names):
-            total, right = int(counts[place].sum()), int(counts[place, place])
+        for number, name in enumerate(names):
+            total = int(counts[number].sum())
+            correct = int(counts[number, number])
             if total:
-                row = [right / total, *wilson(right, total)]
+                row = [correct / total, *wilson(correct, total)]
                 row = [f"{value:.4f}" for value in row]
             else:
                 row = ["", "", ""]  # no test image of this class
-            writer.writerow([name, total, right, *row])
+            writer.writerow([name, total, correct, *row])
     _draw(folder / "confusion.png", counts, names)
 
 
@@ -139,15 +140,15 @@ def _draw(path, counts, names):
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     if named:
-        places = range(len(names))
-        # A folder's name need be no text, and no formula.
+        ticks = range(len(names))
+        # A folder's name may be bytes that are no text, or look like a formula.
         shown = [embeddings.as_text(name) for name in names]
-        axes.set_xticks(places, shown, rotation=60, ha="right")
-        axes.set_yticks(places, shown)
+        axes.set_xticks(ticks, shown, rotation=60, ha="right")
+        axes.set_yticks(ticks, shown)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_parse_math(False)
-        for row in places:
-            for column in places:
+        for row in ticks:
+            for column in ticks:
                 dark = shares[row, column] > 0.5
                 axes.text(
                     column,

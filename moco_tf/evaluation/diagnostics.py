@@ -1,4 +1,4 @@
-"""What the queue and the two encoders are like between two steps."""
+"""Figures of the queue and of the two encoders, taken between two steps."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from moco_tf.data import sources
 from moco_tf.evaluation import representation
 from moco_tf.monitoring import listener
 
-_KEYS = 2048  # keys, at most, of which the rank is taken
+_KEYS = 2048  # keys at most, of which the effective rank is computed
 
 
 class Inspector(listener.Listener):
-    """Looks at a method between its steps, without changing it."""
+    """Measures a method between its steps, without changing it."""
 
     def __init__(self, batches):
-        """Stores what tells the images of a step.
+        """Stores the stream, which knows the images of a step.
 
         Args:
           batches: Stream that the method trains on.
@@ -30,39 +30,43 @@ class Inspector(listener.Listener):
           method: TwoViews, with at least one finished step.
 
         Returns:
-          dict of floats by column of metrics.csv, of what the method has. Of a
-          queue "queue_fill", share of the
-          queue that holds keys of images (not the random ones of the start);
-          "key_age", their mean age in steps; "same_image", share of them whose
-          image is in the next batch; "key_rank", effective rank of a sample of
-          the keys. Of a key encoder "key_drift", L2 distance of its parameters
-          from the query encoder's, as a share of the latter's norm.
+          dict of floats by column of metrics.csv.
+
+          With a key encoder "key_drift", L2 distance of its parameters from
+          the query encoder's, as a share of the latter's norm.
+
+          With a queue "queue_fill", share of the queue with keys of images
+          instead of the random ones of the start; "key_age", their mean age in
+          steps; "same_image", share of them whose image is in the next batch;
+          "key_rank", effective rank of a sample of the keys.
         """
-        found = {}
+        figures = {}
         if method.key_encoder is not None:
-            found["key_drift"] = drift(method.key_encoder, method.query_encoder)
+            figures["key_drift"] = drift(
+                method.key_encoder, method.query_encoder
+            )
         if method.queue is not None:
-            found |= self._queue(method)
-        return found
+            figures |= self._queue(method)
+        return figures
 
     def _queue(self, method):
         step = int(method.step.numpy())
         steps = method.queue.steps.numpy()
         written = steps >= 0
-        coming = self._batches.samples(self._batches.positions(step)).numpy()
-        held = method.queue.samples.numpy()[written]
+        next_batch = self._batches.samples(self._batches.positions(step))
+        samples = method.queue.samples.numpy()[written]
         keys = method.queue.keys.numpy()[written]
         spread = sources.evenly_spaced(len(keys), _KEYS)
         return {
             "queue_fill": float(written.mean()),
             "key_age": float((step - steps[written]).mean()),
-            "same_image": float(np.isin(held, coming).mean()),
+            "same_image": float(np.isin(samples, next_batch.numpy()).mean()),
             "key_rank": representation.effective_rank(keys[spread]),
         }
 
 
 def drift(key_encoder, query_encoder):
-    """L2 distance of the parameters of two encoders, relative to the second.
+    """Measures the L2 distance of two encoders, relative to the second's norm.
 
     Args:
       key_encoder, query_encoder: keras.Model of one architecture.
@@ -70,39 +74,40 @@ def drift(key_encoder, query_encoder):
     Returns:
       float, at least 0.
     """
-    apart = whole = 0.0
+    distance = norm = 0.0
     for key_weight, query_weight in zip(
         key_encoder.trainable_variables,
         query_encoder.trainable_variables,
         strict=True,
     ):
         key, query = key_weight.numpy(), query_weight.numpy()
-        apart += float(np.sum(np.square(key - query), dtype=np.float64))
-        whole += float(np.sum(np.square(query), dtype=np.float64))
-    return (apart / whole) ** 0.5 if whole else 0.0
+        distance += float(np.sum(np.square(key - query), dtype=np.float64))
+        norm += float(np.sum(np.square(query), dtype=np.float64))
+    return (distance / norm) ** 0.5 if norm else 0.0
 
 
 class Pace:
-    """How far one step takes the key encoder towards the query encoder.
+    """Measures how far a step moves the key encoder to the query encoder.
 
-    By the momentum update (v1, Eq. 2) it is 1 - m of the way. It is measured
-    on one kernel, the last: reading all would stop the device for longer.
+    By the momentum update (v1, Eq. 2) it is 1 - m of the way. Only one kernel,
+    the last, is measured: reading all would stop the device for longer.
     """
 
     def __init__(self):
         self._before = None
 
     def begin(self, method):
-        """Notes where both encoders are, after a step."""
+        """Stores the kernels of both encoders, after a step."""
         self._before = [
             encoder.trainable_variables[_last_kernel(encoder)].numpy()
             for encoder in (method.key_encoder, method.query_encoder)
         ]
 
     def end(self, method):
-        """After the step after that: the share of the way, or None.
+        """Measures the share of the way, after the next step.
 
-        None where it was not begun, or both encoders were equal.
+        Returns:
+          float; None without a `begin`, or where both encoders were equal.
         """
         if self._before is None:
             return None
@@ -118,7 +123,7 @@ class Pace:
 
 
 def _last_kernel(encoder):
-    """The place of the last variable that is no vector."""
+    """Finds the number of the last variable that is not a vector."""
     variables = encoder.trainable_variables
     ranks = [len(variable.shape) for variable in variables]
-    return max(place for place, rank in enumerate(ranks) if rank > 1)
+    return max(number for number, rank in enumerate(ranks) if rank > 1)

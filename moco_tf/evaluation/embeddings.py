@@ -1,4 +1,14 @@
-"""Features of a source as a file for other programs (the `embed` command)."""
+"""Files of embeddings: features and their images, for other programs (`embed`).
+
+    .npz      one array a layer float32 [n, F]; index, labels int64 [n]; names,
+              class_names text; metadata, JSON
+    .parquet  one column a layer of fixed-size lists of float32; index, label,
+              name, class_name; the JSON in the schema's metadata
+
+Labels and class names are there if the source has them. Neither format is read
+with pickle. The features of both stay on the disk: an .npz is mapped, a Parquet
+file is read by groups of rows.
+"""
 
 import json
 import os
@@ -16,6 +26,223 @@ import moco_tf
 from moco_tf import filesystem
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, frozen
+
+GROUP_ROWS = 4096  # 2048 features of so many rows take 32 MB
+_METADATA = "moco_tf"  # key of the JSON in a Parquet schema
+# The content of a file is a function of these entries of its metadata.
+_IDENTITY = ("encoder", "fingerprint", "layers")
+
+
+class Embeddings(NamedTuple):
+    """Features of the images of a source, in its order."""
+
+    rows: dict  # layer -> float32 [n, F]; slices of it are arrays
+    index: np.ndarray  # int64 [n], numbers of the images in the source
+    names: Any  # sequence of str, of the images
+    labels: np.ndarray | None  # int64 [n]
+    class_names: list | None  # of str
+    about: dict  # encoder and source, as of `describe`
+
+    def class_of(self, row):
+        """Returns the class of a row as text, its name or number; or None."""
+        if self.labels is None:
+            return None
+        label = int(self.labels[row])
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def embed_source(
+    encoder: frozen.FrozenEncoder,
+    spec: str,
+    path: str | pathlib.Path,
+    layers: Sequence[str] = (),
+    folder: str | pathlib.Path | None = None,
+) -> Embeddings:
+    """Writes the features of a source to a file, and prints what it wrote.
+
+    Args:
+      encoder: frozen.FrozenEncoder.
+      spec: of the source, with or without labels, for `sources.open_source`.
+      path: .npz or .parquet. A file that exists must be of the same encoder,
+        source and layers; it is complete, and is not written again.
+      layers: names of the features to write; (): all that the encoder has.
+      folder: of stored features, which stay for other commands; None: beside
+        the path, until the file is complete.
+
+    Returns:
+      Embeddings, as in the file.
+
+    Raises:
+      ValueError: before any work, for what cannot be embedded, and for a file
+        of another encoder, source or choice of layers.
+
+    Side effects: writes the file. A killed command, started again, goes on.
+    """
+    layers = tuple(layers) or encoder.layers
+    unknown = sorted(set(layers) - set(encoder.layers))
+    if unknown:
+        raise ValueError(
+            f"The encoder has the features {', '.join(encoder.layers)}. "
+            f"Received {', '.join(unknown)}."
+        )
+    layers = tuple(layer for layer in encoder.layers if layer in layers)
+    path = check_path(path)
+    source = sources.open_source(spec, encoder.channels)
+    if _embed(encoder, source, spec, path, layers, folder):
+        print(f"wrote       {path}")
+    else:
+        print(f"This file is finished: {path}")
+    embeddings = load(path)
+    sizes = ", ".join(f"{x} {embeddings.rows[x].shape[1]}" for x in layers)
+    labelled = "no labels"
+    if embeddings.labels is not None:
+        labelled = f"labels of {len(set(embeddings.labels.tolist()))} classes"
+    print(
+        f"source      {spec}: {len(embeddings.index)} images, {labelled}, "
+        f"{embeddings.about['unreadable']} unreadable left out\n"
+        f"encoder     {embeddings.about['title']}\n"
+        f"features    {sizes}"
+    )
+    return embeddings
+
+
+def _embed(encoder, source, spec, path, layers, folder):
+    """Writes a file unless it exists; returns whether it was written."""
+    about = describe(encoder, source, spec, layers)
+    if path.exists():
+        _check_same(path, about)
+        return False
+    temporary = path.with_name(f"{path.name}.features")
+    stored = features.extract_to_disk(encoder, source, folder or temporary)
+    write(
+        path,
+        Embeddings(
+            {layer: stored.rows[layer] for layer in layers},
+            stored.index,
+            [source.name(int(number)) for number in stored.index],
+            stored.labels,
+            source.class_names,
+            {**about, "unreadable": len(stored.skipped)},
+        ),
+    )
+    if not folder:
+        shutil.rmtree(temporary)
+    return True
+
+
+def describe(encoder, source, spec, layers):
+    """Describes the encoder and the source of a file.
+
+    Args:
+      encoder: frozen.FrozenEncoder. source: Source. spec: of the source.
+      layers: names of the features.
+
+    Returns:
+      dict that JSON can hold: encoder, title, image_size, views, mean, std,
+      source, fingerprint, layers, moco_tf (the version).
+    """
+    recipe = encoder.recipe
+    named = [name for name, x in views.RECIPES.items() if x == recipe]
+    return {
+        "encoder": encoder.identity,
+        "title": encoder.title,
+        "image_size": encoder.image_size,
+        "views": named[0] if named else "",
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "source": sources.absolute(spec),
+        "fingerprint": source.fingerprint(),
+        "layers": list(layers),
+        "moco_tf": moco_tf.__version__,
+    }
+
+
+def _check_same(path, about):
+    """Refuses a file of another encoder, source or choice of layers."""
+    existing = load(path).about
+    if all(existing.get(name) == about[name] for name in _IDENTITY):
+        return
+    shown = [
+        f"{x.get('title')}, {x.get('source')}, {'+'.join(x.get('layers', []))}"
+        for x in (existing, about)
+    ]
+    raise ValueError(
+        "A file of embeddings is only kept for the same encoder, source and "
+        f"layers. {str(pathlib.Path(path))!r} holds {shown[0]} (encoder "
+        f"{str(existing.get('encoder'))[:16]}). Received {shown[1]} (encoder "
+        f"{about['encoder'][:16]}). Give another --path, or move the file away."
+    )
+
+
+def check_path(path):
+    """Returns a pathlib.Path; refuses a name of another format."""
+    path = pathlib.Path(path).expanduser()
+    if path.suffix not in _WRITERS:
+        raise ValueError(
+            "A file of embeddings must be named .npz or .parquet. Received "
+            f"{str(path)!r}."
+        )
+    return path
+
+
+def write(path, embeddings):
+    """Writes a file in the format of its name, complete or not at all.
+
+    Args:
+      path: .npz or .parquet, replaced if it exists. embeddings: Embeddings.
+
+    Raises:
+      ValueError: for another format. OSError: if it cannot be written.
+
+    Side effects: writes the file.
+    """
+    path = check_path(path)
+    names, classes = embeddings.names, embeddings.class_names
+    embeddings = embeddings._replace(
+        names=[as_text(name) for name in names],
+        class_names=classes and [as_text(name) for name in classes],
+    )
+    with filesystem.atomic_file(path) as part:
+        _WRITERS[path.suffix](part, embeddings)
+
+
+def load(path):
+    """Opens a file that `write` has written.
+
+    Args:
+      path: .npz or .parquet.
+
+    Returns:
+      Embeddings, of all layers in the file.
+
+    Raises:
+      ValueError: for a file that is not there, or not such a file.
+    """
+    path = check_path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"There is no file of embeddings {str(path)!r}. `moco-tf embed` "
+            "writes one."
+        )
+    try:
+        return Embeddings(*_READERS[path.suffix](path))
+    except (
+        TypeError,  # a bare array
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        OSError,
+        ValueError,  # pyarrow's errors are of this class too
+    ) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole file of embeddings: {error}. Write "
+            "it again with `moco-tf embed`."
+        ) from error
+
+
+def as_text(name):
+    """Returns a name (str) that UTF-8 can hold: "?" for bytes of no text."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _write_npz(path, embeddings):
@@ -85,10 +312,6 @@ def _map_npz(path, name, count):
             f"{shape}"
         )
     return np.memmap(path, np.float32, "r", start, shape)
-
-
-GROUP_ROWS = 4096  # 2048 features of so many rows take 32 MB
-_METADATA = "moco_tf"  # its key in the schema
 
 
 def _write_parquet(path, embeddings):
@@ -195,226 +418,3 @@ class _ParquetRows:
 
 _WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 _READERS = {".npz": _read_npz, ".parquet": _read_parquet}
-
-
-class Embeddings(NamedTuple):
-    """Features of images, in the order of their source."""
-
-    rows: dict  # layer -> float32 [n, F]; slices of it are arrays
-    index: np.ndarray  # int64 [n], place in the source
-    names: Any  # sequence of str, of the images
-    labels: np.ndarray | None  # int64 [n]
-    class_names: list | None  # of str
-    about: dict  # encoder and source, see describe
-
-    def class_of(self, row):
-        """The class of a row, by name or by number, as text; None without."""
-        if self.labels is None:
-            return None
-        label = int(self.labels[row])
-        return self.class_names[label] if self.class_names else str(label)
-
-
-def check_path(path):
-    """Returns a pathlib.Path; refuses a name of another format."""
-    path = pathlib.Path(path).expanduser()
-    if path.suffix not in _WRITERS:
-        raise ValueError(
-            "A file of embeddings must be named .npz or .parquet. Received "
-            f"{str(path)!r}."
-        )
-    return path
-
-
-def write(path, embeddings):
-    """Writes a file in the format of its name, all of it or nothing.
-
-    Args:
-      path: .npz or .parquet, replaced if it exists. embeddings: Embeddings.
-
-    Raises:
-      ValueError: for another format. OSError: if it cannot be written.
-
-    Side effects: writes the file.
-    """
-    path = check_path(path)
-    names, classes = embeddings.names, embeddings.class_names
-    embeddings = embeddings._replace(
-        names=[as_text(name) for name in names],
-        class_names=classes and [as_text(name) for name in classes],
-    )
-    with filesystem.atomic_file(path) as part:
-        _WRITERS[path.suffix](part, embeddings)
-
-
-def load(path):
-    """Opens a file that `write` has written.
-
-    Args:
-      path: .npz or .parquet.
-
-    Returns:
-      Embeddings, of all layers in the file.
-
-    Raises:
-      ValueError: for a file that is not there, or not such a file.
-    """
-    path = check_path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"There is no file of embeddings {str(path)!r}. `moco-tf embed` "
-            "writes one."
-        )
-    try:
-        return Embeddings(*_READERS[path.suffix](path))
-    except (
-        TypeError,  # a bare array
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        OSError,
-        ValueError,  # pyarrow's errors are of this class too
-    ) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a whole file of embeddings: {error}. Write "
-            "it again with `moco-tf embed`."
-        ) from error
-
-
-def as_text(name):
-    """A name (str) as UTF-8 can hold it; "?" for bytes that are none."""
-    return name.encode("utf-8", "replace").decode("utf-8")
-
-
-# What a file holds is a function of these entries of its metadata.
-_IDENTITY = ("encoder", "fingerprint", "layers")
-
-
-def embed_source(
-    judged: frozen.FrozenEncoder,
-    spec: str,
-    path: str | pathlib.Path,
-    layers: Sequence[str] = (),
-    folder: str | pathlib.Path | None = None,
-) -> Embeddings:
-    """Writes the features of a source to a file, and prints what it wrote.
-
-    Args:
-      judged: frozen.FrozenEncoder.
-      spec: of the source, with or without labels, for `sources.open_source`.
-      path: .npz or .parquet. One that exists must be of the same encoder,
-        source and layers: then it is whole, and is left as it is.
-      layers: names of those that are written; (): all that the encoder has.
-      folder: of stored features, which stay for other commands; None: beside
-        the path, until the file is whole.
-
-    Returns:
-      Embeddings, as in the file.
-
-    Raises:
-      ValueError: before any work, for what cannot be embedded, and a file that
-        is of another command.
-
-    Side effects: writes the file. A killed command, started again, goes on.
-    """
-    layers = tuple(layers) or judged.layers
-    unknown = sorted(set(layers) - set(judged.layers))
-    if unknown:
-        raise ValueError(
-            f"The encoder has the features {', '.join(judged.layers)}. "
-            f"Received {', '.join(unknown)}."
-        )
-    layers = tuple(layer for layer in judged.layers if layer in layers)
-    path = check_path(path)
-    source = sources.open_source(spec, judged.channels)
-    if embed(judged, source, spec, path, layers, folder):
-        print(f"wrote       {path}")
-    else:
-        print(f"This file is finished: {path}")
-    found = load(path)
-    sizes = ", ".join(f"{x} {found.rows[x].shape[1]}" for x in layers)
-    labelled = "no labels"
-    if found.labels is not None:
-        labelled = f"labels of {len(set(found.labels.tolist()))} classes"
-    print(
-        f"source      {spec}: {len(found.index)} images, {labelled}, "
-        f"{found.about['unreadable']} unreadable left out\n"
-        f"encoder     {found.about['title']}\n"
-        f"features    {sizes}"
-    )
-    return found
-
-
-def embed(judged, source, spec, path, layers, folder=None):
-    """As `embed_source`, of a source that is open; prints nothing.
-
-    Args:
-      source: Source. path: pathlib.Path, of check_path.
-      judged, spec, layers, folder: as `embed_source`.
-
-    Returns:
-      bool: whether the file was written; False: it was there.
-    """
-    about = describe(judged, source, spec, layers)
-    if path.exists():
-        _check_same(path, about)
-        return False
-    own = path.with_name(f"{path.name}.features")
-    stored = features.extract_to_disk(judged, source, folder or own)
-    write(
-        path,
-        Embeddings(
-            {layer: stored.rows[layer] for layer in layers},
-            stored.index,
-            [source.name(int(place)) for place in stored.index],
-            stored.labels,
-            source.class_names,
-            {**about, "unreadable": len(stored.skipped)},
-        ),
-    )
-    if not folder:
-        shutil.rmtree(own)
-    return True
-
-
-def describe(judged, source, spec, layers):
-    """What a file tells of itself.
-
-    Args:
-      judged: frozen.FrozenEncoder. source: Source. spec: of it. layers: names.
-
-    Returns:
-      dict that JSON can hold: encoder, title, image_size, views, mean, std,
-      source, fingerprint, layers, moco_tf (the version).
-    """
-    recipe = judged.recipe
-    named = [name for name, own in views.RECIPES.items() if own == recipe]
-    return {
-        "encoder": judged.identity,
-        "title": judged.title,
-        "image_size": judged.image_size,
-        "views": named[0] if named else "",
-        "mean": list(recipe.mean),
-        "std": list(recipe.std),
-        "source": sources.absolute(spec),
-        "fingerprint": source.fingerprint(),
-        "layers": list(layers),
-        "moco_tf": moco_tf.__version__,
-    }
-
-
-def _check_same(path, about):
-    """Refuses a file that another command has written."""
-    found = load(path).about
-    if all(found.get(name) == about[name] for name in _IDENTITY):
-        return
-    shown = [
-        f"{x.get('title')}, {x.get('source')}, {'+'.join(x.get('layers', []))}"
-        for x in (found, about)
-    ]
-    raise ValueError(
-        "A file of embeddings is only kept for the same encoder, source and "
-        f"layers. {str(pathlib.Path(path))!r} holds {shown[0]} (encoder "
-        f"{str(found.get('encoder'))[:16]}). Received {shown[1]} (encoder "
-        f"{about['encoder'][:16]}). Give another --path, or move the file away."
-    )

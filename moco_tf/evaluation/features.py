@@ -1,10 +1,15 @@
-"""Features of a whole source on disk: extracted once, resumed, mapped.
+"""Features of a source by a frozen encoder: in memory, or kept on disk.
+
+`extract_in_memory` encodes a source in one go, for an encoder that is still
+training. `extract_to_disk` encodes it once for all commands and resumes after a
+kill:
 
     FOLDER/ENCODER-SOURCE/{backbone.npy, projection.npy, index.npy, state.json}
 
 The names are digests of the weights and of the data, so a changed encoder or
-data set never meets old features. A killed extraction goes on where its last
-state.json stands.
+data set never meets old features. A .npy file has room for the whole source;
+its first `rows` rows are filled. state.json holds `rows` and `next`, the image
+at which a killed extraction goes on.
 """
 
 import json
@@ -18,18 +23,28 @@ from absl import logging
 
 from moco_tf.data import views
 
+_FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 # AutoGraph's reading of the source is most of the time to the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
 
 
 class Features(NamedTuple):
-    """Features of the readable images of a source, in the source's order."""
+    """Features in memory of a source's readable images, in its order."""
 
     backbone: np.ndarray  # float32 [N, F]
     projection: np.ndarray | None  # float32 [N, C]; None for raw pixels
     labels: np.ndarray | None  # int64 [N]; None for a source without labels
-    index: np.ndarray  # int64 [N], place in the source
+    index: np.ndarray  # int64 [N], numbers of the images in the source
     skipped: list[str]  # names of the images that could not be read
+
+
+class StoredFeatures(NamedTuple):
+    """Features on disk of a source's readable images, in its order."""
+
+    rows: dict  # layer -> float32 [n, F], mapped from the disk
+    index: np.ndarray  # int64 [n], numbers of the images in the source
+    labels: np.ndarray | None  # int64 [n]; None for a source without labels
+    skipped: list  # names of the images that could not be read
 
 
 def evaluation_batches(
@@ -41,9 +56,10 @@ def evaluation_batches(
 
     Args:
       source: Source. recipe: views.Recipe; `recipe.evaluate` is applied.
-      image_size: side of the views, pixels. batch_size: images per batch.
-      first: place of the first image.
-      view: another view, a function of uint8 [H, W, C] and int64 index.
+      image_size: side S of the views, pixels. batch_size: images per batch.
+      first: number of the first image.
+      view: a function (uint8 [H, W, C], int64 index) -> uint8 [S, S, C] that
+        makes another view; None: the evaluation view.
 
     Returns:
       tf.data.Dataset of (uint8 [n, S, S, C], int64 [n] index), n equal to
@@ -83,7 +99,15 @@ def _encode(encoder, images, mean, std):
 
 
 def unreadable_names(source, index, total):
-    """Names of the images that are not in `index`; warns of them."""
+    """Names the images that an extraction has left out, and warns of them.
+
+    Args:
+      source: Source. index: int64 [n], numbers of the images that were read.
+      total: int, images in the source.
+
+    Returns:
+      list of str, in the source's order.
+    """
     present = np.zeros(total, bool)
     present[index] = True
     skipped = [source.name(int(i)) for i in np.flatnonzero(~present)]
@@ -100,16 +124,19 @@ def unreadable_names(source, index, total):
 
 
 def pad_batch(images, batch_size):
-    """Images of a last batch and zeros, so many that one trace serves.
+    """Appends zeros to a last batch, so that one trace serves all batches.
 
     Args:
-      images: [n, S, S, C]. batch_size: int, at least n.
+      images: uint8 [n, S, S, C]. batch_size: int, at least n.
+
+    Returns:
+      uint8 [batch_size, S, S, C].
     """
     return tf.pad(images, [(0, batch_size - len(images)), *[(0, 0)] * 3])
 
 
 def none_readable_error(source):
-    """The ValueError for a source of which nothing can be evaluated."""
+    """Returns the ValueError for a source without a readable image."""
     first = f", the first is {source.name(0)}" if len(source) else ""
     return ValueError(
         "An evaluation needs at least one image that can be read. Received "
@@ -121,6 +148,8 @@ def _collect(source, batches, batch_size, encode):
     """Runs `encode` over all batches.
 
     Args:
+      source: Source. batches: iterable of (uint8 [n, S, S, C], int64 [n]).
+      batch_size: int, at least every n.
       encode: uint8 [batch_size, S, S, C] -> tuple of float32 [batch_size, F].
 
     Returns:
@@ -129,21 +158,18 @@ def _collect(source, batches, batch_size, encode):
     outputs, indices = [], []
     for images, index in batches:
         encoded = encode(pad_batch(images, batch_size))
-        outputs.append([np.asarray(x)[: len(index)] for x in encoded])
+        outputs.append([np.asarray(rows)[: len(index)] for rows in encoded])
         indices.append(index.numpy())
     if not outputs:
         raise none_readable_error(source)
     index = np.concatenate(indices)
     skipped = unreadable_names(source, index, len(source))
-    return (
-        [np.concatenate(x) for x in zip(*outputs, strict=True)],
-        index,
-        skipped,
-    )
+    layers = [np.concatenate(rows) for rows in zip(*outputs, strict=True)]
+    return layers, index, skipped
 
 
 def labels_of(source, index):
-    """Labels int64 [n] of int64 [n] places of a source, or None."""
+    """Labels int64 [n] of the images int64 [n] of a source, or None."""
     if source.labels is None:
         return None
     return np.asarray(source.labels, np.int64)[index]
@@ -152,18 +178,18 @@ def labels_of(source, index):
 def extract_in_memory(
     encoder, source, recipe, image_size, batch_size, batches=None
 ):
-    """Encodes every readable image of a source in inference mode.
+    """Encodes all readable images of a source, in inference mode.
 
     Args:
       encoder: encoder.Encoder. source: Source. recipe: views.Recipe.
       image_size: side of the images, pixels.
       batch_size: images per forward pass; does not change the result.
-      batches: None for the evaluation view, or what `evaluation_batches` of
-        the source gives, or monitor.RepeatedBatches.
+      batches: of the source, from `evaluation_batches` or
+        monitor.RepeatedBatches; None: the evaluation view.
 
     Returns:
       Features. Images that cannot be read are in `skipped` by name, and a
-      warning tells of them.
+      warning names them.
 
     Raises:
       ValueError: when no image can be read.
@@ -182,7 +208,7 @@ def extract_in_memory(
 
 
 def raw_pixels(source, recipe, size, batch_size=256):
-    """Takes the normalised pixels themselves as features, for comparison.
+    """Takes the normalised pixels as features, to compare an encoder with.
 
     Args:
       source: Source. recipe: views.Recipe.
@@ -213,10 +239,10 @@ def common_labels(bank, query, names=("bank", "query set")):
     numbers the others differently; names, where both have them, decide.
 
     Args:
-      bank, query: Sources. names: what messages call them.
+      bank, query: Sources. names: of both, for messages.
 
     Returns:
-      labels: int64 [len(query)]. classes: number of classes.
+      labels: int64 [len(query)]. classes: int, number of classes.
 
     Raises:
       ValueError: for a source without labels, or a class the bank lacks.
@@ -228,19 +254,19 @@ def common_labels(bank, query, names=("bank", "query set")):
                 "folder of class folders or a data set that has labels."
             )
     labels = np.asarray(query.labels, np.int64)
-    known, asked = bank.class_names, query.class_names
-    if known is not None and asked is not None:
-        missing = sorted(set(asked) - set(known))
+    bank_names, query_names = bank.class_names, query.class_names
+    if bank_names is not None and query_names is not None:
+        missing = sorted(set(query_names) - set(bank_names))
         if missing:
             raise ValueError(
                 f"The {names[0]} must hold every class of the {names[1]}. "
-                f"Received {len(known)} classes and {len(asked)}; missing in "
-                f"the {names[0]}: {', '.join(missing)}. Give sources of the "
-                "same classes."
+                f"Received {len(bank_names)} classes and {len(query_names)}; "
+                f"missing in the {names[0]}: {', '.join(missing)}. Give "
+                "sources of the same classes."
             )
-        number = {name: place for place, name in enumerate(known)}
-        labels = np.array([number[name] for name in asked], np.int64)[labels]
-        return labels, len(known)
+        numbers = {name: number for number, name in enumerate(bank_names)}
+        renumbered = np.array([numbers[x] for x in query_names], np.int64)
+        return renumbered[labels], len(bank_names)
     classes = int(np.max(bank.labels, initial=-1)) + 1
     highest = int(np.max(labels, initial=-1))
     if highest >= classes:
@@ -252,30 +278,19 @@ def common_labels(bank, query, names=("bank", "query set")):
     return labels, classes
 
 
-_FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
-
-
-class StoredFeatures(NamedTuple):
-    """Features of the readable images of a source, in the source's order."""
-
-    rows: dict  # layer -> float32 [n, F], mapped from disk
-    index: np.ndarray  # int64 [n], place in the source
-    labels: np.ndarray | None  # int64 [n]; None for a source without labels
-    skipped: list  # names of the images that could not be read
-
-
 def extract_to_disk(
     frozen, source, folder, batch_size=512, batches=None, tag=""
 ):
-    """Encodes every readable image of a source once, for good.
+    """Encodes all readable images of a source, unless the disk has them.
 
     Args:
       frozen: frozen.FrozenEncoder. source: Source.
-      folder: of all stored features.
-      batch_size: images per forward pass.
+      folder: of the stored features of all encoders and sources.
+      batch_size: images per forward pass; does not change the result.
       batches: (first image) -> tf.data.Dataset of uint8 [b, S, S, 3], int64
         [b] index from that image on; None: the evaluation view in order.
-      tag: str, tells other views than the evaluation view apart.
+      tag: str, ends the folder's name where the views are not the evaluation
+        view.
 
     Returns:
       StoredFeatures.
@@ -286,9 +301,9 @@ def extract_to_disk(
 
     Side effects: writes below `folder`.
     """
-    place = _place(frozen, source, folder, tag)
-    place.mkdir(parents=True, exist_ok=True)
-    state = _read_state(place)
+    path = _folder_of(frozen, source, folder, tag)
+    path.mkdir(parents=True, exist_ok=True)
+    state = _read_state(path)
     if state["next"] < len(source):
         if batches is None:
 
@@ -297,76 +312,80 @@ def extract_to_disk(
                     source, frozen.recipe, frozen.image_size, batch_size, first
                 )
 
-        _run(frozen, source, place, state, batch_size, batches)
-    return _open(place, frozen, source, state)
+        _extract(frozen, source, path, state, batch_size, batches)
+    return _open(path, frozen, source, state)
 
 
 def load_from_disk(frozen, source, folder):
-    """The features of the evaluation view if all are there, else None.
+    """Opens the stored features of the evaluation view, if all are there.
 
     Args:
       frozen: frozen.FrozenEncoder. source: Source.
-      folder: of all stored features.
+      folder: of the stored features of all encoders and sources.
 
     Returns:
-      StoredFeatures, or None where `extract` would have to encode images.
+      StoredFeatures, or None where `extract_to_disk` would encode images.
     """
-    place = _place(frozen, source, folder, "")
-    state = _read_state(place)
+    path = _folder_of(frozen, source, folder, "")
+    state = _read_state(path)
     if state["rows"] and state["next"] >= len(source):
-        return _open(place, frozen, source, state)
+        return _open(path, frozen, source, state)
     return None
 
 
-def _place(frozen, source, folder, tag):
-    """The folder of an encoder's features of a source."""
+def _folder_of(frozen, source, folder, tag):
+    """Path of the stored features of one encoder and source."""
     name = f"{frozen.identity[:16]}-{source.fingerprint()[:16]}{tag}"
     return pathlib.Path(folder) / name
 
 
-def _run(frozen, source, place, state, batch_size, batches):
-    """Extracts from state["next"] on; state is written every few batches."""
+def _extract(frozen, source, path, state, batch_size, batches):
+    """Extracts from image state["next"] on, and saves the state on the way."""
     if state["next"]:
         logging.info("extraction goes on at image %d", state["next"])
-    files, unsaved = {}, 0
+    arrays, unsaved = {}, 0
     for images, index in batches(state["next"]):
-        rows = len(index)
-        for layer, values in _encode_frozen(frozen, images, batch_size).items():
-            if layer not in files:
-                files[layer] = _map(place, layer, len(source), values.shape[1])
-            files[layer][state["rows"] : state["rows"] + rows] = values
-        if "index" not in files:
-            files["index"] = _map(place, "index", len(source), 0)
-        files["index"][state["rows"] : state["rows"] + rows] = index
-        state["rows"] += rows
+        count = len(index)
+        block = slice(state["rows"], state["rows"] + count)
+        encoded = frozen.encode(pad_batch(images, batch_size))
+        for layer in frozen.layers:
+            rows = encoded[layer].numpy()[:count]
+            if layer not in arrays:
+                arrays[layer] = _open_array(
+                    path, layer, (len(source), rows.shape[1]), np.float32
+                )
+            arrays[layer][block] = rows
+        if "index" not in arrays:
+            arrays["index"] = _open_array(
+                path, "index", (len(source),), np.int64
+            )
+        arrays["index"][block] = index
+        state["rows"] += count
         state["next"] = int(index[-1]) + 1
-        unsaved += rows
+        unsaved += count
         if unsaved >= _FLUSH_ROWS:
             unsaved = 0
-            _save(place, files, state)
+            _save(path, arrays, state)
     if not state["rows"]:
         return  # nothing could be read: the next start tries again
     state["next"] = len(source)
-    _save(place, files, state)
+    _save(path, arrays, state)
 
 
-def _encode_frozen(frozen, images, batch_size):
-    """Rows by layer."""
-    encoded = frozen.encode(pad_batch(images, batch_size))
-    count = len(images)
-    return {layer: encoded[layer].numpy()[:count] for layer in frozen.layers}
+def _open_array(folder, name, shape, dtype):
+    """Opens FOLDER/NAME.npy, mapped for writing; makes it if it is missing.
 
-
-def _map(place, name, count, size):
-    """An array on disk [count, size], or int64 [count] for size 0."""
-    path = place / f"{name}.npy"
-    shape, dtype = ((count, size), np.float32) if size else ((count,), np.int64)
+    Raises:
+      OSError: if there is no room for it.
+    """
+    path = folder / f"{name}.npy"
     if path.is_file():
         return np.lib.format.open_memmap(path, mode="r+")
-    # Another command on the same run may be at it too: the rows are equal.
+    # Two commands may extract the same features at the same time, and write
+    # equal rows: only what is not complete needs a name for each of them.
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        made = np.lib.format.open_memmap(part, "w+", dtype, shape)
+        array = np.lib.format.open_memmap(part, "w+", dtype, shape)
         with part.open("r+b") as file:
             # A disk that is full later would end the process by SIGBUS.
             os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
@@ -378,35 +397,37 @@ def _map(place, name, count, size):
             f"{megabytes:.1f} MB. Free space, then give the same command again."
         ) from error
     os.replace(part, path)
-    return made
+    return array
 
 
-def _save(place, files, state):
-    for file in files.values():
-        file.flush()
-    part = place / f"state.{os.getpid()}.part"
+def _save(folder, arrays, state):
+    """Writes the state, after the rows that it counts."""
+    for array in arrays.values():
+        array.flush()
+    part = folder / f"state.{os.getpid()}.part"
     part.write_text(json.dumps(state))
-    os.replace(part, place / "state.json")
+    os.replace(part, folder / "state.json")
 
 
-def _read_state(place):
-    path = place / "state.json"
+def _read_state(folder):
+    path = folder / "state.json"
     if path.is_file():
         return json.loads(path.read_text())
     return {"next": 0, "rows": 0}
 
 
-def _open(place, frozen, source, state):
-    rows = state["rows"]
-    if not rows:
+def _open(folder, frozen, source, state):
+    """Maps the rows that the state counts; ValueError if there are none."""
+    count = state["rows"]
+    if not count:
         raise none_readable_error(source)
 
-    def mapped(name):
-        return np.load(place / f"{name}.npy", mmap_mode="r")[:rows]
+    def open_rows(name):
+        return np.load(folder / f"{name}.npy", mmap_mode="r")[:count]
 
-    index = np.array(mapped("index"))
+    index = np.array(open_rows("index"))
     return StoredFeatures(
-        {layer: mapped(layer) for layer in frozen.layers},
+        {layer: open_rows(layer) for layer in frozen.layers},
         index,
         labels_of(source, index),
         unreadable_names(source, index, len(source)),

@@ -1,4 +1,8 @@
-"""Fine-tuning of a whole network with few or all labels (`finetune`)."""
+"""Fine-tuning of backbone and new head with few or all labels (`finetune`).
+
+`run` is the command: it chooses the labelled images, restores the backbone
+(`load_start`), assembles stream and method, trains, and tests the classifier.
+"""
 
 import functools
 import hashlib
@@ -22,6 +26,307 @@ from moco_tf.models import batch_norm, encoder, heads, inputs
 from moco_tf.training import checkpoints, optimizers
 
 
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    checkpoint: str,
+    output: str | pathlib.Path,
+    strategy: tf.distribute.Strategy,
+) -> dict[str, Any]:
+    """Trains a classifier from a run's encoder, and prints its accuracy.
+
+    Args:
+      config: ConfigDict of the command. workdir: of the pre-training run.
+      checkpoint: of the run: "latest", "best", a step or a path; not read
+        where model.init is "random".
+      output: folder of the results; a fine-tuning that it holds goes on.
+      strategy: tf.distribute.Strategy.
+
+    Returns:
+      dict, as in result.json.
+
+    Raises:
+      ValueError: before any work, for what cannot be trained, or where
+        another process writes to `output`.
+      Left: when asked to leave; all is saved before.
+
+    Side effects: writes config.json, metrics.csv, checkpoints/, result.json,
+      confusion.csv, confusion.png and per_class.csv; seeds Python's, NumPy's
+      and TensorFlow's generators.
+    """
+    run_config = frozen.load_config(workdir)
+    labelled = supervised.open_labelled(
+        config.data.train,
+        config.data.test,
+        run_config,
+        inputs.CHANNELS[run_config.model.input],
+    )
+    train, held_out = choose(config, labelled)
+    check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
+    start = load_start(config, run_config, workdir, checkpoint, strategy)
+    output = pathlib.Path(output)
+    with supervised.open_result(
+        config, output, labelled, "finetune", start.identity
+    ) as result:
+        if result:
+            print(f"This fine-tuning is finished: {output}.")
+        else:
+            result = _train(
+                config, start, labelled, train, held_out, output, strategy
+            )
+    print(_text(result, output))
+    return result
+
+
+def _train(config, start, labelled, train, held_out, output, strategy):
+    """Trains the classifier, tests it, and writes the result."""
+    print(
+        _describe(config, start, train, held_out, labelled, output), flush=True
+    )
+    batches = make_stream(config, start.run, train)
+    classes = len(labelled.names)
+    method = make_method(config, start, batches, classes, strategy)
+    size, batch_size = start.run.data.image_size, start.run.knn.batch_size
+
+    def evaluate():
+        logits, index = supervised.predict(method, held_out, size, batch_size)
+        return float(accuracy.in_top(logits, held_out.labels[index], 1).mean())
+
+    checkpoint = supervised.train(
+        method,
+        batches,
+        config,
+        output,
+        strategy,
+        evaluate if len(held_out) else None,
+        config.train.early_stopping,
+    )
+    checkpoints.restore(method, checkpoint)
+    logits, index = supervised.predict(method, labelled.test, size, batch_size)
+    skipped = features.unreadable_names(
+        labelled.test, index, len(labelled.test)
+    )
+    labels = labelled.test_labels[index]
+    result = {
+        "init": config.model.init,
+        "encoder": start.title,
+        "encoder_identity": start.identity,
+        "labels": config.data.labels,
+        "train_images": len(train),
+        "held_out_images": len(held_out),
+        "held_out_top1": evaluate() if len(held_out) else None,
+        "classes": classes,
+        "epoch": checkpoints.read_meta(checkpoint)["epoch"],
+        "unreadable_test_images": len(skipped),
+        **accuracy.summary(logits, labels),
+    }
+    workdirs.write_json(output / "result.json", result)
+    accuracy.write_confusion(
+        output, logits.argmax(axis=1), labels, labelled.names
+    )
+    return result
+
+
+def choose(config, labelled):
+    """Chooses the images to train on and those held out.
+
+    Args:
+      config: ConfigDict of the command. labelled: supervised.LabelledSources.
+
+    Returns:
+      train, held_out: sources.Subset of the training source; `held_out` is
+      empty with data.holdout 0.
+    """
+    chosen = supervised.balanced(
+        labelled.train_labels, config.data.labels, config.seed
+    )
+    parts = supervised.split(
+        labelled.train_labels[chosen], config.data.holdout, config.seed
+    )
+    return tuple(sources.Subset(labelled.train, chosen[part]) for part in parts)
+
+
+def check(config, labelled, train, held_out, replicas):
+    """Refuses what cannot be trained, before any work.
+
+    Raises:
+      ValueError: with the rule, the values received and the remedy.
+    """
+    batch, options = config.train.batch_size, config.augment
+    if batch > len(train) or batch % replicas:
+        raise ValueError(
+            "train.batch_size must be at most the number of images to train "
+            f"on, and a multiple of the replicas. Received {batch}, "
+            f"{len(train)} images (data.labels={config.data.labels:g} of "
+            f"{len(labelled.train)}, less {len(held_out)} held out) and "
+            f"{replicas} replicas. Lower --config.train.batch_size."
+        )
+    together = batch if config.model.sync_bn else batch // replicas
+    blends = options.mixup or options.cutmix
+    if together < 2 or (blends and batch // replicas < 2):
+        raise ValueError(
+            "BatchNorm, MixUp and CutMix need two images or more of a "
+            f"replica. Received train.batch_size={batch} on {replicas} "
+            "replicas. Raise --config.train.batch_size."
+        )
+    if config.train.early_stopping and not len(held_out):
+        raise ValueError(
+            "Early stopping needs held-out images. Received "
+            f"train.early_stopping={config.train.early_stopping} and "
+            f"data.holdout={config.data.holdout:g}, {len(held_out)} images. "
+            "Pass --config.data.holdout=0.1 or --config.train.early_stopping=0."
+        )
+    supervised.check_schedule(config)
+
+
+def _describe(config, start, train, held_out, labelled, output):
+    """Describes the fine-tuning that begins, in four lines."""
+    return (
+        f"moco-tf finetune in {output}\n"
+        f"  start    {start.title}\n"
+        f"  train    {len(train)} images of {len(labelled.names)} classes "
+        f"({100 * config.data.labels:g} % of {len(labelled.train)}), "
+        f"{len(held_out)} held out\n"
+        f"  test     {len(labelled.test)} images"
+    )
+
+
+def _text(result, output):
+    return (
+        f"finetune ({result['init']}), {100 * result['labels']:g} % of labels: "
+        f"{result['train_images']} images, epoch {result['epoch']:g}\n"
+        f"{accuracy.describe(result)}\n"
+        f"results in {output}"
+    )
+
+
+class Start(NamedTuple):
+    """The backbone that a fine-tuning starts from.
+
+    Attributes:
+      run: ConfigDict of the pre-training.
+      backbone: keras.Model, restored or with random weights.
+      title: path of the checkpoint, or "random weights", for messages.
+      identity: hex digest of the encoder; of the architecture for random
+        weights, which the seed fixes.
+    """
+
+    run: object
+    backbone: tf.keras.Model
+    title: str
+    identity: str
+
+
+def load_start(config, run, workdir, checkpoint, strategy):
+    """Builds the backbone of a run; restores it unless init is "random".
+
+    Args:
+      config: ConfigDict of `finetune`. run: ConfigDict of the pre-training.
+      workdir: of the run. checkpoint: as `frozen.find_checkpoint` takes it.
+      strategy: tf.distribute.Strategy, in whose scope it is built.
+
+    Returns:
+      Start.
+
+    Raises:
+      ValueError: without such a checkpoint, or for one of another
+        architecture.
+
+    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
+      as the run did.
+    """
+    restores = config.model.init == "encoder"
+    path = frozen.find_checkpoint(workdir, checkpoint) if restores else None
+    tuned = run.copy_and_resolve_references()
+    tuned.seed = config.seed
+    tuned.data.small_views = 0
+    tuned.model.sync_bn = config.model.sync_bn
+    if config.train.precision != "run":
+        tuned.train.precision = config.train.precision
+    with strategy.scope():
+        encoder = frozen.build_encoder(tuned)
+    backbone = encoder.backbone
+    if not restores:
+        kind = [run.model.to_dict(), run.data.image_size, run.data.views]
+        identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
+        return Start(run, backbone, "random weights", identity)
+    checkpoints.restore_query_encoder(encoder, path)
+    identity = frozen.freeze(encoder, run, str(path)).identity
+    return Start(run, backbone, str(path), identity)
+
+
+def make_stream(config, run, train):
+    """Makes the stream of random crops, with RandAugment if it is on.
+
+    Args:
+      config: ConfigDict of `finetune`. run: ConfigDict of the pre-training.
+      train: Source.
+
+    Returns:
+      stream.Stream.
+    """
+    crop = views.crop_and_flip(config.data.crop)
+    if config.augment.rand_augment:
+        crop = label_augment.rand_augment(crop, config.augment.rand_augment)
+    return stream.Stream(
+        train,
+        views.RECIPES[run.data.views]._replace(augment=crop),
+        run.data.image_size,
+        config.train.batch_size,
+        seed=config.seed,
+        threads=config.data.threads,
+        key_views=False,
+    )
+
+
+def make_method(config, start, batches, classes, strategy):
+    """Makes a compiled FineTuned, with its optimiser's slots.
+
+    Args:
+      config: ConfigDict of `finetune`. start: Start.
+      batches: stream.Stream of the training images. classes: int.
+      strategy: tf.distribute.Strategy, in whose scope it is made.
+
+    Returns:
+      FineTuned.
+    """
+    options, optimizer = config.augment, config.optimizer
+    mixing = None
+    if options.mixup or options.cutmix:
+        mixing = label_augment.Mixing(
+            options.mixup, options.cutmix, config.seed
+        )
+    norm = functools.partial(
+        batch_norm.BatchNorm, synchronized=config.model.sync_bn
+    )
+    with strategy.scope():
+        head = heads.classification_head(
+            start.backbone.output_shape[-1],
+            classes,
+            norm=norm if config.model.head_bn else None,
+            seed=config.seed,
+        )
+        method = FineTuned(
+            start.backbone,
+            head,
+            batches.source.labels,
+            batches.recipe,
+            config.train.label_smoothing,
+            mixing,
+        )
+        factor = optimizer.head_factor
+        method.compile(
+            optimizers.MomentumSGD(
+                plan.make_schedule(config, batches.steps_per_epoch),
+                optimizer.momentum,
+                optimizer.weight_decay,
+                rate_factors=[(v, factor) for v in head.trainable_variables],
+            )
+        )
+    method.build_optimizer()
+    return method
+
+
 class FineTuned(supervised.Classifier):
     """A pre-trained backbone and a new head, both trained with labels.
 
@@ -41,7 +346,7 @@ class FineTuned(supervised.Classifier):
         label_smoothing=0.0,
         mixing=None,
     ):
-        """Joins both parts.
+        """Joins backbone and head.
 
         Args:
           backbone: keras.Model, normalised images -> features [N, F].
@@ -103,281 +408,3 @@ class FineTuned(supervised.Classifier):
         features = encoder.call_as_keras(self._backbone, images, training)
         features = tf.cast(features, tf.float32)
         return encoder.call_as_keras(self.head, features, training)
-
-
-class Start(NamedTuple):
-    """What a fine-tuning starts from.
-
-    Attributes:
-      run: ConfigDict of the pre-training.
-      backbone: keras.Model, restored or with random weights.
-      title: what it is, for messages.
-      identity: hex digest of the encoder; of the architecture for random
-        weights, which the seed fixes.
-    """
-
-    run: object
-    backbone: tf.keras.Model
-    title: str
-    identity: str
-
-
-def load_start(config, run, workdir, checkpoint, strategy):
-    """Builds the backbone of a run; restores it unless init is "random".
-
-    Returns:
-      Start.
-
-    Raises:
-      ValueError: without such a checkpoint, or for one of another
-        architecture.
-
-    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
-      as the run did.
-    """
-    restores = config.model.init == "encoder"
-    path = frozen.find_checkpoint(workdir, checkpoint) if restores else None
-    tuned = run.copy_and_resolve_references()
-    tuned.seed = config.seed
-    tuned.data.small_views = 0
-    tuned.model.sync_bn = config.model.sync_bn
-    if config.train.precision != "run":
-        tuned.train.precision = config.train.precision
-    with strategy.scope():
-        encoder = frozen.build_encoder(tuned)
-    backbone = encoder.backbone
-    if not restores:
-        kind = [run.model.to_dict(), run.data.image_size, run.data.views]
-        identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
-        return Start(run, backbone, "random weights", identity)
-    checkpoints.restore_query_encoder(encoder, path)
-    identity = frozen.freeze(encoder, run, str(path)).identity
-    return Start(run, backbone, str(path), identity)
-
-
-def make_stream(config, run, train):
-    """The stream of crops of a source, with RandAugment if it is on."""
-    crop = views.crop_and_flip(config.data.crop)
-    if config.augment.rand_augment:
-        crop = label_augment.rand_augment(crop, config.augment.rand_augment)
-    return stream.Stream(
-        train,
-        views.RECIPES[run.data.views]._replace(augment=crop),
-        run.data.image_size,
-        config.train.batch_size,
-        seed=config.seed,
-        threads=config.data.threads,
-        key_views=False,
-    )
-
-
-def make_method(config, start, batches, classes, strategy):
-    """FineTuned, compiled, with its optimiser's slots."""
-    options, optimizer = config.augment, config.optimizer
-    mixing = None
-    if options.mixup or options.cutmix:
-        mixing = label_augment.Mixing(
-            options.mixup, options.cutmix, config.seed
-        )
-    norm = functools.partial(
-        batch_norm.BatchNorm, synchronized=config.model.sync_bn
-    )
-    with strategy.scope():
-        head = heads.classification_head(
-            start.backbone.output_shape[-1],
-            classes,
-            norm=norm if config.model.head_bn else None,
-            seed=config.seed,
-        )
-        method = FineTuned(
-            start.backbone,
-            head,
-            batches.source.labels,
-            batches.recipe,
-            config.train.label_smoothing,
-            mixing,
-        )
-        factor = optimizer.head_factor
-        method.compile(
-            optimizers.MomentumSGD(
-                plan.make_schedule(config, batches.steps_per_epoch),
-                optimizer.momentum,
-                optimizer.weight_decay,
-                rate_factors=[(v, factor) for v in head.trainable_variables],
-            )
-        )
-    method.build_optimizer()
-    return method
-
-
-def run(
-    config: ml_collections.ConfigDict,
-    workdir: str | pathlib.Path,
-    checkpoint: str,
-    output: str | pathlib.Path,
-    strategy: tf.distribute.Strategy,
-) -> dict[str, Any]:
-    """Trains a classifier from a run's encoder and prints how good it is.
-
-    Args:
-      config: ConfigDict of the command. workdir: of the pre-training run.
-      checkpoint: of the run: "latest", "best", a step or a path; not read
-        where model.init is "random".
-      output: folder of the results; a fine-tuning that it holds goes on.
-      strategy: tf.distribute.Strategy.
-
-    Returns:
-      dict, as in result.json.
-
-    Raises:
-      ValueError: before any work, for what cannot be trained, or where
-        another process writes to `output`.
-      Left: when asked to leave; all is saved.
-
-    Side effects: writes config.json, metrics.csv, checkpoints/, result.json,
-      confusion.csv, confusion.png and per_class.csv; seeds Python's, NumPy's
-      and TensorFlow's generators.
-    """
-    run = frozen.load_config(workdir)
-    pair = supervised.open_labelled(
-        config.data.train,
-        config.data.test,
-        run,
-        inputs.CHANNELS[run.model.input],
-    )
-    train, held = choose(config, pair)
-    check(config, pair, train, held, strategy.num_replicas_in_sync)
-    start = load_start(config, run, workdir, checkpoint, strategy)
-    output = pathlib.Path(output)
-    with workdirs.hold(output):
-        workdirs.prepare(
-            config,
-            output,
-            pair.train.fingerprint() + pair.test.fingerprint(),
-            command="finetune",
-            encoder=start.identity,
-        )
-        if (output / "result.json").is_file():
-            result = workdirs.read_json(output / "result.json")
-            print(f"This fine-tuning is finished: {output}.")
-        else:
-            result = _train(config, start, pair, train, held, output, strategy)
-    print(_text(result, output))
-    return result
-
-
-def _train(config, start, pair, train, held, output, strategy):
-    """Trains, judges on the test source, and writes the result."""
-    print(_describe(config, start, train, held, pair, output), flush=True)
-    batches = make_stream(config, start.run, train)
-    classes = len(pair.names)
-    method = make_method(config, start, batches, classes, strategy)
-    size, rows = start.run.data.image_size, start.run.knn.batch_size
-
-    def evaluate():
-        logits, index = supervised.predict(method, held, size, rows)
-        return float(accuracy.in_top(logits, held.labels[index], 1).mean())
-
-    used = supervised.train(
-        method,
-        batches,
-        config,
-        output,
-        strategy,
-        evaluate if len(held) else None,
-        config.train.early_stopping,
-    )
-    checkpoints.restore(method, used)
-    logits, index = supervised.predict(method, pair.test, size, rows)
-    skipped = features.unreadable_names(pair.test, index, len(pair.test))
-    labels = pair.test_labels[index]
-    result = {
-        "init": config.model.init,
-        "encoder": start.title,
-        "encoder_identity": start.identity,
-        "labels": config.data.labels,
-        "train_images": len(train),
-        "held_out_images": len(held),
-        "held_out_top1": evaluate() if len(held) else None,
-        "classes": classes,
-        "epoch": checkpoints.read_meta(used)["epoch"],
-        "unreadable_test_images": len(skipped),
-        **accuracy.summary(logits, labels),
-    }
-    workdirs.write_json(output / "result.json", result)
-    accuracy.write_confusion(output, logits.argmax(axis=1), labels, pair.names)
-    return result
-
-
-def choose(config, pair):
-    """The images to train on and those held out, of the training source.
-
-    Args:
-      config: ConfigDict of the command. pair: supervised.LabelledSources.
-
-    Returns:
-      train, held: sources.Subset; `held` is empty with data.holdout 0.
-    """
-    chosen = supervised.balanced(
-        pair.train_labels, config.data.labels, config.seed
-    )
-    kept, held = supervised.split(
-        pair.train_labels[chosen], config.data.holdout, config.seed
-    )
-    return tuple(
-        sources.Subset(pair.train, chosen[part]) for part in (kept, held)
-    )
-
-
-def check(config, pair, train, held, replicas):
-    """Refuses what cannot be trained, before any work.
-
-    Raises:
-      ValueError: with the rule, the values received and the remedy.
-    """
-    batch, options = config.train.batch_size, config.augment
-    if batch > len(train) or batch % replicas:
-        raise ValueError(
-            "train.batch_size must be at most the number of images to train "
-            f"on, and a multiple of the replicas. Received {batch}, "
-            f"{len(train)} images (data.labels={config.data.labels:g} of "
-            f"{len(pair.train)}, less {len(held)} held out) and {replicas} "
-            "replicas. Lower --config.train.batch_size."
-        )
-    together = batch if config.model.sync_bn else batch // replicas
-    blends = options.mixup or options.cutmix
-    if together < 2 or (blends and batch // replicas < 2):
-        raise ValueError(
-            "BatchNorm, MixUp and CutMix need two images or more of a "
-            f"replica. Received train.batch_size={batch} on {replicas} "
-            "replicas. Raise --config.train.batch_size."
-        )
-    if config.train.early_stopping and not len(held):
-        raise ValueError(
-            "Early stopping needs held-out images. Received "
-            f"train.early_stopping={config.train.early_stopping} and "
-            f"data.holdout={config.data.holdout:g}, {len(held)} images. Pass "
-            "--config.data.holdout=0.1, or --config.train.early_stopping=0."
-        )
-    supervised.check_schedule(config)
-
-
-def _describe(config, start, train, held, pair, output):
-    """What is about to run, in a few lines."""
-    return (
-        f"moco-tf finetune in {output}\n"
-        f"  start    {start.title}\n"
-        f"  train    {len(train)} images of {len(pair.names)} classes "
-        f"({100 * config.data.labels:g} % of {len(pair.train)}), {len(held)} "
-        "held out\n"
-        f"  test     {len(pair.test)} images"
-    )
-
-
-def _text(result, output):
-    return (
-        f"finetune ({result['init']}), {100 * result['labels']:g} % of labels: "
-        f"{result['train_images']} images, epoch {result['epoch']:g}\n"
-        f"{accuracy.describe(result)}\n"
-        f"results in {output}"
-    )

@@ -1,4 +1,9 @@
-"""An encoder to judge, whatever it comes from: a run, or a SavedModel."""
+"""A frozen encoder, from a checkpoint of a run or from a SavedModel.
+
+`open_frozen` gives both in one form, so that no command asks where its encoder
+comes from. `find_checkpoint`, `load_config` and `build_encoder` are for those
+that need a run's encoder itself.
+"""
 
 import hashlib
 import json
@@ -12,6 +17,8 @@ from moco_tf import plan, workdirs
 from moco_tf.data import views
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints, distribution
+
+LAYERS = ("backbone", "projection")
 
 
 def load_config(workdir):
@@ -37,8 +44,8 @@ def find_checkpoint(workdir, checkpoint):
       checkpoint: "latest", "best", a step such as "1200", or a path.
 
     Raises:
-      ValueError: if there is no such complete checkpoint, with those that
-        there are.
+      ValueError: if there is no such complete checkpoint; names those that
+        the run has.
     """
     complete = checkpoints.complete(workdir)
     steps = {str(step): path for step, path in complete}
@@ -52,11 +59,11 @@ def find_checkpoint(workdir, checkpoint):
         path = pathlib.Path(checkpoint)
         path = path if (path / "meta.json").is_file() else None
     if path is None:
-        held = ", ".join(steps) or "none"
+        existing = ", ".join(steps) or "none"
         raise ValueError(
             'checkpoint must be "latest", "best", a step or the path of a '
             f"complete checkpoint. Received {str(checkpoint)!r}; steps in "
-            f"{checkpoints.folder(workdir)}: {held}."
+            f"{checkpoints.folder(workdir)}: {existing}."
         )
     return path
 
@@ -75,22 +82,19 @@ def build_encoder(config):
     return encoders.Encoder(*parts)
 
 
-LAYERS = ("backbone", "projection")
-
-
 class FrozenEncoder(NamedTuple):
     """An encoder in inference mode, with the images that it expects.
 
     Attributes:
-      encode: uint8 [n, S, S, C] -> {layer: float32 [n, F]}.
-      layers: names of what it returns, of LAYERS.
+      encode: function, uint8 [n, S, S, C] -> {layer: float32 [n, F]}.
+      layers: names of the features that `encode` returns, of LAYERS.
       image_size: S, pixels.
       recipe: views.Recipe, whose evaluation view and normalisation it expects.
-      title: what it is, for messages.
-      weights: variables that it reads.
-      identity: hex digest of its weights and its preprocessing.
+      title: path of the checkpoint or model, for messages.
+      weights: variables that `encode` reads.
+      identity: hex digest of the weights and the preprocessing.
       encoder: encoder.Encoder; None for a SavedModel.
-      config: of the run; None for a SavedModel.
+      config: ConfigDict of the run; None for a SavedModel.
       channels: C, of the images.
     """
 
@@ -113,22 +117,22 @@ def open_frozen(
     recipe: str = "",
     image_size: int = 0,
 ) -> FrozenEncoder:
-    """Opens what one of the two paths names.
+    """Opens the encoder of a run or of a SavedModel.
 
     Args:
       workdir: of a pre-training run.
       checkpoint: of the run: "latest", "best", a step or a path.
       saved_model: folder of a SavedModel, or a .keras file, that takes
         normalised float images [n, S, S, 3].
-      recipe, image_size: of a SavedModel: the views that it was trained with
-        and the side of its images; "" and 0: as it says itself, which an
-        export does in its model_card.json.
+      recipe, image_size: of a SavedModel: name of the views that it was trained
+        with, and side of its images, pixels; "" and 0: as in the
+        model_card.json beside it, which an export has.
 
     Returns:
       FrozenEncoder.
 
     Raises:
-      ValueError: unless exactly one path is given and can be opened.
+      ValueError: unless one of the two paths is given and can be opened.
     """
     if bool(workdir) == bool(saved_model):
         raise ValueError(
@@ -145,7 +149,15 @@ def open_frozen(
 
 
 def freeze(encoder, config, title):
-    """A FrozenEncoder of an Encoder and the configuration of its run."""
+    """Freezes an Encoder, with its weights as they are now.
+
+    Args:
+      encoder: encoder.Encoder. config: ConfigDict of its run.
+      title: str, for messages.
+
+    Returns:
+      FrozenEncoder.
+    """
     recipe = views.RECIPES[config.data.views]
     size = config.data.image_size
 
@@ -155,7 +167,7 @@ def freeze(encoder, config, title):
         backbone, projection = encoder.features(images)
         return {"backbone": backbone, "projection": projection}
 
-    judged = FrozenEncoder(
+    frozen = FrozenEncoder(
         encode,
         LAYERS,
         size,
@@ -167,39 +179,39 @@ def freeze(encoder, config, title):
         config,
         encoder.backbone.input_shape[-1],
     )
-    return judged._replace(identity=digest(judged))
+    return frozen._replace(identity=digest(frozen))
 
 
-def digest(judged):
-    """The identity of a FrozenEncoder, of its weights as they are now."""
-    recipe = judged.recipe
-    text = json.dumps([judged.image_size, recipe.mean, recipe.std])
-    found = hashlib.sha256(text.encode())
-    for weight in judged.weights:
-        found.update(weight.numpy().tobytes())
-    return found.hexdigest()
+def digest(frozen):
+    """Computes the identity of a FrozenEncoder from its weights as of now."""
+    recipe = frozen.recipe
+    text = json.dumps([frozen.image_size, recipe.mean, recipe.std])
+    sha256 = hashlib.sha256(text.encode())
+    for weight in frozen.weights:
+        sha256.update(weight.numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def _open_saved_model(path, recipe_name, image_size):
-    """Wraps a model that others made: its one float image input is called."""
+    """Freezes a model of another program, which takes float images."""
     path = pathlib.Path(path)
     if not (path / "saved_model.pb").is_file() and path.suffix != ".keras":
         raise ValueError(
             "--saved_model must be a folder with saved_model.pb or a .keras "
             f"file. Received {str(path)!r}."
         )
-    told = read_preprocessing(path if path.is_dir() else path.parent)
-    recipe_name = recipe_name or told.get("views", "")
-    image_size = image_size or told.get("image_size", 0)
+    card = read_preprocessing(path if path.is_dir() else path.parent)
+    recipe_name = recipe_name or card.get("views", "")
+    image_size = image_size or card.get("image_size", 0)
     if recipe_name not in views.RECIPES:
         raise ValueError(
-            "Of a SavedModel the views must be told, for its normalisation: "
+            "The views of a SavedModel must be known, for its normalisation: "
             f"one of {', '.join(views.RECIPES)}. Received "
             f"views={recipe_name!r}. Pass --views."
         )
     recipe = views.RECIPES[recipe_name]
-    weights, call, form = _callable(path)
-    side, channels = form[1], form[3] or 3
+    weights, call, input_shape = _load_model(path)
+    side, channels = input_shape[1], input_shape[3] or 3
     size = image_size or side
     if not size or (side and side != size):
         raise ValueError(
@@ -217,10 +229,10 @@ def _open_saved_model(path, recipe_name, image_size):
     shape = shape["backbone"].shape
     if shape.rank != 2:
         raise ValueError(
-            "A model that is judged must return features [n, F]. Received an "
+            "A model to be evaluated must return features [n, F]. Received an "
             f"output of shape {shape} from {str(path)!r}."
         )
-    judged = FrozenEncoder(
+    frozen = FrozenEncoder(
         encode,
         LAYERS[:1],
         size,
@@ -230,46 +242,52 @@ def _open_saved_model(path, recipe_name, image_size):
         "",
         channels=channels,
     )
-    return judged._replace(identity=digest(judged))
+    return frozen._replace(identity=digest(frozen))
 
 
 def read_preprocessing(folder):
-    """What the model card of an export in a folder says of its images.
+    """Reads the preprocessing of an export from its model card.
 
     Args:
-      folder: pathlib.Path.
+      folder: pathlib.Path, of the export.
 
     Returns:
       dict with "views" and "image_size"; {} without a card, or with one that
       another program wrote.
     """
-    card = folder / "model_card.json"
-    told = workdirs.read_json(card) if card.is_file() else {}
-    told = told.get("preprocessing") if isinstance(told, dict) else {}
-    return told if isinstance(told, dict) else {}
+    path = folder / "model_card.json"
+    card = workdirs.read_json(path) if path.is_file() else {}
+    values = card.get("preprocessing") if isinstance(card, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _keras_model(path):
-    """A .keras file of one image input, of Keras' own layers."""
+    """Loads a .keras file that has one image input and Keras' own layers."""
     try:
         model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
     except (TypeError, AttributeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:100]
         raise ValueError(
-            "A .keras file that is judged must be of Keras' own layers. "
+            "A .keras file to be evaluated must be of Keras' own layers. "
             f"Received {str(path)!r} ({reason}). Save it as a SavedModel."
         ) from error
-    form = model.input_shape
-    if not isinstance(form, tuple) or len(form) != 4:
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
-            "A .keras file that is judged must have one input [n, S, S, 3]. "
-            f"Received {str(path)!r} with the input {form}."
+            "A .keras file to be evaluated must have one input [n, S, S, 3]. "
+            f"Received {str(path)!r} with the input {shape}."
         )
     return model
 
 
-def _callable(path):
-    """The weights, a function of float images, and their shape."""
+def _load_model(path):
+    """Loads a .keras file or a SavedModel.
+
+    Returns:
+      weights: variables.
+      call: function, float32 [n, S, S, C] -> its output, in inference mode.
+      input_shape: (n, S, S, C), None where any number will do.
+    """
     if path.suffix == ".keras":
         model = _keras_model(path)
         return (
@@ -278,28 +296,28 @@ def _callable(path):
             model.input_shape,
         )
     loaded = tf.saved_model.load(str(path))
-    images = []
+    candidates = []
     for name, signature in loaded.signatures.items():
         inputs = signature.structured_input_signature[1]
-        only = next(iter(inputs.values())) if len(inputs) == 1 else None
-        if only is not None and only.dtype == tf.float32:
-            if only.shape.rank == 4:
-                images.append((name, signature, only))
-    # One that hands out raw features comes before its normalised form.
-    images.sort(key=lambda entry: entry[0] != "embed_tensors")
-    if not images:
+        images = next(iter(inputs.values())) if len(inputs) == 1 else None
+        if images is not None and images.dtype == tf.float32:
+            if images.shape.rank == 4:
+                candidates.append((name, signature, images))
+    # An export's signature of raw features comes before normalised ones.
+    candidates.sort(key=lambda entry: entry[0] != "embed_tensors")
+    if not candidates:
         raise ValueError(
-            "A SavedModel that is judged must have a signature of one float32 "
+            "A SavedModel to be evaluated must have a signature of one float32 "
             f"input [n, S, S, 3]. Received {str(path)!r} with the signatures "
             f"{', '.join(loaded.signatures) or 'none'}."
         )
-    _, signature, only = images[0]
+    _, signature, images = candidates[0]
 
     # The loaded object owns the variables: it must live as long as the call.
     def call(batch, loaded=loaded):
         del loaded
-        outputs = signature(**{only.name: batch})
+        outputs = signature(**{images.name: batch})
         name = "features" if "features" in outputs else min(outputs)
         return outputs[name]
 
-    return list(signature.variables), call, only.shape
+    return list(signature.variables), call, images.shape

@@ -4,12 +4,11 @@ import pathlib
 from collections.abc import Sequence
 
 from moco_tf.data import sources
-from moco_tf.evaluation import features, frozen, representation, voting
 from moco_tf.evaluation import features as features_lib
+from moco_tf.evaluation import frozen, representation, voting
 
-LAYERS = ("backbone", "projection")
-PAIRED = 10_000  # rows whose pairs are looked at; time grows by their square
-PIXELS_SIDE = 32  # larger pixels would need gigabytes and tell no more
+DESCRIBED = 10_000  # rows at most; time grows with the pairs, by the square
+PIXELS_SIDE = 32  # larger images would need gigabytes, with the same result
 
 
 def compare(bank, query, truth, classes, k, temperature):
@@ -17,8 +16,8 @@ def compare(bank, query, truth, classes, k, temperature):
 
     Args:
       bank, query: features.Features. truth: int64 [n], the queries' labels in
-        the bank's numbering. classes: how many there are.
-      k: neighbours. temperature: of the vote.
+        the bank's numbering. classes: int, their number.
+      k: int, neighbours that vote. temperature: of the vote.
 
     Returns:
       dict with "backbone" and "projection": top-1 accuracy, 0..1.
@@ -36,7 +35,7 @@ def compare(bank, query, truth, classes, k, temperature):
             temperature,
             classes,
         )
-        for layer in LAYERS
+        for layer in frozen.LAYERS
     }
 
 
@@ -81,7 +80,7 @@ def check(bank_source, query_source, k):
 
 
 def evaluate(
-    judged: frozen.FrozenEncoder,
+    encoder: frozen.FrozenEncoder,
     store: str | pathlib.Path,
     bank: str = "",
     query: str = "",
@@ -90,10 +89,10 @@ def evaluate(
     features: str = "both",
     baselines: bool = False,
 ) -> dict[tuple, float]:
-    """Measures and prints kNN of an encoder (the `knn` command).
+    """Measures and prints the kNN accuracy of an encoder (`knn`).
 
     Args:
-      judged: frozen.FrozenEncoder.
+      encoder: frozen.FrozenEncoder.
       store: folder of stored features, kept for the next evaluation.
       bank, query: source specs; "" = those of the run's configuration.
       ks: neighbour counts. temperatures: of the vote; every pair is measured.
@@ -109,38 +108,41 @@ def evaluate(
 
     Side effects: writes below `store`.
     """
-    layers = judged.layers if features == "both" else (features,)
-    if not set(layers) <= set(judged.layers):
+    layers = encoder.layers if features == "both" else (features,)
+    if not set(layers) <= set(encoder.layers):
         raise ValueError(
-            f"features must be both or one of {', '.join(judged.layers)}. "
+            f"features must be both or one of {', '.join(encoder.layers)}. "
             f"Received features={features!r}."
         )
-    own = judged.config.knn if judged.config is not None else None
-    specs = {
-        "bank": bank or (own.bank if own else ""),
-        "query": query or (own.query if own else ""),
-    }
-    opened = _open(specs, ks, temperatures, judged.channels)
+    if encoder.config is not None:
+        bank = bank or encoder.config.knn.bank
+        query = query or encoder.config.knn.query
+    specs = {"bank": bank, "query": query}
+    opened = _open(specs, ks, temperatures, encoder.channels)
     labels, classes = features_lib.common_labels(*opened)
-    sets = _feature_sets(judged, store, opened, layers, baselines)
+    sets = _feature_sets(encoder, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
-    print(f"encoder     {judged.title}")
-    for (name, spec), found in zip(specs.items(), sets[-1][2:], strict=True):
+    print(f"encoder     {encoder.title}")
+    for (name, spec), stored in zip(specs.items(), sets[-1][2:], strict=True):
         print(
-            f"{name:<10}  {spec}: {len(found.index)} images, {classes} classes"
-            f", {len(found.skipped)} unreadable left out"
+            f"{name:<10}  {spec}: {len(stored.index)} images, {classes} classes"
+            f", {len(stored.skipped)} unreadable left out"
         )
     result = _print_table(sets, labels, ks, temperatures, classes)
-    if len(sets[-1][3].index) < 2:  # one image has no other to be far from
-        return result
+    if len(sets[-1][3].index) > 1:  # a single image has no distance to another
+        _print_representation(sets)
+    return result
+
+
+def _print_representation(sets):
+    """Prints one line per feature set: figures that need no labels."""
     print("\nwithout labels, of the query images:")
-    for name, layer, _, found in sets:
-        rows = found.rows[layer]
-        rows = rows[:: -(-len(rows) // PAIRED)]
+    for name, layer, _, query in sets:
+        rows = query.rows[layer]
+        rows = rows[:: -(-len(rows) // DESCRIBED)]
         figures = representation.describe(rows).items()
         text = "  ".join(f"{key} {value:.3f}" for key, value in figures)
         print(f"{name:<22}{text}")
-    return result
 
 
 def _open(specs, ks, temperatures, channels):
@@ -161,30 +163,40 @@ def _open(specs, ks, temperatures, channels):
     return bank, query
 
 
-def _feature_sets(judged, store, opened, layers, baselines):
-    """Returns (name, layer, bank Stored, query Stored), the encoder's last."""
+def _feature_sets(encoder, store, opened, layers, baselines):
+    """Extracts the features to compare, the encoder's after the baselines'.
 
-    def encode(encoder):
-        return [features.extract_to_disk(encoder, x, store) for x in opened]
+    Returns:
+      list of (name, layer, bank, query), the latter features.StoredFeatures.
+    """
+
+    def extract(frozen_encoder):
+        return [
+            features_lib.extract_to_disk(frozen_encoder, source, store)
+            for source in opened
+        ]
 
     sets = []
     if baselines:
-        side = min(judged.image_size, PIXELS_SIDE)
-        pixels = [_pixels(source, judged.recipe, side) for source in opened]
+        side = min(encoder.image_size, PIXELS_SIDE)
+        pixels = [_pixels(source, encoder.recipe, side) for source in opened]
         sets.append((f"raw pixels {side}x{side}", "backbone", *pixels))
-    if baselines and judged.config is not None:
-        random = frozen.build_encoder(judged.config)
-        untrained = encode(frozen.freeze(random, judged.config, "untrained"))
+    if baselines and encoder.config is not None:
+        random = frozen.build_encoder(encoder.config)
+        untrained = extract(frozen.freeze(random, encoder.config, "untrained"))
         sets += [(f"untrained {x}", x, *untrained) for x in layers]
-    trained = encode(judged)
+    trained = extract(encoder)
     return [*sets, *((layer, layer, *trained) for layer in layers)]
 
 
 def _pixels(source, recipe, side):
-    """Raw pixels in the form of stored features."""
-    found = features_lib.raw_pixels(source, recipe, side)
-    return features.StoredFeatures(
-        {"backbone": found.backbone}, found.index, found.labels, found.skipped
+    """Takes raw pixels, in the form of stored features."""
+    pixels = features_lib.raw_pixels(source, recipe, side)
+    return features_lib.StoredFeatures(
+        {"backbone": pixels.backbone},
+        pixels.index,
+        pixels.labels,
+        pixels.skipped,
     )
 
 
@@ -195,7 +207,7 @@ def _print_table(sets, labels, ks, temperatures, classes):
     print(f"\n{'features':<22}{'dim':>6}{'mean norm':>11}{'k':>6}{heads}")
     for name, layer, bank, query in sets:
         rows = bank.rows[layer]
-        found = voting.sweep(
+        accuracies = voting.sweep(
             rows,
             bank.labels,
             query.rows[layer],
@@ -207,8 +219,8 @@ def _print_table(sets, labels, ks, temperatures, classes):
         norm = representation.mean_norm(rows)
         for k in ks:
             cells = "".join(
-                f"{100 * found[k, t]:>8.2f} %" for t in temperatures
+                f"{100 * accuracies[k, t]:>8.2f} %" for t in temperatures
             )
             print(f"{name:<22}{rows.shape[1]:>6}{norm:>11.3f}{k:>6}{cells}")
-        result |= {(name, k, t): value for (k, t), value in found.items()}
+        result |= {(name, k, t): value for (k, t), value in accuracies.items()}
     return result

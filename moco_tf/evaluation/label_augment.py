@@ -1,9 +1,14 @@
-"""keras-cv's augmentations for training with labels: all pure functions.
+"""keras-cv's augmentations for training with labels, as pure functions.
 
-RandAugment is part of an image's view, made by the input pipeline from the
-sample's own seed. MixUp and CutMix blend the images of a replica's batch, drawn
-from the seed and the step. So a resumed run sees the same images as one that
-never stopped.
+RandAugment is part of an image's view, made by the input pipeline from the seed
+of the sample. MixUp and CutMix blend the images of a replica's batch by the
+seed and the step. So a resumed run sees the same images as one that never
+stopped.
+
+keras-cv draws from stateful operations and generators of TensorFlow. No
+checkpoint holds the state of the operations, so a resumed run would go on with
+other numbers. Here its layers are traced with stateless draws instead
+(`SeededDraws`).
 """
 
 import contextlib
@@ -14,90 +19,10 @@ import tensorflow as tf
 from moco_tf.data import image_ops
 from moco_tf.models import cloning
 
-_REPLACED = ("uniform", "normal", "gamma", "shuffle")
-_lock = threading.RLock()
-
-
-class SeededDraws:
-    """Stands in for tf.random and for the generator of keras-cv's layers.
-
-    The n-th draw after `use` is a function of the seed and n, of the Philox
-    generator. Arguments are those of tf.random; `seed` and `name` are ignored.
-    """
-
-    def __init__(self):
-        self._seed = None
-        self._count = 0
-
-    @contextlib.contextmanager
-    def use(self, seed=None):
-        """Makes everything inside draw from here.
-
-        Args:
-          seed: int64 [2]; None where layers are made, which draw nothing yet.
-
-        Side effects: while it lasts, functions of tf.random are replaced; other
-          threads that enter here wait.
-        """
-        names = [*_REPLACED, "get_global_generator"]
-        with _lock:
-            before = {name: getattr(tf.random, name) for name in names}
-            outer = self._seed, self._count
-            self._seed, self._count = seed, 0
-            try:
-                for name in _REPLACED:
-                    setattr(tf.random, name, getattr(self, name))
-                # A layer asks for it once, when it is made.
-                tf.random.get_global_generator = lambda: self
-                yield
-            finally:
-                for name, function in before.items():
-                    setattr(tf.random, name, function)
-                self._seed, self._count = outer
-
-    def uniform(
-        self, shape, minval=0, maxval=None, dtype=tf.float32, **ignored
-    ):
-        """As tf.random.uniform."""
-        return tf.random.stateless_uniform(
-            shape, self._next(), minval, maxval, dtype, alg="philox"
-        )
-
-    def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32, **ignored):
-        """As tf.random.normal."""
-        return tf.random.stateless_normal(
-            shape, self._next(), mean, stddev, dtype, alg="philox"
-        )
-
-    def gamma(self, shape, alpha, beta=None, dtype=tf.float32, **ignored):
-        """As tf.random.gamma, above 0.
-
-        With a small alpha most draws are below what float32 holds; two zeros
-        would make a Beta draw, x / (x + y), not a number.
-        """
-        drawn = tf.random.stateless_gamma(
-            shape, self._next(), alpha, beta, dtype
-        )
-        return tf.maximum(drawn, drawn.dtype.as_numpy_dtype(1e-37))
-
-    def shuffle(self, value, **ignored):
-        """As tf.random.shuffle."""
-        return tf.random.experimental.stateless_shuffle(
-            value, self._next(), alg="philox"
-        )
-
-    def _next(self):
-        if self._seed is None:
-            raise ValueError(
-                "A layer that draws from a seed must be called inside "
-                "use(seed). Received a draw without a seed."
-            )
-        self._count += 1
-        return tf.random.fold_in(self._seed, self._count, alg="philox")
-
-
 # N of arXiv:1909.13719, which gives 2 for ResNet-50 (keras-cv's default is 3).
 _OPERATIONS = 2
+_REPLACED = ("uniform", "normal", "gamma", "shuffle")
+_lock = threading.RLock()
 
 
 def rand_augment(augment, magnitude):
@@ -136,9 +61,9 @@ def rand_augment(augment, magnitude):
 class Mixing:
     """MixUp (arXiv:1710.09412) and CutMix (arXiv:1905.04899) of a batch.
 
-    Each image has a partner among its replica's images and a share of its own.
-    With both methods on, one is drawn for each batch, each as often, the same
-    on all replicas.
+    Each image has a partner among its replica's images, and a share drawn for
+    it. With both methods on, one is drawn for each batch with even odds, the
+    same on all replicas.
     """
 
     def __init__(self, mixup, cutmix, seed):
@@ -191,10 +116,16 @@ class Mixing:
 
 
 def _exact_cut_mix(base):
-    """keras-cv's CutMix with labels by the pixels that are really exchanged.
+    """Corrects keras-cv's CutMix: labels weighed by the exchanged pixels.
 
-    keras-cv weighs labels by the whole box, also where a part of it lies
-    outside the image. The published code counts what is inside.
+    keras-cv weighs labels by the area of the box, also where a part of it lies
+    outside the image. The published code counts the pixels inside.
+
+    Args:
+      base: keras_cv.layers.CutMix.
+
+    Returns:
+      a subclass of it.
     """
 
     class CutMix(base):  # type: ignore[misc,valid-type]
@@ -210,13 +141,91 @@ def _exact_cut_mix(base):
 
 
 def _covered(centre, length, size):
-    """Pixels of 0..size - 1 in [centre - length / 2, centre + length / 2)."""
+    """Counts the pixels 0..size - 1 that are up to length / 2 from centre."""
     centre, half = (tf.cast(x, tf.float32) for x in (centre, length / 2))
     pixels = tf.range(size, dtype=tf.float32)
     offset = pixels - centre[:, tf.newaxis]  # [n, size]
     half = half[:, tf.newaxis]
     inside = (offset >= -half) & (offset < half)
     return tf.reduce_sum(tf.cast(inside, tf.float32), axis=1)
+
+
+class SeededDraws:
+    """Replaces tf.random and the generator of keras-cv's layers.
+
+    The n-th draw after `use` is a function of the seed and n, of the Philox
+    generator. Arguments are those of tf.random; `seed` and `name` are ignored.
+    """
+
+    def __init__(self):
+        self._seed = None
+        self._count = 0
+
+    @contextlib.contextmanager
+    def use(self, seed=None):
+        """Redirects all draws of its block to this object.
+
+        Args:
+          seed: int64 [2]; None to construct layers, which draw nothing yet.
+
+        Side effects: in the block functions of tf.random are replaced, and
+          other threads that call `use` wait.
+        """
+        names = [*_REPLACED, "get_global_generator"]
+        with _lock:
+            before = {name: getattr(tf.random, name) for name in names}
+            outer = self._seed, self._count
+            self._seed, self._count = seed, 0
+            try:
+                for name in _REPLACED:
+                    setattr(tf.random, name, getattr(self, name))
+                # A layer asks for it once, when it is constructed.
+                tf.random.get_global_generator = lambda: self
+                yield
+            finally:
+                for name, function in before.items():
+                    setattr(tf.random, name, function)
+                self._seed, self._count = outer
+
+    def uniform(
+        self, shape, minval=0, maxval=None, dtype=tf.float32, **ignored
+    ):
+        """As tf.random.uniform."""
+        return tf.random.stateless_uniform(
+            shape, self._next(), minval, maxval, dtype, alg="philox"
+        )
+
+    def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32, **ignored):
+        """As tf.random.normal."""
+        return tf.random.stateless_normal(
+            shape, self._next(), mean, stddev, dtype, alg="philox"
+        )
+
+    def gamma(self, shape, alpha, beta=None, dtype=tf.float32, **ignored):
+        """As tf.random.gamma, above 0.
+
+        With a small alpha most draws are below what float32 holds; two zeros
+        would make a Beta draw, x / (x + y), not a number.
+        """
+        drawn = tf.random.stateless_gamma(
+            shape, self._next(), alpha, beta, dtype
+        )
+        return tf.maximum(drawn, drawn.dtype.as_numpy_dtype(1e-37))
+
+    def shuffle(self, value, **ignored):
+        """As tf.random.shuffle."""
+        return tf.random.experimental.stateless_shuffle(
+            value, self._next(), alg="philox"
+        )
+
+    def _next(self):
+        if self._seed is None:
+            raise ValueError(
+                "A layer that draws from a seed must be called inside "
+                "use(seed). Received a draw without a seed."
+            )
+        self._count += 1
+        return tf.random.fold_in(self._seed, self._count, alg="philox")
 
 
 def _keras_cv():

@@ -1,4 +1,4 @@
-"""kNN and representation of the encoder while it trains."""
+"""kNN and representation of the encoder of a run, epoch after epoch."""
 
 import functools
 from typing import Any
@@ -11,45 +11,14 @@ from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
 from moco_tf.monitoring import listener
 
-
-class RepeatedBatches:
-    """Batches of `features.evaluation_batches`, as often as they are wanted.
-
-    One iterator makes all passes. TensorFlow optimises the functions of a new
-    one anew, which takes half a second for an evaluation view and a whole one
-    for a training view, and scatters what the process holds of the memory.
-    """
-
-    def __init__(self, source, recipe, image_size, batch_size, view=None):
-        """Reads nothing yet; arguments as of `evaluation_batches`."""
-        batches = features.evaluation_batches(
-            source, recipe, image_size, batch_size, view=view
-        )
-        shape = [0, image_size, image_size, source.channels]
-        end = (tf.zeros(shape, tf.uint8), tf.zeros([0], tf.int64))
-        end = tf.data.Dataset.from_tensors(end)
-        # Nothing is read ahead of a pass: `repeat` waits until it is asked.
-        self._batches = batches.concatenate(end).repeat()
-        self._iterator = None
-
-    def __iter__(self):
-        iterator = self._iterator or iter(self._batches)
-        self._iterator = None  # one that is left in a pass is not taken up
-        for images, index in iterator:
-            if not len(index):
-                break
-            yield images, index
-        self._iterator = iterator
-
-
 _PAIRS = 512  # images of which two training views are compared
 
 
 class KnnMonitor(listener.Listener):
-    """kNN of an encoder between two labelled sources, for one run.
+    """Measures kNN of an encoder between two labelled sources, for one run.
 
-    As a listener it measures every few epochs and after the last. The features
-    that it takes also tell, without labels, what the representation is like.
+    As a listener it measures every few epochs and after the last. From the same
+    features it measures, without labels, the representation.
 
     Attributes:
       newest: float, top-1 of the layer that chooses the best checkpoint, of
@@ -73,15 +42,15 @@ class KnnMonitor(listener.Listener):
         knn.check(self.bank, self.query, config.knn.k)
         self.truth, self.classes = features.common_labels(self.bank, self.query)
         # One trace of each serves all epochs, and one iterator.
-        self._passes = {
-            source: self._pass_over(source)
+        self._batches = {
+            source: self._batches_of(source)
             for source in (self.bank, self.query)
         }
         self._training_views = [
             tf.function(functools.partial(self._view, number), autograph=False)
             for number in (0, 1)
         ]
-        self._aligned: list = []  # the two passes, of the subset of these
+        self._aligned: list = []  # batches of two training views of the subset
         self._subset: Any = None
         self._encoded = None
         self._steps_per_epoch = steps_per_epoch
@@ -95,7 +64,7 @@ class KnnMonitor(listener.Listener):
             self.newest = row[f"knn_{config.knn.features}"]
 
     def take(self):
-        """The newest features of bank and query, once; else None."""
+        """Returns the newest features of bank and query once, then None."""
         encoded, self._encoded = self._encoded, None
         return encoded
 
@@ -111,17 +80,17 @@ class KnnMonitor(listener.Listener):
         bank = self._extract(encoder, self.bank)
         query = self._extract(encoder, self.query)
         self._encoded = bank, query
-        found = {
+        figures = {
             f"knn_{layer}": top1
             for layer, top1 in self._knn(bank, query).items()
         }
-        if len(query.index) > 1:  # one image has no other to be far from
-            found |= representation.describe(query.backbone)
-            found["alignment"] = self._alignment(encoder, query.index)
-        return found
+        if len(query.index) > 1:  # a single image has no distance to another
+            figures |= representation.describe(query.backbone)
+            figures["alignment"] = self._alignment(encoder, query.index)
+        return figures
 
     def baseline(self, encoder):
-        """Words for the kNN of raw pixels and of the untrained encoder."""
+        """Measures kNN of raw pixels and of the untrained encoder, as text."""
         knn_config = self.config.knn
         pixels = knn.compare_pixels(
             self.bank,
@@ -140,7 +109,7 @@ class KnnMonitor(listener.Listener):
             f"({knn_config.features}) {100 * untrained:.2f} %"
         )
 
-    def _pass_over(self, source, view=None):
+    def _batches_of(self, source, view=None):
         return RepeatedBatches(
             source,
             self.recipe,
@@ -156,7 +125,7 @@ class KnnMonitor(listener.Listener):
             self.recipe,
             self.config.data.image_size,
             self.config.knn.batch_size,
-            batches or self._passes[source],
+            batches or self._batches[source],
         )
 
     def _knn(self, bank, query):
@@ -170,14 +139,22 @@ class KnnMonitor(listener.Listener):
         )
 
     def _alignment(self, encoder, readable):
-        """Of two training views of a fixed part of the readable queries."""
-        places = readable[sources.evenly_spaced(len(readable), _PAIRS)]
+        """Measures two training views of a fixed part of the queries.
+
+        Args:
+          encoder: encoder.Encoder.
+          readable: int64 [n], the query images that can be read.
+
+        Returns:
+          float, see representation.alignment.
+        """
+        chosen = readable[sources.evenly_spaced(len(readable), _PAIRS)]
         if self._subset is None or not np.array_equal(
-            places, self._subset.indices
+            chosen, self._subset.indices
         ):
-            self._subset = sources.Subset(self.query, places)
+            self._subset = sources.Subset(self.query, chosen)
             self._aligned = [
-                self._pass_over(self._subset, view)
+                self._batches_of(self._subset, view)
                 for view in self._training_views
             ]
         first, second = (
@@ -193,9 +170,40 @@ class KnnMonitor(listener.Listener):
         )
 
     def _view(self, number, image, index):
-        """Training view 0 or 1 of an image, the same one in every epoch."""
+        """Makes training view 0 or 1 of an image, the same in every epoch."""
         # Below 0, where no step of the training draws its views.
-        place = -1 - (2 * index + number)
-        seed = tf.stack([tf.constant(self.config.seed, tf.int64), place])
+        position = -1 - (2 * index + number)
+        seed = tf.stack([tf.constant(self.config.seed, tf.int64), position])
         augment = self.recipe.both[number]
         return augment(image, self.config.data.image_size, seed)
+
+
+class RepeatedBatches:
+    """Batches of `features.evaluation_batches`, for any number of iterations.
+
+    All of them come from one tf.data iterator. For a new one TensorFlow
+    optimises the functions anew, which takes half a second for an evaluation
+    view and a full second for a training view, and fragments the memory of the
+    process.
+    """
+
+    def __init__(self, source, recipe, image_size, batch_size, view=None):
+        """Reads nothing yet; arguments as of `evaluation_batches`."""
+        batches = features.evaluation_batches(
+            source, recipe, image_size, batch_size, view=view
+        )
+        shape = [0, image_size, image_size, source.channels]
+        end = (tf.zeros(shape, tf.uint8), tf.zeros([0], tf.int64))
+        end = tf.data.Dataset.from_tensors(end)
+        # Nothing is read ahead: `repeat` waits for the next iteration.
+        self._batches = batches.concatenate(end).repeat()
+        self._iterator = None
+
+    def __iter__(self):
+        iterator = self._iterator or iter(self._batches)
+        self._iterator = None  # an iteration that breaks off does not go on
+        for images, index in iterator:
+            if not len(index):
+                break
+            yield images, index
+        self._iterator = iterator

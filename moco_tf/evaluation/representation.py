@@ -1,4 +1,4 @@
-"""What a representation is like, without labels."""
+"""Figures of a representation that need no labels."""
 
 import numpy as np
 import tensorflow as tf
@@ -31,8 +31,8 @@ def alignment(first, second):
         )
     total = 0.0
     for rows in _blocks(len(first)):
-        apart = _unit(first[rows]) - _unit(second[rows])
-        total += float(np.sum(np.square(apart), dtype=np.float64))
+        difference = _unit(first[rows]) - _unit(second[rows])
+        total += float(np.sum(np.square(difference), dtype=np.float64))
     return total / len(first)
 
 
@@ -56,10 +56,10 @@ def uniformity(rows, t=2.0):
     count, total = len(rows), 0.0
     blocks = list(_blocks(count))
     scale = tf.constant(t, tf.float32)
-    for place, block in enumerate(blocks):
+    for number, block in enumerate(blocks):
         left = tf.constant(_unit(rows[block]))
         total += float(_kernel_within(left, scale)) / 2
-        for other in blocks[place + 1 :]:
+        for other in blocks[number + 1 :]:
             right = tf.constant(_unit(rows[other]))
             total += float(_kernel_between(left, right, scale))
     return float(np.log(total / (count * (count - 1) / 2)))
@@ -86,8 +86,8 @@ def effective_rank(rows):
         values = _finite(rows[block]).astype(np.float64)
         mean += values.sum(axis=0) / len(rows)
         energy += float(np.sum(np.square(values)))
-    # The mean is taken off before the product: off the product, the spread
-    # of features far from 0 would drown in rounding.
+    # The mean is subtracted before the product: afterwards, rounding would
+    # hide the spread of features far from 0.
     product = np.zeros([size, size])
     for block in _blocks(len(rows)):
         centred = rows[block] - mean
@@ -111,7 +111,7 @@ def mean_norm(rows):
 
 
 def describe(rows):
-    """All that one set of features tells.
+    """Computes the figures that one view of each image suffices for.
 
     Args:
       rows: float [n, F], n at least 2, one row an image.
@@ -130,7 +130,7 @@ def describe(rows):
 
 
 def _check(rows, least):
-    """Refuses what are not at least so many rows of features."""
+    """Refuses rows that are not [n, F] with n of `least` or more."""
     if np.ndim(rows) != 2 or len(rows) < least:
         raise ValueError(
             f"A representation is described by {least} rows of features or "

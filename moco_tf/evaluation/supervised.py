@@ -1,4 +1,10 @@
-"""Training with labels: resumable epochs of a Classifier."""
+"""Training with labels: which images, which classifier, resumable epochs.
+
+The choices of images (`balanced`, `split`) are functions of the labels, the
+fraction and the seed alone. They draw raw numbers of Philox, whose stream NumPy
+keeps the same on every platform and in every version; that of its permutations
+it does not.
+"""
 
 import contextlib
 import pathlib
@@ -7,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import config_schema
+from moco_tf import config_schema, workdirs
 from moco_tf.cluster import watchdog
 from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import features
@@ -19,16 +25,16 @@ _SUBSET, _HOLDOUT = 0, 1  # separate draws of one seed
 
 
 def balanced(labels, fraction, seed):
-    """Chooses the same fraction of every class (the "1 %" of labels).
+    """Chooses the same fraction of each class (the "1 %" of labels).
 
-    Of a class of n images it takes fraction * n, rounded, at least 1. Of one
-    seed, a smaller choice is part of every larger one.
+    Of a class of n images it takes fraction * n, rounded, at least 1. With one
+    seed, a smaller choice is part of any larger one.
 
     Args:
       labels: int [N]. fraction: float above 0, at most 1. seed: int, 0 or more.
 
     Returns:
-      int64 [n], places in the labels, rising.
+      int64 [n], positions in the labels, rising.
 
     Raises:
       ValueError: for no labels or a fraction outside its range.
@@ -44,7 +50,7 @@ def balanced(labels, fraction, seed):
 
 
 def split(labels, holdout, seed):
-    """Splits labelled images in those to train on and those to choose by.
+    """Splits labelled images into a part to train on and a held-out part.
 
     Of a class of n images holdout * n are held out, rounded, at least 1; at
     least 1 is kept, so a class of a single image is never held out.
@@ -54,8 +60,8 @@ def split(labels, holdout, seed):
         more.
 
     Returns:
-      kept, held: int64 [n], places in the labels, rising. With holdout 0,
-      nothing is held.
+      kept, held_out: int64 [n], positions in the labels, rising. With holdout 0
+      the second is empty.
 
     Raises:
       ValueError: for no labels or a holdout outside its range.
@@ -67,15 +73,19 @@ def split(labels, holdout, seed):
         )
     ranks, sizes = _ranks(labels, seed, _HOLDOUT)
     wanted = np.clip(_rounded(holdout, sizes), int(holdout > 0), sizes - 1)
-    held = ranks < wanted
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    held_out = ranks < wanted
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _ranks(labels, seed, purpose):
-    """Each image's place in a random order of its class, and its class' size.
+    """Orders the images of each class at random.
+
+    Args:
+      labels: int [N]. seed: int. purpose: int, another one draws otherwise.
 
     Returns:
-      ranks, sizes: int64 [N].
+      ranks: int64 [N], position of an image in the order of its class.
+      sizes: int64 [N], images of its class.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels):
@@ -95,16 +105,16 @@ def _ranks(labels, seed, purpose):
 
 
 def _rounded(fraction, sizes):
-    """fraction * sizes to the nearest whole number, halves up."""
+    """Rounds fraction * sizes to the nearest integer, halves up."""
     return np.floor(fraction * sizes + 0.5).astype(np.int64)
 
 
 class LabelledSources(NamedTuple):
-    """Sources with labels in one numbering.
+    """A source to train on and one to test on, labels in one numbering.
 
     Attributes:
       train, test: Sources.
-      train_labels, test_labels: int64 [n], places in `names`.
+      train_labels, test_labels: int64 [n], positions in `names`.
       names: list of str, of the classes.
     """
 
@@ -116,7 +126,7 @@ class LabelledSources(NamedTuple):
 
 
 def open_labelled(train, test, run_config=None, channels=3):
-    """Opens and compares both sources.
+    """Opens the two labelled sources of a task, and compares their classes.
 
     Args:
       train, test: source specs; "": the run's own, knn.bank and knn.query.
@@ -130,41 +140,72 @@ def open_labelled(train, test, run_config=None, channels=3):
       ValueError: for sources that are not named, without labels, or with test
         classes that the training source lacks.
     """
-    own = run_config.knn if run_config is not None else None
-    specs = {
-        "train": train or (own.bank if own else ""),
-        "test": test or (own.query if own else ""),
-    }
+    if run_config is not None:
+        train = train or run_config.knn.bank
+        test = test or run_config.knn.query
+    specs = {"train": train, "test": test}
     for name, spec in specs.items():
         if not spec:
             raise ValueError(
                 f"A labelled source to {name} on must be given, and the run "
                 f"names none. Pass --config.data.{name}=folder:DIR/{name}."
             )
-    opened = [sources.open_source(spec, channels) for spec in specs.values()]
+    train_source = sources.open_source(train, channels)
+    test_source = sources.open_source(test, channels)
     test_labels, classes = features.common_labels(
-        opened[0], opened[1], ("training set", "test set")
+        train_source, test_source, ("training set", "test set")
     )
-    names = opened[0].class_names or [str(n) for n in range(classes)]
     if classes < 2:
         raise ValueError(
             "A classifier needs two classes or more. Received "
-            f"{classes} in {specs['train']!r}."
+            f"{classes} in {train!r}."
         )
-    labels = np.asarray(opened[0].labels, np.int64)
-    train_source, test_source = opened
     return LabelledSources(
-        train_source, test_source, labels, test_labels, names
+        train_source,
+        test_source,
+        np.asarray(train_source.labels, np.int64),
+        test_labels,
+        train_source.class_names or [str(n) for n in range(classes)],
     )
 
 
+@contextlib.contextmanager
+def open_result(config, output, labelled, command, encoder):
+    """Locks the folder of a task, and reads its result if it is finished.
+
+    Args:
+      config: ConfigDict of the task. output: pathlib.Path of its folder.
+      labelled: LabelledSources. command: name of the command.
+      encoder: identity of the encoder that is evaluated.
+
+    Yields:
+      dict, as in result.json; None for a task that is not finished.
+
+    Raises:
+      ValueError: if another process writes there, or the task was started with
+        other sources, another encoder or another configuration.
+
+    Side effects: makes the folder and its config.json.
+    """
+    with workdirs.hold(output):
+        workdirs.prepare(
+            config,
+            output,
+            labelled.train.fingerprint() + labelled.test.fingerprint(),
+            command=command,
+            encoder=encoder,
+        )
+        path = output / "result.json"
+        yield workdirs.read_json(path) if path.is_file() else None
+
+
 class Classifier(method.Method):
-    """What linear and fine-tuned classifiers share.
+    """Base of the classifiers that are trained with labels.
 
     A subclass defines `train_step(batch)`, and for `predict` the tf.function
-    `logits`: float32 [n, classes] of uint8 [n, S, S, 3], in inference. Labels
-    do not travel with the images: a batch names its samples, and the step looks
-    up.
+    `logits`: float32 [n, classes] of uint8 [n, S, S, 3], in inference mode.
+    Labels do not travel with the images: a batch holds the numbers of its
+    samples, and the step looks their labels up.
 
     Attributes:
       recipe: views.Recipe, whose normalisation the backbone expects.
@@ -185,11 +226,19 @@ class Classifier(method.Method):
         self.recipe = recipe
 
     def labels_of(self, batch):
-        """Labels int64 [b] of a batch."""
+        """Looks up the labels int64 [b] of a batch."""
         return tf.gather(tf.constant(self._labels), batch["index"])
 
     def report(self, batch, labels, logits, loss):
-        """The scalars of METRICS for a step."""
+        """Computes the scalars of METRICS for a step.
+
+        Args:
+          batch: as `train_step` takes it. labels: int64 [b].
+          logits: float32 [b, classes]. loss: float32 scalar.
+
+        Returns:
+          dict of float32 scalars.
+        """
         correct = tf.equal(tf.argmax(logits, axis=1), labels)
         unreadable = tf.logical_not(batch["valid"])
         return {
@@ -221,26 +270,29 @@ def cross_entropy(labels, logits, smoothing=0.0):
     )
 
 
-def predict(method_, source, image_size, batch_size):
-    """Logits of every readable image of a source.
+def predict(classifier, source, image_size, batch_size):
+    """Computes the logits of all readable images of a source.
 
     Args:
-      method_: Classifier. source: Source.
+      classifier: Classifier. source: Source.
       image_size: pixels. batch_size: images per forward pass.
 
     Returns:
-      logits float32 [n, classes], index int64 [n].
+      logits: float32 [n, classes]. index: int64 [n], numbers of the images.
+
+    Raises:
+      ValueError: when no image can be read.
     """
-    found, places = [], []
+    logits, indices = [], []
     for images, index in features.evaluation_batches(
-        source, method_.recipe, image_size, batch_size
+        source, classifier.recipe, image_size, batch_size
     ):
-        logits = method_.logits(features.pad_batch(images, batch_size))
-        found.append(logits.numpy()[: len(index)])
-        places.append(index.numpy())
-    if not found:
+        padded = features.pad_batch(images, batch_size)
+        logits.append(classifier.logits(padded).numpy()[: len(index)])
+        indices.append(index.numpy())
+    if not logits:
         raise features.none_readable_error(source)
-    return np.concatenate(found), np.concatenate(places)
+    return np.concatenate(logits), np.concatenate(indices)
 
 
 COLUMNS = (
@@ -280,7 +332,7 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
       the last.
 
     Raises:
-      Left: when asked to leave; all is saved.
+      Left: when asked to leave; all is saved before.
       FloatingPointError: at a loss that is not finite.
       ValueError: above max_corrupt_fraction.
     """
@@ -331,7 +383,7 @@ def _fit(method, batches, epochs, strategy, step, callback):
 
 
 def _make_callback(config, output, batches, metrics, guard, listeners):
-    """The callback of a task, which saves at every epoch's end."""
+    """Makes the callback of a task, which saves at the end of each epoch."""
     steps = batches.steps_per_epoch
     return callbacks.RunCallback(
         callbacks.Cadence(
@@ -352,7 +404,7 @@ def _make_callback(config, output, batches, metrics, guard, listeners):
 
 
 class Evaluation(listener.Listener):
-    """Evaluates the classifier at every epoch's end."""
+    """Evaluates the classifier at the end of each epoch."""
 
     def __init__(self, evaluate):
         """Stores the function.
@@ -389,7 +441,7 @@ class EarlyStopping(listener.Listener):
             method.stop_training = True
 
     def is_enough(self):
-        """Whether the best evaluation is `patience` epochs old."""
+        """Says whether the best evaluation is `patience` epochs old."""
         column = [row["evaluated_top1"] for row in self._metrics.rows()]
         values = [value for value in column if value is not None]
         if not self._patience or not values:

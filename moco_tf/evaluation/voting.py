@@ -16,13 +16,13 @@ BANK_BLOCK = 65_536
 
 @tf.function(reduce_retracing=True)
 def merge_nearest(query, bank, offset, similarity, index):
-    """Merges one block of the bank into the nearest found so far.
+    """Merges one block of the bank into the nearest so far.
 
     Args:
       query: float32 [Q, C], unit rows. bank: float32 [B, C], unit rows.
-      offset: int64 scalar, index of the block's first row in the whole bank.
+      offset: int64 scalar, number of the block's first row in the bank.
       similarity: float32 [Q, m], index: int64 [Q, m]; nearest first. m is
-        the number to keep, free places hold -inf.
+        the number to keep; entries still free hold -inf.
 
     Returns:
       similarity, index of the same shapes.
@@ -30,12 +30,12 @@ def merge_nearest(query, bank, offset, similarity, index):
     keep = tf.shape(similarity)[1]
     product = tf.matmul(query, bank, transpose_b=True)  # [Q, B]
     value, row = tf.math.top_k(product, tf.minimum(keep, tf.shape(bank)[0]))
-    # What was found earlier comes first: of equals, top_k takes the first,
+    # Earlier blocks come first: of equals, top_k takes the first,
     # so a tie goes to the lower index, as it would without blocks.
     value = tf.concat([similarity, value], axis=1)
     row = tf.concat([index, tf.cast(row, tf.int64) + offset], axis=1)
-    similarity, place = tf.math.top_k(value, keep)
-    return similarity, tf.gather(row, place, axis=1, batch_dims=1)
+    similarity, column = tf.math.top_k(value, keep)
+    return similarity, tf.gather(row, column, axis=1, batch_dims=1)
 
 
 def unit_rows(rows, name):

@@ -66,8 +66,8 @@ def test_what_is_written_is_read_back(spec, tmp_path, suffix, capsys):
 def test_a_source_without_labels_has_none_in_its_file(tmp_path, suffix):
     spec = plain_frozen.write_greys(tmp_path / "flat", {"a.png": 1, "b.png": 2})
     path = tmp_path / f"out{suffix}"
-    judged = plain_frozen.make_frozen(layers=["backbone"])
-    found = embeddings.embed_source(judged, spec, path)
+    encoder = plain_frozen.make_frozen(layers=["backbone"])
+    found = embeddings.embed_source(encoder, spec, path)
     assert found.labels is None
     assert found.class_names is None
     assert found.class_of(0) is None
@@ -122,18 +122,18 @@ def test_the_same_command_leaves_a_finished_file_alone(
     spec, tmp_path, capsys, monkeypatch
 ):
     path = tmp_path / "out.npz"
-    judged = plain_frozen.make_frozen()
-    embeddings.embed_source(judged, spec, path)
+    encoder = plain_frozen.make_frozen()
+    embeddings.embed_source(encoder, spec, path)
     before = path.stat().st_mtime_ns
     monkeypatch.chdir(tmp_path)  # the spec may be written in another way
-    found = embeddings.embed_source(judged, "folder:images", path)
+    found = embeddings.embed_source(encoder, "folder:images", path)
     assert path.stat().st_mtime_ns == before
     assert "This file is finished" in capsys.readouterr().out
     np.testing.assert_array_equal(found.rows["backbone"][:], BACKBONE)
 
 
 def test_the_source_can_be_opened_from_another_folder(spec, monkeypatch):
-    source, judged = sources.open_source(spec), plain_frozen.make_frozen()
+    source, encoder = sources.open_source(spec), plain_frozen.make_frozen()
     monkeypatch.chdir("/tmp")
     monkeypatch.setenv("HOME", "/home/user")
     named = {
@@ -144,7 +144,7 @@ def test_the_source_can_be_opened_from_another_folder(spec, monkeypatch):
         "shapes": "shapes",
     }
     for spec, expected in named.items():
-        about = embeddings.describe(judged, source, spec, ["backbone"])
+        about = embeddings.describe(encoder, source, spec, ["backbone"])
         assert about["source"] == expected
 
 
@@ -168,7 +168,7 @@ def test_a_command_that_was_cut_off_leaves_no_file_and_goes_on(
     spec, tmp_path, monkeypatch
 ):
     path = tmp_path / "out.npz"
-    judged = plain_frozen.make_frozen()
+    encoder = plain_frozen.make_frozen()
 
     def full(file, **arrays):
         file.write(b"half")
@@ -177,13 +177,13 @@ def test_a_command_that_was_cut_off_leaves_no_file_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full)
         with pytest.raises(OSError, match="No space"):
-            embeddings.embed_source(judged, spec, path)
+            embeddings.embed_source(encoder, spec, path)
     assert sorted(os.listdir(tmp_path)) == ["images", "out.npz.features"]
 
     def encode(images):
         raise AssertionError("the features are there")
 
-    embeddings.embed_source(judged._replace(encode=encode), spec, path)
+    embeddings.embed_source(encoder._replace(encode=encode), spec, path)
     assert sorted(os.listdir(tmp_path)) == ["images", "out.npz"]
 
 
@@ -196,13 +196,13 @@ def test_a_folder_of_features_that_is_given_stays(spec, tmp_path):
 
 
 def test_what_cannot_be_embedded_is_refused_before_any_work(spec, tmp_path):
-    judged = plain_frozen.make_frozen(layers=["backbone"])
+    encoder = plain_frozen.make_frozen(layers=["backbone"])
     with pytest.raises(ValueError, match="features backbone. Received proj"):
         embeddings.embed_source(
-            judged, spec, tmp_path / "a.npz", ["projection"]
+            encoder, spec, tmp_path / "a.npz", ["projection"]
         )
     with pytest.raises(ValueError, match=r"named .npz or .parquet. Rec.*csv"):
-        embeddings.embed_source(judged, spec, tmp_path / "a.csv")
+        embeddings.embed_source(encoder, spec, tmp_path / "a.csv")
     assert os.listdir(tmp_path) == ["images"]
 
 
@@ -228,10 +228,10 @@ def test_files_that_would_run_code_or_are_damaged_are_refused(spec, tmp_path):
         embeddings.load(path)
     with pytest.raises(ValueError, match="There is no file .*b.npz"):
         embeddings.load(tmp_path / "b.npz")
-    judged = plain_frozen.make_frozen()
+    encoder = plain_frozen.make_frozen()
     for suffix in (".npz", ".parquet"):
         path = tmp_path / f"c{suffix}"
-        embeddings.embed_source(judged, spec, path)
+        embeddings.embed_source(encoder, spec, path)
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(ValueError, match="not a whole file"):
             embeddings.load(path)

@@ -199,8 +199,8 @@ class _Source(fakes.Source):
         return self.digest
 
 
-def _judged(count=None, identity="a" * 64):
-    """A Frozen of the fake encoder that counts the rows it encodes."""
+def _frozen(count=None, identity="a" * 64):
+    """A FrozenEncoder of the fake encoder that counts the rows it encodes."""
     encoder = fakes.Encoder()
 
     def encode(images):
@@ -237,32 +237,32 @@ def test_stored_features_are_the_extracted_ones(tmp_path, broken):
     expected = features.extract_in_memory(
         fakes.Encoder(), source, fakes.RECIPE, 4, 3
     )
-    stored = features.extract_to_disk(_judged(), source, tmp_path, 3)
+    stored = features.extract_to_disk(_frozen(), source, tmp_path, 3)
     _assert_same(stored, expected)
     assert stored.rows["backbone"].dtype == np.float32
 
 
 @pytest.mark.parametrize("count", [7, 30_000])
-def test_a_disk_without_room_is_told_of_before_it_is_full(tmp_path, count):
+def test_a_disk_without_room_is_refused_before_it_is_full(tmp_path, count):
     """Without room for the header, and with room for a part of the rows."""
     values = np.resize(STORED_VALUES, count)
     source = _Source(values, np.resize(LABELS, count))
     with small_disk.mounted(tmp_path, "size=100k"):
         ballast = small_disk.fill(tmp_path) if count == 7 else None
         with pytest.raises(OSError, match="no room for .*backbone.npy"):
-            features.extract_to_disk(_judged(), source, tmp_path, 3)
+            features.extract_to_disk(_frozen(), source, tmp_path, 3)
         assert not list(tmp_path.rglob("*.npy"))
         if ballast:
             ballast.unlink()
-            stored = features.extract_to_disk(_judged(), source, tmp_path, 3)
+            stored = features.extract_to_disk(_frozen(), source, tmp_path, 3)
             assert len(stored.index) == count
 
 
 def test_the_second_time_nothing_is_encoded(tmp_path):
     source = _Source(STORED_VALUES, LABELS, broken=(2,))
-    first = features.extract_to_disk(_judged(), source, tmp_path, 3)
+    first = features.extract_to_disk(_frozen(), source, tmp_path, 3)
     count = []
-    again = features.extract_to_disk(_judged(count), source, tmp_path, 3)
+    again = features.extract_to_disk(_frozen(count), source, tmp_path, 3)
     assert not count
     np.testing.assert_array_equal(
         again.rows["backbone"], first.rows["backbone"]
@@ -283,9 +283,9 @@ def test_a_killed_extraction_goes_on_where_it_stood(tmp_path, monkeypatch):
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        features.extract_to_disk(_judged(), source, tmp_path, 2, until_killed)
+        features.extract_to_disk(_frozen(), source, tmp_path, 2, until_killed)
     count = []
-    stored = features.extract_to_disk(_judged(count), source, tmp_path, 2)
+    stored = features.extract_to_disk(_frozen(count), source, tmp_path, 2)
     assert len(count) == 1  # batch of images 5 and 6; 0 2, 3 4 were there
     expected = features.extract_in_memory(
         fakes.Encoder(), source, fakes.RECIPE, 4, 2
@@ -299,19 +299,19 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
         _Source(STORED_VALUES, LABELS),
     )
     other.digest = "c" * 64
-    features.extract_to_disk(_judged(), source, tmp_path, 3)
-    for judged, found, tag in (
-        (_judged(identity="b" * 64), source, ""),
-        (_judged(), other, ""),
-        (_judged(), source, "-crop"),
+    features.extract_to_disk(_frozen(), source, tmp_path, 3)
+    for encoder, found, tag in (
+        (_frozen(identity="b" * 64), source, ""),
+        (_frozen(), other, ""),
+        (_frozen(), source, "-crop"),
     ):
         count = []
-        judged = judged._replace(
-            encode=lambda images, judged=judged, count=count: (
-                count.append(1) or judged.encode(images)
+        encoder = encoder._replace(
+            encode=lambda images, encoder=encoder, count=count: (
+                count.append(1) or encoder.encode(images)
             )
         )
-        features.extract_to_disk(judged, found, tmp_path, 3, tag=tag)
+        features.extract_to_disk(encoder, found, tmp_path, 3, tag=tag)
         assert count
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -319,7 +319,7 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
 def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):
     count = []
     features.extract_to_disk(
-        _judged(count), _Source(STORED_VALUES), tmp_path, 3
+        _frozen(count), _Source(STORED_VALUES), tmp_path, 3
     )
     assert count == [3, 3, 3]
 
@@ -327,16 +327,16 @@ def test_the_last_batch_is_filled_so_that_one_trace_serves(tmp_path):
 def test_a_source_without_a_readable_image_is_refused(tmp_path):
     source = _Source(STORED_VALUES, broken=range(7))
     with pytest.raises(ValueError, match="7 images, none readable"):
-        features.extract_to_disk(_judged(), source, tmp_path, 3)
+        features.extract_to_disk(_frozen(), source, tmp_path, 3)
     mended = features.extract_to_disk(
-        _judged(), _Source(STORED_VALUES), tmp_path, 3
+        _frozen(), _Source(STORED_VALUES), tmp_path, 3
     )
     assert len(mended.index) == 7
 
 
 def test_rows_are_mapped_and_not_loaded(tmp_path):
     stored = features.extract_to_disk(
-        _judged(), _Source(STORED_VALUES), tmp_path, 3
+        _frozen(), _Source(STORED_VALUES), tmp_path, 3
     )
     assert isinstance(stored.rows["backbone"], np.memmap)
     assert tf.constant(stored.rows["backbone"]).shape == [7, 2]

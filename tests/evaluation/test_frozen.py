@@ -27,54 +27,54 @@ def _model(side=16, units=3):
     return tf.keras.Model(images, tf.keras.layers.Dense(units)(rows))
 
 
-def test_a_run_is_judged_by_its_checkpoint_and_its_own_images(workdir):
-    judged = frozen.open_frozen(workdir, "5")
-    assert judged.title.endswith("step-000000005")
-    assert judged.image_size == 16
-    assert judged.recipe == views.RECIPES[judged.config.data.views]
-    found = judged.encode(IMAGES)
+def test_a_run_is_opened_with_its_checkpoint_and_its_own_images(workdir):
+    encoder = frozen.open_frozen(workdir, "5")
+    assert encoder.title.endswith("step-000000005")
+    assert encoder.image_size == 16
+    assert encoder.recipe == views.RECIPES[encoder.config.data.views]
+    found = encoder.encode(IMAGES)
     images = views.normalize(
-        tf.constant(IMAGES), judged.recipe.mean, judged.recipe.std
+        tf.constant(IMAGES), encoder.recipe.mean, encoder.recipe.std
     )
-    expected = judged.encoder(images, training=False)
+    expected = encoder.encoder(images, training=False)
     np.testing.assert_allclose(found["projection"], expected, rtol=1e-5)
     assert found["backbone"].shape == [2, 8]
-    assert judged.layers == ("backbone", "projection")
+    assert encoder.layers == ("backbone", "projection")
 
 
 def test_the_identity_is_that_of_the_weights(workdir):
-    judged = frozen.open_frozen(workdir, "5")
-    assert frozen.open_frozen(workdir, "5").identity == judged.identity
-    assert frozen.digest(judged) == judged.identity
-    weight = judged.weights[-1]
+    encoder = frozen.open_frozen(workdir, "5")
+    assert frozen.open_frozen(workdir, "5").identity == encoder.identity
+    assert frozen.digest(encoder) == encoder.identity
+    weight = encoder.weights[-1]
     bits = weight.numpy()
     flat = bits.reshape(-1)
     flat[-1] = np.nextafter(flat[-1], np.float32(np.inf))
     weight.assign(bits)
-    assert frozen.digest(judged) != judged.identity
+    assert frozen.digest(encoder) != encoder.identity
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
-def test_a_keras_model_is_judged_in_inference_mode(tmp_path, form):
+def test_a_keras_model_is_frozen_in_inference_mode(tmp_path, form):
     model = _model()
     path = tmp_path / ("model" if form == "folder" else "model.keras")
     if form == "folder":
         model.export(path)
     else:
         model.save(path)
-    judged = frozen.open_frozen(
+    encoder = frozen.open_frozen(
         saved_model=str(path), recipe="cifar", image_size=0
     )
     recipe = views.RECIPES["cifar"]
     images = views.normalize(tf.constant(IMAGES), recipe.mean, recipe.std)
     np.testing.assert_allclose(
-        judged.encode(IMAGES)["backbone"],
+        encoder.encode(IMAGES)["backbone"],
         model(images, training=False),
         rtol=1e-5,
         atol=1e-6,
     )
-    assert judged.layers == ("backbone",)
-    assert judged.image_size == 16
+    assert encoder.layers == ("backbone",)
+    assert encoder.image_size == 16
 
 
 def test_of_a_saved_models_signatures_the_raw_features_are_taken(tmp_path):
@@ -96,13 +96,13 @@ def test_of_a_saved_models_signatures_the_raw_features_are_taken(tmp_path):
         str(tmp_path / "model"),
         {"serving_default": of_bytes, "embed_tensors": raw},
     )
-    judged = frozen.open_frozen(
+    encoder = frozen.open_frozen(
         saved_model=str(tmp_path / "model"), recipe="v1", image_size=16
     )
     recipe = views.RECIPES["v1"]
     images = (IMAGES / 255.0 - recipe.mean) / recipe.std
     np.testing.assert_allclose(
-        judged.encode(IMAGES)["backbone"],
+        encoder.encode(IMAGES)["backbone"],
         2 * images.mean(axis=(1, 2)),
         rtol=1e-4,
         atol=1e-5,
@@ -134,7 +134,7 @@ def test_exactly_one_encoder_must_be_named(arguments, message):
         (16, {"recipe": "v1", "image_size": 32}, "=32 for a model of 16"),
     ],
 )
-def test_what_a_model_does_not_say_must_be_told(
+def test_a_model_that_lacks_views_or_size_is_refused(
     tmp_path, size, arguments, message
 ):
     _model(side=size).save(tmp_path / "model.keras")
@@ -144,17 +144,19 @@ def test_what_a_model_does_not_say_must_be_told(
         )
 
 
-def test_a_model_card_beside_it_tells_what_is_not_said(tmp_path):
+def test_a_model_card_beside_it_fills_in_views_and_size(tmp_path):
     _model(side=None).save(tmp_path / "model.keras")
     card = {"preprocessing": {"views": "v2", "image_size": 24}}
     (tmp_path / "model_card.json").write_text(json.dumps(card))
     path = str(tmp_path / "model.keras")
-    judged = frozen.open_frozen(saved_model=path)
-    assert judged.recipe == views.RECIPES["v2"]
-    assert judged.image_size == 24
-    judged = frozen.open_frozen(saved_model=path, recipe="cifar", image_size=16)
-    assert judged.recipe == views.RECIPES["cifar"]
-    assert judged.image_size == 16
+    encoder = frozen.open_frozen(saved_model=path)
+    assert encoder.recipe == views.RECIPES["v2"]
+    assert encoder.image_size == 24
+    encoder = frozen.open_frozen(
+        saved_model=path, recipe="cifar", image_size=16
+    )
+    assert encoder.recipe == views.RECIPES["cifar"]
+    assert encoder.image_size == 16
 
 
 def test_a_model_that_returns_maps_is_refused(tmp_path):
@@ -199,13 +201,13 @@ def test_models_of_another_form_are_refused(tmp_path, kind, message):
 
 
 @pytest.mark.parametrize("card", [[], {}, {"preprocessing": "none"}])
-def test_a_card_of_another_program_tells_nothing(tmp_path, card):
+def test_a_card_of_another_program_is_ignored(tmp_path, card):
     _model(side=16).save(tmp_path / "model.keras")
     (tmp_path / "model_card.json").write_text(json.dumps(card))
-    judged = frozen.open_frozen(
+    encoder = frozen.open_frozen(
         saved_model=tmp_path / "model.keras", recipe="v1"
     )
-    assert judged.image_size == 16
+    assert encoder.image_size == 16
 
 
 def test_a_saved_model_of_bytes_alone_is_refused(tmp_path):

@@ -194,28 +194,28 @@ def test_weights_come_from_the_checkpoint_asked_for(run):
 
 
 def test_the_second_evaluation_reads_the_stored_features(run, tmp_path):
-    judged = frozen.open_frozen(run)
-    found = knn.evaluate(judged, tmp_path, ks=[1])
-    again = knn.evaluate(judged._replace(encode=None), tmp_path, ks=[1])
+    encoder = frozen.open_frozen(run)
+    found = knn.evaluate(encoder, tmp_path, ks=[1])
+    again = knn.evaluate(encoder._replace(encode=None), tmp_path, ks=[1])
     assert again == found
 
 
 def test_a_model_of_another_program_has_no_projection(run, tmp_path, capsys):
-    judged = frozen.open_frozen(run)._replace(layers=("backbone",))
-    assert list(knn.evaluate(judged, tmp_path, ks=[3])) == [
+    encoder = frozen.open_frozen(run)._replace(layers=("backbone",))
+    assert list(knn.evaluate(encoder, tmp_path, ks=[3])) == [
         ("backbone", 3, 0.1)
     ]
     assert "projection" not in capsys.readouterr().out
 
 
 def test_unknown_features_and_missing_sources_are_refused(run, tmp_path):
-    judged = frozen.open_frozen(run)
+    encoder = frozen.open_frozen(run)
     with pytest.raises(ValueError, match="features='head'"):
-        knn.evaluate(judged, tmp_path, features="head")
+        knn.evaluate(encoder, tmp_path, features="head")
     with pytest.raises(ValueError, match="k=99, a bank of 12"):
-        knn.evaluate(judged, tmp_path, ks=[1, 99])
+        knn.evaluate(encoder, tmp_path, ks=[1, 99])
     with pytest.raises(ValueError, match="needs a bank .* --bank=SOURCE"):
-        knn.evaluate(judged._replace(config=None), tmp_path)
+        knn.evaluate(encoder._replace(config=None), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -25,8 +25,8 @@ FIELDS = {
 }
 
 
-@pytest.fixture(name="judged", scope="module")
-def _judged(tmp_path_factory):
+@pytest.fixture(name="encoder", scope="module")
+def _encoder(tmp_path_factory):
     workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
     return frozen.open_frozen(workdir)
 
@@ -36,27 +36,27 @@ def _config(**fields):
     return configs.load("linear", FIELDS | values, "linear")
 
 
-def _run(judged, output, **fields):
-    return linear.run(_config(**fields), judged, output, STRATEGY)
+def _run(encoder, output, **fields):
+    return linear.run(_config(**fields), encoder, output, STRATEGY)
 
 
 @pytest.fixture(name="finished", scope="module")
-def _finished(judged, tmp_path_factory):
+def _finished(encoder, tmp_path_factory):
     """Way -> folder and result of a probe, the weights before and after it."""
     made = {}
     for way in WAYS:
         folder = tmp_path_factory.mktemp(way)
-        before = [weight.numpy() for weight in judged.weights]
-        result = _run(judged, folder, probe__way=way)
-        after = [weight.numpy() for weight in judged.weights]
+        before = [weight.numpy() for weight in encoder.weights]
+        result = _run(encoder, folder, probe__way=way)
+        after = [weight.numpy() for weight in encoder.weights]
         made[way] = folder, result, before, after
     return made
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_either_way_separates_what_can_be_separated(judged, tmp_path, way):
+def test_either_way_separates_what_can_be_separated(encoder, tmp_path, way):
     result = _run(
-        judged,
+        encoder,
         tmp_path,
         probe__way=way,
         train__epochs=30,
@@ -77,26 +77,26 @@ def test_not_one_bit_of_the_encoder_moves(finished, way):
     assert result["encoder_weights"] == sum(map(np.size, before))
 
 
-def test_an_encoder_that_moved_is_an_error(judged, tmp_path, monkeypatch):
+def test_an_encoder_that_moved_is_an_error(encoder, tmp_path, monkeypatch):
     train = linear.train_cached
 
     def moving(*arguments):
-        weight = judged.weights[0]
+        weight = encoder.weights[0]
         weight.assign(weight + 1e-3)
         return train(*arguments)
 
     monkeypatch.setattr(linear, "train_cached", moving)
-    saved = judged.weights[0].numpy()
+    saved = encoder.weights[0].numpy()
     try:
         with pytest.raises(FloatingPointError, match="weights have changed"):
-            _run(judged, tmp_path)
+            _run(encoder, tmp_path)
     finally:
-        judged.weights[0].assign(saved)
+        encoder.weights[0].assign(saved)
     assert not (tmp_path / "result.json").exists()
 
 
-def test_the_rate_is_chosen_by_held_out_images(judged, tmp_path, capsys):
-    result = _run(judged, tmp_path, probe__rates="1e-12,0.3")
+def test_the_rate_is_chosen_by_held_out_images(encoder, tmp_path, capsys):
+    result = _run(encoder, tmp_path, probe__rates="1e-12,0.3")
     assert result["rate"] == 0.3
     assert result["held_out"]["0.3"] > result["held_out"]["1e-12"]
     out = capsys.readouterr().out
@@ -105,18 +105,18 @@ def test_the_rate_is_chosen_by_held_out_images(judged, tmp_path, capsys):
     assert "have not changed by one bit" in out
 
 
-def test_the_published_start_and_the_cached_one_are_the_same(judged, tmp_path):
+def test_the_published_start_and_the_cached_one_are_the_same(encoder, tmp_path):
     """No step at rate 1e-30 moves a float32 weight of 0.01."""
     fields = {"optimizer__learning_rate": "1e-30", "probe__rates": "1e-30"}
     for way in WAYS:
-        _run(judged, tmp_path / way, probe__way=way, **fields)
+        _run(encoder, tmp_path / way, probe__way=way, **fields)
     cached, published = (np.load(tmp_path / way / "linear.npz") for way in WAYS)
     np.testing.assert_array_equal(cached["kernel"], published["kernel"])
     assert cached["classes"].tolist() == ["dark", "light"]
 
 
 def test_both_ways_are_one_optimisation_of_images_that_crops_do_not_change(
-    judged, tmp_path
+    encoder, tmp_path
 ):
     """All images in each batch, so the order does not matter either."""
     for part in ("train", "test"):
@@ -137,13 +137,13 @@ def test_both_ways_are_one_optimisation_of_images_that_crops_do_not_change(
     }
     kernels = []
     for way in WAYS:
-        _run(judged, tmp_path / way, probe__way=way, **fields)
+        _run(encoder, tmp_path / way, probe__way=way, **fields)
         kernels.append(np.load(tmp_path / way / "linear.npz")["kernel"])
     np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
 
 
-def test_the_head_that_is_saved_gives_the_figure(judged, tmp_path):
-    result = _run(judged, tmp_path, probe__features="projection")
+def test_the_head_that_is_saved_gives_the_figure(encoder, tmp_path):
+    result = _run(encoder, tmp_path, probe__features="projection")
     head = np.load(tmp_path / "linear.npz")
     (stored,) = (
         path
@@ -156,8 +156,8 @@ def test_the_head_that_is_saved_gives_the_figure(judged, tmp_path):
     assert (best == labels).mean() == result["top1"]
 
 
-def test_crops_are_cached_once_and_learned_from(judged, tmp_path):
-    result = _run(judged, tmp_path, probe__views=2)
+def test_crops_are_cached_once_and_learned_from(encoder, tmp_path):
+    result = _run(encoder, tmp_path, probe__views=2)
     assert result["train_views"] == 2
     assert result["top1"] == 1.0
     folders = [path.name for path in (tmp_path / "features").iterdir()]
@@ -165,7 +165,7 @@ def test_crops_are_cached_once_and_learned_from(judged, tmp_path):
 
 
 def test_a_killed_probe_goes_on_to_the_same_bits(
-    judged, finished, tmp_path, monkeypatch
+    encoder, finished, tmp_path, monkeypatch
 ):
     whole = finished["published"][0]
     finish = callbacks.RunCallback.finish_epoch
@@ -178,8 +178,8 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.RunCallback, "finish_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
-            _run(judged, tmp_path / "killed", probe__way="published")
-    _run(judged, tmp_path / "killed", probe__way="published")
+            _run(encoder, tmp_path / "killed", probe__way="published")
+    _run(encoder, tmp_path / "killed", probe__way="published")
     folders = (tmp_path / "killed", whole)
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(
@@ -195,28 +195,28 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
     assert rows[0] == rows[1]
 
 
-def test_a_finished_probe_says_so(judged, finished, capsys, monkeypatch):
+def test_a_finished_probe_says_so(encoder, finished, capsys, monkeypatch):
     folder, result, *_ = finished["cached"]
     monkeypatch.setattr(linear, "train_cached", None)  # would be called
-    assert _run(judged, folder) == result
+    assert _run(encoder, folder) == result
     assert "This probe is finished" in capsys.readouterr().out
 
 
-def test_a_folder_that_another_process_writes_to_is_refused(judged, tmp_path):
+def test_a_folder_that_another_process_writes_to_is_refused(encoder, tmp_path):
     with workdirs.hold(tmp_path):
         with pytest.raises(ValueError, match="Only one process at a time"):
-            _run(judged, tmp_path)
+            _run(encoder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_another_encoder_in_the_same_folder_is_refused(judged, finished):
+def test_another_encoder_in_the_same_folder_is_refused(encoder, finished):
     with pytest.raises(ValueError, match="another encoder: .* then, 'bbbb"):
-        _run(judged._replace(identity="b" * 64), finished["cached"][0])
+        _run(encoder._replace(identity="b" * 64), finished["cached"][0])
 
 
-def test_another_configuration_in_the_same_folder_is_refused(judged, finished):
+def test_another_configuration_in_the_same_folder_is_refused(encoder, finished):
     with pytest.raises(ValueError, match="probe.holdout: 0.2 -> 0.3"):
-        _run(judged, finished["cached"][0], probe__holdout=0.3)
+        _run(encoder, finished["cached"][0], probe__holdout=0.3)
 
 
 @pytest.mark.parametrize(
@@ -227,18 +227,18 @@ def test_another_configuration_in_the_same_folder_is_refused(judged, finished):
         ({"data__train": "folder:nowhere"}, "must name a folder"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(judged, tmp_path, fields, message):
+def test_what_cannot_be_measured_is_refused(encoder, tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        _run(judged, tmp_path / "output", **fields)
+        _run(encoder, tmp_path / "output", **fields)
     assert not (tmp_path / "output").exists()
 
 
-def test_one_image_a_class_leaves_no_rate_to_choose(judged, tmp_path):
+def test_one_image_a_class_leaves_no_rate_to_choose(encoder, tmp_path):
     spec = small_encoder.write_images(tmp_path, "one", (1, 1))
     fields = {"data__train": spec, "train__batch_size": 2}
     with pytest.raises(ValueError, match="2 images, of which none can be held"):
-        _run(judged, tmp_path / "many", **fields)
-    result = _run(judged, tmp_path / "single", probe__rates="0.3", **fields)
+        _run(encoder, tmp_path / "many", **fields)
+    result = _run(encoder, tmp_path / "single", probe__rates="0.3", **fields)
     assert (result["rate"], result["held_out"]) == (0.3, {})
     json.loads(
         (tmp_path / "single" / "result.json").read_text(),
@@ -246,10 +246,10 @@ def test_one_image_a_class_leaves_no_rate_to_choose(judged, tmp_path):
     )
 
 
-def test_features_that_the_encoder_lacks_are_refused(judged, tmp_path):
+def test_features_that_the_encoder_lacks_are_refused(encoder, tmp_path):
     with pytest.raises(ValueError, match="has the features backbone. Received"):
         _run(
-            judged._replace(layers=("backbone",)),
+            encoder._replace(layers=("backbone",)),
             tmp_path,
             probe__features="projection",
         )

@@ -49,35 +49,35 @@ def test_neighbours_are_the_largest_cosines_nearest_first():
 
 
 def test_no_image_is_its_own_neighbour():
-    held = _embeddings(BANK)
-    found = neighbours.search(held, held, 3)
+    file = _embeddings(BANK)
+    found = neighbours.search(file, file, 3)
     assert found.index.tolist() == (
         [[2, 1, 3], [2, 0, 3], [0, 1, 3], [1, 2, 0]]
     )
 
 
 def test_more_duplicates_than_neighbours_are_no_trouble():
-    held = _embeddings(np.ones([5, 2]))
-    found = neighbours.search(held, held, 2)
+    file = _embeddings(np.ones([5, 2]))
+    found = neighbours.search(file, file, 2)
     # Of equals the first rows, without the query itself.
     assert found.index.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
 
 
 def test_an_image_that_the_bank_lacks_has_all_its_neighbours():
-    held = _embeddings(BANK)
+    file = _embeddings(BANK)
     # The bank has lost the image of place 1 since.
     keep = [0, 2, 3]
-    bank = held._replace(
-        rows={"backbone": held.rows["backbone"][keep]},
+    bank = file._replace(
+        rows={"backbone": file.rows["backbone"][keep]},
         index=np.array(keep),
     )
-    found = neighbours.search(bank, held, 2)
+    found = neighbours.search(bank, file, 2)
     assert found.index.tolist() == [[1, 2], [1, 0], [0, 2], [1, 0]]
 
 
 def test_queries_are_searched_in_the_order_asked_for():
-    held = _embeddings(BANK)
-    found = neighbours.search(held, held, 1, places=np.array([3, 0]))
+    file = _embeddings(BANK)
+    found = neighbours.search(file, file, 1, query_rows=np.array([3, 0]))
     assert found.query.tolist() == [3, 0]
     assert found.index.tolist() == [[1], [2]]
 
@@ -113,9 +113,9 @@ def test_what_cannot_be_compared_is_refused_with_both_values(query, k, message):
 
 
 def test_features_that_a_file_lacks_are_refused():
-    held = _embeddings(BANK)
+    file = _embeddings(BANK)
     with pytest.raises(ValueError, match="'projection'; it holds backbone"):
-        neighbours.search(held, held, 1, "projection")
+        neighbours.search(file, file, 1, "projection")
 
 
 @pytest.fixture(name="images")
@@ -123,12 +123,12 @@ def _images(tmp_path):
     """Folders of greys: the darker are cats in both, but for one."""
     bank = {"cat/0.png": 0, "cat/1.png": 60, "dog/2.png": 255, "dog/3.png": 40}
     query = {"cat/q.png": 50, "dog/$x$.png": 250}
-    judged = plain_frozen.make_frozen()
+    encoder = plain_frozen.make_frozen()
     for name, greys in (("bank", bank), ("query", query)):
         spec = plain_frozen.write_greys(tmp_path / name, greys)
-        embeddings.embed_source(judged, spec, tmp_path / f"{name}.npz")
-        held = embeddings.load(tmp_path / f"{name}.npz")
-        embeddings.write(tmp_path / f"{name}.parquet", held)
+        embeddings.embed_source(encoder, spec, tmp_path / f"{name}.npz")
+        file = embeddings.load(tmp_path / f"{name}.npz")
+        embeddings.write(tmp_path / f"{name}.parquet", file)
     return tmp_path
 
 
