@@ -149,7 +149,7 @@ def _collect(source, batches, batch_size, encode):
 
     Args:
       source: Source. batches: iterable of (uint8 [n, S, S, C], int64 [n]).
-      batch_size: int, at least every n.
+      batch_size: int, no less than any n.
       encode: uint8 [batch_size, S, S, C] -> tuple of float32 [batch_size, F].
 
     Returns:

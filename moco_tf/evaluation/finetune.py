@@ -285,7 +285,7 @@ def make_method(config, start, batches, classes, strategy):
     Args:
       config: ConfigDict of `finetune`. start: Start.
       batches: stream.Stream of the training images. classes: int.
-      strategy: tf.distribute.Strategy, in whose scope it is made.
+      strategy: tf.distribute.Strategy, in whose scope it is built.
 
     Returns:
       FineTuned.

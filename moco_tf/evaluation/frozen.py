@@ -21,67 +21,6 @@ from moco_tf.training import checkpoints, distribution
 LAYERS = ("backbone", "projection")
 
 
-def load_config(workdir):
-    """Returns the configuration that a run saved in its workdir.
-
-    Raises:
-      ValueError: if the workdir holds no run.
-    """
-    if not (pathlib.Path(workdir) / "config.json").is_file():
-        raise ValueError(
-            "A workdir must hold the config.json of a pre-training run. "
-            f"Received {str(workdir)!r} without one. Give the --workdir of "
-            "the `pretrain` command."
-        )
-    return workdirs.load_saved(workdir)
-
-
-def find_checkpoint(workdir, checkpoint):
-    """Returns the folder of a run's checkpoint.
-
-    Args:
-      workdir: of the run.
-      checkpoint: "latest", "best", a step such as "1200", or a path.
-
-    Raises:
-      ValueError: if there is no such complete checkpoint; names those that
-        the run has.
-    """
-    complete = checkpoints.complete(workdir)
-    steps = {str(step): path for step, path in complete}
-    if checkpoint == "latest":
-        path = checkpoints.latest(workdir)
-    elif checkpoint == "best":
-        path = checkpoints.best(workdir)
-    elif str(checkpoint) in steps:
-        path = steps[str(checkpoint)]
-    else:
-        path = pathlib.Path(checkpoint)
-        path = path if (path / "meta.json").is_file() else None
-    if path is None:
-        existing = ", ".join(steps) or "none"
-        raise ValueError(
-            'checkpoint must be "latest", "best", a step or the path of a '
-            f"complete checkpoint. Received {str(checkpoint)!r}; steps in "
-            f"{checkpoints.folder(workdir)}: {existing}."
-        )
-    return path
-
-
-def build_encoder(config):
-    """Builds an encoder as configured, with random weights fixed by the seed.
-
-    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
-    as configured.
-    """
-    distribution.set_precision(config.train.tf32)
-    tf.keras.utils.set_random_seed(config.seed)
-    recipe = views.RECIPES[config.data.views]
-    # One BatchNorm group: inference uses the moving statistics only.
-    parts = plan.make_parts(config, recipe.mean, recipe.std)
-    return encoders.Encoder(*parts)
-
-
 class FrozenEncoder(NamedTuple):
     """An encoder in inference mode, with the images that it expects.
 
@@ -190,6 +129,67 @@ def digest(frozen):
     for weight in frozen.weights:
         sha256.update(weight.numpy().tobytes())
     return sha256.hexdigest()
+
+
+def load_config(workdir):
+    """Returns the configuration that a run saved in its workdir.
+
+    Raises:
+      ValueError: if the workdir holds no run.
+    """
+    if not (pathlib.Path(workdir) / "config.json").is_file():
+        raise ValueError(
+            "A workdir must hold the config.json of a pre-training run. "
+            f"Received {str(workdir)!r} without one. Give the --workdir of "
+            "the `pretrain` command."
+        )
+    return workdirs.load_saved(workdir)
+
+
+def find_checkpoint(workdir, checkpoint):
+    """Returns the folder of a run's checkpoint.
+
+    Args:
+      workdir: of the run.
+      checkpoint: "latest", "best", a step such as "1200", or a path.
+
+    Raises:
+      ValueError: if there is no such complete checkpoint; names those that
+        the run has.
+    """
+    complete = checkpoints.complete(workdir)
+    steps = {str(step): path for step, path in complete}
+    if checkpoint == "latest":
+        path = checkpoints.latest(workdir)
+    elif checkpoint == "best":
+        path = checkpoints.best(workdir)
+    elif str(checkpoint) in steps:
+        path = steps[str(checkpoint)]
+    else:
+        path = pathlib.Path(checkpoint)
+        path = path if (path / "meta.json").is_file() else None
+    if path is None:
+        existing = ", ".join(steps) or "none"
+        raise ValueError(
+            'checkpoint must be "latest", "best", a step or the path of a '
+            f"complete checkpoint. Received {str(checkpoint)!r}; steps in "
+            f"{checkpoints.folder(workdir)}: {existing}."
+        )
+    return path
+
+
+def build_encoder(config):
+    """Builds an encoder as configured, with random weights fixed by the seed.
+
+    Side effects: seeds Python's, NumPy's and TensorFlow's generators; sets TF32
+    as configured.
+    """
+    distribution.set_precision(config.train.tf32)
+    tf.keras.utils.set_random_seed(config.seed)
+    recipe = views.RECIPES[config.data.views]
+    # One BatchNorm group: inference uses the moving statistics only.
+    parts = plan.make_parts(config, recipe.mean, recipe.std)
+    return encoders.Encoder(*parts)
 
 
 def _open_saved_model(path, recipe_name, image_size):

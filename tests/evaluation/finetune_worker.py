@@ -57,13 +57,13 @@ def train(strategy):
     """Losses and, name -> array, all weights after the steps."""
     method = make_method(strategy)
     step, iterator = method.make_train_function(), iter(batches(strategy))
-    found = {"losses": [float(step(iterator)["loss"]) for _ in range(STEPS)]}
+    result = {"losses": [float(step(iterator)["loss"]) for _ in range(STEPS)]}
     for number, weight in enumerate(
         [*method.backbone.weights, *method.head.weights]
     ):
-        found[f"weight{number}"] = weight.numpy()
+        result[f"weight{number}"] = weight.numpy()
     images = np.full([2, 8, 8, 3], [[[[7, 99, 200]]]], np.uint8)
-    return found | {"logits": method.logits(images).numpy()}
+    return result | {"logits": method.logits(images).numpy()}
 
 
 def blend(strategy):
@@ -75,11 +75,11 @@ def blend(strategy):
     def run(step):
         return strategy.run(lambda n: mixing(rows, tf.eye(4), n), args=(step,))
 
-    found = [
+    result = [
         strategy.experimental_local_results(run(tf.constant(n, tf.int64))[0])
         for n in range(8)
     ]
-    return np.array([[image.numpy() for image in step] for step in found])
+    return np.array([[image.numpy() for image in step] for step in result])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from moco_tf.evaluation import accuracy
     ],
 )
 def test_the_interval_is_wilsons(correct, total, low, high):
-    found = accuracy.wilson(correct, total)
-    np.testing.assert_allclose(found, (low, high), atol=1e-4)
+    result = accuracy.wilson(correct, total)
+    np.testing.assert_allclose(result, (low, high), atol=1e-4)
 
 
 def test_a_label_is_in_the_top_k_if_fewer_than_k_are_better():
@@ -31,15 +31,15 @@ def test_a_label_is_in_the_top_k_if_fewer_than_k_are_better():
 
 def test_of_equal_scores_the_lower_class_is_better():
     scores = np.zeros([3, 3])
-    found = accuracy.in_top(scores, np.array([0, 1, 2]), 1)
-    assert found.tolist() == [True, False, False]
+    result = accuracy.in_top(scores, np.array([0, 1, 2]), 1)
+    assert result.tolist() == [True, False, False]
 
 
 def test_the_summary_has_top_5_from_six_classes_on():
     scores = np.tile(np.arange(6.0), [4, 1])  # 5 best, 0 worst
-    found = accuracy.summary(scores, np.array([5, 5, 1, 0]))
-    assert (found["images"], found["top1"], found["top5"]) == (4, 0.5, 0.75)
-    assert found["top1_low"] < 0.5 < found["top1_high"]
+    result = accuracy.summary(scores, np.array([5, 5, 1, 0]))
+    assert (result["images"], result["top1"], result["top5"]) == (4, 0.5, 0.75)
+    assert result["top1_low"] < 0.5 < result["top1_high"]
     assert "top5" not in accuracy.summary(scores[:, :5], np.array([1, 2, 3, 4]))
 
 
@@ -49,8 +49,8 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 def test_the_confusion_counts_labels_by_prediction():
-    found = accuracy.confusion([0, 1, 1, 1], [0, 0, 1, 1], 3)
-    assert found.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    result = accuracy.confusion([0, 1, 1, 1], [0, 0, 1, 1], 3)
+    assert result.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
 
 
 def test_the_tables_name_classes_and_leave_absent_ones_empty(tmp_path):

@@ -34,13 +34,13 @@ def _method(keys, samples, steps, step):
 def test_the_queue_is_described():
     keys = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 0.0]]
     method = _method(keys, [30, 31, 32, 7, -1], [1, 1, 2, 2, -1], step=3)
-    found = diagnostics.Inspector(_Batches())(method)
-    assert found["queue_fill"] == 0.8
-    assert found["key_age"] == 1.5  # two of step 1, two of step 2
-    assert found["same_image"] == 0.5  # 30 and 31
+    result = diagnostics.Inspector(_Batches())(method)
+    assert result["queue_fill"] == 0.8
+    assert result["key_age"] == 1.5  # two of step 1, two of step 2
+    assert result["same_image"] == 0.5  # 30 and 31
     # The four written keys span both axes alike.
-    np.testing.assert_allclose(found["key_rank"], 2.0, rtol=1e-6)
-    assert found["key_drift"] == 0.0
+    np.testing.assert_allclose(result["key_rank"], 2.0, rtol=1e-6)
+    assert result["key_drift"] == 0.0
 
 
 def test_drift_is_relative_to_the_query_encoder():
@@ -49,8 +49,8 @@ def test_drift_is_relative_to_the_query_encoder():
         weight.assign(tf.fill(weight.shape, 2.0))
     for weight in method.key_encoder.trainable_variables:
         weight.assign(tf.fill(weight.shape, 1.5))
-    found = diagnostics.drift(method.key_encoder, method.query_encoder)
-    np.testing.assert_allclose(found, 0.25, rtol=1e-6)
+    result = diagnostics.drift(method.key_encoder, method.query_encoder)
+    np.testing.assert_allclose(result, 0.25, rtol=1e-6)
     nothing = types.SimpleNamespace(trainable_variables=[tf.zeros([3])])
     assert diagnostics.drift(nothing, nothing) == 0.0
 

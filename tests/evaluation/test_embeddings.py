@@ -30,20 +30,20 @@ def _spec(tmp_path):
 def test_what_is_written_is_read_back(spec, tmp_path, suffix, capsys):
     path = tmp_path / "new" / f"out{suffix}"
     embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
-    found = embeddings.load(path)
-    assert found.rows["backbone"].shape == (4, 2)
-    np.testing.assert_array_equal(found.rows["backbone"][:], BACKBONE)
+    result = embeddings.load(path)
+    assert result.rows["backbone"].shape == (4, 2)
+    np.testing.assert_array_equal(result.rows["backbone"][:], BACKBONE)
     np.testing.assert_array_equal(
-        found.rows["projection"][1:3], PROJECTION[1:3]
+        result.rows["projection"][1:3], PROJECTION[1:3]
     )
-    assert found.index.tolist() == [0, 1, 2, 4]
-    assert found.names == ["cat/a.png", "cat/b.png", "dog/a.png", "dog/c.png"]
-    assert found.labels.tolist() == [0, 0, 1, 1]
-    assert found.class_names == ["cat", "dog"]
-    assert [found.class_of(row) for row in range(4)] == (
+    assert result.index.tolist() == [0, 1, 2, 4]
+    assert result.names == ["cat/a.png", "cat/b.png", "dog/a.png", "dog/c.png"]
+    assert result.labels.tolist() == [0, 0, 1, 1]
+    assert result.class_names == ["cat", "dog"]
+    assert [result.class_of(row) for row in range(4)] == (
         ["cat", "cat", "dog", "dog"]
     )
-    assert found.about == {
+    assert result.about == {
         "encoder": "ab" * 32,
         "title": "run/step-5",
         "image_size": 8,
@@ -67,12 +67,12 @@ def test_a_source_without_labels_has_none_in_its_file(tmp_path, suffix):
     spec = plain_frozen.write_greys(tmp_path / "flat", {"a.png": 1, "b.png": 2})
     path = tmp_path / f"out{suffix}"
     encoder = plain_frozen.make_frozen(layers=["backbone"])
-    found = embeddings.embed_source(encoder, spec, path)
-    assert found.labels is None
-    assert found.class_names is None
-    assert found.class_of(0) is None
-    assert found.names == ["a.png", "b.png"]
-    assert list(found.rows) == ["backbone"]
+    result = embeddings.embed_source(encoder, spec, path)
+    assert result.labels is None
+    assert result.class_names is None
+    assert result.class_of(0) is None
+    assert result.names == ["a.png", "b.png"]
+    assert list(result.rows) == ["backbone"]
 
 
 def test_an_npz_is_plain_numpy(spec, tmp_path):
@@ -95,7 +95,7 @@ def test_an_npz_is_plain_numpy(spec, tmp_path):
 def test_a_parquet_file_is_a_table_in_groups(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "GROUP_ROWS", 3)
     path = tmp_path / "out.parquet"
-    found = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
+    result = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
     file = pyarrow.parquet.ParquetFile(path)
     sizes = [file.metadata.row_group(n).num_rows for n in range(2)]
     assert sizes == [3, 1]
@@ -110,7 +110,7 @@ def test_a_parquet_file_is_a_table_in_groups(spec, tmp_path, monkeypatch):
         "backbone": [240.0, 15.0],
         "projection": [240.0, 1.0, 0.0],
     }
-    rows = found.rows["backbone"]
+    rows = result.rows["backbone"]
     for start in range(5):
         for stop in range(5):
             np.testing.assert_array_equal(
@@ -126,10 +126,10 @@ def test_the_same_command_leaves_a_finished_file_alone(
     embeddings.embed_source(encoder, spec, path)
     before = path.stat().st_mtime_ns
     monkeypatch.chdir(tmp_path)  # the spec may be written in another way
-    found = embeddings.embed_source(encoder, "folder:images", path)
+    result = embeddings.embed_source(encoder, "folder:images", path)
     assert path.stat().st_mtime_ns == before
     assert "This file is finished" in capsys.readouterr().out
-    np.testing.assert_array_equal(found.rows["backbone"][:], BACKBONE)
+    np.testing.assert_array_equal(result.rows["backbone"][:], BACKBONE)
 
 
 def test_the_source_can_be_opened_from_another_folder(spec, monkeypatch):
@@ -214,8 +214,8 @@ def test_names_that_are_no_utf8_can_be_written(tmp_path):
         file.write(image)
     spec = f"folder:{tmp_path / 'images'}"
     for path in (tmp_path / "a.npz", tmp_path / "a.parquet"):
-        found = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
-        assert found.names == ["a?.png"]
+        result = embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
+        assert result.names == ["a?.png"]
 
 
 def test_files_that_would_run_code_or_are_damaged_are_refused(spec, tmp_path):

@@ -55,37 +55,37 @@ def test_a_source_that_cannot_fail_is_not_guarded():
 
 def test_features_are_those_of_each_image():
     source = fakes.Source(VALUES, labels=[3, 1, 4, 1, 5, 9, 2])
-    found = features.extract_in_memory(
+    result = features.extract_in_memory(
         fakes.Encoder(), source, fakes.RECIPE, 4, 3
     )
     x = np.array(VALUES, np.float32) / 255
     np.testing.assert_allclose(
-        found.backbone, np.stack([x, 1 - x], 1), atol=1e-6
+        result.backbone, np.stack([x, 1 - x], 1), atol=1e-6
     )
     np.testing.assert_allclose(
-        found.projection, np.stack([x, np.ones(7)], 1), atol=1e-6
+        result.projection, np.stack([x, np.ones(7)], 1), atol=1e-6
     )
-    assert found.backbone.dtype == found.projection.dtype == np.float32
-    assert found.labels.tolist() == [3, 1, 4, 1, 5, 9, 2]
-    assert found.skipped == []
+    assert result.backbone.dtype == result.projection.dtype == np.float32
+    assert result.labels.tolist() == [3, 1, 4, 1, 5, 9, 2]
+    assert result.skipped == []
 
 
 def test_images_are_normalised_by_the_recipe():
     recipe = fakes.RECIPE._replace(mean=(0.5,) * 3, std=(0.25,) * 3)
-    found = features.extract_in_memory(
+    result = features.extract_in_memory(
         fakes.Encoder(), fakes.Source([255]), recipe, 4, 1
     )
-    np.testing.assert_allclose(found.backbone, [[2.0, -1.0]], atol=1e-6)
+    np.testing.assert_allclose(result.backbone, [[2.0, -1.0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_the_batch_size_changes_nothing(batch_size):
-    found = features.extract_in_memory(
+    result = features.extract_in_memory(
         fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, batch_size
     )
-    assert found.backbone.shape == (7, 2)
+    assert result.backbone.shape == (7, 2)
     np.testing.assert_allclose(
-        found.backbone[:, 0], np.array(VALUES) / 255, atol=1e-6
+        result.backbone[:, 0], np.array(VALUES) / 255, atol=1e-6
     )
 
 
@@ -103,8 +103,8 @@ def test_new_weights_are_seen_without_a_new_trace():
     source = fakes.Source([0])
     features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 2)
     encoder.one.assign(5.0)
-    found = features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 2)
-    np.testing.assert_allclose(found.backbone, [[0.0, 5.0]])
+    result = features.extract_in_memory(encoder, source, fakes.RECIPE, 4, 2)
+    np.testing.assert_allclose(result.backbone, [[0.0, 5.0]])
 
 
 def test_unreadable_images_are_skipped_and_named(monkeypatch):
@@ -113,15 +113,15 @@ def test_unreadable_images_are_skipped_and_named(monkeypatch):
         logging, "warning", lambda text, *args: warnings.append(text % args)
     )
     source = fakes.Source(VALUES, labels=range(7), broken=[0, 4, 6])
-    found = features.extract_in_memory(
+    result = features.extract_in_memory(
         fakes.Encoder(), source, fakes.RECIPE, 4, 3
     )
     np.testing.assert_allclose(
-        found.backbone[:, 0], np.array([51, 102, 153, 255]) / 255, atol=1e-6
+        result.backbone[:, 0], np.array([51, 102, 153, 255]) / 255, atol=1e-6
     )
-    assert found.labels.tolist() == [1, 2, 3, 5]
-    assert found.index.tolist() == [1, 2, 3, 5]
-    assert found.skipped == ["image-0.png", "image-4.png", "image-6.png"]
+    assert result.labels.tolist() == [1, 2, 3, 5]
+    assert result.index.tolist() == [1, 2, 3, 5]
+    assert result.skipped == ["image-0.png", "image-4.png", "image-6.png"]
     assert warnings == [
         "3 of 7 images cannot be read and are left out of the evaluation: "
         "image-0.png, image-4.png, image-6.png"
@@ -135,22 +135,22 @@ def test_a_source_without_one_readable_image_is_refused():
 
 
 def test_a_source_without_labels_has_features_without_labels():
-    found = features.extract_in_memory(
+    result = features.extract_in_memory(
         fakes.Encoder(), fakes.Source(VALUES), fakes.RECIPE, 4, 3
     )
-    assert found.labels is None
+    assert result.labels is None
 
 
 def test_raw_pixels_are_the_normalised_view():
     recipe = fakes.RECIPE._replace(mean=(0.5,) * 3, std=(0.5,) * 3)
     source = fakes.Source([0, 255, 51], labels=[0, 1, 0], broken=[1])
-    found = features.raw_pixels(source, recipe, 2, batch_size=2)
+    result = features.raw_pixels(source, recipe, 2, batch_size=2)
     np.testing.assert_allclose(
-        found.backbone, [[-1.0] * 12, [-0.6] * 12], atol=1e-6
+        result.backbone, [[-1.0] * 12, [-0.6] * 12], atol=1e-6
     )
-    assert found.projection is None
-    assert found.labels.tolist() == [0, 0]
-    assert found.skipped == ["image-1.png"]
+    assert result.projection is None
+    assert result.labels.tolist() == [0, 0]
+    assert result.skipped == ["image-1.png"]
 
 
 def test_labels_follow_the_class_names_of_the_bank():
@@ -300,7 +300,7 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
     )
     other.digest = "c" * 64
     features.extract_to_disk(_frozen(), source, tmp_path, 3)
-    for encoder, found, tag in (
+    for encoder, images, tag in (
         (_frozen(identity="b" * 64), source, ""),
         (_frozen(), other, ""),
         (_frozen(), source, "-crop"),
@@ -311,7 +311,7 @@ def test_another_encoder_data_set_or_view_has_features_of_its_own(tmp_path):
                 count.append(1) or encoder.encode(images)
             )
         )
-        features.extract_to_disk(encoder, found, tmp_path, 3, tag=tag)
+        features.extract_to_disk(encoder, images, tmp_path, 3, tag=tag)
         assert count
     assert len(list(tmp_path.iterdir())) == 4
 

@@ -160,8 +160,8 @@ def start_of(workdir, checkpoint="latest", **fields):
 def method_of(workdir, **fields):
     """Method and stream of a configuration."""
     config, start = start_of(workdir, **fields)
-    pair = supervised.open_labelled("", "", start.run)
-    train, _ = finetune.choose(config, pair)
+    labelled = supervised.open_labelled("", "", start.run)
+    train, _ = finetune.choose(config, labelled)
     batches = finetune.make_stream(config, start.run, train)
     method = finetune.make_method(config, start, batches, 2, STRATEGY)
     return method, batches
@@ -171,10 +171,10 @@ def test_the_backbone_starts_from_the_encoder(workdir):
     start = start_of(workdir)[1]
     encoder = frozen.build_encoder(start.run)
     checkpoints.restore_query_encoder(encoder, checkpoints.latest(workdir))
-    for found, expected in zip(
+    for actual, expected in zip(
         start.backbone.weights, encoder.backbone.weights, strict=True
     ):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
     assert start.title.endswith("step-000000009")
 
 
@@ -224,9 +224,9 @@ def one_step(method, batches):
     weights = [v.numpy() for v in method.weights]
     logits = method.head(method.backbone(images, training=True), training=True)
     method.set_weights(weights)
-    found = method.train_step(batch)
+    metrics = method.train_step(batch)
     labels = batches.source.labels[batch["index"].numpy()]
-    return float(found["loss"]), logits.numpy().astype(np.float64), labels
+    return float(metrics["loss"]), logits.numpy().astype(np.float64), labels
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -288,11 +288,11 @@ def test_all_weights_move_and_the_head_moves_faster(workdir):
 
 def test_held_out_images_are_not_trained_on(workdir):
     config = make_config(data__labels=0.5, data__holdout=0.2)
-    pair = supervised.open_labelled("", "", frozen.load_config(workdir))
-    train, held = finetune.choose(config, pair)
-    assert (len(train), len(held)) == (16, 4)
-    assert np.bincount(held.labels).tolist() == [2, 2]
-    assert not set(train.indices) & set(held.indices)
+    labelled = supervised.open_labelled("", "", frozen.load_config(workdir))
+    train, held_out = finetune.choose(config, labelled)
+    assert (len(train), len(held_out)) == (16, 4)
+    assert np.bincount(held_out.labels).tolist() == [2, 2]
+    assert not set(train.indices) & set(held_out.indices)
     batches = finetune.make_stream(config, frozen.load_config(workdir), train)
     assert batches.source is train
 
@@ -303,7 +303,9 @@ def test_early_stopping_keeps_the_best_checkpoint(
     figures = iter([0.25, 0.75, 0.5, 0.75, 1.0])
     train = supervised.train
 
-    def told(method, batches, config, output, strategy, evaluate, patience):
+    def with_fixed_figures(
+        method, batches, config, output, strategy, evaluate, patience
+    ):
         assert 0 <= evaluate() <= 1
         return train(
             method,
@@ -315,7 +317,7 @@ def test_early_stopping_keeps_the_best_checkpoint(
             patience,
         )
 
-    monkeypatch.setattr(supervised, "train", told)
+    monkeypatch.setattr(supervised, "train", with_fixed_figures)
     result = run(
         workdir,
         tmp_path,
@@ -367,17 +369,17 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_replicas_that_do_not_divide_the_batch_are_refused(workdir):
-    pair = supervised.open_labelled("", "", frozen.load_config(workdir))
-    parts = finetune.choose(make_config(), pair)
+    labelled = supervised.open_labelled("", "", frozen.load_config(workdir))
+    parts = finetune.choose(make_config(), labelled)
     with pytest.raises(ValueError, match="Received 8, 40 .* and 3 replicas"):
-        finetune.check(make_config(), pair, *parts, replicas=3)
+        finetune.check(make_config(), labelled, *parts, replicas=3)
     with pytest.raises(ValueError, match="two images or more of a replica"):
         finetune.check(
-            make_config(augment__mixup=0.2), pair, *parts, replicas=8
+            make_config(augment__mixup=0.2), labelled, *parts, replicas=8
         )
     config = make_config(model__sync_bn=False)
     with pytest.raises(ValueError, match="two images or more of a replica"):
-        finetune.check(config, pair, *parts, replicas=8)
+        finetune.check(config, labelled, *parts, replicas=8)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(workdir, tmp_path):

@@ -32,13 +32,13 @@ def test_a_run_is_opened_with_its_checkpoint_and_its_own_images(workdir):
     assert encoder.title.endswith("step-000000005")
     assert encoder.image_size == 16
     assert encoder.recipe == views.RECIPES[encoder.config.data.views]
-    found = encoder.encode(IMAGES)
+    result = encoder.encode(IMAGES)
     images = views.normalize(
         tf.constant(IMAGES), encoder.recipe.mean, encoder.recipe.std
     )
     expected = encoder.encoder(images, training=False)
-    np.testing.assert_allclose(found["projection"], expected, rtol=1e-5)
-    assert found["backbone"].shape == [2, 8]
+    np.testing.assert_allclose(result["projection"], expected, rtol=1e-5)
+    assert result["backbone"].shape == [2, 8]
     assert encoder.layers == ("backbone", "projection")
 
 

@@ -145,7 +145,7 @@ def test_untrained_weights_are_a_function_of_the_seed(run):
 
 
 def test_the_command_prints_what_it_measured(run, capsys, tmp_path):
-    found = knn.evaluate(
+    result = knn.evaluate(
         frozen.open_frozen(run),
         tmp_path,
         ks=[1, 5],
@@ -159,10 +159,10 @@ def test_the_command_prints_what_it_measured(run, capsys, tmp_path):
         "backbone",
         "projection",
     ]
-    assert list(found) == [
+    assert list(result) == [
         (name, k, t) for name in names for k in (1, 5) for t in (0.1, 1.0)
     ]
-    assert found["raw pixels 16x16", 1, 0.1] == 1.0
+    assert result["raw pixels 16x16", 1, 0.1] == 1.0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("checkpoints/step-000000010")
     assert lines[2].endswith(
@@ -195,9 +195,9 @@ def test_weights_come_from_the_checkpoint_asked_for(run):
 
 def test_the_second_evaluation_reads_the_stored_features(run, tmp_path):
     encoder = frozen.open_frozen(run)
-    found = knn.evaluate(encoder, tmp_path, ks=[1])
+    result = knn.evaluate(encoder, tmp_path, ks=[1])
     again = knn.evaluate(encoder._replace(encode=None), tmp_path, ks=[1])
-    assert again == found
+    assert again == result
 
 
 def test_a_model_of_another_program_has_no_projection(run, tmp_path, capsys):

@@ -43,14 +43,14 @@ def _run(encoder, output, **fields):
 @pytest.fixture(name="finished", scope="module")
 def _finished(encoder, tmp_path_factory):
     """Way -> folder and result of a probe, the weights before and after it."""
-    made = {}
+    finished = {}
     for way in WAYS:
         folder = tmp_path_factory.mktemp(way)
         before = [weight.numpy() for weight in encoder.weights]
         result = _run(encoder, folder, probe__way=way)
         after = [weight.numpy() for weight in encoder.weights]
-        made[way] = folder, result, before, after
-    return made
+        finished[way] = folder, result, before, after
+    return finished
 
 
 @pytest.mark.parametrize("way", WAYS)

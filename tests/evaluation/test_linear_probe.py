@@ -33,11 +33,11 @@ def _oracle(rate):
 
 
 def test_each_rate_takes_the_steps_of_sgd():
-    found = linear.train_probe(
+    result = linear.train_probe(
         [ROWS], LABELS, ALL, 3, RECIPE._replace(rates=(0.5, 2.0))
     )
     expected = [_oracle(0.5), _oracle(2.0)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_start_from_a_hundredth_and_biases_from_zero():
@@ -48,22 +48,22 @@ def test_weights_start_from_a_hundredth_and_biases_from_zero():
 
 def test_a_rate_that_diverges_scores_nothing_and_disturbs_no_other():
     recipe = RECIPE._replace(rates=(0.5, 1e38), epochs=12)
-    found = linear.train_probe([ROWS], LABELS, ALL, 3, recipe)
+    result = linear.train_probe([ROWS], LABELS, ALL, 3, recipe)
     alone = linear.train_probe(
         [ROWS], LABELS, ALL, 3, recipe._replace(rates=(0.5,))
     )
-    np.testing.assert_allclose(found[0], alone[0], rtol=1e-5, atol=1e-7)
-    assert not np.isfinite(found[1]).all()
-    assert linear.top1(ROWS, LABELS, ALL, found)[1] == 0
+    np.testing.assert_allclose(result[0], alone[0], rtol=1e-5, atol=1e-7)
+    assert not np.isfinite(result[1]).all()
+    assert linear.top1(ROWS, LABELS, ALL, result)[1] == 0
 
 
 def test_images_that_are_not_kept_teach_nothing():
     kept = np.array([True, True, True, True, False, False])
-    found = linear.train_probe([ROWS], LABELS, kept, 3, RECIPE)
+    result = linear.train_probe([ROWS], LABELS, kept, 3, RECIPE)
     other = ROWS.copy()
     other[4:] = 100
     again = linear.train_probe([other], LABELS, kept, 3, RECIPE)
-    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(result, again)
 
 
 def test_the_batch_is_no_larger_than_the_images():
@@ -123,8 +123,8 @@ def test_top_1_is_the_share_of_the_chosen_alone():
     rows = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
     labels = np.array([0, 1, 1, 0])
     chosen = np.array([True, True, True, False])
-    found = linear.top1(rows, labels, chosen, weights)
-    assert found == pytest.approx([2 / 3])
+    result = linear.top1(rows, labels, chosen, weights)
+    assert result == pytest.approx([2 / 3])
 
 
 def test_scores_of_blocks_are_those_of_the_whole(monkeypatch):

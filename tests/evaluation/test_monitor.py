@@ -42,13 +42,13 @@ def test_after_one_that_is_broken_off_comes_a_whole_pass():
 
 
 def test_one_iterator_makes_all_passes(monkeypatch):
-    made = []
+    iterators = []
     monkeypatch.setattr(
-        monitor, "iter", lambda x: made.append(x) or iter(x), raising=False
+        monitor, "iter", lambda x: iterators.append(x) or iter(x), raising=False
     )
     again = _passes(fakes.Source(range(5)))
     assert _read(again) == _read(again)
-    assert len(made) == 1
+    assert len(iterators) == 1
 
 
 def test_nothing_is_read_ahead_of_a_pass():
@@ -118,16 +118,16 @@ def _make(monkeypatch):
 def test_knn_and_the_representation_are_measured_on_the_same_features(make):
     # Backbone rows (0, 1), (1, 0), and the wrong label of the last (1, 0).
     measure = make(fakes.Source([0, 255, 255], [0, 1, 0]))
-    found = measure(fakes.Encoder())
-    assert set(found) == FIGURES
-    assert found["knn_backbone"] == pytest.approx(2 / 3)
+    result = measure(fakes.Encoder())
+    assert set(result) == FIGURES
+    assert result["knn_backbone"] == pytest.approx(2 / 3)
     # Of three pairs two have the squared distance 2, one has 0.
     expected = math.log((1 + 2 * math.exp(-4)) / 3)
-    assert found["uniformity"] == pytest.approx(expected, abs=1e-5)
-    assert found["effective_rank"] == pytest.approx(1.0)
-    assert found["feature_norm"] == pytest.approx(1.0)
+    assert result["uniformity"] == pytest.approx(expected, abs=1e-5)
+    assert result["effective_rank"] == pytest.approx(1.0)
+    assert result["feature_norm"] == pytest.approx(1.0)
     # Each image's two views are at a right angle.
-    assert found["alignment"] == pytest.approx(2.0)
+    assert result["alignment"] == pytest.approx(2.0)
 
 
 def test_sources_are_encoded_once_and_with_one_trace(make, monkeypatch):
@@ -162,8 +162,8 @@ def test_views_are_of_images_that_can_be_read(make):
             return tf.image.resize(image, [size, size], "nearest")
 
     measure = make(fakes.Source(values, [0, 1, 0, 1, 0], broken=[2]), augment)
-    found = measure(fakes.Encoder())
-    assert found["alignment"] == pytest.approx(0.0)
+    result = measure(fakes.Encoder())
+    assert result["alignment"] == pytest.approx(0.0)
     assert sorted(pixel for pixel, _ in drawn) == sorted(2 * [0, 255, 204, 102])
     # No two views share their random numbers, with none of the training's.
     assert sorted(place for _, place in drawn) == list(range(-8, 0))
@@ -171,19 +171,19 @@ def test_views_are_of_images_that_can_be_read(make):
 
 def test_one_image_that_can_be_read_has_a_knn_only(make):
     measure = make(fakes.Source([0, 255], [0, 1], broken=[1]))
-    found = measure(fakes.Encoder())
-    assert found == {"knn_backbone": 1.0, "knn_projection": 1.0}
+    result = measure(fakes.Encoder())
+    assert result == {"knn_backbone": 1.0, "knn_projection": 1.0}
 
 
 def test_the_views_follow_the_seed_of_the_run(tmp_path):
     spec = f"folder:{small_run.write_images(tmp_path, 6)}"
-    found = [
+    result = [
         monitor.KnnMonitor(_config(spec, spec, seed, size=16))(fakes.Encoder())
         for seed in (3, 3, 4)
     ]
-    assert found[0] == found[1]
-    assert found[0]["alignment"] > 0
-    assert found[0]["alignment"] != found[2]["alignment"]
+    assert result[0] == result[1]
+    assert result[0]["alignment"] > 0
+    assert result[0]["alignment"] != result[2]["alignment"]
 
 
 def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):

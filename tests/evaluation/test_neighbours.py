@@ -37,30 +37,30 @@ BANK = [[2.0, 0.0], [0.0, 1.0], [3.0, 3.0], [-1.0, 0.0]]
 def test_neighbours_are_the_largest_cosines_nearest_first():
     bank = _embeddings(BANK)
     query = _embeddings([[5.0, 0.0], [-2.0, 0.1]], source="s2")
-    found = neighbours.search(bank, query, 3)
-    assert found.index.tolist() == [[0, 2, 1], [3, 1, 2]]
+    result = neighbours.search(bank, query, 3)
+    assert result.index.tolist() == [[0, 2, 1], [3, 1, 2]]
     half = np.sqrt(0.5)
-    np.testing.assert_allclose(found.cosine[0], [1, half, 0], atol=1e-6)
+    np.testing.assert_allclose(result.cosine[0], [1, half, 0], atol=1e-6)
     norm = np.sqrt(4.01)
     expected = [2 / norm, 0.1 / norm, -1.9 * half / norm]
-    np.testing.assert_allclose(found.cosine[1], expected, atol=1e-6)
-    assert found.query.tolist() == [0, 1]
-    assert found.same is None
+    np.testing.assert_allclose(result.cosine[1], expected, atol=1e-6)
+    assert result.query.tolist() == [0, 1]
+    assert result.same is None
 
 
 def test_no_image_is_its_own_neighbour():
     file = _embeddings(BANK)
-    found = neighbours.search(file, file, 3)
-    assert found.index.tolist() == (
+    result = neighbours.search(file, file, 3)
+    assert result.index.tolist() == (
         [[2, 1, 3], [2, 0, 3], [0, 1, 3], [1, 2, 0]]
     )
 
 
 def test_more_duplicates_than_neighbours_are_no_trouble():
     file = _embeddings(np.ones([5, 2]))
-    found = neighbours.search(file, file, 2)
+    result = neighbours.search(file, file, 2)
     # Of equals the first rows, without the query itself.
-    assert found.index.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
+    assert result.index.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
 
 
 def test_an_image_that_the_bank_lacks_has_all_its_neighbours():
@@ -71,24 +71,24 @@ def test_an_image_that_the_bank_lacks_has_all_its_neighbours():
         rows={"backbone": file.rows["backbone"][keep]},
         index=np.array(keep),
     )
-    found = neighbours.search(bank, file, 2)
-    assert found.index.tolist() == [[1, 2], [1, 0], [0, 2], [1, 0]]
+    result = neighbours.search(bank, file, 2)
+    assert result.index.tolist() == [[1, 2], [1, 0], [0, 2], [1, 0]]
 
 
 def test_queries_are_searched_in_the_order_asked_for():
     file = _embeddings(BANK)
-    found = neighbours.search(file, file, 1, query_rows=np.array([3, 0]))
-    assert found.query.tolist() == [3, 0]
-    assert found.index.tolist() == [[1], [2]]
+    result = neighbours.search(file, file, 1, query_rows=np.array([3, 0]))
+    assert result.query.tolist() == [3, 0]
+    assert result.index.tolist() == [[1], [2]]
 
 
 def test_classes_are_compared_by_name():
     bank = _embeddings(BANK, [0, 1, 2, 1], ["ant", "bee", "cat"])
     query = _embeddings([[1.0, 0.1], [-1, 0]], [1, 0], ["bee", "cat"], "s2")
-    found = neighbours.search(bank, query, 2)
+    result = neighbours.search(bank, query, 2)
     # Query 0, a cat: ant, cat. Query 1, a bee: bee, bee.
-    assert found.index.tolist() == [[0, 2], [3, 1]]
-    assert found.same.tolist() == [[False, True], [True, True]]
+    assert result.index.tolist() == [[0, 2], [3, 1]]
+    assert result.same.tolist() == [[False, True], [True, True]]
     numbered = query._replace(class_names=None)
     assert neighbours.search(bank, numbered, 2).same is None
 
@@ -143,9 +143,9 @@ def test_results_are_written_with_names_and_classes(images, kinds, capsys):
         images / f"bank{kinds[0]}",
         images / f"query{kinds[1]}",
         2,
-        images / "out" / "found.csv",
+        images / "out" / "result.csv",
     )
-    table = _table(images / "out" / "found.csv")
+    table = _table(images / "out" / "result.csv")
     # Of (50, 205): (60, 195) at an angle of 3.4 degrees, (40, 215) at 3.2.
     a, b = np.array([50, 205]), np.array([40, 215])
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -171,10 +171,10 @@ def test_queries_are_chosen_by_name(images):
         images / "bank.npz",
         images / "bank.npz",
         1,
-        images / "found.csv",
+        images / "result.csv",
         queries=["dog/3.png"],
     )
-    (row,) = _table(images / "found.csv")
+    (row,) = _table(images / "result.csv")
     assert (row["query"], row["neighbour"]) == ("dog/3.png", "cat/1.png")
     with pytest.raises(
         ValueError, match="Received 9.png; its 4 names begin wi"
@@ -197,7 +197,7 @@ def test_the_grid_shows_queries_neighbours_and_their_classes(images):
         images / "bank.npz",
         images / "query.npz",
         2,
-        images / "found.csv",
+        images / "result.csv",
         images / "grid.png",
     )
     grid = Image.open(images / "grid.png").convert("RGB")
@@ -223,20 +223,20 @@ def test_a_grid_shows_so_many_queries_spread_over_the_file(images):
         images / "bank.npz",
         images / "bank.npz",
         1,
-        images / "found.csv",
+        images / "result.csv",
         images / "grid.png",
         shown=2,
     )
     grid = Image.open(images / "grid.png").convert("RGB")
     first, last = (grid.getpixel((55, y))[0] for y in (78, 208))
     assert (first, last) == (0, 40)
-    assert len(_table(images / "found.csv")) == 4
+    assert len(_table(images / "result.csv")) == 4
     with pytest.raises(ValueError, match="shown=0"):
         neighbours.search_files(
             images / "bank.npz",
             images / "bank.npz",
             1,
-            images / "found.csv",
+            images / "result.csv",
             images / "grid.png",
             shown=0,
         )
@@ -262,7 +262,7 @@ def test_a_grid_of_images_that_have_changed_is_refused(images):
             images / "bank.npz",
             images / "query.npz",
             1,
-            images / "found.csv",
+            images / "result.csv",
             images / "grid.png",
         )
-    assert not (images / "found.csv").exists()
+    assert not (images / "result.csv").exists()

@@ -33,8 +33,8 @@ def test_alignment_is_the_mean_squared_distance_of_directions():
 def test_alignment_in_blocks_agrees_with_numpy():
     first, second = _rows(seed=1), _rows(seed=2)
     expected = ((_unit(first) - _unit(second)) ** 2).sum(axis=1).mean()
-    found = representation.alignment(first, second)
-    assert found == pytest.approx(expected, rel=1e-6)
+    result = representation.alignment(first, second)
+    assert result == pytest.approx(expected, rel=1e-6)
 
 
 def test_uniformity_of_two_points_is_their_squared_distance_times_minus_t():
@@ -83,8 +83,8 @@ def test_effective_rank_follows_the_entropy_of_the_singular_values():
     # Singular values 3 sqrt(2) and sqrt(2): shares 3/4 and 1/4.
     rows = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    found = representation.effective_rank(rows)
-    assert found == pytest.approx(math.exp(entropy))
+    result = representation.effective_rank(rows)
+    assert result == pytest.approx(math.exp(entropy))
 
 
 def test_effective_rank_ignores_the_mean():
@@ -102,8 +102,8 @@ def test_effective_rank_in_blocks_agrees_with_numpy(count, size):
     singular = np.linalg.svd(centred, compute_uv=False)
     share = singular[singular > 1e-9] / singular.sum()
     expected = math.exp(-np.sum(share * np.log(share)))
-    found = representation.effective_rank(rows)
-    assert found == pytest.approx(expected, rel=1e-6)
+    result = representation.effective_rank(rows)
+    assert result == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_collapsed_representation_has_no_rank():
@@ -117,10 +117,10 @@ def test_a_collapsed_representation_has_no_rank():
 @pytest.mark.usefixtures("small_blocks")
 def test_describe_holds_the_figures_of_all_rows():
     rows = np.array([[3.0, 4.0], [-3.0, -4.0], [0.3, 0.4], [-0.3, -0.4]])
-    found = representation.describe(rows)
+    result = representation.describe(rows)
     # Two pairs in one direction, four in opposite ones.
     expected = math.log((2 + 4 * math.exp(-8)) / 6)
-    assert found == {
+    assert result == {
         "uniformity": pytest.approx(expected, abs=1e-6),
         "effective_rank": pytest.approx(1.0),
         "feature_norm": pytest.approx(2.75),

@@ -16,10 +16,10 @@ def _workdir(tmp_path_factory):
 
 
 def test_the_runs_own_sources_are_the_default(workdir):
-    pair = supervised.open_labelled("", "", frozen.load_config(workdir))
-    assert (len(pair.train), len(pair.test)) == (40, 11)
-    assert pair.names == ["dark", "light"]
-    assert np.bincount(pair.train_labels).tolist() == [20, 20]
+    labelled = supervised.open_labelled("", "", frozen.load_config(workdir))
+    assert (len(labelled.train), len(labelled.test)) == (40, 11)
+    assert labelled.names == ["dark", "light"]
+    assert np.bincount(labelled.train_labels).tolist() == [20, 20]
 
 
 def test_test_labels_are_in_the_numbering_of_the_training_set(
@@ -29,8 +29,8 @@ def test_test_labels_are_in_the_numbering_of_the_training_set(
     image = workdir.parent / "test" / "light" / "0.png"
     light.write_text(f"{image}\tlight\n")
     train = f"folder:{workdir.parent / 'train'}"
-    pair = supervised.open_labelled(train, f"list:{light}")
-    assert pair.test_labels.tolist() == [1]
+    labelled = supervised.open_labelled(train, f"list:{light}")
+    assert labelled.test_labels.tolist() == [1]
 
 
 def test_sources_that_nobody_names_are_refused():
@@ -130,19 +130,19 @@ def test_all_images_are_equally_likely():
     ],
 )
 def test_split_holds_out_of_each_class_and_keeps_one(holdout, expected):
-    kept, held = supervised.split(LABELS, holdout, seed=3)
-    assert counts(held) == expected
+    kept, held_out = supervised.split(LABELS, holdout, seed=3)
+    assert counts(held_out) == expected
     np.testing.assert_array_equal(
-        np.sort(np.concatenate([kept, held])), np.arange(40)
+        np.sort(np.concatenate([kept, held_out])), np.arange(40)
     )
-    assert held.dtype == kept.dtype == np.int64
+    assert held_out.dtype == kept.dtype == np.int64
 
 
 def test_the_held_out_images_are_not_those_a_choice_begins_with():
     labels = np.zeros(1000, np.int64)
     chosen = set(supervised.balanced(labels, 0.5, seed=0).tolist())
-    held = set(supervised.split(labels, 0.5, seed=0)[1].tolist())
-    assert 150 < len(chosen & held) < 350  # 250 where they are independent
+    held_out = set(supervised.split(labels, 0.5, seed=0)[1].tolist())
+    assert 150 < len(chosen & held_out) < 350  # 250 where they are independent
 
 
 @pytest.mark.parametrize(

@@ -122,12 +122,12 @@ def test_a_sweep_is_every_pair_measured_alone():
     query = rng.standard_normal([40, 5]).astype("float32")
     labels, truth = rng.integers(0, 3, 60), rng.integers(0, 3, 40)
     ks, temperatures = [1, 10, 60], [0.02, 0.1, 1.0]
-    found = voting.sweep(bank, labels, query, truth, ks, temperatures, 3)
-    assert set(found) == {(k, t) for k in ks for t in temperatures}
-    for (k, t), value in found.items():
+    result = voting.sweep(bank, labels, query, truth, ks, temperatures, 3)
+    assert set(result) == {(k, t) for k in ks for t in temperatures}
+    for (k, t), value in result.items():
         scores = _oracle(bank, labels, query, k, t, 3)
         assert value == np.mean(scores.argmax(1) == truth)
-    assert len(set(found.values())) > 3  # the pairs do differ
+    assert len(set(result.values())) > 3  # the pairs do differ
 
 
 def test_a_tiny_temperature_is_the_nearest_neighbour():
