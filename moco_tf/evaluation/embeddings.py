@@ -235,8 +235,8 @@ def load(path):
         ValueError,  # pyarrow's errors are of this class too
     ) as error:
         raise ValueError(
-            f"{str(path)!r} is not a whole file of embeddings: {error}. Write "
-            "it again with `moco-tf embed`."
+            f"{str(path)!r} is not a complete file of embeddings: {error}. "
+            "Write it again with `moco-tf embed`."
         ) from error
 
 

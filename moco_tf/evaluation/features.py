@@ -7,8 +7,8 @@ kill:
     FOLDER/ENCODER-SOURCE/{backbone.npy, projection.npy, index.npy, state.json}
 
 The names are digests of the weights and of the data, so a changed encoder or
-data set never meets old features. A .npy file has room for the whole source;
-its first `rows` rows are filled. state.json holds `rows` and `next`, the image
+data set never meets old features. A .npy file has room for all images; its
+first `rows` rows are filled. state.json holds `rows` and `next`, the image
 at which a killed extraction goes on.
 """
 

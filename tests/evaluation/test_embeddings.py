@@ -159,7 +159,7 @@ def test_a_file_of_another_command_is_refused(spec, tmp_path):
             plain_frozen.make_frozen(), spec, path, ["backbone"]
         )
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="not a whole file of embeddings"):
+    with pytest.raises(ValueError, match="not a complete file of embeddings"):
         embeddings.embed_source(other, spec, path)
     assert path.read_bytes() == b"something else"
 
@@ -233,14 +233,14 @@ def test_files_that_would_run_code_or_are_damaged_are_refused(spec, tmp_path):
         path = tmp_path / f"c{suffix}"
         embeddings.embed_source(encoder, spec, path)
         path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(ValueError, match="not a whole file"):
+        with pytest.raises(ValueError, match="not a complete file"):
             embeddings.load(path)
 
 
 def test_a_parquet_file_of_others_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"index": [1, 2]}), path)
-    with pytest.raises(ValueError, match="not a whole file of embeddings"):
+    with pytest.raises(ValueError, match="not a complete file of embeddings"):
         embeddings.load(path)
 
 
