@@ -54,7 +54,6 @@ training/test_distribution.py
 training/test_steps.py
 training/test_optimizers_addons.py
 doctor/test_devices.py
-evaluation/test_finetune_replicas.py
 evaluation/test_monitor.py
 methods/test_swav.py
 methods/test_memory_bank.py

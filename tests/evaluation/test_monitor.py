@@ -190,7 +190,7 @@ def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
     measure = make(fakes.Source([0, 255], [0, 1]))
     measure.config = _config()
     measure.config.knn.every_epochs = 2
-    measure.config.train.epochs = 5
+    measure.config.train = {"epochs": 5}
     method = types.SimpleNamespace(query_encoder=fakes.Encoder())
     rows = [{"step": step} for step in range(1, 6)]
     for row in rows:
