@@ -209,8 +209,8 @@ def open_bank(bank, encoder, workdir=""):
     Args:
       bank: file of `moco-tf embed`, or the spec of a labelled source such as
         "folder:DIR", whose features are extracted now.
-      encoder: frozen.FrozenEncoder with a config, whose knn.k and knn.temperature are
-        used; k is at most the size of the bank.
+      encoder: frozen.FrozenEncoder with a config, whose knn.k and
+        knn.temperature are used; k is at most the size of the bank.
       workdir: of the run, for stored features; "": they are not kept.
 
     Returns:
