@@ -16,59 +16,280 @@ from moco_tf.data import views
 from moco_tf.models import inputs
 from moco_tf.training import distribution
 
-_CONVOLUTIONS = {
-    # operation -> inputs or output that hold (what slides, the filter)
-    "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
-    "Conv2DBackpropInput": lambda op: (op.inputs[2], op.inputs[1]),
-    "Conv2DBackpropFilter": lambda op: (op.inputs[2], op.outputs[0]),
-}
+_WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
+_READS = 8  # at least, so that what lies in buffers matters little
+_CEILING_SECONDS = 0.5
+_NEAR = 1.1  # within it, neither waits for the other
 
 
-def count_flops(graph):
-    """Multiplications and additions of convolutions and matrix products.
-
-    A multiplication with an addition counts as two. All else of an encoder is
-    below a hundredth of it.
+def benchmark(config, strategy, steps=10, rounds=3, path=""):
+    """Measures input, step and both in turn, and prints a table.
 
     Args:
-      graph: FuncGraph of static shapes, without loops.
+      config: ConfigDict of a pre-training; without data.source the step alone
+        is measured.
+      strategy: tf.distribute.Strategy.
+      steps: int, of a round. rounds: int; medians are reported.
+      path: of a JSON file of the same figures; "": none.
 
     Returns:
-      int.
+      dict of the figures, units in their names.
 
     Raises:
-      ValueError: for an operation whose shapes are not known.
+      ValueError: for a configuration or data that cannot be trained on.
     """
-    return sum(_of(op) for op in graph.get_operations())
-
-
-def _of(op):
-    if op.type in _CONVOLUTIONS:
-        places, kernel = _CONVOLUTIONS[op.type](op)
-        height, width, channels, _ = _known(op, kernel)
-        return 2 * math.prod(_known(op, places)) * height * width * channels
-    if op.type == "DepthwiseConv2dNative":
-        height, width, _, _ = _known(op, op.inputs[1])
-        return 2 * math.prod(_known(op, op.outputs[0])) * height * width
-    if op.type == "MatMul":
-        inner = _known(op, op.inputs[0])[0 if op.get_attr("transpose_a") else 1]
-        return 2 * math.prod(_known(op, op.outputs[0])) * inner
-    if op.type.startswith("BatchMatMul"):
-        inner = _known(op, op.inputs[0])[-2 if op.get_attr("adj_x") else -1]
-        return 2 * math.prod(_known(op, op.outputs[0])) * inner
-    return 0
-
-
-def _known(op, tensor):
-    if not tensor.shape.is_fully_defined():
+    if min(steps, rounds) < 1:
         raise ValueError(
-            "Operations can be counted where all shapes are known. Received "
-            f"{tensor.shape} at {op.name} ({op.type})."
+            "steps and rounds must be at least 1. Received "
+            f"steps={steps}, rounds={rounds}."
         )
-    return tensor.shape.as_list()
+    has_input = bool(config.data.source)
+    config = config.copy_and_resolve_references().unlock()
+    if not has_input:
+        config.data.source = "shapes:train"  # checked, not read
+    plan.check(config, strategy.num_replicas_in_sync)
+    stream: Any = None
+    if has_input:
+        source = plan.open_source(config, config.data.source)
+        stream = plan.make_stream(config, source)
+    method = plan.make_method(config, strategy, config.train.batch_size)
+    train = method.make_train_function()
+    memory = iter(noise(config, strategy))
+    runs = {"step": lambda: _train(train, memory, steps)}
+    if has_input:
+        reads = max(steps, _READS)
+        runs["input"] = lambda: (
+            _read(_open(stream, strategy), reads) * steps / reads
+        )
+        runs["both"] = lambda: _train(train, _open(stream, strategy), steps)
+    for run in runs.values():
+        run()  # compiles
+    images = steps * config.train.batch_size
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run() / images)
+    figures = _figures(config, method, strategy, seconds)
+    operations = _count(config, strategy, train, memory)
+    figures["flops_per_image"] = operations / config.train.batch_size
+    figures |= ceiling(config.train.precision)
+    if has_input:
+        figures["stages_ms_per_image"] = stages(config, stream.source, reads)
+    figures["verdict"] = verdict(
+        config,
+        figures.get("input_images_per_second"),
+        figures["step_images_per_second"],
+        figures["shared_cores"],
+    )
+    _print(figures)
+    if path:
+        pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
 
 
-_NEAR = 1.1  # within it, neither waits for the other
+def noise(config, strategy):
+    """One batch of noise of the stream's form, repeated without end."""
+    size, batch = config.data.image_size, config.train.batch_size
+    rows = batch // strategy.num_replicas_in_sync
+    random = np.random.default_rng(0)
+    channels = inputs.CHANNELS[config.model.input]
+    pictures = random.integers(
+        0, 256, [2, rows, size, size, channels], np.uint8
+    )
+    batch_of_noise = {
+        "query": pictures[0],
+        "key": pictures[1],
+        "index": np.arange(rows, dtype=np.int64),
+        "order": random.permutation(batch).astype(np.int32),
+        "valid": np.ones(rows, bool),
+    }
+    recipe = views.recipe(config.data.views, config.data.strength)
+    parts = dict(zip(("query", "key"), recipe.both, strict=True))
+    data = config.data
+    if data.small_views:
+        shape = [rows, data.small_views, data.small_size, data.small_size, 3]
+        batch_of_noise["small"] = random.integers(0, 256, shape, np.uint8)
+        parts["small"] = recipe.small(*shape[1:3], data.small_scale).parts
+    if data.augment_on == "device":
+        for name, augment in parts.items():
+            shape = batch_of_noise[name].shape[:-3]
+            count = int(np.prod(shape))
+            choices = augment.choose(tf.constant([0, 0], tf.int64), count)
+            distortions = augment.distortions(choices).numpy()
+            batch_of_noise[f"{name}_distortion"] = distortions.reshape(
+                *shape, -1
+            )
+    return strategy.distribute_datasets_from_function(
+        lambda _: tf.data.Dataset.from_tensors(batch_of_noise).repeat()
+    )
+
+
+def stages(config, source, steps):
+    """Milliseconds an image by stage: the stream without it, against with it.
+
+    Of the two large views alone.
+
+    Returns:
+      dict stage -> float, in the order of the work; {} for images of two
+      files, whose views are cropped and no more.
+    """
+    if source.channels != 3:
+        return {}
+    config = config.copy_and_resolve_references()
+    config.data.small_views = 0
+    recipe = views.recipe(config.data.views, config.data.strength)
+
+    def decoded(image, size, seed):
+        del seed
+        return tf.broadcast_to(image[0, 0], [size, size, image.shape[-1]])
+
+    def without(*operations):
+        off = dict.fromkeys([*operations, "solarize"], 0.0)
+        return [augment._replace(**off) for augment in recipe.both]
+
+    steps_of = {
+        "read and decode": (decoded, decoded),
+        "two crops": without("jitter", "gray", "blur"),
+        "grey": without("jitter", "blur"),
+        "jitter": without("blur"),
+        "blur": recipe.both,
+    }
+    plain = config.copy_and_resolve_references()
+    plain.data.augment_on = "host"
+    figures, before = {}, 0.0
+    for name, both in steps_of.items():
+        stream = plan.make_stream(plain, source)
+        stream.use(*both)
+        batches = _open(stream, tf.distribute.get_strategy())
+        seconds = _read(batches, steps)
+        total = 1e3 * seconds / (steps * plain.train.batch_size)
+        figures[name], before = total - before, total
+    return figures
+
+
+def ceiling(precision):
+    """FLOP/s of a large matrix product and a 3 x 3 convolution here."""
+    dtype = tf.float32 if precision == "float32" else precision[6:]
+    left, right = tf.cast(tf.random.normal([2, 1024, 1024]), dtype)
+    rows = tf.cast(tf.random.normal([8, 28, 28, 256]), dtype)
+    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)
+
+    @tf.function
+    def product():
+        return tf.reduce_sum(tf.matmul(left, right))
+
+    @tf.function
+    def convolution():
+        return tf.reduce_sum(tf.nn.conv2d(rows, kernel, 1, "SAME"))
+
+    figures = {}
+    for name, run in (("product", product), ("convolution", convolution)):
+        operations = count_flops(run.get_concrete_function().graph)
+        float(run())
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < _CEILING_SECONDS:
+            float(run())
+            count += 1
+        rate = operations * count / (time.perf_counter() - start)
+        figures[f"{name}_flops_per_second"] = rate
+    return figures
+
+
+def _open(stream, strategy):
+    batches = iter(stream.distribute(strategy, 0))
+    for _ in range(_WARM_UP):
+        next(batches)
+    return batches
+
+
+def _read(batches, steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    return time.perf_counter() - start
+
+
+def _train(train, batches, steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+        metrics = train(batches)
+    float(metrics["loss"])  # waits for the device
+    return time.perf_counter() - start
+
+
+def _count(config, strategy, train, memory):
+    """Operations of a step; of one without loops where it has some."""
+    plain = config.copy_and_resolve_references()
+    plain.train.micro_batches, plain.train.jit_compile = 1, False
+    plain.model.recompute = False
+    if plain != config:
+        memory = iter(noise(plain, strategy))
+        method = plan.make_method(plain, strategy, plain.train.batch_size)
+        train = method.make_train_function()
+    return count_flops(train.get_concrete_function(memory).graph)
+
+
+def _figures(config, method, strategy, seconds):
+    figures = {
+        f"{name}_images_per_second": 1 / statistics.median(times)
+        for name, times in seconds.items()
+    }
+    gpus = tf.config.list_logical_devices("GPU")
+    figures["shared_cores"] = not gpus
+    if "both" in seconds:
+        alone = statistics.median(seconds["step"])
+        both = statistics.median(seconds["both"])
+        figures["input_wait_share"] = max(0.0, 1 - alone / both)
+        if not gpus:
+            reading = statistics.median(seconds["input"])
+            figures["both_of_what_the_cores_allow"] = (alone + reading) / both
+    data = config.data
+    pixels = (1 + method.KEY_VIEWS) * data.image_size**2
+    pixels += data.small_views * data.small_size**2
+    channels = inputs.CHANNELS[config.model.input]
+    figures["input_bytes_per_image"] = channels * pixels
+    figures["state_bytes"] = sum(
+        variable.shape.num_elements() * variable.dtype.size
+        for variable in [*method.variables, *method.optimizer.variables]
+    )
+    if gpus:
+        memory = [tf.config.experimental.get_memory_info(g.name) for g in gpus]
+        figures["peak_memory_bytes"] = max(entry["peak"] for entry in memory)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures["peak_memory_bytes"] = 1024 * peak
+    figures["replicas"] = strategy.num_replicas_in_sync
+    figures["workers"] = distribution.worker_count(strategy)
+    return figures
+
+
+def _print(figures):
+    for name in ("input", "step", "both"):
+        rate = figures.get(f"{name}_images_per_second")
+        if rate is not None:
+            print(f"{name:<12}{rate:>9.1f} images/s")
+    if "input_wait_share" in figures:
+        print(
+            f"{'wait':<12}{100 * figures['input_wait_share']:>9.1f} % of both"
+        )
+    if "both_of_what_the_cores_allow" in figures:
+        share = figures["both_of_what_the_cores_allow"]
+        print(f"{'both':<12}{share:>9.2f} of 1 / (1 / input + 1 / step)")
+    rate = figures["step_images_per_second"] * figures["flops_per_image"]
+    print(
+        f"{'arithmetic':<12}{figures['flops_per_image'] / 1e9:>9.2f} GFLOP an "
+        f"image, {rate / 1e9:.0f} GFLOP/s; ceiling "
+        f"{figures['convolution_flops_per_second'] / 1e9:.0f} (convolution), "
+        f"{figures['product_flops_per_second'] / 1e9:.0f} (matrix product)"
+    )
+    print(
+        f"{'memory':<12}{figures['peak_memory_bytes'] / 1e9:>9.2f} GB peak, "
+        f"{figures['state_bytes'] / 1e9:.2f} GB of it state; "
+        f"{figures['input_bytes_per_image'] / 1e3:.0f} kB of views an image"
+    )
+    for name, milliseconds in figures.get("stages_ms_per_image", {}).items():
+        print(f"{'stage':<12}{milliseconds:>9.2f} ms an image: {name}")
+    print(figures["verdict"])
 
 
 def verdict(config, input_rate, step_rate, shared):
@@ -124,270 +345,53 @@ def _join(remedies):
     return " or ".join(remedies)
 
 
-_WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
-_READS = 8  # at least, so that what lies in buffers matters little
-_CEILING_SECONDS = 0.5
+_CONVOLUTIONS = {
+    # operation -> inputs or output that hold (what slides, the filter)
+    "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
+    "Conv2DBackpropInput": lambda op: (op.inputs[2], op.inputs[1]),
+    "Conv2DBackpropFilter": lambda op: (op.inputs[2], op.outputs[0]),
+}
 
 
-def benchmark(config, strategy, steps=10, rounds=3, path=""):
-    """Measures input, step and both in turn, and prints a table.
+def count_flops(graph):
+    """Multiplications and additions of convolutions and matrix products.
+
+    A multiplication with an addition counts as two. All else of an encoder is
+    below a hundredth of it.
 
     Args:
-      config: ConfigDict of a pre-training; without data.source the step alone
-        is measured.
-      strategy: tf.distribute.Strategy.
-      steps: int, of a round. rounds: int; medians are reported.
-      path: of a JSON file of the same figures; "": none.
+      graph: FuncGraph of static shapes, without loops.
 
     Returns:
-      dict of the figures, units in their names.
+      int.
 
     Raises:
-      ValueError: for a configuration or data that cannot be trained on.
+      ValueError: for an operation whose shapes are not known.
     """
-    if min(steps, rounds) < 1:
+    return sum(_flops_of(op) for op in graph.get_operations())
+
+
+def _flops_of(op):
+    if op.type in _CONVOLUTIONS:
+        image, kernel = _CONVOLUTIONS[op.type](op)
+        height, width, channels, _ = _known(op, kernel)
+        return 2 * math.prod(_known(op, image)) * height * width * channels
+    if op.type == "DepthwiseConv2dNative":
+        height, width, _, _ = _known(op, op.inputs[1])
+        return 2 * math.prod(_known(op, op.outputs[0])) * height * width
+    if op.type == "MatMul":
+        inner = _known(op, op.inputs[0])[0 if op.get_attr("transpose_a") else 1]
+        return 2 * math.prod(_known(op, op.outputs[0])) * inner
+    if op.type.startswith("BatchMatMul"):
+        inner = _known(op, op.inputs[0])[-2 if op.get_attr("adj_x") else -1]
+        return 2 * math.prod(_known(op, op.outputs[0])) * inner
+    return 0
+
+
+def _known(op, tensor):
+    if not tensor.shape.is_fully_defined():
         raise ValueError(
-            "steps and rounds must be at least 1. Received "
-            f"steps={steps}, rounds={rounds}."
+            "Operations can be counted where all shapes are known. Received "
+            f"{tensor.shape} at {op.name} ({op.type})."
         )
-    has_input = bool(config.data.source)
-    config = config.copy_and_resolve_references().unlock()
-    if not has_input:
-        config.data.source = "shapes:train"  # checked, not read
-    plan.check(config, strategy.num_replicas_in_sync)
-    stream: Any = None
-    if has_input:
-        source = plan.open_source(config, config.data.source)
-        stream = plan.make_stream(config, source)
-    method = plan.make_method(config, strategy, config.train.batch_size)
-    train = method.make_train_function()
-    memory = iter(noise(config, strategy))
-    runs = {"step": lambda: _train(train, memory, steps)}
-    if has_input:
-        reads = max(steps, _READS)
-        runs["input"] = lambda: (
-            _read(_open(stream, strategy), reads) * steps / reads
-        )
-        runs["both"] = lambda: _train(train, _open(stream, strategy), steps)
-    for run in runs.values():
-        run()  # compiles
-    images = steps * config.train.batch_size
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(run() / images)
-    found = _figures(config, method, strategy, seconds)
-    operations = _count(config, strategy, train, memory)
-    found["flops_per_image"] = operations / config.train.batch_size
-    found |= ceiling(config.train.precision)
-    if has_input:
-        found["stages_ms_per_image"] = stages(config, stream.source, reads)
-    found["verdict"] = verdict(
-        config,
-        found.get("input_images_per_second"),
-        found["step_images_per_second"],
-        found["shared_cores"],
-    )
-    _print(found)
-    if path:
-        pathlib.Path(path).write_text(json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def noise(config, strategy):
-    """One batch of noise of the stream's form, repeated for ever."""
-    size, batch = config.data.image_size, config.train.batch_size
-    rows = batch // strategy.num_replicas_in_sync
-    random = np.random.default_rng(0)
-    deep = inputs.CHANNELS[config.model.input]
-    pictures = random.integers(0, 256, [2, rows, size, size, deep], np.uint8)
-    made = {
-        "query": pictures[0],
-        "key": pictures[1],
-        "index": np.arange(rows, dtype=np.int64),
-        "order": random.permutation(batch).astype(np.int32),
-        "valid": np.ones(rows, bool),
-    }
-    recipe = views.recipe(config.data.views, config.data.strength)
-    parts = dict(zip(("query", "key"), recipe.both, strict=True))
-    data = config.data
-    if data.small_views:
-        shape = [rows, data.small_views, data.small_size, data.small_size, 3]
-        made["small"] = random.integers(0, 256, shape, np.uint8)
-        parts["small"] = recipe.small(*shape[1:3], data.small_scale).parts
-    if data.augment_on == "device":
-        for name, augment in parts.items():
-            places = made[name].shape[:-3]
-            count = int(np.prod(places))
-            choices = augment.choose(tf.constant([0, 0], tf.int64), count)
-            rows_of = augment.distortions(choices).numpy()
-            made[f"{name}_distortion"] = rows_of.reshape(*places, -1)
-    return strategy.distribute_datasets_from_function(
-        lambda _: tf.data.Dataset.from_tensors(made).repeat()
-    )
-
-
-def stages(config, source, steps):
-    """Milliseconds an image by stage: the stream without it, against with it.
-
-    Of the two large views alone.
-
-    Returns:
-      dict stage -> float, in the order of the work; {} for images of two
-      files, whose views are cropped and no more.
-    """
-    if source.channels != 3:
-        return {}
-    config = config.copy_and_resolve_references()
-    config.data.small_views = 0
-    recipe = views.recipe(config.data.views, config.data.strength)
-
-    def decoded(image, size, seed):
-        del seed
-        return tf.broadcast_to(image[0, 0], [size, size, image.shape[-1]])
-
-    def without(*operations):
-        off = dict.fromkeys([*operations, "solarize"], 0.0)
-        return [augment._replace(**off) for augment in recipe.both]
-
-    steps_of = {
-        "read and decode": (decoded, decoded),
-        "two crops": without("jitter", "gray", "blur"),
-        "grey": without("jitter", "blur"),
-        "jitter": without("blur"),
-        "blur": recipe.both,
-    }
-    plain = config.copy_and_resolve_references()
-    plain.data.augment_on = "host"
-    found, before = {}, 0.0
-    for name, both in steps_of.items():
-        stream = plan.make_stream(plain, source)
-        stream.use(*both)
-        batches = _open(stream, tf.distribute.get_strategy())
-        seconds = _read(batches, steps)
-        total = 1e3 * seconds / (steps * plain.train.batch_size)
-        found[name], before = total - before, total
-    return found
-
-
-def ceiling(precision):
-    """FLOP/s of a large matrix product and a 3 x 3 convolution here."""
-    dtype = tf.float32 if precision == "float32" else precision[6:]
-    left, right = tf.cast(tf.random.normal([2, 1024, 1024]), dtype)
-    rows = tf.cast(tf.random.normal([8, 28, 28, 256]), dtype)
-    kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)
-
-    @tf.function
-    def product():
-        return tf.reduce_sum(tf.matmul(left, right))
-
-    @tf.function
-    def convolution():
-        return tf.reduce_sum(tf.nn.conv2d(rows, kernel, 1, "SAME"))
-
-    found = {}
-    for name, run in (("product", product), ("convolution", convolution)):
-        operations = count_flops(run.get_concrete_function().graph)
-        float(run())
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < _CEILING_SECONDS:
-            float(run())
-            count += 1
-        rate = operations * count / (time.perf_counter() - start)
-        found[f"{name}_flops_per_second"] = rate
-    return found
-
-
-def _open(stream, strategy):
-    batches = iter(stream.distribute(strategy, 0))
-    for _ in range(_WARM_UP):
-        next(batches)
-    return batches
-
-
-def _read(batches, steps):
-    start = time.perf_counter()
-    for _ in range(steps):
-        next(batches)
-    return time.perf_counter() - start
-
-
-def _train(train, batches, steps):
-    start = time.perf_counter()
-    for _ in range(steps):
-        metrics = train(batches)
-    float(metrics["loss"])  # waits for the device
-    return time.perf_counter() - start
-
-
-def _count(config, strategy, train, memory):
-    """Operations of a step; of one without loops where it has some."""
-    plain = config.copy_and_resolve_references()
-    plain.train.micro_batches, plain.train.jit_compile = 1, False
-    plain.model.recompute = False
-    if plain != config:
-        memory = iter(noise(plain, strategy))
-        method = plan.make_method(plain, strategy, plain.train.batch_size)
-        train = method.make_train_function()
-    return count_flops(train.get_concrete_function(memory).graph)
-
-
-def _figures(config, method, strategy, seconds):
-    found = {
-        f"{name}_images_per_second": 1 / statistics.median(times)
-        for name, times in seconds.items()
-    }
-    gpus = tf.config.list_logical_devices("GPU")
-    found["shared_cores"] = not gpus
-    if "both" in seconds:
-        alone = statistics.median(seconds["step"])
-        both = statistics.median(seconds["both"])
-        found["input_wait_share"] = max(0.0, 1 - alone / both)
-        if not gpus:
-            reading = statistics.median(seconds["input"])
-            found["both_of_what_the_cores_allow"] = (alone + reading) / both
-    data = config.data
-    pixels = (1 + method.KEY_VIEWS) * data.image_size**2
-    pixels += data.small_views * data.small_size**2
-    deep = inputs.CHANNELS[config.model.input]
-    found["input_bytes_per_image"] = deep * pixels
-    found["state_bytes"] = sum(
-        variable.shape.num_elements() * variable.dtype.size
-        for variable in [*method.variables, *method.optimizer.variables]
-    )
-    if gpus:
-        memory = [tf.config.experimental.get_memory_info(g.name) for g in gpus]
-        found["peak_memory_bytes"] = max(entry["peak"] for entry in memory)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["peak_memory_bytes"] = 1024 * peak
-    found["replicas"] = strategy.num_replicas_in_sync
-    found["workers"] = distribution.worker_count(strategy)
-    return found
-
-
-def _print(found):
-    for name in ("input", "step", "both"):
-        rate = found.get(f"{name}_images_per_second")
-        if rate is not None:
-            print(f"{name:<12}{rate:>9.1f} images/s")
-    if "input_wait_share" in found:
-        print(f"{'wait':<12}{100 * found['input_wait_share']:>9.1f} % of both")
-    if "both_of_what_the_cores_allow" in found:
-        share = found["both_of_what_the_cores_allow"]
-        print(f"{'both':<12}{share:>9.2f} of 1 / (1 / input + 1 / step)")
-    rate = found["step_images_per_second"] * found["flops_per_image"]
-    print(
-        f"{'arithmetic':<12}{found['flops_per_image'] / 1e9:>9.2f} GFLOP an "
-        f"image, {rate / 1e9:.0f} GFLOP/s; ceiling "
-        f"{found['convolution_flops_per_second'] / 1e9:.0f} (convolution), "
-        f"{found['product_flops_per_second'] / 1e9:.0f} (matrix product)"
-    )
-    print(
-        f"{'memory':<12}{found['peak_memory_bytes'] / 1e9:>9.2f} GB peak, "
-        f"{found['state_bytes'] / 1e9:.2f} GB of it state; "
-        f"{found['input_bytes_per_image'] / 1e3:.0f} kB of views an image"
-    )
-    for name, milliseconds in found.get("stages_ms_per_image", {}).items():
-        print(f"{'stage':<12}{milliseconds:>9.2f} ms an image: {name}")
-    print(found["verdict"])
+    return tensor.shape.as_list()

@@ -19,8 +19,8 @@ _BASE_LINE = re.compile(r"(?m)^ +(\w+)=dict\($|^ +(\w+)=.*?,  # (.*)$")
 
 def folders():
     """Folders of the named configurations: in the wheel, in the checkout."""
-    places = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
-    return [place for place in places if place.is_dir()]
+    paths = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+    return [path for path in paths if path.is_dir()]
 
 
 def names(command: str = "pretrain") -> list[str]:

@@ -1,6 +1,6 @@
 """The fields of a configuration: their types, and what they may hold.
 
-Needs no TensorFlow and touches no data, so a mistake is told at once.
+Needs no TensorFlow and touches no data, so a mistake is refused at once.
 """
 
 import math

@@ -22,7 +22,7 @@ class Plan:
     """A pre-training as it will run.
 
     Attributes:
-      config: ConfigDict that it was made from, for what is written down of it.
+      config: ConfigDict that it resolves, for what is written to files.
       replicas, workers: int, of the strategy.
       source: Source of the images. batches: Stream over it, of "key" views in
         the order of `shuffle`. Both None of a plan without data.
@@ -190,7 +190,7 @@ def _resolve(config, strategy, images, source, batches):
 
 
 def method_of(config: ml_collections.ConfigDict, images: int = 0) -> Any:
-    """The method of a configuration, and what its class is told of the run.
+    """The method of a configuration, and what its class may ask of the run.
 
     Args:
       config: ConfigDict of a pre-training.

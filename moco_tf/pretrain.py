@@ -45,7 +45,7 @@ def pretrain(
 
     Args:
       config: ConfigDict (see configs/).
-      workdir: folder of the run; made if missing. A run that it holds goes on
+      workdir: folder of the run; made if missing. A run that is there goes on
         from its last checkpoint.
       strategy: tf.distribute.Strategy.
       extend: bool; allows more epochs than the run was started with.
@@ -223,7 +223,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
       profile_steps: first and last step (from 1) to trace, or ().
 
     Returns:
-      list of Listener, in the order in which they are told.
+      list of Listener, in the order in which they are called.
     """
     config, metrics, events = plan.config, files.metrics, files.events
     progress_bar = progress.Progress(

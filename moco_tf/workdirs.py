@@ -1,4 +1,12 @@
-"""What a workdir records of its run: configuration, data, starts."""
+"""A run's folder: its lock, configuration, data and starts.
+
+    lock               the process that writes here, while it does
+    config.json        the configuration, the data's fingerprint, the command
+    environment.json   versions, devices and command line of every start
+
+metrics.csv, warnings.csv, unreadable.csv, checkpoints/ and tensorboard/ beside
+them belong to who writes them.
+"""
 
 import contextlib
 import datetime
@@ -26,7 +34,7 @@ _PACKAGES = (
 
 
 def describe():
-    """Returns versions, devices, command and time of this process, a dict."""
+    """Versions, devices, command and time of this process, a dict."""
     import tensorflow as tf  # here: a configuration is checked without it
 
     now = datetime.datetime.now(datetime.UTC)
@@ -99,7 +107,7 @@ def hold(workdir):
                 raise
             raise OSError(
                 f"There is no room to write to {error.filename or workdir}: "
-                f"{error.strerror}. The checkpoints of {workdir} are whole. "
+                f"{error.strerror}. The checkpoints of {workdir} are intact. "
                 "Free space, then give the same command again to go on from "
                 "the last one."
             ) from error
@@ -117,7 +125,8 @@ def prepare(
       fingerprint: of the source that is trained on (`Source.fingerprint`).
       extend: allows more epochs than before; prints both schedules.
       command: whose configuration it is, of config_schema.TABLES.
-      encoder: identity of the encoder that is judged; "" for pre-training.
+      encoder: identity of the encoder that a task evaluates; "" for
+        pre-training.
 
     Raises:
       ValueError: if the run in the workdir was started otherwise.
@@ -177,11 +186,14 @@ def difference(saved, new):
 
     None stands for a field that one has not: it is of another method.
     """
-    old, new = configs.flatten(saved.to_dict()), configs.flatten(new.to_dict())
+    before, after = (
+        configs.flatten(saved.to_dict()),
+        configs.flatten(new.to_dict()),
+    )
     return [
-        (name, old.get(name), new.get(name))
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
+        (name, before.get(name), after.get(name))
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
         and name not in _FREE_FIELDS
         and name.split(".")[0] not in _FREE_SECTIONS
     ]
@@ -261,6 +273,6 @@ def read_json(path):
 
 
 def write_json(path, value):
-    """Writes a file whole or not at all."""
+    """Writes a JSON file, complete or not at all."""
     with filesystem.atomic_file(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n")

@@ -265,7 +265,7 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
         workdir = tmp_path / "run"
         monkeypatch.setattr(callbacks.RunCallback, "save", fill)
         with pytest.raises(
-            OSError, match="no room.*checkpoints of .* are whole"
+            OSError, match="no room.*checkpoints of .* are intact"
         ):
             _pretrain(images, workdir, **judged)
         assert small_run.step_of(workdir) == 6

@@ -131,7 +131,7 @@ class RunCallback(StepCallback):
           metrics: MetricsFile, one of the listeners; its rows say where an
             earlier session ended.
           unreadable: UnreadableLog. guard: Guard of this process.
-          listeners: list of Listener, in the order in which they are told.
+          listeners: list of Listener, in the order in which they are called.
           causes: usual causes of a loss that is not finite, in words.
         """
         super().__init__(cadence.steps_per_epoch, cadence.last_step, guard)
@@ -269,7 +269,7 @@ class RunCallback(StepCallback):
         Side effects: names the samples that could not be read.
         """
         count = self.step - self.reported
-        shares = window["unreadable"]
+        unreadable = window["unreadable"]  # a share of each step's batch
         row = {
             name: math.fsum(window[name]) / count for name in self.model.METRICS
         }
@@ -277,10 +277,12 @@ class RunCallback(StepCallback):
             "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
             "steps": count,
             "learning_rate": self._rate(),
-            "unreadable": round(math.fsum(shares) * self.cadence.batch_size),
+            "unreadable": round(
+                math.fsum(unreadable) * self.cadence.batch_size
+            ),
         }
         if row["unreadable"]:
-            numbered = enumerate(shares, self.reported)
+            numbered = enumerate(unreadable, self.reported)
             self.unreadable.add([step for step, share in numbered if share])
         return row
 

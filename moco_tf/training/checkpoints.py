@@ -33,19 +33,19 @@ def folder(workdir):
 
 def complete(workdir):
     """The complete checkpoints of a run as (step, path), oldest first."""
-    found = []
+    steps = []
     if folder(workdir).is_dir():
         for path in folder(workdir).iterdir():
             match = _NAME.fullmatch(path.name)
             if match and (path / "meta.json").is_file():
-                found.append((int(match[1]), path))
-    return sorted(found)
+                steps.append((int(match[1]), path))
+    return sorted(steps)
 
 
 def latest(workdir):
     """The newest complete checkpoint's path, or None if there is none."""
-    found = complete(workdir)
-    return found[-1][1] if found else None
+    steps = complete(workdir)
+    return steps[-1][1] if steps else None
 
 
 def wait_for(workdir, step, seconds=60.0):
@@ -123,7 +123,7 @@ def save_query_encoder(encoder, workdir, step, meta):
 
 
 def _write(checkpoint, workdir, step, meta):
-    """Writes a checkpoint's folder whole or not at all; returns its path."""
+    """Writes a checkpoint's folder, complete or not; returns its path."""
     final = _path(workdir, step)
     if (final / "meta.json").is_file():
         return final  # the state is a function of the step

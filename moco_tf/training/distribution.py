@@ -32,7 +32,7 @@ _FORMS = "auto, cpu, cpu:N, gpu or gpu:N (N: a positive number of replicas)"
 
 
 def parse_devices(devices):
-    """Splits "gpu:2" into ("gpu", 2); a count that is not given is None.
+    """Splits "gpu:2" into ("gpu", 2); without a count, None.
 
     Raises:
       ValueError: for any other form.
@@ -77,7 +77,7 @@ def make_strategy(
       ValueError: for another form, GPUs that are not there, or a process
         whose devices are already in use in another layout.
 
-    Side effects: `deterministic` holds for the whole process; in a cluster,
+    Side effects: `deterministic` is set for the process; in a cluster,
       sets TF_CONFIG, opens this worker's port and
       waits for the other workers.
     """
@@ -127,7 +127,7 @@ def _choose_devices_of_worker(kind, count, gpus, cluster):
         _choose_cpus(1)
         return
     place, workers = cluster.local()
-    # Too few for all: Slurm or the user has given each worker its own.
+    # Too few for all: Slurm or the user has set each worker's GPUs.
     share = count or len(gpus) // workers
     if workers > 1 and share and len(gpus) >= workers * share:
         gpus = gpus[place * share : (place + 1) * share]

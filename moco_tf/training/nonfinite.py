@@ -15,7 +15,7 @@ def find(method, batches, strategy, path, step):
     checkpoint come out as they did; the one in question is then looked into.
 
     Args:
-      method: Method as built for the run, at step 0; it is used up.
+      method: Method as built for the run, at step 0; of no use afterwards.
       batches: Stream of the run. strategy: of this process alone.
       path: of the newest checkpoint, or None: from the start.
       step: int, the step (from 1) whose loss is not finite.
@@ -39,19 +39,19 @@ def find(method, batches, strategy, path, step):
 
     @tf.function(autograph=False)
     def look(batch):
-        found = list(_places(method, methods.finished_views(batch)))
-        names[:] = [name for name, _ in found]
+        tensors = list(_tensors(method, methods.finished_views(batch)))
+        names[:] = [name for name, _ in tensors]
         finite = [
             tf.reduce_all(tf.math.is_finite(tf.cast(values, tf.float32)))
-            for _, values in found
+            for _, values in tensors
         ]
         return tf.stack(finite)
 
     finite = strategy.experimental_local_results(
         strategy.run(look, args=(batch,))
     )
-    for place, name in enumerate(names):
-        if not all(bool(part[place]) for part in finite):
+    for number, name in enumerate(names):
+        if not all(bool(replica[number]) for replica in finite):
             return (
                 f"The step was run again: the first numbers that are not "
                 f"finite are {name}."
@@ -62,7 +62,7 @@ def find(method, batches, strategy, path, step):
     )
 
 
-def _places(method, batch):
+def _tensors(method, batch):
     """Names and tensors of a step in the order they are computed in."""
     encodings = method.encodings(batch)
     for kind, (encoder, _, _) in encodings.items():
@@ -73,11 +73,11 @@ def _places(method, batch):
         # As in the step: BatchNorm's groups are of a micro-batch.
         for values in tf.split(images, method.micro_batches):
             for model in (encoder.backbone, encoder.head):
-                *found, values = _probe(model)(values, training=True)
-                for layer, value in zip(_layers(model), found, strict=True):
-                    place = f"the output of layer {layer.name!r} of the {kind}"
-                    yield f"{place} encoder", value
-    yield from _of_the_descent(method, batch)
+                *outputs, values = _probe(model)(values, training=True)
+                for layer, value in zip(_layers(model), outputs, strict=True):
+                    name = f"the output of layer {layer.name!r} of the {kind}"
+                    yield f"{name} encoder", value
+    yield from _loss_and_gradients(method, batch)
 
 
 def _layers(model):
@@ -91,14 +91,14 @@ def _layers(model):
 
 
 def _probe(model):
-    """A model of the outputs of all layers, and its own."""
+    """A model that returns the outputs of all layers, then the model's."""
     outputs = [layer.output for layer in _layers(model)]
     return tf.keras.Model(model.inputs, [*outputs, model.output])
 
 
-def _of_the_descent(method, batch):
+def _loss_and_gradients(method, batch):
     """The loss of a step and its gradients; no weight is moved by them."""
-    seen = {}
+    step = {}
 
     def descend(loss_of, rows):
         variables = method.trained_variables()
@@ -109,14 +109,14 @@ def _of_the_descent(method, batch):
             variables,
             method.optimizer,
         )
-        seen["loss"] = outputs[0]
-        seen["gradients"] = list(zip(variables, gradients, strict=True))
+        step["loss"] = outputs[0]
+        step["gradients"] = list(zip(variables, gradients, strict=True))
         return outputs
 
-    method.descend = descend  # it is used up: see `find`
+    method.descend = descend  # the method is of no further use: see `find`
     method.train_step(batch)
-    yield "the loss", seen["loss"]
+    yield "the loss", step["loss"]
     # Backwards: the gradient that is computed first comes first.
-    for variable, gradient in reversed(seen["gradients"]):
+    for variable, gradient in reversed(step["gradients"]):
         if gradient is not None:
             yield f"the gradient of {variable.name!r}", gradient
