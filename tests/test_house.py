@@ -28,9 +28,9 @@ ROOMS = {
     "plan": ("plan",),
     "evaluation": (),
     "reporting": (),
-    "pretrain": ("benchmark", "prepare", "pretrain"),
     "weights": (),
     "serving": (),
+    "pretrain": ("benchmark", "prepare", "pretrain"),
     "doctor": (),
     "cli": ("__main__",),
 }  # fmt: skip
@@ -113,6 +113,30 @@ def test_only_the_command_line_reads_flags():
         )
     }
     assert readers <= {"cli"}
+
+
+def test_below_the_plan_nothing_receives_a_configuration():
+    # But the rules of its fields, in the foundation.
+    below = list(ROOMS)[
+        list(ROOMS).index("cluster") : list(ROOMS).index("config")
+    ]
+    receivers = []
+    for name, path in modules().items():
+        if room_of(name) not in below:
+            continue
+        imported = source_imports.dotted_imports(path)
+        if "ml_collections" in imported:
+            receivers.append(name)
+        receivers += [
+            f"{name}: {node.name}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef)
+            # Keras' own configs make a layer again.
+            if node.name != "from_config"
+            for argument in (*node.args.args, *node.args.kwonlyargs)
+            if argument.arg in ("config", "run_config")
+        ]
+    assert receivers == []
 
 
 def test_a_module_is_of_the_room_of_its_folder_or_of_one_that_names_it():
