@@ -1,4 +1,9 @@
-"""A few steps of the run itself, timed; nothing is written."""
+"""Checks of the devices: their exchange, a resumed run, and a trial.
+
+The exchange of a step is compared with NumPy; a small run that is stopped and
+resumed, with one that is not; a trial times some steps of the run itself.
+Nothing is written but temporary files.
+"""
 
 import math
 import pathlib
@@ -25,7 +30,7 @@ _CLOSE = 1e-3  # relative; what sums in another order may differ by
 _OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
 
 
-def gather(strategy):
+def check_gather(strategy):
     """The row about the collectives of a step, checked against NumPy."""
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -36,8 +41,8 @@ def gather(strategy):
     images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
 
     def keys():
-        own = shuffle.this_replica(tf.gather(tf.constant(rows), order))
-        return shuffle.unshuffle(shuffle.all_gather(own), order)
+        part = shuffle.this_replica(tf.gather(tf.constant(rows), order))
+        return shuffle.unshuffle(shuffle.all_gather(part), order)
 
     def pictures():
         return shuffle.gather_images(shuffle.this_replica(tf.constant(images)))
@@ -49,13 +54,13 @@ def gather(strategy):
 
     same = True
     # One after the other, as in a step, where each depends on the last.
-    for exchange, wanted in (
+    for exchange, expected in (
         (keys, rows),
         (pictures, images),
         (total, replicas * (replicas - 1) / 2),
     ):
         for value in _run(strategy, exchange):
-            same &= np.array_equal(value.numpy(), wanted)
+            same &= np.array_equal(value.numpy(), expected)
     words = f"keys, images and a sum over {replicas} replicas"
     if same:
         return table.Row("gather", f"{words}: as they must be")
@@ -64,12 +69,12 @@ def gather(strategy):
 
 
 def _run(strategy, function):
-    """What each replica returns from a function, compiled, a list."""
-    found = tf.function(lambda: strategy.run(function))()
-    return strategy.experimental_local_results(found)
+    """The results of a function on each replica, compiled, a list."""
+    results = tf.function(lambda: strategy.run(function))()
+    return strategy.experimental_local_results(results)
 
 
-def resume(config, strategy):
+def check_resume(config, strategy):
     """The row about a small run that is saved, and goes on from there.
 
     Args:
@@ -91,16 +96,16 @@ def resume(config, strategy):
         _train(method, config, source, 2)
         middle = checkpoints.save(method, folder, 2, {})
         _train(method, config, source, 4)
-        whole = checkpoints.save(method, folder, 2, {})
+        end = checkpoints.save(method, folder, 2, {})
         method = _make(config, source, strategy)
         checkpoints.restore(method, middle)
         _train(method, config, source, 4)
-        again = checkpoints.save(method, folder / "again", 1, {})
-        largest = difference(whole, again)
-    return resumed_row(largest, bool(tf.config.list_logical_devices("GPU")))
+        resumed = checkpoints.save(method, folder / "again", 1, {})
+        largest = largest_difference(end, resumed)
+    return resume_row(largest, bool(tf.config.list_logical_devices("GPU")))
 
 
-def resumed_row(largest, on_gpu):
+def resume_row(largest, on_gpu):
     """The row for the largest relative difference to a run not stopped."""
     words = "4 steps at once, and 2 and 2 with a checkpoint between"
     if largest == 0:
@@ -137,6 +142,7 @@ def small_config(config, replicas):
 
 
 def _make(config, source, strategy):
+    """The method of a configuration, with new weights."""
     return plan.make(config, strategy, source).make_method(strategy)
 
 
@@ -150,7 +156,7 @@ def _train(method, config, source, last):
         step(iterator)
 
 
-def difference(left, right):
+def largest_difference(left, right):
     """The largest difference between two checkpoints, relative.
 
     Args:
@@ -168,25 +174,25 @@ def difference(left, right):
         if any(word in name for word in _OF_SESSION):
             continue
         one, other = (np.asarray(r.get_tensor(name), float) for r in readers)
-        apart = np.abs(one - other).max(initial=0.0)
-        if not np.isfinite(apart):
+        change = np.abs(one - other).max(initial=0.0)
+        if not np.isfinite(change):
             return float("inf")
-        if apart:
-            largest = max(largest, apart / np.abs(one).max(initial=1e-30))
+        if change:
+            largest = max(largest, change / np.abs(one).max(initial=1e-30))
     return float(largest)
 
 
 _FIRST = 3  # steps that trace, fill buffers, and say nothing about the speed
 _LONGEST = 60.0  # seconds, after which no further step is begun
-_WAIT = 0.3  # share of the time waited for input, above which it is too much
+_WAIT = 0.3  # share of the time that waits for input, above which it warns
 
 
 class Trial(NamedTuple):
-    """What some steps showed.
+    """The figures of some steps.
 
     Attributes:
-      seconds: float, of a step. wait: float in 0..1, share of it waited for
-        input. loss: float, of the last step. steps: int, timed.
+      seconds: float, of a step. wait: float in 0..1, share of it that was spent
+        waiting for input. loss: float, of the last step. steps: int, timed.
       peak: bytes of the fullest GPU at its peak; None on CPUs.
     """
 
@@ -197,7 +203,7 @@ class Trial(NamedTuple):
     peak: int | None
 
 
-def run(config, source, strategy, steps, clock=time.perf_counter):
+def run_trial(config, source, strategy, steps, clock=time.perf_counter):
     """Trains some steps on the real images.
 
     Args:
@@ -210,9 +216,9 @@ def run(config, source, strategy, steps, clock=time.perf_counter):
 
     Side effects: those of Plan.make_method.
     """
-    trial = plan.make(config, strategy, source)
-    method = trial.make_method(strategy)
-    iterator = iter(trial.batches.distribute(strategy, 0))
+    run = plan.make(config, strategy, source)
+    method = run.make_method(strategy)
+    iterator = iter(run.batches.distribute(strategy, 0))
     step = method.make_train_function()
     for _ in range(_FIRST):
         loss = float(step(iterator)["loss"])
@@ -228,6 +234,7 @@ def run(config, source, strategy, steps, clock=time.perf_counter):
 
 
 def _peak():
+    """Bytes of the fullest GPU at its peak; None without one."""
     names = [
         device.name.rpartition("/device:")[2]
         for device in tf.config.list_logical_devices("GPU")
@@ -236,24 +243,24 @@ def _peak():
     return max((read(name)["peak"] for name in names), default=None)
 
 
-def row(config, count, found):
-    """The row of the table about a Trial, for N images."""
+def trial_row(config, count, trial):
+    """The row of the table about a Trial, for a source of `count` images."""
     batch = config.train.batch_size
     total = count // batch * config.train.epochs
     total = min(config.train.max_steps or total, total)
-    if not math.isfinite(found.loss):
+    if not math.isfinite(trial.loss):
         remedy = "Lower optimizer.learning_rate, and look at the images."
-        words = f"the loss was {found.loss} within {found.steps + _FIRST} steps"
+        words = f"the loss was {trial.loss} within {trial.steps + _FIRST} steps"
         return table.Row("time", words, table.FAIL, remedy)
     words = (
-        f"{progress.format_duration(total * found.seconds)} for {total} steps "
-        f"of {found.seconds:.3g} s ({batch / found.seconds:.3g} images/s), "
-        f"without kNN and checkpoints; {100 * found.wait:.0f} % of it waiting "
-        f"for input; measured on {found.steps} steps"
+        f"{progress.format_duration(total * trial.seconds)} for {total} steps "
+        f"of {trial.seconds:.3g} s ({batch / trial.seconds:.3g} images/s), "
+        f"without kNN and checkpoints; {100 * trial.wait:.0f} % of it waiting "
+        f"for input; measured on {trial.steps} steps"
     )
-    if found.peak is not None:
-        words += f"; {progress.format_bytes(found.peak)} on the fullest GPU"
-    if found.wait > _WAIT:
+    if trial.peak is not None:
+        words += f"; {progress.format_bytes(trial.peak)} on the fullest GPU"
+    if trial.wait > _WAIT:
         remedy = (
             "The devices wait for images: resize the files to about twice "
             "data.image_size once, put them on a local disk, or use more "

@@ -18,15 +18,15 @@ from moco_tf.doctor import (
 
 
 class Order(NamedTuple):
-    """What is to be examined.
+    """An order to examine a configuration, its data and the devices.
 
     Attributes:
       config: ConfigDict. workdir: folder of the run that is planned, or "".
       path: CSV file for the faults of images; "" = doctor.csv in the workdir.
       json: file for the table; "" = none.
       trial_steps: int; 0 = no trial. prove: whether to check the devices.
-      tuned: learning rate for one image of the batch in the configuration's
-        file, or None.
+      rate_per_image: learning rate / batch size in the configuration's file;
+        None = not known.
     """
 
     config: object
@@ -35,11 +35,11 @@ class Order(NamedTuple):
     json: str = ""
     trial_steps: int = 20
     prove: bool = False
-    tuned: float | None = None
+    rate_per_image: float | None = None
 
 
 def examine(order, strategy):
-    """Examines data, devices and configuration, and prints what it found.
+    """Examines data, devices and configuration, and prints the results.
 
     Args:
       order: Order. strategy: tf.distribute.Strategy of the run.
@@ -59,23 +59,26 @@ def examine(order, strategy):
     source = _open(rows, order.config)
     if source is not None:
         faults = _examine_images(rows, source, order)
-        rows += recipe.fit(order.config, len(source), order.tuned)
-    rows.append(recipe.judges(order.config))
+        rows += recipe.training_rows(
+            order.config, len(source), order.rate_per_image
+        )
+    rows.append(recipe.knn_row(order.config))
     if order.prove and fits:
-        _say_begun("the devices: steps of the reference, a gather, a resume")
+        _announce("the devices: steps of the reference, a gather, a resume")
         rows += [
-            reference.row(),
-            devices.gather(strategy),
-            devices.resume(order.config, strategy),
+            reference.check_reference(),
+            devices.check_gather(strategy),
+            devices.check_resume(order.config, strategy),
         ]
     if fits:
         count = 0 if source is None else len(source)
-        rows += _room(order, strategy, count)
+        rows += _resources(order, strategy, count)
         ready = source is not None and not table.failures(rows)
         if order.trial_steps and ready:
-            _say_begun(f"{order.trial_steps} steps of the run itself")
-            rows.append(_try(order, source, strategy))
-    _tell(rows, order, images.count(faults) if source is not None else {})
+            _announce(f"{order.trial_steps} steps of the run itself")
+            rows.append(_trial(order, source, strategy))
+    counts = images.count_faults(faults) if source is not None else {}
+    _report(rows, order, counts)
     return rows
 
 
@@ -91,6 +94,7 @@ def _check_config(rows, config, strategy):
 
 
 def _devices(strategy):
+    """The row that lists replicas, devices and cores."""
     names = [d.name for d in tf.config.list_logical_devices()]
     shown = ", ".join(name.rpartition("/device:")[2] for name in names)
     words = (
@@ -117,21 +121,23 @@ def _open(rows, config):
 def _examine_images(rows, source, order):
     """Adds the rows about images; returns their faults."""
     config = order.config
-    _say_begun(f"{len(source)} images")
-    found = scan.scan_source(source, config.data.threads or os.cpu_count())
-    faults = images.find(source, found, config.data.image_size)
-    rows += images.formats(found)
-    rows += images.rows(source, faults, config.data.max_corrupt_fraction)
+    _announce(f"{len(source)} images")
+    figures = scan.scan_source(source, config.data.threads or os.cpu_count())
+    faults = images.find_faults(source, figures, config.data.image_size)
+    rows += images.format_rows(figures)
+    rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
     rows += _count_classes(source, config.data.source)
-    rows += recipe.sizes(config, found)
+    rows += recipe.size_rows(config, figures)
     path = order.path
     if not path and order.workdir:
         path = os.path.join(order.workdir, "doctor.csv")
     if path:
         images.write_csv(path, source, faults)
-        table.say(f"{len(faults)} findings about images in {path}")
+        table.print_text(f"{len(faults)} findings about images in {path}")
     elif faults:
-        table.say("Pass --path=FILE.csv to have all of these images named.")
+        table.print_text(
+            "Pass --path=FILE.csv to have all of these images named."
+        )
     return faults
 
 
@@ -144,25 +150,28 @@ def _count_classes(source, spec):
         return [table.Row("classes", words, table.FAIL, remedy)]
 
 
-def _room(order, strategy, images):
-    """Rows about memory and disk."""
+def _resources(order, strategy, count):
+    """Rows about memory and disk, for a source of `count` images."""
     replicas = strategy.num_replicas_in_sync
-    parts = resources.predict(order.config, replicas, images)
+    parts = resources.predict_memory(order.config, replicas, count)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     free = resources.free_on_gpus() if on_gpu else resources.free_on_host()
     kind = "GPU" if on_gpu else "CPU"
-    each = resources.checkpoint_bytes(parts, order.config, images)
+    size = resources.checkpoint_bytes(parts, order.config, count)
     return [
         resources.memory_row(
-            parts, order.config, replicas, kind, free, order.tuned
+            parts, order.config, replicas, kind, free, order.rate_per_image
         ),
-        resources.disk_row(order.workdir, each, order.config.checkpoint.keep),
+        resources.disk_row(order.workdir, size, order.config.checkpoint.keep),
     ]
 
 
-def _try(order, source, strategy):
+def _trial(order, source, strategy):
+    """The row about some steps of the run itself."""
     try:
-        found = devices.run(order.config, source, strategy, order.trial_steps)
+        trial = devices.run_trial(
+            order.config, source, strategy, order.trial_steps
+        )
     except tf.errors.ResourceExhaustedError as error:
         words = f"out of memory: {error.message.splitlines()[0][:200]}"
         remedy = "Lower train.batch_size, and the rate with it."
@@ -170,18 +179,18 @@ def _try(order, source, strategy):
     except tf.errors.OpError as error:
         words = f"a step failed: {error.message.splitlines()[0][:200]}"
         return table.Row("time", words, table.FAIL, "Run with --verbose.")
-    return devices.row(order.config, len(source), found)
+    return devices.trial_row(order.config, len(source), trial)
 
 
-def _say_begun(what):
-    table.say(f"examining {what}")
+def _announce(subject):
+    table.print_text(f"examining {subject}")
 
 
-def _tell(rows, order, counts):
+def _report(rows, order, counts):
     """Prints the table and what it suggests; writes the JSON file."""
-    table.say("\n" + table.format_rows(rows))
-    words = table.flags(table.overrides(rows))
-    if words:
-        table.say("\nSuggested:\n  " + " \\\n  ".join(words))
+    table.print_text("\n" + table.format_rows(rows))
+    flags = table.flags(table.overrides(rows))
+    if flags:
+        table.print_text("\nSuggested:\n  " + " \\\n  ".join(flags))
     if order.json:
         table.write_json(order.json, rows, counts)

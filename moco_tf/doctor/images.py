@@ -1,4 +1,12 @@
-"""From the figures of a scan to what is wrong with which image."""
+"""From the figures of a scan to the faults of each image, and class counts.
+
+Images that occur twice, to the pixel or to the eye, are found without comparing
+all pairs. Two 64-bit hashes that differ in at most MAX_DISTANCE bits, cut at
+the same positions into _BLOCKS blocks, have _BLOCKS - MAX_DISTANCE blocks or
+more in common. So each choice of that many blocks is a table of its own: images
+that agree there become neighbours when they are sorted, and only neighbours are
+compared. Work and memory grow with N, not with its square.
+"""
 
 import csv
 import itertools
@@ -11,223 +19,19 @@ import numpy as np
 from moco_tf.data import decode, image_files
 from moco_tf.doctor import scan, table
 
-_UNEVEN = 10  # times as many images in one class as in another
-
-
-def class_rows(source, spec):
-    """Rows of the table about labels.
-
-    Args:
-      source: Source. spec: str, that it was opened with.
-    """
-    if source.labels is None:
-        words = "no labels; pre-training needs none"
-        return [table.Row("classes", words), *_empty_folders(spec)]
-    labels = np.asarray(source.labels)
-    length = len(source.class_names or []) or labels.max() + 1
-    counts = np.bincount(labels, minlength=length)
-    names = source.class_names or [str(n) for n in range(length)]
-    made = _empty_folders(spec)
-    if not counts.all():
-        empty = [names[n] for n in np.flatnonzero(counts == 0)]
-        made.append(_empty(empty, "class"))
-    held = np.flatnonzero(counts)
-    few, many = held[counts[held].argmin()], held[counts[held].argmax()]
-    words = f"{len(held)} classes of {counts[few]} images each"
-    if counts[few] < counts[many]:
-        words = (
-            f"{len(held)} classes of {counts[few]} ({names[few]}) to "
-            f"{counts[many]} ({names[many]}) images"
-        )
-    if len(held) == 1:
-        words = f"all {counts[many]} images are of one class, {names[many]}"
-        remedy = "kNN and `linear` need two classes or more."
-        made.append(table.Row("classes", words, table.WARN, remedy))
-    elif counts[many] > _UNEVEN * counts[few]:
-        remedy = (
-            "Pre-training ignores classes, but sees rare ones rarely. Read "
-            "accuracies by class."
-        )
-        made.append(table.Row("classes", words, table.WARN, remedy))
-    else:
-        made.append(table.Row("classes", words))
-    return made
-
-
-def _empty_folders(spec):
-    """A row for folders below the root that hold no image."""
-    kind, _, path = spec.partition(":")
-    if kind != "folder":
-        return []
-    with os.scandir(os.path.expanduser(path)) as listing:
-        empty = sorted(
-            entry.name
-            for entry in listing
-            if entry.is_dir()
-            and not entry.name.startswith(".")
-            and not _holds_image(entry.path)
-        )
-    return [_empty(empty, "folder")] if empty else []
-
-
-def _holds_image(folder):
-    return any(
-        os.fsencode(name).lower().endswith(image_files.READABLE_ENDINGS)
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def _empty(names, what):
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    words = f"{len(names)} without an image: {shown}"
-    remedy = f"Fill or remove each such {what}."
-    return table.Row("empty classes", words, table.WARN, remedy)
-
-
-REACH = 8  # bits in which hashes of alike images may differ
-LIKENESS = 0.95  # correlation of their little copies at least
-
-_BLOCKS = 11
-# In a crowd (frames of one film) an image meets as many of its neighbours: the
-# chain of pairs joins them all the same.
-_NEIGHBOURS = 32
-# Of 64 bits: every second one, two of four, four of eight, one of eight.
-_ODD, _PAIRS, _NIBBLES, _OCTETS = (
-    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
-)
-_ROWS = 65536  # pairs whose little copies are compared at a time
-
-
-def exact_copies(pixels):
-    """Groups images of the same pixels.
-
-    Args:
-      pixels: int64 [N], the same for the same pixels.
-
-    Returns:
-      int64 [N], the first place with the same value.
-    """
-    _, first, places = np.unique(pixels, return_index=True, return_inverse=True)
-    return first[places]
-
-
-def alike(looks, little):
-    """Groups images that look the same.
-
-    Args:
-      looks: int64 [N], perceptual hashes (scan.perceptual_hash).
-      little: uint8 [N, 256], luminance of the little copies.
-
-    Returns:
-      int64 [N], the first place of the group of each.
-    """
-    looks = np.ascontiguousarray(looks).view(np.uint64)
-    groups = np.arange(len(looks))
-    for mask in _masks():
-        keys = looks & mask
-        order = np.lexsort((looks, keys))
-        keys, sorted_looks = keys[order], looks[order]
-        for apart in range(1, min(_NEIGHBOURS, len(looks) - 1) + 1):
-            here = np.flatnonzero(keys[:-apart] == keys[apart:])
-            if not len(here):
-                break
-            bits = distance(sorted_looks[here], sorted_looks[here + apart])
-            here = here[bits <= REACH]
-            left, right = order[here], order[here + apart]
-            new = groups[left] != groups[right]
-            _join(groups, *_confirm(little, left[new], right[new]))
-    return groups
-
-
-def _masks():
-    """The bits that each table sorts by: uint64 scalars."""
-    edges = np.linspace(0, scan.BITS, _BLOCKS + 1).astype(int)
-    blocks = [
-        ((1 << high) - 1) ^ ((1 << low) - 1)
-        for low, high in itertools.pairwise(edges.tolist())
-    ]
-    chosen = itertools.combinations(blocks, _BLOCKS - REACH)
-    return [np.uint64(sum(some)) for some in chosen]
-
-
-def distance(left, right):
-    """Bits in which hashes differ.
-
-    Args:
-      left, right: uint64 [n].
-
-    Returns:
-      int64 [n], 0..64.
-    """
-    both = left ^ right
-    # Sums of bits in fields of 2, 4 and 8 bits; then of the eight fields.
-    both = both - (both >> np.uint64(1) & _ODD)
-    both = (both & _PAIRS) + (both >> np.uint64(2) & _PAIRS)
-    both = both + (both >> np.uint64(4)) & _NIBBLES
-    return (both * _OCTETS >> np.uint64(56)).astype(np.int64)
-
-
-def likeness(left, right):
-    """Correlation of little copies, which no change of contrast alters.
-
-    Args:
-      left, right: uint8 [n, 256].
-
-    Returns:
-      float32 [n] in -1..1; 0 where one is of one tone.
-    """
-    left, right = left.astype(np.float32), right.astype(np.float32)
-    left -= left.mean(axis=1, keepdims=True)
-    right -= right.mean(axis=1, keepdims=True)
-    sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return np.einsum("nc,nc->n", left, right) / np.maximum(sizes, 1e-6)
-
-
-def _confirm(little, left, right):
-    """Those of the pairs whose little copies are alike too."""
-    kept = np.zeros(len(left), bool)
-    for start in range(0, len(left), _ROWS):
-        rows = slice(start, start + _ROWS)
-        found = likeness(little[left[rows]], little[right[rows]])
-        kept[rows] = found >= LIKENESS
-    return left[kept], right[kept]
-
-
-def _join(groups, left, right):
-    """Joins the groups of pairs, in place: each ends as its first place."""
-    while len(left):
-        low = np.minimum(groups[left], groups[right])
-        # The least of all pairs of an image, whatever their order.
-        np.minimum.at(groups, groups[left], low)
-        np.minimum.at(groups, groups[right], low)
-        _settle(groups)
-        open_pairs = groups[left] != groups[right]
-        left, right = left[open_pairs], right[open_pairs]
-
-
-def _settle(groups):
-    """Follows the places to the first of each group, in place."""
-    while True:
-        onward = groups[groups]
-        if np.array_equal(onward, groups):
-            return
-        groups[:] = onward
-
-
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
 _GREY = 6  # largest distance between the channels
 _PLAIN = 12  # largest range of a channel
 
-_SHOWN = 3  # names in a row of the table
-_LONGEST = 60  # characters of a name there
+_NAMED = 3  # images named in a row of the table
+_NAME_LENGTH = 60  # characters of a name there
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong with one image.
+    """A fault of one image.
 
     Attributes:
-      index: int, its place in the source. kind: key of KINDS. detail: str.
+      index: int, of the image in the source. kind: key of KINDS. detail: str.
     """
 
     index: int  # type: ignore[assignment]  # not the method of tuples
@@ -236,7 +40,7 @@ class Fault(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a kind of fault is called in the table, and what to do."""
+    """A kind of fault: its words in the table, and the remedy."""
 
     words: str
     remedy: str
@@ -280,64 +84,81 @@ KINDS = {
 }
 
 
-def find(source, found, image_size):
-    """Finds what is wrong with the images of a source.
+def find_faults(source, figures, image_size):
+    """Finds the faults of the images of a source.
 
     Args:
-      source: Source. found: Scan of it.
+      source: Source. figures: scan.Scan of it.
       image_size: int, pixels of a view's side.
 
     Returns:
-      list of Fault, by place.
+      list of Fault, by index.
     """
-    read = found.readable
-    column = {name: values[read] for name, values in found.columns.items()}
+    indices = figures.readable
+    column = {name: values[indices] for name, values in figures.columns.items()}
     short = np.minimum(column["height"], column["width"])
     plain = column["contrast"] <= _PLAIN
     faults = [
         Fault(index, "unreadable", reason)
-        for index, reason in found.unreadable.items()
+        for index, reason in figures.unreadable.items()
     ]
     faults += [
-        Fault(index, "damaged", words) for index, words in found.damaged.items()
+        Fault(index, "damaged", warning)
+        for index, warning in figures.damaged.items()
     ]
-    for place in np.flatnonzero(column["misnamed"]):
-        words = f"holds a {decode.FORMATS[column['format'][place] - 1]}"
-        faults.append(Fault(int(read[place]), "misnamed", words))
-    for place in np.flatnonzero(2 * short < image_size):
-        size = f"{column['width'][place]} x {column['height'][place]} px"
-        faults.append(Fault(int(read[place]), "tiny", size))
-    for place in np.flatnonzero(plain):
-        words = f"tones within {column['contrast'][place]} levels"
-        faults.append(Fault(int(read[place]), "plain", words))
-    for place in np.flatnonzero((column["spread"] < _GREY) & ~plain):
-        faults.append(Fault(int(read[place]), "grey", "no colour"))
-    for place in np.flatnonzero(column["orientation"] > 1):
-        words = f"EXIF orientation {column['orientation'][place]}"
-        faults.append(Fault(int(read[place]), "turned", words))
-    faults += _copies(source, read, column, plain)
+
+    def add(kind, mask, detail):
+        """Adds a fault for each readable image of a mask, bool [n]."""
+        for row in np.flatnonzero(mask):
+            faults.append(Fault(int(indices[row]), kind, detail(row)))
+
+    add(
+        "misnamed",
+        column["misnamed"],
+        lambda row: f"holds a {decode.FORMATS[column['format'][row] - 1]}",
+    )
+    add(
+        "tiny",
+        2 * short < image_size,
+        lambda row: f"{column['width'][row]} x {column['height'][row]} px",
+    )
+    add(
+        "plain",
+        plain,
+        lambda row: f"tones within {column['contrast'][row]} levels",
+    )
+    add("grey", (column["spread"] < _GREY) & ~plain, lambda row: "no colour")
+    add(
+        "turned",
+        column["orientation"] > 1,
+        lambda row: f"EXIF orientation {column['orientation'][row]}",
+    )
+    faults += _copies(source, indices, column, plain)
     return sorted(faults, key=lambda fault: fault.index)
 
 
-def _copies(source, read, column, plain):
+def _copies(source, indices, column, plain):
     """Copies of earlier images; plain ones all look the same and do not count.
 
     Args:
-      read: int64 [n], places of the readable images in the source.
+      indices: int64 [n], of the readable images in the source.
       column: dict of their figures. plain: bool [n].
     """
-    first = exact_copies(column["pixels"])
-    for place in np.flatnonzero(first != np.arange(len(read))):
-        name = source.name(int(read[first[place]]))
-        yield Fault(int(read[place]), "copy", f"of {name}")
-    once = np.flatnonzero((first == np.arange(len(read))) & ~plain)
-    groups = alike(column["look"][once], column["little"][once])
-    for place in np.flatnonzero(groups != np.arange(len(once))):
-        name = source.name(int(read[once[groups[place]]]))
-        yield Fault(int(read[once[place]]), "near_copy", f"of {name}")
+    first = exact_copies(column["pixel_hash"])
+    is_first = first == np.arange(len(indices))
+    for row in np.flatnonzero(~is_first):
+        name = source.name(int(indices[first[row]]))
+        yield Fault(int(indices[row]), "copy", f"of {name}")
+    once = np.flatnonzero(is_first & ~plain)
+    groups = near_copies(
+        column["perceptual_hash"][once], column["thumbnail"][once]
+    )
+    for row in np.flatnonzero(groups != np.arange(len(once))):
+        name = source.name(int(indices[once[groups[row]]]))
+        yield Fault(int(indices[once[row]]), "near_copy", f"of {name}")
 
 
-def count(faults):
+def count_faults(faults):
     """Number of images of each kind of fault, a dict with all KINDS."""
     counts = dict.fromkeys(KINDS, 0)
     for fault in faults:
@@ -345,22 +166,24 @@ def count(faults):
     return counts
 
 
-def rows(source, faults, max_corrupt_fraction):
-    """Rows of the table, one for each kind that was found.
+def fault_rows(source, faults, max_corrupt_fraction):
+    """Rows of the table, one for each kind of fault that occurs.
 
     Args:
       source: Source. faults: list of Fault.
       max_corrupt_fraction: float, of unreadable images; more fail.
     """
-    made = []
+    rows = []
     for name, kind in KINDS.items():
-        own = [fault for fault in faults if fault.kind == name]
-        if not own:
+        indices = [fault.index for fault in faults if fault.kind == name]
+        if not indices:
             continue
-        share = len(own) / len(source)
-        shown = ", ".join(_short(source.name(f.index)) for f in own[:_SHOWN])
-        more = ", ..." if len(own) > _SHOWN else ""
-        words = f"{len(own)} ({100 * share:.2g} %) {kind.words}: {shown}{more}"
+        share = len(indices) / len(source)
+        names = ", ".join(_short(source.name(x)) for x in indices[:_NAMED])
+        more = ", ..." if len(indices) > _NAMED else ""
+        words = (
+            f"{len(indices)} ({100 * share:.2g} %) {kind.words}: {names}{more}"
+        )
         verdict, remedy = kind.verdict, kind.remedy
         if name == "unreadable" and share > max_corrupt_fraction:
             verdict = table.FAIL
@@ -368,21 +191,28 @@ def rows(source, faults, max_corrupt_fraction):
                 " A run stops above data.max_corrupt_fraction="
                 f"{max_corrupt_fraction:g}."
             )
-        made.append(table.Row(name.replace("_", " "), words, verdict, remedy))
-    if all(row.verdict == table.OK for row in made):
+        rows.append(table.Row(name.replace("_", " "), words, verdict, remedy))
+    if all(row.verdict == table.OK for row in rows):
         words = "all can be read; none is tiny, plain or a copy"
-        made.insert(0, table.Row("images", words))
-    return made
+        rows.insert(0, table.Row("images", words))
+    return rows
 
 
-def formats(found):
+def _short(name):
+    """A name cut to what fits into a row of the table."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    return "..." + name[3 - _NAME_LENGTH :]
+
+
+def format_rows(figures):
     """A row that counts the files of each format; none without files.
 
     Args:
-      found: Scan.
+      figures: scan.Scan.
     """
     counts = np.bincount(
-        found.columns["format"], minlength=1 + len(decode.FORMATS)
+        figures.columns["format"], minlength=1 + len(decode.FORMATS)
     )[1:]
     words = [
         f"{count} {name}"
@@ -390,10 +220,6 @@ def formats(found):
         if count
     ]
     return [table.Row("formats", ", ".join(words))] if words else []
-
-
-def _short(name):
-    return name if len(name) <= _LONGEST else "..." + name[3 - _LONGEST :]
 
 
 def write_csv(path, source, faults):
@@ -412,3 +238,209 @@ def write_csv(path, source, faults):
         for fault in faults:
             name = source.name(fault.index)
             writer.writerow([name, fault.kind, fault.detail])
+
+
+_UNEVEN = 10  # times as many images in one class as in another
+
+
+def class_rows(source, spec):
+    """Rows of the table about labels.
+
+    Args:
+      source: Source. spec: str, that it was opened with.
+    """
+    rows = _empty_folders(spec)
+    if source.labels is None:
+        words = "no labels; pre-training needs none"
+        return [table.Row("classes", words), *rows]
+    labels = np.asarray(source.labels)
+    length = len(source.class_names or []) or labels.max() + 1
+    counts = np.bincount(labels, minlength=length)
+    names = source.class_names or [str(n) for n in range(length)]
+    if not counts.all():
+        empty = [names[n] for n in np.flatnonzero(counts == 0)]
+        rows.append(_empty_row(empty, "class"))
+    present = np.flatnonzero(counts)
+    few = present[counts[present].argmin()]
+    many = present[counts[present].argmax()]
+    words = f"{len(present)} classes of {counts[few]} images each"
+    if counts[few] < counts[many]:
+        words = (
+            f"{len(present)} classes of {counts[few]} ({names[few]}) to "
+            f"{counts[many]} ({names[many]}) images"
+        )
+    if len(present) == 1:
+        words = f"all {counts[many]} images are of one class, {names[many]}"
+        remedy = "kNN and `linear` need two classes or more."
+        rows.append(table.Row("classes", words, table.WARN, remedy))
+    elif counts[many] > _UNEVEN * counts[few]:
+        remedy = (
+            "Pre-training ignores classes, but sees rare ones rarely. Read "
+            "accuracies by class."
+        )
+        rows.append(table.Row("classes", words, table.WARN, remedy))
+    else:
+        rows.append(table.Row("classes", words))
+    return rows
+
+
+def _empty_folders(spec):
+    """A row for folders below the root that hold no image."""
+    kind, _, path = spec.partition(":")
+    if kind != "folder":
+        return []
+    with os.scandir(os.path.expanduser(path)) as listing:
+        empty = sorted(
+            entry.name
+            for entry in listing
+            if entry.is_dir()
+            and not entry.name.startswith(".")
+            and not _holds_image(entry.path)
+        )
+    return [_empty_row(empty, "folder")] if empty else []
+
+
+def _holds_image(folder):
+    return any(
+        os.fsencode(name).lower().endswith(image_files.READABLE_ENDINGS)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _empty_row(names, noun):
+    """The row that names empty classes, or folders."""
+    some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    words = f"{len(names)} without an image: {some}"
+    remedy = f"Fill or remove each such {noun}."
+    return table.Row("empty classes", words, table.WARN, remedy)
+
+
+MAX_DISTANCE = 8  # bits in which the hashes of near copies may differ
+MIN_CORRELATION = 0.95  # of the thumbnails of near copies
+
+_BLOCKS = 11
+# In a crowd (frames of one film) an image meets as many of its neighbours: the
+# chain of pairs joins them all the same.
+_NEIGHBOURS = 32
+_PAIRS_AT_ONCE = 65536  # whose thumbnails are compared
+# Of 64 bits: every second one, two of four, four of eight, one of eight.
+_ODD, _PAIRS, _NIBBLES, _OCTETS = (
+    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
+)
+
+
+def exact_copies(hashes):
+    """Groups images of the same pixels.
+
+    Args:
+      hashes: int64 [N], the same for the same pixels.
+
+    Returns:
+      int64 [N], the first position of the same value.
+    """
+    _, first, groups = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[groups]
+
+
+def near_copies(hashes, thumbnails):
+    """Groups images that look the same.
+
+    Args:
+      hashes: int64 [N] (scan.perceptual_hash).
+      thumbnails: uint8 [N, 256], luminance.
+
+    Returns:
+      int64 [N], the first position of the group of each.
+    """
+    hashes = np.ascontiguousarray(hashes).view(np.uint64)
+    groups = np.arange(len(hashes))
+    for mask in _masks():
+        keys = hashes & mask
+        order = np.lexsort((hashes, keys))
+        keys, ordered = keys[order], hashes[order]
+        for step in range(1, min(_NEIGHBOURS, len(hashes) - 1) + 1):
+            rows = np.flatnonzero(keys[:-step] == keys[step:])
+            if not len(rows):
+                break
+            bits = hamming_distance(ordered[rows], ordered[rows + step])
+            rows = rows[bits <= MAX_DISTANCE]
+            left, right = order[rows], order[rows + step]
+            new = groups[left] != groups[right]
+            _join(groups, *_confirm(thumbnails, left[new], right[new]))
+    return groups
+
+
+def _masks():
+    """The bits that each table sorts by: uint64 scalars."""
+    edges = np.linspace(0, scan.HASH_BITS, _BLOCKS + 1).astype(int)
+    blocks = [
+        ((1 << high) - 1) ^ ((1 << low) - 1)
+        for low, high in itertools.pairwise(edges.tolist())
+    ]
+    chosen = itertools.combinations(blocks, _BLOCKS - MAX_DISTANCE)
+    return [np.uint64(sum(some)) for some in chosen]
+
+
+def hamming_distance(left, right):
+    """Bits in which hashes differ.
+
+    Args:
+      left, right: uint64 [n].
+
+    Returns:
+      int64 [n], 0..64.
+    """
+    bits = left ^ right
+    # Sums of bits in fields of 2, 4 and 8 bits; then of the eight fields.
+    bits = bits - (bits >> np.uint64(1) & _ODD)
+    bits = (bits & _PAIRS) + (bits >> np.uint64(2) & _PAIRS)
+    bits = bits + (bits >> np.uint64(4)) & _NIBBLES
+    return (bits * _OCTETS >> np.uint64(56)).astype(np.int64)
+
+
+def correlation(left, right):
+    """Correlation of thumbnails, which no change of contrast alters.
+
+    Args:
+      left, right: uint8 [n, 256].
+
+    Returns:
+      float32 [n] in -1..1; 0 where one is of one tone.
+    """
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    left -= left.mean(axis=1, keepdims=True)
+    right -= right.mean(axis=1, keepdims=True)
+    sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.einsum("nc,nc->n", left, right) / np.maximum(sizes, 1e-6)
+
+
+def _confirm(thumbnails, left, right):
+    """Those of the pairs whose thumbnails look the same too."""
+    kept = np.zeros(len(left), bool)
+    for start in range(0, len(left), _PAIRS_AT_ONCE):
+        rows = slice(start, start + _PAIRS_AT_ONCE)
+        same = correlation(thumbnails[left[rows]], thumbnails[right[rows]])
+        kept[rows] = same >= MIN_CORRELATION
+    return left[kept], right[kept]
+
+
+def _join(groups, left, right):
+    """Joins the groups of pairs, in place: each takes the first position."""
+    while len(left):
+        low = np.minimum(groups[left], groups[right])
+        # The least of all pairs of an image, whatever their order.
+        np.minimum.at(groups, groups[left], low)
+        np.minimum.at(groups, groups[right], low)
+        _settle(groups)
+        open_pairs = groups[left] != groups[right]
+        left, right = left[open_pairs], right[open_pairs]
+
+
+def _settle(groups):
+    """Follows the positions to the first of each group, in place."""
+    while True:
+        onward = groups[groups]
+        if np.array_equal(onward, groups):
+            return
+        groups[:] = onward

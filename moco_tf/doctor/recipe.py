@@ -1,4 +1,4 @@
-"""Whether a configuration fits the data it is to be trained on."""
+"""Whether a configuration fits the data that it is to be trained on."""
 
 import math
 
@@ -16,22 +16,22 @@ _MEMORIES = 3  # memories of the key encoder that a run lasts at least
 _LARGE = 2_000_000  # pixels, above which decoding takes most of the time
 
 
-def sizes(config, found):
-    """Rows about the sizes of images, from a Scan of them."""
-    read = found.readable
-    if not len(read):
+def size_rows(config, figures):
+    """Rows about the sizes of images, from a scan.Scan of them."""
+    readable = figures.readable
+    if not len(readable):
         return []
-    height = found.columns["height"][read].astype(np.int64)
-    width = found.columns["width"][read].astype(np.int64)
+    height = figures.columns["height"][readable].astype(np.int64)
+    width = figures.columns["width"][readable].astype(np.int64)
     short = int(np.median(np.minimum(height, width)))
     pixels = float(np.median(height * width))
     size = config.data.image_size
     words = f"views of {size} px from images of {short} px (median short side)"
     if short < size:
         # Of 32, as networks halve a picture five times.
-        fit = max(32, short // 32 * 32)
+        fitting = max(32, short // 32 * 32)
         remedy = "Views are enlarged: smaller ones cost less and show as much."
-        change = {"data.image_size": fit} if fit < size else {}
+        change = {"data.image_size": fitting} if fitting < size else {}
         return [table.Row("image size", words, table.WARN, remedy, change)]
     if pixels > _LARGE and short > 4 * size:
         remedy = (
@@ -43,19 +43,19 @@ def sizes(config, found):
     return [table.Row("image size", words)]
 
 
-def fit(config, count, tuned=None):
+def training_rows(config, count, rate_per_image=None):
     """Rows about batch, queue, rate, groups and length of a run.
 
     Args:
       config: ConfigDict. count: int, N, images of the source.
-      tuned: float, learning rate for one image of the batch in the
-        configuration's file, as its author chose it; None = not known.
+      rate_per_image: float, learning rate / batch size in the configuration's
+        file, as its author chose them; None = not known.
     """
     batch = config.train.batch_size
     if count < batch:
         return [_small_data(config, count)]
     rows = [
-        _rate(config, tuned),
+        _rate(config, rate_per_image),
         _groups(config),
         _length(config, count // batch * config.train.epochs),
     ]
@@ -73,20 +73,24 @@ def _queues_keys(config):
     return "queue_size" in section and "momentum" in section
 
 
-def rate_for(config, batch, tuned):
+def rate_for(config, batch, rate_per_image):
     """The override that keeps rate and batch in step, where one is needed.
 
     Args:
       config: ConfigDict. batch: int, another one.
-      tuned: rate / batch of the configuration's file, or None: of the run.
+      rate_per_image: learning rate / batch size of the configuration's file;
+        None: of the run.
 
     Returns:
       dict; empty where the run itself scales its rate, or no rule is known.
     """
     if config.optimizer.scaling != "none" or config.optimizer.name != "sgd":
         return {}
-    tuned = tuned or config.optimizer.learning_rate / config.train.batch_size
-    return {"optimizer.learning_rate": tuned * batch}
+    if not rate_per_image:
+        rate_per_image = (
+            config.optimizer.learning_rate / config.train.batch_size
+        )
+    return {"optimizer.learning_rate": rate_per_image * batch}
 
 
 def _small_data(config, count):
@@ -126,7 +130,7 @@ def _queue(config, count):
     return table.Row("queue", words, table.WARN, remedy, change)
 
 
-def _rate(config, tuned):
+def _rate(config, rate_per_image):
     batch, rate = config.train.batch_size, config.optimizer.learning_rate
     words = f"{rate:g} for a batch of {batch}"
     if config.optimizer.scaling != "none":
@@ -137,12 +141,13 @@ def _rate(config, tuned):
         return table.Row("learning rate", words)
     rule = _RATE * batch / _BATCH
     words += f"; the linear rule {_RATE} x batch / {_BATCH} gives {rule:.3g}"
-    if tuned is not None and math.isclose(tuned * batch, rate, rel_tol=1e-6):
+    of_file = None if rate_per_image is None else rate_per_image * batch
+    if of_file is not None and math.isclose(of_file, rate, rel_tol=1e-6):
         return table.Row("learning rate", f"{words}; in step with the file")
     if rule / _FACTOR <= rate <= rule * _FACTOR:
         return table.Row("learning rate", words)
-    if tuned is not None:
-        rule = tuned * batch
+    if of_file is not None:
+        rule = of_file
         words += f", the pair in the file {rule:.3g}"
     remedy = "Scale the rate with the batch."
     change = {"optimizer.learning_rate": float(f"{rule:.4g}")}
@@ -151,26 +156,29 @@ def _rate(config, tuned):
 
 def _groups(config):
     batch, groups = config.train.batch_size, config.model.bn_groups
-    own = batch // groups
+    size = batch // groups
     if config.model.norm != "batch":
         words = f"none: the encoder has {config.model.norm} norm"
         return table.Row("batch norm", words)
     if config.model.sync_bn:
         words = f"over the whole batch of {batch} images"
         return table.Row("batch norm", words)
-    words = f"{groups} BatchNorm groups of {own} images"
+    words = f"{groups} BatchNorm groups of {size} images"
     if groups == 1 and "shuffle" in config[config.method]:
-        wanted = next((n for n in (8, 4, 2) if batch % n == 0), 1)
-        change = {"model.bn_groups": wanted} if batch >= 2 * wanted > 2 else {}
+        better = next((n for n in (8, 4, 2) if batch % n == 0), 1)
+        change = {"model.bn_groups": better} if batch >= 2 * better > 2 else {}
         remedy = (
             "In one group a query and its key share their batch statistics, "
             "and the network can cheat: use two groups or more."
         )
         return table.Row("batch norm", words, table.WARN, remedy, change)
-    if own < _GROUP:
-        wanted = max(n for n in range(1, groups + 1) if groups % n == 0
-                     and (batch // n >= _GROUP or n == 1))  # fmt: skip
-        change = {"model.bn_groups": wanted} if wanted > 1 else {}
+    if size < _GROUP:
+        better = max(
+            n
+            for n in range(1, groups + 1)
+            if groups % n == 0 and (batch // n >= _GROUP or n == 1)
+        )
+        change = {"model.bn_groups": better} if better > 1 else {}
         remedy = (
             f"Statistics of fewer than {_GROUP} images are noise: use fewer "
             "groups or a larger batch."
@@ -184,7 +192,7 @@ def _length(config, steps):
     words = f"{steps} steps in {config.train.epochs} epochs"
     if not _queues_keys(config):
         return table.Row("length", words)
-    # Keys that are kept are of a key encoder that must move, but slowly.
+    # The key encoder of the queued keys must move, but slowly.
     momentum = config[config.method].momentum
     field = f"{config.method}.momentum"
     if momentum == 1:
@@ -204,7 +212,7 @@ def _length(config, steps):
     return table.Row("length", words, table.WARN, remedy, change)
 
 
-def judges(config):
+def knn_row(config):
     """A row about the labelled sources of kNN."""
     if not config.knn.bank and not config.knn.query:
         remedy = "Name labelled images in knn.bank and knn.query, if there are."

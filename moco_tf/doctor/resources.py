@@ -1,4 +1,7 @@
-"""How much memory a step takes, predicted, and how much there is."""
+"""Whether memory and disk suffice: the need, predicted, and what is free.
+
+Of the disk also whether the workdir can be written.
+"""
 
 import os
 import pathlib
@@ -17,34 +20,34 @@ from moco_tf.monitoring import progress
 _EXTRA = 2  # best/, and the one that is being written
 
 
-def disk_row(workdir, each, keep, usage=shutil.disk_usage):
+def disk_row(workdir, size, keep, usage=shutil.disk_usage):
     """The row of the table about the disk.
 
     Args:
-      workdir: path, which need not exist; "" = none was given.
-      each: bytes of a checkpoint. keep: int, checkpoints that stay.
+      workdir: path, which need not exist; "" = none.
+      size: bytes of a checkpoint. keep: int, checkpoints that stay.
       usage: function of a path that returns an object with `free`, bytes.
     """
-    needed = (keep + _EXTRA) * each
+    needed = (keep + _EXTRA) * size
     words = (
         f"{progress.format_bytes(needed)} for {keep + _EXTRA} checkpoints of "
-        f"{progress.format_bytes(each)}"
+        f"{progress.format_bytes(size)}"
     )
     if not workdir:
         remedy = "Pass --workdir to compare with its file system."
         return table.Row("disk", words, table.OK, remedy)
-    place = pathlib.Path(workdir).absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    folder = pathlib.Path(workdir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return table.Row(
             "disk",
-            f"{place} cannot be written to",
+            f"{folder} cannot be written to",
             table.FAIL,
             "Pass another --workdir, or grant permission on the folder.",
         )
-    free = usage(place).free
-    words += f"; {progress.format_bytes(free)} free at {place}"
+    free = usage(folder).free
+    words += f"; {progress.format_bytes(free)} free at {folder}"
     remedy = "Free space, pass another --workdir, or lower checkpoint.keep."
     if free < needed:
         return table.Row("disk", words, table.FAIL, remedy)
@@ -59,12 +62,12 @@ _SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
 _PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
 # The gradients of some layers, and the key encoder's, which keeps nothing.
 _TRANSIENT = 4  # times the largest output of a layer
-_ROOM = 0.8  # share of what there is that may be filled; measured runs took
+_FILLED = 0.8  # share of the free memory that may be filled; measured runs took
 # 0.8 to 1.1 times the prediction
 
 
-class Parts(dict):
-    """Bytes by what takes them, of one replica."""
+class MemoryParts(dict):
+    """Memory of one replica: bytes by part of the step."""
 
     @property
     def total(self):
@@ -72,18 +75,18 @@ class Parts(dict):
         return sum(self.values())
 
 
-def predict(config, replicas, images):
+def predict_memory(config, replicas, images):
     """Predicts the memory of a step, from the graph of the encoder.
 
     The backward pass needs the output of every layer of the query encoder; of
-    the key encoder one after the other is made and dropped.
+    the key encoder one after the other is computed and dropped.
 
     Args:
       config: ConfigDict. replicas: int. images: N of the source.
 
     Returns:
-      Parts: weights (both encoders and the gradient), optimiser, dictionary
-      (with the logits), activations.
+      MemoryParts: weights (both encoders and the gradient), optimiser,
+      dictionary (with the logits), activations.
     """
     pixels = views.RECIPES[config.data.views]
     one_size = config.copy_and_resolve_references()
@@ -104,7 +107,7 @@ def predict(config, replicas, images):
     data = config.data
     trained_views += data.small_views * (data.small_size / data.image_size) ** 2
     kept = round(trained_views * sum(outputs))
-    return Parts(
+    return MemoryParts(
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
         dictionary=method.dictionary_bytes(settings, run, rows),
@@ -135,16 +138,17 @@ def checkpoint_bytes(parts, config, images):
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 
 
-def memory_row(parts, config, replicas, kind, free, tuned=None):
+def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
     """The row of the table about memory.
 
     Args:
-      parts: Parts of a replica. config: ConfigDict that they are of.
+      parts: MemoryParts of a replica. config: ConfigDict that they are of.
       replicas: int, of this machine.
       kind: "CPU": replicas share the memory, which also holds the process;
-        "GPU": each has its own.
-      free: bytes that there are, for one device; None = not known.
-      tuned: learning rate for one image of the batch; None = config's own.
+        "GPU": each replica has its memory.
+      free: bytes, for one device; None = not known.
+      rate_per_image: learning rate / batch size that is kept when the batch
+        changes; None = that of the config.
     """
     words = ", ".join(
         f"{name} {progress.format_bytes(count)}"
@@ -153,28 +157,29 @@ def memory_row(parts, config, replicas, kind, free, tuned=None):
     if kind == "CPU":
         words += f", process {progress.format_bytes(_PROCESS)}"
     needed = _needed(parts, replicas, kind)
-    each = " a GPU" if kind == "GPU" else ""
+    per_device = " a GPU" if kind == "GPU" else ""
     bound = config.model.recompute  # keeps less than is counted
     about = "at most" if bound else "about"
     words = (
-        f"{about} {progress.format_bytes(needed)}{each} at the peak ({words})"
+        f"{about} {progress.format_bytes(needed)}{per_device} at the peak "
+        f"({words})"
     )
     if free is None:
         words += "; what there is is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
         return table.Row("memory", words, table.OK, remedy)
     words += f"; {progress.format_bytes(free)} free"
-    if needed <= _ROOM * free:
+    if needed <= _FILLED * free:
         return table.Row("memory", words)
     batch = config.train.batch_size
     change = {}
     divisor = config.model.bn_groups * 2  # two images of a group at least
     for part in (2, 4, 8, 16, 32, 64):
-        smaller = Parts(parts, activations=parts["activations"] // part)
-        fits = _needed(smaller, replicas, kind) <= _ROOM * free
+        smaller = MemoryParts(parts, activations=parts["activations"] // part)
+        fits = _needed(smaller, replicas, kind) <= _FILLED * free
         if fits and batch % (part * divisor) == 0:
             change = {"train.batch_size": batch // part}
-            change |= recipe.rate_for(config, batch // part, tuned)
+            change |= recipe.rate_for(config, batch // part, rate_per_image)
             break
     remedy = (
         "Lower train.batch_size, and the rate with it; or use "
@@ -231,5 +236,5 @@ def free_on_gpus():
         capture_output=True,
         text=True,
     )
-    found = [int(word) for word in re.findall(r"^\d+$", done.stdout, re.M)]
-    return min(found) * 2**20 if found else None
+    free = [int(word) for word in re.findall(r"^\d+$", done.stdout, re.M)]
+    return min(free) * 2**20 if free else None

@@ -1,4 +1,4 @@
-"""What the checks say: rows of a table, for people and for scripts."""
+"""The results of the checks: rows of a table, for people and for scripts."""
 
 import json
 import pathlib
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
+_SEVERITY = {OK: 0, WARN: 1, FAIL: 2}
 _WIDTHS = (60, 110)  # characters of a line, at least and at most
 
 
@@ -16,7 +17,7 @@ class Row(NamedTuple):
     """The result of a check.
 
     Attributes:
-      check: name of what was checked. finding: what was found.
+      check: its name. finding: its result, in words.
       verdict: OK, WARN (the run works, but worse than it could) or FAIL (it
         cannot work).
       remedy: what to do; "" where there is nothing to do.
@@ -35,10 +36,10 @@ def overrides(rows):
 
     The last row counts: what fits in memory says the batch, and its rate.
     """
-    found: dict[str, object] = {}
+    changes: dict[str, object] = {}
     for row in rows:
-        found |= row.overrides
-    return found
+        changes |= row.overrides
+    return changes
 
 
 def failures(rows):
@@ -90,7 +91,8 @@ def write_json(path, rows, counts):
 
     Args:
       path: file to write. rows: list of Row.
-      counts: dict kind -> number of images, of images.find; {} if unread.
+      counts: dict kind -> number of images (images.count_faults); {} where no
+        image was read.
     """
     keys = ("check", "finding", "verdict", "remedy")
     value = {
@@ -107,10 +109,7 @@ def write_json(path, rows, counts):
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-_SEVERITY = {OK: 0, WARN: 1, FAIL: 2}
-
-
-def say(text, stream=None):
+def print_text(text, stream=None):
     """Prints text in what the stream can write; other characters by number."""
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"

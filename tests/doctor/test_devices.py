@@ -58,13 +58,18 @@ def test_this_device_computes_the_published_steps():
 
 
 def test_other_figures_fail_by_name(monkeypatch):
-    found = {"losses": 6e-4, "weights moved": np.nan, "queue pointer": 0.0}
-    monkeypatch.setattr(reference, "replay", lambda case: found)
-    row = reference.row([{"file": "a.npz", "losses": [1.0]}])
+    deviations = {
+        "losses": 6e-4,
+        "weights moved": np.nan,
+        "queue pointer": 0.0,
+    }
+    monkeypatch.setattr(reference, "replay", lambda case: deviations)
+    row = reference.check_reference([{"file": "a.npz", "losses": [1.0]}])
     assert row.verdict == table.FAIL
     assert "losses of a.npz, weights moved of a.npz." in row.remedy
-    found |= {"losses": 4e-4, "weights moved": 0.0}
-    assert reference.row([{"file": "a.npz", "losses": [1.0]}]).verdict == "ok"
+    deviations |= {"losses": 4e-4, "weights moved": 0.0}
+    row = reference.check_reference([{"file": "a.npz", "losses": [1.0]}])
+    assert row.verdict == table.OK
 
 
 def test_two_replicas_gather_what_numpy_says():
@@ -73,9 +78,9 @@ def test_two_replicas_gather_what_numpy_says():
         "from moco_tf.doctor import devices\n"
         "from moco_tf.methods import shuffle\n"
         "strategy = distribution.make_strategy('cpu:2')\n"
-        "print(devices.gather(strategy))\n"
+        "print(devices.check_gather(strategy))\n"
         "shuffle.unshuffle = lambda rows, order: rows\n"
-        "print(devices.gather(strategy))\n"
+        "print(devices.check_gather(strategy))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
@@ -89,7 +94,7 @@ def test_two_replicas_gather_what_numpy_says():
 def test_a_resumed_run_has_the_same_bits(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
     strategy = tf.distribute.get_strategy()
-    row = devices.resume(configs.load("quickstart"), strategy)
+    row = devices.check_resume(configs.load("quickstart"), strategy)
     assert row.verdict == table.OK
     assert row.finding.endswith("the same bits")
 
@@ -97,7 +102,7 @@ def test_a_resumed_run_has_the_same_bits(monkeypatch):
 def test_a_pair_of_files_is_resumed_too(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", every_method.tiny_backbone)
     config = configs.load("cmc_imagenet", {"model.input": "pair"})
-    row = devices.resume(config, tf.distribute.get_strategy())
+    row = devices.check_resume(config, tf.distribute.get_strategy())
     assert row.finding.endswith("the same bits")
 
 
@@ -125,7 +130,7 @@ def test_the_small_run_has_no_more_micro_batches_than_groups():
     ],
 )
 def test_a_gpu_may_add_in_another_order(largest, on_gpu, verdict):
-    assert devices.resumed_row(largest, on_gpu).verdict == verdict
+    assert devices.resume_row(largest, on_gpu).verdict == verdict
 
 
 def test_difference_is_relative_to_the_largest_value(tmp_path):
@@ -139,6 +144,8 @@ def test_difference_is_relative_to_the_largest_value(tmp_path):
     first = write("first", [1.0, -4.0], [10.0])
     second = write("second", [1.5, -4.0], [10.5])
     lost = write("lost", [1.0, -4.0], [np.nan])
-    assert devices.difference(first, first) == 0
-    assert devices.difference(first, second) == 0.125  # 0.5 / 4, 0.5 / 10
-    assert devices.difference(first, lost) == np.inf
+    assert devices.largest_difference(first, first) == 0
+    assert (
+        devices.largest_difference(first, second) == 0.125
+    )  # 0.5 / 4, 0.5 / 10
+    assert devices.largest_difference(first, lost) == np.inf

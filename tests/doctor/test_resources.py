@@ -22,7 +22,7 @@ def config_of(**fields):
 
 
 def parts_of(activations):
-    return resources.Parts(
+    return resources.MemoryParts(
         weights=GB, optimiser=GB, dictionary=GB, activations=activations
     )
 
@@ -37,7 +37,7 @@ def test_memory_is_predicted_from_the_graph():
         train__batch_size=8,
         data__image_size=64,
     )
-    parts = resources.predict(config, 2, 500)
+    parts = resources.predict_memory(config, 2, 500)
     # torchvision's ResNet-18 has 11,176,512 parameters without its fc and
     # 9,600 moving statistics; a head of 512 x 128 + 128.
     weights = 11_176_512 + 9_600 + 512 * 128 + 128
@@ -55,9 +55,9 @@ def test_memory_is_predicted_from_the_graph():
 
 
 def test_half_precision_halves_activations():
-    full = resources.predict(config_of(), 1, 500)["activations"]
+    full = resources.predict_memory(config_of(), 1, 500)["activations"]
     config = config_of(train__precision="mixed_bfloat16")
-    half = resources.predict(config, 1, 500)["activations"]
+    half = resources.predict_memory(config, 1, 500)["activations"]
     assert 0.5 <= half / full < 0.6  # images and head are float32
 
 
@@ -84,10 +84,10 @@ def test_memory_that_lacks_suggests_a_batch_that_fits():
 
 def test_a_micro_batch_at_a_time_needs_less(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
-    whole = resources.predict(config_of(), 1, 500)
-    parts = resources.predict(config_of(train__micro_batches=2), 1, 500)
-    assert 2 * parts["activations"] == pytest.approx(whole["activations"])
-    assert parts["dictionary"] == whole["dictionary"]
+    full = resources.predict_memory(config_of(), 1, 500)
+    parts = resources.predict_memory(config_of(train__micro_batches=2), 1, 500)
+    assert 2 * parts["activations"] == pytest.approx(full["activations"])
+    assert parts["dictionary"] == full["dictionary"]
 
 
 def test_with_recomputing_the_prediction_is_a_bound_and_no_failure():
@@ -156,7 +156,7 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (20, 20, 20, 3), np.uint8)
     source = sources.ArraySource(pixels, np.zeros(20, int), None, "noise")
     seconds = iter(range(0, 1000, 25))  # 75 s before the third step
-    found = devices.run(
+    found = devices.run_trial(
         config, source, tf.distribute.get_strategy(), 5, lambda: next(seconds)
     )
     assert found.steps == 2
@@ -169,7 +169,7 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
 def test_a_trial_becomes_a_time():
     config = config_of(train__epochs=10, train__batch_size=100)
     found = devices.Trial(0.5, 0.1, 3.0, 20, None)
-    row = devices.row(config, 7250, found)  # 72 steps an epoch
+    row = devices.trial_row(config, 7250, found)  # 72 steps an epoch
     assert row.verdict == table.OK
     assert row.finding.startswith(
         "6 min for 720 steps of 0.5 s (200 images/s), without kNN and "
@@ -179,9 +179,11 @@ def test_a_trial_becomes_a_time():
 
 def test_waiting_for_input_is_a_warning_and_no_number_a_failure():
     config = config_of()
-    waiting = devices.row(config, 9999, devices.Trial(0.5, 0.4, 3.0, 20, None))
+    waiting = devices.trial_row(
+        config, 9999, devices.Trial(0.5, 0.4, 3.0, 20, None)
+    )
     assert waiting.verdict == table.WARN
-    lost = devices.row(
+    lost = devices.trial_row(
         config, 9999, devices.Trial(0.5, 0.1, math.nan, 20, None)
     )
     assert lost.verdict == table.FAIL

@@ -30,7 +30,7 @@ def row_of(rows, check):
 
 def test_kinds_become_rows_that_name_the_first_images():
     faults = [images.Fault(n, "tiny", "3 x 3 px") for n in range(4)]
-    (row,) = images.rows(source_of(40), faults, 0.01)
+    (row,) = images.fault_rows(source_of(40), faults, 0.01)
     assert row.verdict == table.WARN
     assert row.finding.startswith("4 (10 %) have a side of less than half")
     assert row.finding.endswith("view: set[0], set[1], set[2], ...")
@@ -41,12 +41,12 @@ def test_kinds_become_rows_that_name_the_first_images():
 )
 def test_more_unreadable_images_than_a_run_allows_fail(allowed, verdict):
     faults = [images.Fault(1, "unreadable", "empty")]
-    (row,) = images.rows(source_of(4), faults, allowed)
+    (row,) = images.fault_rows(source_of(4), faults, allowed)
     assert row.verdict == verdict
 
 
 def test_grey_images_are_named_but_no_fault():
-    rows = images.rows(source_of(), [images.Fault(0, "grey", "")], 0.01)
+    rows = images.fault_rows(source_of(), [images.Fault(0, "grey", "")], 0.01)
     assert [row.verdict for row in rows] == [table.OK, table.OK]
     assert [row.check for row in rows] == ["images", "grey"]
 
@@ -90,7 +90,7 @@ def scan_of(height, width):
     columns = {
         "height": np.array(height, np.int32),
         "width": np.array(width, np.int32),
-        "pixels": np.zeros(len(height)),
+        "pixel_hash": np.zeros(len(height)),
     }
     return scan.Scan(columns, {}, {})
 
@@ -106,7 +106,7 @@ def scan_of(height, width):
     ],
 )
 def test_image_size_against_the_images(height, width, verdict, change):
-    (row,) = recipe.sizes(config_of(), scan_of(height, width))
+    (row,) = recipe.size_rows(config_of(), scan_of(height, width))
     assert (row.verdict, row.overrides) == (verdict, change)
 
 
@@ -121,20 +121,20 @@ def test_image_size_against_the_images(height, width, verdict, change):
     ],
 )
 def test_queue_against_the_number_of_images(count, verdict, change):
-    row = row_of(recipe.fit(config_of(), count), "queue")
+    row = row_of(recipe.training_rows(config_of(), count), "queue")
     assert (row.verdict, row.overrides) == (verdict, change)
 
 
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_the_recipe_of_any_method_is_looked_at(name):
     config = config_of(methods.METHODS[name].configs[0])
-    checks = {row.check for row in recipe.fit(config, 10**6)}
+    checks = {row.check for row in recipe.training_rows(config, 10**6)}
     assert ("queue" in checks) == (name == "moco")
     assert {"learning rate", "batch norm", "length"} <= checks
 
 
 def test_a_batch_larger_than_the_data_fails():
-    (row,) = recipe.fit(config_of(), 200)
+    (row,) = recipe.training_rows(config_of(), 200)
     assert row.verdict == table.FAIL
     # A tenth is 20, two images for each of 8 groups are 16; 0.03 * 16 / 256.
     assert row.overrides == {
@@ -144,7 +144,7 @@ def test_a_batch_larger_than_the_data_fails():
 
 
 @pytest.mark.parametrize(
-    "batch, rate, tuned, verdict, change",
+    "batch, rate, rate_per_image, verdict, change",
     [
         (256, 0.03, None, table.OK, None),
         (512, 0.03, None, table.WARN, 0.06),
@@ -155,9 +155,11 @@ def test_a_batch_larger_than_the_data_fails():
         (32, 0.06, 0.06 / 128, table.WARN, 0.015),
     ],
 )
-def test_rate_against_the_batch(batch, rate, tuned, verdict, change):
+def test_rate_against_the_batch(batch, rate, rate_per_image, verdict, change):
     config = config_of(train__batch_size=batch, optimizer__learning_rate=rate)
-    row = row_of(recipe.fit(config, 10**6, tuned), "learning rate")
+    row = row_of(
+        recipe.training_rows(config, 10**6, rate_per_image), "learning rate"
+    )
     assert row.verdict == verdict
     assert row.overrides.get("optimizer.learning_rate") == change
 
@@ -172,7 +174,7 @@ def test_rate_against_the_batch(batch, rate, tuned, verdict, change):
 )
 def test_batch_norm_groups(batch, groups, verdict, change):
     config = config_of(train__batch_size=batch, model__bn_groups=groups)
-    row = row_of(recipe.fit(config, 10**6), "batch norm")
+    row = row_of(recipe.training_rows(config, 10**6), "batch norm")
     assert row.verdict == verdict
     assert row.overrides.get("model.bn_groups") == change
 
@@ -186,7 +188,7 @@ def test_batch_norm_groups(batch, groups, verdict, change):
 )
 def test_one_group_is_well_where_no_key_is_shuffled(name, words):
     config = config_of(name, model__bn_groups=1)
-    row = row_of(recipe.fit(config, 10**6), "batch norm")
+    row = row_of(recipe.training_rows(config, 10**6), "batch norm")
     assert (row.verdict, row.finding) == (table.OK, words)
 
 
@@ -202,7 +204,7 @@ def test_length_against_the_memory_of_the_key_encoder(
     momentum, verdict, change
 ):
     config = config_of(train__epochs=10, moco__momentum=momentum)
-    row = row_of(recipe.fit(config, 25_600), "length")
+    row = row_of(recipe.training_rows(config, 25_600), "length")
     assert row.finding.startswith("1000 steps in 10 epochs")
     assert row.verdict == verdict
     assert row.overrides.get("moco.momentum") == change
@@ -212,10 +214,10 @@ def test_sources_of_knn_must_open_and_have_labels(tmp_path):
     photographs.write(tmp_path, 1)
     spec = f"folder:{tmp_path}"
     config = config_of(knn__bank=spec, knn__query=spec, knn__k=1)
-    row = recipe.judges(config)
+    row = recipe.knn_row(config)
     assert row.verdict == table.FAIL
     assert "labels" in row.finding
-    row = recipe.judges(config_of(knn__bank=spec, knn__query="folder:none"))
+    row = recipe.knn_row(config_of(knn__bank=spec, knn__query="folder:none"))
     assert row.verdict == table.FAIL
     assert "'none'" in row.finding
 
@@ -227,18 +229,20 @@ ROWS = [
 ]
 
 
-def test_knn_is_judged_by_the_rules_of_the_run(tmp_path):
+def test_knn_keeps_the_rules_of_the_run(tmp_path):
     photographs.write(tmp_path / "few" / "a", 3)
     spec = f"folder:{tmp_path / 'few'}"
     config = config_of(knn__bank=spec, knn__query=spec, knn__k=200)
-    row = recipe.judges(config)
+    row = recipe.knn_row(config)
     assert row.verdict == table.FAIL
     assert "k=200" in row.finding
 
 
 def test_a_rate_that_the_run_scales_is_left_alone():
     config = config_of("dino_imagenet", train__batch_size=1024)
-    row = row_of(recipe.fit(config, 10**6, 0.03 / 512), "learning rate")
+    row = row_of(
+        recipe.training_rows(config, 10**6, 0.03 / 512), "learning rate"
+    )
     assert (row.verdict, row.overrides) == (table.OK, {})
     assert recipe.rate_for(config, 128, None) == {}
     config = config_of(train__batch_size=256, optimizer__learning_rate=0.03)
@@ -262,15 +266,15 @@ def test_suggestions_become_flags_and_the_last_one_counts():
 
 def test_the_json_file_holds_the_worst_verdict(tmp_path):
     table.write_json(tmp_path / "a.json", ROWS, {"tiny": 3})
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert found["verdict"] == "fail"
-    assert found["checks"][1] == {
+    saved = json.loads((tmp_path / "a.json").read_text())
+    assert saved["verdict"] == "fail"
+    assert saved["checks"][1] == {
         "check": "queue",
         "finding": "too long",
         "verdict": "warn",
         "remedy": "shorten",
     }
-    assert found["images"] == {"tiny": 3}
+    assert saved["images"] == {"tiny": 3}
     assert table.failures(ROWS) == ["disk"]
 
 
@@ -279,5 +283,5 @@ def test_names_that_a_terminal_cannot_write_are_spelled_out():
     stream = types.SimpleNamespace(
         encoding="ascii", write=written.append, flush=lambda: None
     )
-    table.say("a \udcff ö", stream)
+    table.print_text("a \udcff ö", stream)
     assert "".join(written) == "a \\udcff \\xf6\n"

@@ -18,7 +18,7 @@ SIZE = 64  # pixels of a view; sides below 32 are tiny
 def examine(folder, size=SIZE):
     """Rows [name, kind, detail] of a folder."""
     source = sources.open_source(f"folder:{folder}")
-    faults = images.find(source, scan.scan_source(source, 2), size)
+    faults = images.find_faults(source, scan.scan_source(source, 2), size)
     return [[source.name(f.index), f.kind, f.detail] for f in faults]
 
 
@@ -40,14 +40,14 @@ def test_good_images_are_not_named(tmp_path):
 def test_figures_of_an_image():
     image = np.full([48, 64, 3], 100, np.uint8)
     image[:, 32:] = [100, 130, 90]
-    found = scan.measure(image)
-    assert (int(found["height"]), int(found["width"])) == (48, 64)
-    assert float(found["spread"]) == 40  # 130 - 90
-    assert int(found["contrast"]) == 30  # green, 100 to 130
+    figures = scan.measure(image)
+    assert (int(figures["height"]), int(figures["width"])) == (48, 64)
+    assert float(figures["spread"]) == 40  # 130 - 90
+    assert int(figures["contrast"]) == 30  # green, 100 to 130
     # 0.299, 0.587 and 0.114 of red, green and blue: 100 and 116.47.
-    little = found["little"].numpy().reshape(16, 16)
-    assert set(little[:, :8].ravel()) == {100}
-    assert set(little[:, 8:].ravel()) == {116}
+    thumbnail = figures["thumbnail"].numpy().reshape(16, 16)
+    assert set(thumbnail[:, :8].ravel()) == {100}
+    assert set(thumbnail[:, 8:].ravel()) == {116}
 
 
 def test_a_hash_holds_the_signs_of_frequencies():
@@ -123,13 +123,13 @@ def test_what_others_write_to_standard_error_is_kept(tmp_path, capfd):
 
 
 def test_names_need_be_neither_ascii_nor_short_nor_text(tmp_path):
-    deep = tmp_path / "photos" / ("Ärger-" * 30) / ("写真" * 40)
-    photographs.write(deep, 2)
-    (deep / "öde.jpg").write_bytes(b"")
-    with open(os.fsencode(deep) + b"/\xff.jpg", "wb"):
+    folder = tmp_path / "photos" / ("Ärger-" * 30) / ("写真" * 40)
+    photographs.write(folder, 2)
+    (folder / "öde.jpg").write_bytes(b"")
+    with open(os.fsencode(folder) + b"/\xff.jpg", "wb"):
         pass
     source = sources.open_source(f"folder:{tmp_path / 'photos'}")
-    faults = images.find(source, scan.scan_source(source, 2), SIZE)
+    faults = images.find_faults(source, scan.scan_source(source, 2), SIZE)
     path = tmp_path / "faults" / "of.csv"
     images.write_csv(path, source, faults)
     with path.open(
@@ -142,13 +142,13 @@ def test_names_need_be_neither_ascii_nor_short_nor_text(tmp_path):
     assert {row[1] for row in rows[1:]} == {"unreadable"}
 
 
-def test_records_without_files_are_named_by_their_place():
+def test_records_without_files_are_named_by_their_index():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (4, 40, 40, 3), np.uint8)
     pixels[3] = pixels[1]
     source = sources.ArraySource(pixels, np.zeros(4, int), None, "shapes")
-    found = images.find(source, scan.scan_source(source, 2), 32)
-    assert [(source.name(f.index), f.kind, f.detail) for f in found] == [
+    faults = images.find_faults(source, scan.scan_source(source, 2), 32)
+    assert [(source.name(f.index), f.kind, f.detail) for f in faults] == [
         ("shapes[3]", "copy", "of shapes[1]")
     ]
 
@@ -173,10 +173,10 @@ def test_formats_are_counted_and_turned_photographs_named(tmp_path):
     photographs.picture(5).save(folder / "screen.bmp")
     (folder / "screen.bmp").rename(folder / "screen.png")
     source = sources.open_source(f"folder:{folder}")
-    found = scan.scan_source(source, 2)
-    (row,) = images.formats(found)
+    figures = scan.scan_source(source, 2)
+    (row,) = images.format_rows(figures)
     assert row.finding == "4 JPEG, 1 GIF, 1 BMP"
-    faults = images.find(source, found, SIZE)
+    faults = images.find_faults(source, figures, SIZE)
     assert [(source.name(f.index), f.kind, f.detail) for f in faults] == [
         ("screen.png", "misnamed", "holds a BMP"),
         ("turned.jpg", "turned", "EXIF orientation 6"),
@@ -186,4 +186,4 @@ def test_formats_are_counted_and_turned_photographs_named(tmp_path):
 def test_images_without_files_have_no_formats():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
     source = sources.ArraySource(pixels, np.zeros(2, int), None, "shapes")
-    assert images.formats(scan.scan_source(source, 2)) == []
+    assert images.format_rows(scan.scan_source(source, 2)) == []
