@@ -25,7 +25,7 @@ from moco_tf.training import checkpoints
 _SIZE = 32  # pixels of the images of the resumed run
 _PATCH = 8  # pixels, where the encoder sees patches
 _ROWS = 8  # images of a replica
-_CLOSE = 1e-3  # relative; what sums in another order may differ by
+_CLOSE = 1e-3  # relative; sums in another order may differ by as much
 # What counts or times the session, not the run.
 _OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
 

@@ -187,7 +187,7 @@ def _announce(subject):
 
 
 def _report(rows, order, counts):
-    """Prints the table and what it suggests; writes the JSON file."""
+    """Prints the table and the suggested flags; writes the JSON file."""
     table.print_text("\n" + table.format_rows(rows))
     flags = table.flags(table.overrides(rows))
     if flags:

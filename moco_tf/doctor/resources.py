@@ -118,7 +118,7 @@ def predict_memory(config, replicas, images):
 def _outputs(model, rows, inner=1):
     """Bytes of the output of each layer, for a batch of so many rows.
 
-    A model in the place of a layer has `inner` rows for each of them.
+    A model that stands as a layer has `inner` rows for each of them.
     """
     sizes = []
     for layer in model.layers:
@@ -165,7 +165,7 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
         f"({words})"
     )
     if free is None:
-        words += "; what there is is not known"
+        words += "; the free memory is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
         return table.Row("memory", words, table.OK, remedy)
     words += f"; {progress.format_bytes(free)} free"

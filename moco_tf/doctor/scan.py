@@ -297,8 +297,8 @@ _FAILURES = re.compile(
 def _decoder_warnings():
     """Redirects standard error of the process to a _DecoderWarnings.
 
-    Side effects: what is not the decoder's is written to standard error at
-    the end. Progress must go elsewhere meanwhile.
+    Side effects: lines that are not the decoder's are written to standard
+    error at the end. Progress must go elsewhere meanwhile.
     """
     with standard_error.held_back(lambda x: not _is_of_decoder(x)) as file:
         yield _DecoderWarnings(file)

@@ -34,7 +34,7 @@ class Row(NamedTuple):
 def overrides(rows):
     """All fields that the rows would change, a dict.
 
-    The last row counts: what fits in memory says the batch, and its rate.
+    The last row counts: the one about memory sets the batch, and its rate.
     """
     changes: dict[str, object] = {}
     for row in rows:

@@ -156,20 +156,20 @@ def test_a_trial_times_steps_and_writes_nothing(tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (20, 20, 20, 3), np.uint8)
     source = sources.ArraySource(pixels, np.zeros(20, int), None, "noise")
     seconds = iter(range(0, 1000, 25))  # 75 s before the third step
-    found = devices.run_trial(
+    trial = devices.run_trial(
         config, source, tf.distribute.get_strategy(), 5, lambda: next(seconds)
     )
-    assert found.steps == 2
-    assert found.seconds == 50  # 100 s at the end
+    assert trial.steps == 2
+    assert trial.seconds == 50  # 100 s at the end
     # Eight random views against as many random keys of length 1.
-    assert 0 < found.loss < 2 / config.moco.temperature + math.log(17)
+    assert 0 < trial.loss < 2 / config.moco.temperature + math.log(17)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trial_becomes_a_time():
     config = config_of(train__epochs=10, train__batch_size=100)
-    found = devices.Trial(0.5, 0.1, 3.0, 20, None)
-    row = devices.trial_row(config, 7250, found)  # 72 steps an epoch
+    trial = devices.Trial(0.5, 0.1, 3.0, 20, None)
+    row = devices.trial_row(config, 7250, trial)  # 72 steps an epoch
     assert row.verdict == table.OK
     assert row.finding.startswith(
         "6 min for 720 steps of 0.5 s (200 images/s), without kNN and "
