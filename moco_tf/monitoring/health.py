@@ -1,7 +1,9 @@
-"""What a run's figures warn of: each warning has a name, a cause, a remedy.
+"""Warnings about a run: rules, a listener, and the file warnings.csv.
 
-Pure rules over the rows of metrics.csv, so that they can be tried on the rows
-of any run.
+A warning has a name, a cause and a remedy. The rules (Watch) read rows of
+metrics.csv and nothing else, so that they can be tried on the rows of any run.
+They are about collapse, a key encoder that stands still or follows too fast, a
+loss at chance, statistics that give the key away, large queues and slow input.
 """
 
 import csv
@@ -16,7 +18,7 @@ _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
 _EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
-_STILL = 0.2  # of 1 - momentum, the way that the update should go
+_STILL = 0.2  # of 1 - momentum, the part of that way in a step
 _SOLVED = 0.95  # of instance_top1 over an epoch
 _STALLED = 0.02  # kNN gained since the first epoch
 _LARGE = 0.1  # keys of the queue per image
@@ -32,7 +34,7 @@ class Notice(NamedTuple):
 
 
 class Watch:
-    """Reads the figures of one run and warns once of each thing it sees."""
+    """The rules: reads the figures of one run and gives each warning once."""
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class Watch:
           images: N of the source. batch_size: images of a step.
           dim: C, features of a key.
           chance: loss of guessing, nats; None: the method has no such loss.
-          known: names of warnings that the run has had.
+          known: names of warnings that the run has had before.
           rows: of metrics.csv, of the run so far.
         """
         self._method = method
@@ -68,7 +70,7 @@ class Watch:
         self._knn = [top1 for top1 in knn if top1 is not None]
 
     def start(self):
-        """Warnings of the configuration alone, a list."""
+        """Warnings that need the configuration alone, a list."""
         if "mask_same_image" not in self._settings:  # no queue of negatives
             return []
         queue_size = self._settings["queue_size"]
@@ -90,7 +92,7 @@ class Watch:
         Args:
           row: dict by column of metrics.csv, with "step".
         """
-        return [*self._settled(row), *self._input(row)]
+        return [*self._contrast(row), *self._input(row)]
 
     def epoch(self, row):
         """Warnings of an epoch: kNN columns, and the mean of "instance_top1".
@@ -124,29 +126,29 @@ class Watch:
           pace: float, share of the way to the query encoder that one step took
             the key encoder.
         """
-        momentum, found = self._settings["momentum"], []
-        held = (
+        momentum, notices = self._settings["momentum"], []
+        outputs = (
             "keys in the queue" if "queue_size" in self._settings else "targets"
         )
-        if self._often("still", pace <= _STILL * (1 - momentum)):
-            found += self._warn(
+        if self._repeated("still", pace <= _STILL * (1 - momentum)):
+            notices += self._warn(
                 "key-encoder-still",
                 "the key encoder does not move: its outputs stay those of the "
                 f"start (momentum {momentum}). Use config."
                 f"{self._method}.momentum below 1",
             )
-        if self._often("follows", pace > _FOLLOWS):
-            found += self._warn(
+        if self._repeated("follows", pace > _FOLLOWS):
+            notices += self._warn(
                 "key-encoder-follows",
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
-                f"query encoder at each step: {held} are of different "
+                f"query encoder at each step: {outputs} are of different "
                 f"encoders (momentum {momentum}). Use "
                 f"config.{self._method}.momentum=0.99 to 0.9999",
             )
-        return found
+        return notices
 
-    def _settled(self, row):
-        """Of the loss and the keys, once the queue holds real keys alone."""
+    def _contrast(self, row):
+        """Warnings of loss and keys, once the queue holds real keys alone."""
         settings, step = self._settings, row["step"]
         keys = self._batch_size
         keys *= 2 if settings.get("symmetric", False) else 1
@@ -154,10 +156,10 @@ class Watch:
         turnovers = step * keys / (settings.get("queue_size") or keys)
         if turnovers < _TURNOVERS or step < _SETTLED:
             return []
-        found = []
+        notices = []
         chance = self._chance
         if chance is not None and row["loss"] >= _AT_CHANCE * chance:
-            found += self._warn(
+            notices += self._warn(
                 "chance-loss",
                 f"the loss {row['loss']:.3f} is that of guessing, "
                 f"{chance:.3f}, though the dictionary has turned over "
@@ -168,7 +170,7 @@ class Watch:
             )
         spread = row.get("spread")
         if spread is not None and spread < _EQUAL:
-            found += self._warn(
+            notices += self._warn(
                 "collapse",
                 f"the targets' spread is {spread:.3f} (1 is even, 0 is "
                 "nothing): all images get nearly the same features. Lower "
@@ -177,18 +179,19 @@ class Watch:
             )
         rank = row.get("key_rank")
         if rank is not None and rank < min(_CONSTANT, self._dim):
-            found += self._warn(
+            notices += self._warn(
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "
                 "get nearly the same features. Lower "
                 "config.optimizer.learning_rate or raise the momentum of the "
                 "key encoder, and start again from an earlier checkpoint",
             )
-        return found
+        return notices
 
     def _input(self, row):
+        """The warning of a run that waits for its images, a list."""
         share = row.get("input_wait_share")
-        if share is None or not self._often("waiting", share > _WAITING):
+        if share is None or not self._repeated("waiting", share > _WAITING):
             return []
         return self._warn(
             "input-bound",
@@ -197,12 +200,13 @@ class Watch:
             "`moco-tf prepare` makes a cache that reads faster",
         )
 
-    def _often(self, name, here):
-        """Whether something was so in enough rows, one after another."""
-        self._in_a_row[name] = self._in_a_row[name] + 1 if here else 0
+    def _repeated(self, name, holds):
+        """Whether a condition has held in enough rows, one after another."""
+        self._in_a_row[name] = self._in_a_row[name] + 1 if holds else 0
         return self._in_a_row[name] >= _IN_A_ROW
 
     def _warn(self, name, text):
+        """The notice, in a list; [] if the run has had it before."""
         if name in self._known:
             return []
         self._known.add(name)
@@ -210,7 +214,7 @@ class Watch:
 
 
 class Warnings(listener.Listener):
-    """Shows and files the warnings of a run."""
+    """The listener that shows the warnings of a run and writes them down."""
 
     def __init__(self, watch, log, metrics, show, pace=None):
         """Joins the rules and where their warnings go.
@@ -255,13 +259,13 @@ class Warnings(listener.Listener):
 
 
 class WarningLog:
-    """`warnings.csv`: the warnings of a run and the steps they came at."""
+    """The file warnings.csv: the warnings of a run, each with its step."""
 
     def __init__(self, path, step):
         """Reads the warnings of earlier sessions up to a step.
 
         Args:
-          path: of the file. step: int; of the checkpoint to go on from.
+          path: of the file. step: int, of the checkpoint that is resumed.
 
         Side effects: later warnings are dropped; they will come again.
         """
@@ -272,7 +276,7 @@ class WarningLog:
             self._write(rows, "w")
 
     def add(self, step, warnings):
-        """Appends warnings that came at a step."""
+        """Appends the warnings (Notices) of a step."""
         if warnings:
             rows = [{"step": step, **w._asdict()} for w in warnings]
             self._write(rows, "a")

@@ -4,6 +4,7 @@ import math
 import os
 from typing import Any
 
+from moco_tf import filesystem
 from moco_tf.monitoring import listener
 
 COLUMNS = (
@@ -34,26 +35,6 @@ COLUMNS = (
 )
 
 
-def _text(value):
-    """Writes a number so that reading it back gives the same bits."""
-    if value is None:
-        return ""
-    if hasattr(value, "item"):
-        value = value.item()  # NumPy scalar or 0-d array
-    if isinstance(value, int):
-        return str(int(value))
-    return repr(float(value))
-
-
-def _number(text):
-    if text == "":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
 def read(path):
     """Reads a file, of a running or finished run, and leaves it as it is.
 
@@ -72,7 +53,7 @@ def read(path):
 
 
 def _parse(path):
-    """Returns the header, rows of texts, and whether the end is torn."""
+    """Reads a file: header, rows of texts, and whether the end is torn."""
     with open(path, encoding="ascii", newline="") as file:
         lines = file.read().split("\n")
     torn = lines.pop() != ""  # a complete file ends with a line break
@@ -80,7 +61,7 @@ def _parse(path):
         return [], [], True
     header = lines[0].split(",")
     rows = [line.split(",") for line in lines[1:]]
-    for place, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows, start=2):
         try:
             valid = len(row) == len(header) and int(row[0]) >= 0
             [_number(text) for text in row]
@@ -88,10 +69,31 @@ def _parse(path):
             valid = False
         if not valid:
             raise ValueError(
-                f"{path} is damaged at line {place}: {','.join(row)!r}. "
+                f"{path} is damaged at line {number}: {','.join(row)!r}. "
                 "Remove the line, or move the file away to start a new one."
             )
     return header, rows, torn
+
+
+def _text(value):
+    """Writes a number so that reading it back gives the same bits."""
+    if value is None:
+        return ""
+    if hasattr(value, "item"):
+        value = value.item()  # NumPy scalar or 0-d array
+    if isinstance(value, int):
+        return str(int(value))
+    return repr(float(value))
+
+
+def _number(text):
+    """Reads a number as `_text` writes it: int, float or None."""
+    if text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 class MetricsFile(listener.Listener):
@@ -103,15 +105,15 @@ class MetricsFile(listener.Listener):
     """
 
     def __init__(self, path, columns=COLUMNS):
-        """Opens the file, or makes it with its header.
+        """Opens the file, or creates it with its header.
 
         Args:
           path: of the CSV file; its folder exists.
           columns: names of the figures; "step" stands before them.
 
         Raises:
-          ValueError: if the file has columns that are not known or a damaged
-            line that is not the last.
+          ValueError: if the file has unknown columns, or a damaged line that is
+            not the last.
 
         Side effects: a file of an earlier version gets the newer columns.
         """
@@ -150,13 +152,9 @@ class MetricsFile(listener.Listener):
 
     def _rewrite(self, rows):
         """Replaces the file in one step: readers see the old or the new."""
-        temporary = self._path + ".tmp"
-        with open(temporary, "w", encoding="ascii", newline="") as file:
-            for row in [list(self._columns), *rows]:
-                file.write(",".join(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        lines = [",".join(row) + "\n" for row in [self._columns, *rows]]
+        with filesystem.atomic_file(self._path) as part:
+            part.write_text("".join(lines), encoding="ascii", newline="")
 
     def append(self, row):
         """Appends the figures of one step.
@@ -165,8 +163,8 @@ class MetricsFile(listener.Listener):
         the loss of an epoch's last step).
 
         Args:
-          row: dict of numbers by column; "step", the optimiser steps done, is
-            not below the last row's; other missing ones are left empty.
+          row: dict of numbers by column; "step", the finished optimiser
+            steps, is not below the last row's; missing columns are left empty.
 
         Raises:
           ValueError: for an unknown column or a step before the last row's.

@@ -20,7 +20,7 @@ class Profile(listener.Listener):
           folder: of TensorBoard's files.
           first, last: int, steps (from 1); the first steps of a session also
             compile.
-          events: EventWriter, that the step's graph is written to, or None.
+          events: EventWriter, which the step's graph is written to, or None.
 
         Raises:
           ValueError: if last is below first, or first below 1.
@@ -53,7 +53,7 @@ class Profile(listener.Listener):
         self._stop()
 
     def _stop(self):
-        """Writes what was traced, if a trace is on."""
+        """Writes the trace, if one is on."""
         if self._on:
             self._on = False
             tf.profiler.experimental.stop()

@@ -1,4 +1,8 @@
-"""A count that goes up: a bar on a terminal, plain lines elsewhere."""
+"""Progress in words: a bar on a terminal, plain lines elsewhere.
+
+Of a run with its figures (Progress), and of a count of images that goes up
+(Counter).
+"""
 
 import sys
 import time
@@ -9,6 +13,7 @@ import tqdm
 from moco_tf.monitoring import listener
 
 _FIRST_IN_BAR = ("loss", "left", "speed")
+_LINE_SECONDS = 15  # between the lines of a Counter
 
 
 def format_duration(seconds):
@@ -26,11 +31,24 @@ def format_duration(seconds):
     return f"{days} d {hours} h"
 
 
+def format_bytes(size):
+    """Writes a number of bytes: "31 MB", "1.2 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _print_line(text, stream):
+    """Prints a line; on a terminal above the bar, if there is one."""
+    if stream.isatty():
+        tqdm.tqdm.write(text, file=stream)
+    else:
+        print(text, file=stream, flush=True)
+
+
 class Progress(listener.Listener):
     """Shows where a run stands.
 
-    On a terminal every epoch has a bar, which each `update` moves. Elsewhere
-    each `update` that brings figures prints one line.
+    On a terminal each epoch has a bar, which `update` moves. Elsewhere an
+    `update` with figures prints one line.
     """
 
     def __init__(
@@ -45,9 +63,8 @@ class Progress(listener.Listener):
         """Stores what does not change during a run.
 
         Args:
-          total_steps: steps of the whole run. steps_per_epoch: steps.
-          chance: loss of an untrained model, ln(K + 1), nats; None = not
-            shown.
+          total_steps: of the run, all sessions. steps_per_epoch: steps.
+          chance: loss of guessing, nats; None = not shown.
           stream: text stream; None = standard output.
           clock: function that returns seconds.
           epochs: of the schedule, for the line at an epoch's end; None: those
@@ -111,13 +128,13 @@ class Progress(listener.Listener):
         """Moves the progress to `step`.
 
         Args:
-          step: steps of the run that are done.
+          step: int, finished steps of the run.
           values: dict with any of loss (nats), instance_top1, top1 (0..1),
             images_per_second, input_wait_share (0..1), knn_backbone and
-            knn_projection (0..1); None = no news.
+            knn_projection (0..1); None = no figures.
         """
-        news = {k: v for k, v in (values or {}).items() if v is not None}
-        texts = self._describe(news)
+        values = {k: v for k, v in (values or {}).items() if v is not None}
+        texts = self._describe(values)
         left = self.seconds_left(step)
         if self._first is None:
             self._first = (step, self._clock())
@@ -125,7 +142,7 @@ class Progress(listener.Listener):
             texts["left"] = f"left {format_duration(left)}"
         if self._stream.isatty():
             self._move_bar(step, texts)
-        elif news:
+        elif values:
             epoch = self._epoch(step)
             parts = [
                 f"epoch {epoch}/{self._epochs}",
@@ -139,7 +156,7 @@ class Progress(listener.Listener):
         return max(1, -(-step // self._steps_per_epoch))
 
     def _describe(self, values):
-        """Writes the figures that are there, in the order of the line."""
+        """Writes the figures as texts by name, in the order of the line."""
         texts = {}
         if "loss" in values:
             chance = (
@@ -195,10 +212,7 @@ class Progress(listener.Listener):
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
-        if self._stream.isatty():
-            tqdm.tqdm.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        _print_line(text, self._stream)
 
     def close(self):
         """Ends the bar, if there is one, with its last figures."""
@@ -206,14 +220,6 @@ class Progress(listener.Listener):
             self._bar.refresh()
             self._bar.close()
             self._bar = None
-
-
-_LINE_SECONDS = 15
-
-
-def format_bytes(size):
-    """Writes a number of bytes: "31 MB", "1.2 GB"."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 class Counter:
@@ -231,7 +237,7 @@ class Counter:
         self._verb = verb
         self._stream = stream
         self._clock = clock
-        self._started = self._told = clock()
+        self._started = self._last_line = clock()
         self._bar = None
         if stream.isatty():
             self._bar = tqdm.tqdm(
@@ -257,12 +263,12 @@ class Counter:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif self._clock() - self._told >= _LINE_SECONDS:
+        elif self._clock() - self._last_line >= _LINE_SECONDS:
             self._line()
 
     def _line(self):
-        self._told = self._clock()
-        new, seconds = self._done - self._first, self._told - self._started
+        self._last_line = self._clock()
+        new, seconds = self._done - self._first, self._last_line - self._started
         text = f"{self._verb} {self._done}/{self._total}"
         if seconds > 0:
             rate = new / seconds
@@ -272,7 +278,4 @@ class Counter:
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
-        if self._bar is not None:
-            tqdm.tqdm.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        _print_line(text, self._stream)

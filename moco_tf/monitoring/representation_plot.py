@@ -8,7 +8,7 @@ import numpy as np
 
 from moco_tf.monitoring import metrics_csv
 
-# Column of metrics.csv -> what its axis says.
+# Column of metrics.csv -> words of its axis.
 FIGURES = {
     "alignment": "alignment (0: views agree)",
     "uniformity": "uniformity (lower: more uniform)",
@@ -19,12 +19,12 @@ _LAYERS = ("backbone", "projection")
 
 
 def plot_run(workdir, path):
-    """Draws kNN and representation over the epochs, and one by the other.
+    """Draws kNN and representation over the epochs, and against each other.
 
     Above, over the epochs: kNN and the four figures. Below: the plane of
-    uniformity and alignment (as in arXiv:2005.10242) and each figure
-    against the kNN of the backbone's features, of which it is taken, with
-    Spearman's rank correlation.
+    uniformity and alignment (as in arXiv:2005.10242), and each figure against
+    the kNN of the backbone, whose features it measures, with Spearman's rank
+    correlation.
 
     Args:
       workdir: of a pre-training run, finished or not. path: of the PNG.
@@ -52,8 +52,8 @@ def plot_run(workdir, path):
     _scatter(axes[1, 0], table["uniformity"], table["alignment"], table)
     axes[1, 0].set_xlabel(FIGURES["uniformity"])
     axes[1, 0].set_ylabel(FIGURES["alignment"])
-    for place, (column, words) in enumerate(FIGURES.items(), start=1):
-        above, below = axes[:, place]
+    for number, (column, words) in enumerate(FIGURES.items(), start=1):
+        above, below = axes[:, number]
         above.plot(table["epoch"], table[column], ".-", color="tab:green")
         above.set_ylabel(words)
         points = _scatter(below, table[column], top1, table)
@@ -118,5 +118,7 @@ def _correlation(left, right):
 
 def _ranks(values):
     """Ranks from 1; equal values share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    _, inverse, count = np.unique(
+        values, return_inverse=True, return_counts=True
+    )
+    return (np.cumsum(count) - (count - 1) / 2)[inverse]

@@ -1,4 +1,4 @@
-"""TensorBoard events that survive kills and resumes without doubles."""
+"""TensorBoard event files in which a resumed run shows no point twice."""
 
 import contextlib
 import errno
@@ -46,7 +46,7 @@ _NOT_CHARTED = ("step", "steps", "epoch")
 
 @contextlib.contextmanager
 def _errors_of_files():
-    """Raises as OSError what TensorFlow, which writes, says of a full disk."""
+    """Raises TensorFlow's error of a full disk as OSError."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
@@ -54,6 +54,7 @@ def _errors_of_files():
 
 
 def _event_files(logdir, prefix=""):
+    """Paths of the event files of a folder, in the order of their names."""
     return sorted(
         glob.glob(
             os.path.join(glob.escape(logdir), f"events.out.tfevents.{prefix}*")
@@ -68,6 +69,8 @@ def _cut_back(logdir, purge_step):
     TensorBoard's faster reader, its default, looks at each chart's own points
     only and would keep those before the chart's next one.
     """
+    # Not filesystem's name for a part: it would hold the name of an event file,
+    # and a TensorBoard that is running would read it.
     temporary = os.path.join(logdir, "cut_back.tmp")
     for path in _event_files(logdir):
         records = list(event_file_loader.RawEventFileLoader(path).Load())
@@ -99,7 +102,7 @@ class EventWriter(listener.Listener):
     """Writes the events of one run to a folder of event files.
 
     A run that resumes takes what was logged after its checkpoint out of the
-    earlier files and opens a new one. That begins with a session start at the
+    earlier files and opens a new one. It begins with a session start at the
     step after the checkpoint's, upon which a TensorBoard that has the earlier
     points in memory forgets them.
     """
@@ -137,8 +140,8 @@ class EventWriter(listener.Listener):
         """Writes the figures of one step and flushes.
 
         Args:
-          row: dict with "step", optimiser steps done, and scalars by name of
-            TAGS or by full tag ("group/name"). None is left out.
+          row: dict with "step", finished optimiser steps, and scalars by name
+            of TAGS or by full tag ("group/name"). None is left out.
 
         Raises:
           ValueError: for a name that is neither.
@@ -184,19 +187,20 @@ class EventWriter(listener.Listener):
         self._writer.flush()
 
     @_errors_of_files()
-    def histogram(self, tag, step, shares, low, high):
-        """Writes a histogram of bins of equal width.
+    def histogram(self, tag, step, fractions, low, high):
+        """Writes a histogram with bins of equal width.
 
         Args:
           tag: "group/name". step: int.
-          shares: float [bins], of all values; all 0: nothing is written.
+          fractions: float [bins], of all values in each bin; all 0: nothing is
+            written.
           low, high: outer edges.
         """
-        if not shares.any():
+        if not fractions.any():
             return
-        edges = np.linspace(low, high, len(shares) + 1)
+        edges = np.linspace(low, high, len(fractions) + 1)
         middles = (edges[:-1] + edges[1:]) / 2
-        filled = np.flatnonzero(shares)
+        filled = np.flatnonzero(fractions)
         # The first limit closes an empty bin: else TensorBoard draws from
         # minus infinity.
         point = summary_pb2.Summary.Value(
@@ -204,18 +208,18 @@ class EventWriter(listener.Listener):
             histo=summary_pb2.HistogramProto(
                 min=edges[filled[0]],
                 max=edges[filled[-1] + 1],
-                num=float(np.sum(shares)),
-                sum=float(np.sum(shares * middles)),
-                sum_squares=float(np.sum(shares * middles**2)),
+                num=float(np.sum(fractions)),
+                sum=float(np.sum(fractions * middles)),
+                sum_squares=float(np.sum(fractions * middles**2)),
                 bucket_limit=edges.tolist(),
-                bucket=[0.0, *map(float, shares)],
+                bucket=[0.0, *map(float, fractions)],
             ),
         )
         self._add(step, summary_pb2.Summary(value=[point]))
 
     @_errors_of_files()
     def summary(self, summary):
-        """Writes a summary of the whole run, as of step 0.
+        """Writes a summary of the run itself, at step 0.
 
         Args:
           summary: Summary, TensorBoard's or TensorFlow's (the same format).

@@ -56,7 +56,7 @@ def test_a_loss_of_guessing_warns_once_the_queue_has_turned_over():
     assert watch.report(_row(205, loss=CHANCE)) == []
 
 
-def test_a_long_queue_is_given_its_turnovers():
+def test_a_long_queue_has_its_turnovers_first():
     watch = _watch(_config(moco__queue_size=65536), images=1_281_167)
     # 128 steps a turnover.
     assert watch.report(_row(511, loss=12.0)) == []
@@ -100,7 +100,7 @@ def test_one_odd_pace_is_an_accident():
         assert watch.pace(pace) == []
 
 
-def test_found_own_keys_without_better_features_are_a_leak():
+def test_queries_that_find_their_key_without_better_features_are_a_leak():
     watch = _watch()
     assert watch.epoch({"instance_top1": 0.99, "knn_backbone": 0.36}) == []
     assert watch.epoch({"instance_top1": 0.99, "knn_backbone": 0.37}) == []
@@ -123,8 +123,8 @@ def test_rising_features_hard_negatives_or_no_labels_are_no_leak(top1, knn):
 def test_a_resumed_run_remembers_its_first_epochs():
     rows = [{"knn_backbone": figure} for figure in (None, 0.36, None, 0.36)]
     watch = _watch(rows=rows)
-    found = watch.epoch({"instance_top1": 0.99, "knn_backbone": 0.36})
-    assert _names(found) == ["batch-norm-leak"]
+    notices = watch.epoch({"instance_top1": 0.99, "knn_backbone": 0.36})
+    assert _names(notices) == ["batch-norm-leak"]
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_queue_above_a_tenth_of_the_images_warns(
 def test_waiting_for_images_warns_when_it_lasts():
     watch = _watch()
     shares = [0.6, 0.6, 0.1, 0.5, None, 0.5, 0.5]
-    found = [
+    names = [
         _names(watch.report(_row(step, input_wait_share=share)))
         for step, share in enumerate(shares, start=1)
     ]
-    assert found == [[]] * 6 + [["input-bound"]]
+    assert names == [[]] * 6 + [["input-bound"]]
 
 
 def test_a_warning_of_an_earlier_session_is_not_repeated():

@@ -14,7 +14,7 @@ def test_sizes_are_read_at_a_glance(size, text):
     assert progress.format_bytes(size) == text
 
 
-def test_a_plain_line_tells_every_quarter_of_a_minute_and_at_the_end():
+def test_a_plain_line_comes_every_quarter_of_a_minute_and_at_the_end():
     stream = io.StringIO()
     now = [1000.0]
     with progress.Counter(
@@ -33,7 +33,7 @@ def test_a_plain_line_tells_every_quarter_of_a_minute_and_at_the_end():
     ]
 
 
-def test_nothing_new_tells_nothing():
+def test_nothing_new_prints_nothing():
     stream = io.StringIO()
     with progress.Counter(7, 7, "verifying", stream):
         pass

@@ -132,7 +132,7 @@ def test_the_old_points_leave_the_files(tmp_path):
     assert steps == [50, 97]
 
 
-def test_a_file_torn_by_a_kill_keeps_its_whole_points(tmp_path):
+def test_a_file_torn_by_a_kill_keeps_its_complete_points(tmp_path):
     _write(tmp_path, [50, 97, 100])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
@@ -175,7 +175,7 @@ def test_a_graph_is_written_for_its_tab(tmp_path):
     assert "the_product" in [node.name for node in reader.Graph().node]
 
 
-def test_a_full_disk_is_told_of_as_one(tmp_path):
+def test_a_full_disk_is_an_error_of_its_kind(tmp_path):
     with small_disk.mounted(tmp_path, "size=100k"):
         writer = tensorboard.EventWriter(tmp_path / "run")
         small_disk.fill(tmp_path)
