@@ -26,17 +26,21 @@ def _write(workdir, epochs=5):
     metrics.close()
 
 
-@pytest.fixture(name="figures")
-def _figures(monkeypatch):
-    """The figures that are saved."""
+@pytest.fixture(name="drawn", scope="module")
+def _drawn(tmp_path_factory):
+    """The figure of five epochs, and the path of its PNG."""
+    folder = tmp_path_factory.mktemp("plot")
     saved, save = [], matplotlib.figure.Figure.savefig
 
     def keep(figure, *args, **kwargs):
         saved.append(figure)
         save(figure, *args, **kwargs)
 
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return saved
+    _write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matplotlib.figure.Figure, "savefig", keep)
+        assert representation_plot.plot_run(folder, folder / "plot.png") == 5
+    return saved[0], folder / "plot.png"
 
 
 def test_only_epochs_that_were_measured_are_read(tmp_path):
@@ -47,12 +51,10 @@ def test_only_epochs_that_were_measured_are_read(tmp_path):
     assert table["uniformity"].tolist() == [-0.5, -1.0, -1.5]
 
 
-def test_the_picture_holds_every_figure_twice(tmp_path, figures):
-    _write(tmp_path)
-    path = tmp_path / "plot.png"
-    assert representation_plot.plot_run(tmp_path, path) == 5
+def test_the_picture_holds_every_figure_twice(drawn):
+    figure, path = drawn
     assert Image.open(path).size == (1800, 700)
-    axes = figures[0].axes[:10]  # after them comes the colour bar
+    axes = figure.axes[:10]  # after them comes the colour bar
     over_epochs = [a.get_ylabel() for a in axes if a.get_xlabel() == "epoch"]
     words = list(representation_plot.FIGURES.values())
     assert over_epochs == ["kNN top-1, %", *words]
@@ -65,12 +67,11 @@ def test_the_picture_holds_every_figure_twice(tmp_path, figures):
     np.testing.assert_allclose(points[1], [0.5, 60])
 
 
-def test_rank_correlations_stand_above_the_scatters(tmp_path, figures):
-    _write(tmp_path)
-    representation_plot.plot_run(tmp_path, tmp_path / "plot.png")
+def test_rank_correlations_stand_above_the_scatters(drawn):
+    figure, _ = drawn
     # Ranks of 11, 12, 10, 11, 12: 2.5, 4.5, 1, 2.5, 4.5, against 1 to 5:
     # products sum to 1 - 1.5 + 0 - 0.5 + 3, squares to 9 and 10.
-    assert [a.get_title() for a in figures[0].axes[6:10]] == [
+    assert [a.get_title() for a in figure.axes[6:10]] == [
         "rank correlation -1.00",
         "rank correlation -1.00",
         f"rank correlation {2 / np.sqrt(90):+.2f}",
