@@ -57,7 +57,11 @@ def wrapped():
 
     clock = Clock()
     for owner, label, names in (
-        (board.Board, "pictures, histograms", "start histograms epoch end"),
+        (
+            board.Board,
+            "pictures, histograms",
+            "on_start histograms on_epoch on_end",
+        ),
         (tensorboard.EventWriter, "scalars", "write __init__"),
         (metrics_csv.MetricsFile, "metrics.csv", "append"),
         (diagnostics.Inspector, "queue and drift", "__call__"),

@@ -107,7 +107,7 @@ def test_pictures_show_the_first_file(run):
     assert [pair.query.shape for pair in shown] == [(16, 16, 3)] * 2
     index = [source.name(number) for number in range(12)].index(shown[0].name)
     image = source.image(source.records(tf.constant([index]))[0])
-    np.testing.assert_array_equal(shown[0].whole, image[..., :3])
+    np.testing.assert_array_equal(shown[0].image, image[..., :3])
 
 
 def test_the_export_takes_both_files_by_name(run, tmp_path):

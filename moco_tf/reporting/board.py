@@ -1,10 +1,14 @@
-"""What TensorBoard shows beside scalars: pictures, histograms, projector."""
+"""TensorBoard beside scalars: pictures, histograms, hyperparameters, projector.
+
+The projector has files beside the events: projector_config.pbtxt, and in
+projector/ features.bytes (float32, row after row), metadata.tsv (name and class
+of each row) and sprite.png (their images). They are of the newest epoch.
+"""
 
 import pathlib
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from google.protobuf import text_format
 from PIL import Image
@@ -26,12 +30,10 @@ _GAP = 4
 _SHARE = 0.005  # of a session's time, for the pictures of epochs
 _POINTS = 1000  # images in the projector
 _SPRITE = 32  # side of an image in the projector, pixels
-# What an image that has gone ends in: a picture is never worth a run.
-_FAILURES = (ValueError, OSError, tf.errors.OpError)
 
 
 class Board(listener.Listener):
-    """Writes what a run looks like to its TensorBoard folder.
+    """The listener that writes pictures of a run to its TensorBoard folder.
 
     Pictures cost time: the two views of a batch are drawn once a session, the
     neighbours and the projector when kNN has encoded their images anyway, in
@@ -65,17 +67,17 @@ class Board(listener.Listener):
         self._monitor = monitor
         self._last_step = last_step
         self._views = {}  # by source, EvaluationViews
-        self._sprite = None  # places of the images in the newest sprite
+        self._sprite = None  # indices of the images in the newest sprite
         self._clock = clock
-        self._begun, self._spent = clock(), 0.0
+        self._started, self._spent = clock(), 0.0  # seconds
 
     def on_start(self, method, step):
-        """Writes the settings of the run, and the views of its next batch."""
+        """Writes the hyperparameters, and the views of the next batch."""
         metrics = [
             summary_v2.Metric(tensorboard.TAGS[name], display_name=name)
             for name in ("epoch_loss", "knn_backbone", "knn_projection")
         ]
-        values = settings(self._config)
+        values = hyperparameters(self._config)
         names = [summary_v2.HParam(name) for name in values]
         self._events.summary(summary_v2.hparams_config_pb(names, metrics))
         self._events.summary(summary_v2.hparams_pb(values))
@@ -83,10 +85,10 @@ class Board(listener.Listener):
             pairs = samples.pairs(
                 self._config, self._batches.source, _PAIRS, step
             )
-        except _FAILURES as error:
+        except samples.FAILURES as error:
             logging.warning("No picture of the views: %s", error)
             return
-        rows = [[pair.whole, pair.query, pair.key] for pair in pairs]
+        rows = [[pair.image, pair.query, pair.key] for pair in pairs]
         if rows:
             self._events.image("views/image, query, key", step, _grid(rows))
 
@@ -102,64 +104,64 @@ class Board(listener.Listener):
             status = Status.Value("STATUS_SUCCESS")
             self._events.summary(summary.session_end_pb(status))
 
-    def histograms(self, step, shares):
+    def histograms(self, step, fractions):
         """Writes the similarities of a step.
 
         Args:
-          step: int. shares: float32 [2, bins] (losses.similarities), or empty
-            of a method without.
+          step: int. fractions: float32 [2, bins] (losses.similarities); empty
+            for a method without.
         """
-        if not shares.size:
+        if not fractions.size:
             return
         names = ("own key", "queued keys")
-        for name, row in zip(names, shares, strict=True):
+        for name, row in zip(names, fractions, strict=True):
             self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)
 
     def draw(self, step):
-        """Neighbours and projector, from the features that kNN has left.
+        """Draws neighbours and projector, from the features that kNN has left.
 
         Args:
           step: int, at the end of an epoch.
         """
         encoded = self._monitor and self._monitor.take()
         start = self._clock()
-        too_slow = self._spent > _SHARE * (start - self._begun)
+        too_slow = self._spent > _SHARE * (start - self._started)
         if encoded is None or (too_slow and step < self._last_step):
             return
         bank, query = encoded
         try:
             self._neighbours(step, bank, query)
             self._project(query)
-        except _FAILURES as error:
+        except samples.FAILURES as error:
             logging.warning("No picture of the epoch: %s", error)
         self._spent += self._clock() - start
 
     def _neighbours(self, step, bank, query):
         """A grid: fixed queries, then their nearest images of the bank."""
-        own = sources.evenly_spaced(len(query.index), _QUERIES)
+        queries = sources.evenly_spaced(len(query.index), _QUERIES)
         count = min(_NEIGHBOURS, len(bank.index))
-        _, near = voting.nearest(bank.backbone, query.backbone[own], count)
-        left = self._views_of(self._monitor.query)(query.index[own])
+        _, near = voting.nearest(bank.backbone, query.backbone[queries], count)
+        left = self._views_of(self._monitor.query)(query.index[queries])
         right = self._views_of(self._monitor.bank)(bank.index[near].ravel())
         grey = np.full([_TILE, _TILE, 3], 160, np.uint8)
         rows = [
             [
-                left.get(int(query.index[place]), grey),
-                *(right.get(int(index), grey) for index in bank.index[found]),
+                left.get(int(query.index[row]), grey),
+                *(right.get(int(index), grey) for index in bank.index[nearest]),
             ]
-            for place, found in zip(own, near, strict=True)
+            for row, nearest in zip(queries, near, strict=True)
         ]
         self._events.image("neighbours/query, nearest", step, _grid(rows))
 
     def _project(self, query):
         """The files of the projector; its page shows the newest epoch."""
         rows = sources.evenly_spaced(len(query.index), _POINTS)
-        places = query.index[rows]
+        indices = query.index[rows]
         folder = self._folder / "projector"
         folder.mkdir(exist_ok=True)
-        if self._sprite is None or not np.array_equal(places, self._sprite):
-            self._draw_sprite(folder, places, query.labels, rows)
-            self._sprite = places
+        if self._sprite is None or not np.array_equal(indices, self._sprite):
+            self._draw_sprite(folder, indices, query.labels, rows)
+            self._sprite = indices
         points = query.backbone[rows].astype(np.float32)
         with filesystem.atomic_file(folder / "features.bytes") as part:
             part.write_bytes(points.tobytes())
@@ -177,27 +179,30 @@ class Board(listener.Listener):
         ) as part:
             part.write_text(text_format.MessageToString(config))
 
-    def _draw_sprite(self, folder, places, labels, rows):
+    def _draw_sprite(self, folder, indices, labels, rows):
+        """Draws the images of the projector, and writes their names."""
         source = self._monitor.query
-        images = self._views_of(source)(places)
-        side = int(np.ceil(np.sqrt(len(places))))  # a square, as it asks for
+        images = self._views_of(source)(indices)
+        # A square, as the projector demands.
+        side = int(np.ceil(np.sqrt(len(indices))))
         tiles, lines = [], ["name\tclass"]
-        for number, place in enumerate(places):
+        for number, index in enumerate(indices):
             tile = None
-            if int(place) in images:
-                tile = Image.fromarray(images[int(place)])
+            if int(index) in images:
+                tile = Image.fromarray(images[int(index)])
                 tile = tile.resize((_SPRITE, _SPRITE), Image.Resampling.BOX)
             tiles.append(tile)
             label = "" if labels is None else int(labels[rows[number]])
             if source.class_names and label != "":
                 label = source.class_names[label]
-            lines.append(f"{_line(source.name(int(place)))}\t{_line(label)}")
+            lines.append(f"{_line(source.name(int(index)))}\t{_line(label)}")
         samples.grid(tiles, side, side, _SPRITE).save(folder / "sprite.png")
         text = "\n".join(lines) + "\n"
         with filesystem.atomic_file(folder / "metadata.tsv") as part:
             part.write_text(text, "utf-8", "replace")
 
     def _views_of(self, source):
+        """The views of a source, traced once."""
         if source not in self._views:
             self._views[source] = samples.EvaluationViews(
                 source, self._monitor.recipe, self._config.data.image_size
@@ -205,12 +210,13 @@ class Board(listener.Listener):
         return self._views[source]
 
 
-def settings(config):
+def hyperparameters(config):
     """The fields of a configuration as "section.name" -> number or text.
 
-    What runs are compared by comes first: TensorBoard shows the first columns.
+    Those by which runs are compared come first: TensorBoard shows the first
+    columns.
     """
-    found, values = {}, config.to_dict()
+    fields_by_name, values = {}, config.to_dict()
     first = ["method", config.method, "optimizer", "train", "model", "data"]
     rest = [section for section in values if section not in first]
     for section in [*first, *rest]:
@@ -219,8 +225,8 @@ def settings(config):
         for name, field in fields.items():
             if isinstance(field, (tuple, list)):
                 field = ", ".join(map(str, field))
-            found[f"{section}.{name}".rstrip(".")] = field
-    return found
+            fields_by_name[f"{section}.{name}".rstrip(".")] = field
+    return fields_by_name
 
 
 def _grid(rows):
@@ -249,4 +255,5 @@ def _fit(array):
 
 
 def _line(text):
+    """Text without tabs and line breaks."""
     return " ".join(str(text).split())

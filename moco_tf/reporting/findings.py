@@ -1,4 +1,7 @@
-"""What a run's figures say, in numbers and in sentences."""
+"""The figures of a run for its report: numbers, and sentences that read them.
+
+Sentences have a tone: good, plain, or a warning.
+"""
 
 import math
 
@@ -8,7 +11,7 @@ from moco_tf.monitoring import health
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 
-_WAITS, _STARVED = 0.05, 0.2  # shares of the time that a step waits
+_WAITS, _STARVED = 0.05, 0.2  # of the time, in which a step waits for images
 _NEAR_CHANCE = 0.02  # of the loss
 
 
@@ -35,7 +38,7 @@ def progress(run):
 
 
 def speed(run):
-    """Throughput of the whole run.
+    """Throughput of a run, over all its sessions.
 
     Returns:
       dict: images_per_second and input_wait_share, means over the time of all
@@ -46,10 +49,10 @@ def speed(run):
     for row in run.rows:
         rate = row.get("images_per_second")
         if rate:
-            taken = row["steps"] * batch / rate
-            seconds += taken
+            duration = row["steps"] * batch / rate
+            seconds += duration
             images += row["steps"] * batch
-            waited += taken * (row.get("input_wait_share") or 0.0)
+            waited += duration * (row.get("input_wait_share") or 0.0)
     if not seconds:
         return {}
     return {
@@ -65,15 +68,15 @@ def figures(run):
     Returns:
       dict label -> text, in the order in which they are shown.
     """
-    found = {}
+    texts = {}
     _, losses = run.column("epoch_loss")
     if losses:
-        found["loss, last epoch"] = f"{losses[-1]:.4f}"
+        texts["loss, last epoch"] = f"{losses[-1]:.4f}"
     elif run.rows:
-        found["loss, last steps"] = f"{run.rows[-1]['loss']:.4f}"
+        texts["loss, last steps"] = f"{run.rows[-1]['loss']:.4f}"
     chance = plan.chance_loss(run.config)
     if chance is not None:
-        found["loss at chance"] = f"{chance:.4f}"
+        texts["loss at chance"] = f"{chance:.4f}"
     for layer in ("backbone", "projection"):
         rows, values = run.column(f"knn_{layer}")
         if values:
@@ -82,25 +85,25 @@ def figures(run):
             if values[best] > values[-1]:
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
-            found[f"kNN top-1, {layer}"] = text
+            texts[f"kNN top-1, {layer}"] = text
     top1 = run.rows[-1].get("instance_top1") if run.rows else None
     if top1 is not None:
-        found["instance accuracy, last steps"] = percent(top1)
+        texts["instance accuracy, last steps"] = percent(top1)
     for name in ("alignment", "uniformity", "effective_rank"):
         _, values = run.column(name)
         if values:
-            found[name.replace("_", " ")] = f"{values[-1]:.4g}"
+            texts[name.replace("_", " ")] = f"{values[-1]:.4g}"
     measured = speed(run)
     if measured:
-        found["images per second"] = f"{measured['images_per_second']:,.4g}"
-        found["waiting for images"] = percent(measured["input_wait_share"])
+        texts["images per second"] = f"{measured['images_per_second']:,.4g}"
+        texts["waiting for images"] = percent(measured["input_wait_share"])
         seconds = 3600 * measured["hours"]
-        found["time in steps"] = progress_lib.format_duration(seconds)
-    return found
+        texts["time in steps"] = progress_lib.format_duration(seconds)
+    return texts
 
 
-def judged(run):
-    """What other commands have found of this encoder.
+def evaluations(run):
+    """Results of other commands on the encoder of a run.
 
     Returns:
       dict label -> text, as `figures`.
@@ -110,12 +113,12 @@ def judged(run):
             f"{percent(each.top1)} ({100 * each.low:.2f} to "
             f"{100 * each.high:.2f})"
         )
-        for each in run.judged
+        for each in run.evaluations
     }
 
 
 def readings(run):
-    """Sentences on what the figures say.
+    """Sentences that read the figures of a run.
 
     Returns:
       list of (tone, sentence); tone is "good", "plain" or "warn".
@@ -123,21 +126,22 @@ def readings(run):
     if not run.rows:
         words = "This run has logged nothing yet: there are no curves."
         return [("warn", words)]
-    found = [_of_loss(run), *_of_knn(run), *_of_speed(run)]
+    sentences = [_read_loss(run), *_read_knn(run), *_read_speed(run)]
     unreadable = sum(row.get("unreadable") or 0 for row in run.rows)
     if unreadable:
         words = (
             f"{unreadable:,} samples could not be read and were replaced; "
             "unreadable.csv in the workdir names them."
         )
-        found.append(("warn", words))
+        sentences.append(("warn", words))
     for notice in health.read(run.workdir / "warnings.csv"):
         words = f"At step {notice['step']:,}: {notice['text']}"
-        found.append(("warn", words))
-    return found
+        sentences.append(("warn", words))
+    return sentences
 
 
-def _of_loss(run):
+def _read_loss(run):
+    """The sentence about the loss, with its tone."""
     chance = plan.chance_loss(run.config)
     _, losses = run.column("epoch_loss")
     words = "The mean loss of the last epoch"
@@ -160,7 +164,8 @@ def _of_loss(run):
     return "good", words
 
 
-def _of_knn(run):
+def _read_knn(run):
+    """The sentence about kNN, and where it stands beside the published run."""
     layer = run.config.knn.features
     rows, values = run.column(f"knn_{layer}")
     if not values:
@@ -171,27 +176,27 @@ def _of_knn(run):
         return [("plain", words)]
     epoch, last = run.epoch_of(rows[-1]), 100 * values[-1]
     words = f"kNN ({layer}) classifies {last:.2f} % after epoch {epoch:.4g}."
-    found = [("plain", words)]
     if not published.is_cifar10(run.config):
-        return found
+        return [("plain", words)]
     low, middle, high = (line[-1] for line in published.band("knn", epoch)[1:])
-    place = (
+    position = (
         "inside"
         if low <= last <= high
         else ("above" if last > high else "below")
     )
     words += (
         f" The published run had {middle:.2f} % at that epoch; this one is "
-        f"{place} the band around it."
+        f"{position} the band around it."
     )
     changed = [name for name, _, _ in published.departures(run.config)]
     if changed:
         words += f" It differs from it in {', '.join(changed)}."
         return [("plain", words)]
-    return [("warn" if place == "below" else "good", words)]
+    return [("warn" if position == "below" else "good", words)]
 
 
-def _of_speed(run):
+def _read_speed(run):
+    """The sentence about the speed; [] before the first measurement."""
     measured = speed(run)
     if not measured:
         return []

@@ -1,4 +1,9 @@
-"""From workdirs to one HTML file."""
+"""From workdirs to one HTML file.
+
+Of a workdir a report reads config.json, environment.json, metrics.csv, the
+meta.json of checkpoints and the result.json of other commands; it changes none
+of them. Images and weights are the business of reporting/pictures.py.
+"""
 
 import datetime
 import json
@@ -14,161 +19,8 @@ from moco_tf import filesystem, workdirs
 from moco_tf.monitoring import metrics_csv
 from moco_tf.reporting import charts, findings, pictures, published
 
-
-class Run(NamedTuple):
-    """A pre-training run as its workdir tells it, finished or not.
-
-    Attributes:
-      name: short, different from those of the other runs of a report.
-      workdir: path. config: ConfigDict.
-      fingerprint: of the source that it trains on, hex; "" where not noted.
-      starts: list of dicts, one a start (see workdirs.describe).
-      rows: of metrics.csv, list of dicts; [] before the first.
-      written: when metrics.csv was last written, UTC; None without one.
-      steps_per_epoch: int; None while nothing tells it.
-      judged: list of Judged.
-    """
-
-    name: str
-    workdir: pathlib.Path
-    config: object
-    fingerprint: str
-    starts: list
-    rows: list
-    written: datetime.datetime | None
-    steps_per_epoch: int | None
-    judged: list
-
-    def epoch_of(self, row):
-        """Epochs done at a row, a float; its step where that is not known."""
-        return row["step"] / (self.steps_per_epoch or 1)
-
-    def column(self, name):
-        """The rows that have a figure, and its values."""
-        rows = [row for row in self.rows if row.get(name) is not None]
-        return rows, [row[name] for row in rows]
-
-
-class Judged(NamedTuple):
-    """What `linear` or `finetune` has found, in a folder of the workdir."""
-
-    folder: str
-    command: str
-    top1: float  # fraction, as the next two, its interval of 95 %
-    low: float
-    high: float
-
-
-def read(paths):
-    """Reads the workdirs of one report.
-
-    Args:
-      paths: of workdirs, str.
-
-    Returns:
-      list of Run.
-
-    Raises:
-      ValueError: for a folder that holds no pre-training run, one that is
-        given twice, or files that are damaged.
-    """
-    workdirs_ = [pathlib.Path(path).resolve() for path in paths]
-    twice = {str(x) for x in workdirs_ if workdirs_.count(x) > 1}
-    if twice:
-        raise ValueError(
-            "A report compares different runs. Received the same workdir "
-            f"more than once: {', '.join(sorted(twice))}. Give each once."
-        )
-    names = short_names(workdirs_)
-    return [_read(x, name) for x, name in zip(workdirs_, names, strict=True)]
-
-
-def short_names(paths):
-    """The last parts of paths, as many as make them different.
-
-    Args:
-      paths: of pathlib.Path, absolute, all different.
-
-    Returns:
-      list of str.
-    """
-    count = 1
-    while True:
-        names = ["/".join(path.parts[1:][-count:]) for path in paths]
-        if len(set(names)) == len(names):
-            return [name or "/" for name in names]
-        count += 1
-
-
-def _read(workdir, name):
-    if not (workdir / "config.json").is_file():
-        raise ValueError(
-            "A report is of a run: its workdir holds config.json. Received "
-            f"{str(workdir)!r} without one. Give the --workdir of the "
-            "`pretrain` command."
-        )
-    config = workdirs.load_saved(workdir)
-    saved = workdirs.read_json(workdir / "config.json")
-    path = workdir / "environment.json"
-    starts = workdirs.read_json(path)["starts"] if path.is_file() else []
-    path = workdir / "metrics.csv"
-    rows, written = [], None
-    if path.is_file():
-        rows = metrics_csv.read(path)
-        written = datetime.datetime.fromtimestamp(
-            path.stat().st_mtime, datetime.UTC
-        )
-    return Run(
-        name,
-        workdir,
-        config,
-        saved.get("data_fingerprint", ""),
-        starts,
-        rows,
-        written,
-        _steps_per_epoch(rows, workdir),
-        _judged(workdir),
-    )
-
-
-def _steps_per_epoch(rows, workdir):
-    """An epoch's last step is always logged; checkpoints note their epoch."""
-    first = [row["step"] for row in rows if row["epoch"] == 1]
-    if first and (
-        rows[-1]["epoch"] > 1 or rows[-1].get("epoch_loss") is not None
-    ):
-        return max(first)
-    for path in sorted(workdir.glob("checkpoints/*/meta.json")):
-        meta = _optional_json(path)
-        if meta.get("step") and meta.get("epoch"):
-            return round(meta["step"] / meta["epoch"])
-    return None
-
-
-def _judged(workdir):
-    found = []
-    for path in sorted(workdir.glob("*/result.json")):
-        result, about = (
-            _optional_json(path.with_name(name))
-            for name in ("result.json", "config.json")
-        )
-        values = [result.get(x) for x in ("top1", "top1_low", "top1_high")]
-        if None not in values and about.get("command"):
-            found.append(Judged(path.parent.name, about["command"], *values))
-    return found
-
-
-def _optional_json(path):
-    """A file's dict; {} if it is not there, half written or of another kind."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-_SHEETS = 5_000_000  # letters, of all pictures of maps together
-_SHEET = 1_500_000
+_SHEETS = 5_000_000  # characters, of the sheets of all maps together
+_SHEET = 1_500_000  # characters, of one
 _REPRESENTATION = ("alignment", "uniformity", "effective_rank")
 _SPEED = ("images_per_second", "input_wait_share")
 
@@ -179,33 +31,33 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
     Args:
       workdirs: list of str, of pre-training runs, finished or not.
       path: of the file; "": report.html in the first workdir.
-      checkpoint: "latest", "best", a step or a path: whose features are shown.
+      checkpoint: "latest", "best", a step or a path: its features are shown.
       images: int, of the test set on the map; 0: curves alone.
 
     Returns:
       pathlib.Path of the file.
 
     Raises:
-      ValueError: before any work, for what is no run, and a path that cannot
-        be written to.
+      ValueError: before any work, for a folder that holds no run, and a path
+        that cannot be written to.
 
-    Side effects: writes the file, whole or not at all; stores features in the
-    workdirs.
+    Side effects: writes the file, completely or not at all; stores features in
+    the workdirs.
     """
     if images < 0:
         raise ValueError(
             "A map shows 0 images or more; 0 leaves out all pictures. Received "
             f"images={images}."
         )
-    found = read(workdirs)
-    path = pathlib.Path(path or found[0].workdir / "report.html")
+    runs = read_runs(workdirs)
+    path = pathlib.Path(path or runs[0].workdir / "report.html")
     if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
             "--path must name a file that ends in .html. Received "
             f"{str(path)!r}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = render(found, checkpoint, images)
+    page = render(runs, checkpoint, images)
     with filesystem.atomic_file(path) as part:
         # A file's name need not be text: what cannot be written becomes "?".
         part.write_bytes(page.encode("utf-8", "replace"))
@@ -213,27 +65,27 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
     return path
 
 
-def render(found, checkpoint="latest", images=2000):
-    """The page of runs, text.
+def render(runs, checkpoint="latest", images=2000):
+    """Renders the page of runs.
 
     Args:
-      found: list of Run. checkpoint, images: as `write`.
+      runs: list of Run. checkpoint, images: as `write`.
 
     Returns:
       str, HTML.
     """
-    sheets = pictures.Sheets(min(_SHEET, _SHEETS // len(found)))
+    sheets = pictures.Sheets(min(_SHEET, _SHEETS // len(runs)))
     parts = []
-    for run in found:
-        shown = None
+    for run in runs:
+        run_pictures = None
         if images:
-            shown = pictures.of_run(
-                run, checkpoint, images, sheets, len(found) == 1
+            run_pictures = pictures.draw_run(
+                run, checkpoint, images, sheets, is_single=len(runs) == 1
             )
-        parts.append(_part(run, shown))
+        parts.append(_part(run, run_pictures))
     if images:
         _join_equal_pairs(parts)
-    drawn = charts.draw_all(found)
+    drawn = charts.draw_all(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
         autoescape=lambda name: name.endswith(".html"),
@@ -244,7 +96,7 @@ def render(found, checkpoint="latest", images=2000):
     now = datetime.datetime.now(datetime.UTC)
     return environment.get_template("report.html").render(
         version=moco_tf.__version__,
-        made=f"{now:%Y-%m-%d %H:%M} UTC",
+        time=f"{now:%Y-%m-%d %H:%M} UTC",
         runs=parts,
         charts=[
             drawn[key]
@@ -253,28 +105,34 @@ def render(found, checkpoint="latest", images=2000):
         ],
         representation=[drawn[k] for k in _REPRESENTATION if k in drawn],
         speed=[drawn[key] for key in _SPEED if key in drawn],
-        sheets=sheets.found,
+        sheets=sheets.sheets,
         figures=_side_by_side(
             [
-                {"progress": x["progress"], **x["figures"], **x["judged"]}
+                {
+                    "progress": x["progress"],
+                    **x["figures"],
+                    **x["evaluations"],
+                }
                 for x in parts
             ]
         ),
-        judged=[(label, [text]) for label, text in parts[0]["judged"].items()],
+        evaluations=[
+            (label, [text]) for label, text in parts[0]["evaluations"].items()
+        ],
         differences=[
             (name, [str(value) for value in values])
-            for name, values in findings.differences(found)
+            for name, values in findings.differences(runs)
         ],
         published=published.cifar10()
-        if any(published.is_cifar10(run.config) for run in found)
+        if any(published.is_cifar10(run.config) for run in runs)
         else None,
     )
 
 
-def _part(run, shown):
-    """What the template needs of one run; `shown` is of pictures.of_run."""
+def _part(run, run_pictures):
+    """One run as a dict for the template; pictures of pictures.draw_run."""
     start = run.starts[-1] if run.starts else {}
-    for name, part in (shown or {}).items():
+    for name, part in (run_pictures or {}).items():
         if "missing" in part:
             print(f"without     {name} of {run.name}: {part['missing']}")
     return {
@@ -283,10 +141,10 @@ def _part(run, shown):
         "progress": findings.progress(run),
         "written": f"{run.written:%Y-%m-%d %H:%M} UTC" if run.written else "",
         "figures": findings.figures(run),
-        "judged": findings.judged(run),
+        "evaluations": findings.evaluations(run),
         "readings": findings.readings(run),
         "rows": _table(run),
-        "pictures": shown,
+        "pictures": run_pictures,
         "config": _sections(run.config),
         "fingerprint": run.fingerprint,
         "source": run.config.data.source,
@@ -327,20 +185,20 @@ def _table(run):
 
 def _sections(config):
     """The configuration as {section: [(field, value)]}."""
-    found: dict[str, list] = {}
+    sections: dict[str, list] = {}
     for name, value in configs.flatten(config.to_dict()).items():
         section, _, field = name.rpartition(".")
-        found.setdefault(section or "run", []).append((field, str(value)))
-    return dict(sorted(found.items()))
+        sections.setdefault(section or "run", []).append((field, str(value)))
+    return dict(sorted(sections.items()))
 
 
 def _environment(start):
     """A start's machine and packages as [(name, text)]."""
     plain = ("started", "platform", "cores", "python", "moco_tf")
-    found = [(name, str(start[name])) for name in plain if name in start]
+    lines = [(name, str(start[name])) for name in plain if name in start]
     if "devices" in start:
-        found.append(("devices", ", ".join(start["devices"])))
-    return found + [
+        lines.append(("devices", ", ".join(start["devices"])))
+    return lines + [
         (name, str(version))
         for name, version in start.get("packages", {}).items()
     ]
@@ -348,5 +206,163 @@ def _environment(start):
 
 def _side_by_side(figures):
     """Figures of runs as [(label, [text of each run, "" without])]."""
-    labels = dict.fromkeys(label for each in figures for label in each)
-    return [(x, [each.get(x, "") for each in figures]) for x in labels]
+    labels = dict.fromkeys(label for of_run in figures for label in of_run)
+    return [(x, [of_run.get(x, "") for of_run in figures]) for x in labels]
+
+
+class Run(NamedTuple):
+    """A pre-training run, finished or not, as its workdir has it.
+
+    Attributes:
+      name: short, different from those of the other runs of a report.
+      workdir: path. config: ConfigDict.
+      fingerprint: of the source that it trains on, hex; "" = not noted.
+      starts: list of dicts, one a start (see workdirs.describe).
+      rows: of metrics.csv, list of dicts; [] before the first.
+      written: when metrics.csv was last written, UTC; None without one.
+      steps_per_epoch: int; None while it is not known.
+      evaluations: list of Evaluation.
+    """
+
+    name: str
+    workdir: pathlib.Path
+    config: object
+    fingerprint: str
+    starts: list
+    rows: list
+    written: datetime.datetime | None
+    steps_per_epoch: int | None
+    evaluations: list
+
+    def epoch_of(self, row):
+        """Epochs done at a row, a float; its step where that is not known."""
+        return row["step"] / (self.steps_per_epoch or 1)
+
+    def column(self, name):
+        """The rows that have a figure in a column, and its values."""
+        rows = [row for row in self.rows if row.get(name) is not None]
+        return rows, [row[name] for row in rows]
+
+
+class Evaluation(NamedTuple):
+    """The result of `linear` or `finetune`, in a folder of the workdir."""
+
+    folder: str
+    command: str
+    top1: float  # fraction, as the next two, its interval of 95 %
+    low: float
+    high: float
+
+
+def read_runs(paths):
+    """Reads the workdirs of one report.
+
+    Args:
+      paths: of workdirs, str.
+
+    Returns:
+      list of Run.
+
+    Raises:
+      ValueError: for a folder that holds no pre-training run, a folder that
+        is named twice, or files that are damaged.
+    """
+    workdirs_ = [pathlib.Path(path).resolve() for path in paths]
+    twice = {str(x) for x in workdirs_ if workdirs_.count(x) > 1}
+    if twice:
+        raise ValueError(
+            "A report compares different runs. Received the same workdir "
+            f"more than once: {', '.join(sorted(twice))}. Give each once."
+        )
+    names = short_names(workdirs_)
+    return [
+        _read_run(workdir, name)
+        for workdir, name in zip(workdirs_, names, strict=True)
+    ]
+
+
+def short_names(paths):
+    """The last parts of paths, as many as make them different.
+
+    Args:
+      paths: of pathlib.Path, absolute, all different.
+
+    Returns:
+      list of str.
+    """
+    count = 1
+    while True:
+        names = ["/".join(path.parts[1:][-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return [name or "/" for name in names]
+        count += 1
+
+
+def _read_run(workdir, name):
+    if not (workdir / "config.json").is_file():
+        raise ValueError(
+            "A report is of a run: its workdir holds config.json. Received "
+            f"{str(workdir)!r} without one. Give the --workdir of the "
+            "`pretrain` command."
+        )
+    config = workdirs.load_saved(workdir)
+    saved = workdirs.read_json(workdir / "config.json")
+    path = workdir / "environment.json"
+    starts = workdirs.read_json(path)["starts"] if path.is_file() else []
+    path = workdir / "metrics.csv"
+    rows, written = [], None
+    if path.is_file():
+        rows = metrics_csv.read(path)
+        written = datetime.datetime.fromtimestamp(
+            path.stat().st_mtime, datetime.UTC
+        )
+    return Run(
+        name,
+        workdir,
+        config,
+        saved.get("data_fingerprint", ""),
+        starts,
+        rows,
+        written,
+        _steps_per_epoch(rows, workdir),
+        _evaluations(workdir),
+    )
+
+
+def _steps_per_epoch(rows, workdir):
+    """An epoch's last step is always logged; checkpoints note their epoch."""
+    first = [row["step"] for row in rows if row["epoch"] == 1]
+    if first and (
+        rows[-1]["epoch"] > 1 or rows[-1].get("epoch_loss") is not None
+    ):
+        return max(first)
+    for path in sorted(workdir.glob("checkpoints/*/meta.json")):
+        meta = _optional_json(path)
+        if meta.get("step") and meta.get("epoch"):
+            return round(meta["step"] / meta["epoch"])
+    return None
+
+
+def _evaluations(workdir):
+    """The results of other commands below a workdir, by name of the folder."""
+    evaluations = []
+    for path in sorted(workdir.glob("*/result.json")):
+        result, about = (
+            _optional_json(path.with_name(name))
+            for name in ("result.json", "config.json")
+        )
+        values = [result.get(x) for x in ("top1", "top1_low", "top1_high")]
+        if None not in values and about.get("command"):
+            evaluations.append(
+                Evaluation(path.parent.name, about["command"], *values)
+            )
+    return evaluations
+
+
+def _optional_json(path):
+    """A file's dict; {} if it is not there, half written or of another kind."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -10,8 +10,8 @@ import numpy as np
 from moco_tf import config as configs
 
 _FILE = pathlib.Path(__file__).parent / "published_cifar10.json"
-# Of these alone the size of the loss depends, beside the training itself.
-_OF_THE_LOSS = ("moco.queue_size", "moco.temperature", "moco.symmetric")
+# The size of the loss depends on these alone, beside the training itself.
+_FIELDS_OF_LOSS = ("moco.queue_size", "moco.temperature", "moco.symmetric")
 _NAMED = re.compile(r"cifar[-_ ]?10(?!\d)", re.IGNORECASE)
 
 
@@ -21,7 +21,7 @@ def cifar10():
 
 
 def is_cifar10(config):
-    """Whether a run of MoCo trains on CIFAR-10, told by its source alone.
+    """Whether a run of MoCo trains on CIFAR-10, by its source alone.
 
     Args:
       config: ConfigDict.
@@ -43,7 +43,7 @@ def is_cifar10(config):
 
 
 def departures(config):
-    """What a run has otherwise than the published one.
+    """The fields in which a run departs from the published one.
 
     Args:
       config: ConfigDict.
@@ -51,17 +51,17 @@ def departures(config):
     Returns:
       list of (field, published, the run's).
     """
-    own = configs.flatten(config.to_dict())
+    fields = configs.flatten(config.to_dict())
     return [
-        (name, value, own.get(name))
+        (name, value, fields.get(name))
         for name, value in cifar10()["recipe"].items()
-        if own.get(name) != value
+        if fields.get(name) != value
     ]
 
 
 def compares_loss(config):
     """Whether the run's loss has the scale of the published one."""
-    return not any(name in _OF_THE_LOSS for name, _, _ in departures(config))
+    return not any(name in _FIELDS_OF_LOSS for name, _, _ in departures(config))
 
 
 def band(figure, last_epoch):

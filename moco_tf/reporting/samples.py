@@ -1,4 +1,9 @@
-"""The test set of a report: images, features, neighbours."""
+"""The images of a report and of TensorBoard.
+
+They are the views that training takes of its images, and a test set with its
+features and nearest neighbours. Reading a workdir changes nothing in it, but
+that features are stored where the folder can be written.
+"""
 
 import contextlib
 import os
@@ -15,12 +20,16 @@ from moco_tf import plan
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import embeddings, features, frozen, neighbours
 
+# What data that has gone, or an encoder that does not fit, ends in: a picture
+# is never worth a run or a report.
+FAILURES = (ValueError, OSError, tf.errors.OpError)
+
 
 class Pair(NamedTuple):
     """An image and the two views of it; of two files the first."""
 
     name: str
-    whole: np.ndarray  # uint8 [H, W, 3]
+    image: np.ndarray  # uint8 [H, W, 3]
     query: np.ndarray  # uint8 [S, S, 3]
     key: np.ndarray  # uint8 [S, S, 3]
 
@@ -38,22 +47,24 @@ def open_source(run, spec):
     if run.starts and sources.absolute(spec) != spec:
         directory = run.starts[-1].get("directory", "")
         paths = rest.split(",") if kind == "pairs" else [rest]
-        paths = [_found(os.path.expanduser(x), directory) for x in paths]
+        paths = [_resolve(os.path.expanduser(x), directory) for x in paths]
         spec = f"{kind}:{','.join(paths)}"
     return plan.open_source(run.config, spec)
 
 
-def _found(path, directory):
-    """A path, or the same from another directory, if it is only there."""
-    then = os.path.join(directory, path)
-    return then if os.path.exists(then) and not os.path.exists(path) else path
+def _resolve(path, directory):
+    """A path, or the same from another directory, if it exists only there."""
+    other = os.path.join(directory, path)
+    if os.path.exists(other) and not os.path.exists(path):
+        return other
+    return path
 
 
 def pairs(config, source, count=8, step=0):
     """The first samples of a step, as training sees them.
 
     Args:
-      config: ConfigDict of a run. source: that it trains on.
+      config: ConfigDict of a run. source: Source that it trains on.
       count: int, images at most. step: int.
 
     Returns:
@@ -66,9 +77,9 @@ def pairs(config, source, count=8, step=0):
     recipe = views.recipe(config.data.views, config.data.strength)
     positions = stream.positions(step)
     indices = stream.samples(positions).numpy()
-    found: list = []
+    result: list = []
     for position, index in zip(positions.numpy(), indices, strict=True):
-        if len(found) == count:
+        if len(result) == count:
             break
         image, _ = unreadable.read(source, index)
         if image is None:
@@ -82,9 +93,9 @@ def pairs(config, source, count=8, step=0):
             ).numpy()
             for view, augment in enumerate(recipe.both)
         )
-        shown = [x[..., :3] for x in (image.numpy(), query, key)]
-        found.append(Pair(source.name(int(index)), *shown))
-    return found
+        first = [x[..., :3] for x in (image.numpy(), query, key)]
+        result.append(Pair(source.name(int(index)), *first))
+    return result
 
 
 def grid(pictures, columns, rows, side, gap=0, background="white"):
@@ -110,7 +121,7 @@ def grid(pictures, columns, rows, side, gap=0, background="white"):
 
 
 class EvaluationViews:
-    """What an encoder sees of some images, in inference, as often as wanted.
+    """The views of a source's images that an encoder has in inference.
 
     One trace serves all calls. A tf.data pipeline would optimise its functions
     anew for each, which takes half a second.
@@ -123,32 +134,33 @@ class EvaluationViews:
           source: Source. recipe: views.Recipe. size: int, pixels.
         """
         self._source, self._recipe, self._size = source, recipe, size
-        place = tf.TensorSpec([], tf.int64)
-        self._view = tf.function(self._view_of, [place], autograph=False)
+        index = tf.TensorSpec([], tf.int64)
+        self._view = tf.function(self._view_of, [index], autograph=False)
 
-    def __call__(self, places):
+    def __call__(self, indices):
         """Views of images.
 
         Args:
-          places: int64 [n], in the source.
+          indices: int64 [n], of images in the source.
 
         Returns:
-          dict place -> uint8 [size, size, 3] (of two files the first), without
+          dict index -> uint8 [size, size, 3] (of two files the first), without
           those that cannot be read.
         """
-        places = np.unique(places)
+        indices = np.unique(indices)
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = zip(places, pool.map(self._read, places), strict=True)
-            return {int(place): x for place, x in found if x is not None}
+            read = zip(indices, pool.map(self._read, indices), strict=True)
+            return {int(index): x for index, x in read if x is not None}
 
-    def _read(self, place):
+    def _read(self, index):
+        """The view of an image; None if it cannot be read."""
         try:
-            return self._view(tf.constant(place)).numpy()[..., :3]
+            return self._view(tf.constant(index)).numpy()[..., :3]
         except unreadable.FAILURES:
             return None
 
-    def _view_of(self, place):
-        image = unreadable.image_at(self._source, place)
+    def _view_of(self, index):
+        image = unreadable.image_at(self._source, index)
         return self._recipe.evaluate(image, self._size)
 
 
@@ -162,32 +174,32 @@ class Encoded(NamedTuple):
     Attributes:
       source: Source. spec: of it. total: images in the source.
       images: list of uint8 [S, S, 3], the evaluation views.
-      held: embeddings.Embeddings of the same images.
+      shown: embeddings.Embeddings of the same images.
       bank: Embeddings in which neighbours are looked for, these or more.
-      judged: the encoder. views: of any images of the source.
+      encoder: whose features they are. views: of any images of the source.
     """
 
     source: object
     spec: str
     total: int
     images: list
-    held: embeddings.Embeddings
+    shown: embeddings.Embeddings
     bank: embeddings.Embeddings
-    judged: frozen.FrozenEncoder
+    encoder: frozen.FrozenEncoder
     views: EvaluationViews
 
 
-def encode(run, checkpoint, most, alone=True):
+def encode(run, checkpoint, most, is_single=True):
     """Encodes the test set, or evenly spaced images of it.
 
     Features that another command has stored are used; then neighbours are
-    looked for in the whole set.
+    looked for in the complete set.
 
     Args:
       run: page.Run. checkpoint: "latest", "best", a step or a path.
       most: int, images to show.
-      alone: False where other runs stand beside: neighbours are looked for
-        among the images shown, which all of them have.
+      is_single: False where the report compares runs: neighbours are looked
+        for among the shown images, which all runs have.
 
     Returns:
       Encoded.
@@ -197,38 +209,39 @@ def encode(run, checkpoint, most, alone=True):
 
     Side effects: features are stored in the workdir, if that can be written.
     """
-    judged = frozen.open_frozen(run.workdir, checkpoint)
+    encoder = frozen.open_frozen(run.workdir, checkpoint)
     spec = run.config.knn.query or run.config.data.source
     source = open_source(run, spec)
     count = min(most, len(source))
-    places = sources.evenly_spaced(len(source), count)
+    indices = sources.evenly_spaced(len(source), count)
     with _folder(run.workdir) as folder:
-        whole = features.load_from_disk(judged, source, folder)
-        part = sources.Subset(source, places)
-        if whole:
-            stored = whole
-        else:
+        stored = features.load_from_disk(encoder, source, folder)
+        is_complete = stored is not None
+        if not is_complete:
+            part = sources.Subset(source, indices)
             stored = features.extract_to_disk(
-                judged, part, folder, min(_BATCH, count)
+                encoder, part, folder, min(_BATCH, count)
             )
             stored = stored._replace(index=part.indices[stored.index])
-        rows = np.flatnonzero(np.isin(stored.index, places))
-        views = EvaluationViews(source, judged.recipe, judged.image_size)
-        images = views(stored.index[rows])
+        rows = np.flatnonzero(np.isin(stored.index, indices))
+        view = EvaluationViews(source, encoder.recipe, encoder.image_size)
+        images = view(stored.index[rows])
         # One that was readable when it was encoded may have gone since.
         rows = [row for row in rows if int(stored.index[row]) in images]
-        held = _embeddings(judged, source, stored, np.array(rows, np.int64))
-        # A whole set stays on disk, in the workdir; it may be large.
-        bank = _embeddings(judged, source, stored) if whole and alone else held
+        shown = _embeddings(encoder, source, stored, np.array(rows, np.int64))
+        bank = shown
+        if is_complete and is_single:
+            # It stays on disk, in the workdir; it may be large.
+            bank = _embeddings(encoder, source, stored)
     return Encoded(
         source,
         spec,
         len(source),
-        [images[int(index)] for index in held.index],
-        held,
+        [images[int(index)] for index in shown.index],
+        shown,
         bank,
-        judged,
-        views,
+        encoder,
+        view,
     )
 
 
@@ -236,7 +249,7 @@ def find_neighbours(test, queries=8, k=8):
     """Queries of as many classes as can be, and their nearest images.
 
     Args:
-      test: Encoded. queries, k: int, at most so many.
+      test: Encoded. queries, k: int, both at most.
 
     Returns:
       neighbours.Neighbours; its `index` are rows of `test.bank`. None for a
@@ -245,8 +258,7 @@ def find_neighbours(test, queries=8, k=8):
     k = min(k, len(test.bank.index) - 1)
     if k < 1:
         return None
-    labels = test.held.labels
-    spread = np.arange(len(test.held.index))
+    labels = test.shown.labels
     if labels is not None:
         # The first of each class, then the second of each, …
         order = np.argsort(labels, kind="stable")
@@ -254,25 +266,25 @@ def find_neighbours(test, queries=8, k=8):
         rank = np.arange(len(order)) - np.repeat(
             start, np.diff([*start, len(order)])
         )
-        spread = order[np.lexsort((labels[order], rank))][:queries]
+        rows = order[np.lexsort((labels[order], rank))][:queries]
     else:
-        spread = sources.evenly_spaced(len(spread), queries)
-    return neighbours.search(test.bank, test.held, k, LAYER, spread)
+        rows = sources.evenly_spaced(len(test.shown.index), queries)
+    return neighbours.search(test.bank, test.shown, k, LAYER, rows)
 
 
-def _embeddings(judged, source, stored, rows=None):
-    """Stored features as the search for neighbours takes them."""
-    held, index = stored.rows[LAYER], stored.index
+def _embeddings(encoder, source, stored, rows=None):
+    """Stored features, or some rows of them, as Embeddings."""
+    values, index = stored.rows[LAYER], stored.index
     if rows is not None:
         # A copy, which may outlive the folder of features.
-        held, index = np.array(held[rows]), index[rows]
+        values, index = np.array(values[rows]), index[rows]
     return embeddings.Embeddings(
-        {LAYER: held},
+        {LAYER: values},
         index,
         _Names(source, index),
         features.labels_of(source, index),
         source.class_names,
-        {"fingerprint": source.fingerprint(), "encoder": judged.identity},
+        {"fingerprint": source.fingerprint(), "encoder": encoder.identity},
     )
 
 
@@ -290,9 +302,9 @@ class _Names:
 
 
 def _folder(workdir):
-    """The folder of stored features, or one that goes when it is left."""
+    """The folder of stored features; a temporary one if it is read-only."""
     path = pathlib.Path(workdir) / "features"
-    place = path if path.is_dir() else path.parent
-    if os.access(place, os.W_OK):
+    existing = path if path.is_dir() else path.parent
+    if os.access(existing, os.W_OK):
         return contextlib.nullcontext(path)
     return tempfile.TemporaryDirectory()

@@ -1,4 +1,4 @@
-"""Workdirs with curves, for reports; those with an encoder: small_encoder."""
+"""Workdirs with curves, for reports; with an encoder: small_encoder."""
 
 from moco_tf import config as configs
 from moco_tf import workdirs

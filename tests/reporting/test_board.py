@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside scalars, read as TensorBoard reads it."""
+"""TensorBoard beside scalars, read as TensorBoard reads it."""
 
 import io
 import types
@@ -32,10 +32,10 @@ def opened(config, tmp_path):
     source = sources.open_source(config.data.source)
     batches = plan.make_stream(config, source)
     events = tensorboard.EventWriter(tmp_path / "board")
-    watched = monitor.KnnMonitor(config)
-    made = board.Board(config, events, tmp_path / "board", batches, watched, 6)
+    knn = monitor.KnnMonitor(config)
+    opened = board.Board(config, events, tmp_path / "board", batches, knn, 6)
     return types.SimpleNamespace(
-        board=made, monitor=watched, events=events, folder=tmp_path / "board"
+        board=opened, monitor=knn, events=events, folder=tmp_path / "board"
     )
 
 
@@ -60,25 +60,25 @@ def test_the_views_of_the_next_batch_are_shown_as_pairs(opened):
     assert picture.shape == (8 * 100 + 4, 3 * 100 + 4, 3)
 
 
-def test_the_settings_are_hparams(opened, config):
+def test_the_fields_are_hyperparameters(opened, config):
     opened.board.on_start(None, 0)
     opened.board.on_end(None, 6)
     reader = _read(opened.folder)
-    found = {
+    data = {
         tag: plugin_data_pb2.HParamsPluginData.FromString(content)
         for tag, content in reader.PluginTagToContent("hparams").items()
     }
-    start = found["_hparams_/session_start_info"].session_start_info
+    start = data["_hparams_/session_start_info"].session_start_info
     assert start.hparams["moco.queue_size"].number_value == 37
     assert start.hparams["data.source"].string_value == config.data.source
     assert start.hparams["schedule.milestones"].string_value == "120, 160"
-    experiment = found["_hparams_/experiment"].experiment
+    experiment = data["_hparams_/experiment"].experiment
     assert [m.name.tag for m in experiment.metric_infos] == [
         "loss/epoch",
         "knn/backbone",
         "knn/projection",
     ]
-    end = found["_hparams_/session_end_info"].session_end_info
+    end = data["_hparams_/session_end_info"].session_end_info
     assert end.status == board.Status.Value("STATUS_SUCCESS")
 
 
@@ -101,11 +101,11 @@ def test_neighbours_are_the_nearest_by_cosine(opened, tmp_path):
     ((step, picture),) = _pictures(opened.folder, tag)
     assert step == 6
     images = [
-        Image.open(tmp_path / "images" / opened.monitor.bank.name(place))
-        for place in (4, 4, 1, 2)
+        Image.open(tmp_path / "images" / opened.monitor.bank.name(index))
+        for index in (4, 4, 1, 2)
     ]
-    for place, image in enumerate(images):
-        left = 4 + 100 * place
+    for column, image in enumerate(images):
+        left = 4 + 100 * column
         tile = picture[4:100, left : left + 96]
         # JPEG, and another way of resizing.
         assert abs(tile.mean() - np.asarray(image).mean()) < 6
@@ -127,16 +127,16 @@ def test_the_projector_has_points_pictures_and_classes(opened):
     assert lines[1].endswith("\tbright") and lines[7].endswith("\tdark")
     sprite = Image.open(opened.folder / embedding.sprite.image_path)
     assert list(embedding.sprite.single_image_dim) == [32, 32]
-    assert sprite.size == (128, 128)  # 4 x 4 places for 12
+    assert sprite.size == (128, 128)  # 4 x 4 tiles for 12
     bright = np.asarray(sprite)[:32, :32].mean()
     assert bright > 120 > np.asarray(sprite)[32:64, 64:96].mean()
 
 
 def test_without_knn_there_is_no_picture_of_an_epoch(opened, config):
-    made = board.Board(
+    blind = board.Board(
         config, opened.events, opened.folder, opened.board._batches, None, 6
     )
-    made.draw(6)
+    blind.draw(6)
     assert not (opened.folder / "projector").exists()
 
 
@@ -151,10 +151,10 @@ def test_images_that_have_gone_cost_a_picture_and_no_run(opened, tmp_path):
     assert "views/image, query, key" not in tags
 
 
-def test_histograms_keep_their_shares(opened):
-    shares = np.zeros([2, 40], np.float32)
-    shares[0, 38], shares[1, 18:22] = 1.0, 0.25
-    opened.board.histograms(5, shares)
+def test_histograms_keep_their_fractions(opened):
+    fractions = np.zeros([2, 40], np.float32)
+    fractions[0, 38], fractions[1, 18:22] = 1.0, 0.25
+    opened.board.histograms(5, fractions)
     opened.events.close()
     reader = _read(opened.folder)
     for tag, low, high in (
@@ -169,15 +169,16 @@ def test_histograms_keep_their_shares(opened):
         np.testing.assert_allclose(filled[-1, 1], high, atol=1e-6)
 
 
-def test_settings_are_numbers_and_texts(config):
-    found = board.settings(config)
-    assert found["seed"] == config.seed
-    assert found["moco.symmetric"] is False
-    assert set(map(type, found.values())) <= {int, float, bool, str}
+def test_hyperparameters_are_numbers_and_texts(config):
+    values = board.hyperparameters(config)
+    assert values["seed"] == config.seed
+    assert values["moco.symmetric"] is False
+    assert set(map(type, values.values())) <= {int, float, bool, str}
 
 
-def test_what_runs_are_compared_by_comes_first(config):
-    sections = [name.partition(".")[0] for name in board.settings(config)]
+def test_fields_that_runs_are_compared_by_come_first(config):
+    names = board.hyperparameters(config)
+    sections = [name.partition(".")[0] for name in names]
     order = list(dict.fromkeys(sections))
     assert order[:4] == ["method", "moco", "optimizer", "train"]
     assert order.index("log") > order.index("data")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moco_tf.data import sources
+from moco_tf.data import sources, views
 from moco_tf.evaluation import embeddings
 from moco_tf.reporting import page, pictures, samples
 from tests.reporting import browser, small_report
@@ -18,9 +18,9 @@ HOSTILE = "</script><script>window.hurt = 1</script>"
 CLASSES = ["long-" * 30, HOSTILE, "猫"]
 
 
-def _encode(run, checkpoint, most, alone=True):
+def _encode(run, checkpoint, most, is_single=True):
     """Three groups of grey images, as an encoder would have them."""
-    del run, checkpoint, alone
+    del run, checkpoint, is_single
     labels = np.arange(most) % 3
     random = np.random.default_rng(0)
     images = random.integers(0, 60, [most, 16, 16, 3], np.uint8)
@@ -28,7 +28,7 @@ def _encode(run, checkpoint, most, alone=True):
         np.uint8
     )
     rows = np.eye(8)[labels] + 0.1 * random.standard_normal([most, 8])
-    held = embeddings.Embeddings(
+    shown = embeddings.Embeddings(
         {samples.LAYER: rows.astype(np.float32)},
         np.arange(most),
         [f"{CLASSES[label]}/{n}.png" for n, label in enumerate(labels)],
@@ -38,13 +38,13 @@ def _encode(run, checkpoint, most, alone=True):
     )
     source = sources.ArraySource(images, labels, CLASSES, "grey")
 
-    class Judged:
+    class Encoder:
         image_size, title = 16, "checkpoints/" + 9 * "very-long-"
-        recipe = samples.samples.views.RECIPES["cifar"]
+        recipe = views.RECIPES["cifar"]
 
-    views = samples.samples.EvaluationViews(source, Judged.recipe, 16)
+    view = samples.EvaluationViews(source, Encoder.recipe, 16)
     return samples.Encoded(
-        source, "grey:train", most, list(images), held, held, Judged, views
+        source, "grey:train", most, list(images), shown, shown, Encoder, view
     )
 
 

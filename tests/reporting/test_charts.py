@@ -60,9 +60,9 @@ def test_colours_are_those_of_the_page(drawn):
 def test_two_drawings_in_a_page_share_no_name(drawn):
     names = [re.findall(r'\bid="([^"]*)"', x) for x in drawn.svg.values()]
     assert names[0] and not set(names[0]) & set(names[1])
-    for svg, own in zip(drawn.svg.values(), names, strict=True):
+    for svg, defined in zip(drawn.svg.values(), names, strict=True):
         used = re.findall(r'(?:href="|url\()#([^")]*)', svg)
-        assert set(used) <= set(own)
+        assert set(used) <= set(defined)
 
 
 def test_a_drawing_names_no_address(drawn):

@@ -15,7 +15,7 @@ def _run(tmp_path):
 
     def make(*rows, **fields):
         workdir = small_report.write(tmp_path / "run", rows, **fields)
-        return page.read([str(workdir)])[0]
+        return page.read_runs([str(workdir)])[0]
 
     return make
 
@@ -28,7 +28,7 @@ def _tone(run, words):
 
 def test_speed_is_the_mean_over_time(run):
     # 5 steps of 512 in 10 s, 2 of them waited; then 5 in 30 s, 12 waited.
-    found = findings.speed(
+    measured = findings.speed(
         run(
             small_report.row(1, images_per_second=256.0, input_wait_share=0.2),
             small_report.row(
@@ -36,22 +36,22 @@ def test_speed_is_the_mean_over_time(run):
             ),
         )
     )
-    assert found["images_per_second"] == pytest.approx(2 * 5 * 512 / 40)
-    assert found["input_wait_share"] == pytest.approx(14 / 40)
-    assert found["hours"] == pytest.approx(40 / 3600)
+    assert measured["images_per_second"] == pytest.approx(2 * 5 * 512 / 40)
+    assert measured["input_wait_share"] == pytest.approx(14 / 40)
+    assert measured["hours"] == pytest.approx(40 / 3600)
 
 
 def test_a_first_row_without_speed_counts_in_no_mean(run):
     first = small_report.row(1, images_per_second=None, input_wait_share=None)
-    found = findings.speed(run(first, small_report.row(2)))
-    assert found["images_per_second"] == pytest.approx(100)
+    measured = findings.speed(run(first, small_report.row(2)))
+    assert measured["images_per_second"] == pytest.approx(100)
 
 
 def test_speed_is_not_known_before_it_is_measured(run):
     first = small_report.row(1, images_per_second=None, input_wait_share=None)
-    found = run(first)
-    assert findings.speed(found) == {}
-    assert "images per second" not in findings.figures(found)
+    begun = run(first)
+    assert findings.speed(begun) == {}
+    assert "images per second" not in findings.figures(begun)
 
 
 @pytest.mark.parametrize(
@@ -83,32 +83,32 @@ def test_the_loss_is_read_against_chance(run, loss, tone, words):
 
 def test_knn_of_cifar10_is_read_against_the_published_curve(run):
     rows = [small_report.row(1, knn_projection=0.40)]
-    found = run(*rows, data__source="folder:/nowhere/cifar10")
-    assert _tone(found, "had 31.98 % at that epoch; this one is above") == (
+    finished = run(*rows, data__source="folder:/nowhere/cifar10")
+    assert _tone(finished, "had 31.98 % at that epoch; this one is above") == (
         "good"
     )
 
 
 def test_a_recipe_of_its_own_is_named_beside_the_published_curve(run):
-    found = run(
+    finished = run(
         small_report.row(1, knn_projection=0.2),
         data__source="folder:/nowhere/cifar10",
         train__epochs=7,
     )
-    assert _tone(found, "differs from it in train.epochs") == "plain"
+    assert _tone(finished, "differs from it in train.epochs") == "plain"
 
 
 def test_knn_below_the_published_band_is_a_warning(run):
-    found = run(
+    finished = run(
         small_report.row(1, knn_projection=0.2),
         data__source="folder:/nowhere/cifar10",
     )
-    assert _tone(found, "this one is below the band") == "warn"
+    assert _tone(finished, "this one is below the band") == "warn"
 
 
-def test_knn_of_other_data_stands_alone(run):
-    found = run(small_report.row(1, knn_projection=0.2))
-    texts = [text for _, text in findings.readings(found)]
+def test_knn_of_other_data_is_compared_with_nothing(run):
+    finished = run(small_report.row(1, knn_projection=0.2))
+    texts = [text for _, text in findings.readings(finished)]
     assert "kNN (projection) classifies 20.00 % after epoch 1." in texts
 
 
@@ -134,8 +134,8 @@ def test_a_run_without_figures_says_so(run):
     ],
 )
 def test_progress_says_whether_the_run_is_finished(run, fields, words):
-    found = run(small_report.row(1), small_report.row(2), **fields)
-    assert words in findings.progress(found)
+    finished = run(small_report.row(1), small_report.row(2), **fields)
+    assert words in findings.progress(finished)
 
 
 def test_the_best_knn_stands_beside_the_last(run):
@@ -143,9 +143,9 @@ def test_the_best_knn_stands_beside_the_last(run):
         small_report.row(1, knn_backbone=0.6),
         small_report.row(2, knn_backbone=0.55),
     ]
-    found = findings.figures(run(*rows))
-    assert found["kNN top-1, backbone"] == "55.00 % (best 60.00 %, epoch 1)"
-    assert found["kNN top-1, projection"] == "25.00 %"
+    texts = findings.figures(run(*rows))
+    assert texts["kNN top-1, backbone"] == "55.00 % (best 60.00 %, epoch 1)"
+    assert texts["kNN top-1, projection"] == "25.00 %"
 
 
 def test_configurations_are_compared_field_by_field(tmp_path):
@@ -153,12 +153,14 @@ def test_configurations_are_compared_field_by_field(tmp_path):
         small_report.write(tmp_path / "a"),
         small_report.write(tmp_path / "b", moco__momentum=0.5),
     ]
-    found = page.read([str(path) for path in paths])
-    assert findings.differences(found) == [("moco.momentum", [0.99, 0.5])]
+    runs = page.read_runs([str(path) for path in paths])
+    assert findings.differences(runs) == [("moco.momentum", [0.99, 0.5])]
 
 
-def test_warnings_of_the_run_are_told(run):
-    found = run(small_report.row(1))
-    log = health.WarningLog(found.workdir / "warnings.csv", 0)
+def test_warnings_of_the_run_are_repeated(run):
+    finished = run(small_report.row(1))
+    log = health.WarningLog(finished.workdir / "warnings.csv", 0)
     log.add(1200, [health.Notice("collapse", "the keys are <b>equal</b>.")])
-    assert _tone(found, "At step 1,200: the keys are <b>equal</b>.") == "warn"
+    assert (
+        _tone(finished, "At step 1,200: the keys are <b>equal</b>.") == "warn"
+    )

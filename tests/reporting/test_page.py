@@ -70,8 +70,8 @@ def _page(workdir):
 
 
 def _render(*workdirs, images=0):
-    found = page.read([str(workdir) for workdir in workdirs])
-    return _Page(page.render(found, images=images))
+    runs = page.read_runs([str(workdir) for workdir in workdirs])
+    return _Page(page.render(runs, images=images))
 
 
 def test_names_of_classes_are_text(page):
@@ -117,7 +117,7 @@ def test_links_lead_somewhere(page):
     assert {link.removeprefix("#") for link in links} <= names
 
 
-def test_the_path_is_shown_whole(page, workdir):
+def test_the_path_is_not_cut(page, workdir):
     assert str(workdir) in page.text
 
 
@@ -210,16 +210,16 @@ def test_the_published_curve_stands_beside_cifar10_alone(tmp_path):
     rows = [small_report.loss_and_knn(1)]
     other = small_report.write(tmp_path / "other", rows)
     assert "published, 200 epochs" not in _render(other).text
-    own = small_report.write(
-        tmp_path / "own", rows, data__source="folder:/nowhere/cifar10"
+    cifar10 = small_report.write(
+        tmp_path / "cifar10", rows, data__source="folder:/nowhere/cifar10"
     )
-    text = _render(own).text
+    text = _render(cifar10).text
     assert "The published curve is of facebookresearch/moco" in text
     assert text.count("published, 200 epochs") == 2  # loss and kNN
 
 
 @pytest.mark.parametrize("name", table.METHODS)
-def test_a_report_of_any_method_says_nothing_of_anothers(tmp_path, name):
+def test_a_report_of_any_method_says_nothing_of_other_methods(tmp_path, name):
     measured = table.method_class(name).METRICS
     figures = {} if "instance_top1" in measured else {"instance_top1": None}
     recipe = table.METHODS[name].configs[-1]
@@ -232,13 +232,13 @@ def test_a_report_of_any_method_says_nothing_of_anothers(tmp_path, name):
 
 
 def test_another_queue_has_another_loss_to_compare(tmp_path):
-    own = small_report.write(
-        tmp_path / "own",
+    workdir = small_report.write(
+        tmp_path / "run",
         [small_report.loss_and_knn(1)],
         data__source="folder:/nowhere/cifar10",
         moco__queue_size=1024,
     )
-    assert _render(own).text.count("published, 200 epochs") == 1  # of kNN
+    assert _render(workdir).text.count("published, 200 epochs") == 1  # of kNN
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,9 @@ def test_another_queue_has_another_loss_to_compare(tmp_path):
         ("", -1, "0 leaves out all pictures. Received images=-1"),
     ],
 )
-def test_what_cannot_be_written_is_refused(tmp_path, path, images, message):
+def test_a_file_that_cannot_be_written_is_refused(
+    tmp_path, path, images, message
+):
     workdir = small_report.write(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         page.write([str(workdir)], path, images=images)

@@ -8,7 +8,7 @@ from tests.reporting import small_report
 
 
 def _read(workdir):
-    return page.read([str(workdir)])[0]
+    return page.read_runs([str(workdir)])[0]
 
 
 def test_half_a_last_line_is_left_out(tmp_path):
@@ -27,7 +27,7 @@ def test_a_run_without_figures_has_no_rows(tmp_path):
     assert run.steps_per_epoch is None
 
 
-def test_the_first_epoch_tells_the_length_of_all(tmp_path):
+def test_the_first_epoch_has_the_length_of_all(tmp_path):
     rows = [
         small_report.row(1, step=3, epoch_loss=None),
         small_report.row(1, step=7),
@@ -38,7 +38,7 @@ def test_the_first_epoch_tells_the_length_of_all(tmp_path):
     assert run.epoch_of(run.rows[0]) == pytest.approx(3 / 7)
 
 
-def test_within_the_first_epoch_a_checkpoint_tells_its_length(tmp_path):
+def test_within_the_first_epoch_a_checkpoint_has_its_length(tmp_path):
     rows = [small_report.row(1, step=3, epoch_loss=None)]
     workdir = small_report.write(tmp_path / "run", rows)
     assert _read(workdir).steps_per_epoch is None
@@ -48,7 +48,7 @@ def test_within_the_first_epoch_a_checkpoint_tells_its_length(tmp_path):
     assert _read(workdir).steps_per_epoch == 12
 
 
-def test_results_of_other_commands_are_found(tmp_path):
+def test_results_of_other_commands_are_read(tmp_path):
     workdir = small_report.write(tmp_path / "run")
     (workdir / "linear").mkdir()
     result = {"top1": 0.5, "top1_low": 0.4, "top1_high": 0.6}
@@ -56,8 +56,8 @@ def test_results_of_other_commands_are_found(tmp_path):
     (workdir / "linear" / "config.json").write_text('{"command": "linear"}')
     (workdir / "broken").mkdir()
     (workdir / "broken" / "result.json").write_text('{"top1": 0.')
-    assert _read(workdir).judged == [
-        page.Judged("linear", "linear", 0.5, 0.4, 0.6)
+    assert _read(workdir).evaluations == [
+        page.Evaluation("linear", "linear", 0.5, 0.4, 0.6)
     ]
 
 
@@ -83,4 +83,4 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
     workdir = small_report.write(tmp_path / "run")
     paths = [str(workdir), str(workdir / ".." / "run")]
     with pytest.raises(ValueError, match="same workdir more than once"):
-        page.read(paths)
+        page.read_runs(paths)

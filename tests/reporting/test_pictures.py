@@ -15,13 +15,13 @@ def _blobs(count=40):
     return centres + 0.05 * rng.standard_normal([count, 6])
 
 
-def test_both_ways_keep_two_groups_apart():
+def test_both_planes_separate_two_groups():
     planes = pictures.lay_out(_blobs())
     assert [plane.way for plane in planes] == ["tsne", "pca"]
     for plane in planes:
         even, odd = plane.points[::2], plane.points[1::2]
-        apart = np.linalg.norm(even.mean(axis=0) - odd.mean(axis=0))
-        assert apart > 3 * max(even.std(axis=0).max(), odd.std(axis=0).max())
+        distance = np.linalg.norm(even.mean(axis=0) - odd.mean(axis=0))
+        assert distance > 3 * max(even.std(axis=0).max(), odd.std(axis=0).max())
         assert plane.points.min() >= 0 and plane.points.max() <= pictures.SIDE
 
 
@@ -81,25 +81,25 @@ def _decode(address):
 
 def test_an_image_keeps_its_form_when_it_is_made_smaller():
     image = np.full([60, 120, 3], 200, np.uint8)
-    assert _decode(pictures.address(image, 40)).size == (40, 20)
-    assert _decode(pictures.address(image)).size == (120, 60)
+    assert _decode(pictures.data_address(image, 40)).size == (40, 20)
+    assert _decode(pictures.data_address(image)).size == (120, 60)
 
 
 def test_a_sheet_holds_the_images_row_after_row():
     levels = [10, 60, 110, 160, 210]
     images = [np.full([8, 8, 3], level, np.uint8) for level in levels]
-    sheet = pictures.sheet(images, 16)
+    sheet = pictures.draw_sheet(images, 16)
     assert (sheet["columns"], sheet["rows"], sheet["side"]) == (3, 2, 16)
     pixels = np.asarray(_decode(sheet["address"]))
     assert pixels.shape == (32, 48, 3)
-    for place, level in enumerate(levels):
-        row, column = divmod(place, 3)
+    for number, level in enumerate(levels):
+        row, column = divmod(number, 3)
         tile = pixels[16 * row + 4 :, 16 * column + 4 :][:8, :8]
         assert tile.mean() == pytest.approx(level, abs=4)
 
 
 def test_a_large_sheet_is_of_less_quality():
     noise = np.random.default_rng(0).integers(0, 256, [9, 32, 32, 3], np.uint8)
-    fine = len(pictures.sheet(list(noise), 32)["address"])
-    coarse = len(pictures.sheet(list(noise), 32, fine - 1)["address"])
+    fine = len(pictures.draw_sheet(list(noise), 32)["address"])
+    coarse = len(pictures.draw_sheet(list(noise), 32, fine - 1)["address"])
     assert coarse < fine

@@ -51,7 +51,7 @@ def test_departures_say_both_values():
     ]
 
 
-def test_only_what_scales_the_loss_keeps_it_from_being_compared():
+def test_only_fields_that_scale_the_loss_keep_it_from_being_compared():
     assert published.compares_loss(_config(train__epochs=800))
     assert not published.compares_loss(_config(moco__queue_size=1024))
     assert not published.compares_loss(_config(moco__symmetric=True))

@@ -15,7 +15,7 @@ def _run(tmp_path_factory):
     root = tmp_path_factory.mktemp("samples")
     small_run.write_images(root / "images")
     workdirs.save(small_run.make_config(root / "images"), root / "run")
-    return page.read([str(root / "run")])[0]
+    return page.read_runs([str(root / "run")])[0]
 
 
 def test_pairs_are_what_the_first_step_sees(run):
@@ -28,9 +28,9 @@ def test_pairs_are_what_the_first_step_sees(run):
         assert pair.name == source.name(int(batch["index"][slot]))
         np.testing.assert_array_equal(pair.query, batch["query"][slot])
         # Keys are dealt in the shuffled order.
-        place = int(np.flatnonzero(order == slot)[0])
-        np.testing.assert_array_equal(pair.key, batch["key"][place])
-        assert pair.whole.shape == (20, 20, 3)
+        position = int(np.flatnonzero(order == slot)[0])
+        np.testing.assert_array_equal(pair.key, batch["key"][position])
+        assert pair.image.shape == (20, 20, 3)
 
 
 def test_an_image_that_cannot_be_read_is_no_pair(run, tmp_path):
@@ -63,11 +63,11 @@ def test_evaluation_views_are_those_of_evaluation_and_leave_out_the_unreadable(
         expected |= zip(index.numpy().tolist(), batch.numpy(), strict=True)
     assert len(expected) == 9
     seen = samples.EvaluationViews(source, recipe, 16)
-    for places in (np.arange(11), np.array([3, 3, 0])):
-        found = seen(places)
-        assert found.keys() == expected.keys() & set(places.tolist())
-        for place, image in found.items():
-            np.testing.assert_array_equal(image, expected[place])
+    for indices in (np.arange(11), np.array([3, 3, 0])):
+        images = seen(indices)
+        assert images.keys() == expected.keys() & set(indices.tolist())
+        for index, image in images.items():
+            np.testing.assert_array_equal(image, expected[index])
 
 
 def test_a_path_is_taken_from_where_the_run_was_started(run, tmp_path):

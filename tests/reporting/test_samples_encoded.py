@@ -13,7 +13,7 @@ _network = shallow.fixture()
 def _run(tmp_path_factory):
     """Of a test set of 6 dark images, 4 light ones and one unreadable."""
     workdir = small_encoder.write(tmp_path_factory.mktemp("encoded"))
-    return page.read([str(workdir)])[0]
+    return page.read_runs([str(workdir)])[0]
 
 
 @pytest.fixture(name="all_shown", scope="module")
@@ -22,35 +22,35 @@ def _all_shown(run):
 
 
 def test_images_are_evenly_spaced_and_readable(run):
-    found = samples.encode(run, "latest", 3)
-    # Of places 0, 5 and 10 in 7 dark files, the last damaged, and 4 light.
-    assert list(found.held.names) == ["dark/0.png", "dark/5.png", "light/3.png"]
-    assert found.held.labels.tolist() == [0, 0, 1]
-    assert found.total == 11
-    assert [image.shape for image in found.images] == 3 * [(16, 16, 3)]
-    assert found.images[0].mean() < found.images[2].mean() - 50
+    test = samples.encode(run, "latest", 3)
+    # Of indices 0, 5 and 10 in 7 dark files, the last damaged, and 4 light.
+    assert list(test.shown.names) == ["dark/0.png", "dark/5.png", "light/3.png"]
+    assert test.shown.labels.tolist() == [0, 0, 1]
+    assert test.total == 11
+    assert [image.shape for image in test.images] == 3 * [(16, 16, 3)]
+    assert test.images[0].mean() < test.images[2].mean() - 50
 
 
 def test_features_are_those_of_the_images(all_shown):
-    found = all_shown
-    assert len(found.images) == len(found.held.index) == 10
-    own = found.judged.encode(np.stack(found.images))[samples.LAYER]
+    assert len(all_shown.images) == len(all_shown.shown.index) == 10
+    images = np.stack(all_shown.images)
+    expected = all_shown.encoder.encode(images)[samples.LAYER]
     np.testing.assert_allclose(
-        found.held.rows[samples.LAYER], own, rtol=1e-4, atol=1e-5
+        all_shown.shown.rows[samples.LAYER], expected, rtol=1e-4, atol=1e-5
     )
 
 
-def test_neighbours_come_from_the_whole_set_where_it_is_stored(run):
-    whole = samples.open_source(run, run.config.knn.query)
-    judged = frozen.open_frozen(run.workdir)
-    features.extract_to_disk(judged, whole, run.workdir / "features", 4)
-    shown = samples.encode(run, "latest", 5)
-    assert len(shown.bank.index) == 10 and len(shown.held.index) == 5
+def test_neighbours_come_from_the_complete_set_where_it_is_stored(run):
+    source = samples.open_source(run, run.config.knn.query)
+    encoder = frozen.open_frozen(run.workdir)
+    features.extract_to_disk(encoder, source, run.workdir / "features", 4)
+    test = samples.encode(run, "latest", 5)
+    assert len(test.bank.index) == 10 and len(test.shown.index) == 5
 
 
 def test_beside_other_runs_neighbours_come_from_what_is_shown(run):
-    shown = samples.encode(run, "latest", 5, alone=False)
-    assert len(shown.bank.index) == len(shown.held.index) == 5
+    test = samples.encode(run, "latest", 5, is_single=False)
+    assert len(test.bank.index) == len(test.shown.index) == 5
 
 
 def test_a_workdir_that_cannot_be_written_stays_as_it_is(run, monkeypatch):
@@ -61,22 +61,20 @@ def test_a_workdir_that_cannot_be_written_stays_as_it_is(run, monkeypatch):
 
 
 def test_queries_are_of_each_class_in_turn(all_shown):
-    found = all_shown
-    near = samples.find_neighbours(found, queries=5, k=3)
-    classes = found.held.labels[near.query].tolist()
+    near = samples.find_neighbours(all_shown, queries=5, k=3)
+    classes = all_shown.shown.labels[near.query].tolist()
     assert classes == [0, 1, 0, 1, 0]
     assert near.index.shape == (5, 3)
 
 
-def test_nobody_is_the_own_neighbour_and_the_nearest_comes_first(all_shown):
-    found = all_shown
-    near = samples.find_neighbours(found, queries=2, k=20)
+def test_no_image_is_its_own_neighbour_and_the_nearest_comes_first(all_shown):
+    near = samples.find_neighbours(all_shown, queries=2, k=20)
     assert near.index.shape == (2, 9)  # all the others
-    rows = np.array(found.bank.rows[samples.LAYER], np.float64)
+    rows = np.array(all_shown.bank.rows[samples.LAYER], np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    for own, index in zip(near.query, near.index, strict=True):
-        expected = np.argsort(-(rows @ rows[own]))
-        expected = [row for row in expected if row != own]
+    for query, index in zip(near.query, near.index, strict=True):
+        expected = np.argsort(-(rows @ rows[query]))
+        expected = [row for row in expected if row != query]
         assert index.tolist() == expected
 
 
