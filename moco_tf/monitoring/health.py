@@ -47,7 +47,7 @@ class Watch:
         known=(),
         rows=(),
     ):
-        """Stores what does not change.
+        """Stores the settings of the run, and its figures so far.
 
         Args:
           method: its name, which is that of its section of a configuration.

@@ -51,7 +51,7 @@ class Board(listener.Listener):
         last_step,
         clock=time.perf_counter,
     ):
-        """Stores what does not change.
+        """Stores the parts of the run.
 
         Args:
           config: ConfigDict of the run. events: EventWriter.

@@ -86,15 +86,8 @@ def render(runs, checkpoint="latest", images=2000):
     if images:
         _join_equal_pairs(parts)
     drawn = charts.draw_all(runs)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
-        autoescape=lambda name: name.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     now = datetime.datetime.now(datetime.UTC)
-    return environment.get_template("report.html").render(
+    return _template().render(
         version=moco_tf.__version__,
         time=f"{now:%Y-%m-%d %H:%M} UTC",
         runs=parts,
@@ -127,6 +120,17 @@ def render(runs, checkpoint="latest", images=2000):
         if any(published.is_cifar10(run.config) for run in runs)
         else None,
     )
+
+
+def _template():
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
+        autoescape=lambda name: name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
 
 
 def _part(run, run_pictures):

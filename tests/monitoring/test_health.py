@@ -168,8 +168,8 @@ def test_a_good_run_hears_nothing():
     losses += [6.77, 6.86, 6.94, 6.96, 6.97, 6.95, 6.98, 7.00]
     watch = _watch()
     heard = watch.start()
-    for place, loss in enumerate(losses, start=1):
-        heard += watch.report(_row(12 * place, loss=loss))
+    for number, loss in enumerate(losses, start=1):
+        heard += watch.report(_row(12 * number, loss=loss))
         heard += watch.pace(0.01)
     for knn in (0.3622, 0.3751):
         heard += watch.epoch({"instance_top1": 0.12, "knn_backbone": knn})

@@ -1,6 +1,5 @@
 """A real browser without a window, driven over a pipe."""
 
-import base64
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ class Browser:
 
     def __init__(self, folder):
         """Starts it; `folder` is empty and takes its profile."""
-        told, hears = os.pipe(), os.pipe()
+        commands, answers = os.pipe(), os.pipe()
         self._process = subprocess.Popen(
             [
                 PATH,
@@ -35,14 +34,14 @@ class Browser:
                 f"--user-data-dir={folder}",
             ],
             # The browser reads from 3 and writes to 4.
-            preexec_fn=lambda: _place(told[0], hears[1]),
+            preexec_fn=lambda: _place(commands[0], answers[1]),
             close_fds=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(told[0])
-        os.close(hears[1])
-        self._in, self._out = told[1], hears[0]
+        os.close(commands[0])
+        os.close(answers[1])
+        self._in, self._out = commands[1], answers[0]
         os.set_blocking(self._out, False)
         self._rest, self._number, self._session = b"", 0, None
         self.requests, self.complaints = [], []
@@ -97,18 +96,18 @@ class Browser:
 
     def run(self, code):
         """The value of a JavaScript expression in the page."""
-        found = self.call(
+        answer = self.call(
             "Runtime.evaluate", expression=code, returnByValue=True
         )
-        if "exceptionDetails" in found:
-            raise RuntimeError(found["exceptionDetails"])
-        return found["result"].get("value")
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
 
     def press(self, key):
         """Presses a key, "Tab" or "ArrowLeft"."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27}
         arrows = ("ArrowLeft", "ArrowUp", "ArrowRight", "ArrowDown")
-        codes |= {name: 37 + place for place, name in enumerate(arrows)}
+        codes |= {name: code for code, name in enumerate(arrows, start=37)}
         more = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.call(
@@ -121,16 +120,11 @@ class Browser:
             )
 
     def point(self, x, y):
-        """Moves the pointer to a place of the window, pixels."""
+        """Moves the pointer to a position in the window, pixels."""
         # What has been scrolled there must have been painted.
         painted = "new Promise(f => requestAnimationFrame(() => setTimeout(f)))"
         self.call("Runtime.evaluate", expression=painted, awaitPromise=True)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
-    def picture(self, path, whole=False):
-        """Writes what is seen, or the whole page, as PNG."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self):
         """Ends the browser."""
@@ -147,8 +141,8 @@ class Browser:
             return []
         if not data:
             raise RuntimeError("The browser has ended by itself.")
-        *whole, self._rest = (self._rest + data).split(b"\0")
-        return [json.loads(text) for text in whole]
+        *messages, self._rest = (self._rest + data).split(b"\0")
+        return [json.loads(text) for text in messages]
 
     def _note(self, event):
         method, about = event.get("method"), event.get("params", {})

@@ -118,9 +118,9 @@ def test_words_have_contrast(open_page, dark):
     colours = page.run(
         "['.note', 'h2', '.tiles dt', 'summary', '.good .mark', '.contents a']"
         ".map(s => { const e = document.querySelector(s); let b = e;"
-        " const own = e => getComputedStyle(e).backgroundColor;"
-        " while (own(b) === 'rgba(0, 0, 0, 0)') b = b.parentElement;"
-        " return [getComputedStyle(e).color, own(b)]; })"
+        " const ground = e => getComputedStyle(e).backgroundColor;"
+        " while (ground(b) === 'rgba(0, 0, 0, 0)') b = b.parentElement;"
+        " return [getComputedStyle(e).color, ground(b)]; })"
     )
     assert len(colours) == 6
     for words, ground in colours:
@@ -211,10 +211,10 @@ def test_the_pointer_shows_the_image_below_it(open_page):
     page.point(x, y)
     assert _shown(page).endswith(f"{CLASSES[1]}/7.png")  # 7 is of class 1
     # 40 images are 7 columns and 6 rows: the eighth begins the second row.
-    place = page.run(
+    position = page.run(
         "document.querySelector('.picture').style.backgroundPosition"
     )
-    assert place == "0% 20%"
+    assert position == "0% 20%"
 
 
 def test_a_class_can_be_seen_alone(open_page):
@@ -231,17 +231,17 @@ def test_a_class_can_be_seen_alone(open_page):
 
 def test_a_button_lays_the_map_out_otherwise(open_page):
     page = open_page()
-    place = "document.querySelector('.frame circle').getAttribute('cx')"
-    before = page.run(place)
+    x = "document.querySelector('.frame circle').getAttribute('cx')"
+    before = page.run(x)
     page.run("document.querySelector('[data-way=pca]').click()")
-    assert page.run(place) != before
+    assert page.run(x) != before
     note = page.run("document.querySelector('[data-note]').textContent")
     assert note.startswith("PCA: ")
 
 
 def test_the_tab_key_reaches_every_tool(open_page):
     page = open_page()
-    wanted = {"theme", "plot", "svg", "copy", "summary"}
+    expected = {"theme", "plot", "svg", "copy", "summary"}
     reached = set()
     for _ in range(60):
         page.press("Tab")
@@ -251,7 +251,7 @@ def test_the_tab_key_reaches_every_tool(open_page):
                 " ...document.activeElement.classList]"
             )
         )
-    assert wanted <= reached
+    assert expected <= reached
 
 
 def _channels(text):
