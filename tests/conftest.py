@@ -54,6 +54,7 @@ training/test_distribution.py
 training/test_steps.py
 training/test_optimizers_addons.py
 doctor/test_devices.py
+test_examples.py
 evaluation/test_monitor.py
 methods/test_swav.py
 methods/test_memory_bank.py
