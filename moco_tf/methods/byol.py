@@ -1,4 +1,4 @@
-"""BYOL (arXiv:2006.07733): predict what a momentum encoder makes of a view."""
+"""BYOL (arXiv:2006.07733): predict a momentum encoder's output of a view."""
 
 from collections.abc import Callable
 from typing import Any

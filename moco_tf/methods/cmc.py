@@ -1,4 +1,4 @@
-"""CMC (arXiv:1906.05849): two sensors of an image tell it from others."""
+"""CMC (arXiv:1906.05849): the features of an image's two sensors match."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""CPC v1 (arXiv:1807.03748): predict the rows of patches below a place."""
+"""CPC v1 (arXiv:1807.03748): predict patches some rows below a context."""
 
 import functools
 import math
@@ -13,8 +13,8 @@ from moco_tf.models import heads, inputs
 class CPC(two_views.TwoViews):
     """An encoder of patches, a context over the grid, predictions of rows.
 
-    Deviation: the patches' encoder is a whole ResNet v1.5, not the first three
-    stages of a v2; negatives are drawn once a step, for all predictions.
+    Deviation: the patches' encoder is a complete ResNet v1.5, not the first
+    three stages of a v2; negatives are drawn once a step, for all predictions.
 
     Attributes:
       context: keras.Model, float32 [N, g, g, C] -> [N, g, g, C].
@@ -39,7 +39,7 @@ class CPC(two_views.TwoViews):
 
         Args:
           backbone: keras.Model of models/inputs.grid_backbone.
-          rows: how many rows below a place are predicted; below g.
+          rows: how many rows below a context are predicted; below g.
           blocks: of the context (models/heads.py).
           negatives: K, patches of the global batch that are drawn at each step.
           seed: int, of the draws.

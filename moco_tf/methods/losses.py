@@ -162,7 +162,7 @@ def normalized_mse(predictions, targets):
 
 
 def spread(vectors):
-    """How far unit vectors lie apart: about 1 if evenly, 0 if all are equal.
+    """Spread of unit vectors: about 1 if they are even, 0 if all are equal.
 
     Args:
       vectors: float32 [N, C], L2-normalised.

@@ -1,4 +1,4 @@
-"""What all trained models share: the compiled step and its log."""
+"""The base of all trained models: the compiled step and its log."""
 
 import functools
 import time
@@ -38,7 +38,7 @@ def encode_in_parts(encode_rows, images, count, dim):
     return tf.reshape(encoded.stack(), [images.shape[0], dim])
 
 
-def loss_and_gradients(loss_of, rows, count, variables, optimizer, share=1.0):
+def loss_and_gradients(loss_of, rows, count, variables, optimizer, factor=1.0):
     """A loss over a batch that is encoded in micro-batches, and its gradients.
 
     Args:
@@ -48,7 +48,7 @@ def loss_and_gradients(loss_of, rows, count, variables, optimizer, share=1.0):
       rows: dict of tensors [N, ...]. count: int, micro-batches.
       variables: list of variables.
       optimizer: Keras optimiser; its loss scale is used if it has one.
-      share: float; the gradients are those of share * loss.
+      factor: float; the gradients are those of factor * loss.
 
     Returns:
       outputs: a tuple like that of `loss_of`, for the whole batch.
@@ -59,7 +59,7 @@ def loss_and_gradients(loss_of, rows, count, variables, optimizer, share=1.0):
         scales = hasattr(optimizer, "get_scaled_loss")  # float16
         with tf.GradientTape() as tape:
             outputs = loss_of(rows)
-            target = outputs[0] * share
+            target = outputs[0] * factor
             target = optimizer.get_scaled_loss(target) if scales else target
         gradients = tape.gradient(target, variables)
         if scales:
@@ -244,7 +244,7 @@ class Method(tf.keras.Model):
     def __init__(
         self, name: str, micro_batches: int = 1, jit_compile: bool = False
     ) -> None:
-        """Makes what all methods have.
+        """Makes the step's counter and its log.
 
         Args:
           name: str.
@@ -323,7 +323,7 @@ class Method(tf.keras.Model):
             self.micro_batches,
             variables,
             self.optimizer,
-            share=1.0 / self.replicas,  # Keras sums gradients over replicas
+            factor=1.0 / self.replicas,  # Keras sums gradients over replicas
         )
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return outputs

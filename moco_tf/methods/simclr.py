@@ -1,4 +1,4 @@
-"""SimCLR (arXiv:2002.05709): the views of a batch tell each other apart."""
+"""SimCLR (arXiv:2002.05709): negatives are the other views of a batch."""
 
 import math
 from typing import Any

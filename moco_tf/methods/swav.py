@@ -11,7 +11,7 @@ from moco_tf.models.heads import Prototypes
 
 
 class SwAV(two_views.TwoViews):
-    """An encoder and prototypes; codes are shares of a whole batch.
+    """An encoder and prototypes; a code assigns a view to prototypes.
 
     Attributes:
       prototypes: Prototypes, K directions; of unit length at every step.

@@ -1,6 +1,6 @@
-"""The pre-training methods by name: what the CLI, the docs and tests read.
+"""The table of the pre-training methods, by name.
 
-Needs no TensorFlow: a method's module is imported when it is made.
+Needs no TensorFlow: a method's module is imported when its class is asked for.
 """
 
 import importlib
@@ -19,7 +19,7 @@ class Entry(NamedTuple):
       dictionary: what a query is compared with, in words.
       place: "module:class" of the keras.Model.
       fields: of its section of a configuration, by name; each is an argument
-        of the class, but "shuffle", of which assembly makes shuffle_keys.
+        of the class, but "shuffle", from which the plan makes shuffle_keys.
       configs: names in configs/ of its recipes.
     """
 
@@ -180,8 +180,10 @@ def fields(name):
             f"config.method must name a method. Received {name!r}. "
             + naming.suggestion(str(name), METHODS)
         )
-    own = METHODS[name].fields
-    return config_schema.PRETRAIN | {f"{name}.{k}": f for k, f in own.items()}
+    section = METHODS[name].fields
+    return config_schema.PRETRAIN | {
+        f"{name}.{k}": f for k, f in section.items()
+    }
 
 
 def markdown():

@@ -1,4 +1,4 @@
-"""What methods have in common that make two views of an image into a loss."""
+"""The base of the pre-training methods: a loss of two views of an image."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class TwoViews(method.Method):
         recompute: bool = False,
         shuffle_keys: str = "none",
     ) -> None:
-        """Builds the encoder; what all methods take as arguments.
+        """Builds the encoder; the arguments that all methods take.
 
         Args:
           name: str.
@@ -284,7 +284,7 @@ class TwoViews(method.Method):
 
 
 class Contrastive(TwoViews):
-    """A method whose loss tells a query's own key from others by cosine.
+    """A method whose logits are cosines of a query, its key and negatives.
 
     Attributes:
       temperature: positive float; logits are cosine / temperature.

@@ -38,7 +38,7 @@ SMALL = {
     "knn.bank": "",
     "knn.query": "",
 }
-# Of a method's own section, where the published value is too large.
+# Of a method's section, where the published value is too large.
 OWN = {
     "moco": {"queue_size": 21},
     "memory_bank": {"negatives": 16},
@@ -70,13 +70,15 @@ def make_config(name, **fields):
     """A configuration of a method, shrunk; fields with __ for the dot."""
     config = configs.load(table.METHODS[name].configs[0])
     config = config.copy_and_resolve_references()
-    own = {f"{name}.{key}": value for key, value in OWN.get(name, {}).items()}
+    values = {
+        f"{name}.{key}": value for key, value in OWN.get(name, {}).items()
+    }
     if table.method_class(name).MULTI_CROP:
-        own["data.small_views"] = SMALL_VIEWS
-        own["data.small_size"] = SMALL_SIZE
+        values["data.small_views"] = SMALL_VIEWS
+        values["data.small_size"] = SMALL_SIZE
     groups = 1 if config.model.sync_bn else 2
     hidden = 16 if config.model.hidden else 0
-    values = SMALL | own
+    values = SMALL | values
     values |= {"model.bn_groups": groups, "model.hidden": hidden}
     # Low temperatures make much of rounding.
     if "temperature" in config[name]:

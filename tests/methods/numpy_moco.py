@@ -24,7 +24,7 @@ class NumpyMoCo:
         self.temperature = temperature
         self.symmetric = symmetric
         self.mask = mask
-        self.cosines = []  # of every step's queries: own key, queued keys
+        self.cosines = []  # of each step's queries: positive, queued keys
 
     def step(self, number, query_images, key_images, samples, rate, decay):
         """One step; returns the loss and the share of won comparisons."""
@@ -66,20 +66,20 @@ class NumpyMoCo:
             axis=1,
         )
         if self.mask:
-            own = np.asarray(samples)[:, None] == self.samples
-            candidates[:, 1:][own] = -np.inf
+            same_image = np.asarray(samples)[:, None] == self.samples
+            candidates[:, 1:][same_image] = -np.inf
         self.newest = candidates
         logits = candidates / self.temperature
         # A tie is no win; rounding must not break it.
         wins = np.mean(logits[:, 0] > logits[:, 1:].max(1) + 1e-9)
-        loss, slopes = self.judge(logits)
-        by_logit = slopes / (len(images) * self.temperature)
+        loss, gradients_by_row = self.loss_and_gradients(logits)
+        by_logit = gradients_by_row / (len(images) * self.temperature)
         by_query = by_logit[:, :1] * keys + by_logit[:, 1:] @ self.queue
-        passed = (query, features, inputs, length)
-        return loss, wins, gradients(self.query_weights, passed, by_query)
+        activations = (query, features, inputs, length)
+        return loss, wins, gradients(self.query_weights, activations, by_query)
 
-    def judge(self, logits):
-        """InfoNCE, the mean over rows, and its slope by the logits of a row."""
+    def loss_and_gradients(self, logits):
+        """InfoNCE, the mean over rows, and its gradients by a row's logits."""
         return info_nce(logits)
 
     def enqueue(self, keys, samples, number):
@@ -101,22 +101,22 @@ def encode(weights, images):
 
 
 def info_nce(logits):
-    """The mean loss of logits [N, 1 + K], and the slopes of each row's loss."""
+    """The mean loss of logits [N, 1 + K]; the gradient of each row's loss."""
     exponents = np.exp(logits)
-    shares = exponents / exponents.sum(1, keepdims=True)
-    loss = -np.log(shares[:, 0]).mean()
-    shares[:, 0] -= 1
-    return loss, shares
+    probabilities = exponents / exponents.sum(1, keepdims=True)
+    loss = -np.log(probabilities[:, 0]).mean()
+    probabilities[:, 0] -= 1
+    return loss, probabilities
 
 
-def gradients(weights, passed, by_vector):
+def gradients(weights, activations, by_vector):
     """Gradients of an encoder's weights.
 
     Args:
-      weights: of the encoder. passed: what `encode` returned.
-      by_vector: slopes [N, C] of the loss by the unit vectors.
+      weights: of the encoder. activations: what `encode` returned.
+      by_vector: gradient [N, C] of the loss by the unit vectors.
     """
-    vectors, features, inputs, length = passed
+    vectors, features, inputs, length = activations
     along = (by_vector * vectors).sum(1, keepdims=True)
     by_output = (by_vector - along * vectors) / length
     by_features = by_output @ weights[2].T

@@ -1,4 +1,4 @@
-"""What R replicas compute, in a process of its own.
+"""What R replicas compute, in a separate process.
 
     python -m tests.methods.replica_worker R OUT.npz
 
@@ -39,8 +39,8 @@ def exchange(rows, order):
     """All functions of `shuffle`, inside a replica."""
     keys, samples = shuffle.gather_keys(rows["features"], rows["samples"])
     images = shuffle.gather_images(rows["bytes"])
-    own = shuffle.this_replica(order)
-    dealt = tf.cast(tf.gather(images, own), tf.float32)
+    local = shuffle.this_replica(order)
+    dealt = tf.cast(tf.gather(images, local), tf.float32)
     return {
         "features": shuffle.all_gather(rows["features"]),
         "numbers": shuffle.all_gather(rows["samples"]),
@@ -48,7 +48,7 @@ def exchange(rows, order):
         "samples": samples,
         "bytes": images,
         "floats": shuffle.gather_images(rows["floats"]),
-        "own": own,
+        "local": local,
         "restored": shuffle.unshuffle(shuffle.all_gather(dealt), order),
     }
 
@@ -68,11 +68,11 @@ def run_exchange(strategy):
     results = {}
 
     def note_shapes(local):
-        found = exchange(local, order)
-        for name, value in found.items():
+        result = exchange(local, order)
+        for name, value in result.items():
             shape = value.shape.as_list()
             results[f"{name}_static"] = [-1 if d is None else d for d in shape]
-        return found
+        return result
 
     dealt = {name: split(strategy, value) for name, value in rows.items()}
     run = tf.function(lambda x: strategy.run(note_shapes, args=(x,)))
@@ -170,8 +170,8 @@ def main(world, path):
     for shuffle_keys in SHUFFLED:
         with strategy.scope():
             method = make_method(shuffle_keys)
-        found = train(method, strategy, shuffle_keys)
-        results |= {f"{shuffle_keys}_{name}": v for name, v in found.items()}
+        result = train(method, strategy, shuffle_keys)
+        results |= {f"{shuffle_keys}_{name}": v for name, v in result.items()}
     np.savez(path, refusal=refusal(strategy), **results)
 
 

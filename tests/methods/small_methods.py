@@ -23,8 +23,8 @@ def compiled(method, rate=RATE, decay=DECAY):
     return method
 
 
-def batches(count, dtype=np.float32, apart=100, small=0):
-    """Batches of related views in slot order, each with samples of its own.
+def batches(count, dtype=np.float32, index_step=100, small=0):
+    """Batches of related views in slot order, each with other samples.
 
     With `small`, so many small views: as large, for the backbone's sake.
     """
@@ -43,7 +43,7 @@ def batches(count, dtype=np.float32, apart=100, small=0):
         yield more | {
             "query": query.astype(dtype),
             "key": key.astype(dtype),
-            "index": apart * number + np.arange(BATCH),
+            "index": index_step * number + np.arange(BATCH),
             "order": rng.permutation(BATCH).astype(np.int32),
             "valid": np.array([True, True, True, number != 1]),
         }

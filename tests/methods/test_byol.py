@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from moco_tf.methods import byol, losses, momentum
 from moco_tf.models import batch_norm
-from tests.methods import numpy_moco, slopes, small_methods
+from tests.methods import finite_differences, numpy_moco, small_methods
 
 BATCH, STEPS, RATE = small_methods.BATCH, 10, 0.05
 
@@ -51,7 +51,7 @@ def test_each_step_is_algorithm_1():
     method = _method()
     for step, batch in enumerate(small_methods.batches(3)):
         online, predictor, target = (
-            slopes.weights(model)
+            finite_differences.weights(model)
             for model in (
                 method.query_encoder,
                 method.predictor,
@@ -64,14 +64,14 @@ def test_each_step_is_algorithm_1():
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
         # tau: 1 - 0.4 (cos(pi k / 10) + 1) / 2, after the optimiser's step.
         tau = 1 - 0.4 * (np.cos(np.pi * step / STEPS) + 1) / 2
-        for found, old, new in zip(
-            slopes.weights(method.key_encoder),
+        for result, old, new in zip(
+            finite_differences.weights(method.key_encoder),
             target,
-            slopes.weights(method.query_encoder),
+            finite_differences.weights(method.query_encoder),
             strict=True,
         ):
             np.testing.assert_allclose(
-                found, tau * old + (1 - tau) * new, atol=1e-5
+                result, tau * old + (1 - tau) * new, atol=1e-5
             )
 
 
@@ -79,16 +79,16 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     method = _method()
     batch = next(iter(small_methods.batches(1)))
     before = [
-        slopes.weights(method.query_encoder),
-        slopes.weights(method.predictor),
+        finite_differences.weights(method.query_encoder),
+        finite_differences.weights(method.predictor),
     ]
-    target = slopes.weights(method.key_encoder)
+    target = finite_differences.weights(method.key_encoder)
     small_methods.train(method, [batch])
     after = [
-        slopes.weights(method.query_encoder),
-        slopes.weights(method.predictor),
+        finite_differences.weights(method.query_encoder),
+        finite_differences.weights(method.predictor),
     ]
-    slopes.assert_downhill(
+    finite_differences.assert_downhill(
         lambda online, predictor: _loss(online, predictor, target, batch),
         before,
         after,
@@ -100,7 +100,7 @@ def test_small_views_predict_both_targets():
     method = _method()
     batch = next(iter(small_methods.batches(1, small=2)))
     online, predictor, target = (
-        slopes.weights(model)
+        finite_differences.weights(model)
         for model in (
             method.query_encoder,
             method.predictor,
@@ -114,8 +114,8 @@ def test_small_views_predict_both_targets():
     predicted = _predict(predictor, vectors * length)
     for name in ("query", "key"):
         wanted = numpy_moco.encode(target, batch[name])[0].repeat(2, axis=0)
-        apart = np.sum(np.square(predicted - wanted), axis=1)
-        terms.append(2 * np.mean(apart))
+        distances = np.sum(np.square(predicted - wanted), axis=1)
+        terms.append(2 * np.mean(distances))
     # Twice the mean over 2 + 2 V pairs.
     expected = (terms[0] + terms[1] + terms[2]) / 3
     loss = small_methods.train(method, [batch])["loss"][0]
@@ -142,20 +142,20 @@ def test_spread_tells_even_vectors_from_equal_ones():
 )
 def test_the_momentum_rises_to_one(step, expected):
     step = tf.constant(step, tf.int64)
-    found = momentum.rising_momentum(0.6, step, STEPS)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    result = momentum.rising_momentum(0.6, step, STEPS)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_micro_batches_with_groups_make_the_same_step():
     # Two groups of a batch, or two micro-batches of one group each.
     batch = next(iter(small_methods.batches(1)))
-    whole = _method(norm=functools.partial(batch_norm.BatchNorm, splits=2))
+    at_once = _method(norm=functools.partial(batch_norm.BatchNorm, splits=2))
     parts = _method(micro_batches=2)
-    for method in (whole, parts):
+    for method in (at_once, parts):
         small_methods.train(method, [batch])
     for left, right in zip(
-        slopes.weights(whole.predictor),
-        slopes.weights(parts.predictor),
+        finite_differences.weights(at_once.predictor),
+        finite_differences.weights(parts.predictor),
         strict=True,
     ):
         np.testing.assert_allclose(left, right, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import cmc
-from tests.methods import slopes, small_methods
+from tests.methods import finite_differences, small_methods
 
 BATCH, RATE = small_methods.BATCH, 0.05
 IMAGES, NEGATIVES, TEMPERATURE = 12, 6, 0.5
@@ -48,8 +48,8 @@ def _sensors(weights, images):
 
 
 def _logits(query, keys, bank, drawn):
-    own = (query * keys).sum(1, keepdims=True)
-    return np.hstack([own, query @ bank[drawn].T]) / TEMPERATURE
+    positive = (query * keys).sum(1, keepdims=True)
+    return np.hstack([positive, query @ bank[drawn].T]) / TEMPERATURE
 
 
 def _loss(weights, batch, banks, drawn, constants):
@@ -64,9 +64,9 @@ def _loss(weights, batch, banks, drawn, constants):
         # P(i) = exp / Z against K times the noise, 1 / N each.
         chances = np.exp(logits) / constants[1 - place]
         noise = NEGATIVES / IMAGES
-        own = chances[:, 0] / (chances[:, 0] + noise)
+        positive = chances[:, 0] / (chances[:, 0] + noise)
         others = noise / (chances[:, 1:] + noise)
-        total -= np.mean(np.log(own) + np.log(others).sum(1))
+        total -= np.mean(np.log(positive) + np.log(others).sum(1))
     return total
 
 
@@ -78,7 +78,7 @@ def test_each_step_follows_the_equations(loss):
     constants = None
     for step, batch in enumerate(small_methods.batches(3)):
         batch["index"] = (3 * step + np.arange(BATCH)) % IMAGES
-        weights = slopes.weights(method.query_encoder)
+        weights = finite_differences.weights(method.query_encoder)
         drawn = method.banks[0].draw(NEGATIVES, tf.constant(step, tf.int64))
         drawn = drawn.numpy()
         sensors = _sensors(weights, batch["query"])
@@ -90,12 +90,12 @@ def test_each_step_follows_the_equations(loss):
                 constants[1 - place] = IMAGES * np.exp(logits).mean()
         expected = _loss(weights, batch, banks, drawn, constants)
         iterator = iter(tf.data.Dataset.from_tensors(batch))
-        found = float(method.make_train_function()(iterator)["loss"])
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
-        for bank, seen, own in zip(banks, sensors, method.banks, strict=True):
+        result = float(method.make_train_function()(iterator)["loss"])
+        np.testing.assert_allclose(result, expected, rtol=1e-4)
+        for bank, seen, ours in zip(banks, sensors, method.banks, strict=True):
             places = batch["index"]
             bank[places] = _unit(0.5 * bank[places] + 0.5 * seen)
-            np.testing.assert_allclose(own.features, bank, atol=1e-5)
+            np.testing.assert_allclose(ours.features, bank, atol=1e-5)
 
 
 def test_the_first_step_goes_down_the_slope_of_the_loss():
@@ -103,12 +103,12 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     batch = next(iter(small_methods.batches(1)))
     banks = [bank.features.numpy().astype(float) for bank in method.banks]
     drawn = method.banks[0].draw(NEGATIVES, tf.constant(0, tf.int64)).numpy()
-    before = slopes.weights(method.query_encoder)
+    before = finite_differences.weights(method.query_encoder)
     small_methods.train(method, [batch])
-    slopes.assert_downhill(
+    finite_differences.assert_downhill(
         lambda weights: _loss(weights, batch, banks, drawn, None),
         [before],
-        [slopes.weights(method.query_encoder)],
+        [finite_differences.weights(method.query_encoder)],
         RATE,
     )
 

@@ -1,4 +1,4 @@
-"""CPC's step against NumPy: contexts, predictions, negatives, slopes."""
+"""CPC's step against NumPy: contexts, predictions, negatives, gradients."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from moco_tf.methods import cpc
 from moco_tf.models import inputs
-from tests.methods import slopes, small_methods
+from tests.methods import finite_differences, small_methods
 
 SIDE, DIM, NEGATIVES, RATE = 3, 4, 7, 0.05
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,7 +60,7 @@ def _loss(encoder, context, predictors, images, drawn):
     """Eq. 4 for each k, every context and every patch k rows below, by hand."""
     z = _places(encoder, images)
     above = _context(context, z)
-    every = z.reshape(-1, DIM)
+    all_patches = z.reshape(-1, DIM)
     means = []
     for below, predictor in enumerate(predictors, start=1):
         terms = []
@@ -69,9 +69,9 @@ def _loss(encoder, context, predictors, images, drawn):
                 for column in range(SIDE):
                     number = (image * SIDE + row + below) * SIDE + column
                     guess = above[image, row, column] @ predictor
-                    others = every[drawn[drawn != number]]
+                    others = all_patches[drawn[drawn != number]]
                     logits = np.array(
-                        [every[number] @ guess, *(others @ guess)]
+                        [all_patches[number] @ guess, *(others @ guess)]
                     )
                     terms.append(np.log(np.exp(logits).sum()) - logits[0])
         means.append(np.mean(terms))
@@ -80,9 +80,9 @@ def _loss(encoder, context, predictors, images, drawn):
 
 def _state(method):
     return [
-        slopes.weights(method.query_encoder),
-        slopes.weights(method.context),
-        [slopes.weights(layer)[0] for layer in method.predictors],
+        finite_differences.weights(method.query_encoder),
+        finite_differences.weights(method.context),
+        [finite_differences.weights(layer)[0] for layer in method.predictors],
     ]
 
 
@@ -114,7 +114,7 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
         variable.assign_add(rng.uniform(0.05, 0.1, variable.shape))
     before = _state(method)
     small_methods.train(method, [batch])
-    slopes.assert_downhill(
+    finite_differences.assert_downhill(
         lambda *state: _loss(*state, batch["query"], drawn),
         before,
         _state(method),
@@ -126,8 +126,8 @@ def test_patches_under_xla_give_the_same_step():
     batch = next(iter(small_methods.batches(1)))
     plain, compiled = _method(), _method(jit_compile=True)
     expected = small_methods.train(plain, [batch])["loss"]
-    found = small_methods.train(compiled, [batch])["loss"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = small_methods.train(compiled, [batch])["loss"]
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
     for a, b in zip(
         compiled.trained_variables(), plain.trained_variables(), strict=True
     ):

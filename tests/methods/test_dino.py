@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import dino
-from tests.methods import numpy_moco, slopes, small_methods
+from tests.methods import finite_differences, numpy_moco, small_methods
 
 STEPS, RATE, OUTPUTS = 10, 0.05, 5
 TEMPERATURE, FIRST, LAST = 0.3, 0.1, 0.2
@@ -37,8 +37,8 @@ def _outputs(encoder, kernel, images):
 
 
 def _softmax(logits):
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    return probabilities / probabilities.sum(1, keepdims=True)
 
 
 def _loss(encoder, last, batch, probabilities):
@@ -65,7 +65,7 @@ def _state(method):
         method.key_encoder,
         method.key_last_layer,
     )
-    return [slopes.weights(model) for model in models]
+    return [finite_differences.weights(model) for model in models]
 
 
 def _step(method, batch):
@@ -94,14 +94,14 @@ def test_each_step_is_algorithm_1(small):
         center = 0.7 * center + 0.3 * np.concatenate(outputs).mean(0)
         np.testing.assert_allclose(method.center, center, atol=1e-5)
         moved = _state(method)
-        share = 1 - 0.4 * (np.cos(np.pi * step / STEPS) + 1) / 2
+        tau = 1 - 0.4 * (np.cos(np.pi * step / STEPS) + 1) / 2
         for student, old, teacher in (
             (moved[0], state[2], moved[2]),
             (moved[1], state[3], moved[3]),
         ):
-            for new, before, found in zip(student, old, teacher, strict=True):
+            for new, before, result in zip(student, old, teacher, strict=True):
                 np.testing.assert_allclose(
-                    found, share * before + (1 - share) * new, atol=1e-6
+                    result, tau * before + (1 - tau) * new, atol=1e-6
                 )
 
 
@@ -111,7 +111,7 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     state = _state(method)
     wanted, _ = _targets(state, batch, 0.0, FIRST)
     _step(method, batch)
-    slopes.assert_downhill(
+    finite_differences.assert_downhill(
         lambda encoder, last: _loss(encoder, last[0], batch, wanted),
         state[:2],
         _state(method)[:2],
@@ -136,16 +136,16 @@ def test_the_last_layer_stands_still_in_the_first_epoch():
 )
 def test_the_teachers_temperature_rises_by_epochs(warmup, step, expected):
     method = _method(warmup_epochs=warmup)
-    found = method.teacher_temperature_at(tf.constant(step, tf.int64))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    result = method.teacher_temperature_at(tf.constant(step, tf.int64))
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_micro_batches_make_the_same_step():
     batch = next(iter(small_methods.batches(1, small=2)))
-    whole, parts = _method(), _method(micro_batches=2)
-    for method in (whole, parts):
+    at_once, parts = _method(), _method(micro_batches=2)
+    for method in (at_once, parts):
         _step(method, batch)
-    for left, right in zip(_state(whole), _state(parts), strict=True):
+    for left, right in zip(_state(at_once), _state(parts), strict=True):
         for one, other in zip(left, right, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 

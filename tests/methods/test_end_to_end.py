@@ -27,12 +27,14 @@ def _contrast(query_weights, key_weights, batch):
     queries = numpy_moco.encode(query_weights, batch["query"])
     keys = numpy_moco.encode(key_weights, batch["key"])
     logits = queries[0] @ keys[0].T / TEMPERATURE
-    own = np.eye(BATCH, dtype=bool)
+    positive = np.eye(BATCH, dtype=bool)
     # Own key first, then the others.
-    columns = np.argsort(~own, axis=1, kind="stable")
-    loss, slopes = numpy_moco.info_nce(np.take_along_axis(logits, columns, 1))
+    columns = np.argsort(~positive, axis=1, kind="stable")
+    loss, gradients = numpy_moco.info_nce(
+        np.take_along_axis(logits, columns, 1)
+    )
     by_logit = np.zeros_like(logits)
-    np.put_along_axis(by_logit, columns, slopes, 1)
+    np.put_along_axis(by_logit, columns, gradients, 1)
     by_logit /= BATCH * TEMPERATURE
     wins = np.mean(logits.argmax(1) == np.arange(BATCH))
     return (
@@ -75,8 +77,8 @@ def test_three_steps_follow_the_formula(shared, shuffle_keys):
     np.testing.assert_allclose(logged["loss"], losses, rtol=1e-5)
     np.testing.assert_allclose(logged["instance_top1"], wins)
     weights = query if shared else [*query, *key]
-    for found, weight in zip(method.trained_variables(), weights, strict=True):
-        np.testing.assert_allclose(found, weight, atol=1e-5)
+    for result, weight in zip(method.trained_variables(), weights, strict=True):
+        np.testing.assert_allclose(result, weight, atol=1e-5)
 
 
 def test_a_part_of_the_batch_is_refused():

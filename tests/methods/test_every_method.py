@@ -34,11 +34,11 @@ def test_every_configuration_of_pre_training_is_in_the_table():
 
 
 class Run(NamedTuple):
-    """What one replica made of a method, step by step."""
+    """What one replica computed with a method, step by step."""
 
     losses: list
     states: list  # at the start, and after STEPS
-    folder: pathlib.Path  # checkpoints: half, after STEPS, and whole
+    folder: pathlib.Path  # checkpoints: half, after STEPS, and end
     fixed: list  # losses of a batch that comes again and again
 
 
@@ -54,7 +54,7 @@ def run(request, tmp_path_factory):
     states.append(every_method.state(method))
     checkpoints.save(method, folder / "half", 1, {})
     losses += every_method.train(method, steps[count:])
-    checkpoints.save(method, folder / "whole", 1, {})
+    checkpoints.save(method, folder / "end", 1, {})
     still = every_method.STILL.get(name)
     if still:
         fields = {f"{name}__{key}": value for key, value in still.items()}
@@ -65,31 +65,31 @@ def run(request, tmp_path_factory):
 
 
 def test_the_loss_falls_on_a_fixed_batch(run):
-    _, made = run
-    assert np.isfinite(made.fixed).all()
-    assert np.mean(made.fixed[-5:]) < 0.9 * np.mean(made.fixed[3:8])
+    _, result = run
+    assert np.isfinite(result.fixed).all()
+    assert np.mean(result.fixed[-5:]) < 0.9 * np.mean(result.fixed[3:8])
 
 
 def test_a_resumed_run_has_the_same_bits(run, tmp_path):
-    name, made = run
+    name, result = run
     method = every_method.make_method(name)
-    half = checkpoints.latest(made.folder / "half")
+    half = checkpoints.latest(result.folder / "half")
     assert checkpoints.restore(method, half) == every_method.STEPS
     steps = list(every_method.batches(method, 2 * every_method.STEPS))
     every_method.train(method, steps[every_method.STEPS :])
     checkpoints.save(method, tmp_path, 1, {})
     small_run.assert_same_bits(
-        small_run.state(tmp_path), small_run.state(made.folder / "whole")
+        small_run.state(tmp_path), small_run.state(result.folder / "end")
     )
 
 
 def test_the_encoder_alone_is_restored_from_its_checkpoint(run):
-    name, made = run
+    name, result = run
     encoders = [
         every_method.make_method(name, seed=seed).query_encoder
         for seed in (1, 2)
     ]
-    path = checkpoints.latest(made.folder / "half")
+    path = checkpoints.latest(result.folder / "half")
     for encoder in encoders:
         checkpoints.restore_query_encoder(encoder, path)
     images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
@@ -97,7 +97,7 @@ def test_the_encoder_alone_is_restored_from_its_checkpoint(run):
     for features, others in zip(left, right, strict=True):
         np.testing.assert_array_equal(features, others)
     weights = [w.numpy() for w in encoders[0].trainable_variables]
-    for weight, value in zip(weights, made.states[1].values(), strict=False):
+    for weight, value in zip(weights, result.states[1].values(), strict=False):
         np.testing.assert_array_equal(weight, value)
 
 
@@ -109,19 +109,19 @@ def two_replicas(tmp_path_factory):
 
 
 def test_two_replicas_compute_what_one_does(run, two_replicas):
-    name, made = run
+    name, result = run
     # Few steps: after some more, a ReLU turns rounding into a difference.
     np.testing.assert_allclose(
         two_replicas[f"0/{name}/losses"],
-        made.losses[: every_method.STEPS],
+        result.losses[: every_method.STEPS],
         rtol=1e-5,
     )
-    before, after = made.states
-    way = apart = 0.0
+    before, after = result.states
+    moved = difference = 0.0
     for key, value in after.items():
-        way += np.sum(np.square(value - before[key]))
-        apart += np.sum(np.square(value - two_replicas[f"0/{name}/{key}"]))
-    assert np.sqrt(apart) < 1e-4 * np.sqrt(way)
+        moved += np.sum(np.square(value - before[key]))
+        difference += np.sum(np.square(value - two_replicas[f"0/{name}/{key}"]))
+    assert np.sqrt(difference) < 1e-4 * np.sqrt(moved)
 
 
 @pytest.mark.parametrize("name", METHODS)

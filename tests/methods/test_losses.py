@@ -68,18 +68,18 @@ def test_a_masked_negative_is_left_out():
 
 def test_similarities_are_cosines_whatever_the_temperature():
     cosines = np.array([[0.9, 0.5, -0.2, 0.1], [0.3, -1.0, 1.0, 0.02]])
-    found = losses.similarities(tf.constant(cosines / 0.07, tf.float32), 0.07)
-    np.testing.assert_allclose(found["positive"], 0.6, rtol=1e-5)
-    np.testing.assert_allclose(found["hardest_negative"], 0.75, rtol=1e-5)
+    result = losses.similarities(tf.constant(cosines / 0.07, tf.float32), 0.07)
+    np.testing.assert_allclose(result["positive"], 0.6, rtol=1e-5)
+    np.testing.assert_allclose(result["hardest_negative"], 0.75, rtol=1e-5)
 
 
 def test_histograms_are_shares_of_own_and_queued_keys():
     rng = np.random.default_rng(0)
     cosines = np.clip(0.5 * rng.standard_normal((7, 301)), -1, 1)
     logits = tf.constant(cosines / 0.2, tf.float32)
-    found = losses.similarities(logits, 0.2)["histograms"]
+    result = losses.similarities(logits, 0.2)["histograms"]
     edges = np.linspace(-1, 1, losses.BINS + 1)
-    for row, part in zip(found, (cosines[:, 0], cosines[:, 1:]), strict=True):
+    for row, part in zip(result, (cosines[:, 0], cosines[:, 1:]), strict=True):
         counts = np.histogram(part, edges)[0]
         np.testing.assert_allclose(row, counts / counts.sum(), atol=2e-3)
 
@@ -88,8 +88,8 @@ def test_negatives_left_out_are_in_no_histogram():
     logits = tf.constant([[0.9, 0.1, 0.1], [0.9, 0.1, 0.1]])
     masked = tf.constant([[False, True, False], [False, False, True]])
     logits = tf.where(masked, logits.dtype.min, logits)
-    own, queued = losses.similarities(logits, 1.0)["histograms"].numpy()
-    assert own[38] == 1 and own.sum() == 1  # 0.9 to 0.95
+    positives, queued = losses.similarities(logits, 1.0)["histograms"].numpy()
+    assert positives[38] == 1 and positives.sum() == 1  # 0.9 to 0.95
     assert queued[22] == 1 and queued.sum() == 1
 
 
@@ -98,17 +98,17 @@ def test_figures_of_nt_xent_leave_out_the_image_itself():
     views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     views = tf.constant(views, tf.float32)
     _, logits = losses.nt_xent(views, views, tf.range(4), 0.5)
-    found = losses.similarities(logits, 0.5)
+    result = losses.similarities(logits, 0.5)
 
     def mean_cosine(degrees):
         return np.cos(np.deg2rad(degrees)).mean()
 
     np.testing.assert_allclose(
-        found["positive"], mean_cosine([61, 61, 86, 86]), atol=1e-6
+        result["positive"], mean_cosine([61, 61, 86, 86]), atol=1e-6
     )
     # The nearest view of the other image, for each view in turn.
     np.testing.assert_allclose(
-        found["hardest_negative"], mean_cosine([92, 31, 31, 117]), atol=1e-6
+        result["hardest_negative"], mean_cosine([92, 31, 31, 117]), atol=1e-6
     )
     # 61 < 92 and 86 < 117 win; 61 and 86 are farther than 31.
     np.testing.assert_allclose(losses.instance_top1(logits), 0.5)
@@ -117,4 +117,4 @@ def test_figures_of_nt_xent_leave_out_the_image_itself():
         np.cos(np.deg2rad([92, 178, 31, 117])),
         np.linspace(-1, 1, losses.BINS + 1),
     )[0]
-    np.testing.assert_allclose(found["histograms"][1], counts / 4)
+    np.testing.assert_allclose(result["histograms"][1], counts / 4)

@@ -15,17 +15,17 @@ class NumpyBank(numpy_moco.NumpyMoCo):
 
     constant = None  # Z, of NCE
 
-    def judge(self, logits):
+    def loss_and_gradients(self, logits):
         if self.constant is None:
-            return super().judge(logits)
+            return super().loss_and_gradients(logits)
         # h = P / (P + K / n), P = exp(logit) / Z (InstDisc, Eq. 5 to 7).
         noise = NEGATIVES / IMAGES
         share = np.exp(logits) / self.constant
         real = share / (share + noise)
         loss = -np.log(real[:, 0]) - np.log(1 - real[:, 1:]).sum(1)
-        slopes = real.copy()
-        slopes[:, 0] -= 1  # d -log h / d logit = h - 1; of -log(1 - h): h
-        return loss.mean(), slopes
+        gradients = real.copy()
+        gradients[:, 0] -= 1  # d -log h / d logit = h - 1; of -log(1 - h): h
+        return loss.mean(), gradients
 
 
 def _method(**arguments):
@@ -101,10 +101,10 @@ def test_three_steps_follow_the_equations(loss):
     assert (more >= 0).all()
     assert (more <= ties).all()
     np.testing.assert_allclose(method.bank.features, bank, atol=1e-5)
-    for found, weight in zip(
+    for result, weight in zip(
         method.trained_variables(), oracle.query_weights, strict=True
     ):
-        np.testing.assert_allclose(found, weight, atol=1e-5)
+        np.testing.assert_allclose(result, weight, atol=1e-5)
     if loss == "nce":
         np.testing.assert_allclose(
             method.bank.constant.numpy(), oracle.constant, rtol=1e-5
@@ -112,7 +112,7 @@ def test_three_steps_follow_the_equations(loss):
 
 
 def test_nce_by_hand():
-    # One negative of two images, Z = 1: noise 1 / 2. The own P = 1 gives
+    # One negative of two images, Z = 1: noise 1 / 2. The positive's P = 1 gives
     # h = 2 / 3, the other P = 1 / 2 gives 1 - h = 1 / 2.
     logits = tf.constant([[0.0, np.log(0.5)]], tf.float32)
     loss = losses.nce(logits, tf.constant(1.0), 2)
@@ -135,14 +135,14 @@ def test_features_are_of_unit_length_from_the_start():
 
 
 def test_micro_batches_make_the_same_step():
-    batches = list(small_methods.batches(2, apart=4))
-    whole, parts = (
+    batches = list(small_methods.batches(2, index_step=4))
+    at_once, parts = (
         _method(loss="info_nce", micro_batches=count) for count in (1, 2)
     )
-    for method in (whole, parts):
+    for method in (at_once, parts):
         small_methods.train(method, batches)
     np.testing.assert_allclose(
-        whole.bank.features, parts.bank.features, atol=1e-6
+        at_once.bank.features, parts.bank.features, atol=1e-6
     )
 
 

@@ -61,8 +61,8 @@ def test_the_log_is_a_ring_of_its_last_steps():
     for step in (0, capacity - 1, capacity, capacity + 1):
         row = tf.cast([step], tf.float32)
         log.write(tf.constant(step, tf.int64), row)
-    found = log.read(capacity - 1, capacity + 2)["loss"]
-    assert found == [capacity - 1, capacity, capacity + 1]
+    result = log.read(capacity - 1, capacity + 2)["loss"]
+    assert result == [capacity - 1, capacity, capacity + 1]
     assert log.read(5, 5) == {"loss": []}
 
 

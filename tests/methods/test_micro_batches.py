@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.methods import moco
+from moco_tf.methods import method, moco
 from moco_tf.models import batch_norm
 from moco_tf.training import optimizers
 
@@ -16,11 +16,11 @@ def _backbone(splits, dtype="float32"):
     """Convolution, BatchNorm and a residual sum for 8 x 8 images."""
     policy = tf.keras.mixed_precision.Policy(dtype)
     images = tf.keras.Input([8, 8, 3])
-    made = layers.Conv2D(6, 3, strides=2, dtype=policy)(images)
-    made = batch_norm.BatchNorm(splits, dtype=policy)(made)
-    made = made + layers.Conv2D(6, 1, dtype=policy)(made)
-    made = layers.GlobalAveragePooling2D(dtype="float32")(layers.ReLU()(made))
-    return tf.keras.Model(images, made)
+    x = layers.Conv2D(6, 3, strides=2, dtype=policy)(images)
+    x = batch_norm.BatchNorm(splits, dtype=policy)(x)
+    x = x + layers.Conv2D(6, 1, dtype=policy)(x)
+    x = layers.GlobalAveragePooling2D(dtype="float32")(layers.ReLU()(x))
+    return tf.keras.Model(images, x)
 
 
 def _method(count=1, symmetric=False, jit_compile=False, dtype="float32"):
@@ -63,7 +63,7 @@ def _train(method, steps=3, batch=None):
 
 
 @pytest.fixture(scope="module")
-def whole():
+def whole_batches():
     """Three steps on whole batches: symmetric -> the method, what it logged."""
     methods = {symmetric: _method(1, symmetric) for symmetric in (False, True)}
     return {
@@ -77,14 +77,45 @@ def _state(method):
     return [w.numpy() for w in [*weights, method.queue.keys]]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_loss_function_gets_back_what_it_returns(count):
+    """By hand: the loss is the mean of w * row, its gradient that of row."""
+    weight = tf.Variable(2.0)
+    rows = tf.constant([[1.0, 0.0], [2.0, 0.5], [3.0, 0.0]] * 2)
+
+    def loss_of(part):
+        values = part["rows"]
+        means = {
+            "mean": tf.reduce_mean(values),
+            "columns": tf.reduce_mean(values, axis=0),
+        }
+        loss = weight * tf.reduce_mean(values[:, 0])
+        return loss, means, weight * values
+
+    @tf.function
+    def step():
+        return method.loss_and_gradients(
+            loss_of, {"rows": rows}, count, [weight], None, factor=0.5
+        )
+
+    (loss, means, doubled), gradients = step()
+    np.testing.assert_allclose(loss, 4.0)
+    np.testing.assert_allclose(means["mean"], 6.5 / 6, rtol=1e-6)
+    np.testing.assert_allclose(means["columns"], [2.0, 0.5 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(doubled, 2.0 * rows)
+    np.testing.assert_allclose(gradients, [1.0])
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_a_batch_give_the_step_of_the_whole(count, symmetric, whole):
-    method, expected = whole[symmetric]
+def test_parts_of_a_batch_give_the_step_of_the_whole(
+    count, symmetric, whole_batches
+):
+    method, expected = whole_batches[symmetric]
     parts = _method(count, symmetric)
-    found = _train(parts)
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
-    assert found["instance_top1"] == expected["instance_top1"]
+    result = _train(parts)
+    np.testing.assert_allclose(result["loss"], expected["loss"], rtol=1e-5)
+    assert result["instance_top1"] == expected["instance_top1"]
     # Weights, BatchNorm's moving statistics and the queue.
     names = [w.name for w in method.query_encoder.weights]
     pairs = zip(_state(parts), _state(method), strict=True)
@@ -107,20 +138,20 @@ def test_moving_statistics_take_every_part_once():
     np.testing.assert_allclose(layer.moving_mean, [5.35], rtol=1e-6)
 
 
-def test_encoders_under_xla_give_the_same_step(whole):
-    plain, expected = whole[False]
+def test_encoders_under_xla_give_the_same_step(whole_batches):
+    plain, expected = whole_batches[False]
     compiled = _method(jit_compile=True)
-    found = _train(compiled)
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+    result = _train(compiled)
+    np.testing.assert_allclose(result["loss"], expected["loss"], rtol=1e-4)
     for a, b in zip(_state(compiled), _state(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_float16_takes_nearly_the_step_of_float32(count, whole):
-    _, expected = whole[False]
-    found = _train(_method(count, dtype="mixed_float16"))
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=0.02)
+def test_float16_takes_nearly_the_step_of_float32(count, whole_batches):
+    _, expected = whole_batches[False]
+    result = _train(_method(count, dtype="mixed_float16"))
+    np.testing.assert_allclose(result["loss"], expected["loss"], rtol=0.02)
 
 
 def test_float16_skips_a_step_whose_gradient_overflows():

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import moco
-from tests.methods import numpy_moco, slopes, small_methods
+from tests.methods import finite_differences, numpy_moco, small_methods
 
 BATCH = small_methods.BATCH
 layers = tf.keras.layers
@@ -48,7 +48,7 @@ def test_three_steps_follow_algorithm_1(mask, symmetric, shuffle_keys):
         mask=mask,
     )
     # With the mask, half of a batch's images come again in the next.
-    batches = list(_batches(3, apart=BATCH // 2 if mask else 100))
+    batches = list(_batches(3, index_step=BATCH // 2 if mask else 100))
     if shuffle_keys == "none":
         for batch in batches:
             batch["order"] = tf.range(BATCH)
@@ -63,18 +63,18 @@ def test_three_steps_follow_algorithm_1(mask, symmetric, shuffle_keys):
     np.testing.assert_allclose(logged["loss"], losses, rtol=1e-5)
     np.testing.assert_allclose(logged["instance_top1"], wins)
     np.testing.assert_allclose(logged["unreadable"], [0, 1 / BATCH, 0])
-    own = [cosines[:, 0].mean() for cosines in oracle.cosines]
-    np.testing.assert_allclose(logged["positive"], own, rtol=1e-4)
+    positive = [cosines[:, 0].mean() for cosines in oracle.cosines]
+    np.testing.assert_allclose(logged["positive"], positive, rtol=1e-4)
     nearest = [cosines[:, 1:].max(1).mean() for cosines in oracle.cosines]
     np.testing.assert_allclose(logged["hardest_negative"], nearest, rtol=1e-4)
     for encoder, weights in (
         (method.query_encoder, oracle.query_weights),
         (method.key_encoder, oracle.key_weights),
     ):
-        for found, weight in zip(
+        for result, weight in zip(
             encoder.trainable_variables, weights, strict=True
         ):
-            np.testing.assert_allclose(found, weight, atol=1e-5)
+            np.testing.assert_allclose(result, weight, atol=1e-5)
     np.testing.assert_allclose(method.queue.keys, oracle.queue, atol=1e-5)
     np.testing.assert_array_equal(method.queue.samples, oracle.samples)
     np.testing.assert_array_equal(method.queue.steps, oracle.steps)
@@ -88,8 +88,8 @@ def test_keys_come_from_weights_that_have_moved_already():
         before = _values(method.query_encoder.weights)
         expected = _encode(method.query_encoder, batch["key"])
         _train(method, [batch])
-    for found, weight in zip(method.key_encoder.weights, before, strict=True):
-        np.testing.assert_array_equal(found, weight)
+    for result, weight in zip(method.key_encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(result, weight)
     np.testing.assert_allclose(
         method.queue.keys[BATCH : 2 * BATCH], expected, atol=1e-6
     )
@@ -106,10 +106,10 @@ def test_no_gradient_reaches_the_key_encoder():
     before = _values(method.key_encoder.weights)
     moved = _values(method.query_encoder.weights)
     _train(method, _batches(3))
-    for found, weight in zip(method.key_encoder.weights, before, strict=True):
-        np.testing.assert_array_equal(found, weight)
-    for found, weight in zip(method.query_encoder.weights, moved, strict=True):
-        assert (found.numpy() != weight).any()
+    for result, weight in zip(method.key_encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(result, weight)
+    for result, weight in zip(method.query_encoder.weights, moved, strict=True):
+        assert (result.numpy() != weight).any()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -228,7 +228,7 @@ def test_a_queue_smaller_than_the_keys_of_a_step_is_refused():
 
 def test_small_views_are_queries_of_their_images_key():
     method = _method(momentum=0.6)
-    weights = slopes.weights(method.query_encoder)
+    weights = finite_differences.weights(method.query_encoder)
     queue = method.queue.keys.numpy()
     batch = next(iter(small_methods.batches(1, small=2)))
     # At the first step both encoders are equal.
@@ -238,8 +238,8 @@ def test_small_views_are_queries_of_their_images_key():
     for image in range(BATCH):
         for query in numpy_moco.encode(weights, views[image])[0]:
             logits = np.array([keys[image] @ query, *(queue @ query)])
-            shares = np.exp(logits / 0.5)
-            terms.append(-np.log(shares[0] / shares.sum()))
+            probabilities = np.exp(logits / 0.5)
+            terms.append(-np.log(probabilities[0] / probabilities.sum()))
     loss = _train(method, [batch])["loss"][0]
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
     np.testing.assert_allclose(

@@ -30,21 +30,21 @@ def sent():
 
 @pytest.mark.parametrize("name", GATHERED)
 def test_every_replica_gathers_all_rows_in_replica_order(replicas, sent, name):
-    found = replicas[name]
-    assert found.dtype == sent[name].dtype
-    assert len(found) == replicas["count"]
-    for copy in found:
+    result = replicas[name]
+    assert result.dtype == sent[name].dtype
+    assert len(result) == replicas["count"]
+    for copy in result:
         np.testing.assert_array_equal(copy, sent[name])
 
 
-@pytest.mark.parametrize("name", [*GATHERED, "own", "restored"])
+@pytest.mark.parametrize("name", [*GATHERED, "local", "restored"])
 def test_shapes_are_known_before_the_run(replicas, name):
     assert tuple(replicas[f"{name}_static"]) == replicas[name].shape[1:]
 
 
 def test_each_replica_owns_its_slots(replicas, sent):
     np.testing.assert_array_equal(
-        np.concatenate(replicas["own"]), sent["order"]
+        np.concatenate(replicas["local"]), sent["order"]
     )
 
 
@@ -98,13 +98,13 @@ def test_a_replica_normalises_keys_with_its_part_of_the_order(
     ).numpy()
     kernel = replicas[f"{shuffle_keys}_first_kernel"]
     parts = np.split(batch["order"], replicas["count"])
-    for found, part in zip(
+    for result, part in zip(
         replicas[f"{shuffle_keys}_first_mean"], parts, strict=True
     ):
         outputs = tf.nn.conv2d(images[part], kernel, 2, "VALID")
         # The moving mean starts at 0 and moves by a tenth.
         expected = 0.1 * np.mean(outputs, axis=(0, 1, 2))
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
@@ -115,13 +115,13 @@ def test_replicas_compute_what_one_replica_with_groups_does(
     one = replica_worker.train(
         method, tf.distribute.get_strategy(), shuffle_keys
     )
-    found = {name: replicas[f"{shuffle_keys}_{name}"] for name in one}
-    np.testing.assert_allclose(found["losses"], one["losses"], rtol=1e-5)
-    np.testing.assert_allclose(found["logged"], one["logged"], rtol=1e-5)
-    np.testing.assert_allclose(found["keys"][0], one["keys"][0], atol=1e-5)
+    result = {name: replicas[f"{shuffle_keys}_{name}"] for name in one}
+    np.testing.assert_allclose(result["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(result["logged"], one["logged"], rtol=1e-5)
+    np.testing.assert_allclose(result["keys"][0], one["keys"][0], atol=1e-5)
     # With groups, the layer follows the mean of their statistics.
     np.testing.assert_allclose(
-        found["first_mean"].mean(0), one["first_mean"][0], atol=1e-6
+        result["first_mean"].mean(0), one["first_mean"][0], atol=1e-6
     )
 
 
@@ -134,13 +134,13 @@ def test_batch_norm_of_keras_is_refused_on_replicas(replicas):
 @pytest.mark.parametrize("name", GATHERED)
 def test_one_replica_gathers_its_own_rows(sent, name):
     rows = {name: tf.constant(value) for name, value in sent.items()}
-    found = replica_worker.exchange(rows, rows["order"])
-    np.testing.assert_array_equal(found[name], sent[name])
-    np.testing.assert_array_equal(found["own"], sent["order"])
-    np.testing.assert_array_equal(found["restored"], sent["bytes"])
+    result = replica_worker.exchange(rows, rows["order"])
+    np.testing.assert_array_equal(result[name], sent[name])
+    np.testing.assert_array_equal(result["local"], sent["order"])
+    np.testing.assert_array_equal(result["restored"], sent["bytes"])
 
 
 def test_unshuffle_puts_row_i_in_slot_order_i():
     rows = tf.constant([[10.0], [20.0], [30.0]])
-    found = shuffle.unshuffle(rows, tf.constant([2, 0, 1]))
-    np.testing.assert_array_equal(found, [[20.0], [30.0], [10.0]])
+    result = shuffle.unshuffle(rows, tf.constant([2, 0, 1]))
+    np.testing.assert_array_equal(result, [[20.0], [30.0], [10.0]])

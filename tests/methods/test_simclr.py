@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_cv.losses import SimCLRLoss
 
 from moco_tf.methods import losses, simclr, two_views
-from tests.methods import numpy_moco, slopes, small_methods
+from tests.methods import finite_differences, numpy_moco, small_methods
 
 BATCH, TEMPERATURE = small_methods.BATCH, 0.5
 
@@ -19,7 +19,7 @@ def _unit(rows, dim, seed=0):
 def _nt_xent(vectors, temperature):
     """Eq. 1 term by term; rows 2i and 2i + 1 are a pair.
 
-    Returns the loss and its slopes by the vectors.
+    Returns the loss and its gradient by the vectors.
     """
     count = len(vectors)
     logits = vectors @ vectors.T / temperature
@@ -27,11 +27,11 @@ def _nt_xent(vectors, temperature):
     for row in range(count):
         pair = row ^ 1
         others = [column for column in range(count) if column != row]
-        shares = np.exp(logits[row, others])
-        shares /= shares.sum()
-        by_logit[row, others] = shares
+        probabilities = np.exp(logits[row, others])
+        probabilities /= probabilities.sum()
+        by_logit[row, others] = probabilities
         by_logit[row, pair] -= 1
-        total -= np.log(shares[others.index(pair)])
+        total -= np.log(probabilities[others.index(pair)])
     by_logit /= count * temperature
     return total / count, (by_logit + by_logit.T) @ vectors
 
@@ -66,12 +66,12 @@ def test_the_loss_is_half_of_keras_cvs_sum_over_both_views():
 
 def test_parts_of_the_views_have_the_mean_of_the_whole():
     views = tf.constant(_unit(12, 5), tf.float32)
-    whole, _ = losses.nt_xent(views, views, tf.range(12), 0.2)
+    at_once, _ = losses.nt_xent(views, views, tf.range(12), 0.2)
     parts = [
         losses.nt_xent(views[a:b], views, tf.range(a, b), 0.2)[0]
         for a, b in ((0, 6), (6, 12))
     ]
-    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
+    np.testing.assert_allclose(np.mean(parts), at_once, rtol=1e-6)
 
 
 def test_three_steps_follow_algorithm_1():
@@ -88,15 +88,15 @@ def test_three_steps_follow_algorithm_1():
     expected = []
     for batch in batches:
         pairs = np.stack([batch["query"], batch["key"]], axis=1)
-        passed = numpy_moco.encode(weights, pairs.reshape(2 * BATCH, -1))
-        loss, by_vector = _nt_xent(passed[0], TEMPERATURE)
+        activations = numpy_moco.encode(weights, pairs.reshape(2 * BATCH, -1))
+        loss, by_vector = _nt_xent(activations[0], TEMPERATURE)
         expected.append(loss)
-        gradients = numpy_moco.gradients(weights, passed, by_vector)
+        gradients = numpy_moco.gradients(weights, activations, by_vector)
         small_methods.descend(weights, velocities, gradients)
     logged = small_methods.train(method, batches)
     np.testing.assert_allclose(logged["loss"], expected, rtol=1e-5)
-    for found, weight in zip(method.trained_variables(), weights, strict=True):
-        np.testing.assert_allclose(found, weight, atol=1e-5)
+    for result, weight in zip(method.trained_variables(), weights, strict=True):
+        np.testing.assert_allclose(result, weight, atol=1e-5)
 
 
 def test_a_part_of_the_batch_is_refused():
@@ -111,7 +111,7 @@ def test_small_views_tell_their_images_large_views_from_others():
             small_methods.backbone(), head="fc", dim=5, temperature=TEMPERATURE
         )
     )
-    weights = slopes.weights(method.query_encoder)
+    weights = finite_differences.weights(method.query_encoder)
     batch = next(iter(small_methods.batches(1, small=3)))
     pairs = np.stack([batch["query"], batch["key"]], axis=1)
     large = numpy_moco.encode(weights, pairs.reshape(2 * BATCH, -1))[0]
@@ -120,10 +120,10 @@ def test_small_views_tell_their_images_large_views_from_others():
         others = np.delete(large, [2 * image, 2 * image + 1], axis=0)
         for view in batch["small"][image]:
             small = numpy_moco.encode(weights, view[np.newaxis])[0][0]
-            for own in large[2 * image : 2 * image + 2]:
-                logits = np.array([own @ small, *(others @ small)])
-                shares = np.exp(logits / TEMPERATURE)
-                terms.append(-np.log(shares[0] / shares.sum()))
+            for positive in large[2 * image : 2 * image + 2]:
+                logits = np.array([positive @ small, *(others @ small)])
+                probabilities = np.exp(logits / TEMPERATURE)
+                terms.append(-np.log(probabilities[0] / probabilities.sum()))
     assert len(terms) == 2 * BATCH * (1 + 3)
     loss = small_methods.train(method, [batch])["loss"][0]
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.methods import losses, swav
-from tests.methods import numpy_moco, slopes, small_methods
+from tests.methods import finite_differences, numpy_moco, small_methods
 
 BATCH, RATE = small_methods.BATCH, 0.05
 EPSILON, TEMPERATURE, PROTOTYPES = 0.3, 0.2, 5
@@ -42,13 +42,13 @@ def _unit(rows):
 
 def _codes(encoder, kernel, batch, memory=None):
     """Codes of both views of a batch."""
-    found = []
+    result = []
     for side, name in enumerate(("query", "key")):
         vectors = numpy_moco.encode(encoder, batch[name])[0]
         if memory is not None:
             vectors = np.concatenate([vectors, memory[side]])
-        found.append(_sinkhorn(vectors @ kernel, EPSILON, 3)[:BATCH])
-    return found
+        result.append(_sinkhorn(vectors @ kernel, EPSILON, 3)[:BATCH])
+    return result
 
 
 def _loss(encoder, kernel, batch, codes):
@@ -71,9 +71,9 @@ def _loss(encoder, kernel, batch, codes):
 
 def test_sinkhorn_is_the_papers_algorithm():
     scores = np.random.default_rng(0).uniform(-1, 1, [12, 5])
-    found = losses.sinkhorn(tf.constant(scores, tf.float32), 0.3, 3)
-    np.testing.assert_allclose(found, _sinkhorn(scores, 0.3, 3), rtol=1e-4)
-    np.testing.assert_allclose(tf.reduce_sum(found, axis=1), 1.0, rtol=1e-5)
+    result = losses.sinkhorn(tf.constant(scores, tf.float32), 0.3, 3)
+    np.testing.assert_allclose(result, _sinkhorn(scores, 0.3, 3), rtol=1e-4)
+    np.testing.assert_allclose(tf.reduce_sum(result, axis=1), 1.0, rtol=1e-5)
 
 
 def test_sinkhorn_by_hand():
@@ -85,8 +85,8 @@ def test_sinkhorn_by_hand():
 
 def test_sinkhorn_of_a_small_epsilon_stays_finite():
     scores = tf.constant([[1.0, -1.0], [-1.0, 1.0]])
-    found = losses.sinkhorn(scores, 0.001, 3).numpy()
-    np.testing.assert_allclose(found, np.eye(2), atol=1e-6)
+    result = losses.sinkhorn(scores, 0.001, 3).numpy()
+    np.testing.assert_allclose(result, np.eye(2), atol=1e-6)
 
 
 @pytest.mark.parametrize("small", [0, 2])
@@ -95,7 +95,7 @@ def test_each_step_is_algorithm_1(small):
     for batch in small_methods.batches(3, small=small):
         kernel = _unit(method.prototypes.kernel.numpy().T).T
         before = [
-            slopes.weights(method.query_encoder),
+            finite_differences.weights(method.query_encoder),
             [kernel.astype(np.float64)],
         ]
         codes = _codes(before[0], kernel, batch)
@@ -109,14 +109,14 @@ def test_the_first_step_goes_down_the_slope_and_codes_have_none():
     method = _method()
     batch = next(iter(small_methods.batches(1, small=2)))
     kernel = _unit(method.prototypes.kernel.numpy().T).T.astype(np.float64)
-    before = [slopes.weights(method.query_encoder), [kernel]]
+    before = [finite_differences.weights(method.query_encoder), [kernel]]
     codes = _codes(before[0], kernel, batch)
     small_methods.train(method, [batch])
     after = [
-        slopes.weights(method.query_encoder),
-        slopes.weights(method.prototypes),
+        finite_differences.weights(method.query_encoder),
+        finite_differences.weights(method.prototypes),
     ]
-    slopes.assert_downhill(
+    finite_differences.assert_downhill(
         lambda encoder, kernel: _loss(encoder, kernel[0], batch, codes),
         before,
         after,
@@ -149,7 +149,7 @@ def test_features_of_earlier_steps_help_from_their_epoch_on():
     memory = None
     for number, batch in enumerate(small_methods.batches(4)):
         kernel = _unit(method.prototypes.kernel.numpy().T).T
-        encoder = slopes.weights(method.query_encoder)
+        encoder = finite_differences.weights(method.query_encoder)
         if number >= 2:  # an epoch has two steps, and 8 features are seen
             memory = [
                 method.queue.keys.numpy(),
@@ -176,7 +176,7 @@ def test_a_queue_that_is_not_full_waits():
     method = _method(queue_size=9, queue_from_epoch=0)
     batch = next(iter(small_methods.batches(1)))
     kernel = _unit(method.prototypes.kernel.numpy().T).T
-    encoder = slopes.weights(method.query_encoder)
+    encoder = finite_differences.weights(method.query_encoder)
     expected = _loss(encoder, kernel, batch, _codes(encoder, kernel, batch))
     loss = small_methods.train(method, [batch])["loss"][0]
     np.testing.assert_allclose(loss, expected, rtol=1e-4)

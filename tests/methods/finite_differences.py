@@ -1,4 +1,4 @@
-"""Whether a step goes down the slope of a loss that is written in NumPy."""
+"""Whether a step follows the gradient of a loss that is written in NumPy."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def weights(model):
 
 
 def assert_downhill(loss, before, after, rate, rtol=2e-3):
-    """Compares the way of plain SGD with finite differences of the loss.
+    """Compares a step of plain SGD with finite differences of the loss.
 
     Args:
       loss: function of lists like `before`, one argument for each.
@@ -19,17 +19,20 @@ def assert_downhill(loss, before, after, rate, rtol=2e-3):
     """
     rng = np.random.default_rng(0)
     for part in range(len(before)):
-        way = [1e-5 * rng.standard_normal(w.shape) for w in before[part]]
+        direction = [1e-5 * rng.standard_normal(w.shape) for w in before[part]]
         ends = []
         for sign in (1, -1):
             moved = list(before)
             moved[part] = [
-                w + sign * d for w, d in zip(before[part], way, strict=True)
+                w + sign * d
+                for w, d in zip(before[part], direction, strict=True)
             ]
             ends.append(loss(*moved))
-        slope = (ends[0] - ends[1]) / 2
-        found = sum(
+        derivative = (ends[0] - ends[1]) / 2
+        result = sum(
             np.sum((old - new) / rate * d)
-            for old, new, d in zip(before[part], after[part], way, strict=True)
+            for old, new, d in zip(
+                before[part], after[part], direction, strict=True
+            )
         )
-        np.testing.assert_allclose(found, slope, rtol=rtol)
+        np.testing.assert_allclose(result, derivative, rtol=rtol)
