@@ -13,7 +13,7 @@ that runs this script. Runs are tiny and on the CPU: tensors are compared bit by
 bit on one machine; on another, the largest difference says more.
 
 Left out or replaced by "#", since they differ by nature: times, rates, memory,
-dates, paths, sizes of files that hold a date, and pictures that show a time.
+dates, paths and pictures.
 """
 
 import argparse
@@ -131,6 +131,9 @@ _CHANGING = (
     (r"\b\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?(\.\d+)?Z?)?", "DATE"),
     (r"input wait +\S+ %", "input wait # %"),
     (r"(tfevents\.)\S+", r"\1#"),
+    (r"(images per second|waiting for images)\n\S+( %)?", r"\1\n#"),
+    (r"\S+ images per second; .*", "# images per second"),
+    (r"\b(step|input)-bound:?", "#-bound"),
 )
 
 
@@ -260,8 +263,8 @@ def presets(record):
         command = path.stem if path.stem in COMMANDS else "pretrain"
         ended = record.python("-c", _FLATTEN, path.stem, command)
         record.text(path.stem, ended.stdout + ended.stderr)
-    lines = (record.folder / "quickstart.txt").read_text().splitlines()
-    pairs = [line.split(" = ", 1) for line in lines]
+    lines = (record.folder / "quickstart.txt").read_text().split("\n")
+    pairs = [line.split(" = ", 1) for line in lines if " = " in line]
     values = ", ".join(f"{name!r}: {value}" for name, value in pairs)
     own = record.runs / "own.py"
     own.write_text(_OWN_FILE.replace("VALUES", f"{{{values}}}"))
@@ -315,14 +318,11 @@ def old_checkpoint(record):
     resumed = record.runs / "resumed"
     shutil.copytree(before, resumed)
     record.pretrain("resumed", "moco_cifar10", fields)
-    left, right = (
-        recorded_files.newest_tensors(whole),
-        recorded_files.newest_tensors(resumed),
-    )
+    pair = map(recorded_files.newest_tensors, (whole, resumed))
     counters = re.compile("_train_counter|save_counter")  # of this process
     lines = [
         line
-        for line in recorded_files.different_tensors(left, right)
+        for line in recorded_files.different_tensors(*pair)
         if not counters.search(line)
     ]
     record.text("agreement", "\n".join(lines or ["the same bits"]))
@@ -510,21 +510,21 @@ def main():
     record = commands.add_parser("record", help="record parts into a folder")
     record.add_argument("folder", type=pathlib.Path)
     record.add_argument("--checkout", type=pathlib.Path, default=ROOT)
-    record.add_argument("--only", default=",".join(PARTS), help="parts")
     record.add_argument(
         "--resume", type=pathlib.Path, help="old_checkpoint of another record"
     )
     pair = commands.add_parser("compare", help="print what differs")
     pair.add_argument("before", type=pathlib.Path)
     pair.add_argument("after", type=pathlib.Path)
+    for one in (record, pair):
+        one.add_argument("--only", default=",".join(PARTS), help="parts")
     options = parser.parse_args()
-    if options.command == "compare":
-        return int(
-            recorded_files.compare(options.before, options.after, PARTS) > 0
-        )
     names = options.only.split(",")
     if not set(names) <= PARTS.keys():
         parser.error(f"--only takes {', '.join(PARTS)}")
+    if options.command == "compare":
+        count = recorded_files.compare(options.before, options.after, names)
+        return int(count > 0)
     os.environ |= {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
