@@ -131,7 +131,8 @@ _CHANGING = (
     (r"\b\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?(\.\d+)?Z?)?", "DATE"),
     (r"input wait +\S+ %", "input wait # %"),
     (r"(tfevents\.)\S+", r"\1#"),
-    (r"(images per second|waiting for images)\n\S+( %)?", r"\1\n#"),
+    (r"(images per second|waiting for images)\n[\d.,]+( %)?", r"\1\n#"),
+    (r'("sha256_of_this": )"\w+"', r"\1#"),  # of the source's path too
     (r"\S+ images per second; .*", "# images per second"),
     (r"\b(step|input)-bound:?", "#-bound"),
 )
@@ -310,9 +311,8 @@ def old_checkpoint(record):
     """
     fields = f"{TINY} {_QUEUE} train.max_steps=6"
     whole = record.pretrain("uninterrupted", "moco_cifar10", fields)
-    stopped = record.runs / "stopped"
     half = f"{fields} train.max_steps=3"
-    record.pretrain("stopped", "moco_cifar10", half)
+    stopped = record.pretrain("stopped", "moco_cifar10", half)
     shutil.copytree(stopped, record.folder / "stopped_run")
     before = (record.resume or record.folder) / "stopped_run"
     resumed = record.runs / "resumed"
@@ -410,7 +410,9 @@ def embeddings(record, encoder, source):
     with np.load(npz, allow_pickle=False) as file:
         arrays |= {f"npz/{name}": file[name] for name in file.files}
     table = pyarrow.parquet.read_table(parquet)
-    record.text("embed_parquet.schema", table.schema.to_string())
+    about = [f"{k!r}: {v!r}" for k, v in table.schema.metadata.items()]
+    plain = table.schema.remove_metadata().to_string()
+    record.text("embed_parquet.schema", "\n".join([plain, *sorted(about)]))
     for name in table.column_names:
         arrays[f"parquet/{name}"] = np.array(table[name].to_pylist())
     record.text(

@@ -142,7 +142,8 @@ def _sum(content):
 def page_text(path):
     """The text of an HTML page, with its headings, tables and pictures.
 
-    Of a style sheet and of a script the checksum alone.
+    Of a style sheet and of a script the checksum alone; of the charts below
+    the heading Speed neither figures nor scripts.
     """
     lines = []
 
@@ -152,10 +153,15 @@ def page_text(path):
                 lines.append(f"<{tag}> {dict(attrs).get('alt', '')}")
 
         def handle_data(self, data):
+            text = " ".join(data.split())
+            if "<h2> " in lines[-1:]:
+                self.timed = text == "Speed"
+            figure = text.replace(".", "").isdigit() or self.cdata_elem
+            if not text or (figure and getattr(self, "timed", False)):
+                return
             if self.cdata_elem:
-                data = f"{self.cdata_elem} {_sum(data.encode())}"
-            if data.strip():
-                lines.append(" ".join(data.split()))
+                text = f"{self.cdata_elem} {_sum(data.encode())}"
+            lines.append(text)
 
     if path.is_file():
         Reader().feed(path.read_text())
