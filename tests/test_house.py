@@ -7,6 +7,7 @@ import ast
 import fnmatch
 import graphlib
 import pathlib
+import re
 
 import pytest
 
@@ -152,6 +153,25 @@ def test_every_room_has_a_row_on_the_page_of_the_design():
     text = (ROOT / "docs" / "design.md").read_text()
     for room in {room_of(name) for name in modules()}:
         assert f"| `{room}" in text, room
+
+
+def test_the_walk_to_the_loss_has_the_lines_of_today():
+    text = (ROOT / "docs" / "design.md").read_text()
+    row = re.compile(r"^\| `([\w/]+\.py)` (\d+)–(\d+) \| `([\w.]+)` \|", re.M)
+    rows = row.findall(text)
+    total = 0
+    for file, first, last, name in rows:
+        body = ast.parse((PACKAGE / file).read_text()).body
+        for part in name.split("."):
+            (node,) = [n for n in body if getattr(n, "name", None) == part]
+            body = node.body
+        starts = [node, *node.decorator_list]
+        lines = (min(n.lineno for n in starts), node.end_lineno)
+        assert (int(first), int(last)) == lines, f"{file} {name}"
+        total += lines[1] - lines[0] + 1
+    assert {"pretrain.py", "methods/losses.py"} <= {row[0] for row in rows}
+    assert f": {total} lines in all" in text
+    assert total <= 1000
 
 
 def test_imports_are_seen_wherever_they_stand(tmp_path):
