@@ -85,14 +85,14 @@ def main():
         options.rounds,
     )
     images = options.steps * config.train.batch_size
-    found = measure.medians(seconds)
-    for name, median in found.items():
+    medians = measure.medians(seconds)
+    for name, median in medians.items():
         print(f"{name:<10}{images / median:>9.1f} images/s (median)")
-    ratio = found["bare step"] / found["training"]
+    ratio = medians["bare step"] / medians["training"]
     print(f"training runs at {ratio:.3f} of the bare step's speed")
-    shared = (found["bare step"] + found["input"]) / found["training"]
+    in_turn = (medians["bare step"] + medians["input"]) / medians["training"]
     print(
-        f"{shared:.3f} of what input and step reach on the same cores in turn"
+        f"{in_turn:.3f} of what input and step reach on the same cores in turn"
     )
 
 

@@ -4,7 +4,7 @@ python benchmarks/collectives.py
 python benchmarks/collectives.py --config=moco_cifar10 --batch_per_replica=64
 
 Traces the product's train function with 2 and with 4 replicas (logical CPU
-devices, each in a process of its own), counts the collective operations and
+devices, each in a separate process), counts the collective operations and
 their bytes, and compares them with the formula of docs/scaling.md. Exits 1
 where they differ. Then prints what the formula gives for more replicas.
 """
@@ -30,9 +30,9 @@ def collectives(graph):
       graph: tf.Graph of the train function.
 
     Returns:
-      list of (kind "gather" or "reduce", bytes of the replica's own tensor).
+      list of (kind "gather" or "reduce", bytes of the tensor of the replica).
     """
-    found = []
+    seen = []
     for operation in graph.get_operations():
         if not operation.type.startswith("Collective"):
             continue
@@ -44,8 +44,8 @@ def collectives(graph):
             tensor = tensor.op.inputs[0]
         kind = "gather" if "Gather" in operation.type else "reduce"
         size = tensor.shape.num_elements() * tensor.dtype.size
-        found.append((kind, size))
-    return found
+        seen.append((kind, size))
+    return seen
 
 
 def expected(batch, dim, image_size, parameters, shuffle):
@@ -56,18 +56,18 @@ def expected(batch, dim, image_size, parameters, shuffle):
         encoder, trained. shuffle: "address" or "gather".
     """
     shape = ("gather", 2 * 4)  # before its rows, each gather asks their number
-    found = []
+    exchanged = []
     if shuffle == "gather":
         words = -(-(3 * image_size**2) // 8)  # uint8, eight in an int64
-        found += [shape, ("gather", batch * words * 8)]
-    found += [shape, ("gather", batch * (dim + INDEX) * 4)]
-    return found + [("reduce", parameters * 4), ("reduce", SCALARS * 4)]
+        exchanged += [shape, ("gather", batch * words * 8)]
+    exchanged += [shape, ("gather", batch * (dim + INDEX) * 4)]
+    return exchanged + [("reduce", parameters * 4), ("reduce", SCALARS * 4)]
 
 
-def sent(found, replicas):
+def sent(exchanged, replicas):
     """Bytes that a replica sends in a step, in rings."""
-    gathered = sum(size for kind, size in found if kind == "gather")
-    reduced = sum(size for kind, size in found if kind == "reduce")
+    gathered = sum(size for kind, size in exchanged if kind == "gather")
+    reduced = sum(size for kind, size in exchanged if kind == "reduce")
     return (replicas - 1) * gathered + 2 * (replicas - 1) / replicas * reduced
 
 
@@ -87,7 +87,7 @@ def count(options):
     method = plan.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))
-    found = collectives(step.get_concrete_function(batches).graph)
+    counted = collectives(step.get_concrete_function(batches).graph)
     parameters = sum(v.shape.num_elements() for v in method.trained_variables())
     formula = expected(
         options.batch_per_replica,
@@ -99,7 +99,7 @@ def count(options):
     print(
         json.dumps(
             {
-                "found": sorted(found),
+                "counted": sorted(counted),
                 "formula": sorted(formula),
                 "parameters": parameters,
             }
@@ -108,7 +108,7 @@ def count(options):
 
 
 def compare(options, shuffle):
-    """Counts in processes of their own; returns the formula's collectives."""
+    """Counts in separate processes; returns the formula's collectives."""
     for replicas in (2, 4):
         command = [sys.executable, __file__, f"--count={replicas}"]
         command += [f"--shuffle={shuffle}", f"--config={options.config}"]
@@ -117,12 +117,13 @@ def compare(options, shuffle):
         if done.returncode:
             sys.exit(f"tracing {replicas} replicas failed")
         result = json.loads(done.stdout.splitlines()[-1])
-        if result["found"] != result["formula"]:
+        if result["counted"] != result["formula"]:
             sys.exit(f"{replicas} replicas, {shuffle}: {result}")
         print(
-            f"{replicas} replicas, {shuffle}: {len(result['found'])} "
-            f"collectives a step, {sent(result['found'], replicas) / 1e6:.2f} "
-            "MB sent by each; the formula gives the same"
+            f"{replicas} replicas, {shuffle}: {len(result['counted'])} "
+            "collectives a step, "
+            f"{sent(result['counted'], replicas) / 1e6:.2f} MB sent by "
+            "each; the formula gives the same"
         )
     return result["formula"]
 

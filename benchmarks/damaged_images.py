@@ -4,9 +4,9 @@
 
 Writes the images by a seed: cut off, bits flipped, under another extension, of
 a header that claims a huge size, empty, random bytes. Then runs one epoch of
-`moco-tf pretrain` on them and on whole ones beside. Each must be decoded or
+`moco-tf pretrain` on them and on intact ones beside. Each must be decoded or
 replaced, counted in metrics.csv and named in unreadable.csv; the peak of memory
-is compared with that of a run on whole images alone. Exits 1 otherwise.
+is compared with that of a run on intact images alone. Exits 1 otherwise.
 """
 
 import argparse
@@ -43,10 +43,10 @@ SMALL = (
     "--config.data.max_corrupt_fraction=1",
 )
 NEVER = ("empty", "random", "random behind a magic", "huge")  # can be read
-ROOM = 0.3e9  # bytes that damaged images may take beside whole ones
+ROOM = 0.3e9  # bytes that damaged images may take beside intact ones
 
 
-def whole(rng):
+def intact(rng):
     """A small picture as a JPEG or a PNG: its bytes, its extension."""
     width, height = rng.integers(24, 160, 2)
     coarse = rng.integers(0, 256, [4, 4, 3], np.uint8)
@@ -65,12 +65,12 @@ def whole(rng):
 
 
 def _truncated(rng):
-    data, extension = whole(rng)
+    data, extension = intact(rng)
     return data[: rng.integers(1, len(data))], extension
 
 
 def _flipped(rng):
-    data, extension = whole(rng)
+    data, extension = intact(rng)
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     bits[rng.integers(0, len(bits), rng.integers(1, 65))] ^= 1
     return np.packbits(bits).tobytes(), extension
@@ -78,7 +78,7 @@ def _flipped(rng):
 
 def _misnamed(rng):
     """Another format's bytes; those of a JPEG or a PNG can be read."""
-    data, extension = whole(rng)
+    data, extension = intact(rng)
     if rng.integers(2):
         return data, {"jpg": "png", "png": "jpg"}[extension]
     other = io.BytesIO()
@@ -143,16 +143,16 @@ def write(root, damaged, sound, seed):
       seed: int, which fixes every byte.
 
     Returns:
-      dict name -> key of DAMAGES, or "whole".
+      dict name -> key of DAMAGES, or "intact".
     """
     rng = np.random.default_rng(seed)
     kinds = [list(DAMAGES)[n % len(DAMAGES)] for n in range(damaged)]
-    kinds += ["whole"] * sound
+    kinds += ["intact"] * sound
     root.mkdir(parents=True, exist_ok=True)
     written = {}
     for number, place in enumerate(rng.permutation(len(kinds))):
         kind = kinds[place]
-        data, extension = DAMAGES.get(kind, whole)(rng)
+        data, extension = DAMAGES.get(kind, intact)(rng)
         name = f"{number:05d}.{extension}"
         (root / name).write_bytes(data)
         written[name] = kind
@@ -166,15 +166,15 @@ def faults(written, named, counted):
       written: of `write`. named: names in unreadable.csv.
       counted: int, of metrics.csv, over an epoch that met each image once.
     """
-    found = [f"{n} is whole" for n in named if written[n] == "whole"]
-    found += [
+    wrong = [f"{n} is intact" for n in named if written[n] == "intact"]
+    wrong += [
         f"{name} ({kind}) was read"
         for name, kind in written.items()
         if kind in NEVER and name not in named
     ]
     if counted != len(named) or len(set(named)) != len(named):
-        found.append(f"{counted} were counted, {len(named)} named")
-    return found
+        wrong.append(f"{counted} were counted, {len(named)} named")
+    return wrong
 
 
 def train(images, workdir):
@@ -211,8 +211,8 @@ def main():
         parser.error(f"--whole and the sum must be multiples of {BATCH}")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        write(root / "whole", 0, options.whole, options.seed)
-        _, before = train(root / "whole", root / "run-whole")
+        write(root / "intact", 0, options.whole, options.seed)
+        _, before = train(root / "intact", root / "run-intact")
         written = write(
             root / "images", options.damaged, options.whole, options.seed
         )
@@ -220,16 +220,16 @@ def main():
         with (root / "run" / "unreadable.csv").open() as file:
             named = [row["name"] for row in csv.DictReader(file)]
         rows = metrics_csv.read(root / "run" / "metrics.csv")
-    found = faults(written, named, sum(row["unreadable"] for row in rows))
+    wrong = faults(written, named, sum(row["unreadable"] for row in rows))
     lost = collections.Counter(written[name] for name in named)
     for kind, count in collections.Counter(written.values()).items():
         print(f"{kind:<22}{count:>6}, replaced and named {lost[kind]:>6}")
     print(
         f"{len(written)} images in {seconds:.0f} s, {len(named)} replaced, "
-        f"{len(found)} faults {found[:5]}; peak {after / 1e9:.2f} GB, on whole "
-        f"images {before / 1e9:.2f} GB"
+        f"{len(wrong)} faults {wrong[:5]}; peak {after / 1e9:.2f} GB, on "
+        f"intact images {before / 1e9:.2f} GB"
     )
-    sys.exit(1 if found or after > before + ROOM else 0)
+    sys.exit(1 if wrong or after > before + ROOM else 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/decoding.py --rounds=9
 
-Formats are told by their first bytes, sizes are checked and photographs turned
+The first bytes say the format, sizes are checked and photographs turned
 upright by their EXIF data, all in the graph. Alternates, in one process and on
 one thread, both ways to decode the same photograph: without EXIF data, upright
 and turned by it. Prints the ratio of the processor's time, of each pair of
@@ -26,15 +26,15 @@ _ORIENTATION = 0x0112
 def files():
     """Encoded photographs by what their EXIF data say."""
     image = Image.open(io.BytesIO(comparison.photographs()[0]))
-    made = {}
+    encoded = {}
     for name, orientation in (("none", 0), ("upright", 1), ("turned", 6)):
         tags = Image.Exif()
         if orientation:
             tags[_ORIENTATION] = orientation
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90, exif=tags)
-        made[name] = buffer.getvalue()
-    return made
+        encoded[name] = buffer.getvalue()
+    return encoded
 
 
 def bare(contents):
@@ -46,10 +46,10 @@ def bare(contents):
 
 def seconds(read, contents, images):
     """Processor time of an image."""
-    held = tf.constant(contents)
+    encoded = tf.constant(contents)
     # The pixels stay in the graph, as they do on their way to a view.
     dataset = tf.data.Dataset.range(images).map(
-        lambda _: tf.shape(read(held))[0], num_parallel_calls=1
+        lambda _: tf.shape(read(encoded))[0], num_parallel_calls=1
     )
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
@@ -75,8 +75,8 @@ def main():
             ]
             for _ in range(options.rounds)
         ]
-        ratio = statistics.median(own / other for other, own in pairs)
-        least = min(other for other, _ in pairs)
+        ratio = statistics.median(ours / bare_one for bare_one, ours in pairs)
+        least = min(bare_one for bare_one, _ in pairs)
         print(
             f"EXIF {name:<8} {ratio:.2f} of the bare operation "
             f"({1000 * least:.2f} ms)"

@@ -55,13 +55,13 @@ def main():
         options.rounds,
     )
     for part in PARTS:
-        found = measure.medians(
+        rate = measure.medians(
             {name: [r[part] for r in rows] for name, rows in rates.items()}
         )
         print(
-            f"{part:<6}{found['plain']:>8.1f} images/s, deterministic "
-            f"{found['deterministic']:.1f}: time x "
-            f"{found['plain'] / found['deterministic']:.2f}"
+            f"{part:<6}{rate['plain']:>8.1f} images/s, deterministic "
+            f"{rate['deterministic']:.1f}: time x "
+            f"{rate['plain'] / rate['deterministic']:.2f}"
         )
 
 

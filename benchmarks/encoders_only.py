@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def strip(method):
-    """Leaves of a method's step the encoders' forward and backward passes.
+    """Strips a method's step to the encoders' forward and backward passes.
 
     Left out: momentum update, shuffle, predictor, logits, optimiser, queue or
     bank. It learns nothing.

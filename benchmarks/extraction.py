@@ -45,31 +45,33 @@ def main():
 
         from moco_tf.data import sources
         from moco_tf.evaluation import features, frozen
-    judged = frozen.freeze(
+    encoder = frozen.freeze(
         frozen.build_encoder(config), config, "random weights"
     )
     source = sources.open_source(options.source)
-    size = judged.image_size
+    size = encoder.image_size
     batch = tf.zeros([options.batch_size, size, size, 3], tf.uint8)
-    judged.encode(batch)  # traces
-    passes = -(-len(source) // options.batch_size)
-    shares = []
+    encoder.encode(batch)  # traces
+    batches = -(-len(source) // options.batch_size)
+    ratios = []
     for number in range(options.rounds):
         start = time.perf_counter()
-        for _ in range(passes):
-            judged.encode(batch)["backbone"].numpy()
+        for _ in range(batches):
+            encoder.encode(batch)["backbone"].numpy()
         forward = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            features.extract_to_disk(judged, source, folder, options.batch_size)
-            whole = time.perf_counter() - start
-        shares.append(forward / whole)
+            features.extract_to_disk(
+                encoder, source, folder, options.batch_size
+            )
+            total = time.perf_counter() - start
+        ratios.append(forward / total)
         print(
             f"round {number + 1}: forward {len(source) / forward:.1f} images/s,"
-            f" extraction {len(source) / whole:.1f}, share {shares[-1]:.2f}",
+            f" extraction {len(source) / total:.1f}, share {ratios[-1]:.2f}",
             flush=True,
         )
-    share = statistics.median(shares)
+    share = statistics.median(ratios)
     print(
         f"{config.model.backbone}, {size} px, {options.precision}: {share:.2f} "
         f"of the forward speed (median; at least {SHARE:g})"

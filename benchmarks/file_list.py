@@ -39,11 +39,11 @@ def child(path):
     source = sources.open_source(f"list:{path}")
     source.fingerprint()
     marks.append(time.perf_counter())
-    made = stream.Stream(source, views.RECIPES["v2"], SIZE, BATCH)
-    batch = next(iter(made.batches(replicas=1, first_step=0, last_step=1)))
+    batches = stream.Stream(source, views.RECIPES["v2"], SIZE, BATCH)
+    batch = next(iter(batches.batches(replicas=1, first_step=0, last_step=1)))
     marks.append(time.perf_counter())
     if not bool(tf.reduce_all(batch["valid"])):
-        sys.exit("not every picture could be read")
+        sys.exit("a picture could not be read")
     imports, opening, first = (
         after - before
         for before, after in zip(marks[:-1], marks[1:], strict=True)
@@ -71,7 +71,7 @@ def measure(path):
     )
     line = process.stdout.readline().strip()
     seconds = time.perf_counter() - start
-    # wait4 tells the memory of this one child; getrusage that of the largest.
+    # wait4 gives the memory of this one child; getrusage that of the largest.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or not line:
@@ -125,19 +125,19 @@ def main():
     if options.list:
         child(options.list)
         return
-    found = []
+    measured = []
     with tempfile.TemporaryDirectory() as root:
         path = generate(pathlib.Path(root), options.entries, options.folders)
         for number in range(options.rounds):
             seconds, gigabytes, text = measure(path)
-            found.append((seconds, gigabytes))
+            measured.append((seconds, gigabytes))
             print(
                 f"round {number + 1}: {seconds:.1f} s, {gigabytes:.2f} GB"
                 f"  ({text})",
                 flush=True,
             )
-    seconds = statistics.median(seconds for seconds, _ in found)
-    gigabytes = max(gigabytes for _, gigabytes in found)
+    seconds = statistics.median(seconds for seconds, _ in measured)
+    gigabytes = max(gigabytes for _, gigabytes in measured)
     print(
         f"{options.entries:,} entries in {options.folders:,} folders: first "
         f"batch after {seconds:.1f} s (median; limit {SECONDS:g} s), "

@@ -84,12 +84,12 @@ def main():
 
 
 def stages(name):
-    """Both functions of a recipe by what they leave in; first whole."""
+    """Both functions of a recipe by what they leave in; all of it first."""
     import tensorflow as tf
 
     from moco_tf.data import views
 
-    whole = views.RECIPES[name].both
+    both = views.RECIPES[name].both
     off = dict.fromkeys(("jitter", "gray", "blur", "solarize"), 0.0)
 
     def decoded(image, size, seed):
@@ -99,39 +99,39 @@ def stages(name):
         return tf.broadcast_to(corner, [size, size, 3])
 
     return {
-        "whole": whole,
-        "crops": [augment._replace(**off) for augment in whole],
+        "views": both,
+        "crops": [augment._replace(**off) for augment in both],
         "decode": (decoded, decoded),
     }
 
 
 def _report(seconds, options, config):
-    found = measure.medians(seconds)
+    medians = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
         f"{options.cores or 'all'} cores, median of {options.rounds} rounds"
     )
     names = {
-        "whole": "two views",
+        "views": "two views",
         "crops": "decode and two crops",
         "decode": "read and decode",
         "torchvision": "torchvision + Pillow, 2 workers",
     }
-    for name, median in found.items():
+    for name, median in medians.items():
         rates = sorted(options.images / s for s in seconds[name])
         print(
             f"  {names[name]:<33}{options.images / median:>8.0f} images/s "
             f"({rates[0]:.0f} to {rates[-1]:.0f})"
         )
     costs = {
-        "read and decode": found["decode"],
-        "two crops": found["crops"] - found["decode"],
-        "colour, blur, flip": found["whole"] - found["crops"],
+        "read and decode": medians["decode"],
+        "two crops": medians["crops"] - medians["decode"],
+        "colour, blur, flip": medians["views"] - medians["crops"],
     }
     for name, cost in costs.items():
         print(f"  {name:<33}{1e3 * cost / options.images:>8.2f} ms an image")
     if "torchvision" in seconds:
-        pairs = zip(seconds["torchvision"], seconds["whole"], strict=True)
+        pairs = zip(seconds["torchvision"], seconds["views"], strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
         print(
             f"{statistics.median(ratios):.2f} times torchvision (rounds "

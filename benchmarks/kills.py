@@ -53,7 +53,7 @@ def start(words, workdir, log_dir):
 
 def workers(workdir):
     """Process ids of the workers of a workdir."""
-    found = []
+    running = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_text().split("\0")
@@ -62,8 +62,8 @@ def workers(workdir):
         joined = any(word.startswith("--worker_index=") for word in words)
         launcher = any(word.endswith("local_workers.py") for word in words)
         if f"--workdir={workdir}" in words and joined and not launcher:
-            found.append(int(folder.name))
-    return found
+            running.append(int(folder.name))
+    return running
 
 
 def steps_done(workdir):
@@ -92,10 +92,10 @@ def disturb(launcher, workdir, kills, longest, chance):
             while steps_done(workdir) == before and launcher.poll() is None:
                 time.sleep(0.05)
             time.sleep(chance.uniform(0, longest / 4))
-        found = workers(workdir)
-        if not found:
+        running = workers(workdir)
+        if not running:
             continue
-        victim = chance.choice(found)
+        victim = chance.choice(running)
         try:
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:  # it has just ended
@@ -123,16 +123,16 @@ def different(left, right):
         for run in (left, right)
     ]
     names = set(readers[0].get_variable_to_shape_map())
-    found = names ^ set(readers[1].get_variable_to_shape_map())
-    for name in names - found:
+    unequal = names ^ set(readers[1].get_variable_to_shape_map())
+    for name in names - unequal:
         if "OBJECT_GRAPH" in name or "_counter" in name:
             continue  # how often something was saved, not what
         one, other = (reader.get_tensor(name) for reader in readers)
         if "step_log" in name:  # its last column is time
             one, other = one[:, :-1], other[:, :-1]
         if one.tobytes() != other.tobytes():
-            found.add(name)
-    return len(names), sorted(found)
+            unequal.add(name)
+    return len(names), sorted(unequal)
 
 
 def main():
@@ -165,9 +165,11 @@ def main():
                 sys.exit(f"{run.name}: {log.read_text()[-3000:]}")
             seconds = time.monotonic() - clock
             print(f"{run.name}: step {steps_done(run)} after {seconds:.0f} s")
-        count, found = different(*runs)
-    print(f"{kills} kills; {count} tensors, {len(found)} differ {found[:5]}")
-    sys.exit(1 if found or kills < options.kills else 0)
+        count, unequal = different(*runs)
+    print(
+        f"{kills} kills; {count} tensors, {len(unequal)} differ {unequal[:5]}"
+    )
+    sys.exit(1 if unequal or kills < options.kills else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""kNN against its own matrix product: 10,000 queries, 50,000 x 512 features.
+"""kNN against the matrix product in it: 10,000 queries, 50,000 x 512 features.
 
 python benchmarks/knn_speed.py
 python benchmarks/knn_speed.py --queries=2000 --bank=5000 --rounds=1   # quick
@@ -47,10 +47,10 @@ def main():
     multiply = tf.function(lambda a, b: tf.matmul(a, b, transpose_b=True))
 
     def product():
-        held = tf.constant(bank)
+        all_rows = tf.constant(bank)
         for start in range(0, len(query), voting.QUERY_BLOCK):
             multiply(
-                tf.constant(query[start : start + voting.QUERY_BLOCK]), held
+                tf.constant(query[start : start + voting.QUERY_BLOCK]), all_rows
             )
 
     def search():

@@ -24,7 +24,7 @@ def main():
     parser = argparse.ArgumentParser(
         description="The cached linear probe.", allow_abbrev=False
     )
-    parser.add_argument("--workdir", help="run whose features are judged")
+    parser.add_argument("--workdir", help="run whose features are taken")
     parser.add_argument("--train", default="", help="labelled source")
     parser.add_argument("--test", default="", help="labelled source")
     parser.add_argument("--rows", type=int, default=50_000)
@@ -73,22 +73,22 @@ def compare(options, config, recipe):
 
     from moco_tf.evaluation import features, frozen, linear, supervised
 
-    judged = frozen.open_frozen(options.workdir)
-    pair = supervised.open_labelled(options.train, options.test, judged.config)
+    encoder = frozen.open_frozen(options.workdir)
+    pair = supervised.open_labelled(options.train, options.test, encoder.config)
     store = pathlib.Path(options.workdir) / "features"
-    train = features.extract_to_disk(judged, pair.train, store)
-    test = features.extract_to_disk(judged, pair.test, store)
+    train = features.extract_to_disk(encoder, pair.train, store)
+    test = features.extract_to_disk(encoder, pair.test, store)
     labels, truth = pair.train_labels[train.index], pair.test_labels[test.index]
     rows, tests = train.rows["backbone"], test.rows["backbone"]
     everything, tested = np.ones(len(labels), bool), np.ones(len(truth), bool)
-    _, held = supervised.split(labels, config.probe.holdout, config.seed)
-    held = np.isin(np.arange(len(labels)), held)
+    _, held_out = supervised.split(labels, config.probe.holdout, config.seed)
+    held_out = np.isin(np.arange(len(labels)), held_out)
 
     start = time.perf_counter()
     classes = len(pair.names)
-    weights = linear.train_probe([rows], labels, ~held, classes, recipe)
-    found = linear.top1(rows, labels, held, weights)
-    rate = recipe.rates[int(np.argmax(found))]
+    weights = linear.train_probe([rows], labels, ~held_out, classes, recipe)
+    accuracies = linear.top1(rows, labels, held_out, weights)
+    rate = recipe.rates[int(np.argmax(accuracies))]
     recipe = recipe._replace(rates=(rate,))
     weights = linear.train_probe([rows], labels, everything, classes, recipe)
     (top1,) = linear.top1(tests, truth, tested, weights)
@@ -106,8 +106,10 @@ def compare(options, config, recipe):
             preprocessing.StandardScaler(),
             linear_model.LogisticRegression(C=strength, max_iter=1000),
         )
-        model.fit(rows[~held], labels[~held])
-        best = max(best, (model.score(rows[held], labels[held]), strength))
+        model.fit(rows[~held_out], labels[~held_out])
+        best = max(
+            best, (model.score(rows[held_out], labels[held_out]), strength)
+        )
     model.set_params(logisticregression__C=best[1])
     model.fit(rows, labels)
     top1 = model.score(tests, truth)

@@ -17,25 +17,26 @@ def parser(purpose, config):
       purpose: str, shown by --help.
       config: name of the configuration that is measured by default.
     """
-    made = argparse.ArgumentParser(
+    command_line = argparse.ArgumentParser(
         description=purpose,
         epilog="--config.SECTION.FIELD=VALUE overrides a field.",
         allow_abbrev=False,
     )
-    made.add_argument("--config", default=config, help=f"[{config}]")
-    made.add_argument("--devices", default="cpu", help="[cpu]")
-    made.add_argument(
+    command_line.add_argument("--config", default=config, help=f"[{config}]")
+    command_line.add_argument("--devices", default="cpu", help="[cpu]")
+    command_line.add_argument(
         "--cores", type=int, default=2, help="cores in use; 0 = all [2]"
     )
-    return made
+    return command_line
 
 
-def parse(made, defaults):
+def parse(command_line, defaults):
     """Reads the command line and prepares the process.
 
     Args:
-      made: ArgumentParser. defaults: dict "section.field" -> text, what the
-        benchmark changes in the configuration; the command line goes before.
+      command_line: ArgumentParser.
+      defaults: dict "section.field" -> text, what the benchmark changes in the
+        configuration; the command line goes before.
 
     Returns:
       options, ConfigDict.
@@ -43,11 +44,13 @@ def parse(made, defaults):
     Side effects: keeps the process to `cores` cores; hides TensorFlow's
     notices. Call it before TensorFlow's import.
     """
-    options, words = made.parse_known_args()
-    overrides = {**defaults, **config_overrides(made, words)}
+    options, words = command_line.parse_known_args()
+    overrides = {**defaults, **config_overrides(command_line, words)}
     if options.cores:
         if not hasattr(os, "sched_setaffinity"):
-            made.error("cores cannot be chosen on this system: --cores=0")
+            command_line.error(
+                "cores cannot be chosen on this system: --cores=0"
+            )
         allowed = sorted(os.sched_getaffinity(0))[: options.cores]
         os.sched_setaffinity(0, allowed)
         overrides.setdefault("data.threads", str(len(allowed)))
@@ -55,22 +58,22 @@ def parse(made, defaults):
     try:
         return options, configs.load(options.config, overrides)
     except ValueError as error:
-        made.error(str(error))
+        command_line.error(str(error))
 
 
-def config_overrides(made, words):
+def config_overrides(command_line, words):
     """Returns "section.field" -> text of words --config.section.field=text."""
-    found = {}
+    overrides = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not key.startswith("--config.") or not equals:
-            made.error(f"not understood: {word}")
-        found[key.removeprefix("--config.")] = value
-    return found
+            command_line.error(f"not understood: {word}")
+        overrides[key.removeprefix("--config.")] = value
+    return overrides
 
 
 def synthetic_batches(config, strategy):
-    """Returns one batch of noise, held in memory and repeated for ever."""
+    """Returns one batch of noise, in memory and repeated for ever."""
     from moco_tf import benchmark  # here: `parse` comes before TensorFlow
 
     return benchmark.noise(config, strategy)
@@ -93,7 +96,7 @@ def alternate(runs, rounds):
 
     Args:
       runs: dict name -> function without arguments that returns seconds.
-      rounds: int; every second one goes through the functions backwards.
+      rounds: int; each second one goes through the functions backwards.
 
     Returns:
       dict name -> list of seconds, one for each round.

@@ -57,12 +57,12 @@ def opened(spec, images):
     source = sources.open_source(spec)
     if not images:
         return source
-    places = np.linspace(0, len(source) - 1, images).astype(np.int64)
-    return sources.Subset(source, places)
+    indices = np.linspace(0, len(source) - 1, images).astype(np.int64)
+    return sources.Subset(source, indices)
 
 
 def measure(config, operations, images):
-    """Trains a case and judges its encoder before and after.
+    """Trains a case and measures its encoder before and after.
 
     Args:
       config: ConfigDict. operations: of the views, or None.
@@ -80,10 +80,10 @@ def measure(config, operations, images):
     if operations:
         stream.use(mechanisms_cases.compose(operations))
     method = plan.make_method(config, strategy, len(source))
-    judge = monitor.KnnMonitor(config)
+    knn_monitor = monitor.KnnMonitor(config)
     start_of = digest(method, config)
     if start_of not in _untrained:
-        _untrained[start_of] = judged(judge, method)
+        _untrained[start_of] = accuracies(knn_monitor, method)
     before = _untrained[start_of]
     iterator = iter(stream.distribute(strategy, 0))
     step = method.make_train_function()
@@ -93,7 +93,7 @@ def measure(config, operations, images):
     tail = [float(loss) for loss in losses[-max(1, len(losses) // 10) :]]
     return {
         "trained_on": len(source),
-        **judged(judge, method),
+        **accuracies(knn_monitor, method),
         **{f"untrained_{name}": value for name, value in before.items()},
         "loss": float(np.mean(tail)),
         "seconds": time.monotonic() - start,
@@ -102,32 +102,36 @@ def measure(config, operations, images):
 
 def digest(method, config):
     """What the figures of an encoder depend on, as it is now."""
-    found = hashlib.sha256(config.data.views.encode())
+    sha = hashlib.sha256(config.data.views.encode())
     for weight in method.query_encoder.weights:
-        found.update(weight.numpy().tobytes())
-    return found.hexdigest()
+        sha.update(weight.numpy().tobytes())
+    return sha.hexdigest()
 
 
-def judged(judge, method):
+def accuracies(knn_monitor, method):
     """Percent of kNN and of the linear probe, on the backbone."""
-    knn = 100 * judge(method.query_encoder)["knn_backbone"]
-    bank, query = judge.take()
-    probed = linear_accuracy(bank, query, judge.truth, judge.classes)
+    knn = 100 * knn_monitor(method.query_encoder)["knn_backbone"]
+    bank, query = knn_monitor.take()
+    probed = linear_accuracy(
+        bank, query, knn_monitor.truth, knn_monitor.classes
+    )
     return {"knn": knn, "linear": probed}
 
 
 def linear_accuracy(bank, query, truth, classes):
     """Test accuracy in percent of a probe whose rate a held-out part chose."""
     rows = bank.backbone
-    _, held = supervised.split(bank.labels, 0.1, 0)
-    held = np.isin(np.arange(len(rows)), held)
+    _, held_out = supervised.split(bank.labels, 0.1, 0)
+    held_out = np.isin(np.arange(len(rows)), held_out)
     recipe = linear.Recipe(_RATES, 60, (36, 48), 0.1, 0.9, 0.0, 256, 0)
-    weights = linear.train_probe([rows], bank.labels, ~held, classes, recipe)
-    best = int(np.argmax(linear.top1(rows, bank.labels, held, weights)))
+    weights = linear.train_probe(
+        [rows], bank.labels, ~held_out, classes, recipe
+    )
+    best = int(np.argmax(linear.top1(rows, bank.labels, held_out, weights)))
     everyone = np.ones(len(query.index), bool)
     chosen = weights[best : best + 1]
-    found = linear.top1(query.backbone, truth[query.index], everyone, chosen)
-    return 100 * float(found[0])
+    top1 = linear.top1(query.backbone, truth[query.index], everyone, chosen)
+    return 100 * float(top1[0])
 
 
 def parse():
@@ -168,15 +172,17 @@ def row_of(case, setting, options, results):
       setting: method, fields and operations (see mechanisms_cases.py).
     """
     done = read(results)
-    found = [row for row in done if case.items() <= row.items()]
-    if found:
-        return found[0]
+    earlier = [row for row in done if case.items() <= row.items()]
+    if earlier:
+        return earlier[0]
     method, fields, operations = setting
     images = options.images
     if not images and method in mechanisms_cases.IMAGES:
         images = mechanisms_cases.IMAGES[method]
-        whole = len(opened(options.data, 0))
-        fields = {"train.epochs": options.epochs * whole // images} | fields
+        all_images = len(opened(options.data, 0))
+        fields = {
+            "train.epochs": options.epochs * all_images // images
+        } | fields
     config = mechanisms_cases.make_config(method, fields, options, case["seed"])
     case = {**case, "identity": identity(config, operations, images)}
     same = [row for row in done if row.get("identity") == case["identity"]]

@@ -75,7 +75,7 @@ _OWN = {
     },
 }
 # A bank's features are renewed once an epoch: so fewer images, for as many
-# steps. A draw from fewer would often hold the query's own.
+# steps. A draw from fewer would often have the query's image in it.
 IMAGES = {"cmc": 2000}
 # Of the comparisons: more steps in few epochs, and keys that are not too old.
 _COMPARED = {"train.batch_size": 64}
@@ -125,21 +125,21 @@ def cases(experiment):
 
 def _dictionaries():
     """Sizes of the queue, of a bank's draw, and of the batch."""
-    found = {}
+    settings = {}
     for size in (64, 512, 4096):
         queue = _COMPARED | _MOCO | {"moco.queue_size": size}
-        found[f"queue {size}"] = ("moco", queue, None)
+        settings[f"queue {size}"] = ("moco", queue, None)
     for size in (64, 512, 4096):
         bank = _COMPARED | {"memory_bank.negatives": size}
-        found[f"bank {size}"] = ("memory_bank", bank, None)
+        settings[f"bank {size}"] = ("memory_bank", bank, None)
     for size in (32, 64, 128, 256):
         batch = {
             "train.batch_size": size,
             # In step with the batch, as published rates are.
             "optimizer.learning_rate": 0.06 * size / 64,
         }
-        found[f"batch {size}"] = ("end_to_end", batch, None)
-    return found
+        settings[f"batch {size}"] = ("end_to_end", batch, None)
+    return settings
 
 
 EXPERIMENTS = (
@@ -155,13 +155,13 @@ EXPERIMENTS = (
 
 
 def make_config(method, fields, options, seed):
-    """The configuration of a case: the quickstart's, with the method's own."""
+    """The configuration of a case, from the quickstart's and its method's."""
     values = configs.flatten(configs.load("quickstart").to_dict())
     known = config_schema.PRETRAIN
     values = {name: values[name] for name in known}
     recipe = configs.load(table.METHODS[method].configs[0])
-    own = recipe[method].to_dict() | _SECTIONS[method]
-    values |= {f"{method}.{name}": value for name, value in own.items()}
+    section = recipe[method].to_dict() | _SECTIONS[method]
+    values |= {f"{method}.{name}": value for name, value in section.items()}
     values |= {
         "method": method,
         "seed": seed,
@@ -179,7 +179,7 @@ def make_config(method, fields, options, seed):
 
 def compose(operations):
     """The views of one or two operations, in the order of the recipes."""
-    parts = {"low": 1.0}  # no crop: the whole image
+    parts = {"low": 1.0}  # no crop: all of the image
     for operation in operations:
         parts |= _OPERATIONS[operation]
     return augmentation.Augmentation(**parts)

@@ -46,12 +46,13 @@ Made by `python benchmarks/mechanisms.py --results=docs/results/mechanisms.jsonl
 --write=docs/results` from the results of the same script. Every case trains the
 quickstart's encoder (ResNet-18 x0.25) on two CPU cores; only what the case
 names differs. Methods have batches of 128, the comparisons of 64, and MoCo
-there a momentum of 0.99 where it is not told; the end-to-end rate follows the
-batch. CIFAR-10 stands for every fifth of its files. kNN is on the backbone (k
-200, T 0.1); a held-out tenth of the training images chooses the rate of the
-linear probe. Runs are short: the epochs stand above each table. The spread of
-seeds is measured for shuffled BatchNorm alone (four points of kNN, eight of the
-linear probe): differences of that size in the other tables say nothing.
+there a momentum of 0.99 unless the case names another; the end-to-end rate
+follows the batch. CIFAR-10 stands for every fifth of its files. kNN is on the
+backbone (k 200, T 0.1); a held-out tenth of the training images chooses the
+rate of the linear probe. Runs are short: the epochs stand above each table. The
+spread of seeds is measured for shuffled BatchNorm alone (four points of kNN,
+eight of the linear probe): differences of that size in the other tables say
+nothing.
 
 Among the methods, SimCLR, BYOL, SwAV, DINO, CMC and CPC have heads and settings
 of their own (`_SECTIONS` and `_OWN` of mechanisms_cases.py), and the networks
@@ -75,10 +76,10 @@ def _section(key, rows, folder):
     cases = list(dict.fromkeys(row["case"] for row in rows))
     table = {}
     for case in cases:
-        own = [row for row in rows if row["case"] == case]
-        table[case] = own
+        of_case = [row for row in rows if row["case"] == case]
+        table[case] = of_case
         cells = [
-            _spread([row[name] for row in own if name in row], digits)
+            _spread([row[name] for row in of_case if name in row], digits)
             for name, digits in (
                 ("untrained_knn", 2),
                 ("knn", 2),
@@ -88,8 +89,8 @@ def _section(key, rows, folder):
             )
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    place = where.lower().replace("-", "")
-    name = f"mechanisms_{experiment}_{place}_{size}px_{epochs}.png"
+    data_name = where.lower().replace("-", "")
+    name = f"mechanisms_{experiment}_{data_name}_{size}px_{epochs}.png"
     if experiment == "augmentation":
         _matrix(table, folder / name)
     else:
@@ -121,14 +122,14 @@ def _curve(experiment, table, path):
             values = [row[name] for row in rows]
             mean = statistics.mean(values)
             spread = mean - min(values), max(values) - mean
-            place = int(size) if group else case
-            groups[group].append((place, mean, *spread))
+            position = int(size) if group else case
+            groups[group].append((position, mean, *spread))
         for group, points in groups.items():
-            places, means, *spread = zip(*points, strict=True)
+            positions, means, *spread = zip(*points, strict=True)
             if group:
-                axes.errorbar(places, means, spread, marker="o", label=group)
+                axes.errorbar(positions, means, spread, marker="o", label=group)
             else:
-                axes.bar(places, means, yerr=spread, color="#4878a8")
+                axes.bar(positions, means, yerr=spread, color="#4878a8")
         _untrained(axes, table, f"untrained_{name}", experiment)
         if experiment == "dictionary":
             axes.set_xscale("log", base=2)
@@ -156,11 +157,11 @@ def _untrained(axes, table, column, experiment):
         mean = statistics.mean(start.values())
         axes.axhline(mean, color="grey", ls="--", label="untrained")
     elif start:
-        places = list(table)
+        cases = list(table)
         axes.hlines(
             list(start.values()),
-            [places.index(case) - 0.45 for case in start],
-            [places.index(case) + 0.45 for case in start],
+            [cases.index(case) - 0.45 for case in start],
+            [cases.index(case) + 0.45 for case in start],
             color="black",
             ls="--",
             label="untrained",

@@ -52,8 +52,8 @@ def main():
     for way in WAYS:
         words = [sys.executable, *sys.argv, f"--way={way}"]
         done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        row = "".join(f"{found[name]:>9.2f}" for name in header[1:])
+        figures = json.loads(done.stdout.splitlines()[-1])
+        row = "".join(f"{figures[name]:>9.2f}" for name in header[1:])
         print(f"{way:<28}{row}", flush=True)
 
 
@@ -70,7 +70,7 @@ def _one(config, options):
     measure.time_steps(train, batches, 1)
     seconds = measure.time_steps(train, batches, 1)
     encoders = [method.query_encoder, method.key_encoder]
-    found = {
+    figures = {
         "GB peak": _peak(),
         "start": start,
         "weights": _size(w for encoder in encoders for w in encoder.weights),
@@ -79,8 +79,8 @@ def _one(config, options):
         "s": seconds,
     }
     parts = ("start", "weights", "slots", "queue")
-    found["rest"] = found["GB peak"] - sum(found[name] for name in parts)
-    return found
+    figures["rest"] = figures["GB peak"] - sum(figures[name] for name in parts)
+    return figures
 
 
 def _peak():

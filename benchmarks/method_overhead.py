@@ -49,7 +49,7 @@ def main():
 
     images = config.train.batch_size
     runs = {
-        "encoders": stepper(encoders_only(config, strategy)),
+        "encoders": stepper(stripped_method(config, strategy)),
         "whole step": stepper(plan.make_method(config, strategy, images)),
     }
     print(
@@ -62,12 +62,12 @@ def main():
         run()  # compiles
         run()
     seconds = measure.alternate(runs, options.rounds)
-    found = measure.medians(seconds)
-    for name, median in found.items():
+    medians = measure.medians(seconds)
+    for name, median in medians.items():
         print(f"{name:<11}{median / options.steps:>8.3f} s a step (median)")
     pairs = zip(seconds["whole step"], seconds["encoders"], strict=True)
     rounds = [100 * (whole / part - 1) for whole, part in pairs]
-    overhead = 100 * (found["whole step"] / found["encoders"] - 1)
+    overhead = 100 * (medians["whole step"] / medians["encoders"] - 1)
     print(
         f"overhead {overhead:.1f} % of the encoders' time (rounds: median "
         f"{statistics.median(rounds):.1f} %, {min(rounds):.1f} to "
@@ -75,14 +75,14 @@ def main():
     )
 
 
-def encoders_only(config, strategy):
+def stripped_method(config, strategy):
     """The method of a configuration, stripped to its encoders' passes."""
-    import encoders_only as passes
+    import encoders_only
 
     from moco_tf import plan
 
     method = plan.make_method(config, strategy, config.train.batch_size)
-    passes.strip(method)
+    encoders_only.strip(method)
     return method
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/planted_faults.py --images=photos
 
-A fault is found if doctor's CSV names the file with the right kind. Exits 1
-unless all are found and no untouched image is named (but for grey ones: a
+A fault counts if doctor's CSV names the file with the right kind. Exits 1
+unless all are named and no untouched image is named (but for grey ones: a
 photograph may be that).
 """
 
@@ -66,7 +66,7 @@ class Planted(NamedTuple):
     name: str
     twin: str = ""
 
-    def found(self, rows):
+    def is_named(self, rows):
         """Whether doctor's rows (name, kind, detail) name this fault.
 
         Of two copies either may be called the copy.
@@ -99,17 +99,17 @@ def plant(folder, counts=None, seed=0):
         for _ in range(count)
     ]
     chosen = rng.choice(len(names), len(faults), replace=False)
-    made = []
-    for fault, place in zip(faults, chosen.tolist(), strict=True):
-        path = folder / names[place]
+    planted = []
+    for fault, position in zip(faults, chosen.tolist(), strict=True):
+        path = folder / names[position]
         if fault in ("copy", "recompressed", "rescaled"):
             twin = folder / f"{rng.integers(10**6):06d}_{fault}.jpg"
             twin.write_bytes(_twin(fault, path))
-            made.append(Planted(fault, path.name, twin.name))
+            planted.append(Planted(fault, path.name, twin.name))
         else:
             path.write_bytes(_change(fault, path.read_bytes(), rng))
-            made.append(Planted(fault, path.name))
-    return made
+            planted.append(Planted(fault, path.name))
+    return planted
 
 
 def _change(fault, data, rng):
@@ -161,14 +161,14 @@ def _damage(fault, data, rng):
     while True:
         damaged = np.frombuffer(data, np.uint8).copy()
         if fault in _FLIPS:
-            places = rng.integers(start, len(data) - 2, _FLIPS[fault])
+            positions = rng.integers(start, len(data) - 2, _FLIPS[fault])
             bits = 1 << rng.integers(0, 8, _FLIPS[fault])
-            np.bitwise_xor.at(damaged, places, bits.astype(np.uint8))
+            np.bitwise_xor.at(damaged, positions, bits.astype(np.uint8))
         else:
             length = min(_SECTOR, len(data) - 2 - start)
-            place = rng.integers(start, len(data) - 1 - length)
+            position = rng.integers(start, len(data) - 1 - length)
             noise = rng.integers(0, 256, length, np.uint8)
-            damaged[place : place + length] = noise
+            damaged[position : position + length] = noise
         after = _pixels(damaged.tobytes())
         if after is None or np.abs(after - before).mean() > _CHANGED:
             return damaged.tobytes()
@@ -223,19 +223,19 @@ def main():
         counts = {fault: int(count) for fault, count in pairs}
         planted = plant(folder, counts, options.seed)
         rows = examine(folder, options.size)
-    found = [fault for fault in planted if fault.found(rows)]
+    named = [fault for fault in planted if fault.is_named(rows)]
     wanted = collections.Counter(fault.fault for fault in planted)
-    seen = collections.Counter(fault.fault for fault in found)
+    seen = collections.Counter(fault.fault for fault in named)
     for fault, count in wanted.items():
         print(f"{fault:<14}{seen[fault]} of {count}")
-    for fault in set(planted) - set(found):
+    for fault in set(planted) - set(named):
         print(f"not found: {fault.fault} {fault.name} {fault.twin}")
     touched = {n for fault in planted for n in (fault.name, fault.twin)}
     false = [r for r in rows if r[0] not in touched and r[1] != "grey"]
     for row in false:
         print("untouched:", *row)
-    print(f"{len(found)} of {len(planted)} found; {len(false)} false alarms")
-    return 0 if len(found) == len(planted) and not false else 1
+    print(f"{len(named)} of {len(planted)} found; {len(false)} false alarms")
+    return 0 if len(named) == len(planted) and not false else 1
 
 
 if __name__ == "__main__":

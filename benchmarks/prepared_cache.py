@@ -58,7 +58,7 @@ def main():
 
 
 class Images:
-    """Whole images alone, as many at a time; called for seconds."""
+    """Images alone, as many at a time; called for seconds."""
 
     def __init__(self, source, config, images):
         import tensorflow as tf
@@ -67,10 +67,10 @@ class Images:
             # The sum looks at every pixel, so every one is read.
             return tf.reduce_sum(tf.cast(source.image(record), tf.int32))
 
-        places = tf.random.stateless_uniform(
+        indices = tf.random.stateless_uniform(
             [images], [0, 1], 0, len(source), tf.int64
         )
-        records = tf.data.Dataset.from_tensor_slices(places).batch(64)
+        records = tf.data.Dataset.from_tensor_slices(indices).batch(64)
         records = records.map(source.records).unbatch()
         self._sums = records.map(
             touch, num_parallel_calls=config.data.threads
@@ -85,12 +85,12 @@ class Images:
 
 def report(seconds, options, config, about, preparing):
     """Prints rates, ratios, sizes, and when preparing has paid."""
-    found = measure.medians(seconds)
+    medians = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
         f"{options.cores or 'all'} cores, median of {options.rounds} rounds"
     )
-    for name, median in found.items():
+    for name, median in medians.items():
         rates = sorted(options.images / s for s in seconds[name])
         print(
             f"  {name:<15}{options.images / median:>7.0f} images/s "
@@ -112,12 +112,12 @@ def report(seconds, options, config, about, preparing):
         f"{size / images / 1e3:.0f} kB an image on disk at a short side of "
         f"{about['short_side']}, prepared at {images / preparing:.0f} images/s"
     )
-    rate = options.images / found["cache: views"]
+    rate = options.images / medians["cache: views"]
     print(
         f"the disk must deliver {rate * size / images / 1e6:.0f} MB/s where "
         "the cache is not in memory"
     )
-    saved = (found["files: views"] - found["cache: views"]) / options.images
+    saved = (medians["files: views"] - medians["cache: views"]) / options.images
     if saved > 0:
         epochs = preparing / images / saved
         print(f"preparing has paid after {epochs:.1f} epochs of input alone")

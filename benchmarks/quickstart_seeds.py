@@ -58,7 +58,7 @@ def quickstart(seed, workdir, words):
     for line in process.stdout:
         print(f"  {line}", end="", flush=True)
         before = _BEFORE.search(line) or before
-    # wait4 tells the memory of this one child; getrusage that of the largest.
+    # wait4 gives the memory of this one child; getrusage that of the largest.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start

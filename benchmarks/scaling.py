@@ -115,17 +115,17 @@ def main():
     if options.layout:
         child(options)
         return
-    found = {layout: [] for layout in LAYOUTS}
+    rounds_of = {layout: [] for layout in LAYOUTS}
     for number in range(options.rounds):
-        for layout, seconds in found.items():
+        for layout, seconds in rounds_of.items():
             seconds.append(measure(options, layout))
             print(
                 f"round {number + 1}  {layout:<9}{seconds[-1]:>8.3f} s a step"
             )
-    plain = statistics.median(found["plain"])
+    plain = statistics.median(rounds_of["plain"])
     print(f"\n{options.config}, batch {options.batch}, {os.cpu_count()} cores")
     print("workers x replicas  s a step  of plain")
-    for layout, seconds in found.items():
+    for layout, seconds in rounds_of.items():
         median = statistics.median(seconds)
         print(f"{layout:<18}{median:>10.3f}{median / plain:>10.2f}")
 

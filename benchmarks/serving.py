@@ -5,7 +5,8 @@ python benchmarks/serving.py --model=RUN/export/encoder \\
 
 1. Latency of batch 1 and throughput of batch 32 of each signature, and of
    embed_tensors in each other runtime whose packages are installed.
-2. The bytes signature against decoding and encoding apart: at most 15 % above.
+2. The bytes signature against decoding and encoding one after the other: at
+   most 15 % above.
 3. launch/serve_local.py with 8 clients at once, 32 images a request, against
    the same calls in one process: at least 80 %.
 4. 500 requests of one image each, of 8 clients: the features that Python's own
@@ -57,16 +58,16 @@ def main():
     model = tf.saved_model.load(str(path))
     failed = not signatures(model, data, options.rounds)
     runtimes(path, model, options.rounds)
-    failed |= not server(options, path, model, source)
+    failed |= not serve(options, path, model, source)
     if failed:
         sys.exit("beyond a limit")
 
 
-def _files(source, places):
-    """The bytes of a source's files at some places."""
+def _files(source, indices):
+    """The bytes of a source's files at some indices."""
     import tensorflow as tf
 
-    records = source.records(tf.constant(list(places), tf.int64))
+    records = source.records(tf.constant(list(indices), tf.int64))
     return [tf.io.read_file(record).numpy() for record in records]
 
 
@@ -83,7 +84,7 @@ def signatures(model, data, rounds):
             side = [n or 256 for n in spec.shape[1:3]]
             value = tf.zeros([len(data), *side, 3], spec.dtype)
         inputs[name] = (key, value)
-    found = {name: {1: [], BATCH: []} for name in inputs}
+    seconds_of = {name: {1: [], BATCH: []} for name in inputs}
     parts = []
     for number in range(rounds + 1):  # the first round traces and is left out
         for name, (key, value) in inputs.items():
@@ -91,16 +92,16 @@ def signatures(model, data, rounds):
                 call = model.signatures[name]
                 seconds = _time(call, **{key: value[:rows]})
                 if number:
-                    found[name][rows].append(seconds)
+                    seconds_of[name][rows].append(seconds)
         if number:
             parts.append(_time(_decode_all, data))
-    for name, times in found.items():
+    for name, times in seconds_of.items():
         _print_times(name, times)
-    whole = statistics.median(found["serving_default"][BATCH])
-    apart = statistics.median(parts) + statistics.median(
-        found["embed_tensors"][BATCH]
+    together = statistics.median(seconds_of["serving_default"][BATCH])
+    separate = statistics.median(parts) + statistics.median(
+        seconds_of["embed_tensors"][BATCH]
     )
-    ratio = whole / apart
+    ratio = together / separate
     print(f"bytes signature: {ratio:.2f} of decode + encode (limit {OVERHEAD})")
     return ratio <= OVERHEAD
 
@@ -150,7 +151,7 @@ def _print_times(name, times):
     )
 
 
-def server(options, path, model, source):
+def serve(options, path, model, source):
     """Prints 3 to 5; returns whether all are in their limits."""
     import tensorflow as tf
 
@@ -174,14 +175,14 @@ def server(options, path, model, source):
         call = model.signatures["serving_default"]
         value = tf.constant(data)
         _post(port, [body])
-        shares = []
+        ratios = []
         for _ in range(options.rounds):
             inside = _time(
                 lambda: [call(image_bytes=value) for _ in range(CLIENTS)]
             )
             outside = _time(_post_by_all, port, [body])
-            shares.append(inside / outside)
-        share = statistics.median(shares)
+            ratios.append(inside / outside)
+        share = statistics.median(ratios)
         print(
             f"server, {CLIENTS} clients: {share:.2f} of the in-process "
             f"throughput (at least {SHARE})",
@@ -203,26 +204,26 @@ def _difference(port, path, source):
     from moco_tf.evaluation import frozen
     from moco_tf.serving import comparison
 
-    places = np.linspace(0, len(source) - 1, COMPARED).astype(np.int64)
-    records = source.records(tf.constant(places))
-    bodies = [_body([contents]) for contents in _files(source, places)]
+    indices = np.linspace(0, len(source) - 1, COMPARED).astype(np.int64)
+    records = source.records(tf.constant(indices))
+    bodies = [_body([contents]) for contents in _files(source, indices)]
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         answers = pool.map(lambda body: _post(port, [body]), bodies)
         rows = [answer["predictions"][0]["features"] for answer in answers]
-    judged = frozen.open_frozen("", saved_model=str(path))
+    encoder = frozen.open_frozen("", saved_model=str(path))
     pixels = [
-        judged.recipe.evaluate(source.image(record), judged.image_size)
+        encoder.recipe.evaluate(source.image(record), encoder.image_size)
         for record in records
     ]
     expected = np.concatenate(
         [
-            judged.encode(tf.stack(pixels[start : start + BATCH]))["backbone"]
+            encoder.encode(tf.stack(pixels[start : start + BATCH]))["backbone"]
             for start in range(0, COMPARED, BATCH)
         ]
     )
-    found = comparison.compare("socket, Python", rows, expected)
-    print(f"{COMPARED} requests: {found}", flush=True)
-    return found.relative
+    difference = comparison.compare("socket, Python", rows, expected)
+    print(f"{COMPARED} requests: {difference}", flush=True)
+    return difference.relative
 
 
 def _growth(port, pid, data, requests):

@@ -196,8 +196,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         still, other = (pathlib.Path(folder, n) for n in ("still", "disturbed"))
         clock = time.monotonic()
-        whole = run(words, still)
-        describe(0, whole)
+        undisturbed = run(words, still)
+        describe(0, undisturbed)
         print(f"undisturbed: {time.monotonic() - clock:.0f} s", flush=True)
         clock, sessions = time.monotonic(), []
         chance = random.Random(options.seed)
@@ -206,23 +206,25 @@ def main():
             describe(len(sessions), session)
         print(f"disturbed: {time.monotonic() - clock:.0f} s")
         with quiet.imports():
-            count, found = kills.different(still, other)
-        found += [] if rows(still) == rows(other) else ["metrics.csv"]
-        left, held = files(still) ^ files(other), len(files(other))
-        grown = growth(whole.memory, last_step)
+            count, unequal = kills.different(still, other)
+        unequal += [] if rows(still) == rows(other) else ["metrics.csv"]
+        left, file_count = files(still) ^ files(other), len(files(other))
+        grown = growth(undisturbed.memory, last_step)
     killed = sum(session.killed for session in sessions)
-    peaks = [session.peak for session in [whole, *sessions] if session.peak]
+    peaks = [
+        session.peak for session in [undisturbed, *sessions] if session.peak
+    ]
     print(
         f"{killed} kills in {last_step} steps; {count} tensors and metrics.csv"
-        f", {len(found)} differ {found[:5]}\n"
+        f", {len(unequal)} differ {unequal[:5]}\n"
         f"memory {100 * grown:+.1f} % from a fifth of the steps to the end, "
         f"highest peak {max(peaks) / 1e6:.0f} MB, undisturbed "
-        f"{whole.peak / 1e6:.0f} MB\n"
-        f"{held} files beside the event files, {len(left)} not in both runs "
-        f"{sorted(left)[:5]}"
+        f"{undisturbed.peak / 1e6:.0f} MB\n"
+        f"{file_count} files beside the event files, {len(left)} not in "
+        f"both runs {sorted(left)[:5]}"
     )
-    bad = found or left or killed < options.kills or grown > GROWTH
-    bad = bad or max(peaks) > (1 + GROWTH) * whole.peak
+    bad = unequal or left or killed < options.kills or grown > GROWTH
+    bad = bad or max(peaks) > (1 + GROWTH) * undisturbed.peak
     sys.exit(1 if bad else 0)
 
 

@@ -61,13 +61,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     options, words = parser.parse_known_args()
     words = [f"--config={options.config}", *SETTINGS, *words]
-    found = []
+    seconds = []
     for number in range(options.rounds):
-        found.append(first_step(words))
-        print(f"round {number + 1}: {found[-1]:.1f} s", flush=True)
+        seconds.append(first_step(words))
+        print(f"round {number + 1}: {seconds[-1]:.1f} s", flush=True)
     print(
-        f"{options.config}: first step after {statistics.median(found):.1f} s "
-        f"(median), {max(found):.1f} s (slowest)"
+        f"{options.config}: first step after "
+        f"{statistics.median(seconds):.1f} s (median), "
+        f"{max(seconds):.1f} s (slowest)"
     )
 
 

@@ -121,11 +121,11 @@ def bazel():
     path = shutil.which("bazel")
     if path is None:
         return None
-    told = subprocess.run(
+    version = subprocess.run(
         [path, "--version"], capture_output=True, text=True
     ).stdout
     # Debian's gives no number.
-    return path if re.match(r"bazel (4\.|no_version)", told) else None
+    return path if re.match(r"bazel (4\.|no_version)", version) else None
 
 
 def run(command, targets, flags, scratch, root=ROOT):

@@ -38,5 +38,5 @@ def test_a_step_exchanges_this_and_nothing_else(replicas, shuffle, expected):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["found"] == sorted(expected)
+    assert result["counted"] == sorted(expected)
     assert result["formula"] == sorted(expected)

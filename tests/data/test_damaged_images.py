@@ -52,7 +52,7 @@ def test_the_corpus_is_a_function_of_its_seed(corpus, tmp_path):
 
 
 def test_a_name_too_many_or_too_few_is_a_fault():
-    written = {"a.png": "whole", "b.png": "empty", "c.png": "flipped"}
+    written = {"a.png": "intact", "b.png": "empty", "c.png": "flipped"}
     assert damaged_images.faults(written, ["b.png"], 1) == []
     for named, counted in (
         (["a.png", "b.png"], 2),

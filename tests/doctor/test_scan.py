@@ -25,7 +25,7 @@ def test_every_planted_fault_is_named_and_no_other_image(tmp_path):
     folder = photographs.write(tmp_path / "copy", 60)
     planted = planted_faults.plant(folder, seed=3)
     rows = examine(folder)
-    missed = [fault for fault in planted if not fault.found(rows)]
+    missed = [fault for fault in planted if not fault.is_named(rows)]
     assert len(planted) == 50
     assert missed == []
     touched = {name for fault in planted for name in (fault.name, fault.twin)}
