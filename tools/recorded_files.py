@@ -61,10 +61,10 @@ def newest_tensors(workdir):
     """
     import tensorflow as tf
 
-    found = sorted(pathlib.Path(workdir).glob("checkpoints/step-*"))
-    if not found:
+    folders = sorted(pathlib.Path(workdir).glob("checkpoints/step-*"))
+    if not folders:
         return {}
-    reader = tf.train.load_checkpoint(str(found[-1] / "state"))
+    reader = tf.train.load_checkpoint(str(folders[-1] / "state"))
     arrays = {}
     for name in reader.get_variable_to_shape_map():
         if "OBJECT_GRAPH" not in name:

@@ -101,7 +101,7 @@ METHODS = {
     "swav": Entry(
         title="SwAV",
         papers=("2006.09882",),
-        dictionary="K prototypes, by the other view's shares of them",
+        dictionary="K prototypes, by the codes of the other view",
         place="moco_tf.methods.swav:SwAV",
         fields={
             "prototypes": Field(int, low=2),
