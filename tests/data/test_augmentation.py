@@ -57,15 +57,20 @@ def _one_by_one(images, stage):
     }
 
 
+@functools.cache
+def _views_of(name, augment_on="host", small=None):
+    """Choices and views of a recipe's 24 images; traced once for all tests."""
+    stage = _stage(views.RECIPES[name].both, augment_on, small)
+    return _one_by_one(_images(24), stage)
+
+
 @pytest.mark.parametrize("name", views.RECIPES)
 def test_a_batch_of_small_images_has_the_views_of_each_image(name):
-    parts = views.RECIPES[name].both
     # Crops alone: equal weights of whole numbers often end on a half.
     limit = 5e-3 if name in ("cmc", "cpc") else 1e-3
-    stage = _stage(parts)
-    images = _images(24)
-    choices, single = _one_by_one(images, stage)
-    batch = stage.views_of_batch(images, choices)
+    choices, single = _views_of(name)
+    stage = _stage(views.RECIPES[name].both)
+    batch = stage.views_of_batch(_images(24), choices)
     for view in augmentation.VIEW_NAMES:
         distance = np.abs(single[view] - batch[view].numpy().astype(int))
         # Sums in another order end on the other side of a half.
@@ -76,10 +81,8 @@ def test_a_batch_of_small_images_has_the_views_of_each_image(name):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["v2", "byol"])
 def test_the_device_finishes_views_as_the_host_does(name, compiled):
-    parts = views.RECIPES[name].both
-    images = _images(24)
-    _, host = _one_by_one(images, _stage(parts))
-    _, crops = _one_by_one(images, _stage(parts, "device"))
+    _, host = _views_of(name)
+    _, crops = _views_of(name, "device")
     distort = tf.function(photometric.distort_batch, jit_compile=compiled)
     for view in augmentation.VIEW_NAMES:
         rows = tf.constant(crops[f"{view}_distortion"])
@@ -167,6 +170,7 @@ class Pictures:
         return record
 
 
+@functools.cache
 def _step(replicas, shuffle_keys, augment_on, small=None, workers=1):
     batches = stream.Stream(
         Pictures(40),
@@ -204,10 +208,9 @@ SMALL = views.RECIPES["dino"].small(3, 12, (0.05, 0.14))
 
 
 def test_small_views_of_a_batch_are_those_of_each_image():
+    choices, single = _views_of("dino", small=SMALL)
     stage = _stage(views.RECIPES["dino"].both, small=SMALL)
-    images = _images(24)
-    choices, single = _one_by_one(images, stage)
-    batch = stage.views_of_batch(images, choices)["small"].numpy()
+    batch = stage.views_of_batch(_images(24), choices)["small"].numpy()
     assert batch.shape == (24, 3, 12, 12, 3)
     distance = np.abs(single["small"] - batch.astype(int))
     assert distance.max() <= 1
@@ -225,38 +228,26 @@ def test_small_views_show_a_small_part_of_the_image():
 
 
 def test_small_views_leave_the_others_as_they_are():
-    parts = views.RECIPES["dino"].both
-    images = _images(4)
-    _, alone = _one_by_one(images, _stage(parts))
-    choices, beside = _one_by_one(images, _stage(parts, small=SMALL))
+    _, alone = _views_of("dino")
+    choices, beside = _views_of("dino", small=SMALL)
     for name in augmentation.VIEW_NAMES:
         np.testing.assert_array_equal(alone[name], beside[name])
     # Unrelated numbers: no box is another's.
-    pair = choices["pair"].numpy().reshape(8, -1)
-    small = choices["small"].numpy().reshape(12, -1)
+    pair = choices["pair"].numpy().reshape(24 * 2, -1)
+    small = choices["small"].numpy().reshape(24 * 3, -1)
     boxes = np.concatenate([pair, small])[:, 0]
-    assert len(np.unique(boxes)) == 20
+    assert len(np.unique(boxes)) == 24 * 5
 
 
 FEW = views.RECIPES["dino"].small(1, 12, (0.05, 0.14))  # sooner traced
-
-
-@pytest.fixture(name="slots_of", scope="module")
-def _slots_of():
-    """Function of augment_on -> a step of one replica."""
-    return functools.cache(
-        lambda augment_on: _step(1, "gather", augment_on, FEW)[0]
-    )
 
 
 @pytest.mark.parametrize(
     ("augment_on", "replicas", "workers"),
     [("host", 2, 2), ("device", 4, 1), ("device", 4, 4)],
 )
-def test_small_views_go_where_the_query_goes(
-    slots_of, augment_on, replicas, workers
-):
-    slots = slots_of(augment_on)
+def test_small_views_go_where_the_query_goes(augment_on, replicas, workers):
+    slots, _ = _step(1, "gather", augment_on, FEW)
     dealt, _ = _step(replicas, "address", augment_on, FEW, workers)
     names = {"query", "small", "index"}
     if augment_on == "device":
@@ -265,8 +256,9 @@ def test_small_views_go_where_the_query_goes(
         np.testing.assert_array_equal(dealt[name], slots[name])
 
 
-def test_the_device_finishes_small_views(slots_of):
-    host, device = slots_of("host"), slots_of("device")
+def test_the_device_finishes_small_views():
+    host, _ = _step(1, "gather", "host", FEW)
+    device, _ = _step(1, "gather", "device", FEW)
     batch = method.finished_views(
         {n: tf.constant(v) for n, v in device.items()}
     )
