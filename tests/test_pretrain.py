@@ -4,6 +4,7 @@ import csv
 import glob
 import os
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -38,8 +39,23 @@ def _pretrain(images, workdir, extend=False, **fields):
 def finished(images, tmp_path_factory):
     """An uninterrupted run, with all that is measured and drawn beside it."""
     workdir = tmp_path_factory.mktemp("finished")
-    _pretrain(images, workdir, judged=True)
+    _pretrain(images, workdir, evaluated=True, log__tensorboard=True)
+    assert _open_files(workdir) == []
     return workdir
+
+
+@pytest.fixture(scope="module")
+def stopped(images, tmp_path_factory):
+    """A run that stopped after its third step, to be copied."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    _pretrain(images, workdir, train__max_steps=3)
+    return workdir
+
+
+def _open_files(folder):
+    """Files below a folder that this process has open."""
+    files = [os.path.realpath(path) for path in glob.glob("/proc/self/fd/*")]
+    return [path for path in files if path.startswith(f"{folder}/")]
 
 
 def _rows(workdir):
@@ -77,7 +93,7 @@ def test_the_baselines_stand_beside_the_trained_encoder(
     images, tmp_path, capsys
 ):
     _pretrain(
-        images, tmp_path, judged=True, knn__baseline=True, train__epochs=1
+        images, tmp_path, evaluated=True, knn__baseline=True, train__epochs=1
     )
     lines = capsys.readouterr().out.splitlines()
     words = "raw pixels 100.00 %  untrained encoder (projection) "
@@ -98,15 +114,15 @@ def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
 def test_stopped_at_any_step_and_started_again_gives_the_same_bits(
     images, finished, tmp_path, stop
 ):
-    judged = stop == small_run.STEPS_PER_EPOCH
-    _pretrain(images, tmp_path, judged=judged, train__max_steps=stop)
+    evaluated = stop == small_run.STEPS_PER_EPOCH
+    _pretrain(images, tmp_path, evaluated=evaluated, train__max_steps=stop)
     assert small_run.step_of(tmp_path) == stop
-    _pretrain(images, tmp_path, judged=judged)
+    _pretrain(images, tmp_path, evaluated=evaluated)
     small_run.assert_same_bits(
         small_run.state(finished), small_run.state(tmp_path)
     )
     keep = ["step", "loss", "epoch_loss", "instance_top1"]
-    keep += ["knn_projection"] * judged
+    keep += ["knn_projection"] * evaluated
     last = _rows(tmp_path)[-1], _rows(finished)[-1]
     for name in keep:
         assert last[0][name] == last[1][name], name
@@ -124,14 +140,13 @@ def test_killed_at_a_random_step_and_started_again_gives_the_same_bits(
         **every,
     )
     assert status == -signal.SIGKILL, f"not killed at {target}"
-    result = small_run.run(images, tmp_path, **every)
-    assert result.returncode == 0, result.stderr
+    _pretrain(images, tmp_path, **every)
     small_run.assert_same_bits(
         small_run.state(finished), small_run.state(tmp_path)
     )
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(images, tmp_path):
+def test_ctrl_c_saves_and_the_run_goes_on(images, tmp_path):
     # Long enough for the signal to come in time, on a busy machine too.
     fields = {"train__epochs": 15}
     workdir = tmp_path / "stopped"
@@ -145,8 +160,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(images, tmp_path):
     )
     assert status == 130
     assert small_run.step_of(workdir) < 15 * small_run.STEPS_PER_EPOCH
-    result = small_run.run(images, workdir, **fields)
-    assert result.returncode == 0, result.stderr
+    _pretrain(images, workdir, **fields)
     _pretrain(images, tmp_path / "whole", **fields)
     small_run.assert_same_bits(
         small_run.state(tmp_path / "whole"), small_run.state(workdir)
@@ -206,10 +220,9 @@ def test_too_many_unreadable_images_stop_the_run(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
-    images, tmp_path
+    images, stopped, tmp_path
 ):
-    _pretrain(images, tmp_path, train__max_steps=3)
-    before = small_run.state(tmp_path)
+    workdir = shutil.copytree(stopped, tmp_path / "run")
     method = None
     config = small_run.make_config(images)
     build = plan.Plan.make_method
@@ -226,35 +239,39 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
     plan.Plan.make_method = poisoned
     try:
         with pytest.raises(FloatingPointError, match="step 5 is nan"):
-            pretrain.pretrain(config, tmp_path, tf.distribute.get_strategy())
+            pretrain.pretrain(config, workdir, tf.distribute.get_strategy())
     finally:
         plan.Plan.make_method = build
-    small_run.assert_same_bits(before, small_run.state(tmp_path))
+    small_run.assert_same_bits(
+        small_run.state(stopped), small_run.state(workdir)
+    )
 
 
-def test_a_full_disk_keeps_the_checkpoints_from_before(images, tmp_path):
-    _pretrain(images, tmp_path, train__max_steps=3)
-    before = small_run.state(tmp_path)
+def test_a_full_disk_keeps_the_checkpoints_from_before(
+    images, stopped, tmp_path
+):
+    workdir = shutil.copytree(stopped, tmp_path / "run")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
         with pytest.raises(
             OSError, match=r"step 6 [^{]*: [^{]*File too large\. Ea"
         ):
-            _pretrain(images, tmp_path)
+            _pretrain(images, workdir)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert small_run.step_of(tmp_path) == 3
-    small_run.assert_same_bits(before, small_run.state(tmp_path))
-    _pretrain(images, tmp_path)
-    assert small_run.step_of(tmp_path) == LAST
+    assert small_run.step_of(workdir) == 3
+    small_run.assert_same_bits(
+        small_run.state(stopped), small_run.state(workdir)
+    )
+    _pretrain(images, workdir)
+    assert small_run.step_of(workdir) == LAST
 
 
 def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
     images, finished, tmp_path, monkeypatch
 ):
     ballast = []
-    judged = {"judged": True, "log__tensorboard": False}
     save = callbacks.RunCallback.save
 
     def fill(self):
@@ -267,13 +284,13 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
         with pytest.raises(
             OSError, match="no room.*checkpoints of .* are intact"
         ):
-            _pretrain(images, workdir, **judged)
+            _pretrain(images, workdir, evaluated=True)
         assert small_run.step_of(workdir) == 6
         # The figures of the epoch's end found no room beside it.
         assert _rows(workdir)[-1]["epoch_loss"] == ""
         monkeypatch.undo()
         ballast[0].unlink()
-        _pretrain(images, workdir, **judged)
+        _pretrain(images, workdir, evaluated=True)
         small_run.assert_same_bits(
             small_run.state(finished), small_run.state(workdir)
         )
@@ -282,12 +299,14 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
             assert found == [row[name] for row in _rows(finished)]
 
 
-def test_a_damaged_checkpoint_is_named_with_the_remedy(images, tmp_path):
-    _pretrain(images, tmp_path, train__max_steps=3)
-    path = checkpoints.latest(tmp_path)
+def test_a_damaged_checkpoint_is_named_with_the_remedy(
+    images, stopped, tmp_path
+):
+    workdir = shutil.copytree(stopped, tmp_path / "run")
+    path = checkpoints.latest(workdir)
     (path / "state.index").write_bytes(b"broken")
     with pytest.raises(ValueError, match="(?s)step-000000003.*delete that"):
-        _pretrain(images, tmp_path)
+        _pretrain(images, workdir)
 
 
 @pytest.mark.parametrize(
@@ -308,11 +327,16 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(images, tmp_path):
     ids=["symmetric-gather-lamb", "bfloat16-mlp-step"],
 )
 def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
-    _pretrain(images, tmp_path / "whole", train__max_steps=5, **fields)
-    _pretrain(images, tmp_path / "parts", train__max_steps=2, **fields)
-    _pretrain(images, tmp_path / "parts", train__max_steps=5, **fields)
+    fields = fields | {"train__max_steps": 5, "checkpoint__every_steps": 3}
+    _pretrain(images, tmp_path / "whole", **fields)
+    # As if the run had been killed after the checkpoint of step 3.
+    parts = shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(checkpoints.latest(parts))
+    assert small_run.step_of(parts) == 3
+    _pretrain(images, parts, **fields)
+    assert small_run.step_of(parts) == 5
     small_run.assert_same_bits(
-        small_run.state(tmp_path / "whole"), small_run.state(tmp_path / "parts")
+        small_run.state(tmp_path / "whole"), small_run.state(parts)
     )
 
 
@@ -341,15 +365,10 @@ def test_a_run_warns_of_a_key_encoder_that_is_none(
     assert "74 % of the 50 images" in said
 
 
-def _open_files(folder):
-    """Files below a folder that this process has open."""
-    files = [os.path.realpath(path) for path in glob.glob("/proc/self/fd/*")]
-    return [path for path in files if path.startswith(f"{folder}/")]
-
-
 def test_a_run_as_published_warns_of_nothing(images, tmp_path, capsys):
-    _pretrain(images, tmp_path / "run", judged=True, moco__mask_same_image=True)
-    assert _open_files(tmp_path) == []
+    _pretrain(
+        images, tmp_path / "run", evaluated=True, moco__mask_same_image=True
+    )
     assert _warnings(tmp_path / "run") == []
     assert "Warning" not in capsys.readouterr().out
     (row, *_) = _rows(tmp_path / "run")

@@ -12,8 +12,7 @@ from tests.cluster import small_cluster
 FIELDS = {
     "train__epochs": 6,
     "checkpoint__every_steps": 3,
-    "judged": True,
-    "log__tensorboard": False,
+    "evaluated": True,
     "knn__every_epochs": 6,
 }
 STEPS = 6 * small_run.STEPS_PER_EPOCH

@@ -23,7 +23,7 @@ from tests import small_run
 @pytest.fixture
 def config(tmp_path):
     images = small_run.write_images(tmp_path / "images", count=12)
-    return small_run.make_config(images, judged=True)
+    return small_run.make_config(images, evaluated=True)
 
 
 @pytest.fixture
