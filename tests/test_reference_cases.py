@@ -13,25 +13,19 @@ HERE = pathlib.Path(__file__).resolve().parent
 V1 = HERE / "reference" / "moco_v1_resnet18_1replica.npz"
 
 
-def _check(*arguments):
-    """Runs the check; returns the finished process with its output."""
-    return subprocess.run(
-        [sys.executable, HERE / "reference_check.py", *arguments],
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_one_replica_computes_the_published_steps():
     paths = sorted((HERE / "reference").glob("moco_*_1replica.npz"))
     # On one replica both shuffles are one; test_reference_replicas.py has two.
-    result = _check(*paths, "--shuffles", "address")
+    command = [sys.executable, HERE / "reference_check.py", *paths]
+    result = subprocess.run(
+        [*command, "--shuffles", "address"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     verdicts = [line.split()[-1] for line in result.stdout.splitlines()]
     assert verdicts == ["ok"] * 2  # v1 and v2
 
 
-def test_other_figures_fail_the_check_by_name(tmp_path):
+def test_other_figures_fail_the_check_by_name(tmp_path, capsys):
     case = dict(np.load(V1))
     config = json.loads(str(case["config"]))
     config["wd"] = 0.0
@@ -39,9 +33,10 @@ def test_other_figures_fail_the_check_by_name(tmp_path):
     losses[4] *= 1.001
     other = {"config": json.dumps(config), "losses": losses}
     np.savez(tmp_path / "other.npz", **case | other)
-    result = _check(tmp_path / "other.npz", "--shuffles", "gather")
-    assert result.returncode == 1, result.stderr
-    (line,) = result.stdout.splitlines()
+    # One replica, with the default strategy: in this process.
+    paths = [tmp_path / "other.npz"]
+    assert reference_check.run_here(1, paths, ["gather"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("BEYOND: losses, query_delta_norms")
 
 
