@@ -5,8 +5,10 @@ import subprocess
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests import small_run
+from moco_tf import pretrain
+from tests import shallow, small_run
 from tests.cluster import small_cluster
 
 FIELDS = {
@@ -14,6 +16,7 @@ FIELDS = {
     "checkpoint__every_steps": 3,
 }
 STEPS = 20 * small_run.STEPS_PER_EPOCH
+_network = shallow.fixture()
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +35,16 @@ def left(images, tmp_path_factory):
     return workdir, statuses, texts
 
 
+def _pretrain(images, workdir):
+    """A run of this process to its end, with one replica."""
+    config = small_run.make_config(images, **FIELDS)
+    pretrain.pretrain(config, workdir, tf.distribute.get_strategy())
+
+
 @pytest.fixture(scope="module")
 def undisturbed(images, tmp_path_factory):
-    """A run of one process to its end, with one replica."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    done = small_run.run(images, workdir, **FIELDS)
-    assert done.returncode == 0, done.stderr
+    _pretrain(images, workdir)
     return workdir
 
 
@@ -50,12 +57,13 @@ def test_all_save_at_the_same_step_and_leave(left):
         assert f"asked to leave: all is saved at step {step}." in text
 
 
-def test_one_replica_goes_on_from_two_workers(left, undisturbed, images):
+def test_one_replica_goes_on_from_two_workers(
+    left, undisturbed, images, capsys
+):
     workdir, _, _ = left
     first = small_run.step_of(workdir)
-    done = small_run.run(images, workdir, **FIELDS)
-    assert done.returncode == 0, done.stderr
-    assert f"goes on after step {first}" in done.stdout
+    _pretrain(images, workdir)
+    assert f"goes on after step {first}" in capsys.readouterr().out
     assert small_run.step_of(workdir) == STEPS
     ours, theirs = small_run.state(workdir), small_run.state(undisturbed)
     names = [name for name in ours if "queue" in name]
