@@ -16,20 +16,20 @@ TESTS = pathlib.Path(__file__).absolute().parent
 # are listed by `launch/test.sh --durations=25`: more than ten belong here.
 SLOW = """
 test_pretrain.py
+test_pages.py
 cluster/test_faults.py
 methods/test_every_method.py
-test_pages.py
-test_tutorial.py
-data/test_augmentation.py
-cluster/test_sameness.py
-evaluation/test_finetune.py
 cluster/test_leaving.py
-methods/test_shuffle.py
-cluster/test_collectives.py
-test_reference_cases.py
 test_reference_replicas.py
+test_tutorial.py
+evaluation/test_finetune.py
+cluster/test_sameness.py
+data/test_augmentation.py
+test_reference_cases.py
 serving/test_convert.py
 serving/test_export.py
+cluster/test_collectives.py
+methods/test_shuffle.py
 weights/test_torch_itself.py
 evaluation/test_linear.py
 models/test_keras_cv_backbones.py
