@@ -168,10 +168,9 @@ def make_method(
 
 def _resolve(config, strategy, images, source, batches):
     """The Plan of `images` images."""
-    method, settings, run = method_of(config, images)
+    method, settings, run = resolve_method(config, images)
     workers = distribution.worker_count(strategy)
-    steps_per_epoch = max(1, images // config.train.batch_size)
-    total_steps = config.train.epochs * steps_per_epoch
+    steps_per_epoch, total_steps, last_step = count_steps(config, images)
     return Plan(
         config=config,
         replicas=strategy.num_replicas_in_sync,
@@ -185,11 +184,28 @@ def _resolve(config, strategy, images, source, batches):
         chance_loss=method.chance_loss(settings, run),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        last_step=min(config.train.max_steps or total_steps, total_steps),
+        last_step=last_step,
     )
 
 
-def method_of(config: ml_collections.ConfigDict, images: int = 0) -> Any:
+def count_steps(
+    config: ml_collections.ConfigDict, images: int
+) -> tuple[int, int, int]:
+    """The length of a run over so many images.
+
+    Returns:
+      steps of an epoch, at least 1; steps of the schedule; and the step after
+      which the run stops, which train.max_steps may set.
+    """
+    steps_per_epoch = max(1, images // config.train.batch_size)
+    total_steps = config.train.epochs * steps_per_epoch
+    last_step = min(config.train.max_steps or total_steps, total_steps)
+    return steps_per_epoch, total_steps, last_step
+
+
+def resolve_method(
+    config: ml_collections.ConfigDict, images: int = 0
+) -> tuple[type[two_views.TwoViews], types.SimpleNamespace, two_views.Run]:
     """The method of a configuration, and what its class may ask of the run.
 
     Args:
@@ -234,7 +250,7 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             + naming.suggestion(config.model.backbone, backbones)
         )
     config_schema.check_relations(config, replicas)
-    method, settings, run = method_of(config)
+    method, settings, run = resolve_method(config)
     method.check(settings, run)
 
 
@@ -243,8 +259,17 @@ def chance_loss(config: ml_collections.ConfigDict) -> float | None:
 
     Of a run whose data need not be there.
     """
-    method, settings, run = method_of(config)
+    method, settings, run = resolve_method(config)
     return method.chance_loss(settings, run)
+
+
+def queues_keys(config: ml_collections.ConfigDict) -> bool:
+    """Whether a queue holds keys of a momentum encoder, as negatives.
+
+    SwAV's queue holds features that help to make codes: False.
+    """
+    section = config[config.method]
+    return "queue_size" in section and "momentum" in section
 
 
 def resolve_shuffle(settings: types.SimpleNamespace, workers: int) -> str:
@@ -325,7 +350,7 @@ def open_source(config, spec):
 def make_stream(config, source, workers=1):
     """The stream of a configuration over a source, for so many processes."""
     data = config.data
-    method, settings, _ = method_of(config)
+    method, settings, _ = resolve_method(config)
     recipe = views.recipe(data.views, data.strength)
     small = None
     if data.small_views:

@@ -89,7 +89,6 @@ def check_resume(config, strategy):
     pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, channels), np.uint8)
     labels = np.zeros(count, np.int64)
     source = sources.ArraySource(pixels, labels, None, "noise")
-    source.channels = channels
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         method = _make(config, source, strategy)
@@ -246,14 +245,13 @@ def _peak():
 def trial_row(config, count, trial):
     """The row of the table about a Trial, for a source of `count` images."""
     batch = config.train.batch_size
-    total = count // batch * config.train.epochs
-    total = min(config.train.max_steps or total, total)
+    *_, steps = plan.count_steps(config, count)
     if not math.isfinite(trial.loss):
         remedy = "Lower optimizer.learning_rate, and look at the images."
         words = f"the loss was {trial.loss} within {trial.steps + _FIRST} steps"
         return table.Row("time", words, table.FAIL, remedy)
     words = (
-        f"{progress.format_duration(total * trial.seconds)} for {total} steps "
+        f"{progress.format_duration(steps * trial.seconds)} for {steps} steps "
         f"of {trial.seconds:.3g} s ({batch / trial.seconds:.3g} images/s), "
         f"without kNN and checkpoints; {100 * trial.wait:.0f} % of it waiting "
         f"for input; measured on {trial.steps} steps"

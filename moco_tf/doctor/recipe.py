@@ -57,20 +57,11 @@ def training_rows(config, count, rate_per_image=None):
     rows = [
         _rate(config, rate_per_image),
         _groups(config),
-        _length(config, count // batch * config.train.epochs),
+        _length(config, count),
     ]
-    if _queues_keys(config):
+    if plan.queues_keys(config):
         rows.insert(0, _queue(config, count))
     return rows
-
-
-def _queues_keys(config):
-    """Whether keys of a momentum encoder wait in a queue, as negatives.
-
-    The queue of SwAV holds features that help to make codes.
-    """
-    section = config[config.method]
-    return "queue_size" in section and "momentum" in section
 
 
 def rate_for(config, batch, rate_per_image):
@@ -187,10 +178,10 @@ def _groups(config):
     return table.Row("batch norm", words)
 
 
-def _length(config, steps):
-    steps = min(config.train.max_steps or steps, steps)
+def _length(config, count):
+    *_, steps = plan.count_steps(config, count)
     words = f"{steps} steps in {config.train.epochs} epochs"
-    if not _queues_keys(config):
+    if not plan.queues_keys(config):
         return table.Row("length", words)
     # The key encoder of the queued keys must move, but slowly.
     momentum = config[config.method].momentum

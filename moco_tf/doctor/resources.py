@@ -101,7 +101,7 @@ def predict_memory(config, replicas, images):
         patches = side**2
     encoded = rows // config.train.micro_batches  # at a time
     outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
-    method, settings, run = plan.method_of(config, images)
+    method, settings, run = plan.resolve_method(config, images)
     trained_views = method.trained_views(settings)
     # Small views: by their pixels.
     data = config.data
@@ -133,7 +133,7 @@ def _outputs(model, rows, inner=1):
 
 def checkpoint_bytes(parts, config, images):
     """Bytes of one checkpoint: encoders, optimiser, keys; not the logits."""
-    method, settings, run = plan.method_of(config, images)
+    method, settings, run = plan.resolve_method(config, images)
     keys = method.dictionary_bytes(settings, run, 0)
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 

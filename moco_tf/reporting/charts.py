@@ -155,7 +155,7 @@ def _loss(runs):
         )
     levels = [(words, value) for value, words in _chance_levels(runs).items()]
     note = "Chance is the loss of features that tell nothing." if levels else ""
-    if any(_queues_keys(run.config) for run in runs):
+    if any(plan.queues_keys(run.config) for run in runs):
         note = (
             "With a queue the loss begins low while it holds noise, rises as "
             f"it fills with keys, and falls only later. {note}"
@@ -192,12 +192,6 @@ def _knn(runs):
     return Chart(
         "knn", "kNN accuracy", x_name(runs), "top-1, %", series, [], "%", note
     )
-
-
-def _queues_keys(config):
-    """Whether a queue holds keys of a momentum encoder, as negatives."""
-    section = config[config.method]
-    return "queue_size" in section and "momentum" in section
 
 
 def _chance_levels(runs):

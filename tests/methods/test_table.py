@@ -39,7 +39,7 @@ def test_logits_are_counted_of_every_view(name, views, logits):
     if name.startswith("moco"):
         fields["moco.queue_size"] = "100"
     config = configs.load(name, fields)
-    method, settings, run = plan.method_of(config)
+    method, settings, run = plan.resolve_method(config)
     kept = method.dictionary_bytes(settings, run, 0)
     # float32, kept three times: logits, softmax and its gradient.
     assert method.dictionary_bytes(settings, run, 2) - kept == 3 * 4 * logits
