@@ -1,4 +1,4 @@
-"""Names that a user types: which one was probably meant."""
+"""Names: which one a user probably meant, and names that are no text."""
 
 import difflib
 
@@ -15,3 +15,8 @@ def suggestion(name, names):
     if likely is not None:
         return f"Did you mean {likely!r}?"
     return f"Known: {', '.join(sorted(names))}."
+
+
+def as_text(name):
+    """Returns a name (str) that UTF-8 can hold: "?" for bytes of no text."""
+    return name.encode("utf-8", "replace").decode("utf-8")

@@ -6,7 +6,7 @@ import pathlib
 import matplotlib.figure
 import numpy as np
 
-from moco_tf.evaluation import embeddings
+from moco_tf import naming
 
 _Z = 1.959963984540054  # of a two-sided interval of 95 %
 _NAMED = 30  # classes whose names fit beside the picture
@@ -142,7 +142,7 @@ def _draw(path, counts, names):
     if named:
         ticks = range(len(names))
         # A folder's name may be bytes that are no text, or look like a formula.
-        shown = [embeddings.as_text(name) for name in names]
+        shown = [naming.as_text(name) for name in names]
         axes.set_xticks(ticks, shown, rotation=60, ha="right")
         axes.set_yticks(ticks, shown)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):

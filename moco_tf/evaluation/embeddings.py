@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import moco_tf
-from moco_tf import filesystem
+from moco_tf import filesystem, naming
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, frozen
 
@@ -199,8 +199,8 @@ def write(path, embeddings):
     path = check_path(path)
     names, classes = embeddings.names, embeddings.class_names
     embeddings = embeddings._replace(
-        names=[as_text(name) for name in names],
-        class_names=classes and [as_text(name) for name in classes],
+        names=[naming.as_text(name) for name in names],
+        class_names=classes and [naming.as_text(name) for name in classes],
     )
     with filesystem.atomic_file(path) as part:
         _WRITERS[path.suffix](part, embeddings)
@@ -238,11 +238,6 @@ def load(path):
             f"{str(path)!r} is not a complete file of embeddings: {error}. "
             "Write it again with `moco-tf embed`."
         ) from error
-
-
-def as_text(name):
-    """Returns a name (str) that UTF-8 can hold: "?" for bytes of no text."""
-    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _write_npz(path, embeddings):

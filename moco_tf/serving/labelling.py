@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import workdirs
+from moco_tf import naming, workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, features, voting
 
@@ -33,7 +33,7 @@ class LinearHead(tf.Module):
         super().__init__()
         self.kernel = tf.Variable(kernel, name="kernel")
         self.bias = tf.Variable(bias, name="bias")
-        self.classes = tuple(map(embeddings.as_text, classes))
+        self.classes = tuple(map(naming.as_text, classes))
 
     def __call__(self, features):
         """Names the most probable classes.
@@ -165,7 +165,7 @@ class FeatureBank(tf.Module):
             for name in [f"bank{start // voting.BANK_BLOCK}"]
         ]
         self.labels = tf.Variable(labels, trainable=False, name="labels")
-        self.classes = tuple(map(embeddings.as_text, classes))
+        self.classes = tuple(map(naming.as_text, classes))
         self.k = k
         self.temperature = temperature
         self.title = f"{title} (k = {k}, temperature = {temperature:g})"
