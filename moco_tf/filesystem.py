@@ -9,11 +9,13 @@ import shutil
 
 
 @contextlib.contextmanager
-def atomic_file(path):
+def atomic_file(path, per_process=False):
     """Lets a file appear complete or not at all.
 
     Args:
       path: of the file, replaced if it exists; its folder is made.
+      per_process: whether other processes may write the same file at the same
+        time; each then writes under a name of its own.
 
     Yields:
       pathlib.Path to write to: in the same folder, with a name that starts
@@ -24,11 +26,12 @@ def atomic_file(path):
     """
     path = pathlib.Path(path)
     part = part_of(path)
+    if per_process:
+        part = part.with_suffix(f".{os.getpid()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
+        sync(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -62,9 +65,9 @@ def part_of(path):
     return path.with_name(f".{path.name}.part")
 
 
-def sync_folder(folder):
-    """Brings a folder's list of files to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path):
+    """Brings a file, or a folder's list of files, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

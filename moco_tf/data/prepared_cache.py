@@ -348,7 +348,7 @@ class Writer:
         """
         for file in self._files.values():
             os.fsync(file.fileno())
-        filesystem.sync_folder(self._folder)
+        filesystem.sync(self._folder)
         about = self.about | {
             "images": self._images,
             "unreadable": self._unreadable,
@@ -447,7 +447,7 @@ def write_about(folder, about):
     signed = {**about, "sha256_of_this": _digest_of_about(about)}
     with filesystem.atomic_file(pathlib.Path(folder) / ABOUT) as part:
         part.write_text(json.dumps(signed, indent=1), encoding="ascii")
-    filesystem.sync_folder(folder)
+    filesystem.sync(folder)
 
 
 def _new(settings):

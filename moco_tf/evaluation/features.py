@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from moco_tf import filesystem
 from moco_tf.data import views
 
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
@@ -381,22 +382,20 @@ def _open_array(folder, name, shape, dtype):
     path = folder / f"{name}.npy"
     if path.is_file():
         return np.lib.format.open_memmap(path, mode="r+")
-    # Two commands may extract the same features at the same time, and write
-    # equal rows: only what is not complete needs a name for each of them.
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        array = np.lib.format.open_memmap(part, "w+", dtype, shape)
-        with part.open("r+b") as file:
-            # A disk that is full later would end the process by SIGBUS.
-            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        # Two commands may extract the same features at the same time, and
+        # write equal rows.
+        with filesystem.atomic_file(path, per_process=True) as part:
+            array = np.lib.format.open_memmap(part, "w+", dtype, shape)
+            with part.open("r+b") as file:
+                # A disk that is full later would end the process by SIGBUS.
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
     except OSError as error:
-        part.unlink(missing_ok=True)
         megabytes = np.prod(shape) * np.dtype(dtype).itemsize / 1e6
         raise OSError(
             f"There is no room for {path}: {error.strerror}. It takes "
             f"{megabytes:.1f} MB. Free space, then give the same command again."
         ) from error
-    os.replace(part, path)
     return array
 
 
@@ -404,9 +403,9 @@ def _save(folder, arrays, state):
     """Writes the state, after the rows that it counts."""
     for array in arrays.values():
         array.flush()
-    part = folder / f"state.{os.getpid()}.part"
-    part.write_text(json.dumps(state))
-    os.replace(part, folder / "state.json")
+    path = folder / "state.json"
+    with filesystem.atomic_file(path, per_process=True) as part:
+        part.write_text(json.dumps(state))
 
 
 def _read_state(folder):

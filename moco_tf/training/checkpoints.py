@@ -18,6 +18,8 @@ import time
 
 import tensorflow as tf
 
+from moco_tf import filesystem
+
 _NAME = re.compile(r"step-(\d{9})")
 _PLACE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
 _STATE = "state"
@@ -135,7 +137,8 @@ def _write(checkpoint, workdir, step, meta):
         checkpoint.write(str(partial / _STATE))
         text = json.dumps(meta, indent=2) + "\n"
         (partial / "meta.json").write_text(text)
-        _flush(partial)
+        for file in [*partial.iterdir(), partial]:
+            filesystem.sync(file)
         os.replace(partial, final)
     except (OSError, tf.errors.OpError) as error:
         _clear(partial)
@@ -228,16 +231,6 @@ def _reason(error):
     text = getattr(error, "message", None) or str(error) or repr(error)
     line = _PLACE.sub("", text.strip().splitlines()[0])
     return line[:300].rstrip(".") + "."
-
-
-def _flush(path):
-    """Brings files and their folder to disk before the rename."""
-    for file in [*path.iterdir(), path]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _clear(path):
