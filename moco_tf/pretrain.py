@@ -108,8 +108,8 @@ def _train(plan, method, strategy, callback, workdir, knn):
     _fit(plan, method, strategy, callback)
     if callback.left:
         raise watchdog.Left(callback.step, guard.status())
-    if before and knn.newest is not None:
-        trained = f"trained encoder {100 * knn.newest:.2f} %"
+    if before and knn.newest_top1 is not None:
+        trained = f"trained encoder {100 * knn.newest_top1:.2f} %"
         print(f"kNN: {before}  {trained}")
 
 

@@ -21,8 +21,8 @@ class KnnMonitor(listener.Listener):
     features it measures, without labels, the representation.
 
     Attributes:
-      newest: float, top-1 of the layer that chooses the best checkpoint, of
-        this session's last epoch that was measured; None before.
+      newest_top1: float, top-1 of the layer that chooses the best checkpoint,
+        of the last epoch that this session measured; None before.
     """
 
     def __init__(self, config, steps_per_epoch=1):
@@ -54,14 +54,14 @@ class KnnMonitor(listener.Listener):
         self._subset: Any = None
         self._encoded = None
         self._steps_per_epoch = steps_per_epoch
-        self.newest = None
+        self.newest_top1 = None
 
     def on_epoch(self, method, row):
         config = self.config
         epoch = row["step"] // self._steps_per_epoch
         if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
             row.update(self(method.query_encoder))
-            self.newest = row[f"knn_{config.knn.features}"]
+            self.newest_top1 = row[f"knn_{config.knn.features}"]
 
     def take(self):
         """Returns the newest features of bank and query once, then None."""

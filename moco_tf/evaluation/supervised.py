@@ -240,11 +240,10 @@ class Classifier(method.Method):
           dict of float32 scalars.
         """
         correct = tf.equal(tf.argmax(logits, axis=1), labels)
-        unreadable = tf.logical_not(batch["valid"])
         return {
             "loss": loss,
             "top1": tf.reduce_mean(tf.cast(correct, tf.float32)),
-            "unreadable": tf.reduce_mean(tf.cast(unreadable, tf.float32)),
+            "unreadable": self.unreadable(batch),
         }
 
 

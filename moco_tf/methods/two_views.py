@@ -166,10 +166,6 @@ class TwoViews(method.Method):
         small = rows["small"]
         return small.shape[1], self.vectors(self.query_encoder, flat(small))
 
-    def unreadable(self, batch):
-        """Share of samples that another one stands in for, float32 scalar."""
-        return tf.reduce_mean(1.0 - tf.cast(batch["valid"], tf.float32))
-
     def encodings(self, batch):
         """What is encoded in a step, for who looks into one.
 

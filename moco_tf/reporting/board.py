@@ -93,7 +93,7 @@ class Board(listener.Listener):
             self._events.image("views/image, query, key", step, _grid(rows))
 
     def on_report(self, method, row):
-        self.histograms(row["step"], method.newest.read())
+        self.histograms(row["step"], method.last_histograms.read())
 
     def on_epoch(self, method, row):
         self.draw(row["step"])

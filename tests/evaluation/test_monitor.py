@@ -197,7 +197,7 @@ def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
         measure.on_epoch(method, row)
     measured = [row["step"] for row in rows if "knn_backbone" in row]
     assert measured == [2, 4, 5]
-    assert measure.newest == rows[-1]["knn_backbone"]
+    assert measure.newest_top1 == rows[-1]["knn_backbone"]
 
 
 def test_the_baseline_names_the_layer_and_both_figures(make):
