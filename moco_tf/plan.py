@@ -378,15 +378,15 @@ def make_schedule(config, steps_per_epoch):
             rate,
             config.train.epochs,
             steps_per_epoch,
-            schedule.warmup_epochs,
-            schedule.unit,
-            schedule.get("first_epoch", 0),  # of pre-training alone
+            warmup_epochs=schedule.warmup_epochs,
+            unit=schedule.unit,
+            first_epoch=schedule.get("first_epoch", 0),  # of pre-training alone
         )
     return schedules.Step(
         rate,
         schedule.milestones,
         steps_per_epoch,
-        schedule.factor,
-        schedule.warmup_epochs,
-        schedule.unit,
+        decay=schedule.factor,
+        warmup_epochs=schedule.warmup_epochs,
+        unit=schedule.unit,
     )

@@ -129,14 +129,14 @@ def _fit(plan, method, strategy, callback):
         if plan.workers > 1:
             raise  # the other workers do not know of it
         print("Looking for the layer ...")
-        place = nonfinite.find(
+        sentence = nonfinite.find(
             plan.make_method(strategy),
             plan.batches,
             strategy,
             checkpoints.latest(callback.workdir),
             error.step,
         )
-        raise FloatingPointError(f"{error} {place}") from error
+        raise FloatingPointError(f"{error} {sentence}") from error
     except KeyboardInterrupt:
         if plan.workers == 1:
             callback.save_interrupted()
@@ -162,7 +162,9 @@ def is_finished(config, workdir):
 
 
 def _agree(plan, workdir, strategy, guard):
-    """The checkpoint to go on from, by the chief's word, or None.
+    """Returns the checkpoint that all workers go on from, or None.
+
+    The chief chooses it; the others wait until they see it.
 
     Raises:
       ValueError: on a worker with another configuration or other data than the
@@ -187,12 +189,12 @@ def _agree(plan, workdir, strategy, guard):
 
 
 class Files:
-    """What the chief writes to a workdir, cut back to the step it goes on from.
+    """The chief's files in a workdir, cut back to the step of the checkpoint.
 
     Attributes:
       workdir: Path. step: int.
       metrics: MetricsFile. events: EventWriter, or None without TensorBoard.
-      folder: Path of the events. warnings: WarningLog.
+      events_folder: Path of TensorBoard's files. warnings: WarningLog.
       unreadable: UnreadableLog.
     """
 
@@ -200,11 +202,11 @@ class Files:
         self.workdir, self.step = workdir, step
         self.metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
         self.metrics.cut_back(step)
-        self.folder = workdir / "tensorboard"
+        self.events_folder = workdir / "tensorboard"
         self.events = None
         if plan.config.log.tensorboard:
             self.events = tensorboard.EventWriter(
-                self.folder, step, plan.chance_loss
+                self.events_folder, step, plan.chance_loss
             )
         self.warnings = health.WarningLog(workdir / "warnings.csv", step)
         self.unreadable = unreadable.UnreadableLog(
@@ -215,7 +217,10 @@ class Files:
 
 
 def make_listeners(plan, files, method, knn=None, profile_steps=()):
-    """The chief's listeners: what traces, what measures, files, what reads.
+    """Makes the chief's listeners.
+
+    Those that add figures to a row come before the files that the row is
+    written to, and these before those that read them.
 
     Args:
       plan: Plan. files: Files. method: Method, restored.
@@ -233,20 +238,19 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         epochs=config.train.epochs,
     )
     watch = health.Watch(
-        config.method,
-        vars(plan.settings),
-        plan.run.images,
-        plan.run.batch_size,
-        plan.run.dim,
+        plan.run,
+        plan.settings,
         plan.chance_loss,
-        files.warnings.names,
-        metrics.rows(),
+        known=files.warnings.names,
+        rows=metrics.rows(),
     )
     pace = None if method.momentum is None else diagnostics.Pace()
     listeners: list[listener.Listener] = []
     if profile_steps:
         first, last = profile_steps
-        listeners.append(profile.Profile(files.folder, first, last, events))
+        listeners.append(
+            profile.Profile(files.events_folder, first, last, events)
+        )
     listeners.append(diagnostics.Inspector(plan.batches))
     if knn:
         column = f"knn_{config.knn.features}"
@@ -264,14 +268,19 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
     if events:
         listeners.append(
             board.Board(
-                config, events, files.folder, plan.batches, knn, plan.last_step
+                config,
+                events,
+                files.events_folder,
+                batches=plan.batches,
+                monitor=knn,
+                last_step=plan.last_step,
             )
         )
     return listeners
 
 
 def make_callback(plan, files, guard, listeners):
-    """The chief's callback.
+    """Makes the chief's callback.
 
     Args:
       plan: Plan. files: Files. guard: Guard. listeners: of make_listeners.
@@ -281,20 +290,20 @@ def make_callback(plan, files, guard, listeners):
     """
     config = plan.config
     cadence = callbacks.Cadence(
-        plan.steps_per_epoch,
-        plan.last_step,
-        config.train.batch_size,
-        config.log.every_steps,
-        config.checkpoint.every_steps,
-        config.checkpoint.keep,
+        steps_per_epoch=plan.steps_per_epoch,
+        last_step=plan.last_step,
+        batch_size=config.train.batch_size,
+        log_every=config.log.every_steps,
+        save_every=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
     )
     return callbacks.RunCallback(
         cadence,
-        files.workdir,
-        files.metrics,
-        files.unreadable,
-        guard,
-        listeners,
-        "Usual causes: a learning rate too high for the batch, or a "
+        workdir=files.workdir,
+        metrics=files.metrics,
+        unreadable=files.unreadable,
+        guard=guard,
+        listeners=listeners,
+        causes="Usual causes: a learning rate too high for the batch, or a "
         "temperature too low.",
     )

@@ -21,9 +21,9 @@ def _open_encoder(options, command):
     encoder = frozen.open_frozen(
         options.workdir,
         options.checkpoint,
-        options.saved_model,
-        options.views,
-        options.image_size,
+        saved_model=options.saved_model,
+        recipe=options.views,
+        image_size=options.image_size,
     )
     output = options.output or os.path.join(options.workdir, command)
     parent = options.workdir or options.output
@@ -67,7 +67,7 @@ def _linear(options, config):
     quiet.start_xla(options.verbose)
     with strategy.scope():
         encoder, output, features_folder = _open_encoder(options, "linear")
-    linear.run(config, encoder, output, strategy, features_folder)
+    linear.run(config, encoder, output, strategy, folder=features_folder)
 
 
 def _finetune(options, config):
@@ -96,7 +96,11 @@ def _embed(options, config):
     encoder, _, features_folder = _open_encoder(options, "embed")
     layers = () if options.features == "both" else (options.features,)
     embeddings.embed_source(
-        encoder, options.source, options.path, layers, features_folder
+        encoder,
+        options.source,
+        options.path,
+        layers=layers,
+        folder=features_folder,
     )
 
 
@@ -107,12 +111,12 @@ def _neighbours(options, config):
     neighbours.search_files(
         options.bank,
         options.query or options.bank,
-        options.k,
-        options.csv,
-        options.grid,
-        options.names,
-        options.features,
-        options.shown,
+        k=options.k,
+        csv_path=options.csv,
+        grid_path=options.grid,
+        queries=options.names,
+        layer=options.features,
+        shown=options.shown,
     )
 
 
@@ -120,7 +124,7 @@ _ENCODER = (
     flags.WORKDIR,
     flags.CHECKPOINT,
     flags.path(
-        "saved_model", "", "SavedModel or .keras to judge instead of a run"
+        "saved_model", "", "SavedModel or .keras to use instead of a run"
     ),
     flags.text("views", "", "views a SavedModel was trained with, as simclr"),
     flags.integer(

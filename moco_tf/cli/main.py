@@ -38,9 +38,9 @@ def _pretrain(options, config):
         strategy = distribution.make_strategy(
             options.devices,
             cluster,
-            options.cross_device_ops,
-            options.communication,
-            options.deterministic,
+            cross_device_ops=options.cross_device_ops,
+            communication=options.communication,
+            deterministic=options.deterministic,
         )
         quiet.start_xla(options.verbose)
         return strategy
@@ -50,17 +50,17 @@ def _pretrain(options, config):
         entry.joined(
             cluster,
             make_strategy,
-            options.start_timeout,
-            options.stall_timeout,
+            start_timeout=options.start_timeout,
+            stall_timeout=options.stall_timeout,
         ) as (strategy, guard),
     ):
         pretrain.pretrain(
             config,
             options.workdir,
             strategy,
-            options.extend,
-            guard,
-            profile_steps,
+            extend=options.extend,
+            guard=guard,
+            profile_steps=profile_steps,
         )
 
 

@@ -60,16 +60,18 @@ def _doctor(options, config):
     if options.prove == "auto":
         prove = bool(tf.config.list_logical_devices("GPU"))
     written = configs.load(options.config)  # as the file has it
-    order = examination.Order(
+    request = examination.Request(
         config,
-        options.workdir or "",
-        options.path,
-        options.json,
-        options.trial_steps,
-        prove,
-        written.optimizer.learning_rate / written.train.batch_size,
+        workdir=options.workdir or "",
+        path=options.path,
+        json=options.json,
+        trial_steps=options.trial_steps,
+        prove=prove,
+        rate_per_image=(
+            written.optimizer.learning_rate / written.train.batch_size
+        ),
     )
-    failed = table.failures(examination.examine(order, strategy))
+    failed = table.failures(examination.examine(request, strategy))
     if failed:
         raise ValueError(
             f"{len(failed)} check(s) failed: {', '.join(failed)}. The table "

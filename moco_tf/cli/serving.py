@@ -16,11 +16,11 @@ def _export(options, config):
         frozen.open_frozen(options.workdir, options.checkpoint),
         options.output or os.path.join(options.workdir, "export"),
         options.name,
-        options.version,
-        options.head,
-        options.bank,
-        options.licence,
-        options.workdir,
+        version=options.version,
+        head=options.head,
+        bank=options.bank,
+        licence=options.licence,
+        workdir=options.workdir,
     )
 
 

@@ -229,7 +229,13 @@ def run_trial(config, source, strategy, steps, clock=time.perf_counter):
     read = min(done, method.step_log.CAPACITY)
     log = method.step_log.read(_FIRST + done - read, _FIRST + done)
     wait = sum(log["input_wait"]) / (read * seconds)
-    return Trial(seconds, min(wait, 1.0), loss, done, _peak())
+    return Trial(
+        seconds=seconds,
+        wait=min(wait, 1.0),
+        loss=loss,
+        steps=done,
+        peak=_peak(),
+    )
 
 
 def _peak():

@@ -17,8 +17,8 @@ from moco_tf.doctor import (
 )
 
 
-class Order(NamedTuple):
-    """An order to examine a configuration, its data and the devices.
+class Request(NamedTuple):
+    """What `doctor` examines, and the files that it writes.
 
     Attributes:
       config: ConfigDict. workdir: folder of the run that is planned, or "".
@@ -38,11 +38,11 @@ class Order(NamedTuple):
     rate_per_image: float | None = None
 
 
-def examine(order, strategy):
+def examine(request, strategy):
     """Examines data, devices and configuration, and prints the results.
 
     Args:
-      order: Order. strategy: tf.distribute.Strategy of the run.
+      request: Request. strategy: tf.distribute.Strategy of the run.
 
     Returns:
       list of table.Row.
@@ -54,31 +54,31 @@ def examine(order, strategy):
     """
     rows: list[table.Row] = []
     faults: list[images.Fault] = []
-    fits = _check_config(rows, order.config, strategy)
+    fits = _check_config(rows, request.config, strategy)
     rows.append(_devices(strategy))
-    source = _open(rows, order.config)
+    source = _open(rows, request.config)
     if source is not None:
-        faults = _examine_images(rows, source, order)
+        faults = _examine_images(rows, source, request)
         rows += recipe.training_rows(
-            order.config, len(source), order.rate_per_image
+            request.config, len(source), request.rate_per_image
         )
-    rows.append(recipe.knn_row(order.config))
-    if order.prove and fits:
+    rows.append(recipe.knn_row(request.config))
+    if request.prove and fits:
         _announce("the devices: steps of the reference, a gather, a resume")
         rows += [
             reference.check_reference(),
             devices.check_gather(strategy),
-            devices.check_resume(order.config, strategy),
+            devices.check_resume(request.config, strategy),
         ]
     if fits:
         count = 0 if source is None else len(source)
-        rows += _resources(order, strategy, count)
+        rows += _resources(request, strategy, count)
         ready = source is not None and not table.failures(rows)
-        if order.trial_steps and ready:
-            _announce(f"{order.trial_steps} steps of the run itself")
-            rows.append(_trial(order, source, strategy))
+        if request.trial_steps and ready:
+            _announce(f"{request.trial_steps} steps of the run itself")
+            rows.append(_trial(request, source, strategy))
     counts = images.count_faults(faults) if source is not None else {}
-    _report(rows, order, counts)
+    _report(rows, request, counts)
     return rows
 
 
@@ -118,9 +118,9 @@ def _open(rows, config):
     return source
 
 
-def _examine_images(rows, source, order):
+def _examine_images(rows, source, request):
     """Adds the rows about images; returns their faults."""
-    config = order.config
+    config = request.config
     _announce(f"{len(source)} images")
     figures = scan.scan_source(source, config.data.threads or os.cpu_count())
     faults = images.find_faults(source, figures, config.data.image_size)
@@ -128,9 +128,9 @@ def _examine_images(rows, source, order):
     rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
     rows += _count_classes(source, config.data.source)
     rows += recipe.size_rows(config, figures)
-    path = order.path
-    if not path and order.workdir:
-        path = os.path.join(order.workdir, "doctor.csv")
+    path = request.path
+    if not path and request.workdir:
+        path = os.path.join(request.workdir, "doctor.csv")
     if path:
         images.write_csv(path, source, faults)
         table.print_text(f"{len(faults)} findings about images in {path}")
@@ -150,27 +150,29 @@ def _count_classes(source, spec):
         return [table.Row("classes", words, table.FAIL, remedy)]
 
 
-def _resources(order, strategy, count):
+def _resources(request, strategy, count):
     """Rows about memory and disk, for a source of `count` images."""
     replicas = strategy.num_replicas_in_sync
-    parts = resources.predict_memory(order.config, replicas, count)
+    parts = resources.predict_memory(request.config, replicas, count)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     free = resources.free_on_gpus() if on_gpu else resources.free_on_host()
     kind = "GPU" if on_gpu else "CPU"
-    size = resources.checkpoint_bytes(parts, order.config, count)
+    size = resources.checkpoint_bytes(parts, request.config, count)
     return [
         resources.memory_row(
-            parts, order.config, replicas, kind, free, order.rate_per_image
+            parts, request.config, replicas, kind, free, request.rate_per_image
         ),
-        resources.disk_row(order.workdir, size, order.config.checkpoint.keep),
+        resources.disk_row(
+            request.workdir, size, request.config.checkpoint.keep
+        ),
     ]
 
 
-def _trial(order, source, strategy):
+def _trial(request, source, strategy):
     """The row about some steps of the run itself."""
     try:
         trial = devices.run_trial(
-            order.config, source, strategy, order.trial_steps
+            request.config, source, strategy, request.trial_steps
         )
     except tf.errors.ResourceExhaustedError as error:
         words = f"out of memory: {error.message.splitlines()[0][:200]}"
@@ -179,18 +181,18 @@ def _trial(order, source, strategy):
     except tf.errors.OpError as error:
         words = f"a step failed: {error.message.splitlines()[0][:200]}"
         return table.Row("time", words, table.FAIL, "Run with --verbose.")
-    return devices.trial_row(order.config, len(source), trial)
+    return devices.trial_row(request.config, len(source), trial)
 
 
 def _announce(subject):
     table.print_text(f"examining {subject}")
 
 
-def _report(rows, order, counts):
+def _report(rows, request, counts):
     """Prints the table and the suggested flags; writes the JSON file."""
     table.print_text("\n" + table.format_rows(rows))
     flags = table.flags(table.overrides(rows))
     if flags:
         table.print_text("\nSuggested:\n  " + " \\\n  ".join(flags))
-    if order.json:
-        table.write_json(order.json, rows, counts)
+    if request.json:
+        table.write_json(request.json, rows, counts)

@@ -117,12 +117,12 @@ def _embed(encoder, source, spec, path, layers, folder):
     write(
         path,
         Embeddings(
-            {layer: stored.rows[layer] for layer in layers},
-            stored.index,
-            [source.name(int(number)) for number in stored.index],
-            stored.labels,
-            source.class_names,
-            {**about, "unreadable": len(stored.skipped)},
+            rows={layer: stored.rows[layer] for layer in layers},
+            index=stored.index,
+            names=[source.name(int(number)) for number in stored.index],
+            labels=stored.labels,
+            class_names=source.class_names,
+            about={**about, "unreadable": len(stored.skipped)},
         ),
     )
     if not folder:

@@ -107,16 +107,16 @@ def freeze(encoder, config, title):
         return {"backbone": backbone, "projection": projection}
 
     frozen = FrozenEncoder(
-        encode,
-        LAYERS,
-        size,
-        recipe,
-        title,
-        encoder.weights,
-        "",
-        encoder,
-        config,
-        encoder.backbone.input_shape[-1],
+        encode=encode,
+        layers=LAYERS,
+        image_size=size,
+        recipe=recipe,
+        title=title,
+        weights=encoder.weights,
+        identity="",
+        encoder=encoder,
+        config=config,
+        channels=encoder.backbone.input_shape[-1],
     )
     return frozen._replace(identity=digest(frozen))
 
@@ -233,13 +233,13 @@ def _open_saved_model(path, recipe_name, image_size):
             f"output of shape {shape} from {str(path)!r}."
         )
     frozen = FrozenEncoder(
-        encode,
-        LAYERS[:1],
-        size,
-        recipe,
-        str(path),
-        weights,
-        "",
+        encode=encode,
+        layers=LAYERS[:1],
+        image_size=size,
+        recipe=recipe,
+        title=str(path),
+        weights=weights,
+        identity="",
         channels=channels,
     )
     return frozen._replace(identity=digest(frozen))

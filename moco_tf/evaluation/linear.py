@@ -81,13 +81,12 @@ def _measure(config, encoder, labelled, output, strategy, folder):
     """Trains the classifier, tests it, and writes the result."""
     print(_describe(config, encoder, labelled, output), flush=True)
     test = features.extract_to_disk(encoder, labelled.test, folder)
-    train = {
-        "cached": train_cached,
-        "published": train_published,
-    }[config.probe.way]
-    weights, training = train(
-        config, encoder, labelled, output, folder, strategy
-    )
+    if config.probe.way == "cached":
+        weights, training = train_cached(config, encoder, labelled, folder)
+    else:
+        weights, training = train_published(
+            config, encoder, labelled, output, strategy
+        )
     if frozen.digest(encoder) != encoder.identity:
         raise FloatingPointError(
             "The encoder's weights have changed during the probe: the figure "
@@ -169,18 +168,16 @@ def _describe(config, encoder, labelled, output):
     )
 
 
-def train_cached(config, encoder, labelled, output, folder, strategy):
+def train_cached(config, encoder, labelled, folder):
     """Chooses a rate by held-out images, and trains with it on all images.
 
     Args:
       config: ConfigDict of `linear`. encoder: frozen.FrozenEncoder.
       labelled: supervised.LabelledSources. folder: of stored features.
-      output, strategy: not used here.
 
     Returns:
       weights float32 [1, F + 1, classes], dict for result.json.
     """
-    del output, strategy
     plain = features.extract_to_disk(encoder, labelled.train, folder)
     labels, layer = labelled.train_labels[plain.index], config.probe.features
     tables = [plain.rows[layer]]
@@ -188,14 +185,14 @@ def train_cached(config, encoder, labelled, output, folder, strategy):
         tables = _cropped(config, encoder, labelled.train, plain, folder)
     rates = tuple(config.probe.rates)
     recipe = Recipe(
-        rates,
-        config.train.epochs,
-        tuple(config.schedule.milestones),
-        config.schedule.factor,
-        config.optimizer.momentum,
-        config.optimizer.weight_decay,
-        config.train.batch_size,
-        config.seed,
+        rates=rates,
+        epochs=config.train.epochs,
+        milestones=tuple(config.schedule.milestones),
+        factor=config.schedule.factor,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
     )
     classes = len(labelled.names)
     _, held_out = supervised.split(labels, config.probe.holdout, config.seed)
@@ -482,19 +479,18 @@ class LinearProbe(supervised.Classifier):
         return np.concatenate(rows)[np.newaxis]
 
 
-def train_published(config, encoder, labelled, output, folder, strategy):
+def train_published(config, encoder, labelled, output, strategy):
     """Trains on a new random crop of every image in every epoch.
 
     Args:
       config: ConfigDict of `linear`. encoder: frozen.FrozenEncoder.
       labelled: supervised.LabelledSources.
       output: folder of metrics and checkpoints.
-      folder: not used here. strategy: tf.distribute.Strategy.
+      strategy: tf.distribute.Strategy.
 
     Returns:
       weights float32 [1, F + 1, classes], dict for result.json.
     """
-    del folder
     recipe = encoder.recipe._replace(
         augment=views.crop_and_flip(config.data.crop)
     )

@@ -386,19 +386,19 @@ def _make_callback(config, output, batches, metrics, guard, listeners):
     steps = batches.steps_per_epoch
     return callbacks.RunCallback(
         callbacks.Cadence(
-            steps,
-            config.train.epochs * steps,
-            config.train.batch_size,
-            config.log.every_steps,
+            steps_per_epoch=steps,
+            last_step=config.train.epochs * steps,
+            batch_size=config.train.batch_size,
+            log_every=config.log.every_steps,
         ),
-        output,
-        metrics,
-        unreadable.UnreadableLog(
+        workdir=output,
+        metrics=metrics,
+        unreadable=unreadable.UnreadableLog(
             output / "unreadable.csv", batches, config.data.max_corrupt_fraction
         ),
-        guard,
-        listeners,
-        "Usual cause: a learning rate too high for these features.",
+        guard=guard,
+        listeners=listeners,
+        causes="Usual cause: a learning rate too high for these features.",
     )
 
 

@@ -36,33 +36,19 @@ class Notice(NamedTuple):
 class Watch:
     """The rules: reads the figures of one run and gives each warning once."""
 
-    def __init__(
-        self,
-        method,
-        settings,
-        images,
-        batch_size,
-        dim,
-        chance=None,
-        known=(),
-        rows=(),
-    ):
+    def __init__(self, run, settings, chance=None, *, known=(), rows=()):
         """Stores the settings of the run, and its figures so far.
 
         Args:
-          method: its name, which is that of its section of a configuration.
-          settings: dict of that section.
-          images: N of the source. batch_size: images of a step.
-          dim: C, features of a key.
+          run: methods.two_views.Run.
+          settings: object with the fields of the method's section of a
+            configuration as attributes.
           chance: loss of guessing, nats; None: the method has no such loss.
           known: names of warnings that the run has had before.
           rows: of metrics.csv, of the run so far.
         """
-        self._method = method
-        self._settings = settings
-        self._images = images
-        self._batch_size = batch_size
-        self._dim = dim
+        self._run = run
+        self._settings = vars(settings)
         self._chance = chance
         self._known = set(known)
         self._in_a_row = {"still": 0, "follows": 0, "waiting": 0}
@@ -74,14 +60,14 @@ class Watch:
         if "mask_same_image" not in self._settings:  # no queue of negatives
             return []
         queue_size = self._settings["queue_size"]
-        share = queue_size / self._images
+        share = queue_size / self._run.images
         if share > _LARGE and not self._settings["mask_same_image"]:
             return self._warn(
                 "large-queue",
                 f"the queue holds {queue_size} keys, {100 * share:.0f} % "
-                f"of the {self._images} images: keys of a query's own image "
-                "come up as its negatives. Set config."
-                f"{self._method}.mask_same_image=true, or a queue "
+                f"of the {self._run.images} images: keys of a query's own "
+                "image come up as its negatives. Set config."
+                f"{self._run.method}.mask_same_image=true, or a queue "
                 "below a tenth of the images",
             )
         return []
@@ -135,7 +121,7 @@ class Watch:
                 "key-encoder-still",
                 "the key encoder does not move: its outputs stay those of the "
                 f"start (momentum {momentum}). Use config."
-                f"{self._method}.momentum below 1",
+                f"{self._run.method}.momentum below 1",
             )
         if self._repeated("follows", pace > _FOLLOWS):
             notices += self._warn(
@@ -143,14 +129,14 @@ class Watch:
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
                 f"query encoder at each step: {outputs} are of different "
                 f"encoders (momentum {momentum}). Use "
-                f"config.{self._method}.momentum=0.99 to 0.9999",
+                f"config.{self._run.method}.momentum=0.99 to 0.9999",
             )
         return notices
 
     def _contrast(self, row):
         """Warnings of loss and keys, once the queue holds real keys alone."""
         settings, step = self._settings, row["step"]
-        keys = self._batch_size
+        keys = self._run.batch_size
         keys *= 2 if settings.get("symmetric", False) else 1
         # Without a queue the dictionary is new at every step.
         turnovers = step * keys / (settings.get("queue_size") or keys)
@@ -178,7 +164,7 @@ class Watch:
                 "key encoder, and start again from an earlier checkpoint",
             )
         rank = row.get("key_rank")
-        if rank is not None and rank < min(_CONSTANT, self._dim):
+        if rank is not None and rank < min(_CONSTANT, self._run.dim):
             notices += self._warn(
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "

@@ -1,8 +1,8 @@
-"""What a run tells those who watch it."""
+"""The interface of listeners: what a run calls while it trains."""
 
 
 class Listener:
-    """Is told of the steps, reports and epochs of a run; does nothing itself.
+    """Base of the listeners of a run; its methods do nothing.
 
     A run's callback (training/callbacks.py) calls its listeners in the order
     of their list. A row is a dict by column of metrics.csv, with "step"; a

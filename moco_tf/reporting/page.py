@@ -25,11 +25,11 @@ _REPRESENTATION = ("alignment", "uniformity", "effective_rank")
 _SPEED = ("images_per_second", "input_wait_share")
 
 
-def write(workdirs, path="", checkpoint="latest", images=2000):
+def write(folders, path="", checkpoint="latest", images=2000):
     """Writes the report of one run or of several, and prints where it is.
 
     Args:
-      workdirs: list of str, of pre-training runs, finished or not.
+      folders: list of str, workdirs of pre-training runs, finished or not.
       path: of the file; "": report.html in the first workdir.
       checkpoint: "latest", "best", a step or a path: its features are shown.
       images: int, of the test set on the map; 0: curves alone.
@@ -49,7 +49,7 @@ def write(workdirs, path="", checkpoint="latest", images=2000):
             "A map shows 0 images or more; 0 leaves out all pictures. Received "
             f"images={images}."
         )
-    runs = read_runs(workdirs)
+    runs = read_runs(folders)
     path = pathlib.Path(path or runs[0].workdir / "report.html")
     if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
@@ -271,17 +271,17 @@ def read_runs(paths):
       ValueError: for a folder that holds no pre-training run, a folder that
         is named twice, or files that are damaged.
     """
-    workdirs_ = [pathlib.Path(path).resolve() for path in paths]
-    twice = {str(x) for x in workdirs_ if workdirs_.count(x) > 1}
+    folders = [pathlib.Path(path).resolve() for path in paths]
+    twice = {str(x) for x in folders if folders.count(x) > 1}
     if twice:
         raise ValueError(
             "A report compares different runs. Received the same workdir "
             f"more than once: {', '.join(sorted(twice))}. Give each once."
         )
-    names = short_names(workdirs_)
+    names = short_names(folders)
     return [
-        _read_run(workdir, name)
-        for workdir, name in zip(workdirs_, names, strict=True)
+        _read_run(folder, name)
+        for folder, name in zip(folders, names, strict=True)
     ]
 
 
@@ -321,15 +321,15 @@ def _read_run(workdir, name):
             path.stat().st_mtime, datetime.UTC
         )
     return Run(
-        name,
-        workdir,
-        config,
-        saved.get("data_fingerprint", ""),
-        starts,
-        rows,
-        written,
-        _steps_per_epoch(rows, workdir),
-        _evaluations(workdir),
+        name=name,
+        workdir=workdir,
+        config=config,
+        fingerprint=saved.get("data_fingerprint", ""),
+        starts=starts,
+        rows=rows,
+        written=written,
+        steps_per_epoch=_steps_per_epoch(rows, workdir),
+        evaluations=_evaluations(workdir),
     )
 
 

@@ -234,14 +234,14 @@ def encode(run, checkpoint, most, is_single=True):
             # It stays on disk, in the workdir; it may be large.
             bank = _embeddings(encoder, source, stored)
     return Encoded(
-        source,
-        spec,
-        len(source),
-        [images[int(index)] for index in shown.index],
-        shown,
-        bank,
-        encoder,
-        view,
+        source=source,
+        spec=spec,
+        total=len(source),
+        images=[images[int(index)] for index in shown.index],
+        shown=shown,
+        bank=bank,
+        encoder=encoder,
+        views=view,
     )
 
 
@@ -279,12 +279,15 @@ def _embeddings(encoder, source, stored, rows=None):
         # A copy, which may outlive the folder of features.
         values, index = np.array(values[rows]), index[rows]
     return embeddings.Embeddings(
-        {LAYER: values},
-        index,
-        _Names(source, index),
-        features.labels_of(source, index),
-        source.class_names,
-        {"fingerprint": source.fingerprint(), "encoder": encoder.identity},
+        rows={LAYER: values},
+        index=index,
+        names=_Names(source, index),
+        labels=features.labels_of(source, index),
+        class_names=source.class_names,
+        about={
+            "fingerprint": source.fingerprint(),
+            "encoder": encoder.identity,
+        },
     )
 
 

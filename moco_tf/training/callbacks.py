@@ -1,4 +1,4 @@
-"""What happens around the steps of `fit`: reports, checkpoints, the end."""
+"""Callbacks of `fit`: reports and checkpoints between steps, and the end."""
 
 import math
 import time
@@ -108,11 +108,11 @@ class Cadence(NamedTuple):
 
 
 class RunCallback(StepCallback):
-    """Reports every few steps, saves, and tells the listeners: the chief's.
+    """The chief's callback: reports, saves checkpoints, calls listeners.
 
-    At the end of an epoch: report, checkpoint, then the listeners' epoch (kNN).
-    A run that is killed in between repeats what its last checkpoint does not
-    hold, and no more.
+    The end of an epoch is reported, then saved, and only then the listeners'
+    `on_epoch` is called, where kNN is measured: a run that is killed meanwhile
+    repeats the measurement and no step.
 
     Attributes:
       reported: int, steps that are in metrics.csv.
@@ -122,7 +122,15 @@ class RunCallback(StepCallback):
     """
 
     def __init__(
-        self, cadence, workdir, metrics, unreadable, guard, listeners, causes=""
+        self,
+        cadence,
+        *,
+        workdir,
+        metrics,
+        unreadable,
+        guard,
+        listeners,
+        causes="",
     ):
         """Joins a run's files and listeners.
 
@@ -193,7 +201,7 @@ class RunCallback(StepCallback):
             each.close()
 
     def report(self):
-        """Reads the steps since the last report and tells the listeners.
+        """Reads the steps since the last report and calls the listeners.
 
         Raises:
           NotFinite: at a loss that is no number.
@@ -214,7 +222,7 @@ class RunCallback(StepCallback):
         self.unreadable.check(self.unreadable_samples, seen)
 
     def finish_epoch(self):
-        """Tells the listeners the epoch's mean; the epoch is saved already."""
+        """Calls the listeners with the mean loss of an epoch that is saved."""
         epoch = self.step // self.steps_per_epoch
         loss = self.metrics.epoch_mean(epoch, "loss")
         row = {"step": self.step, "epoch_loss": loss}

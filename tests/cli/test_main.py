@@ -109,15 +109,20 @@ def test_pretrain_receives_flags_and_configuration(calls):
 def test_pretrain_hands_its_flags_to_the_strategy(monkeypatch, capsys):
     received = []
 
-    def refuse(*arguments):
-        received.append(arguments)
+    def refuse(*arguments, **named):
+        received.append((*arguments, named))
         raise ValueError("enough seen")
 
     monkeypatch.setattr(distribution, "make_strategy", refuse)
     words = ["pretrain", "--config=quickstart", "--workdir=none"]
     assert cli.run([*words, "--devices=cpu:2", "--deterministic"]) == 1
     assert "enough seen" in capsys.readouterr().err
-    assert received == [("cpu:2", None, "auto", "auto", True)]
+    named = {
+        "cross_device_ops": "auto",
+        "communication": "auto",
+        "deterministic": True,
+    }
+    assert received == [("cpu:2", None, named)]
 
 
 def test_knn_reads_the_configuration_of_the_run(calls):

@@ -1,6 +1,7 @@
 """Each warning fires where it should, once, and a good run hears none."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -19,15 +20,15 @@ def _config(**fields):
 
 def _watch(config=None, images=50_000, chance=CHANCE, **arguments):
     config = config or _config()
-    return health.Watch(
-        config.method,
-        config[config.method].to_dict(),
-        images,
-        config.train.batch_size,
-        config.model.dim,
-        chance,
-        **arguments,
+    # The fields of a Run that the rules read: without TensorFlow.
+    run = types.SimpleNamespace(
+        method=config.method,
+        images=images,
+        batch_size=config.train.batch_size,
+        dim=config.model.dim,
     )
+    settings = types.SimpleNamespace(**config[config.method].to_dict())
+    return health.Watch(run, settings, chance, **arguments)
 
 
 def _row(step, **figures):

@@ -60,11 +60,11 @@ def _start(
         listeners = [knn, best, *listeners]
     callback = callbacks.RunCallback(
         callbacks.Cadence(STEPS_PER_EPOCH, last_step, BATCH, log, save, 99),
-        workdir,
-        metrics,
-        Unreadable(),
-        watchdog.Guard(),
-        listeners,
+        workdir=workdir,
+        metrics=metrics,
+        unreadable=Unreadable(),
+        guard=watchdog.Guard(),
+        listeners=listeners,
     )
     callback.resume(method)
     return callback
