@@ -1,4 +1,4 @@
-"""Standard error of the process, held back for a while."""
+"""Capturing what the process writes to standard error."""
 
 import contextlib
 import os
@@ -7,11 +7,11 @@ import tempfile
 
 
 @contextlib.contextmanager
-def held_back(is_shown):
-    """Holds back what this process writes to standard error.
+def capture(is_shown):
+    """Captures standard error of this process while the block runs.
 
-    The file descriptor is redirected, so lines of C++ code are held back too.
-    What shall be seen meanwhile must go elsewhere.
+    The file descriptor is redirected, so that lines of C++ code are captured
+    too. What a user shall see meanwhile must be written elsewhere.
 
     Args:
       is_shown: function: a line (bytes, without its end) -> whether it is

@@ -51,18 +51,18 @@ def prepare(verbose=False):
 
 @contextlib.contextmanager
 def imports(verbose=False):
-    """Holds back what imports write to stderr; shows all but known notices.
+    """Captures what imports write to stderr; shows all but known notices.
 
     Everything is shown when the block raises.
 
     Args:
-      verbose: True holds nothing back.
+      verbose: True captures nothing.
     """
     if verbose:
         yield
         return
     failed = False
-    with standard_error.held_back(
+    with standard_error.capture(
         lambda line: failed or not _NOTICES.search(line)
     ):
         try:
@@ -79,7 +79,7 @@ def start_xla(verbose=False):
     the devices are chosen.
 
     Args:
-      verbose: True holds nothing back.
+      verbose: True captures nothing.
     """
     import tensorflow as tf  # here: `prepare` comes before it
 

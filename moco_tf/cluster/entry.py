@@ -1,4 +1,4 @@
-"""How a process of a run comes into its cluster, and goes."""
+"""Joining a cluster: the order in which a process of a run starts."""
 
 import contextlib
 
@@ -26,7 +26,7 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout):
     6. The process ends. TensorFlow may wait for a peer there again, so this
        is limited too.
 
-    A process on its own has neither watchdog nor meeting: 3, 4 and 5 remain.
+    A process on its own has no watchdog and waits for nobody: 3, 4, 5 remain.
 
     Args:
       cluster: Cluster, or None for a process on its own.
@@ -47,7 +47,7 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout):
     """
     guard = watchdog.Guard(cluster, stall_timeout)
     if cluster:
-        guard.limit(start_timeout + _GRACE, "the meeting of the workers")
+        guard.limit(start_timeout + _GRACE, "the arrival of all workers")
         rendezvous.meet(cluster, start_timeout)
         guard.limit(start_timeout, "joining the other workers")
     strategy = make_strategy()

@@ -5,7 +5,7 @@ its colour, and two hashes, of its pixels and of what it looks like.
 
 libjpeg repairs damaged data as well as it can: it fills the rest with grey, or
 goes on at a wrong position. The image then counts as decoded, and no op returns
-what happened: only a warning on standard error tells, which is read here.
+what happened: only a warning on standard error says so, which is read here.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def scan_source(source, threads, stream=None):
     Returns:
       Scan.
 
-    Side effects: standard error is held back meanwhile.
+    Side effects: standard error is captured meanwhile.
     """
     stream = sys.stdout if stream is None else stream
     read = _reader(source, threads)
@@ -300,7 +300,7 @@ def _decoder_warnings():
     Side effects: lines that are not the decoder's are written to standard
     error at the end. Progress must go elsewhere meanwhile.
     """
-    with standard_error.held_back(lambda x: not _is_of_decoder(x)) as file:
+    with standard_error.capture(lambda x: not _is_of_decoder(x)) as file:
         yield _DecoderWarnings(file)
 
 

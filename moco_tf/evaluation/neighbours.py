@@ -110,11 +110,11 @@ def search(bank, query, k, layer="backbone", query_rows=None):
     rows = query.rows[layer]
     if not np.array_equal(query_rows, np.arange(len(query.index))):
         rows = np.concatenate([rows[i : i + 1] for i in query_rows.tolist()])
-    selves = _rows_of_selves(bank, query, query_rows)
-    more = int((selves >= 0).any())  # the image itself may be the nearest
+    own_rows = _own_rows(bank, query, query_rows)
+    more = int((own_rows >= 0).any())  # the image itself may be the nearest
     cosine, index = voting.nearest(bank.rows[layer], rows, k + more)
     if more:
-        drop = index == selves[:, np.newaxis]
+        drop = index == own_rows[:, np.newaxis]
         # Where it is not among the nearest, as of many duplicates, the last
         # one goes.
         drop[~drop.any(axis=1), -1] = True
@@ -175,7 +175,7 @@ def _check(bank, query, k, layer, query_rows):
             f"{shown[0]} and {shown[1]}. Embed both with one of them."
         )
     others = len(bank.index) - int(
-        (_rows_of_selves(bank, query, query_rows) >= 0).any()
+        (_own_rows(bank, query, query_rows) >= 0).any()
     )
     if not 1 <= k <= others:
         raise ValueError(
@@ -184,8 +184,8 @@ def _check(bank, query, k, layer, query_rows):
         )
 
 
-def _rows_of_selves(bank, query, query_rows):
-    """Finds the queries themselves in the bank: rows [q], -1 for none."""
+def _own_rows(bank, query, query_rows):
+    """Finds the queries' own rows in the bank: int64 [q], -1 for none."""
     if bank.about["fingerprint"] != query.about["fingerprint"]:
         return np.full(len(query_rows), -1)
     wanted = query.index[query_rows]

@@ -9,6 +9,8 @@ import tensorflow as tf
 from moco_tf.methods.momentum import check_momentum
 from moco_tf.models import batch_norm
 
+LOSSES = ("info_nce", "nce")  # of the methods with a bank
+
 
 class KeyQueue(tf.Module):
     """A ring of K keys; each position remembers its sample and its step.
@@ -72,32 +74,6 @@ class KeyQueue(tf.Module):
 
 def _scatter(variable, rows, positions):
     variable.scatter_update(tf.IndexedSlices(rows, positions))
-
-
-LOSSES = ("info_nce", "nce")
-
-
-def check_loss(name, loss, micro_batches):
-    """Refuses a loss that a method with a bank does not have.
-
-    Args:
-      name: str, the method's. loss: one of LOSSES; "nce" needs the whole batch
-        at once, for its constant. micro_batches: int.
-
-    Raises:
-      ValueError: for another loss, or for nce in micro-batches.
-    """
-    if loss not in LOSSES:
-        raise ValueError(
-            f"loss must be one of {LOSSES}. Received loss={loss!r}."
-        )
-    if loss == "nce" and micro_batches > 1:
-        raise ValueError(
-            f"{name}.loss=nce needs train.micro_batches=1: its constant is a "
-            f"mean over the first batch. Received {micro_batches}. Pass "
-            "--config.train.micro_batches=1, or "
-            f"--config.{name}.loss=info_nce."
-        )
 
 
 class FeatureBank(tf.Module):
@@ -190,3 +166,26 @@ class FeatureBank(tf.Module):
         same = images[:, tf.newaxis] == images
         new = tf.gather(new, tf.argmax(same, axis=1))
         self.features.scatter_update(tf.IndexedSlices(new, images))
+
+
+def check_loss(name, loss, micro_batches):
+    """Refuses a loss that the methods with a bank do not have.
+
+    Args:
+      name: str, the method's. loss: one of LOSSES; "nce" needs the whole batch
+        at once, for its constant. micro_batches: int.
+
+    Raises:
+      ValueError: for another loss, or for nce in micro-batches.
+    """
+    if loss not in LOSSES:
+        raise ValueError(
+            f"loss must be one of {LOSSES}. Received loss={loss!r}."
+        )
+    if loss == "nce" and micro_batches > 1:
+        raise ValueError(
+            f"{name}.loss=nce needs train.micro_batches=1: its constant is a "
+            f"mean over the first batch. Received {micro_batches}. Pass "
+            "--config.train.micro_batches=1, or "
+            f"--config.{name}.loss=info_nce."
+        )

@@ -17,7 +17,7 @@ class Entry(NamedTuple):
       title: str, its published name.
       papers: arXiv numbers.
       dictionary: what a query is compared with, in words.
-      place: "module:class" of the keras.Model.
+      class_path: "module:class" of the keras.Model.
       fields: of its section of a configuration, by name; each is an argument
         of the class, but "shuffle", from which the plan makes shuffle_keys.
       configs: names in configs/ of its recipes.
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     title: str
     papers: tuple[str, ...]
     dictionary: str
-    place: str
+    class_path: str
     fields: dict[str, Field]
     configs: tuple[str, ...]
 
@@ -46,7 +46,7 @@ METHODS = {
         title="MoCo v1, v2",
         papers=("1911.05722", "2003.04297"),
         dictionary="a queue of the last K keys of a momentum encoder",
-        place="moco_tf.methods.moco:MoCo",
+        class_path="moco_tf.methods.moco:MoCo",
         fields={
             "queue_size": Field(int, low=1),
             "momentum": Field(float, low=0, high=1),
@@ -66,7 +66,7 @@ METHODS = {
         title="Instance discrimination (memory bank)",
         papers=("1805.01978",),
         dictionary="K features drawn from a bank of all images",
-        place="moco_tf.methods.memory_bank:MemoryBank",
+        class_path="moco_tf.methods.memory_bank:MemoryBank",
         fields=_BANK,
         configs=("memory_bank_imagenet",),
     ),
@@ -74,7 +74,7 @@ METHODS = {
         title="End-to-end keys",
         papers=("1911.05722",),
         dictionary="the keys of the current global batch",
-        place="moco_tf.methods.end_to_end:EndToEnd",
+        class_path="moco_tf.methods.end_to_end:EndToEnd",
         fields={
             "temperature": Field(float, above=0),
             "shared_encoder": Field(bool),
@@ -86,7 +86,7 @@ METHODS = {
         title="SimCLR",
         papers=("2002.05709",),
         dictionary="both views of the current global batch",
-        place="moco_tf.methods.simclr:SimCLR",
+        class_path="moco_tf.methods.simclr:SimCLR",
         fields={"temperature": Field(float, above=0)},
         configs=("simclr_imagenet", "simclr_cifar10"),
     ),
@@ -94,7 +94,7 @@ METHODS = {
         title="BYOL",
         papers=("2006.07733",),
         dictionary="none: the target of a momentum encoder",
-        place="moco_tf.methods.byol:BYOL",
+        class_path="moco_tf.methods.byol:BYOL",
         fields={"momentum": Field(float, low=0, high=1)},
         configs=("byol_imagenet", "byol_cifar10"),
     ),
@@ -102,7 +102,7 @@ METHODS = {
         title="SwAV",
         papers=("2006.09882",),
         dictionary="K prototypes, by the codes of the other view",
-        place="moco_tf.methods.swav:SwAV",
+        class_path="moco_tf.methods.swav:SwAV",
         fields={
             "prototypes": Field(int, low=2),
             "temperature": Field(float, above=0),
@@ -118,7 +118,7 @@ METHODS = {
         title="DINO",
         papers=("2104.14294",),
         dictionary="none: the centred output of a momentum encoder",
-        place="moco_tf.methods.dino:DINO",
+        class_path="moco_tf.methods.dino:DINO",
         fields={
             "outputs": Field(int, low=2),
             "temperature": Field(float, above=0),
@@ -135,7 +135,7 @@ METHODS = {
         title="CMC",
         papers=("1906.05849",),
         dictionary="K features of the other sensor, drawn from its bank",
-        place="moco_tf.methods.cmc:CMC",
+        class_path="moco_tf.methods.cmc:CMC",
         fields=_BANK,
         configs=("cmc_imagenet",),
     ),
@@ -143,7 +143,7 @@ METHODS = {
         title="CPC",
         papers=("1807.03748",),
         dictionary="K patches of the current global batch",
-        place="moco_tf.methods.cpc:CPC",
+        class_path="moco_tf.methods.cpc:CPC",
         fields={
             "rows": Field(int, low=1),
             "blocks": Field(int, low=1),
@@ -159,7 +159,7 @@ def method_class(name):
 
     Side effects: imports TensorFlow.
     """
-    module, _, attribute = METHODS[name].place.partition(":")
+    module, _, attribute = METHODS[name].class_path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

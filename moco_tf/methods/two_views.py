@@ -167,10 +167,10 @@ class TwoViews(method.Method):
         return small.shape[1], self.vectors(self.query_encoder, flat(small))
 
     def encodings(self, batch):
-        """What is encoded in a step, for who looks into one.
+        """The encoders of a step and their images, to look for a fault.
 
         Returns:
-          dict of Encoding by a name in words.
+          dict of Encoding by a name in words, in the order of the step.
         """
         if not self.KEY_VIEWS:
             images = self.normalize(batch["query"])

@@ -228,9 +228,10 @@ class Prototypes(tf.keras.layers.Layer):
 
 
 def context_network(side, dim, blocks):
-    """Makes the context of CPC: a place's row and what lies above it.
+    """Makes CPC's context network, which reads a grid of patches downwards.
 
-    Masked convolutions read a grid of patches from the top to the bottom. A
+    The context at a position of the grid depends on the patches of its row and
+    of the rows above, by masked convolutions; on none below. A
     block is PixelCNN's idea (arXiv:1601.06759) with rows in the place of
     pixels: 1x1, 1x3 along the row, 2x1 over the row and the one above, 1x1,
     and the input added.

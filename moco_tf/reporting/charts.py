@@ -341,21 +341,21 @@ def draw(chart):
     )
 
 
-def thin(x, y, weights, most=400):
+def thin(x, y, weights, max_points=400):
     """Joins neighbouring points where there are more than a screen shows.
 
     Args:
       x, y: float [n]. weights: float [n], steps that a point is the mean of.
-      most: int, points at most.
+      max_points: int.
 
     Returns:
-      x, y, low, high float [m], m at most `most`: the last x of each group,
-      its weighted mean, its least and its greatest value; low and high are
-      None where nothing was joined.
+      x, y, low, high float [m], m at most `max_points`: of each group the last
+      x, the weighted mean, the least and the greatest value of y; low and high
+      are None where nothing was joined.
     """
-    if len(x) <= most:
+    if len(x) <= max_points:
         return np.asarray(x), np.asarray(y), None, None
-    groups = np.array_split(np.arange(len(x)), most)
+    groups = np.array_split(np.arange(len(x)), max_points)
     y, weights = np.asarray(y), np.asarray(weights)
     return (
         np.array([x[group[-1]] for group in groups]),

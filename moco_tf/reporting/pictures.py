@@ -26,12 +26,12 @@ _PALETTE = (
 )  # fmt: skip
 
 
-def draw_run(run, checkpoint, most, sheets, is_single=True):
+def draw_run(run, checkpoint, max_images, sheets, is_single=True):
     """Draws the pictures of one run.
 
     Args:
       run: page.Run. checkpoint: as `frozen.find_checkpoint` takes it.
-      most: int, images on the map. sheets: Sheets, which it adds to.
+      max_images: int, on the map. sheets: Sheets, which it adds to.
       is_single: as `samples.encode`.
 
     Returns:
@@ -45,7 +45,7 @@ def draw_run(run, checkpoint, most, sheets, is_single=True):
             "the features that are shown here."
         }
         return {**parts, "map": missing, "near": missing}
-    test = _attempt(samples.encode, run, checkpoint, most, is_single)
+    test = _attempt(samples.encode, run, checkpoint, max_images, is_single)
     if isinstance(test, dict):
         return {**parts, "map": test, "near": test}
     parts["map"] = _attempt(_map, test, sheets)
@@ -179,17 +179,17 @@ def colours(count):
 class Sheets:
     """Sheets of pictures, each once in the page though several runs show it."""
 
-    def __init__(self, most):
-        """Holds none yet; `most` is the size of one, characters."""
+    def __init__(self, max_characters):
+        """Starts without sheets; each has at most `max_characters`."""
         self.sheets = []
-        self._most = most
+        self._max_characters = max_characters
         self._known = {}
 
     def add(self, key, images, side):
         """Returns the number of a sheet of these images; `key` names them."""
         if key not in self._known:
             self._known[key] = len(self.sheets)
-            self.sheets.append(draw_sheet(images, side, self._most))
+            self.sheets.append(draw_sheet(images, side, self._max_characters))
         return self._known[key]
 
 
@@ -213,13 +213,13 @@ def data_address(image, side=None, quality=85):
     return _encode(picture, quality)
 
 
-def draw_sheet(images, side, most=1_500_000):
+def draw_sheet(images, side, max_characters=1_500_000):
     """Draws many images as one picture, row after row.
 
     Args:
       images: list of uint8 [S, S, 3], squares of any size.
       side: int, pixels of each in the picture.
-      most: int, characters of the address; quality falls until it fits, to a
+      max_characters: int, of the address; quality falls until it fits, to a
         floor of 25.
 
     Returns:
@@ -237,7 +237,7 @@ def draw_sheet(images, side, most=1_500_000):
     canvas = samples.grid(tiles, columns, rows, side, background="black")
     for quality in _QUALITIES:
         address = _encode(canvas, quality)
-        if len(address) <= most:
+        if len(address) <= max_characters:
             break
     return {"address": address, "columns": columns, "rows": rows, "side": side}
 

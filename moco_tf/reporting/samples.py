@@ -189,7 +189,7 @@ class Encoded(NamedTuple):
     views: EvaluationViews
 
 
-def encode(run, checkpoint, most, is_single=True):
+def encode(run, checkpoint, max_images, is_single=True):
     """Encodes the test set, or evenly spaced images of it.
 
     Features that another command has stored are used; then neighbours are
@@ -197,7 +197,7 @@ def encode(run, checkpoint, most, is_single=True):
 
     Args:
       run: page.Run. checkpoint: "latest", "best", a step or a path.
-      most: int, images to show.
+      max_images: int, images to show.
       is_single: False where the report compares runs: neighbours are looked
         for among the shown images, which all runs have.
 
@@ -212,7 +212,7 @@ def encode(run, checkpoint, most, is_single=True):
     encoder = frozen.open_frozen(run.workdir, checkpoint)
     spec = run.config.knn.query or run.config.data.source
     source = open_source(run, spec)
-    count = min(most, len(source))
+    count = min(max_images, len(source))
     indices = sources.evenly_spaced(len(source), count)
     with _folder(run.workdir) as folder:
         stored = features.load_from_disk(encoder, source, folder)

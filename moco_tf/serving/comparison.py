@@ -1,4 +1,4 @@
-"""An exported encoder against the one it was made from, on photographs."""
+"""Compares an exported encoder with that of its run, on photographs."""
 
 import importlib.resources
 import pathlib

@@ -1,4 +1,4 @@
-"""An exported encoder for another runtime (the `convert` command).
+"""Converts an exported encoder for another runtime (the `convert` command).
 
 The encoder is the export's signature `embed_tensors`. The packages of a format
 are imported where they are used: only those of the chosen format need to be

@@ -1,4 +1,4 @@
-"""An encoder for other programs (the `export` command).
+"""Exports an encoder for other programs (the `export` command).
 
 OUTPUT/NAME/VERSION/
     saved_model.pb variables/ assets.extra/   for TensorFlow Serving

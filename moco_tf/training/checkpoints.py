@@ -21,7 +21,7 @@ import tensorflow as tf
 from moco_tf import filesystem
 
 _NAME = re.compile(r"step-(\d{9})")
-_PLACE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
+_NODE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
 _STATE = "state"
 _QUERY_ENCODER = "query encoder"  # what imported weights may hold alone
 # What TensorFlow raises for a file of another model, or damaged, or cut off.
@@ -185,7 +185,7 @@ def restore(method, path):
         raise ValueError(
             "Pre-training goes on from two encoders and a queue of keys. "
             f"Received {path}, which holds a query encoder alone: its weights "
-            "were imported from a file without a queue. Judge, fine-tune or "
+            "were imported from a file without a queue. Evaluate, fine-tune or "
             "export it; to pre-train, give another --workdir."
         )
     checkpoint = tf.train.Checkpoint(model=method)
@@ -229,7 +229,7 @@ def _path(workdir, step):
 def _reason(error):
     """The first line of an error, as a sentence."""
     text = getattr(error, "message", None) or str(error) or repr(error)
-    line = _PLACE.sub("", text.strip().splitlines()[0])
+    line = _NODE.sub("", text.strip().splitlines()[0])
     return line[:300].rstrip(".") + "."
 
 

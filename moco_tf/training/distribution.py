@@ -1,4 +1,4 @@
-"""Devices: from the user's word to a tf.distribute strategy."""
+"""Devices and processes of a run: tf.distribute strategies."""
 
 import contextlib
 import os
@@ -77,9 +77,8 @@ def make_strategy(
       ValueError: for another form, GPUs that are not there, or a process
         whose devices are already in use in another layout.
 
-    Side effects: `deterministic` is set for the process; in a cluster,
-      sets TF_CONFIG, opens this worker's port and
-      waits for the other workers.
+    Side effects: `deterministic` is set for the process. In a cluster it sets
+      TF_CONFIG, opens this worker's port and waits for the other workers.
     """
     _check_name("cross_device_ops", cross_device_ops, CROSS_DEVICE_OPS)
     _check_name("communication", communication, COMMUNICATIONS)
@@ -126,11 +125,11 @@ def _choose_devices_of_worker(kind, count, gpus, cluster):
             )
         _choose_cpus(1)
         return
-    place, workers = cluster.local()
+    number, workers = cluster.local()
     # Too few for all: Slurm or the user has set each worker's GPUs.
     share = count or len(gpus) // workers
     if workers > 1 and share and len(gpus) >= workers * share:
-        gpus = gpus[place * share : (place + 1) * share]
+        gpus = gpus[number * share : (number + 1) * share]
     _choose_gpus(gpus, count or max(len(gpus), 1))
 
 

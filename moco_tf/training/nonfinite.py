@@ -1,11 +1,11 @@
-"""Where a number that is not finite came from: the step, run once more."""
+"""Finds where a number that is not finite arose, by running its step again."""
 
 import tensorflow as tf
 
 from moco_tf.methods import method as methods
 from moco_tf.training import checkpoints
 
-_MOST = 2000  # steps that are run again to come to the step in question
+_MAX_STEPS = 2000  # run again, to come from a checkpoint to the step
 
 
 def find(method, batches, strategy, path, step):
@@ -24,7 +24,7 @@ def find(method, batches, strategy, path, step):
       str, a sentence.
     """
     first = checkpoints.restore(method, path) if path else 0
-    if step - 1 - first > _MOST:
+    if step - 1 - first > _MAX_STEPS:
         return (
             f"Step {step} is {step - first} steps after the last checkpoint, "
             "too far to run them again and find the layer; set "

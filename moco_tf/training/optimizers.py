@@ -236,8 +236,8 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
       name: "sgd", "lars", "lamb", "sgdw" or "adam".
       learning_rate: float or LearningRateSchedule.
       momentum: float, of all but LAMB and Adam.
-      weight_decay: float; its meaning differs by optimiser. Adam's is apart
-        from the gradient (AdamW, arXiv:1711.05101).
+      weight_decay: float; its meaning differs by optimiser. Adam's is
+        decoupled from the gradient (AdamW, arXiv:1711.05101).
 
     Raises:
       ValueError: for another name.

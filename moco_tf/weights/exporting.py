@@ -1,4 +1,4 @@
-"""Weights of a run, for programs of others (the `export-weights` command).
+"""Writes weights of a run for PyTorch and detectron2 (`export-weights`).
 
 Files are written that torch.load and detectron2 read, without torch. Their
 bytes are a function of the values alone: dates in the archive are fixed.

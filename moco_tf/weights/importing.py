@@ -1,4 +1,4 @@
-"""Weights that others made, as a run here (the `import-weights` command)."""
+"""Makes a run of published weights (the `import-weights` command)."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from moco_tf.evaluation import frozen
 from moco_tf.training import checkpoints
 from moco_tf.weights import conversion, layouts
 
-_MOST_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
+_MAX_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
 
 
 def import_weights(path, workdir, config="", overrides=None):
@@ -132,7 +132,7 @@ def _step(file, config):
     if file.layout != "moco" or not isinstance(count, int):
         return 0
     step = count // conversion.batches_per_step(config)
-    return step if 0 <= step <= _MOST_STEPS else 0
+    return step if 0 <= step <= _MAX_STEPS else 0
 
 
 def _assign(file, encoder, method, step, fresh_head):

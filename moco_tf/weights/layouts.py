@@ -1,4 +1,4 @@
-"""Weights that others made: names and shapes of tensors, layouts of files.
+"""Layouts of published weight files: names and shapes of their tensors.
 
 Here a tensor goes by its name in torchvision's ResNet, with the projection head
 as "fc" (MoCo v1) or "fc.0" and "fc.2" (v2): "layer1.0.bn1.running_mean". Files
@@ -38,7 +38,7 @@ _LAYER = re.compile(
     r"(layer\d\.\d+\.)?(conv|bn)\d|layer\d\.\d+\.downsample\.[01]"
 )
 _NORM_LAYER = re.compile(r"bn\d$|downsample\.1$")
-_MOST_EPOCHS = 1_000_000
+_MAX_EPOCHS = 1_000_000
 
 
 class WeightFile(NamedTuple):
@@ -106,7 +106,7 @@ def read(path):
             f"{type(saved).__name__}."
         )
     about = {}
-    if type(saved.get("epoch")) is int and 0 <= saved["epoch"] < _MOST_EPOCHS:
+    if type(saved.get("epoch")) is int and 0 <= saved["epoch"] < _MAX_EPOCHS:
         about["epoch"] = saved["epoch"]
     if isinstance(saved.get("model"), dict) and "state_dict" not in saved:
         tensors = _checked_tensors(saved["model"], path)

@@ -25,10 +25,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 # A checkpoint of a ResNet-152 takes 60 thousand.
-_MOST_OPCODES = 5_000_000
-_MOST_ARGUMENTS = 8  # items in arguments of calls, times the size of the file
-_LONGEST_LINE = 4096  # bytes, of the text opcodes
-_MOST_AXES = 16
+_MAX_OPCODES = 5_000_000
+_MAX_ARGUMENTS = 8  # items in arguments of calls, times the size of the file
+_MAX_LINE = 4096  # bytes, of the text opcodes
+_MAX_AXES = 16
 _KEY_TYPES = (str, int, float, bool, bytes, type(None))
 _SIZED = (str, bytes, list, tuple, dict)
 _NUMBERS = re.compile(r"[fiu][1248]|b1")  # never objects, nor text
@@ -105,10 +105,10 @@ def whole_numbers(values, title):
     Raises:
       Unreadable: unless the values are a tuple or list of a few such numbers.
     """
-    fits = type(values) in (tuple, list) and len(values) <= _MOST_AXES
+    fits = type(values) in (tuple, list) and len(values) <= _MAX_AXES
     if not fits or any(type(v) is not int or v < 0 for v in values):
         raise Unreadable(
-            f"{title} must be up to {_MOST_AXES} whole numbers of 0 or more."
+            f"{title} must be up to {_MAX_AXES} whole numbers of 0 or more."
         )
     return tuple(values)
 
@@ -126,7 +126,7 @@ class _Machine:
         self.arguments = 0  # items in the arguments of all calls
 
     def run(self):
-        for _ in range(_MOST_OPCODES):
+        for _ in range(_MAX_OPCODES):
             code = bytes(self.take(1))
             if code == pickle.STOP:
                 return self.last(1)[0]
@@ -137,7 +137,7 @@ class _Machine:
             else:
                 self.refuse_opcode(code)
         raise Unreadable(
-            f"Its pickle has more than {_MOST_OPCODES} steps; weights need far "
+            f"Its pickle has more than {_MAX_OPCODES} steps; weights need far "
             "fewer."
         )
 
@@ -187,7 +187,7 @@ class _Machine:
 
     def line(self, encoding="utf-8"):
         """Text up to the end of the line."""
-        left = min(_LONGEST_LINE, len(self.data) - self.position)
+        left = min(_MAX_LINE, len(self.data) - self.position)
         text, end, _ = bytes(self.data[self.position :][:left]).partition(b"\n")
         if not end:
             raise Unreadable(
@@ -236,7 +236,7 @@ class _Machine:
         if not known or type(arguments) is not tuple:
             refuse(f"a call of {_kind(function)}")
         self.arguments += sum(len(v) for v in arguments if type(v) in _SIZED)
-        if self.arguments > _MOST_ARGUMENTS * len(self.data):
+        if self.arguments > _MAX_ARGUMENTS * len(self.data):
             raise Unreadable("It would unfold to many times its own size.")
         try:
             return function.value(*arguments)

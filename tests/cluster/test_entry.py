@@ -46,7 +46,7 @@ def test_the_order_of_a_start_in_a_cluster(calls, make_strategy):
         guard.step_done(1)
     assert calls == [
         "watch worker 1 (b:2)",
-        (65.0, "the meeting of the workers"),
+        (65.0, "the arrival of all workers"),
         "meet for 5.0 s",
         (5.0, "joining the other workers"),
         "strategy",

@@ -70,14 +70,14 @@ def test_a_drawing_names_no_address(drawn):
 
 
 def test_few_points_stay_as_they_are():
-    x, y, low, high = charts.thin([1, 2], [3.0, 4.0], [1, 1], most=2)
+    x, y, low, high = charts.thin([1, 2], [3.0, 4.0], [1, 1], max_points=2)
     assert x.tolist() == [1, 2] and y.tolist() == [3, 4]
     assert low is None and high is None
 
 
 def test_joined_points_are_means_by_steps_between_their_extremes():
     x, y, low, high = charts.thin(
-        [1, 2, 3, 4], [1.0, 5.0, 2.0, 2.0], [3, 1, 1, 1], most=2
+        [1, 2, 3, 4], [1.0, 5.0, 2.0, 2.0], [3, 1, 1, 1], max_points=2
     )
     assert x.tolist() == [2, 4]
     assert y.tolist() == [2, 2]  # (3 * 1 + 1 * 5) / 4

@@ -283,7 +283,7 @@ def test_an_archive_without_its_pickle_is_refused(tmp_path):
 
 
 def test_a_pickle_of_endless_steps_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(pickle_reader, "_MOST_OPCODES", 1000)
+    monkeypatch.setattr(pickle_reader, "_MAX_OPCODES", 1000)
     with pytest.raises(ValueError, match="more than 1000 steps"):
         _read(tmp_path, torch_files.pickled(b"}0" * 600 + b"N"))
 
