@@ -7,6 +7,9 @@ import os
 import pathlib
 import shutil
 
+# Errors of a file system without such locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
 
 @contextlib.contextmanager
 def atomic_file(path, per_process=False):
@@ -72,10 +75,6 @@ def sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# What a file system answers that has no such locks.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def lock(file, folder):

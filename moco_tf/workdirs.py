@@ -32,36 +32,10 @@ _PACKAGES = (
     "numpy",
 )
 
-
-def describe():
-    """Versions, devices, command and time of this process, a dict."""
-    import tensorflow as tf  # here: a configuration is checked without it
-
-    now = datetime.datetime.now(datetime.UTC)
-    return {
-        "started": now.isoformat("T", "seconds"),
-        "command": [sys.executable, *sys.argv],
-        "directory": os.getcwd(),
-        "moco_tf": moco_tf.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "devices": [d.name for d in tf.config.list_logical_devices()],
-    }
-
-
-def _version(name):
-    """The version of a package, or None: not all commands need all of them."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 # What may differ when a run is resumed; train.epochs may grow with --extend.
 _FREE_SECTIONS = ("log", "checkpoint", "knn")
 _FREE_FIELDS = ("data.threads", "train.max_steps")
+# Of an OSError: there is no room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -219,7 +193,34 @@ def identity(config, fingerprint):
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
+def describe():
+    """Versions, devices, command and time of this process, a dict."""
+    import tensorflow as tf  # here: a configuration is checked without it
+
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "started": now.isoformat("T", "seconds"),
+        "command": [sys.executable, *sys.argv],
+        "directory": os.getcwd(),
+        "moco_tf": moco_tf.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": [d.name for d in tf.config.list_logical_devices()],
+    }
+
+
+def _version(name):
+    """The version of a package, or None: not all commands need all of them."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _check_encoder(workdir, encoder):
+    """Refuses a task in a folder that holds one of another encoder."""
     before = read_json(workdir / "config.json").get("encoder", "")
     if before != encoder:
         raise ValueError(
@@ -230,6 +231,7 @@ def _check_encoder(workdir, encoder):
 
 
 def _check_resumable(config, workdir, fingerprint, extend, command):
+    """Refuses to resume with another configuration or on other data."""
     saved = load_saved(workdir, command)
     changed = difference(saved, config)
     old, new = saved.train.epochs, config.train.epochs

@@ -29,6 +29,10 @@ _CLOSE = 1e-3  # relative; sums in another order may differ by as much
 # What counts or times the session, not the run.
 _OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
 
+_WARM_UP = 3  # steps of a trial that trace and fill buffers, and are not timed
+_MAX_SECONDS = 60.0  # after which a trial begins no further step
+_MAX_WAIT = 0.3  # share of the time; waiting longer for input is a warning
+
 
 def check_gather(strategy):
     """The row about the collectives of a step, checked against NumPy."""
@@ -181,11 +185,6 @@ def largest_difference(left, right):
     return float(largest)
 
 
-_FIRST = 3  # steps that trace, fill buffers, and say nothing about the speed
-_LONGEST = 60.0  # seconds, after which no further step is begun
-_WAIT = 0.3  # share of the time that waits for input, above which it warns
-
-
 class Trial(NamedTuple):
     """The figures of some steps.
 
@@ -219,15 +218,15 @@ def run_trial(config, source, strategy, steps, clock=time.perf_counter):
     method = run.make_method(strategy)
     iterator = iter(run.batches.distribute(strategy, 0))
     step = method.make_train_function()
-    for _ in range(_FIRST):
+    for _ in range(_WARM_UP):
         loss = float(step(iterator)["loss"])
     start, done = clock(), 0
-    while done < steps and clock() - start < _LONGEST:
+    while done < steps and clock() - start < _MAX_SECONDS:
         loss = float(step(iterator)["loss"])
         done += 1
     seconds = (clock() - start) / done
     read = min(done, method.step_log.CAPACITY)
-    log = method.step_log.read(_FIRST + done - read, _FIRST + done)
+    log = method.step_log.read(_WARM_UP + done - read, _WARM_UP + done)
     wait = sum(log["input_wait"]) / (read * seconds)
     return Trial(
         seconds=seconds,
@@ -254,7 +253,9 @@ def trial_row(config, count, trial):
     *_, steps = plan.count_steps(config, count)
     if not math.isfinite(trial.loss):
         remedy = "Lower optimizer.learning_rate, and look at the images."
-        words = f"the loss was {trial.loss} within {trial.steps + _FIRST} steps"
+        words = (
+            f"the loss was {trial.loss} within {trial.steps + _WARM_UP} steps"
+        )
         return table.Row("time", words, table.FAIL, remedy)
     words = (
         f"{progress.format_duration(steps * trial.seconds)} for {steps} steps "
@@ -264,7 +265,7 @@ def trial_row(config, count, trial):
     )
     if trial.peak is not None:
         words += f"; {progress.format_bytes(trial.peak)} on the fullest GPU"
-    if trial.wait > _WAIT:
+    if trial.wait > _MAX_WAIT:
         remedy = (
             "The devices wait for images: resize the files to about twice "
             "data.image_size once, put them on a local disk, or use more "

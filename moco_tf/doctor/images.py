@@ -26,6 +26,19 @@ _PLAIN = 12  # largest range of a channel
 _NAMED = 3  # images named in a row of the table
 _NAME_LENGTH = 60  # characters of a name there
 
+_UNEVEN = 10  # times as many images in one class as in another
+MAX_DISTANCE = 8  # bits in which the hashes of near copies may differ
+MIN_CORRELATION = 0.95  # of the thumbnails of near copies
+_BLOCKS = 11  # that a hash is cut into
+# In a crowd (frames of one film) an image meets as many of its neighbours: the
+# chain of pairs joins them all the same.
+_NEIGHBOURS = 32
+_PAIRS_AT_ONCE = 65536  # whose thumbnails are compared
+# Masks of 64 bits: every second bit, two of four, four of eight, one of eight.
+_ODD, _PAIRS, _NIBBLES, _OCTETS = (
+    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
+)
+
 
 class Fault(NamedTuple):
     """A fault of one image.
@@ -240,9 +253,6 @@ def write_csv(path, source, faults):
             writer.writerow([name, fault.kind, fault.detail])
 
 
-_UNEVEN = 10  # times as many images in one class as in another
-
-
 def class_rows(source, spec):
     """Rows of the table about labels.
 
@@ -314,20 +324,6 @@ def _empty_row(names, noun):
     words = f"{len(names)} without an image: {some}"
     remedy = f"Fill or remove each such {noun}."
     return table.Row("empty classes", words, table.WARN, remedy)
-
-
-MAX_DISTANCE = 8  # bits in which the hashes of near copies may differ
-MIN_CORRELATION = 0.95  # of the thumbnails of near copies
-
-_BLOCKS = 11
-# In a crowd (frames of one film) an image meets as many of its neighbours: the
-# chain of pairs joins them all the same.
-_NEIGHBOURS = 32
-_PAIRS_AT_ONCE = 65536  # whose thumbnails are compared
-# Of 64 bits: every second one, two of four, four of eight, one of eight.
-_ODD, _PAIRS, _NIBBLES, _OCTETS = (
-    np.uint64(int(f"0x{octet * 8}", 16)) for octet in ("55", "33", "0f", "01")
-)
 
 
 def exact_copies(hashes):

@@ -17,7 +17,18 @@ from moco_tf.doctor import recipe, table
 from moco_tf.models import cloning, inputs
 from moco_tf.monitoring import progress
 
-_EXTRA = 2  # best/, and the one that is being written
+_EXTRA = 2  # checkpoints: best/, and the one that is being written
+
+_FLOAT = 4  # bytes of a float32
+# Float32 values that an optimiser keeps of each weight.
+_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
+_PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
+# What lives for a moment, times the largest output of a layer: the gradients of
+# some layers, and the outputs of the key encoder.
+_TRANSIENT = 4
+# Share of the free memory that may be filled: measured runs took 0.8 to 1.1
+# times the prediction.
+_FILLED = 0.8
 
 
 def disk_row(workdir, size, keep, usage=shutil.disk_usage):
@@ -54,16 +65,6 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
     if free < 2 * needed:
         return table.Row("disk", words, table.WARN, remedy)
     return table.Row("disk", words)
-
-
-_FLOAT = 4  # bytes
-# Of the optimiser, for each weight.
-_SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
-_PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
-# The gradients of some layers, and the key encoder's, which keeps nothing.
-_TRANSIENT = 4  # times the largest output of a layer
-_FILLED = 0.8  # share of the free memory that may be filled; measured runs took
-# 0.8 to 1.1 times the prediction
 
 
 class MemoryParts(dict):

@@ -43,6 +43,16 @@ _COLUMNS = {
     "orientation": np.uint8,
 }
 
+_SIDE = 32  # pixels of the copy that the perceptual hash is made of
+_FREQUENCIES = 12  # of them, those with the lowest sums are taken
+_KEY = (1911, 5722)  # of the pixel hash; any two numbers
+_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid JPEG")
+# Of images that cannot be read: their op fails, and says so itself.
+_FAILURES = re.compile(
+    rb"jpeg_mem\.cc|png_io\.cc|^Unsupported (marker|JPEG)|^Bogus |^Not a JPEG"
+    rb"|^Input file read error|^libpng |^Improper call|^Empty (JPEG|input)"
+)
+
 
 class Scan(NamedTuple):
     """Figures of the N images of a source, in its order.
@@ -200,11 +210,6 @@ def _decode(source, record):
     return image, {key: tf.cast(x, tf.uint8) for key, x in figures.items()}
 
 
-_SIDE = 32  # pixels of the copy that the perceptual hash is made of
-_FREQUENCIES = 12  # of them, those with the lowest sums are taken
-_KEY = (1911, 5722)  # of the pixel hash; any two numbers
-
-
 def measure(image):
     """Measures one image.
 
@@ -283,14 +288,6 @@ def _lowest_frequencies():
     frequencies = np.indices([_FREQUENCIES] * 2).reshape(2, -1).T[1:]
     order = np.lexsort((frequencies[:, 0], frequencies.sum(axis=1)))
     return frequencies[order][:HASH_BITS]
-
-
-_WARNINGS = (b"Corrupt JPEG data", b"Premature end of JPEG", b"Invalid JPEG")
-# Of images that cannot be read: their op fails, and says so itself.
-_FAILURES = re.compile(
-    rb"jpeg_mem\.cc|png_io\.cc|^Unsupported (marker|JPEG)|^Bogus |^Not a JPEG"
-    rb"|^Input file read error|^libpng |^Improper call|^Empty (JPEG|input)"
-)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,19 @@ from moco_tf.training import callbacks, checkpoints
 
 _SUBSET, _HOLDOUT = 0, 1  # separate draws of one seed
 
+COLUMNS = (  # of metrics.csv, beside "step"
+    "epoch",
+    "steps",
+    "loss",
+    "top1",
+    "learning_rate",
+    "images_per_second",
+    "input_wait_share",
+    "unreadable",
+    "epoch_loss",
+    "evaluated_top1",
+)
+
 
 def balanced(labels, fraction, seed):
     """Chooses the same fraction of each class (the "1 %" of labels).
@@ -292,20 +305,6 @@ def predict(classifier, source, image_size, batch_size):
     if not logits:
         raise features.none_readable_error(source)
     return np.concatenate(logits), np.concatenate(indices)
-
-
-COLUMNS = (
-    "epoch",
-    "steps",
-    "loss",
-    "top1",
-    "learning_rate",
-    "images_per_second",
-    "input_wait_share",
-    "unreadable",
-    "epoch_loss",
-    "evaluated_top1",
-)
 
 
 def check_schedule(config):

@@ -22,6 +22,9 @@ from moco_tf.models import (
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
 KERAS_CV = "keras_cv:"  # before a name of keras_cv_backbones.BACKBONES
 
+# The last layer of a residual block of our ResNets.
+_BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")
+
 
 def backbone_names():
     """The names that `build_backbone` takes, a list of str."""
@@ -279,9 +282,6 @@ def _converted_call():
 
 def _call(model, inputs, training):
     return model(inputs, training=training)
-
-
-_BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")  # of our ResNets
 
 
 def recomputing(backbone):

@@ -43,6 +43,19 @@ _REPRESENTATION = (
     ),
 )
 
+# Width, height in pixels: the page shows the one that fits the screen.
+SIZES = {"wide": (540, 280), "narrow": (330, 250)}
+_SETTINGS = {
+    "svg.fonttype": "none",  # the reader's own font, at its own contrast
+    "font.size": 11,
+    "axes.linewidth": 0.8,
+    "svg.hashsalt": "report",  # else each run of the program has other names
+}
+# Matplotlib knows no CSS: it draws in colours that stand for the page's own.
+_INK, _GRID = "#010203", "#040506"
+_VARIABLES = {_INK: "--muted", _GRID: "--line"}
+_FIRST_SERIES = 0x0A0B00
+
 
 def draw_all(runs):
     """Draws the curves of one or several runs, over the same axes.
@@ -229,21 +242,6 @@ def _published_series(runs, figure):
         high,
         dashed=True,
     )
-
-
-# Width, height in pixels: the page shows the one that fits the screen.
-SIZES = {"wide": (540, 280), "narrow": (330, 250)}
-
-_SETTINGS = {
-    "svg.fonttype": "none",  # the reader's own font, at its own contrast
-    "font.size": 11,
-    "axes.linewidth": 0.8,
-    "svg.hashsalt": "report",  # else each run of the program has other names
-}
-# Matplotlib knows no CSS: it draws in colours that stand for the page's own.
-_INK, _GRID = "#010203", "#040506"
-_VARIABLES = {_INK: "--muted", _GRID: "--line"}
-_FIRST_SERIES = 0x0A0B00
 
 
 class Series(NamedTuple):

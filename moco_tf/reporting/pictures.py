@@ -25,6 +25,13 @@ _PALETTE = (
     "#d3a91f", "#b07aa1", "#f7819f", "#9c755f", "#8a8a8a",
 )  # fmt: skip
 
+_QUALITIES = (80, 60, 40, 25)  # of WebP, tried until a sheet is small enough
+SIDE = 1000  # of the plane of a map, in the page's units
+_MARGIN = 20  # of the plane
+_DIMENSIONS = 50  # that t-SNE begins with (van der Maaten & Hinton, 2008)
+_PERPLEXITY = 30
+_MIN_POINTS = 5  # for t-SNE
+
 
 def draw_run(run, checkpoint, max_images, sheets, is_single=True):
     """Draws the pictures of one run.
@@ -193,9 +200,6 @@ class Sheets:
         return self._known[key]
 
 
-_QUALITIES = (80, 60, 40, 25)
-
-
 def data_address(image, side=None, quality=85):
     """Writes an image as a data address.
 
@@ -250,13 +254,6 @@ def _encode(picture, quality):
     return f"data:image/webp;base64,{text}"
 
 
-SIDE = 1000  # of the plane, in the page's units
-_MARGIN = 20
-_DIMENSIONS = 50  # that t-SNE begins with (van der Maaten & Hinton, 2008)
-_PERPLEXITY = 30
-_FEWEST = 5  # points for t-SNE
-
-
 class Plane(NamedTuple):
     """Features as points on a plane, by one method.
 
@@ -307,7 +304,7 @@ def lay_out(rows):
     # take four times as long as one.
     with threadpoolctl.threadpool_limits(1):
         components = pca.fit_transform(rows)
-        planes = [] if len(rows) < _FEWEST else [_tsne(components)]
+        planes = [] if len(rows) < _MIN_POINTS else [_tsne(components)]
     first, second = 100 * pca.explained_variance_ratio_[:2]
     planes.append(
         Plane(

@@ -24,6 +24,9 @@ from moco_tf.evaluation import embeddings, features, frozen, neighbours
 # is never worth a run or a report.
 FAILURES = (ValueError, OSError, tf.errors.OpError)
 
+LAYER = "backbone"  # whose features are shown
+_BATCH = 64  # images that are encoded at once
+
 
 class Pair(NamedTuple):
     """An image and the two views of it; of two files the first."""
@@ -162,10 +165,6 @@ class EvaluationViews:
     def _view_of(self, index):
         image = unreadable.image_at(self._source, index)
         return self._recipe.evaluate(image, self._size)
-
-
-LAYER = "backbone"
-_BATCH = 64  # images at once
 
 
 class Encoded(NamedTuple):

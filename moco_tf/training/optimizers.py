@@ -4,6 +4,8 @@ import warnings
 
 import tensorflow as tf
 
+_TRUST = 0.001  # eta of LARS, Eq. 6
+
 
 def _import_addons():
     """Imports tensorflow-addons without its end-of-life warning."""
@@ -115,9 +117,6 @@ def sgdw(learning_rate, momentum, weight_decay):
         learning_rate=learning_rate,
         momentum=momentum,
     )
-
-
-_TRUST = 0.001  # eta of LARS, Eq. 6
 
 
 class MomentumSGD(tf.keras.optimizers.Optimizer):
