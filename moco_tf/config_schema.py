@@ -314,7 +314,7 @@ def _check_patches(model, size):
 
 
 def _check_synchronized(config):
-    """Refuses parts of the global batch where BatchNorm takes it whole."""
+    """Refuses groups and micro-batches where BatchNorm is synchronised."""
     for name, parts in (
         ("model.bn_groups", config.model.bn_groups),
         ("train.micro_batches", config.train.micro_batches),

@@ -257,7 +257,7 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
 def chance_loss(config: ml_collections.ConfigDict) -> float | None:
     """The loss of features that tell nothing, in nats, or None.
 
-    Of a run whose data need not be there.
+    It needs no data.
     """
     method, settings, run = resolve_method(config)
     return method.chance_loss(settings, run)
@@ -273,7 +273,11 @@ def queues_keys(config: ml_collections.ConfigDict) -> bool:
 
 
 def resolve_shuffle(settings: types.SimpleNamespace, workers: int) -> str:
-    """The shuffle in use: one host makes both views of a sample itself."""
+    """Resolves how key views travel (methods/shuffle.KINDS).
+
+    "auto" is "address" on one host, which makes both views of a sample, and
+    "gather" on several.
+    """
     kind = getattr(settings, "shuffle", "none")
     if kind == "auto":
         return "address" if workers == 1 else "gather"
@@ -343,12 +347,21 @@ def make_parts(config, mean, std, norm=None):
 
 
 def open_source(config, spec):
-    """A source of images that the encoder of a configuration takes."""
+    """Opens a source, of images that the encoder of a configuration takes.
+
+    Raises:
+      ValueError: for a spec that cannot be opened, or other images.
+    """
     return sources.open_source(spec, inputs.CHANNELS[config.model.input])
 
 
 def make_stream(config, source, workers=1):
-    """The stream of a configuration over a source, for so many processes."""
+    """Makes the stream of a configuration over a source.
+
+    Args:
+      config: ConfigDict of a pre-training. source: Source.
+      workers: int, processes of the run.
+    """
     data = config.data
     method, settings, _ = resolve_method(config)
     recipe = views.recipe(data.views, data.strength)
@@ -371,7 +384,7 @@ def make_stream(config, source, workers=1):
 
 
 def make_schedule(config, steps_per_epoch):
-    """The learning-rate schedule of a configuration."""
+    """Makes the learning-rate schedule of a configuration, of any command."""
     schedule, rate = config.schedule, configs.learning_rate(config)
     if schedule.name == "cosine":
         return schedules.Cosine(

@@ -96,7 +96,7 @@ def pretrain(
 
 
 def _train(plan, method, strategy, callback, workdir, knn):
-    """Trains from a step on, with what is said before and after."""
+    """Trains from a step on; prints what begins, and kNN before and after."""
     guard, step, before = callback.guard, callback.step, ""
     if guard.is_chief:
         print(plan.describe(workdir, step))

@@ -173,7 +173,7 @@ def run(argv=None):
 def _load(name, options, overrides):
     """The configuration, for a command that takes one, else None.
 
-    An import gets the overrides as they are: the file says the rest.
+    `import-weights` gets the overrides alone: its file sets the other fields.
     """
     if name == "import-weights":
         return overrides

@@ -73,10 +73,11 @@ def imports(verbose=False):
 
 
 def start_xla(verbose=False):
-    """Makes XLA say here what it says once, and once for each stream.
+    """Starts XLA, so that what it prints once can be captured here.
 
-    As many streams are opened as views are made at once later. Call it after
-    the devices are chosen.
+    It prints notices at its first compilation, and at the first use of each
+    stream: as many streams are used as views are made at once later. Call it
+    after the devices are chosen.
 
     Args:
       verbose: True captures nothing.

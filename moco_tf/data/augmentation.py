@@ -241,7 +241,7 @@ class ViewStage(NamedTuple):
     channels: int = 3
 
     def check(self):
-        """Raises a ValueError for views that cannot be made, or not there."""
+        """Refuses views that cannot be made on that device (ValueError)."""
         if self.augment_on not in AUGMENT_ON:
             raise ValueError(
                 f"augment_on must be one of {AUGMENT_ON}. Received "

@@ -31,9 +31,9 @@ def compare(bank, query, truth, classes, k, temperature):
             bank.labels,
             getattr(query, layer),
             truth,
-            k,
-            temperature,
-            classes,
+            k=k,
+            temperature=temperature,
+            classes=classes,
         )
         for layer in frozen.LAYERS
     }
@@ -60,9 +60,9 @@ def compare_pixels(bank_source, query_source, recipe, size, k, temperature):
         bank.labels,
         query.backbone,
         labels[query.index],
-        k,
-        temperature,
-        classes,
+        k=k,
+        temperature=temperature,
+        classes=classes,
     )
 
 
@@ -212,9 +212,9 @@ def _print_table(sets, labels, ks, temperatures, classes):
             bank.labels,
             query.rows[layer],
             labels[query.index],
-            ks,
-            temperatures,
-            classes,
+            ks=ks,
+            temperatures=temperatures,
+            classes=classes,
         )
         norm = representation.mean_norm(rows)
         for k in ks:

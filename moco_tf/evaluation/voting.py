@@ -225,6 +225,12 @@ def sweep(bank, bank_labels, query, query_labels, ks, temperatures, classes):
 def top1(bank, bank_labels, query, query_labels, k, temperature, classes):
     """Returns the top-1 accuracy, 0..1, of one k and temperature (`sweep`)."""
     result = sweep(
-        bank, bank_labels, query, query_labels, [k], [temperature], classes
+        bank,
+        bank_labels,
+        query,
+        query_labels,
+        ks=[k],
+        temperatures=[temperature],
+        classes=classes,
     )
     return result[k, temperature]

@@ -14,7 +14,9 @@ def check_momentum(momentum):
 
 
 def rising_momentum(first, step, total_steps):
-    """1 - (1 - first) (cos(pi k / K) + 1) / 2 (BYOL, arXiv:2006.07733, 3.2).
+    """The momentum of a step, which rises to 1 along a cosine.
+
+    1 - (1 - first) (cos(pi k / K) + 1) / 2 (BYOL, arXiv:2006.07733, Sec. 3.2).
 
     Args:
       first: float in 0..1, momentum of the first step.

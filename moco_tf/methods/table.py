@@ -164,7 +164,7 @@ def method_class(name):
 
 
 def fields(name):
-    """The fields of pre-training by a method: config_schema.PRETRAIN and its.
+    """The fields of pre-training: config_schema.PRETRAIN and a method's own.
 
     Args:
       name: key of METHODS.

@@ -333,9 +333,13 @@ def flat(views):
 
 
 def _refuse_shared_statistics(backbone):
-    """Keras' BatchNorm averages its statistics over replicas when it is read.
+    """Refuses Keras' BatchNormalization in a backbone on several replicas.
 
-    Saving and restoring them then changes bits, and a resumed run is another.
+    Reading its statistics averages them over the replicas: saving and restoring
+    changes bits, and a resumed run would be another.
+
+    Raises:
+      ValueError: with the names of such layers.
     """
     kind = tf.keras.layers.BatchNormalization
     names = [

@@ -7,6 +7,8 @@ from typing import Any
 from moco_tf import filesystem
 from moco_tf.monitoring import listener
 
+# Features of an encoder that kNN is measured on: columns "knn_" and their name.
+KNN_LAYERS = ("backbone", "projection")
 COLUMNS = (
     "epoch",
     "steps",

@@ -10,7 +10,7 @@ from typing import Any
 
 import tqdm
 
-from moco_tf.monitoring import listener
+from moco_tf.monitoring import listener, metrics_csv
 
 _FIRST_IN_BAR = ("loss", "left", "speed")
 _LINE_SECONDS = 15  # between the lines of a Counter
@@ -97,7 +97,7 @@ class Progress(listener.Listener):
         parts.append(f"loss {row['epoch_loss']:.4f}")
         parts += [
             f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
-            for layer in ("backbone", "projection")
+            for layer in metrics_csv.KNN_LAYERS
             if "knn_" + layer in row
         ]
         if "evaluated_top1" in row:
@@ -170,7 +170,7 @@ class Progress(listener.Listener):
             texts["instance_top1"] = f"instance_top1 {share:.1f} %"
         if "top1" in values:
             texts["top1"] = f"top-1 {100 * float(values['top1']):.1f} %"
-        for layer in ("backbone", "projection"):
+        for layer in metrics_csv.KNN_LAYERS:
             if f"knn_{layer}" in values:
                 share = 100 * float(values[f"knn_{layer}"])
                 texts[layer] = f"kNN {layer} {share:.1f} %"

@@ -15,7 +15,6 @@ FIGURES = {
     "effective_rank": "effective rank",
     "feature_norm": "mean feature norm",
 }
-_LAYERS = ("backbone", "projection")
 
 
 def plot_run(workdir, path):
@@ -44,7 +43,7 @@ def plot_run(workdir, path):
     )
     axes = figure.subplots(2, 1 + len(FIGURES))
     top1 = 100 * table["knn_backbone"]
-    for layer in _LAYERS:
+    for layer in metrics_csv.KNN_LAYERS:
         values = 100 * table[f"knn_{layer}"]
         axes[0, 0].plot(table["epoch"], values, ".-", label=layer)
     axes[0, 0].legend()
@@ -90,7 +89,11 @@ def read(workdir):
             f"{str(workdir)!r} without one. Give the --workdir of the "
             "`pretrain` command."
         )
-    columns = ("epoch", *(f"knn_{layer}" for layer in _LAYERS), *FIGURES)
+    columns = (
+        "epoch",
+        *(f"knn_{layer}" for layer in metrics_csv.KNN_LAYERS),
+        *FIGURES,
+    )
     rows = [[row.get(c) for c in columns] for row in metrics_csv.read(path)]
     rows = [row for row in rows if None not in row]
     if not rows:

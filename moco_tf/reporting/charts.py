@@ -15,9 +15,9 @@ import matplotlib.ticker
 import numpy as np
 
 from moco_tf import plan
+from moco_tf.monitoring import metrics_csv
 from moco_tf.reporting import published
 
-_LAYERS = ("backbone", "projection")
 # Key, title, axis, note.
 _REPRESENTATION = (
     (
@@ -183,7 +183,7 @@ def _loss(runs):
 def _knn(runs):
     series = []
     for number in range(len(runs)):
-        for layer_number, layer in enumerate(_LAYERS):
+        for layer_number, layer in enumerate(metrics_csv.KNN_LAYERS):
             colour = number if len(runs) > 1 else layer_number
             series += _curve(
                 runs,

@@ -7,7 +7,7 @@ import math
 
 from moco_tf import config as configs
 from moco_tf import plan
-from moco_tf.monitoring import health
+from moco_tf.monitoring import health, metrics_csv
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 
@@ -77,7 +77,7 @@ def figures(run):
     chance = plan.chance_loss(run.config)
     if chance is not None:
         texts["loss at chance"] = f"{chance:.4f}"
-    for layer in ("backbone", "projection"):
+    for layer in metrics_csv.KNN_LAYERS:
         rows, values = run.column(f"knn_{layer}")
         if values:
             best = max(range(len(values)), key=values.__getitem__)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import naming
+from moco_tf import filesystem, naming
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
 from moco_tf.serving import comparison, server
@@ -194,7 +194,7 @@ def _scratch(final):
 
     Side effects: renames the path to the final one when all went well.
     """
-    folder = final.with_name(f".{final.name}.part")
+    folder = filesystem.part_of(final)
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
     folder.mkdir(parents=True)
     try:
