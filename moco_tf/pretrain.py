@@ -234,7 +234,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
     progress_bar = progress.Progress(
         plan.last_step,
         plan.steps_per_epoch,
-        plan.chance_loss,
+        chance=plan.chance_loss,
         epochs=config.train.epochs,
     )
     watch = health.Watch(

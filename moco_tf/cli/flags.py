@@ -53,12 +53,15 @@ class Command(NamedTuple):
       purpose: its line in the list of commands.
       flags: its own ones, in the order of its help.
       required: names of those that must have a value.
+      takes_overrides: whether `run` takes the typed overrides in the place of a
+        configuration.
     """
 
     run: Callable
     purpose: str
     flags: tuple[Flag, ...]
     required: tuple[str, ...]
+    takes_overrides: bool = False
 
     def has(self, name):
         """Whether a flag of this name is among its flags."""

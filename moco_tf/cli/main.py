@@ -171,11 +171,8 @@ def run(argv=None):
 
 
 def _load(name, options, overrides):
-    """The configuration, for a command that takes one, else None.
-
-    `import-weights` gets the overrides alone: its file sets the other fields.
-    """
-    if name == "import-weights":
+    """The configuration, or the overrides, that a command takes; or None."""
+    if COMMANDS[name].takes_overrides:
         return overrides
     if "config" not in options:
         return None

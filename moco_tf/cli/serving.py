@@ -67,6 +67,7 @@ COMMANDS = {
             ),
         ),
         required=("path", "workdir"),
+        takes_overrides=True,  # the file sets the other fields
     ),
     "export-weights": flags.Command(
         run=_export_weights,

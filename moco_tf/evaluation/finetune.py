@@ -98,8 +98,8 @@ def _train(config, start, labelled, train, held_out, output, strategy):
         config,
         output,
         strategy,
-        evaluate if len(held_out) else None,
-        config.train.early_stopping,
+        evaluate=evaluate if len(held_out) else None,
+        patience=config.train.early_stopping,
     )
     checkpoints.restore(method, checkpoint)
     logits, index = supervised.predict(method, labelled.test, size, batch_size)
@@ -311,8 +311,8 @@ def make_method(config, start, batches, classes, strategy):
             head,
             batches.source.labels,
             batches.recipe,
-            config.train.label_smoothing,
-            mixing,
+            label_smoothing=config.train.label_smoothing,
+            mixing=mixing,
         )
         factor = optimizer.head_factor
         method.compile(
