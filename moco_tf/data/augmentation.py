@@ -470,7 +470,17 @@ def _uniforms(seed, shape):
 def _named(uniforms):
     box, factors, spare, others = tf.split(uniforms, _SIZES, axis=-1)
     order, jitter, gray, blur, flip, sigma = tf.unstack(others, axis=-1)
-    return Draws(box, order, jitter, gray, blur, flip, factors, sigma, spare)
+    return Draws(
+        box=box,
+        order=order,
+        jitter=jitter,
+        gray=gray,
+        blur=blur,
+        flip=flip,
+        factors=factors,
+        sigma=sigma,
+        spare=spare,
+    )
 
 
 def jitter_numbers(draws, reach):

@@ -160,7 +160,12 @@ def _resources(request, strategy, count):
     size = resources.checkpoint_bytes(parts, request.config, count)
     return [
         resources.memory_row(
-            parts, request.config, replicas, kind, free, request.rate_per_image
+            parts,
+            request.config,
+            replicas,
+            kind,
+            free,
+            rate_per_image=request.rate_per_image,
         ),
         resources.disk_row(
             request.workdir, size, request.config.checkpoint.keep

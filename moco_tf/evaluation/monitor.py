@@ -97,8 +97,8 @@ class KnnMonitor(listener.Listener):
             self.query,
             self.recipe,
             self.config.data.image_size,
-            knn_config.k,
-            knn_config.temperature,
+            k=knn_config.k,
+            temperature=knn_config.temperature,
         )
         untrained = self._knn(
             self._extract(encoder, self.bank),
@@ -134,8 +134,8 @@ class KnnMonitor(listener.Listener):
             query,
             self.truth[query.index],
             self.classes,
-            self.config.knn.k,
-            self.config.knn.temperature,
+            k=self.config.knn.k,
+            temperature=self.config.knn.temperature,
         )
 
     def _alignment(self, encoder, readable):

@@ -77,8 +77,8 @@ def draw_all(runs):
             "How often a query finds its own key in the dictionary. It is not "
             "the accuracy of a classifier, and a high value early in a run is "
             "no good sign.",
-            100,
-            "%",
+            factor=100,
+            unit="%",
         ),
         _column_chart(
             runs,
@@ -106,9 +106,9 @@ def draw_all(runs):
             "Waiting for images",
             "of the time, %",
             "Share of the time in which a step had to wait for its images.",
-            100,
-            "%",
-            (0.0, 10.0),
+            factor=100,
+            unit="%",
+            span=(0.0, 10.0),
         ),
     ]
     return {chart.key: draw(chart) for chart in charts if chart.series}
@@ -156,7 +156,16 @@ def _column_chart(runs, key, title, axis, note, factor=1, unit="", span=None):
     for number in range(len(runs)):
         words = title.lower() if len(runs) == 1 else ""
         series += _curve(runs, number, key, words, factor)
-    return Chart(key, title, x_name(runs), axis, series, [], unit, note, span)
+    return Chart(
+        key,
+        title,
+        x_name(runs),
+        axis,
+        series=series,
+        unit=unit,
+        note=note,
+        span=span,
+    )
 
 
 def _loss(runs):
@@ -176,7 +185,13 @@ def _loss(runs):
     if series and _beside_published(runs, published.compares_loss):
         series.append(_published_series(runs, "loss"))
     return Chart(
-        "loss", "Loss", x_name(runs), "loss, nats", series, levels, "", note
+        "loss",
+        "Loss",
+        x_name(runs),
+        "loss, nats",
+        series=series,
+        levels=levels,
+        note=note,
     )
 
 
@@ -203,7 +218,13 @@ def _knn(runs):
         series.append(_published_series(runs, "knn"))
         note += " The published curve is of the projection."
     return Chart(
-        "knn", "kNN accuracy", x_name(runs), "top-1, %", series, [], "%", note
+        "knn",
+        "kNN accuracy",
+        x_name(runs),
+        "top-1, %",
+        series=series,
+        unit="%",
+        note=note,
     )
 
 
@@ -235,11 +256,11 @@ def _published_series(runs, figure):
     epoch, low, middle, high = published.band(figure, max(3, 1.2 * last))
     return Series(
         "MoCo, published, 200 epochs",
-        7,
-        epoch,
-        middle,
-        low,
-        high,
+        colour=7,
+        x=epoch,
+        y=middle,
+        low=low,
+        high=high,
         dashed=True,
     )
 

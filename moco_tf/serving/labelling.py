@@ -234,7 +234,9 @@ def open_bank(bank, encoder, workdir=""):
         classes = [str(number) for number in range(int(labels.max()) + 1)]
     knn = encoder.config.knn
     k = min(knn.k, len(rows))
-    return FeatureBank(rows, labels, classes, k, knn.temperature, str(bank))
+    return FeatureBank(
+        rows, labels, classes, k, knn.temperature, title=str(bank)
+    )
 
 
 @contextlib.contextmanager
