@@ -106,7 +106,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from moco_tf.training import addons
+from moco_tf.training import optimizers
 
 class Line(tf.keras.Model):
     def __init__(self):
