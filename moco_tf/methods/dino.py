@@ -190,12 +190,7 @@ class DINO(two_views.TwoViews):
         ]
 
     def encodings(self, batch):
-        views = two_views.side_by_side(*self.normalized(batch))
-        return {
-            "query": two_views.Encoding(self.query_encoder, views, True),
-            "key": two_views.Encoding(self.key_encoder, views, False),
-            **self.small_encodings(batch),
-        }
+        return self.joint_encodings(batch)
 
     @classmethod
     def chance_loss(cls, settings, run):

@@ -79,11 +79,7 @@ class SimCLR(two_views.Contrastive):
         return (loss + count * small_loss) / (1.0 + count)
 
     def encodings(self, batch):
-        views = two_views.side_by_side(*self.normalized(batch))
-        return {
-            "query": two_views.Encoding(self.query_encoder, views, True),
-            **self.small_encodings(batch),
-        }
+        return self.joint_encodings(batch)
 
     @classmethod
     def chance_loss(cls, settings, run):

@@ -183,6 +183,14 @@ class TwoViews(method.Method):
             **self.small_encodings(batch),
         }
 
+    def joint_encodings(self, batch):
+        """As `encodings`, where an encoder takes both views side by side."""
+        views = side_by_side(*self.normalized(batch))
+        encodings = {"query": Encoding(self.query_encoder, views, True)}
+        if self.key_encoder is not None:
+            encodings["key"] = Encoding(self.key_encoder, views, False)
+        return encodings | self.small_encodings(batch)
+
     def small_encodings(self, batch):
         """The Encoding of the small views, if there are any."""
         return {

@@ -61,7 +61,7 @@ def draw_all(runs):
     """Draws the curves of one or several runs, over the same axes.
 
     Args:
-      runs: list of page.Run.
+      runs: list of page.ReportedRun.
 
     Returns:
       dict key -> Drawn, without those that have no figures yet.

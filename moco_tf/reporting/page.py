@@ -69,7 +69,7 @@ def render(runs, checkpoint="latest", images=2000):
     """Renders the page of runs.
 
     Args:
-      runs: list of Run. checkpoint, images: as `write`.
+      runs: list of ReportedRun. checkpoint, images: as `write`.
 
     Returns:
       str, HTML.
@@ -214,7 +214,7 @@ def _side_by_side(figures):
     return [(x, [of_run.get(x, "") for of_run in figures]) for x in labels]
 
 
-class Run(NamedTuple):
+class ReportedRun(NamedTuple):
     """A pre-training run, finished or not, as its workdir has it.
 
     Attributes:
@@ -265,7 +265,7 @@ def read_runs(paths):
       paths: of workdirs, str.
 
     Returns:
-      list of Run.
+      list of ReportedRun.
 
     Raises:
       ValueError: for a folder that holds no pre-training run, a folder that
@@ -320,7 +320,7 @@ def _read_run(workdir, name):
         written = datetime.datetime.fromtimestamp(
             path.stat().st_mtime, datetime.UTC
         )
-    return Run(
+    return ReportedRun(
         name=name,
         workdir=workdir,
         config=config,

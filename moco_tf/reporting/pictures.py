@@ -37,7 +37,7 @@ def draw_run(run, checkpoint, max_images, sheets, is_single=True):
     """Draws the pictures of one run.
 
     Args:
-      run: page.Run. checkpoint: as `frozen.find_checkpoint` takes it.
+      run: page.ReportedRun. checkpoint: as `frozen.find_checkpoint` takes it.
       max_images: int, on the map. sheets: Sheets, which it adds to.
       is_single: as `samples.encode`.
 

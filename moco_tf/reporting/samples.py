@@ -41,7 +41,7 @@ def open_source(run, spec):
     """Opens a source of a run, also from another folder than it ran in.
 
     Args:
-      run: page.Run. spec: of the source.
+      run: page.ReportedRun. spec: of the source.
 
     Raises:
       ValueError: if it cannot be opened.
@@ -195,7 +195,7 @@ def encode(run, checkpoint, max_images, is_single=True):
     looked for in the complete set.
 
     Args:
-      run: page.Run. checkpoint: "latest", "best", a step or a path.
+      run: page.ReportedRun. checkpoint: "latest", "best", a step or a path.
       max_images: int, images to show.
       is_single: False where the report compares runs: neighbours are looked
         for among the shown images, which all runs have.

@@ -11,7 +11,7 @@ CHANCE = math.log(4097)  # of the CIFAR-10 demo's queue
 
 @pytest.fixture(name="run")
 def _run(tmp_path):
-    """A function: rows and fields of a workdir -> Run."""
+    """A function: rows and fields of a workdir -> ReportedRun."""
 
     def make(*rows, **fields):
         workdir = small_report.write(tmp_path / "run", rows, **fields)
