@@ -140,6 +140,15 @@ def test_below_the_plan_nothing_receives_a_configuration():
     assert receivers == []
 
 
+def test_the_plan_alone_looks_up_a_methods_class():
+    callers = {
+        name
+        for name, path in modules().items()
+        if "method_class(" in path.read_text()
+    }
+    assert callers == {"methods/table", "plan"}
+
+
 def test_a_module_is_of_the_room_of_its_folder_or_of_one_that_names_it():
     assert room_of("data/views") == "data"
     assert room_of("config") == "config"
