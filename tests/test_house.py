@@ -18,7 +18,9 @@ PACKAGE = ROOT / "moco_tf"
 # From the ground up: a room imports from those above it in this list. A room
 # is the folder of its name and the modules beside the folders that it names.
 ROOMS = {
-    "foundation": ("config_schema", "filesystem", "naming", "standard_error"),
+    "foundation": (
+        "config_schema", "file_kinds", "filesystem", "naming", "standard_error",
+    ),
     "cluster": (),
     "data": (),
     "models": (),
