@@ -91,6 +91,7 @@ METHODS = dict(
         temperature=0.07,
         symmetric=False,  # True: each view is query and key once
         mask_same_image=False,  # True for small data: see docs/health.md
+        batch_negatives=False,  # True for short runs: fresh keys beside them
         shuffle="auto",  # auto: address on one host, gather across; or none
     ),
     memory_bank=dict(

@@ -392,6 +392,7 @@ LATER = {
     "train.micro_batches": 1,
     "train.jit_compile": False,
     "moco.mask_same_image": False,
+    "moco.batch_negatives": False,
 }
 
 

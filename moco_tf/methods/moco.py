@@ -31,6 +31,7 @@ class MoCo(two_views.Contrastive):
         temperature: float = 0.2,
         symmetric: bool = False,
         mask_same_image: bool = False,
+        batch_negatives: bool = False,
         shuffle_keys: str = "gather",
         seed: int = 0,
         **common: Any,
@@ -46,6 +47,8 @@ class MoCo(two_views.Contrastive):
             a step then enqueues the keys of both views.
           mask_same_image: leave keys of a query's own image out of its
             negatives; a small data set comes round while they are queued.
+          batch_negatives: the keys of a step's other images are negatives
+            beside the queue: G - 1 fresh ones, G of the global batch.
           shuffle_keys: one of shuffle.KINDS.
           seed: int, of the queue's first keys.
           **common: of TwoViews: head, dim, mean, std, micro_batches,
@@ -66,6 +69,7 @@ class MoCo(two_views.Contrastive):
         self.momentum = momentum
         self.symmetric = symmetric
         self.mask_same_image = mask_same_image
+        self.batch_negatives = batch_negatives
 
     def train_step(self, batch):
         """One step of Algorithm 1 (v1, section 3.2), inside a replica.
@@ -90,11 +94,14 @@ class MoCo(two_views.Contrastive):
                 rows, keys, samples, key_view, batch["order"]
             )
 
+        dictionary = self.dictionary(keys, samples)
+
         def contrast(rows):
             query = self.vectors(self.query_encoder, rows["query"])  # [N, C]
-            loss, logits = self.contrast(*self.with_small_views(query, rows))
+            queries = self.with_small_views(query, rows)
+            loss, logits = self.contrast(*queries, *dictionary)
             if self.symmetric:
-                loss += self.other_loss(rows)
+                loss += self.other_loss(rows, dictionary)
             return loss, self.scores(logits)
 
         loss, scores = self.descend(contrast, rows)
@@ -103,18 +110,38 @@ class MoCo(two_views.Contrastive):
         self.queue.enqueue(keys, samples, self.step)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
 
-    def contrast(self, query, key, index):
-        """InfoNCE of queries [N, C] and their keys [N, C] with the queue.
+    def dictionary(self, keys, samples):
+        """The negatives of a step, and the images that queries leave out.
 
-        Deviation: with mask_same_image the keys of a query's own image, int64
-        [N] of which is `index`, are no negatives of it; in v1 they are.
+        Deviation: with batch_negatives the keys of this step, float32 [G, C],
+        are negatives beside the queue, but those of a query's own image; in
+        v1 the queue has all. With mask_same_image a query leaves its image's
+        queued keys out; in v1 it does not.
+
+        Args:
+          keys: float32 [G, C]. samples: int64 [G], their images.
+
+        Returns:
+          negatives float32 [M, C], and int64 [M] or None: of each the image
+          whose queries leave it out, -1 for none.
         """
+        negatives, images = self.queue.keys, self.queue.samples
+        if not self.mask_same_image:
+            images = None
+        if self.batch_negatives:
+            negatives = tf.concat([tf.stop_gradient(keys), negatives], axis=0)
+            if images is None:
+                images = tf.fill([self.queue.size], tf.constant(-1, tf.int64))
+            images = tf.concat([samples, images], axis=0)
+        return negatives, images
+
+    def contrast(self, query, key, index, negatives, images):
+        """InfoNCE of queries [N, C], of images `index` [N], and their keys."""
         masked = None
-        if self.mask_same_image:
-            masked = index[:, tf.newaxis] == self.queue.samples
-        keys = self.queue.keys
+        if images is not None:
+            masked = index[:, tf.newaxis] == images
         return losses.info_nce(
-            query, tf.stop_gradient(key), keys, self.temperature, masked
+            query, tf.stop_gradient(key), negatives, self.temperature, masked
         )
 
     def with_other_direction(self, rows, keys, samples, key_view, order):
@@ -140,10 +167,11 @@ class MoCo(two_views.Contrastive):
         keys = tf.concat([keys, other_keys], axis=0)
         return rows, keys, tf.concat([samples, samples], axis=0)
 
-    def other_loss(self, rows):
+    def other_loss(self, rows, dictionary):
         """The loss of the key views as queries."""
         query = self.vectors(self.query_encoder, rows["other_query"])
-        return self.contrast(query, rows["other_key"], rows["other_index"])[0]
+        pairs = query, rows["other_key"], rows["other_index"]
+        return self.contrast(*pairs, *dictionary)[0]
 
     def with_small_views(self, query, rows):
         """Queries, their keys and images; an image's small views are queries.
@@ -162,10 +190,12 @@ class MoCo(two_views.Contrastive):
 
     @classmethod
     def chance_loss(cls, settings, run):
-        """ln(K + 1), for each direction."""
-        del run
+        """ln(M + 1) of M negatives, for each direction."""
         directions = 2 if settings.symmetric else 1
-        return directions * math.log(settings.queue_size + 1)
+        negatives = settings.queue_size
+        if settings.batch_negatives:  # but an image's own keys
+            negatives += directions * (run.batch_size - 1)
+        return directions * math.log(negatives + 1)
 
     @classmethod
     def check(cls, settings, run):
@@ -186,7 +216,10 @@ class MoCo(two_views.Contrastive):
         """The queue, with the image and the step of each key, and logits."""
         keys = settings.queue_size
         queries = cls.trained_views(settings) + run.small_views
-        logits = losses.logit_bytes(queries * rows, keys)
+        negatives = keys
+        if settings.batch_negatives:
+            negatives += cls.trained_views(settings) * run.batch_size
+        logits = losses.logit_bytes(queries * rows, negatives)
         return keys * (4 * run.dim + 16) + logits
 
     @classmethod

@@ -53,6 +53,7 @@ METHODS = {
             "temperature": Field(float, above=0),
             "symmetric": Field(bool),
             "mask_same_image": Field(bool, later=True),
+            "batch_negatives": Field(bool, later=True),
             "shuffle": _SHUFFLE,
         },
         configs=(

@@ -10,7 +10,14 @@ class NumpyMoCo:
     """
 
     def __init__(
-        self, weights, queue, momentum, temperature, symmetric, mask=False
+        self,
+        weights,
+        queue,
+        momentum,
+        temperature,
+        symmetric,
+        mask=False,
+        fresh=False,
     ):
         """Takes the weights that both encoders start with, and the queue."""
         self.query_weights = [np.asarray(w, np.float64) for w in weights]
@@ -24,6 +31,7 @@ class NumpyMoCo:
         self.temperature = temperature
         self.symmetric = symmetric
         self.mask = mask
+        self.fresh = fresh  # the step's keys are negatives, too
         self.cosines = []  # of each step's queries: positive, queued keys
 
     def step(self, number, query_images, key_images, samples, rate, decay):
@@ -35,12 +43,17 @@ class NumpyMoCo:
             )
         ]
         keys = encode(self.key_weights, key_images)[0]
-        loss, wins, gradients = self.contrast(query_images, keys, samples)
-        self.cosines.append(self.newest)
+        every_key = [keys]
         if self.symmetric:
             other_keys = encode(self.key_weights, query_images)[0]
+            every_key.append(other_keys)
+        loss, wins, gradients = self.contrast(
+            query_images, keys, samples, every_key
+        )
+        self.cosines.append(self.newest)
+        if self.symmetric:
             other_loss, _, other = self.contrast(
-                key_images, other_keys, samples
+                key_images, other_keys, samples, every_key
             )
             loss += other_loss
             gradients = [a + b for a, b in zip(gradients, other, strict=True)]
@@ -55,26 +68,26 @@ class NumpyMoCo:
             self.enqueue(other_keys, samples, number)
         return loss, wins
 
-    def contrast(self, images, keys, samples):
+    def contrast(self, images, keys, samples, every_key=()):
         """Loss, wins and gradients of one direction."""
         query, features, inputs, length = encode(self.query_weights, images)
-        candidates = np.concatenate(
-            [
-                (query * keys).sum(1, keepdims=True),
-                query @ self.queue.T,
-            ],
-            axis=1,
-        )
+        negatives, own = self.queue, np.zeros([len(query), len(self.queue)])
         if self.mask:
-            same_image = np.asarray(samples)[:, None] == self.samples
-            candidates[:, 1:][same_image] = -np.inf
+            own = np.asarray(samples)[:, None] == self.samples
+        if self.fresh:
+            negatives = np.concatenate([*every_key, negatives])
+            same = np.asarray(samples)[:, None] == np.asarray(samples)
+            own = np.concatenate([same] * len(every_key) + [own], axis=1)
+        similarities = np.where(own, -np.inf, query @ negatives.T)
+        positive = (query * keys).sum(1, keepdims=True)
+        candidates = np.concatenate([positive, similarities], axis=1)
         self.newest = candidates
         logits = candidates / self.temperature
         # A tie is no win; rounding must not break it.
         wins = np.mean(logits[:, 0] > logits[:, 1:].max(1) + 1e-9)
         loss, gradients_by_row = self.loss_and_gradients(logits)
         by_logit = gradients_by_row / (len(images) * self.temperature)
-        by_query = by_logit[:, :1] * keys + by_logit[:, 1:] @ self.queue
+        by_query = by_logit[:, :1] * keys + by_logit[:, 1:] @ negatives
         activations = (query, features, inputs, length)
         return loss, wins, gradients(self.query_weights, activations, by_query)
 

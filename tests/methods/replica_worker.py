@@ -15,7 +15,8 @@ from moco_tf.models import batch_norm
 from moco_tf.training import distribution, optimizers
 from tests import reference_check
 
-SHUFFLED = ("gather", "address")
+# Kinds of shuffling, and the keys of the batch among the negatives.
+CASES = ("gather", "address", "batch_negatives")
 BATCH = 8  # G
 STEPS = 4
 QUEUE = 21  # not a multiple of the batch: the ring wraps within a step
@@ -81,7 +82,7 @@ def run_exchange(strategy):
     return results
 
 
-def make_method(shuffle_keys="gather", groups=1):
+def make_method(case="gather", groups=1):
     """A tiny MoCo with BatchNorm, for 8 x 8 images."""
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
@@ -95,14 +96,15 @@ def make_method(shuffle_keys="gather", groups=1):
         queue_size=QUEUE,
         momentum=0.9,
         temperature=0.5,
-        shuffle_keys=shuffle_keys,
+        shuffle_keys="address" if case == "address" else "gather",
+        batch_negatives=case == "batch_negatives",
     )
     method.compile(optimizers.MomentumSGD(0.1, 0.9, 1e-3))
     method.build_optimizer()
     return method
 
 
-def steps(shuffle_keys):
+def steps(case):
     """The global batches of the first steps."""
     rng = np.random.default_rng(1)
     shape = [BATCH, 8, 8, 3]
@@ -111,18 +113,18 @@ def steps(shuffle_keys):
         query, key = rng.integers(0, 256, [2, *shape], dtype=np.uint8)
         yield {
             "query": query,
-            "key": key[order] if shuffle_keys == "address" else key,
+            "key": key[order] if case == "address" else key,
             "index": np.arange(BATCH) + 100 * step,
             "order": order,
             "valid": np.ones(BATCH, bool),
         }
 
 
-def train(method, strategy, shuffle_keys):
+def train(method, strategy, case):
     """Trains; returns what each replica holds, name -> [R, ...], and losses."""
     world = strategy.num_replicas_in_sync
     batches = reference_check.iterator(
-        {"batch": BATCH, "world": world}, strategy, steps(shuffle_keys)
+        {"batch": BATCH, "world": world}, strategy, steps(case)
     )
     conv = method.key_encoder.backbone.get_layer("conv").kernel
     results = {"first_kernel": conv.numpy(), "losses": []}
@@ -167,11 +169,11 @@ def refusal(strategy):
 def main(world, path):
     strategy = distribution.make_strategy(f"cpu:{world}")
     results = run_exchange(strategy)
-    for shuffle_keys in SHUFFLED:
+    for case in CASES:
         with strategy.scope():
-            method = make_method(shuffle_keys)
-        result = train(method, strategy, shuffle_keys)
-        results |= {f"{shuffle_keys}_{name}": v for name, v in result.items()}
+            method = make_method(case)
+        result = train(method, strategy, case)
+        results |= {f"{case}_{name}": v for name, v in result.items()}
     np.savez(path, refusal=refusal(strategy), **results)
 
 

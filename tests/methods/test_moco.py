@@ -32,11 +32,13 @@ def _seed():
 @pytest.mark.parametrize("shuffle_keys", ["gather", "address", "none"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("mask", [False, True])
-def test_three_steps_follow_algorithm_1(mask, symmetric, shuffle_keys):
+@pytest.mark.parametrize("fresh", [False, True])
+def test_three_steps_follow_algorithm_1(fresh, mask, symmetric, shuffle_keys):
     method = _method(
         momentum=0.6,
         symmetric=symmetric,
         mask_same_image=mask,
+        batch_negatives=fresh,
         shuffle_keys=shuffle_keys,
     )
     oracle = numpy_moco.NumpyMoCo(
@@ -46,6 +48,7 @@ def test_three_steps_follow_algorithm_1(mask, symmetric, shuffle_keys):
         temperature=0.5,
         symmetric=symmetric,
         mask=mask,
+        fresh=fresh,
     )
     # With the mask, half of a batch's images come again in the next.
     batches = list(_batches(3, index_step=BATCH // 2 if mask else 100))
@@ -95,12 +98,15 @@ def test_keys_come_from_weights_that_have_moved_already():
     )
 
 
-def test_no_gradient_reaches_the_key_encoder():
-    method = _method(momentum=1.0)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_no_gradient_reaches_the_key_encoder(fresh):
+    method = _method(momentum=1.0, batch_negatives=fresh)
     query, key = tf.random.stateless_normal([2, BATCH, 5], [0, 1])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([query, key])
-        loss, _ = method.contrast(query, key, tf.range(BATCH, dtype=tf.int64))
+        samples = tf.range(BATCH, dtype=tf.int64)
+        negatives = method.dictionary(key, samples)
+        loss, _ = method.contrast(query, key, samples, *negatives)
     assert tape.gradient(loss, key) is None
     assert np.abs(tape.gradient(loss, query)).max() > 0.01
     before = _values(method.key_encoder.weights)
@@ -117,9 +123,9 @@ def test_no_key_of_a_step_is_a_negative_of_that_step(symmetric):
     method = _method(symmetric=symmetric)
     contrast, negatives = method.contrast, []
 
-    def watched(query, key, index):
+    def watched(*arguments):
         negatives.append(set(method.queue.samples.numpy()))
-        return contrast(query, key, index)
+        return contrast(*arguments)
 
     method.contrast = watched
     for batch in _batches(3):

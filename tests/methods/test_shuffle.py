@@ -55,11 +55,9 @@ def test_what_was_dealt_in_shuffled_order_comes_back_to_its_slots(
         np.testing.assert_array_equal(copy, sent["bytes"])
 
 
-@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
-def test_queues_and_weights_are_the_same_bits_on_all_replicas(
-    replicas, shuffle_keys
-):
-    prefix = f"{shuffle_keys}_"
+@pytest.mark.parametrize("case", replica_worker.CASES)
+def test_queues_and_weights_are_the_same_bits_on_all_replicas(replicas, case):
+    prefix = f"{case}_"
     names = [
         name
         for name in replicas
@@ -72,50 +70,38 @@ def test_queues_and_weights_are_the_same_bits_on_all_replicas(
             np.testing.assert_array_equal(copy, replicas[name][0], err_msg=name)
 
 
-@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
-def test_the_queue_holds_the_newest_samples_in_slot_order(
-    replicas, shuffle_keys
-):
+@pytest.mark.parametrize("case", replica_worker.CASES)
+def test_the_queue_holds_the_newest_samples_in_slot_order(replicas, case):
     size, batch = replica_worker.QUEUE, replica_worker.BATCH
     samples, steps = np.full([2, size], -1)
     for number in range(replica_worker.STEPS * batch):
         step, slot = divmod(number, batch)
         samples[number % size], steps[number % size] = 100 * step + slot, step
-    np.testing.assert_array_equal(
-        replicas[f"{shuffle_keys}_samples"][0], samples
-    )
-    np.testing.assert_array_equal(replicas[f"{shuffle_keys}_steps"][0], steps)
-    assert replicas[f"{shuffle_keys}_pointer"][0] == 32 % 21
+    np.testing.assert_array_equal(replicas[f"{case}_samples"][0], samples)
+    np.testing.assert_array_equal(replicas[f"{case}_steps"][0], steps)
+    assert replicas[f"{case}_pointer"][0] == 32 % 21
 
 
-@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
-def test_a_replica_normalises_keys_with_its_part_of_the_order(
-    replicas, shuffle_keys
-):
+@pytest.mark.parametrize("case", replica_worker.CASES)
+def test_a_replica_normalises_keys_with_its_part_of_the_order(replicas, case):
     batch = next(replica_worker.steps("gather"))
     images = image_ops.normalize(
         tf.constant(batch["key"]), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     ).numpy()
-    kernel = replicas[f"{shuffle_keys}_first_kernel"]
+    kernel = replicas[f"{case}_first_kernel"]
     parts = np.split(batch["order"], replicas["count"])
-    for result, part in zip(
-        replicas[f"{shuffle_keys}_first_mean"], parts, strict=True
-    ):
+    for result, part in zip(replicas[f"{case}_first_mean"], parts, strict=True):
         outputs = tf.nn.conv2d(images[part], kernel, 2, "VALID")
         # The moving mean starts at 0 and moves by a tenth.
         expected = 0.1 * np.mean(outputs, axis=(0, 1, 2))
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("shuffle_keys", replica_worker.SHUFFLED)
-def test_replicas_compute_what_one_replica_with_groups_does(
-    replicas, shuffle_keys
-):
-    method = replica_worker.make_method(shuffle_keys, replicas["count"])
-    one = replica_worker.train(
-        method, tf.distribute.get_strategy(), shuffle_keys
-    )
-    result = {name: replicas[f"{shuffle_keys}_{name}"] for name in one}
+@pytest.mark.parametrize("case", replica_worker.CASES)
+def test_replicas_compute_what_one_replica_with_groups_does(replicas, case):
+    method = replica_worker.make_method(case, replicas["count"])
+    one = replica_worker.train(method, tf.distribute.get_strategy(), case)
+    result = {name: replicas[f"{case}_{name}"] for name in one}
     np.testing.assert_allclose(result["losses"], one["losses"], rtol=1e-5)
     np.testing.assert_allclose(result["logged"], one["logged"], rtol=1e-5)
     np.testing.assert_allclose(result["keys"][0], one["keys"][0], atol=1e-5)
