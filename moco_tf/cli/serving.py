@@ -28,7 +28,12 @@ def _import_weights(options, overrides):
     with quiet.imports(options.verbose):
         from moco_tf.weights import importing
     importing.import_weights(
-        options.path, options.workdir, options.config or "", overrides
+        options.path,
+        options.workdir,
+        options.config or "",
+        overrides,
+        entry=options.entry,
+        prefix=options.prefix,
     )
 
 
@@ -56,10 +61,25 @@ def _convert(options, config):
 COMMANDS = {
     "import-weights": flags.Command(
         run=_import_weights,
-        purpose="make a run of a MoCo, torchvision or detectron2 file",
+        purpose="make a run of a ResNet's weights in a file of others",
         flags=(
-            flags.path("path", None, "file to read: .pth.tar, .pth or .pkl"),
+            flags.path(
+                "path",
+                None,
+                "file to read: .pth.tar, .pth, .pt, .bin, .ckpt, .pkl or "
+                ".safetensors",
+            ),
             flags.WORKDIR,
+            flags.text(
+                "entry",
+                "",
+                "of several encoders, the one below these keys; . = the file",
+            ),
+            flags.text(
+                "prefix",
+                "",
+                "of several encoders, the one with these names; . = no prefix",
+            ),
             flags.path(
                 "config",
                 None,

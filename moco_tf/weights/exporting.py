@@ -16,12 +16,12 @@ from moco_tf import filesystem
 from moco_tf.evaluation import frozen
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints
-from moco_tf.weights import conversion, layouts, torch_file
+from moco_tf.weights import conversion, layouts, torch_tensors
 
 _ALIGNMENT = 64  # bytes, of each storage in the file; as torch writes them
 _PADDING = 0x4246  # "FB": the id of the extra field that torch pads with
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a ZIP archive
-_STORAGE_NAMES = {dtype: name for name, dtype in torch_file.STORAGES.items()}
+_STORAGE_NAMES = {dtype: name for name, dtype in torch_tensors.STORAGES.items()}
 
 
 def export_weights(workdir, checkpoint, path, layout):
@@ -189,7 +189,7 @@ def write_torch(path, value):
     Args:
       path: of the file; its folder is made. It appears complete or not at all.
       value: dict, OrderedDict, list, tuple, str, int, float, bool or None, and
-        arrays of the types in torch_file.STORAGES, which become tensors.
+        arrays of the types in torch_tensors.STORAGES, which become tensors.
 
     Raises:
       ValueError: for a value of another type.

@@ -8,12 +8,15 @@ from moco_tf import config as configs
 from moco_tf import workdirs
 from moco_tf.evaluation import frozen
 from moco_tf.training import checkpoints
-from moco_tf.weights import conversion, layouts
+from moco_tf.weights import conversion, layouts, pickle_reader, weight_files
 
 _MAX_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
+_LISTED = 30  # of what is left out; the rest is counted
 
 
-def import_weights(path, workdir, config="", overrides=None):
+def import_weights(
+    path, workdir, config="", overrides=None, entry="", prefix=""
+):
     """Makes the workdir of a pre-training run from a file of weights.
 
     A MoCo checkpoint with a queue becomes a run that `pretrain` can go on with:
@@ -22,13 +25,16 @@ def import_weights(path, workdir, config="", overrides=None):
     for knn, linear, finetune, embed and export.
 
     Args:
-      path: of a published checkpoint (.pth.tar), a state dict of a torchvision
-        ResNet (.pth) or a pickle for detectron2 (.pkl).
+      path: of a file of torch.save (.pth.tar, .pth, .pt, .bin, .ckpt), a
+        pickle of arrays (.pkl) or safetensors, with a ResNet in it.
       workdir: folder of the run; it must not hold one.
       config: name or path of a pre-training configuration; "": by the head and
         the stem, one of moco_v1_imagenet, moco_v2_imagenet and moco_cifar10.
       overrides: dict "section.key" -> text, of fields to change in it. The
         encoder and the size of the queue are set by the file.
+      entry: keys that lead to the dictionary of the encoder, where a file has
+        several, with dots; prefix: of its names there; "": see
+        weights/candidates.py.
 
     Returns:
       path of the checkpoint.
@@ -46,7 +52,7 @@ def import_weights(path, workdir, config="", overrides=None):
             "Weights are imported into a new workdir. Received "
             f"{str(workdir)!r}, which holds a run. Pass another --workdir."
         )
-    file = layouts.read(path)
+    file = weight_files.read(path, entry, prefix)
     loaded = _configuration(file, config, overrides or {})
     if file.can_resume:
         method = conversion.make_method(loaded)
@@ -92,9 +98,7 @@ def _configuration(file, config, overrides):
 def _check(file, encoder, method, path):
     """Refuses tensors that do not fit; returns whether the head is new."""
     expected = conversion.shapes(encoder)
-    fresh_head = file.layout != "moco" and not any(
-        name.startswith("fc.") for name in file.query
-    )
+    fresh_head = not any(name.startswith("fc.") for name in file.query)
     if fresh_head:
         expected = {n: s for n, s in expected.items() if n[:3] != "fc."}
     lines = layouts.problems(file.query, expected, file.spell)
@@ -103,6 +107,10 @@ def _check(file, encoder, method, path):
         lines += _queue_problems(file, method.queue)
     if lines:
         listed = "\n".join(f"  {line}" for line in lines)
+        if others := [o.flags for o in file.others if not o.missing]:
+            listed += (
+                f"\nOf the file's other encoders, take one with {others[0]}"
+            )
         raise ValueError(
             f"The tensors of {path} must be those of a "
             f"{encoder.backbone.name} with its head as configured. "
@@ -115,7 +123,7 @@ def _queue_problems(file, queue):
     lines = layouts.problems(
         {"queue": file.queue},
         {"queue": tuple(reversed(queue.keys.shape))},
-        lambda name: file.spell(name).replace(layouts.QUERY, ""),
+        lambda name: file.chosen.prefix.rpartition(layouts.QUERY)[0] + name,
     )
     values = file.pointer.reshape(-1).tolist()
     if len(values) != 1 or values[0] not in range(queue.size):
@@ -167,6 +175,8 @@ def _meta(file, path, fresh_head):
     imported = {
         "file": pathlib.Path(path).name,
         "layout": file.layout,
+        "entry": pickle_reader.printable(file.chosen.entry),
+        "prefix": pickle_reader.printable(file.chosen.prefix),
         **file.about,
         "fresh_head": fresh_head,
         "counters": {
@@ -180,17 +190,34 @@ def _meta(file, path, fresh_head):
 
 def _summary(file, path, config, saved, notes):
     model = config.model
+    place = ", ".join(
+        f"{word} {pickle_reader.printable(text)}"
+        for word, text in (
+            ("entry", file.chosen.entry),
+            ("prefix", file.chosen.prefix),
+        )
+        if text
+    )
     lines = [
         f"imported    {path} ({file.layout})",
+        f"found at    {place or 'its names as they are'}",
         f"encoder     {model.backbone} x{model.width:g}, {model.stem} stem, "
         f"{model.head} head, {model.dim} features",
         f"checkpoint  {saved}",
     ]
     if file.can_resume:
         lines.append(f"queue       {config.moco.queue_size} keys")
-    left_out = list(file.left_out)
+    left_out = list(file.left_out[:_LISTED])
     if not file.can_resume and file.key:
         left_out.append("the key encoder")
+    if len(file.left_out) > _LISTED:
+        left_out.append(f"{len(file.left_out) - _LISTED} more")
     if left_out:
         lines.append(f"left out    {', '.join(left_out)}")
+    if file.others:
+        notes = [
+            f"the file has other encoders; the one read is {file.chosen.flags}",
+            *(f"for another: {other.flags}" for other in file.others[:_LISTED]),
+            *notes,
+        ]
     return "\n".join(lines + [f"note        {note}" for note in notes])

@@ -3,18 +3,21 @@
 Python's own unpickler acts on a file's word: it imports modules, calls what
 they hold, sets attributes. This one knows the opcodes of numbers, text and
 containers, in the protocols 0 to 5. A name in a file stands for an entry of a
-table (`NAMES`: containers and NumPy's arrays) or is refused. Opcodes that reach
-past such a table are refused too: INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, EXT2,
-EXT4, and those of out-of-band buffers.
+table (pickle_names has one), or for nothing: it becomes an inert marker, as
+does whatever would be made of it, by a call, as an instance or from the
+registry of extensions. State that a file sets on a marker is passed over. So
+the settings that people save beside weights do no harm and need not be known.
+Names that are there to act, such as os.system, are refused all the same: no
+weights have them, and who was given such a file should hear of it.
 
 No file can take long or fill the memory: the number of opcodes, the length of
-a line, the arguments of calls and the types of keys are limited.
+a line and of a number, what calls and states unfold to, and the types of keys
+are limited.
 """
 
 import ast
 import collections
 import dataclasses
-import math
 import pickle  # for the names of the opcodes alone
 import pickletools
 import re
@@ -22,17 +25,28 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
-
 # A checkpoint of a ResNet-152 takes 60 thousand.
 _MAX_OPCODES = 5_000_000
 _MAX_ARGUMENTS = 8  # items in arguments of calls, times the size of the file
 _MAX_LINE = 4096  # bytes, of the text opcodes
+_MAX_NUMBER = 1024  # bytes of a whole number
 _MAX_AXES = 16
 _KEY_TYPES = (str, int, float, bool, bytes, type(None))
 _SIZED = (str, bytes, list, tuple, dict)
-_NUMBERS = re.compile(r"[fiu][1248]|b1")  # never objects, nor text
 _MARK = object()
+# Modules of which no value is saved, and functions beside values.
+_ACTING_MODULES = """_pickle _posixsubprocess bdb cPickle ctypes importlib nt os
+    pdb pickle pip popen2 posix pty runpy shutil socket subprocess sys timeit
+    torch.hub webbrowser"""
+_ACTING_BUILTINS = """__import__ apply breakpoint compile eval exec execfile
+    file input open reload"""
+_ACTING = re.compile(
+    rf"({'|'.join(map(re.escape, _ACTING_MODULES.split()))})\..*"
+    rf"|(builtins|__builtin__)\.({'|'.join(_ACTING_BUILTINS.split())})",
+    re.DOTALL,
+)
+# Functions of Python by which older protocols make an object of a class.
+_MAKERS = ("_reconstructor", "__newobj__", "__newobj_ex__")
 
 
 class Unreadable(ValueError):
@@ -45,6 +59,21 @@ class Name:
 
     name: str  # "module.name"
     value: Any
+
+
+class Inert:
+    """What is not read: an object, or what a call would give.
+
+    Attributes:
+      kind: str, what it is, for messages: the name of its class or function.
+      items: dict of the entries that the file gives it, as to a dict.
+    """
+
+    __slots__ = ("kind", "items")
+
+    def __init__(self, kind):
+        self.kind = printable(kind)
+        self.items: dict = {}
 
 
 class Pending:
@@ -62,15 +91,15 @@ def load(data, start, names, persistent_load=None):
     Args:
       data: memoryview of the file. start: int, where the pickle begins.
       names: dict "module.name" -> function that the file may call, or another
-        value, which it may refer to; all other names are refused.
+        value, which it may refer to; all other names become Inert.
       persistent_load: function of a persistent id; None refuses them.
 
     Returns:
       (value, position behind the pickle).
 
     Raises:
-      Unreadable: for a damaged pickle and for anything that is refused; no
-        code of the file has run.
+      Unreadable: for a damaged pickle and for anything that is refused. No
+        code of the file runs in any case.
     """
     machine = _Machine(data, start, names, persistent_load)
     try:
@@ -149,15 +178,6 @@ class _Machine:
                 f"It is damaged at byte {self.position - 1}: {code!r} begins "
                 "nothing."
             )
-        if code == pickle.INST:  # module and name follow
-            refuse(f"{self.line()}.{self.line()}")
-        sizes = {pickle.EXT1: 1, pickle.EXT2: 2, pickle.EXT4: 4}
-        if code in sizes:
-            number = self.number(sizes[code])
-            refuse(f"extension {number} of the pickle registry")
-        below = {pickle.NEWOBJ: 2, pickle.NEWOBJ_EX: 3}  # the class's depth
-        if code in below:
-            refuse(f"a new object of {_kind(self.stack[-below[code]])}")
         refuse(f"the pickle operation {known.name}")
 
     # What follows an opcode in the file.
@@ -180,7 +200,12 @@ class _Machine:
         return bytes(self.take(self.number(count)))
 
     def long(self, count):
-        return int.from_bytes(self.sized(count), "little", signed=True)
+        data = self.sized(count)
+        if len(data) > _MAX_NUMBER:
+            raise Unreadable(
+                f"A number of it has {len(data)} bytes; weights need few."
+            )
+        return int.from_bytes(data, "little", signed=True)
 
     def text(self, count):
         return self.sized(count).decode("utf-8", "surrogatepass")
@@ -224,20 +249,26 @@ class _Machine:
 
     def name(self, module, name):
         if type(module) is not str or type(name) is not str:
-            refuse(f"a name of type {_kind(module)}")
+            refuse(f"a name of type {kind_of(module)}")
         name = f"{module}.{name}"
-        if name not in self.names:
+        if name in self.names:
+            return Name(name, self.names[name])
+        if _ACTING.fullmatch(name):
             refuse(name)
-        return Name(name, self.names[name])
+        return Inert(name)
 
-    def call(self):
-        arguments, function = self.stack.pop(), self.stack.pop()
-        known = type(function) is Name and callable(function.value)
-        if not known or type(arguments) is not tuple:
-            refuse(f"a call of {_kind(function)}")
-        self.arguments += sum(len(v) for v in arguments if type(v) in _SIZED)
-        if self.arguments > _MAX_ARGUMENTS * len(self.data):
-            raise Unreadable("It would unfold to many times its own size.")
+    def call(self, function, arguments, named=()):
+        """What a function or a class of the table gives, or Inert."""
+        if type(arguments) is not tuple:
+            refuse(f"a call of {kind_of(function)}")
+        if type(function) is Inert:
+            made = function.kind.rpartition(".")[2] in _MAKERS and arguments
+            return Inert(kind_of(arguments[0] if made else function))
+        if type(function) is not Name:
+            refuse(f"a call of {kind_of(function)}")
+        if not callable(function.value) or named:
+            return Inert(function.name)
+        self.count(arguments)
         try:
             return function.value(*arguments)
         except TypeError as error:
@@ -246,17 +277,38 @@ class _Machine:
                 f"{str(error)[:200]}."
             ) from error
 
+    def instance(self, kind=None):
+        """An object of a class: the one given, or the first at the mark."""
+        arguments = self.items()
+        function = arguments.pop(0) if kind is None else kind
+        return self.call(function, tuple(arguments))
+
+    def extension(self, size):
+        """Python's registry of extensions, which is not asked."""
+        number = self.number(size, signed=size == 4)
+        return Inert(f"extension {number} of the pickle registry")
+
+    def count(self, arguments):
+        """Limits what calls and states copy: the memo repeats for nothing."""
+        self.arguments += sum(len(v) for v in arguments if type(v) in _SIZED)
+        if self.arguments > _MAX_ARGUMENTS * len(self.data):
+            raise Unreadable("It would unfold to many times its own size.")
+
     def build(self):
         state, value = self.stack.pop(), self.stack[-1]
+        if type(value) is Inert:
+            return
         if isinstance(value, Pending):
+            self.count(state if type(state) is tuple else (state,))
             self.stack[-1] = built = value.build(state)
             for key in value.memo_keys:
                 self.memo[key] = built
+            value.memo_keys.clear()
             return
         # torch's notes on a state dict ("_metadata") are passed over.
         notes = type(state) is dict and all(type(key) is str for key in state)
-        if type(value) is not collections.OrderedDict or not notes:
-            refuse(f"attributes of {_kind(value)}")
+        if not isinstance(value, dict) or not notes:
+            refuse(f"attributes of {kind_of(value)}")
 
     def persistent(self, identity):
         if self.persistent_load is None:
@@ -264,10 +316,12 @@ class _Machine:
         return self.persistent_load(identity)
 
 
-def _kind(value):
+def kind_of(value):
     """The name of a value, for messages; never its contents."""
     if type(value) is Name:
         return value.name
+    if type(value) is Inert:
+        return value.kind
     return "a mark" if value is _MARK else f"a {type(value).__name__}"
 
 
@@ -284,31 +338,34 @@ def _quoted(text):
     return value
 
 
-def _key(value):
-    # Containers as keys could take for ever to hash.
-    if type(value) not in _KEY_TYPES:
-        refuse(f"{_kind(value)} as a key")
-    return value
+def as_key(value):
+    """A value as a key. Containers could take for ever to hash: Inert."""
+    if type(value) in _KEY_TYPES or type(value) is Inert:
+        return value
+    return Inert(kind_of(value))
 
 
 def _store(pairs, target):
-    if type(target) not in (dict, collections.OrderedDict):
-        refuse(f"entries of {_kind(target)}")
+    if type(target) not in (dict, collections.OrderedDict, Inert):
+        refuse(f"entries of {kind_of(target)}")
+    entries = target.items if type(target) is Inert else target
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        target[_key(key)] = value
+        entries[as_key(key)] = value
     return target
 
 
 def _extend(values, target):
-    if type(target) is not list:
-        refuse(f"items of {_kind(target)}")
-    target.extend(values)
+    if type(target) is list:
+        target.extend(values)
+    elif type(target) is not Inert:
+        refuse(f"items of {kind_of(target)}")
 
 
 def _add(values, target):
-    if type(target) is not set:
-        refuse(f"members of {_kind(target)}")
-    target.update(map(_key, values))
+    if type(target) is set:
+        target.update(map(as_key, values))
+    elif type(target) is not Inert:
+        refuse(f"members of {kind_of(target)}")
     return target
 
 
@@ -357,7 +414,14 @@ _VALUES: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.LONG_BINGET: lambda m: m.memo[m.number(4)],
     pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
     pickle.STACK_GLOBAL: lambda m: m.name(*m.last(2)),
-    pickle.REDUCE: lambda m: m.call(),
+    pickle.REDUCE: lambda m: m.call(*m.last(2)),
+    pickle.NEWOBJ: lambda m: m.call(*m.last(2)),
+    pickle.NEWOBJ_EX: lambda m: m.call(*m.last(3)),
+    pickle.OBJ: lambda m: m.instance(),
+    pickle.INST: lambda m: m.instance(m.name(m.line(), m.line())),
+    pickle.EXT1: lambda m: m.extension(1),
+    pickle.EXT2: lambda m: m.extension(2),
+    pickle.EXT4: lambda m: m.extension(4),
     pickle.PERSID: lambda m: m.persistent(m.line()),
     pickle.BINPERSID: lambda m: m.persistent(m.stack.pop()),
 }
@@ -380,98 +444,3 @@ _ACTIONS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
     pickle.BUILD: lambda m: m.build(),
 }
-
-
-def _dtype(text, *_):
-    """numpy.dtype(text, align, copy): plain numbers alone."""
-    if type(text) is not str or not _NUMBERS.fullmatch(text.lstrip("<>|=")):
-        refuse(f"numpy.dtype({str(text)[:20]!r})")
-
-    def build(state):
-        order = state[1] if type(state) is tuple and len(state) > 1 else None
-        if order not in ("<", ">", "|", "=") or any(state[2:5]):
-            refuse(f"numpy.dtype {text} of other than plain numbers")
-        return np.dtype(text).newbyteorder(order)
-
-    return Pending(build)
-
-
-def _array(data, dtype, shape, order="C"):
-    """An array over bytes of a file, read-only.
-
-    Args:
-      data: bytes, or text of one character a byte (of Python 2).
-      dtype: np.dtype. shape: tuple of int. order: "C" or "F".
-
-    Raises:
-      Unreadable: unless the bytes are as many as the shape needs.
-    """
-    data = data.encode("latin1") if type(data) is str else data
-    if type(data) is not bytes or not isinstance(dtype, np.dtype):
-        refuse(f"numpy.ndarray of {type(data).__name__}")
-    if type(order) is not str or order not in ("C", "F"):
-        refuse("numpy.ndarray of another memory order")
-    sizes = whole_numbers(shape, "a shape")
-    needed = math.prod(sizes) * dtype.itemsize
-    if needed != len(data):
-        raise Unreadable(
-            f"An array of shape {sizes} and type {dtype} needs {needed} bytes. "
-            f"Received {len(data)}."
-        )
-    return np.frombuffer(data, dtype).reshape(sizes, order=order)
-
-
-def _reconstruct(kind, shape, code):
-    """An array without elements, which a BUILD gives shape, type and bytes."""
-    del shape, code
-    if type(kind) is not Name or kind.name != "numpy.ndarray":
-        refuse("numpy._reconstruct of another class")
-
-    def build(state):
-        if type(state) is not tuple or len(state) != 5:
-            refuse("numpy.ndarray with an unknown state")
-        _, shape, dtype, fortran, data = state
-        return _array(data, dtype, shape, "F" if fortran else "C")
-
-    return Pending(build)
-
-
-def _scalar(dtype, data):
-    return _array(data, dtype, ())[()].item()
-
-
-def _encode(text, encoding):
-    """_codecs.encode, by which protocol 2 writes bytes."""
-    if type(text) is not str or encoding != "latin1":
-        refuse(f"_codecs.encode to {str(encoding)[:20]}")
-    return text.encode("latin1")
-
-
-def _ordered(pairs=()):
-    if type(pairs) not in (tuple, list):
-        refuse(f"collections.OrderedDict of {_kind(pairs)}")
-    if any(type(pair) not in (tuple, list) or len(pair) != 2 for pair in pairs):
-        refuse("collections.OrderedDict of other than pairs")
-    return collections.OrderedDict((_key(key), value) for key, value in pairs)
-
-
-def _set(values):
-    if type(values) is not list:
-        refuse(f"a set of {_kind(values)}")
-    return _add(values, set())
-
-
-NAMES: dict[str, Any] = {
-    "collections.OrderedDict": _ordered,
-    "_codecs.encode": _encode,
-    "numpy.dtype": _dtype,
-    "numpy.ndarray": None,
-}
-for _builtins in ("builtins", "__builtin__"):  # of Python 3 and 2
-    NAMES[f"{_builtins}.set"] = _set
-    NAMES[f"{_builtins}.frozenset"] = _set
-    NAMES[f"{_builtins}.bytes"] = lambda: b""
-for _core in ("numpy.core", "numpy._core"):  # NumPy 2 renamed it
-    NAMES[f"{_core}.multiarray._reconstruct"] = _reconstruct
-    NAMES[f"{_core}.multiarray.scalar"] = _scalar
-    NAMES[f"{_core}.numeric._frombuffer"] = _array

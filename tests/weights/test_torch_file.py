@@ -278,7 +278,7 @@ def test_an_archive_without_its_pickle_is_refused(tmp_path):
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("word/document.xml", b"<a/>")
-    with pytest.raises(ValueError, match="holds one data.pkl. Received 0"):
+    with pytest.raises(ValueError, match="one data.pkl"):
         _read(tmp_path, data.getvalue())
 
 
@@ -299,14 +299,6 @@ def test_a_text_that_is_encoded_again_and_again_is_refused(tmp_path):
     assert _read(tmp_path, torch_files.pickled(opcodes + once)) == b"x" * 10_000
     with pytest.raises(ValueError, match="many times its own size"):
         _read(tmp_path, torch_files.pickled(opcodes + once * 100))
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\x89PNG\r\n", b"GIF89a", b"\x00" * 999]
-)
-def test_other_files_are_refused(data, tmp_path):
-    with pytest.raises(ValueError, match="file of torch.save or a pickle"):
-        _read(tmp_path, data)
 
 
 def test_a_missing_file_is_named(tmp_path):

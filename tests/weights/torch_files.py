@@ -38,6 +38,10 @@ def pickled(opcodes):
     return b"\x80\x02" + opcodes + b"."
 
 
+class Opcodes(bytes):
+    """What pushes a value, written by hand."""
+
+
 class File:
     """Collects storages, and gives the opcodes of tensors on them."""
 
@@ -82,17 +86,18 @@ class File:
         return self.view(self.storage(array, kind), 0, array.shape, stride)
 
     def dict(self, **values):
-        """Opcodes of a dict of arrays and plain values."""
+        """Opcodes of a dict of arrays, dicts, plain values and Opcodes."""
         pairs = [
-            plain(name)
-            + (
-                self.tensor(value)
-                if isinstance(value, np.ndarray)
-                else plain(value)
-            )
-            for name, value in values.items()
+            plain(name) + self.value(value) for name, value in values.items()
         ]
         return b"}(" + b"".join(pairs) + b"u"
+
+    def value(self, value):
+        if isinstance(value, np.ndarray):
+            return self.tensor(value)
+        if isinstance(value, Opcodes):
+            return bytes(value)
+        return self.dict(**value) if isinstance(value, dict) else plain(value)
 
     def bytes(self, opcodes, **options):
         """The file of an object."""
