@@ -11,6 +11,7 @@ import argparse
 import os
 import pathlib
 import sys
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -32,8 +33,10 @@ def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ROOT))  # a checkout need not be installed
     try:
-        import waitress.server
-    except ImportError:
+        from moco_tf.serving import local_http
+    except ImportError as error:
+        if error.name != "waitress":
+            raise
         sys.exit(
             "serve_local.py needs waitress. Install the extra: "
             'pip install -e ".[serving]"'
@@ -49,21 +52,18 @@ def main():
         app = serving.RestApp(
             options.model, options.name, limits, options.batch_wait_ms / 1000
         )
-        server = waitress.server.create_server(
+        server, port = local_http.listen(
             app,
-            host=options.host,
-            port=options.port,
-            threads=options.threads,
-            # The application refuses in JSON; far above, the server in text.
-            max_request_body_size=4 * limits.body_bytes,
-            channel_timeout=30,  # of clients that send or read nothing
-            connection_limit=200,
-            ident=None,
+            options.host,
+            options.port,
+            options.threads,
+            max_bytes=4 * limits.body_bytes,
         )
     except (OSError, ValueError) as error:
         sys.exit(f"serve_local.py: error: {error}")
-    address = f"http://{options.host}:{server.effective_port}"
-    print(f"serving {address}/v1/models/{options.name}", flush=True)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    name = urllib.parse.quote(options.name)
+    print(f"serving http://{host}:{port}/v1/models/{name}", flush=True)
     try:
         server.run()
     finally:

@@ -46,6 +46,7 @@ weights/test_importing.py
 weights/test_exporting.py
 weights/test_reference_weights.py
 serving/test_serve_local.py
+serving/test_requests.py
 serving/test_signatures.py
 serving/test_warm_up.py
 serving/test_keras_file.py

@@ -199,6 +199,16 @@ def _stock(layer):
     )
 
 
+def keras_line(card):
+    """What is to be known of the .keras file, or why there is none."""
+    if not card["keras_file"]:
+        return card["keras_note"]
+    return (
+        f"{card['keras_file']:<16} for Keras 2 (TensorFlow up to 2.15); "
+        "Keras 3 cannot load it: use the SavedModel there"
+    )
+
+
 def _text(folder, card, differences):
     """The summary: files, signatures, differences, commands to try."""
     pairs = card["encoder"]["input"] == "pair"
@@ -208,7 +218,7 @@ def _text(folder, card, differences):
         f"{', '.join(parts['outputs'])}"
         for name, parts in card["signatures"].items()
     ]
-    lines.append(f"  {card['keras_file'] or card['keras_note']}")
+    lines.append(f"  {keras_line(card)}")
     lines.append(f"  licence: {card['licence']}")
     lines.append("compared with the encoder:")
     lines += [f"  {difference}" for difference in differences]

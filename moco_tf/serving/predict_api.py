@@ -4,22 +4,35 @@
     {"signature_name": NAME, "inputs": {INPUT: [ROW, …]}}  column form
 
 A ROW is a value, or {INPUT: value} where named; bytes are {"b64": TEXT}.
+What TensorFlow Serving would read otherwise is refused, never guessed.
 """
 
 import base64
-import binascii
 import json
+import re
+import string
 from typing import NamedTuple
 
 import numpy as np
 
+# The usual body, for messages.
+FORM = '{"instances": [{"b64": TEXT}]}'
+_LETTERS = string.ascii_letters + string.digits + "+/"
+_BASE64 = re.compile("[A-Za-z0-9+/]*={0,2}")
+_DATA_ADDRESS = re.compile("data:[^,]*?;base64,", re.IGNORECASE)
+_LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
+_URL_SAFE = str.maketrans("-_", "+/")
+_SIGNATURES = ("signature", "signaturename", "signaturedef")  # letters only
+_MAX_WHOLE = 2**24 - 1  # float32 holds every whole number up to it
+
 
 class RequestError(Exception):
-    """A refusal of a request, with its HTTP status."""
+    """A refusal of a request, with its HTTP status and headers of its own."""
 
-    def __init__(self, status, message):
+    def __init__(self, status, message, headers=None):
         super().__init__(message)
         self.status = status
+        self.headers = headers or {}
 
 
 class Input(NamedTuple):
@@ -52,18 +65,14 @@ def parse(body, signatures, max_rows):
       RequestError: 400 for what is not understood, 413 for too many rows.
     """
     try:
-        message = json.loads(body)
+        message = json.loads(body, object_pairs_hook=_no_name_twice)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"The body must be JSON: {error}") from None
-    if not isinstance(message, dict):
-        raise RequestError(400, "The body must be a JSON object.")
-    name = message.get("signature_name") or "serving_default"
-    if not isinstance(name, str) or name not in signatures:
         raise RequestError(
-            400,
-            f"There is no signature {name!r}. This model has "
-            f"{', '.join(sorted(signatures))}.",
-        )
+            400, f"The body must be JSON: {error}. Send {FORM}."
+        ) from None
+    if not isinstance(message, dict):
+        raise RequestError(400, f"The body must be a JSON object. Send {FORM}.")
+    name = _signature(message, signatures)
     wanted = signatures[name]
     by_row = "instances" in message
     if by_row == ("inputs" in message):
@@ -79,12 +88,42 @@ def parse(body, signatures, max_rows):
         raise RequestError(
             413,
             f"A request must not have more than {max_rows} rows. Received "
-            f"{max(rows)}.",
+            f"{max(rows)}. Send the others in another request.",
         )
     arrays = {
         key: _array(key, column, wanted[key]) for key, column in columns.items()
     }
     return Request(name, arrays, by_row)
+
+
+def _no_name_twice(pairs):
+    """An object of JSON as a dict; readers differ in which of two counts."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the name {twice[:100]!r} twice")
+    return content
+
+
+def _signature(message, signatures):
+    """The name of the signature that a body asks for."""
+    for key in message:
+        letters = re.sub("[^a-z]", "", key.lower())
+        if key != "signature_name" and letters in _SIGNATURES:
+            raise RequestError(
+                400,
+                f"There is no {key!r} in a request; without a name the "
+                'signature would be serving_default. Write "signature_name".',
+            )
+    name = message.get("signature_name") or "serving_default"
+    if not isinstance(name, str) or name not in signatures:
+        raise RequestError(
+            400,
+            f"There is no signature {str(name)[:100]!r}. This model has "
+            f"{', '.join(sorted(signatures))}.",
+        )
+    return name
 
 
 def _columns(instances, wanted):
@@ -111,7 +150,9 @@ def _named(inputs, wanted):
     if isinstance(inputs, list) and len(wanted) == 1:
         inputs = {next(iter(wanted)): inputs}
     if not isinstance(inputs, dict) or set(inputs) != set(wanted):
-        raise RequestError(400, f'"inputs" must hold {", ".join(wanted)}.')
+        raise RequestError(
+            400, f'"inputs" must hold {", ".join(wanted)}: lists of rows.'
+        )
     for key, column in inputs.items():
         if not isinstance(column, list) or not column:
             raise RequestError(400, f"{key} must be a list, not empty.")
@@ -121,7 +162,7 @@ def _named(inputs, wanted):
 def _array(name, column, form):
     """A column as an array of the input's dtype and shape."""
     if form.dtype.kind == "S":
-        values = [_bytes(name, value) for value in column]
+        values = [_bytes(name, row, value) for row, value in enumerate(column)]
         array = np.empty(len(values), object)
         array[:] = values
         return array
@@ -129,9 +170,11 @@ def _array(name, column, form):
         array = np.array(column)
     except ValueError:
         array = np.array(None)
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf" or _has_truths(column):
         raise RequestError(
-            400, f"{name} must be numbers, in rows of one shape."
+            400,
+            f"{name} must be numbers, in rows of one shape. Files go to a "
+            "signature of bytes, as serving_default.",
         )
     expected = ", ".join("any" if n is None else str(n) for n in form.shape)
     fits = array.ndim == len(form.shape) and all(
@@ -148,16 +191,93 @@ def _array(name, column, form):
         array.dtype.kind == "f" or array.min() < 0 or array.max() > 255
     ):
         raise RequestError(400, f"{name} must be whole numbers from 0 to 255.")
+    if form.dtype.kind == "f":
+        _check_float32(name, array, column)
     return array.astype(form.dtype)
 
 
-def _bytes(name, value):
-    if not isinstance(value, dict) or set(value) != {"b64"}:
-        raise RequestError(400, f'{name} must be {{"b64": TEXT}} in each row.')
-    try:
-        return base64.b64decode(value["b64"], validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise RequestError(400, f"{name} holds what is not base64.") from None
+def _has_truths(column):
+    """Whether a nested list holds true or false, which NumPy takes as 1, 0."""
+    if not isinstance(column, list):
+        return isinstance(column, bool)
+    if column and not isinstance(column[0], list):
+        return bool in set(map(type, column))
+    return any(_has_truths(part) for part in column)
+
+
+def _check_float32(name, array, column):
+    """Refuses numbers that float32 cannot hold, by their row."""
+    largest = np.finfo(np.float32).max
+    # Compared as they are: a conversion would overflow with a warning.
+    wrong = ~(np.abs(array) <= largest)  # also of NaN
+    rule = f"finite numbers, at most {largest:.4g} (float32)"
+    if not wrong.any() and np.abs(array).max() > _MAX_WHOLE:
+        whole = np.abs(array) > _MAX_WHOLE
+        if array.dtype.kind == "f":  # of the decimals, float32 has the nearest
+            whole &= _are_whole(column, array)
+        wrong = whole
+        rule = f"of whole ones at most {_MAX_WHOLE} (float32)"
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0])
+        value = array[wrong].flat[0]
+        raise RequestError(
+            400,
+            f"{name} must be {rule}. Received {value} in row {row}. Pixels "
+            "are normalised: (RGB / 255 - mean) / std.",
+        )
+
+
+def _are_whole(column, array):
+    """Which entries of a nested list are written without a point; as array."""
+    flat = column
+    for _ in range(array.ndim - 1):
+        flat = [entry for part in flat for entry in part]
+    return np.array([type(x) is int for x in flat]).reshape(array.shape)
+
+
+def _bytes(name, row, value):
+    """The bytes of a file in JSON: {"b64": TEXT}, or the address of data."""
+    text = value
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        text = value["b64"]
+        if not isinstance(text, str):
+            raise _not_base64(name, row, f"it is {type(text).__name__}")
+    elif not (isinstance(value, str) and _DATA_ADDRESS.match(value)):
+        received = json.dumps(value)
+        received = received if len(received) < 60 else f"{received[:50]}…"
+        raise RequestError(
+            400,
+            f'{name} must be {{"b64": TEXT}} in each row, TEXT the base64 of '
+            f"the bytes of a file. Received {received} in row {row}. Paths "
+            "and addresses are not opened here.",
+        )
+    return _from_base64(name, row, text)
+
+
+def _from_base64(name, row, text):
+    """Decodes base64: either alphabet, lines or one, with padding or without.
+
+    None of this can be read in two ways. A blank can: it may be a + that a form
+    took for one, so it is refused.
+    """
+    address = _DATA_ADDRESS.match(text)
+    text = text[address.end() :] if address else text
+    text = _LINE_ENDS.sub("", text).strip().translate(_URL_SAFE)
+    if not _BASE64.fullmatch(text):
+        odd = text.lstrip(_LETTERS)[:1]  # the first that is none of them
+        raise _not_base64(name, row, f"it has {odd!r}")
+    text = text.rstrip("=")
+    if len(text) % 4 == 1:
+        raise _not_base64(name, row, "it is cut")
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+
+def _not_base64(name, row, why):
+    return RequestError(
+        400,
+        f"{name} of row {row} is not base64: {why}. Send the base64 of the "
+        "file's bytes, as `base64 -w0 FILE` prints it.",
+    )
 
 
 def render(outputs, by_row):
@@ -168,7 +288,19 @@ def render(outputs, by_row):
 
     Returns:
       bytes, JSON.
+
+    Raises:
+      RequestError: 500 for numbers that JSON cannot hold.
     """
+    for name, value in outputs.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            row = int(np.argwhere(~np.isfinite(value))[0][0])
+            raise RequestError(
+                500,
+                f"The output {name} of row {row} is no finite number, which "
+                "JSON cannot hold: the row's pixels are too large, or the "
+                "weights are damaged.",
+            )
     columns = {name: _plain(name, value) for name, value in outputs.items()}
     if len(columns) == 1:
         (only,) = columns.values()

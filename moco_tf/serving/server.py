@@ -5,29 +5,31 @@ GET  /v1/models/NAME[/versions/VERSION]            model status
 GET  /v1/models/NAME[/versions/VERSION]/metadata   signatures
 POST /v1/models/NAME[/versions/VERSION]:predict
 
+HEAD and OPTIONS are answered too. Every answer is JSON, an error's as well.
 Requests of several clients at a time are answered by one call of the model.
 """
 
-import collections
-import io
 import json
 import pathlib
 import re
-import threading
-import time
+import traceback
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
 
-from moco_tf.data import decode
-from moco_tf.serving import predict_api
+from moco_tf.serving import batching, image_size, predict_api, request_body
 
+_NUMBER = re.compile("[0-9]+")
+# In any case of the letters, as TensorFlow Serving has it; names have theirs.
 _PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d+))?"
-    r"(?P<action>/metadata|:predict)?"
+    r"/(?i:v1/models)/(?P<name>[^/:]+)"
+    r"(?:/(?i:versions)/(?P<version>[0-9]+)|/(?i:labels)/(?P<label>[^/:]+))?"
+    r"(?P<action>(?i:/metadata|:predict|:classify|:regress))?"
 )
+_VERSION_DIGITS = 19  # of the largest version, 2**63 - 1
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -35,6 +37,7 @@ _REASONS = {
     405: "Method Not Allowed",
     411: "Length Required",
     413: "Payload Too Large",
+    415: "Unsupported Media Type",
     500: "Internal Server Error",
     503: "Service Unavailable",
     504: "Gateway Timeout",
@@ -44,7 +47,7 @@ _REASONS = {
 class Limits(NamedTuple):
     """Limits of one request."""
 
-    body_bytes: int = 32 * 2**20
+    body_bytes: int = 32 * 2**20  # also of what a packed body unfolds to
     rows: int = 64
     pixels: int = 40_000_000  # of one image, before it is decoded
     seconds: float = 60.0
@@ -71,15 +74,20 @@ def newest_version(path):
         folders = [
             folder
             for folder in path.iterdir()
-            if folder.name.isdigit() and (folder / "saved_model.pb").is_file()
+            if _NUMBER.fullmatch(folder.name)
+            and (folder / "saved_model.pb").is_file()
         ]
     if not folders:
         raise ValueError(
             "A model that is served must be a SavedModel, or a folder of its "
             f"versions. Received {str(path)!r}. Make one with moco-tf export."
         )
-    newest = max(folders, key=lambda p: int(p.name) if p.name.isdigit() else 1)
-    return newest, int(newest.name) if newest.name.isdigit() else 1
+
+    def number(folder):
+        return int(folder.name) if _NUMBER.fullmatch(folder.name) else 1
+
+    newest = max(folders, key=number)
+    return newest, number(newest)
 
 
 class RestApp:
@@ -94,8 +102,14 @@ class RestApp:
           limits: Limits. wait: seconds that a request waits for others.
 
         Raises:
-          ValueError: where there is no SavedModel.
+          ValueError: where there is no SavedModel, or for a name that no path
+            can hold.
         """
+        if not name or re.search("[/:]", name):
+            raise ValueError(
+                "The name of a served model must be text without / and :. "
+                f"Received {name!r}. Pass --name=encoder."
+            )
         folder, self._version = newest_version(path)
         self._name = name
         self._limits = limits
@@ -114,9 +128,8 @@ class RestApp:
             }
             for key, function in self._model.signatures.items()
         }
-        # Sizes are checked here; Pillow's own limit would warn before.
-        PIL.Image.MAX_IMAGE_PIXELS = None
-        self._batcher = Batcher(self._run, limits.rows, wait)
+        self._described = _signature_defs(folder, self._signatures)
+        self._batcher = batching.Batcher(self._run, limits.rows, wait)
 
     def close(self):
         """Ends the thread that runs the model."""
@@ -124,65 +137,103 @@ class RestApp:
 
     def __call__(self, environ, start_response):
         """WSGI: one request."""
+        headers = {}
         try:
-            status, body = 200, self._answer(environ)
+            status, (body, headers) = 200, self._answer(environ)
         except predict_api.RequestError as error:
-            status = error.status
-            body = json.dumps({"error": str(error)}).encode()
-        headers = [
+            status, headers = error.status, error.headers
+            body = _error(error)
+        except Exception as error:  # a fault of ours: the server goes on
+            traceback.print_exc(file=environ["wsgi.errors"])
+            status = 500
+            body = _error(
+                f"The server failed ({type(error).__name__}): its log has more."
+            )
+        rows = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
+            *headers.items(),
         ]
-        start_response(f"{status} {_REASONS[status]}", headers)
-        return [body]
+        start_response(f"{status} {_REASONS[status]}", rows)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ):
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        """The body of an answer, and headers of its own."""
+        method = environ["REQUEST_METHOD"]
+        # WSGI gives the bytes of a path as the characters of Latin-1.
+        path = environ.get("PATH_INFO", "").encode("latin-1")
+        path = path.decode("utf-8", "replace")
+        if path == "*" and method == "OPTIONS":  # of the server as a whole
+            return b"", {"Allow": "GET, HEAD, POST, OPTIONS"}
+        action = self._find(path)
+        verbs = "POST" if action == ":predict" else "GET, HEAD"
+        allowed = {"Allow": f"{verbs}, OPTIONS"}
+        if method == "OPTIONS":
+            return b"", allowed
+        if method not in verbs.split(", "):
+            raise predict_api.RequestError(
+                405, f"Use {verbs.split(',')[0]} here.", allowed
+            )
+        if action == ":predict":
+            return self._predict(environ), {}
+        if action == "/metadata":
+            return json.dumps(self._metadata()).encode(), {}
+        if action == "/healthz":
+            return b'{"status": "ok"}', {}
+        return json.dumps(self._status()).encode(), {}
+
+    def _find(self, path):
+        """What a path asks for: /healthz, /metadata, :predict or ""."""
         if path == "/healthz":
-            return b'{"status": "ok"}'
+            return path
         match = _PATH.fullmatch(path)
         if not match or match["name"] != self._name:
             raise predict_api.RequestError(
                 404,
-                f"There is nothing at {path!r}. The model is "
+                f"There is nothing at {path[:200]!r}. The model is "
                 f"/v1/models/{self._name}.",
             )
-        if match["version"] and int(match["version"]) != self._version:
+        if match["label"]:
             raise predict_api.RequestError(
                 404,
-                f"Version {match['version']} is not served; {self._version} "
-                "is.",
+                f"Versions have no labels here. Received {match['label']!r}. "
+                f"Use /versions/{self._version}, or leave it out.",
             )
-        expected = "POST" if match["action"] == ":predict" else "GET"
-        if method != expected:
-            raise predict_api.RequestError(405, f"Use {expected} here.")
-        if match["action"] == ":predict":
-            return self._predict(environ)
-        if match["action"] == "/metadata":
-            return json.dumps(self._metadata()).encode()
-        status = {"error_code": "OK", "error_message": ""}
-        version = {
-            "version": str(self._version),
-            "state": "AVAILABLE",
-            "status": status,
-        }
-        return json.dumps({"model_version_status": [version]}).encode()
+        if match["version"]:
+            self._check_version(match["version"])
+        action = (match["action"] or "").lower()
+        if action in (":classify", ":regress"):
+            raise predict_api.RequestError(
+                400,
+                f"Signatures are of the kind predict. Received {action!r}. "
+                "Use :predict; for classes, in an export that has them, with "
+                '"signature_name": "classify".',
+            )
+        return action
+
+    def _check_version(self, text):
+        digits = text.lstrip("0")
+        if len(digits) > _VERSION_DIGITS:
+            raise predict_api.RequestError(
+                400,
+                f"A version has up to {_VERSION_DIGITS} digits. Received one "
+                f"of {len(digits)}. Use {self._version}, or leave it out.",
+            )
+        if int(digits or 0) != self._version:
+            raise predict_api.RequestError(
+                404,
+                f"Version {text} is not served; {self._version} is.",
+            )
 
     def _predict(self, environ):
+        body = request_body.read(environ, self._limits.body_bytes)
         try:
-            length = int(environ.get("CONTENT_LENGTH") or 0)
-        except ValueError:
-            length = 0
-        if length <= 0:
-            raise predict_api.RequestError(411, "The body is missing.")
-        if length > self._limits.body_bytes:
-            raise predict_api.RequestError(
-                413,
-                f"A body must not have more than {self._limits.body_bytes} "
-                f"bytes. Received {length}.",
+            request = predict_api.parse(
+                body, self._signatures, self._limits.rows
             )
-        body = environ["wsgi.input"].read(length)
-        request = predict_api.parse(body, self._signatures, self._limits.rows)
+        except predict_api.RequestError as error:
+            kind = environ.get("CONTENT_TYPE", "")
+            raise request_body.explained(error, body, kind) from None
         for column in request.inputs.values():
             self._check_pixels(column)
         outputs = self._batcher.submit(
@@ -195,7 +246,7 @@ class RestApp:
         if column.dtype.kind != "O":
             sizes = [column.shape[1:3]] if column.ndim == 4 else []
         else:
-            sizes = [_size(data) for data in column]
+            sizes = [image_size.of_file(data) for data in column]
         for row, (height, width) in enumerate(sizes):
             if height * width > self._limits.pixels:
                 raise predict_api.RequestError(
@@ -215,175 +266,41 @@ class RestApp:
         outputs = self._model.signatures[signature](**tensors)
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def _metadata(self):
-        """Signatures with inputs and outputs, dtype and shape."""
-        described = {}
-        for name, function in self._model.signatures.items():
-            parts = {
-                "inputs": function.structured_input_signature[1],
-                "outputs": function.structured_outputs,
-            }
-            described[name] = {
-                part: {
-                    key: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
-                    for key, spec in specs.items()
-                }
-                for part, specs in parts.items()
-            }
-        spec = {"name": self._name, "version": str(self._version)}
-        return {"model_spec": spec, "metadata": {"signature_def": described}}
-
-
-def _size(data):
-    """Height and width by an image's header; 0, 0 where it has none."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=decode.FORMATS) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError):
-        return 0, 0  # the model reports the row as not valid
-
-
-class Batcher:
-    """Gathers rows of one form for a short time and runs them together.
-
-    A call of the model costs much the same for one row as for some, so waiting
-    clients are answered together. Requests of another form wait their turn.
-    """
-
-    def __init__(self, run, max_rows=64, wait=0.002, max_waiting=1024):
-        """Starts the thread that runs the model.
-
-        Args:
-          run: (signature, dict of arrays) -> dict of arrays.
-          max_rows: int, of a call of the model.
-          wait: seconds that a request waits for others.
-          max_waiting: int, rows that may wait; more are refused.
-        """
-        self._run = run
-        self._max_rows = max_rows
-        self._wait = wait
-        self._max_waiting = max_waiting
-        self._waiting: collections.deque = collections.deque()
-        self._rows = 0
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def submit(self, signature, inputs, timeout):
-        """Runs the rows of a request, alone or with others.
-
-        Args:
-          signature: str. inputs: dict name -> array, rows first.
-          timeout: seconds.
-
-        Returns:
-          dict name -> array, the rows of the request.
-
-        Raises:
-          RequestError: 503 when too many rows wait, 504 after the timeout, 500
-            when the model fails.
-        """
-        waiting = _Waiting(signature, inputs)
-        with self._changed:
-            if self._closed or self._rows + waiting.rows > self._max_waiting:
-                raise predict_api.RequestError(
-                    503, "Too many rows are waiting. Try again later."
-                )
-            self._waiting.append(waiting)
-            self._rows += waiting.rows
-            self._changed.notify_all()
-        if not waiting.done.wait(timeout):
-            waiting.abandoned = True
-            raise predict_api.RequestError(504, "The model took too long.")
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.outputs
-
-    def close(self):
-        """Answers what waits and ends the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _serve(self):
-        while True:
-            group = self._take()
-            if not group:
-                return
-            self._answer([w for w in group if not w.abandoned])
-
-    def _take(self):
-        """The next requests of one form; empty when closed."""
-        with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
-            if not self._waiting:
-                return []
-            deadline = self._waiting[0].since + self._wait
-            while self._rows < self._max_rows and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
-            group: list = []
-            rows = 0
-            form = self._waiting[0].form
-            while self._waiting and self._waiting[0].form == form:
-                more = self._waiting[0].rows
-                if group and rows + more > self._max_rows:
-                    break
-                rows += more
-                group.append(self._waiting.popleft())
-            self._rows -= rows
-            return group
-
-    def _answer(self, group):
-        if not group:
-            return
-        try:
-            parts = self._parts(group)
-        except Exception as error:  # each client gets it; the server goes on
-            failure = predict_api.RequestError(500, _first_line(error))
-            for waiting in group:
-                waiting.finish(error=failure)
-            return
-        for waiting, outputs in zip(group, parts, strict=True):
-            waiting.finish(outputs)
-
-    def _parts(self, group):
-        """Outputs of each request of a group, which runs as one."""
-        inputs = {
-            name: np.concatenate([w.inputs[name] for w in group])
-            for name in group[0].inputs
+    def _status(self):
+        status = {"error_code": "OK", "error_message": ""}
+        version = {
+            "version": str(self._version),
+            "state": "AVAILABLE",
+            "status": status,
         }
-        outputs = self._run(group[0].signature, inputs)
-        ends = np.cumsum([waiting.rows for waiting in group])
-        return [
-            {name: x[end - w.rows : end] for name, x in outputs.items()}
-            for w, end in zip(group, ends, strict=True)
-        ]
+        return {"model_version_status": [version]}
+
+    def _metadata(self):
+        """A GetModelMetadataResponse of TensorFlow Serving as JSON."""
+        spec = {
+            "name": self._name,
+            "signature_name": "",
+            "version": str(self._version),
+        }
+        return {
+            "model_spec": spec,
+            "metadata": {"signature_def": {"signature_def": self._described}},
+        }
 
 
-class _Waiting:
-    """A request that waits for its answer."""
-
-    def __init__(self, signature, inputs):
-        self.signature = signature
-        self.inputs = inputs
-        self.rows = len(next(iter(inputs.values())))
-        shapes = [(key, x.shape[1:]) for key, x in sorted(inputs.items())]
-        self.form = (signature, tuple(shapes))
-        self.since = time.monotonic()
-        self.done = threading.Event()
-        self.outputs = self.error = None
-        self.abandoned = False
-
-    def finish(self, outputs=None, error=None):
-        self.outputs, self.error = outputs, error
-        self.done.set()
+def _error(error):
+    return json.dumps({"error": str(error)}).encode()
 
 
-def _first_line(error):
-    text = str(error).strip() or type(error).__name__
-    return f"The model failed: {text.splitlines()[0][:200]}"
+def _signature_defs(folder, names):
+    """The SignatureDefs of a SavedModel by name, as protobuf's JSON."""
+    content = (folder / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
+    return {
+        name: json_format.MessageToDict(
+            graph.signature_def[name],
+            including_default_value_fields=True,
+            preserving_proto_field_name=True,
+        )
+        for name in sorted(names)
+    }

@@ -104,6 +104,7 @@ def test_a_second_export_is_the_next_version(
     path = export.export_run(encoder, exported.parent.parent, "encoder")
     assert path == exported.parent / "2"
     output = capsys.readouterr().out
+    assert "Keras 3 cannot load it: use the SavedModel there" in output
     assert f"wrote {path}" in output
     for form in ("serving_default", "embed_images", "encoder.keras"):
         pattern = rf"{form} +max difference (\S+) .*cosine (\S+)"

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -21,6 +22,8 @@ from tests.serving import served_model
 pytest.importorskip(
     "waitress", reason='needs the extra: pip install -e ".[serving]"'
 )
+from moco_tf.serving import local_http  # noqa: E402 of the extra
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATH = "/v1/models/encoder"
 
@@ -112,10 +115,12 @@ def test_status_metadata_and_health(port):
         }
     ]
     status, answer = _call(port, "GET", f"{PATH}/metadata")
-    described = answer["metadata"]["signature_def"]["embed_tensors"]
-    assert described["inputs"] == {
-        "images": {"dtype": "float32", "shape": [None, 2, 2, 3]}
-    }
+    described = answer["metadata"]["signature_def"]["signature_def"]
+    assert described.keys() == {"serving_default", "embed_tensors"}
+    images = described["embed_tensors"]["inputs"]["images"]
+    assert images["dtype"] == "DT_FLOAT"
+    sizes = [part["size"] for part in images["tensor_shape"]["dim"]]
+    assert sizes == ["-1", "2", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +196,25 @@ def test_clients_at_the_same_time_get_their_own_answers(port):
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(120)))
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_a_host_of_a_name_or_of_two_addresses_is_served(host):
+    """localhost is two addresses where a machine has IPv6."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "2")])
+        return [environ["PATH_INFO"][:2].encode()]
+
+    try:
+        server, port = local_http.listen(app, host, 0, 1, max_bytes=99)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    threading.Thread(target=server.run, daemon=True).start()
+    with socket.create_connection((host, port), timeout=20) as client:
+        client.sendall(b"GET /a HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+        assert b'{"error": "Bad Request' in client.makefile("rb").read()
+    server.close()
 
 
 def test_slow_clients_hold_up_nobody(port):

@@ -1,154 +1,100 @@
-import threading
+"""The application without a socket: what goes wrong inside it."""
 
-import numpy as np
+import io
+import json
+
 import pytest
 
-from moco_tf.serving import predict_api, server
-from tests import waiting
+from moco_tf.serving import server
+from tests.serving import request_cases, served_model
 
 
-class _Model:
-    """Doubles its rows; remembers its calls; waits where a test wants it."""
-
-    def __init__(self):
-        self.calls = []
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.entered = threading.Event()
-
-    def __call__(self, signature, inputs):
-        self.entered.set()
-        self.go_on.wait(10)
-        self.calls.append((signature, len(inputs["x"])))
-        if (inputs["x"] < 0).any():
-            raise ValueError("negative\nmore")
-        return {"y": 2 * inputs["x"]}
+@pytest.fixture(name="app", scope="module")
+def _app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    served_model.save(folder)
+    app = server.RestApp(folder, "a model")
+    yield app
+    app.close()
 
 
-@pytest.fixture(name="model")
-def _model():
-    return _Model()
+def _call(app, path, method="GET", body=b""):
+    """Status, headers, body and log of a request."""
+    log, started = io.StringIO(), []
+    environ = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path.encode().decode("latin-1"),
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": log,
+    }
+    answer = app(environ, lambda *start: started.extend(start))
+    return started[0], dict(started[1]), b"".join(answer), log.getvalue()
 
 
-@pytest.fixture(name="batcher")
-def _batcher(model):
-    batcher = server.Batcher(model, max_rows=4, wait=0.05, max_waiting=8)
-    yield batcher
-    model.go_on.set()
-    batcher.close()
-
-
-def _submit_all(batcher, columns, signature="s", timeout=10):
-    """Submits at once, from a thread each; results or errors in order."""
-    results = [None] * len(columns)
-
-    def submit(index):
-        column = np.array(columns[index], np.float32)
-        try:
-            results[index] = batcher.submit(signature, {"x": column}, timeout)
-        except predict_api.RequestError as error:
-            results[index] = error
-
-    threads = [
-        threading.Thread(target=submit, args=[index])
-        for index in range(len(columns))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-def test_each_request_gets_its_own_rows(batcher):
-    columns = [[n, n + 0.5] for n in range(6)]
-    results = _submit_all(batcher, columns)
-    for column, outputs in zip(columns, results, strict=True):
-        assert outputs["y"].tolist() == [2 * x for x in column]
-
-
-def test_what_waits_is_run_together_up_to_the_limit(batcher, model):
-    model.go_on.clear()
-    first = threading.Thread(target=_submit_all, args=[batcher, [[0]]])
-    first.start()
-    assert model.entered.wait(10)
-    others = threading.Thread(target=_submit_all, args=[batcher, [[1]] * 6])
-    others.start()
-    waiting.wait_for(lambda: batcher._rows >= 6)
-    model.go_on.set()
-    first.join()
-    others.join()
-    assert model.calls == [("s", 1), ("s", 4), ("s", 2)]
-
-
-def test_rows_of_another_form_are_not_mixed(batcher, model):
-    results = _submit_all(batcher, [[1], [[1, 2]], [2], [[3, 4]]])
-    assert [outputs["y"].shape for outputs in results] == (
-        [(1,), (1, 2), (1,), (1, 2)]
-    )
-    assert sum(rows for _, rows in model.calls) == 4
-
-
-def test_a_larger_request_than_the_limit_runs_alone(batcher, model):
-    (outputs,) = _submit_all(batcher, [list(range(7))])
-    assert outputs["y"].tolist() == [2 * x for x in range(7)]
-    assert model.calls == [("s", 7)]
-
-
-def test_a_failure_is_reported_and_the_next_request_answered(batcher):
-    (error,) = _submit_all(batcher, [[-1]])
-    assert (error.status, str(error)) == (500, "The model failed: negative")
-    (outputs,) = _submit_all(batcher, [[3]])
-    assert outputs["y"].tolist() == [6]
-
-
-@pytest.mark.parametrize("fault", [MemoryError(), np.float32(1)])
-def test_whatever_the_model_does_the_next_request_is_answered(
-    fault, batcher, model, monkeypatch
+@pytest.mark.parametrize(
+    "fault", [KeyError("x"), RecursionError(), MemoryError(), TypeError("y")]
+)
+def test_any_exception_is_an_answer_in_json_and_a_line_of_the_log(
+    app, monkeypatch, fault
 ):
-    def faulty(signature, inputs):
-        if isinstance(fault, Exception):
-            raise fault
-        return {"y": fault}  # no rows
+    def fail(*_):
+        raise fault
 
-    monkeypatch.setattr(batcher, "_run", faulty)
-    (error,) = _submit_all(batcher, [[1]])
-    assert error.status == 500
-    monkeypatch.undo()
-    (outputs,) = _submit_all(batcher, [[3]])
-    assert outputs["y"].tolist() == [6]
-
-
-def test_too_many_rows_are_refused_at_once(batcher, model):
-    model.go_on.clear()
-    first = threading.Thread(target=_submit_all, args=[batcher, [[0]]])
-    first.start()
-    assert model.entered.wait(10)
-    others = threading.Thread(target=_submit_all, args=[batcher, [[1]] * 8])
-    others.start()
-    waiting.wait_for(lambda: batcher._rows >= 8)
-    (error,) = _submit_all(batcher, [[1]])
-    assert error.status == 503
-    model.go_on.set()
-    first.join()
-    others.join()
+    monkeypatch.setattr(app._batcher, "submit", fail)
+    body = json.dumps(request_cases.GOOD).encode()
+    path = "/v1/models/a model:predict"
+    status, _, answer, log = _call(app, path, "POST", body)
+    assert status == "500 Internal Server Error"
+    name = type(fault).__name__
+    text = f"The server failed ({name}): its log has more."
+    assert json.loads(answer) == {"error": text}
+    assert f"{name}" in log and "Traceback" in log
 
 
-def test_a_client_that_waits_too_long_is_refused_and_forgotten(batcher, model):
-    model.go_on.clear()
-    first = threading.Thread(target=_submit_all, args=[batcher, [[0]]])
-    first.start()
-    assert model.entered.wait(10)
-    (error,) = _submit_all(batcher, [[1]], timeout=0.05)
-    assert error.status == 504
-    model.go_on.set()
-    first.join()
-    _submit_all(batcher, [[2]])
-    assert model.calls == [("s", 1), ("s", 1)]
+def test_head_has_the_headers_of_get_and_no_body(app):
+    path = "/v1/models/a model"
+    for wanted in (path, "/v1/models/other"):
+        status, headers, body, _ = _call(app, wanted)
+        assert _call(app, wanted, "HEAD")[:3] == (status, headers, b"")
+        assert int(headers["Content-Length"]) == len(body)
 
 
-def test_a_closed_batcher_takes_no_more(model):
-    batcher = server.Batcher(model)
-    batcher.close()
-    with pytest.raises(predict_api.RequestError, match="Try again later"):
-        batcher.submit("s", {"x": np.zeros(1)}, 1)
+@pytest.mark.parametrize(
+    ("path", "verbs"),
+    [
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/v1/models/a model:predict", "POST, OPTIONS"),
+        ("/v1/models/a model/metadata", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_what_a_path_takes_is_said(app, path, verbs):
+    assert _call(app, path, "OPTIONS")[1]["Allow"] == verbs
+    status, headers, _, _ = _call(app, path, "PUT")
+    assert (status, headers["Allow"]) == ("405 Method Not Allowed", verbs)
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("3", 200), ("003", 200), ("4", 404), ("0", 404), ("9" * 20, 400)],
+)
+def test_versions_are_whole_numbers(app, version, status):
+    path = f"/v1/models/a model/versions/{version}"
+    assert _call(app, path)[0].startswith(str(status))
+
+
+def test_folders_whose_names_are_no_numbers_are_no_versions(tmp_path):
+    for name in ("²", "٣", "tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match="must be a SavedModel"):
+        server.newest_version(tmp_path)
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "saved_model.pb").touch()
+    assert server.newest_version(tmp_path) == (tmp_path / "12", 12)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b"])
+def test_a_name_that_no_path_can_hold_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="--name=encoder"):
+        server.RestApp(tmp_path, name)
