@@ -201,7 +201,7 @@ def _field(fields, name):
     if name not in fields:
         raise ValueError(
             f"There is no field config.{name}. "
-            + naming.suggestion(name, fields)
+            + naming.field_suggestion(name, fields)
         )
     return fields[name]
 

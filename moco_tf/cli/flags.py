@@ -180,12 +180,14 @@ _COMMON = (
 )
 
 
-def parse(argv, commands):
+def parse(argv, commands, fields=lambda name, config: ()):
     """Splits a command line into command, flags and configuration overrides.
 
     Args:
       argv: list of str, without the program's name; argv[0] is the command.
       commands: dict name -> Command.
+      fields: function: name of a command, text of --config or "" -> the names
+        of fields that an unknown flag may mean.
 
     Returns:
       name, FlagValues, dict "section.key" -> text.
@@ -210,7 +212,7 @@ def parse(argv, commands):
             overrides[key.removeprefix("config.")] = value
         else:
             plain.append(word)
-    values = _parse_flags(commands[name], [name, *plain])
+    values = _parse_flags(commands[name], [name, *plain], fields)
     if overrides and not commands[name].has("config"):
         raise UsageError(
             f"{name} takes no configuration: it reads that of the run. "
@@ -254,7 +256,19 @@ def _define(flag, values):
         flags.DEFINE(_Parser(flag), name, default, purpose, flag_values=values)
 
 
-def _parse_flags(command, argv):
+def _meant(flag, command, argv, fields):
+    """A sentence on what an unknown flag may mean: a flag, or a field."""
+    known = [f"--{one.name}" for one in (*command.flags, *_COMMON)]
+    if command.has("config"):
+        typed = [w.partition("=")[2] for w in argv if "-config=" in w]
+        names = fields(argv[0], typed[-1] if typed else "")
+        near = naming.nearest(flag, [*known, *(f"--config.{n}" for n in names)])
+        if near:
+            return f"Did you mean {near!r}?"
+    return naming.suggestion(flag, known)
+
+
+def _parse_flags(command, argv, fields):
     """Parses the flags of one command into FlagValues of its own."""
     allowed = (*command.flags, *_COMMON)
     values = flags.FlagValues()
@@ -263,10 +277,9 @@ def _parse_flags(command, argv):
     try:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{flag.name}" for flag in allowed]
         raise UsageError(
             f"There is no flag --{error.flagname}. "
-            + naming.suggestion(f"--{error.flagname}", known)
+            + _meant(f"--{error.flagname}", command, argv, fields)
         ) from None
     except (flags.Error, ValueError) as error:
         raise UsageError(str(error)) from None
@@ -308,6 +321,7 @@ def command_usage(name, command, configurations):
     for flag in (*command.flags, *_COMMON):
         value = "" if flag.read is None else f"={flag.name.upper()}"
         rows.append((f"--{flag.name}{value}", flag.purpose, _default(flag)))
+    rows.append(("--flagfile=FILE", "a file of flags, one a line", ""))
     if command.has("config"):
         row = ("--config.SECTION.FIELD=VALUE", "override a field", "")
         rows.insert(1, row)

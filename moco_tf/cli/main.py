@@ -7,7 +7,14 @@ import traceback
 import moco_tf
 from moco_tf import config as configs
 from moco_tf import config_schema
-from moco_tf.cli import evaluation, flags, quiet, runs, serving
+from moco_tf.cli import (
+    evaluation,
+    flag_files,
+    flags,
+    quiet,
+    runs,
+    serving,
+)
 from moco_tf.cluster import entry, membership, rendezvous, watchdog
 
 
@@ -131,9 +138,9 @@ def run(argv=None):
         print(f"moco-tf {moco_tf.__version__}")
         return 0
     try:
-        name, options, overrides = flags.parse(
-            ["--help" if word == "-h" else word for word in argv], COMMANDS
-        )
+        words = ["--help" if word == "-h" else word for word in argv]
+        words = [words[0], *flag_files.expand(words[1:])]
+        name, options, overrides = flags.parse(words, COMMANDS, _fields)
         if options.help:
             print(
                 flags.command_usage(name, COMMANDS[name], configs.names(name))
@@ -168,6 +175,21 @@ def run(argv=None):
         print(f"\nmoco-tf: interrupted.{again}", file=sys.stderr)
         return 130
     return 0
+
+
+def _fields(name, config):
+    """Names of the fields that a command's configuration has, for messages.
+
+    Args:
+      name: of the command. config: text of --config, or "".
+    """
+    tables = config_schema.TABLES
+    if name != "pretrain" and name in tables:
+        return [*tables[name]]
+    try:
+        return [*configs.flatten(configs.load(config).to_dict())]
+    except ValueError:
+        return [*tables["pretrain"]]
 
 
 def _load(name, options, overrides):

@@ -146,6 +146,7 @@ def test_the_help_shows_types_and_defaults():
         "  --verbose        show TensorFlow's notices, and tracebacks of "
         "errors",
         "  --help           show this text",
+        "  --flagfile=FILE  a file of flags, one a line",
     ]
 
 
