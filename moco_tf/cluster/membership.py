@@ -7,6 +7,8 @@ import json
 import re
 from typing import NamedTuple
 
+from moco_tf.cluster import tf_config
+
 # Slurm gives no ports: sixteen a job, below those that systems hand out.
 _PORTS = range(12000, 32000)
 _PORTS_PER_JOB = 16
@@ -66,9 +68,11 @@ def find(environment, workers="", worker_index=""):
     """
     if workers or worker_index:
         cluster = _from_flags(workers, worker_index)
-    elif environment.get("TF_CONFIG", "").strip():
-        cluster = _from_tf_config(environment["TF_CONFIG"])
-    elif int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+    elif said := tf_config.read(environment.get("TF_CONFIG", "")):
+        names, index = said
+        cluster = Cluster(names, index, "TF_CONFIG")
+        _check_agreement(cluster, environment)
+    elif _slurm_tasks(environment) > 1:
         cluster = _from_slurm(environment)
     elif "JOB_COMPLETION_INDEX" in environment and environment.get(
         "MOCO_WORKERS"
@@ -76,45 +80,67 @@ def find(environment, workers="", worker_index=""):
         cluster = _from_kubernetes(environment)
     else:
         return None
+    if len(cluster.workers) == 1 and cluster.index == 0:
+        return None  # its address is nobody's business
     _check(cluster)
-    return cluster if len(cluster.workers) > 1 else None
+    return cluster
+
+
+def _slurm_tasks(environment):
+    """Tasks of the Slurm step; 1 outside of any."""
+    text = environment.get("SLURM_STEP_NUM_TASKS") or "1"
+    if not text.isdecimal():
+        raise ValueError(
+            "SLURM_STEP_NUM_TASKS must be a whole number. Received "
+            f"{text!r}. Start by srun, or pass --cluster=none for a process "
+            "on its own."
+        )
+    return int(text)
+
+
+def _check_agreement(cluster, environment):
+    """Refuses a TF_CONFIG beside a Slurm step or a Job that says otherwise.
+
+    One of the two was left behind by another start: with it the processes
+    would wait for others, or each train alone.
+    """
+    others = {}
+    if _slurm_tasks(environment) > 1:
+        others["the Slurm step"] = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    if environment.get("MOCO_WORKERS") and "JOB_COMPLETION_INDEX" in (
+        environment
+    ):
+        others["the Job"] = ("MOCO_WORKERS", "JOB_COMPLETION_INDEX")
+    for name, (total_name, index_name) in others.items():
+        total, index = environment[total_name], environment.get(index_name)
+        if (total, index) != (str(len(cluster.workers)), str(cluster.index)):
+            raise ValueError(
+                f"TF_CONFIG and {name} must agree. TF_CONFIG makes this "
+                f"process {cluster.index} of {len(cluster.workers)}, "
+                f"{index_name} and {total_name} make it {index} of {total}. "
+                f"Unset TF_CONFIG (env -u TF_CONFIG) to go by {name}, or pass "
+                "--workers and --worker_index. For a process on its own pass "
+                "--cluster=none."
+            )
 
 
 def _from_flags(workers, worker_index):
     names = tuple(name.strip() for name in workers.split(",") if name.strip())
+    if workers.strip().isdecimal() and not worker_index:
+        raise ValueError(
+            "--workers names the processes of a cluster, host:port of each. "
+            f"Received {workers!r}. For threads that read images pass "
+            f"--config.data.threads={workers.strip()}."
+        )
     if not names or not worker_index.strip().isdecimal():
         raise ValueError(
             "--workers and --worker_index go together: the host:port of all "
             "workers in order, and the place of this one, from 0. Received "
-            f"--workers={workers} --worker_index={worker_index}."
+            f"--workers={workers} --worker_index={worker_index}. Pass both, "
+            "for example --workers=host1:2222,host2:2222 --worker_index=0 on "
+            "the first."
         )
     return Cluster(names, int(worker_index), "--workers")
-
-
-def _from_tf_config(text):
-    """TF_CONFIG as Vertex, TFJob and TensorFlow's guides write it."""
-    try:
-        document = json.loads(text)
-        addresses, task = document["cluster"], document["task"]
-        kind, index = task["type"], int(task["index"])
-        chief = [*addresses.get("chief", addresses.get("master", []))]
-        workers = (*chief, *addresses.get("worker", []))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            'TF_CONFIG must be {"cluster": {"worker": ["host:port", …]}, '
-            '"task": {"type": "worker", "index": 0}}. Received '
-            f"{text[:300]!r} ({type(error).__name__}: {error})."
-        ) from error
-    if kind not in ("chief", "master", "worker") or addresses.get("ps"):
-        raise ValueError(
-            "A run has workers and at most a chief, all alike. Received "
-            f"TF_CONFIG with a task of type {kind!r} and "
-            f"{len(addresses.get('ps', []))} parameter servers. Start chief "
-            "and workers only."
-        )
-    if kind == "worker":
-        index += len(chief)
-    return Cluster(workers, index, "TF_CONFIG")
 
 
 def _from_slurm(environment):
@@ -236,19 +262,22 @@ def _check(cluster):
         host, colon, port = worker.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(
-                f"Every worker must be host:port. {cluster.origin} names "
-                f"{worker!r}."
+                "Every worker must be host:port, with a port from 1 to 65535. "
+                f"{cluster.origin} names {worker!r}. Write, for example, "
+                f"{host or worker or 'host'}:2222, alike at all workers."
             )
     if len(set(cluster.workers)) < len(cluster.workers):
         raise ValueError(
             f"Every worker must have an address of its own. {cluster.origin} "
-            f"names {', '.join(cluster.workers)}."
+            f"names {', '.join(cluster.workers)}. Give workers of one host "
+            "different ports."
         )
     if not 0 <= cluster.index < len(cluster.workers):
         raise ValueError(
             "The index of a worker must lie below their number. "
             f"{cluster.origin} gives index {cluster.index} of "
-            f"{len(cluster.workers)} workers."
+            f"{len(cluster.workers)} workers. Workers count from 0: pass 0 to "
+            f"{len(cluster.workers) - 1}."
         )
 
 

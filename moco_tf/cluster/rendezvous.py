@@ -4,10 +4,12 @@ TensorFlow waits for its peers without end, and cannot be interrupted then.
 Here worker 0 listens on its own port, and every other worker connects to it.
 A message is one line of JSON:
 
-    {"worker": 1, "cluster": HASH}   to worker 0: who connects, of which list
+    {"worker": 1, "cluster": HASH, "process": "host, process 7"}
+                                     to worker 0: who connects, of which list
     {"go": true}                     to all, once all are connected
     {"missing": "worker 2 (c:1)"}    to those that came, when the time is over
     {"stranger": "a:1, b:1"}         to a worker of another list of workers
+    {"twins": "worker 1 (b:1): …"}   to all, where two processes are one worker
 
 A port that speaks otherwise (a process of the last start that has not left
 yet) counts as not there.
@@ -16,6 +18,7 @@ yet) counts as not there.
 import contextlib
 import hashlib
 import json
+import os
 import selectors
 import socket
 import time
@@ -40,7 +43,8 @@ def meet(cluster, timeout):
 
     Raises:
       PeerMissing: naming the workers that did not come in time.
-      ValueError: at a worker that was started as part of another cluster.
+      ValueError: at a worker that was started as part of another cluster, and
+        at all where two processes are the same worker.
     """
     deadline = time.monotonic() + timeout
     if cluster.is_chief:
@@ -56,34 +60,87 @@ def _identity(cluster):
 
 def _gather(cluster, deadline, timeout):
     """Worker 0: waits for the others, then sends them on."""
-    connections: dict[int, Any] = {}  # index of a worker -> socket
+    arrivals = _Arrivals(cluster)
     with _listen(cluster, deadline) as listener:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
-            while len(connections) < len(cluster.workers) - 1:
+            while arrivals.missing() and not arrivals.twins:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 for key, _ in selector.select(min(left, 1.0)):
                     if key.fileobj is listener:
-                        _accept(cluster, listener, selector, connections)
+                        arrivals.accept(listener, selector)
                     else:  # a waiting worker sends nothing, so it has left
                         selector.unregister(key.fileobj)
-                        connections.pop(key.data).close()
-        missing = [
-            cluster.name(index)
-            for index in range(1, len(cluster.workers))
-            if index not in connections
-        ]
-        message = {"missing": _join(missing)} if missing else {"go": True}
-        for connection in connections.values():
+                        arrivals.connections.pop(key.data).close()
+        missing = [cluster.name(index) for index in arrivals.missing()]
+        message: dict[str, Any] = {"go": True}
+        if arrivals.twins:
+            message = {"twins": arrivals.twins}
+        elif missing:
+            message = {"missing": _join(missing)}
+        for connection in arrivals.connections.values():
             _send(connection, message)
         # The others close first: the port must be free for TensorFlow.
-        for connection in connections.values():
+        for connection in arrivals.connections.values():
             _receive(connection)
             connection.close()
+    if arrivals.twins:
+        raise ValueError(_explain_twins(arrivals.twins))
     if missing:
         raise PeerMissing(_explain_missing(_join(missing), timeout))
+
+
+class _Arrivals:
+    """The workers that have come to worker 0.
+
+    Attributes:
+      connections: dict index of a worker -> socket.
+      twins: str, "" or a worker in words that two living processes claim.
+    """
+
+    def __init__(self, cluster):
+        self.connections: dict[int, Any] = {}
+        self.twins = ""
+        self._cluster = cluster
+        self._processes: dict[int, str] = {}  # of the connections
+        self._replaced: set[tuple[int, str]] = set()
+
+    def missing(self):
+        """Indices of the workers that are not there."""
+        others = range(1, len(self._cluster.workers))
+        return [index for index in others if index not in self.connections]
+
+    def accept(self, listener, selector):
+        """Accepts a connection; keeps it if a worker of the cluster has it."""
+        connection, _ = listener.accept()
+        connection.settimeout(_CONNECTION_TIMEOUT)
+        message = _receive(connection)
+        index, process = message.get("worker"), str(message.get("process", ""))
+        workers = self._cluster.workers
+        known = isinstance(index, int) and 0 < index < len(workers)
+        if not known or message.get("cluster") != _identity(self._cluster):
+            if message:
+                _send(connection, {"stranger": _join(workers)})
+            connection.close()
+            return
+        if index in self.connections:
+            # Started again while the old one lingers. Only a living one whose
+            # place was taken comes back: then there are two.
+            last = self._processes[index]
+            if (index, process) in self._replaced and process != last:
+                name = self._cluster.name(index)
+                self.twins = f"{name}: {process}; {last}"
+                _send(connection, {"twins": self.twins})
+                connection.close()
+                return
+            self._replaced.add((index, last))
+            selector.unregister(self.connections[index])
+            self.connections[index].close()
+        self.connections[index] = connection
+        self._processes[index] = process
+        selector.register(connection, selectors.EVENT_READ, index)
 
 
 def _listen(cluster, deadline):
@@ -102,29 +159,14 @@ def _listen(cluster, deadline):
         time.sleep(_PAUSE)
 
 
-def _accept(cluster, listener, selector, connections):
-    """Accepts a connection, and keeps it if it is a worker's of the cluster."""
-    connection, _ = listener.accept()
-    connection.settimeout(_CONNECTION_TIMEOUT)
-    message = _receive(connection)
-    index = message.get("worker")
-    known = isinstance(index, int) and 0 < index < len(cluster.workers)
-    if not known or message.get("cluster") != _identity(cluster):
-        if message:
-            _send(connection, {"stranger": _join(cluster.workers)})
-        connection.close()
-        return
-    if index in connections:  # started again while the old one lingers
-        selector.unregister(connections[index])
-        connections[index].close()
-    connections[index] = connection
-    selector.register(connection, selectors.EVENT_READ, index)
-
-
 def _report_to_chief(cluster, deadline, timeout):
     """Another worker: connects to worker 0 until that answers."""
     host, _, port = cluster.workers[0].rpartition(":")
-    greeting = {"worker": cluster.index, "cluster": _identity(cluster)}
+    greeting = {
+        "worker": cluster.index,
+        "cluster": _identity(cluster),
+        "process": f"{socket.gethostname()}, process {os.getpid()}",
+    }
     while (left := deadline - time.monotonic()) > 0:
         answer = {}
         # Not there yet: a pause, and the next try.
@@ -141,6 +183,8 @@ def _report_to_chief(cluster, deadline, timeout):
             return
         if "missing" in answer:
             raise PeerMissing(_explain_missing(answer["missing"], timeout))
+        if "twins" in answer:
+            raise ValueError(_explain_twins(answer["twins"]))
         if "stranger" in answer:
             raise ValueError(
                 "All workers must be started with the same list of workers. "
@@ -155,6 +199,16 @@ def _join(names):
     """The names with commas, those after the eighth as a number."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
+
+
+def _explain_twins(names):
+    """The message about two processes that are the same worker."""
+    return (
+        "Every worker must have an index of its own. Received two processes "
+        f"as {names}. Correct the index of one of them (TF_CONFIG or "
+        "--worker_index), or end the one that was left behind; then start all "
+        "again."
+    )
 
 
 def _explain_missing(names, timeout):

@@ -78,7 +78,9 @@ def make_strategy(
         whose devices are already in use in another layout.
 
     Side effects: `deterministic` is set for the process. In a cluster it sets
-      TF_CONFIG, opens this worker's port and waits for the other workers.
+      TF_CONFIG, opens this worker's port and waits for the other workers; else
+      it takes TF_CONFIG away, which TensorFlow would read for a process on its
+      own too, and fail on a text that is no JSON.
     """
     _check_name("cross_device_ops", cross_device_ops, CROSS_DEVICE_OPS)
     _check_name("communication", communication, COMMUNICATIONS)
@@ -92,6 +94,7 @@ def make_strategy(
         if cluster:
             _choose_devices_of_worker(kind, count, gpus, cluster)
             return _cluster_strategy(cluster, communication)
+        os.environ.pop("TF_CONFIG", None)
         if kind == "cpu":
             names = _choose_cpus(count or 1)
         else:

@@ -21,7 +21,9 @@ def test_flags_come_before_everything_else():
     assert not cluster.is_chief
 
 
-@pytest.mark.parametrize("environment", [{}, {"TF_CONFIG": " "}])
+@pytest.mark.parametrize(
+    "environment", [{}, {"TF_CONFIG": " "}, {"TF_CONFIG": "{}"}]
+)
 def test_a_process_on_its_own_has_no_cluster(environment):
     assert membership.find(environment) is None
 
@@ -64,7 +66,6 @@ def test_the_tf_config_for_tensorflow_names_workers_only():
     [
         {"TF_CONFIG": "{"},
         {"TF_CONFIG": "[]"},
-        {"TF_CONFIG": '{"cluster": {}}'},
         _tf_config({"worker": ["a:1", "b:2"]}, "evaluator"),
         _tf_config({"worker": ["a:1", "b:2"], "ps": ["c:1"]}),
         _tf_config({"worker": ["a:1", "b:2"]}, index=2),
@@ -164,6 +165,46 @@ def test_ports_of_slurm_jobs_are_ports_below_the_systems_own():
     assert min(ports) == 12000
     assert max(ports) + 15 < 32000
     assert len(ports) == 1250
+
+
+@pytest.mark.parametrize(
+    ("workers", "index"), [(("a:1",), 0), (("a:1", "b:1"), 1), (TWO, 1)]
+)
+def test_a_tf_config_and_a_slurm_step_that_disagree_are_refused(workers, index):
+    step = _slurm(SLURM_STEP_NUM_TASKS="3")
+    environment = step | _tf_config({"worker": workers}, index=index)
+    with pytest.raises(ValueError, match="must agree") as error:
+        membership.find(environment)
+    assert f"this process {index} of {len(workers)}" in str(error.value)
+    assert "make it 1 of 3" in str(error.value)
+    # The remedies: env -u TF_CONFIG, or the flags.
+    del environment["TF_CONFIG"]
+    assert membership.find(environment).origin == "Slurm"
+    assert membership.find(environment, "a:1,b:1", "0").index == 0
+
+
+def test_a_tf_config_and_a_slurm_step_that_agree_go_by_tf_config():
+    named = _tf_config({"worker": ["a:1", "b:1", "c:1"]}, index=1)
+    assert membership.find(_slurm() | named).workers[0] == "a:1"
+    empty = {"TF_CONFIG": "{}"}
+    assert membership.find(_slurm() | empty).origin == "Slurm"
+
+
+def test_a_tf_config_and_a_job_that_disagree_are_refused():
+    named = _tf_config({"worker": ["a:1", "b:1"]}, index=0)
+    with pytest.raises(ValueError, match="TF_CONFIG and the Job must agree"):
+        membership.find(_pod() | named)
+    assert membership.find(_pod()).index == 1
+
+
+def test_a_slurm_step_of_no_number_is_refused():
+    with pytest.raises(ValueError, match="SLURM_STEP_NUM_TASKS"):
+        membership.find(_slurm(SLURM_STEP_NUM_TASKS="many"))
+
+
+def test_workers_that_are_a_number_are_threads():
+    with pytest.raises(ValueError, match="pass --config.data.threads=8"):
+        membership.find({}, "8")
 
 
 def _pod(**more):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import socket
+import threading
 import time
 
 import pytest
@@ -82,6 +83,25 @@ def test_a_worker_started_again_takes_its_place():
         assert not chief.done()  # worker 1 was here and is not any more
         second = pool.submit(_meet, workers, 1, 20.0)
         assert [f.result() for f in (chief, second, last)] == [None] * 3
+
+
+def test_two_processes_as_the_same_worker_are_named(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_PAUSE", 0.05)
+    workers = ports.workers(3)
+    numbers = iter(range(1, 99))
+    mine = {}  # threads stand for processes
+
+    def number():
+        return mine.setdefault(threading.get_ident(), next(numbers))
+
+    monkeypatch.setattr(rendezvous.os, "getpid", number)
+    chief, first, second = _meet_all(workers, [0, 1, 1])
+    for error in (chief, first, second):
+        assert isinstance(error, ValueError)
+        assert f"worker 1 ({workers[1]}): " in str(error)
+        assert str(error).count(", process ") == 2
+    # The remedy: an index of its own.
+    assert _meet_all(workers, [0, 1, 2]) == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,17 @@ def _python(code):
     return done.stdout.splitlines()
 
 
+def test_a_process_on_its_own_is_not_disturbed_by_any_tf_config():
+    """--cluster=none is the remedy for one: TensorFlow reads it otherwise."""
+    lines = _python("""
+import os
+for text in ("{", "", '{"cluster": {"worker": ["a:1", "b:1"]}}'):
+    os.environ["TF_CONFIG"] = text
+    print(distribution.make_strategy("cpu:2").num_replicas_in_sync)
+""")
+    assert lines == ["2", "2", "2"]
+
+
 def test_logical_cpus_are_mirrored():
     """Two replicas, numbered 0 and 1; a late change is refused clearly."""
     lines = _python("""
