@@ -35,7 +35,7 @@ def free_ports(count):
 
 def say(text):
     """Writes a message to the terminal, which may be gone."""
-    write(2, f"local_workers: {text}\n".encode())
+    write(2, os.fsencode(f"local_workers: {text}\n"))
 
 
 def write(descriptor, data):
@@ -60,7 +60,7 @@ class Worker:
         self.index, self.log, self.status = index, log, None
         with log.open("ab") as file:
             when = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"--- {when} {shlex.join(words)}\n".encode())
+            file.write(os.fsencode(f"--- {when} {shlex.join(words)}\n"))
             file.flush()
             self.shown = file.tell()  # bytes of the log seen by the terminal
             self._process = subprocess.Popen(

@@ -170,7 +170,7 @@ class Launcher:
 
     def _start(self):
         """Starts all workers, with ports of their own for this round."""
-        folder = pathlib.Path(self._options.log_dir)
+        folder = pathlib.Path(self._options.log_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self._workers = []
         lines = commands(self._command, self._options.count)
@@ -227,7 +227,7 @@ def main(argv):
     options, command = parse(argv)
     if os.environ.get("DRY_RUN") == "1":
         for words in commands(command, options.count):
-            print(shlex.join(words))
+            local_worker.write(1, os.fsencode(f"{shlex.join(words)}\n"))
         return 0
     try:
         return Launcher(options, command).run()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from moco_tf import config_schema, naming
+from moco_tf import config_schema, naming, paths
 from moco_tf.methods import table
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -149,7 +149,7 @@ def learning_rate(config: ml_collections.ConfigDict) -> float:
 
 def _find(name, command):
     """The file of a configuration's name or path."""
-    path = pathlib.Path(name)
+    path = paths.expand(name)
     if path.suffix == ".py" or len(path.parts) > 1:
         if path.is_file():
             return path

@@ -3,12 +3,16 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
 
+from moco_tf import paths
+
 # Errors of a file system without such locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+_LONGEST_NAME = 255  # bytes
 
 
 @contextlib.contextmanager
@@ -28,9 +32,7 @@ def atomic_file(path, per_process=False):
     Side effects: nothing is left of a file that fails.
     """
     path = pathlib.Path(path)
-    part = part_of(path)
-    if per_process:
-        part = part.with_suffix(f".{os.getpid()}.part")
+    part = part_of(path, f".{os.getpid()}.part" if per_process else ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
@@ -63,9 +65,26 @@ def atomic_folder(path):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def part_of(path):
+def part_of(path, ending=".part"):
     """The name under which `path` is written; a kill may leave it behind."""
-    return path.with_name(f".{path.name}.part")
+    return beside(path, ending, "." + path.name)
+
+
+def beside(path, ending, name=""):
+    """A path in the same folder, whose name may be cut to what a name may hold.
+
+    Args:
+      path: pathlib.Path. ending: str, of the new name.
+      name: before the ending; "": that of the path.
+
+    Returns:
+      pathlib.Path; of a name that would be too long, with a digest of it.
+    """
+    name = name or path.name
+    if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
+        return path.with_name(name + ending)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return path.with_name(f"{name[:20]}.{digest}{ending}")
 
 
 def sync(path):
@@ -101,8 +120,8 @@ def lock(file, folder):
         if error.errno not in _NO_LOCKS:
             raise
         print(
-            f"Warning: no-locks: the file system of {folder} has no locks "
-            f"({error.strerror}): a second process in it would not be refused. "
-            "Start one at a time"
+            f"Warning: no-locks: the file system of {paths.shown(folder)} has "
+            f"no locks ({error.strerror}): a second process in it would not "
+            "be refused. Start one at a time"
         )
     return True

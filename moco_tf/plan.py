@@ -9,7 +9,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import config_schema, naming
+from moco_tf import config_schema, naming, paths
 from moco_tf.data import sources, stream, views
 from moco_tf.methods import table, two_views
 from moco_tf.models import batch_norm, heads, inputs, resnet
@@ -120,8 +120,9 @@ class Plan:
             norm = "BatchNorm over all of it"
         start = f"goes on after step {step}" if step else "starts"
         return (
-            f"moco-tf {start} in {workdir}\n"
-            f"  data     {self.run.images} images of {config.data.source}, "
+            f"moco-tf {start} in {paths.shown(workdir)}\n"
+            f"  data     {self.run.images} images of "
+            f"{paths.shown(config.data.source)}, "
             f"views {config.data.views} at {config.data.image_size} px\n"
             f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
             f"{model.dim} features, {train.precision}\n"

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import workdirs
+from moco_tf import paths, workdirs
 from moco_tf.data import image_ops, prepared_cache, sources, unreadable
 from moco_tf.monitoring import progress
 
@@ -56,13 +56,13 @@ def prepare(spec, folder, short_side=256, stream=None):
             "short_side must be at least 1 pixel. Received "
             f"short_side={short_side}."
         )
-    folder = os.path.abspath(folder)
+    folder = paths.absolute(folder)
     source = sources.open_source(spec)
     settings = _settings(source, spec, short_side)
     try:
         about = prepared_cache.check_folder(folder, settings)
         if about is not None and about["finished"]:
-            print(f"This cache is finished: {folder}", file=stream)
+            print(f"This cache is finished: {paths.shown(folder)}", file=stream)
             return about
         writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
+from moco_tf import paths, workdirs
 from moco_tf import plan as plans
-from moco_tf import workdirs
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
 from moco_tf.evaluation import diagnostics, monitor
@@ -64,7 +64,7 @@ def pretrain(
       Left: when asked to leave; all is saved.
     """
     guard = guard or watchdog.Guard()
-    workdir = pathlib.Path(workdir)
+    workdir = paths.expand(workdir)
     plan = plans.make(config, strategy)
     per_epoch = plan.steps_per_epoch
     knn = None
@@ -89,7 +89,8 @@ def pretrain(
             guard.limit(0, "the evaluation before training")
         callback.resume(method)
         if step >= plan.last_step:
-            print(f"This run is finished: {workdir} holds all {step} steps.")
+            name = paths.shown(workdir)
+            print(f"This run is finished: {name} holds all {step} steps.")
         else:
             _train(plan, method, strategy, callback, workdir, knn)
     return method

@@ -2,6 +2,7 @@
 
 import os
 
+from moco_tf import paths
 from moco_tf.cli import flags, quiet
 
 
@@ -41,7 +42,8 @@ def _knn(options, config):
         if not options.workdir:
             raise flags.UsageError("--plot needs the --workdir of a run.")
         epochs = representation_plot.plot_run(options.workdir, options.plot)
-        print(f"drew {epochs} epochs of {options.workdir} in {options.plot}")
+        run, plot = paths.shown(options.workdir), paths.shown(options.plot)
+        print(f"drew {epochs} epochs of {run} in {plot}")
         return
     distribution.make_strategy(options.devices)
     encoder, _, features_folder = _open_encoder(options, "knn")
@@ -114,7 +116,7 @@ def _neighbours(options, config):
         k=options.k,
         csv_path=options.csv,
         grid_path=options.grid,
-        queries=options.names,
+        queries=(options.names,) if options.names else (),
         layer=options.features,
         shown=options.shown,
     )
@@ -214,8 +216,8 @@ COMMANDS = {
         run=_neighbours,
         purpose="find the nearest neighbours among the images of such files",
         flags=(
-            flags.text("bank", "", "file of `embed` that is searched"),
-            flags.text(
+            flags.path("bank", "", "file of `embed` that is searched"),
+            flags.path(
                 "query", "", "file of `embed` with the queries; none = the bank"
             ),
             flags.integer("k", 10, "neighbours of each query"),
@@ -225,9 +227,7 @@ COMMANDS = {
                 "",
                 "picture to write: queries and their neighbours (.png)",
             ),
-            flags.texts(
-                "names", (), "queries by name, with commas; none = all"
-            ),
+            flags.text("names", "", "queries by name, with commas; none = all"),
             flags.text("features", "backbone", "backbone or projection"),
             flags.integer("shown", 10, "queries in the picture"),
         ),

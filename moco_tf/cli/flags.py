@@ -78,11 +78,6 @@ def text(name, default, purpose):
     return Flag(name, default, purpose, str)
 
 
-def texts(name, default, purpose):
-    """A flag with texts, commas between; its value is a tuple of str."""
-    return Flag(name, default, purpose, _read_texts)
-
-
 def path(name, default, purpose):
     """A flag with a path; of "--workdir=~/runs" a shell leaves "~" as it is."""
     return Flag(name, default, purpose, os.path.expanduser)
@@ -137,10 +132,6 @@ def _numbers(name, default, purpose, kind, plural):
             raise ValueError(f"takes {plural} with commas between.") from None
 
     return Flag(name, default, purpose, read)
-
-
-def _read_texts(text):
-    return tuple(part for part in text.split(",") if part)
 
 
 def _read_integer(text):

@@ -1,12 +1,13 @@
 """The command line: command, configuration, strategy, one function call."""
 
+import io
 import os
 import sys
 import traceback
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import config_schema
+from moco_tf import config_schema, paths
 from moco_tf.cli import (
     evaluation,
     flag_files,
@@ -37,7 +38,7 @@ def _pretrain(options, config):
     if cluster and pretrain.is_finished(config, options.workdir):
         # The others may have ended for good: nobody is waited for.
         if not cluster.is_chief:
-            print(f"This run is finished: {options.workdir}.")
+            print(f"This run is finished: {paths.shown(options.workdir)}.")
             return
         cluster = None
 
@@ -130,6 +131,10 @@ def run(argv=None):
       0: done. 1: the command failed, with a message. 2: not understood.
       130: interrupted. 138: start the same command again, to go on.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A path may hold letters that the terminal cannot write.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(flags.usage(COMMANDS))

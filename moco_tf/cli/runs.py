@@ -1,6 +1,7 @@
 """The commands around a run: benchmark, prepare, doctor and report."""
 
 from moco_tf import config as configs
+from moco_tf import paths
 from moco_tf.cli import flags, quiet
 
 
@@ -33,12 +34,13 @@ def _prepare(options, config):
         )
         size = about["bytes"]["images.bin"]
         print(
-            f"cache       {about['images']} images of {about['source']}, short "
-            f"side at most {about['short_side']}\n"
+            f"cache       {about['images']} images of "
+            f"{paths.shown(about['source'])}, short side at most "
+            f"{about['short_side']}\n"
             f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
             f"size        {progress.format_bytes(size)}, "
             f"{size / about['images'] / 1e3:.0f} kB an image\n"
-            f"use it as   prepared:{options.path}"
+            f"use it as   {paths.quote(f'prepared:{options.path}')}"
         )
     if options.verify:
         count = prepare.verify(options.path)

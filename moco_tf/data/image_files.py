@@ -12,6 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import paths as any_paths
 from moco_tf.data import decode
 
 # Endings of file names, in the order of decode.FORMATS.
@@ -46,14 +47,23 @@ class FileSource:
         """
         self.labels = labels
         self.class_names = class_names
-        self._root = os.fsencode(os.path.abspath(root))
+        self._root = os.fsencode(any_paths.absolute(root))
+        listed = [os.fsencode(path) for path in paths]
         # The graph refers to a tensor that exists before it is traced; a
         # constant created while tracing would be copied into it.
         with tf.device("CPU:0"):
-            self._paths = tf.constant([os.fsencode(path) for path in paths])
+            self._paths = self._files = tf.constant(listed)
+            if any(b".." in path for path in listed):
+                self._files = tf.constant([self._file(x) for x in listed])
 
     def __len__(self):
         return len(self._paths)
+
+    def _file(self, path):
+        """A listed path without ".."; the platform follows no link there."""
+        if b".." not in path.split(b"/"):
+            return path
+        return os.path.realpath(os.path.join(self._root, path))
 
     def paths(self):
         """The paths as they were listed, bytes [N]."""
@@ -65,7 +75,7 @@ class FileSource:
 
     def records(self, indices):
         """Full paths, string [n], of int64 [n] indices."""
-        paths = tf.gather(self._paths, indices)
+        paths = tf.gather(self._files, indices)
         absolute = tf.equal(tf.strings.substr(paths, 0, 1), b"/")
         return tf.where(
             absolute, paths, tf.strings.join([self._root, b"/", paths])
@@ -275,12 +285,7 @@ def open_pairs(text):
       ValueError: for another number of folders, a folder that cannot be
         opened, or a file without its pair.
     """
-    folders = text.split(",")
-    if len(folders) != 2 or not all(folders):
-        raise ValueError(
-            "The source pairs:DIR,DIR must name two folders with a comma "
-            f"between. Received {text!r}."
-        )
+    folders = split_pair(text)
     first, second = (open_folder(folder) for folder in folders)
     stems = [
         _index_by_stem(part, folder)
@@ -298,6 +303,38 @@ def open_pairs(text):
         )
     order = [stems[1][stem] for stem in stems[0]]
     return PairSource(first, second.reordered(order))
+
+
+def split_pair(text):
+    """Splits "DIR,DIR"; the folders' own names may hold commas.
+
+    Args:
+      text: str, of the source pairs:DIR,DIR.
+
+    Returns:
+      (str, str). Of several commas the one counts that has folders on both
+      sides.
+
+    Raises:
+      ValueError: without a comma, or where that leaves none or several.
+    """
+    parts = text.split(",")
+    ways = [
+        (",".join(parts[:count]), ",".join(parts[count:]))
+        for count in range(1, len(parts))
+    ]
+    if len(ways) > 1:
+        ways = [
+            way
+            for way in ways
+            if all(os.path.isdir(os.path.expanduser(x)) for x in way)
+        ]
+    if len(ways) != 1 or not all(ways[0]):
+        raise ValueError(
+            "The source pairs:DIR,DIR must name two folders with a comma "
+            f"between. Received {text!r}."
+        )
+    return ways[0]
 
 
 def _walk(root):

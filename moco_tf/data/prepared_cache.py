@@ -26,7 +26,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 from moco_tf.data import decode
 
 FORMAT = 2  # 1 had no checksum of about.json
@@ -182,7 +182,7 @@ class Cache:
                 "The source prepared:DIR must name a folder that `prepare` has "
                 f"written. Received {str(folder)!r}, which has no {ABOUT}. "
                 "Correct the path, or prepare it: moco-tf prepare "
-                f"--source=folder:IMAGES --path={folder}"
+                f"--source=folder:IMAGES {paths.quote(f'--path={folder}')}"
             )
         if not about["finished"]:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import naming
+from moco_tf import naming, paths
 from moco_tf.data import image_files, prepared_cache, shapes
 
 
@@ -179,9 +179,10 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
         return source
     near = naming.nearest(kind, _SOURCES)
     if os.path.isdir(spec):
-        remedy = f"Did you mean 'folder:{spec}'?"
+        remedy = f"Did you mean {_quoted(f'folder:{spec}')}?"
     elif near and (colon or near == "shapes"):
-        remedy = f"Did you mean '{near}:{rest or '...'}'?"
+        meant = f"{near}:{rest or '...'}"
+        remedy = f"Did you mean {_quoted(meant)}?"
     else:
         remedy = "Give, for instance, folder:/data/images."
     raise ValueError(
@@ -189,6 +190,12 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
         "tfds:NAME/SPLIT, prepared:DIR, shapes:train or shapes:test. Received "
         f"{spec!r}. {remedy}"
     )
+
+
+def _quoted(spec):
+    """A spec in quotes, as it can be pasted into a command."""
+    word = paths.quote(spec)
+    return f"'{spec}'" if word == spec else word
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -200,17 +207,13 @@ def absolute(spec: str) -> str:
     """A spec as it can be opened from another folder."""
     kind, _, rest = spec.partition(":")
     if kind in ("folder", "list", "prepared", "pairs"):
-        paths = rest.split(",") if kind == "pairs" else [rest]
-        return f"{kind}:{','.join(map(_absolute, paths))}"
+        files = image_files.split_pair(rest) if kind == "pairs" else [rest]
+        return f"{kind}:{','.join(map(paths.absolute, files))}"
     folder, _, split = rest.rpartition("/")
     about = os.path.join(os.path.expanduser(folder), "dataset_info.json")
     if kind == "tfds" and os.path.isfile(about):
-        return f"tfds:{_absolute(folder)}/{split}"
+        return f"tfds:{paths.absolute(folder)}/{split}"
     name, at, folder = rest.partition("@")
     if kind == "tfds" and at:
-        return f"tfds:{name}@{_absolute(folder)}"
+        return f"tfds:{name}@{paths.absolute(folder)}"
     return spec
-
-
-def _absolute(path):
-    return os.path.abspath(os.path.expanduser(path))

@@ -21,6 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf import message
 
+from moco_tf import paths
 from moco_tf.data import decode
 
 _HEADER = 12  # u64 length and u32 checksum of it, little-endian
@@ -51,8 +52,10 @@ def open_tfds(spec):
     folder, _, split = spec.rpartition("/")
     folder = os.path.expanduser(folder)
     if not _is_prepared(folder):
-        name_and_split, _, data_dir = spec.partition("@")
-        name, _, split = name_and_split.rpartition("/")
+        name, data_dir = folder, ""
+        if not os.path.isdir(folder):  # whose path may hold the sign
+            name_and_split, _, data_dir = spec.partition("@")
+            name, _, split = name_and_split.rpartition("/")
         if not name or not split:
             raise ValueError(
                 "A TFDS source must be tfds:NAME/SPLIT, or "
@@ -185,7 +188,10 @@ def _prepared_folder(name, data_dir):
         or os.environ.get("TFDS_DATA_DIR")
         or os.path.join("~", "tensorflow_datasets")
     )
-    folder = os.path.join(data_dir, os.path.expanduser(name).replace(":", "/"))
+    folder = os.path.join(data_dir, os.path.expanduser(name))
+    if not os.path.isdir(folder):  # with a version, then
+        name_of_folder = os.path.expanduser(name).replace(":", "/")
+        folder = os.path.join(data_dir, name_of_folder)
     if _is_prepared(folder):
         return folder
     inside = _list(folder)
@@ -204,7 +210,7 @@ def _prepared_folder(name, data_dir):
         f"{', '.join(_list(near)[:10]) or 'nothing'}. Give the folder of the "
         "data sets (tfds:NAME/SPLIT@DATA_DIR), add the config "
         "(tfds:NAME/CONFIG/SPLIT), or prepare it: "
-        f"tfds build {name} --data_dir={data_dir}"
+        + paths.join(["tfds", "build", name, f"--data_dir={data_dir}"])
     )
 
 
@@ -390,9 +396,10 @@ class _File:
 def _array_record(path):
     from array_record.python import array_record_module
 
-    return array_record_module.ArrayRecordReader(
-        path, "readahead_buffer_size:0,max_parallelism:0"
-    )
+    with paths.plain(path) as plain:
+        return array_record_module.ArrayRecordReader(
+            plain, "readahead_buffer_size:0,max_parallelism:0"
+        )
 
 
 def _offsets(path, skip, take, count):

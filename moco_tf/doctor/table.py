@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import NamedTuple
 
+from moco_tf import paths
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 _SEVERITY = {OK: 0, WARN: 1, FAIL: 2}
@@ -50,7 +52,8 @@ def failures(rows):
 def flags(changes):
     """Overrides as words of a command line, a list of str."""
     return [
-        f"--config.{name}={_text(value)}" for name, value in changes.items()
+        paths.quote(f"--config.{name}={_text(value)}")
+        for name, value in changes.items()
     ]
 
 

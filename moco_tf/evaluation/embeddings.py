@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import moco_tf
-from moco_tf import filesystem, naming
+from moco_tf import filesystem, naming, paths
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, frozen
 
@@ -89,18 +89,19 @@ def embed_source(
     path = check_path(path)
     source = sources.open_source(spec, encoder.channels)
     if _embed(encoder, source, spec, path, layers, folder):
-        print(f"wrote       {path}")
+        print(f"wrote       {paths.shown(path)}")
     else:
-        print(f"This file is finished: {path}")
+        print(f"This file is finished: {paths.shown(path)}")
     embeddings = load(path)
     sizes = ", ".join(f"{x} {embeddings.rows[x].shape[1]}" for x in layers)
     labelled = "no labels"
     if embeddings.labels is not None:
         labelled = f"labels of {len(set(embeddings.labels.tolist()))} classes"
     print(
-        f"source      {spec}: {len(embeddings.index)} images, {labelled}, "
+        f"source      {paths.shown(spec)}: {len(embeddings.index)} images, "
+        f"{labelled}, "
         f"{embeddings.about['unreadable']} unreadable left out\n"
-        f"encoder     {embeddings.about['title']}\n"
+        f"encoder     {paths.shown(embeddings.about['title'])}\n"
         f"features    {sizes}"
     )
     return embeddings
@@ -112,7 +113,7 @@ def _embed(encoder, source, spec, path, layers, folder):
     if path.exists():
         _check_same(path, about)
         return False
-    temporary = path.with_name(f"{path.name}.features")
+    temporary = filesystem.beside(path, ".features")
     stored = features.extract_to_disk(encoder, source, folder or temporary)
     write(
         path,
@@ -176,7 +177,7 @@ def _check_same(path, about):
 
 def check_path(path):
     """Returns a pathlib.Path; refuses a name of another format."""
-    path = pathlib.Path(path).expanduser()
+    path = paths.expand(path)
     if path.suffix not in _WRITERS:
         raise ValueError(
             "A file of embeddings must be named .npz or .parquet. Received "
@@ -326,7 +327,11 @@ def _write_parquet(path, embeddings):
     ]
     about = {**embeddings.about, "class_names": classes}
     schema = pa.schema(fields, metadata={_METADATA: json.dumps(about)})
-    with pa.parquet.ParquetWriter(path, schema) as file:
+    # By an open file: pyarrow would take some names as addresses.
+    with (
+        open(path, "wb") as output,
+        pa.parquet.ParquetWriter(output, schema) as file,
+    ):
         for start in range(0, len(embeddings.index), GROUP_ROWS):
             group = slice(start, start + GROUP_ROWS)
             arrays = {name: pa.array(x[group]) for name, x in columns.items()}
@@ -352,7 +357,8 @@ def _read_parquet(path):
     Raises:
       ValueError, KeyError, OSError: for another file.
     """
-    file = pa.parquet.ParquetFile(path, memory_map=True)
+    with paths.plain(path) as plain:
+        file = pa.parquet.ParquetFile(os.path.abspath(plain), memory_map=True)
     metadata = file.schema_arrow.metadata or {}
     about = json.loads(metadata[_METADATA.encode()])
     classes = about.pop("class_names")

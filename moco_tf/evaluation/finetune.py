@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import plan, workdirs
+from moco_tf import paths, plan, workdirs
 from moco_tf.data import sources, stream, views
 from moco_tf.evaluation import (
     accuracy,
@@ -64,12 +64,12 @@ def run(
     train, held_out = choose(config, labelled)
     check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
     start = load_start(config, run_config, workdir, checkpoint, strategy)
-    output = pathlib.Path(output)
+    output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "finetune", start.identity
     ) as result:
         if result:
-            print(f"This fine-tuning is finished: {output}.")
+            print(f"This fine-tuning is finished: {paths.shown(output)}.")
         else:
             result = _train(
                 config, start, labelled, train, held_out, output, strategy
@@ -196,7 +196,7 @@ def _text(result, output):
         f"finetune ({result['init']}), {100 * result['labels']:g} % of labels: "
         f"{result['train_images']} images, epoch {result['epoch']:g}\n"
         f"{accuracy.describe(result)}\n"
-        f"results in {output}"
+        f"results in {paths.shown(output)}"
     )
 
 

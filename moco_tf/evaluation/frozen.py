@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import plan, workdirs
+from moco_tf import paths, plan, workdirs
 from moco_tf.data import views
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints, distribution
@@ -80,6 +80,7 @@ def open_frozen(
         )
     if saved_model:
         return _open_saved_model(saved_model, recipe, image_size)
+    workdir = paths.expand(workdir)
     config = load_config(workdir)
     path = find_checkpoint(workdir, checkpoint)
     encoder = build_encoder(config)
@@ -166,7 +167,7 @@ def find_checkpoint(workdir, checkpoint):
     elif str(checkpoint) in steps:
         path = steps[str(checkpoint)]
     else:
-        path = pathlib.Path(checkpoint)
+        path = paths.expand(checkpoint)
         path = path if (path / "meta.json").is_file() else None
     if path is None:
         existing = ", ".join(steps) or "none"
@@ -194,7 +195,7 @@ def build_encoder(config):
 
 def _open_saved_model(path, recipe_name, image_size):
     """Freezes a model of another program, which takes float images."""
-    path = pathlib.Path(path)
+    path = paths.expand(path)
     if not (path / "saved_model.pb").is_file() and path.suffix != ".keras":
         raise ValueError(
             "--saved_model must be a folder with saved_model.pb or a .keras "
@@ -264,7 +265,10 @@ def read_preprocessing(folder):
 def _keras_model(path):
     """Loads a .keras file that has one image input and Keras' own layers."""
     try:
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        with paths.plain(path) as plain:
+            model = tf.keras.models.load_model(
+                plain, compile=False, safe_mode=True
+            )
     except (TypeError, AttributeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:100]
         raise ValueError(
@@ -295,7 +299,8 @@ def _load_model(path):
             lambda x: model(x, training=False),
             model.input_shape,
         )
-    loaded = tf.saved_model.load(str(path))
+    with paths.plain(path) as plain:
+        loaded = tf.saved_model.load(plain)
     candidates = []
     for name, signature in loaded.signatures.items():
         inputs = signature.structured_input_signature[1]

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from moco_tf import paths
 from moco_tf.data import sources
 from moco_tf.evaluation import features as features_lib
 from moco_tf.evaluation import frozen, representation, voting
@@ -122,11 +123,11 @@ def evaluate(
     labels, classes = features_lib.common_labels(*opened)
     sets = _feature_sets(encoder, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
-    print(f"encoder     {encoder.title}")
+    print(f"encoder     {paths.shown(encoder.title)}")
     for (name, spec), stored in zip(specs.items(), sets[-1][2:], strict=True):
         print(
-            f"{name:<10}  {spec}: {len(stored.index)} images, {classes} classes"
-            f", {len(stored.skipped)} unreadable left out"
+            f"{name:<10}  {paths.shown(spec)}: {len(stored.index)} images, "
+            f"{classes} classes, {len(stored.skipped)} unreadable left out"
         )
     result = _print_table(sets, labels, ks, temperatures, classes)
     if len(sets[-1][3].index) > 1:  # a single image has no distance to another

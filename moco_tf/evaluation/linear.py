@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import plan, workdirs
+from moco_tf import paths, plan, workdirs
 from moco_tf.data import stream, views
 from moco_tf.evaluation import (
     accuracy,
@@ -62,12 +62,12 @@ def run(
         config.data.train, config.data.test, encoder.config, encoder.channels
     )
     check(config, encoder, labelled, strategy.num_replicas_in_sync)
-    output = pathlib.Path(output)
+    output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "linear", encoder.identity
     ) as result:
         if result:
-            print(f"This probe is finished: {output}.")
+            print(f"This probe is finished: {paths.shown(output)}.")
         else:
             folder = folder or output / "features"
             result = _measure(
@@ -154,14 +154,15 @@ def _text(result, output):
         f"rate {result['rate']:g}\n"
         f"{accuracy.describe(result)}\n"
         f"the encoder's {result['encoder_weights']} weights have not changed "
-        f"by one bit\nresults in {output}"
+        f"by one bit\nresults in {paths.shown(output)}"
     )
 
 
 def _describe(config, encoder, labelled, output):
     return (
-        f"moco-tf linear, {config.probe.way} way, in {output}\n"
-        f"  encoder  {encoder.title}\n"
+        f"moco-tf linear, {config.probe.way} way, in "
+        f"{paths.shown(output)}\n"
+        f"  encoder  {paths.shown(encoder.title)}\n"
         f"  train    {len(labelled.train)} images, "
         f"{len(labelled.names)} classes\n"
         f"  test     {len(labelled.test)} images"

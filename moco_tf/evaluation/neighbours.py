@@ -14,7 +14,7 @@ import matplotlib.patches
 import numpy as np
 from PIL import Image, ImageOps
 
-from moco_tf import filesystem
+from moco_tf import filesystem, naming, paths
 from moco_tf.data import sources, unreadable
 from moco_tf.evaluation import embeddings, voting
 
@@ -55,7 +55,8 @@ def search_files(
       csv_path: of the results, one row a neighbour.
       grid_path: of a picture of `shown` queries and their nearest neighbours;
         "": none is drawn, and the images are not opened.
-      queries: names of the images to search neighbours for; (): all.
+      queries: names of the images to search neighbours for, one or several
+        with commas in each text; (): all.
       layer: name of the features to compare. shown: int, at least 1.
 
     Returns:
@@ -198,6 +199,7 @@ def _rows_named(query, names):
     if not names:
         return np.arange(len(query.index))
     rows = {name: row for row, name in enumerate(query.names)}
+    names = [part for name in names for part in _split(name, rows)]
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(
@@ -206,6 +208,24 @@ def _rows_named(query, names):
             f"{', '.join(query.names[:3])}."
         )
     return np.array([rows[name] for name in names], np.int64)
+
+
+def _split(text, known):
+    """The names that a text lists with commas, though they may hold some.
+
+    Args:
+      text: str. known: names; the longest that fits comes first.
+
+    Returns:
+      list of str; a part that is not known stands alone.
+    """
+    parts, names = naming.as_text(text).split(","), []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((n for n in ends if ",".join(parts[:n]) in known), 1)
+        names.append(",".join(parts[:end]))
+        parts = parts[end:]
+    return [name for name in names if name]
 
 
 def _same_class(bank, query, query_rows, index):
@@ -240,9 +260,10 @@ def _open_source(file):
 def _summary(result, bank, query):
     """Describes the result in one line."""
     text = (
-        f"{len(result.query)} queries of {query.about['source']}, "
+        f"{len(result.query)} queries of "
+        f"{paths.shown(query.about['source'])}, "
         f"{result.index.shape[1]} neighbours each among {len(bank.index)} "
-        f"images of {bank.about['source']}"
+        f"images of {paths.shown(bank.about['source'])}"
     )
     if result.same is not None:
         share = 100 * np.mean(result.same[:, 0])

@@ -1,9 +1,11 @@
 """A trace of a few steps for TensorBoard."""
 
+import contextlib
 import os
 
 import tensorflow as tf
 
+from moco_tf import paths
 from moco_tf.monitoring import listener
 
 
@@ -34,10 +36,14 @@ class Profile(listener.Listener):
         self._first, self._last = first, last
         self._events = events
         self._on = False
+        self._open = contextlib.ExitStack()
 
     def before_step(self, step):
         if step == self._first:
-            tf.profiler.experimental.start(self._folder)
+            os.makedirs(self._folder, exist_ok=True)
+            # The trace is written at the end, where it was begun.
+            plain = self._open.enter_context(paths.plain(self._folder))
+            tf.profiler.experimental.start(plain)
             self._on = True
 
     def on_step(self, method, step):
@@ -56,4 +62,5 @@ class Profile(listener.Listener):
         """Writes the trace, if one is on."""
         if self._on:
             self._on = False
-            tf.profiler.experimental.stop()
+            with self._open:
+                tf.profiler.experimental.stop()

@@ -6,6 +6,7 @@ import pathlib
 import matplotlib.figure
 import numpy as np
 
+from moco_tf import naming
 from moco_tf.monitoring import metrics_csv
 
 # Column of metrics.csv -> words of its axis.
@@ -64,6 +65,7 @@ def plot_run(workdir, path):
         above.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(points, ax=axes[1, -1], label="epoch")
     name = os.path.basename(os.path.abspath(workdir))
+    name = naming.as_text(name)
     figure.suptitle(f"{name}: representation and kNN", parse_math=False)
     figure.savefig(path, format="png")
     return len(top1)

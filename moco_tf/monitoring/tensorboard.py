@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import event_file_writer, record_writer
 
+from moco_tf import paths
 from moco_tf.monitoring import listener
 
 # Figure of a row -> its tag; the part before "/" groups the charts.
@@ -122,9 +123,11 @@ class EventWriter(listener.Listener):
         logdir = os.fspath(logdir)
         os.makedirs(logdir, exist_ok=True)
         purge_step = resumed_step + 1 if resumed_step else 0
-        _cut_back(logdir, purge_step)
-        _wait_for_a_later_name(logdir)
-        self._writer = event_file_writer.EventFileWriter(logdir)
+        with paths.plain(logdir) as plain:
+            _cut_back(plain, purge_step)
+            _wait_for_a_later_name(plain)
+            self._writer = event_file_writer.EventFileWriter(plain)
+            self._writer.flush()  # the file is open from now on
         # Every session says so: readers take the first start of a folder as
         # the run's beginning and purge at the following ones only.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import summary, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.projector import projector_config_pb2
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 from moco_tf.data import sources
 from moco_tf.evaluation import voting
 from moco_tf.monitoring import listener, tensorboard
@@ -225,6 +225,8 @@ def hyperparameters(config):
         for name, field in fields.items():
             if isinstance(field, (tuple, list)):
                 field = ", ".join(map(str, field))
+            if isinstance(field, str):  # a path may be no text
+                field = paths.shown(field)
             fields_by_name[f"{section}.{name}".rstrip(".")] = field
     return fields_by_name
 

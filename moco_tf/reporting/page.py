@@ -8,14 +8,13 @@ of them. Images and weights are the business of reporting/pictures.py.
 import datetime
 import json
 import pathlib
-import shlex
 from typing import NamedTuple
 
 import jinja2
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem, workdirs
+from moco_tf import filesystem, paths, workdirs
 from moco_tf.monitoring import metrics_csv
 from moco_tf.reporting import charts, findings, pictures, published
 
@@ -50,7 +49,7 @@ def write(folders, path="", checkpoint="latest", images=2000):
             f"images={images}."
         )
     runs = read_runs(folders)
-    path = pathlib.Path(path or runs[0].workdir / "report.html")
+    path = paths.expand(path or runs[0].workdir / "report.html")
     if path.is_dir() or path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
             "--path must name a file that ends in .html. Received "
@@ -61,7 +60,9 @@ def write(folders, path="", checkpoint="latest", images=2000):
     with filesystem.atomic_file(path) as part:
         # A file's name need not be text: what cannot be written becomes "?".
         part.write_bytes(page.encode("utf-8", "replace"))
-    print(f"wrote       {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(
+        f"wrote       {paths.shown(path)} ({path.stat().st_size / 1e6:.1f} MB)"
+    )
     return path
 
 
@@ -138,7 +139,8 @@ def _part(run, run_pictures):
     start = run.starts[-1] if run.starts else {}
     for name, part in (run_pictures or {}).items():
         if "missing" in part:
-            print(f"without     {name} of {run.name}: {part['missing']}")
+            reason = paths.shown(part["missing"])
+            print(f"without     {name} of {paths.shown(run.name)}: {reason}")
     return {
         "name": run.name,
         "workdir": str(run.workdir),
@@ -152,11 +154,11 @@ def _part(run, run_pictures):
         "config": _sections(run.config),
         "fingerprint": run.fingerprint,
         "source": run.config.data.source,
-        "command": shlex.join(start.get("command", [])),
+        "command": paths.join(start.get("command", [])),
         "directory": start.get("directory", ""),
         "environment": _environment(start),
         "starts": [
-            (x.get("started", ""), shlex.join(x.get("command", [])))
+            (x.get("started", ""), paths.join(x.get("command", [])))
             for x in run.starts
         ],
     }
@@ -258,11 +260,11 @@ class Evaluation(NamedTuple):
     high: float
 
 
-def read_runs(paths):
+def read_runs(folders):
     """Reads the workdirs of one report.
 
     Args:
-      paths: of workdirs, str.
+      folders: workdirs, str.
 
     Returns:
       list of ReportedRun.
@@ -271,7 +273,7 @@ def read_runs(paths):
       ValueError: for a folder that holds no pre-training run, a folder that
         is named twice, or files that are damaged.
     """
-    folders = [pathlib.Path(path).resolve() for path in paths]
+    folders = [paths.expand(folder).resolve() for folder in folders]
     twice = {str(x) for x in folders if folders.count(x) > 1}
     if twice:
         raise ValueError(
@@ -285,18 +287,18 @@ def read_runs(paths):
     ]
 
 
-def short_names(paths):
+def short_names(folders):
     """The last parts of paths, as many as make them different.
 
     Args:
-      paths: of pathlib.Path, absolute, all different.
+      folders: of pathlib.Path, absolute, all different.
 
     Returns:
       list of str.
     """
     count = 1
     while True:
-        names = ["/".join(path.parts[1:][-count:]) for path in paths]
+        names = ["/".join(path.parts[1:][-count:]) for path in folders]
         if len(set(names)) == len(names):
             return [name or "/" for name in names]
         count += 1

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from moco_tf import plan
-from moco_tf.data import sources, unreadable, views
+from moco_tf.data import image_files, sources, unreadable, views
 from moco_tf.evaluation import embeddings, features, frozen, neighbours
 
 # What data that has gone, or an encoder that does not fit, ends in: a picture
@@ -49,9 +49,9 @@ def open_source(run, spec):
     kind, _, rest = spec.partition(":")
     if run.starts and sources.absolute(spec) != spec:
         directory = run.starts[-1].get("directory", "")
-        paths = rest.split(",") if kind == "pairs" else [rest]
-        paths = [_resolve(os.path.expanduser(x), directory) for x in paths]
-        spec = f"{kind}:{','.join(paths)}"
+        files = image_files.split_pair(rest) if kind == "pairs" else [rest]
+        files = [_resolve(os.path.expanduser(x), directory) for x in files]
+        spec = f"{kind}:{','.join(files)}"
     return plan.open_source(run.config, spec)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import paths
 from moco_tf.data import decode, shapes, views
 from moco_tf.serving import signatures
 
@@ -109,12 +110,14 @@ def check_export(folder, served, encoder):
         trained, expected = expected, served(tensors)
         differences.append(compare(f"in {precision}", trained, expected))
         _check(differences[-1].cosine >= SMALLEST_COSINE, folder, differences)
-    loaded = tf.saved_model.load(str(folder))
+    with paths.plain(folder) as plain:
+        loaded = tf.saved_model.load(plain)
     rows = _embed_by_signatures(loaded.signatures, files, decoded[0], tensors)
     if (folder / "encoder.keras").is_file():
-        model = tf.keras.models.load_model(
-            folder / "encoder.keras", compile=False, safe_mode=True
-        )
+        with paths.plain(folder) as plain:
+            model = tf.keras.models.load_model(
+                f"{plain}/encoder.keras", compile=False, safe_mode=True
+            )
         rows["encoder.keras"] = model(tensors, training=False)
     for form, values in rows.items():
         differences.append(compare(form, values, expected[: len(values)]))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import filesystem, naming
+from moco_tf import filesystem, naming, paths
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
 from moco_tf.serving import comparison, server
@@ -92,7 +92,7 @@ def convert_export(model, to, path="", images=""):
     _refuse_existing(final)
     exported = open_export(folder)
     tensors = _normalised(_images(images, exported.channels), exported)
-    with _scratch(final) as part:
+    with _scratch(final, chosen.suffix) as part:
         chosen.write(exported.folder, exported.loaded, part)
         differences = _compare(chosen, part, exported, tensors)
         listed = "\n".join(f"  {difference}" for difference in differences)
@@ -106,7 +106,7 @@ def convert_export(model, to, path="", images=""):
     size, recipe = exported.image_size, exported.recipe
     shape = f"[n, {size}, {size}, {exported.channels}]"
     print(
-        f"converted {folder}\nwrote {final}\n"
+        f"converted {paths.shown(folder)}\nwrote {paths.shown(final)}\n"
         f"  images float32 {shape}, (RGB / 255 - mean) / std, "
         f"mean {recipe.mean}, std {recipe.std} -> features, normalised\n"
         f"compared with the SavedModel on {len(tensors)} images:\n{listed}"
@@ -128,7 +128,8 @@ def open_export(folder):
     """
     folder = pathlib.Path(folder)
     settings = frozen.read_preprocessing(folder)
-    loaded = tf.saved_model.load(str(folder))
+    with paths.plain(folder) as plain:
+        loaded = tf.saved_model.load(plain)
     name = SIGNATURE
     known = settings.get("views") in views.RECIPES and "image_size" in settings
     if name not in loaded.signatures or not known:
@@ -169,7 +170,7 @@ def _format(to):
 
 def _path(path, folder, suffix):
     if path:
-        return pathlib.Path(path)
+        return paths.expand(path)
     folder = folder.resolve()
     if not folder.name.isdigit():
         return folder.with_name(folder.name + suffix)
@@ -186,11 +187,12 @@ def _refuse_existing(final):
 
 
 @contextlib.contextmanager
-def _scratch(final):
-    """Yields a path of the final name in a folder for the time of the block.
+def _scratch(final, suffix):
+    """Yields a path in a folder for the time of the block.
 
-    The name is the final one because converters look at the suffix; the folder
-    is there because some leave other files beside it.
+    Its name has the final suffix because converters look at that, and is plain
+    because not all of them take any name; the folder is there because some
+    leave other files beside it.
 
     Side effects: renames the path to the final one when all went well.
     """
@@ -198,9 +200,10 @@ def _scratch(final):
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
     folder.mkdir(parents=True)
     try:
-        yield folder / final.name
+        with paths.plain(folder) as plain:
+            yield pathlib.Path(plain) / f"model{suffix}"
         _refuse_existing(final)  # of another command, in the meantime
-        os.rename(folder / final.name, final)
+        os.rename(folder / f"model{suffix}", final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -218,7 +221,8 @@ def _images(spec, channels):
     for index in sources.evenly_spaced(len(source), COMPARED):
         image, reason = unreadable.read(source, index)
         if image is None:
-            print(f"not compared: {source.name(int(index))}: {reason}")
+            name = paths.shown(source.name(int(index)))
+            print(f"not compared: {name}: {paths.shown(reason)}")
         else:
             yield image
 
@@ -264,12 +268,13 @@ def write_onnx(folder, loaded, path):
     signature = loaded.signatures[SIGNATURE]
     spec = signature.structured_input_signature[1]["images"]
     # Inputs and outputs keep their names if this is a new function.
-    tf2onnx.convert.from_function(
-        tf.function(lambda images: signature(images=images)),
-        input_signature=[tf.TensorSpec(spec.shape, spec.dtype, "images")],
-        opset=OPSET,
-        output_path=str(path),
-    )
+    with paths.plain(path) as plain:
+        tf2onnx.convert.from_function(
+            tf.function(lambda images: signature(images=images)),
+            input_signature=[tf.TensorSpec(spec.shape, spec.dtype, "images")],
+            opset=OPSET,
+            output_path=plain,
+        )
 
 
 def open_onnx(path, output="features"):
@@ -283,9 +288,10 @@ def open_onnx(path, output="features"):
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    with paths.plain(path) as plain:
+        session = onnxruntime.InferenceSession(
+            plain, providers=["CPUExecutionProvider"]
+        )
     return lambda images: session.run([output], {"images": images})[0]
 
 
@@ -296,10 +302,11 @@ def write_tflite(folder, loaded, path):
       folder, loaded, path: as `write_onnx`.
     """
     del loaded
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(folder), signature_keys=[SIGNATURE]
-    )
-    pathlib.Path(path).write_bytes(converter.convert())
+    with paths.plain(folder) as plain:
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            plain, signature_keys=[SIGNATURE]
+        )
+        pathlib.Path(path).write_bytes(converter.convert())
 
 
 def open_tflite(path, output="features"):
@@ -313,7 +320,8 @@ def open_tflite(path, output="features"):
     Returns:
       as `open_onnx`.
     """
-    interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+    with paths.plain(path) as plain:
+        interpreter = tf.lite.Interpreter(plain, num_threads=os.cpu_count())
     runner = interpreter.get_signature_runner(SIGNATURE)
     return lambda images: runner(images=images)[output]
 
@@ -323,8 +331,9 @@ def write_openvino(folder, loaded, path):
 
     Args:
       folder, loaded: as `write_onnx`.
-      path: of a new folder, for model.xml and model.bin; a folder of the same
-        name with ".saved_model" is left beside it.
+      path: of a new folder with a plain name (see `paths.plain`), for
+        model.xml and model.bin; a folder of the same name with ".saved_model"
+        is left beside it.
     """
     openvino = _import_openvino()
     del folder
@@ -350,11 +359,10 @@ def open_openvino(path, output="features"):
     """
     openvino = _import_openvino()
     # Left to itself it may compute in 16 bits where the CPU has them.
-    compiled = openvino.Core().compile_model(
-        str(pathlib.Path(path) / "model.xml"),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32"},
-    )
+    with paths.plain(path) as plain:
+        compiled = openvino.Core().compile_model(
+            f"{plain}/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
     return lambda images: compiled(images)[output]
 
 

@@ -11,7 +11,7 @@ import re
 
 import tensorflow as tf
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 from moco_tf.evaluation import frozen
 from moco_tf.models import batch_norm, cloning
 from moco_tf.serving import (
@@ -114,7 +114,7 @@ def version_folder(output, name, version=0):
             "--version must be a positive number; 0 takes the next one. "
             f"Received {version}."
         )
-    folder = pathlib.Path(output) / name
+    folder = paths.expand(output) / name
     versions = []
     if folder.is_dir():
         names = [path.name for path in folder.iterdir()]
@@ -132,7 +132,8 @@ def _write_models(folder, served, encoder, name):
     """Writes the SavedModel and its warm-up; returns its signatures."""
     traced = served.signatures()
     try:
-        tf.saved_model.save(served, str(folder), signatures=traced)
+        with paths.plain(folder) as plain:
+            tf.saved_model.save(served, plain, signatures=traced)
     except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
         raise OSError(
             f"The export could not be written: {error.message}. Nothing is "
@@ -150,7 +151,8 @@ def _write_keras(folder, backbone):
         model = stock_model(backbone)
     except ValueError as error:
         return str(error)
-    model.save(folder / "encoder.keras")
+    with paths.plain(folder) as plain:
+        model.save(f"{plain}/encoder.keras")
     return ""
 
 
@@ -212,22 +214,24 @@ def keras_line(card):
 def _text(folder, card, differences):
     """The summary: files, signatures, differences, commands to try."""
     pairs = card["encoder"]["input"] == "pair"
-    lines = [f"wrote {folder}"]
+    lines = [f"wrote {paths.shown(folder)}"]
     lines += [
         f"  {name:<16} {', '.join(parts['inputs'])} -> "
         f"{', '.join(parts['outputs'])}"
         for name, parts in card["signatures"].items()
     ]
     lines.append(f"  {keras_line(card)}")
-    lines.append(f"  licence: {card['licence']}")
+    lines.append(f"  licence: {paths.shown(card['licence'])}")
     lines.append("compared with the encoder:")
     lines += [f"  {difference}" for difference in differences]
+    show = ["saved_model_cli", "show", f"--dir={folder}", "--tag_set=serve"]
+    show.append("--signature_def=serving_default")
+    serve = ["python", "launch/serve_local.py", f"--model={folder.parent}"]
+    serve.append(f"--name={card['name']}")
     lines += [
         "try:",
-        f"  saved_model_cli show --dir {folder} --tag_set serve "
-        "--signature_def serving_default",
-        f"  python launch/serve_local.py --model={folder.parent} "
-        f"--name={card['name']}",
+        f"  {paths.join(show)}",
+        f"  {paths.join(serve)}",
         f"  {model_card.curl(card['name'], pairs)}",
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ labelled features of a bank by the vote of the nearest ones.
 """
 
 import contextlib
+import os
 import pathlib
 import tempfile
 import zipfile
@@ -12,7 +13,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import naming, workdirs
+from moco_tf import naming, paths, workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, features, voting
 
@@ -65,7 +66,7 @@ def open_head(path, encoder, features):
       ValueError: for a file that is no such head, or the head of another
         encoder, of other features or of another width.
     """
-    path = pathlib.Path(path)
+    path = paths.expand(path)
     path = path / "linear.npz" if path.is_dir() else path
     kernel, bias, classes = _read_head(path)
     if kernel.shape[0] != features:
@@ -219,7 +220,8 @@ def open_bank(bank, encoder, workdir=""):
     Raises:
       ValueError: for features of another encoder, or without labels.
     """
-    if pathlib.Path(bank).suffix in _FEATURE_FILES:
+    is_folder = os.path.isdir(os.path.expanduser(bank.partition(":")[2]))
+    if pathlib.Path(bank).suffix in _FEATURE_FILES and not is_folder:
         rows, labels, classes = _read_bank(bank, encoder)
     else:
         source = sources.open_source(bank, encoder.channels)

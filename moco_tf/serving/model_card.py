@@ -1,11 +1,12 @@
 """The model card of an export: README.md for people, JSON for programs."""
 
 import pathlib
+import re
 
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import workdirs
+from moco_tf import naming, paths, workdirs
 from moco_tf.evaluation import accuracy
 from moco_tf.methods import table
 from moco_tf.monitoring import metrics_csv
@@ -13,6 +14,8 @@ from moco_tf.serving import signatures
 from moco_tf.training import checkpoints
 
 UNSPECIFIED = "unspecified"  # licence
+# Of a path or a source: what Markdown shows as it stands.
+_PLAIN_IN_MARKDOWN = re.compile(r"[\w .,:@=+/-]*")
 
 
 def describe(
@@ -140,7 +143,8 @@ def write(folder, card):
     """Writes model_card.json, README.md and signatures.txt."""
     folder = pathlib.Path(folder)
     workdirs.write_json(folder / "model_card.json", card)
-    (folder / "README.md").write_text(readme(card), encoding="utf-8")
+    text = naming.as_text(readme(card))
+    (folder / "README.md").write_text(text, encoding="utf-8")
     listing = signatures.text(card["signatures"])
     (folder / "signatures.txt").write_text(listing, encoding="utf-8")
 
@@ -184,7 +188,7 @@ def _facts(card):
         f"{encoder['stem']} stem",
         "trained": f"{length}, in {encoder['trained_in']}",
         "exported in": encoder["exported_in"],
-        "data": data["source"],
+        "data": _literal(data["source"]),
         "images an epoch": "not noted" if images is None else f"{images:,}",
         "data fingerprint": data["fingerprint"] or "not noted",
         "encoder identity": encoder["identity"],
@@ -209,7 +213,8 @@ def _figures(metrics):
         knn = metrics["knn"]
         lines.append(
             f"* nearest neighbours (k = {knn['k']}, temperature "
-            f"{knn['temperature']:g}), {knn['query']} among {knn['bank']}: "
+            f"{knn['temperature']:g}), {_literal(knn['query'])} among "
+            f"{_literal(knn['bank'])}: "
             f"{100 * knn['backbone']:.2f} % top-1 after {knn['step']} steps"
         )
     if "linear" in metrics:
@@ -219,6 +224,18 @@ def _figures(metrics):
             + accuracy.describe(linear)
         )
     return "\n".join(lines) or "None were measured."
+
+
+def _literal(text):
+    """A source's text as Markdown shows it, in a table too."""
+    text = paths.shown(text)
+    if _PLAIN_IN_MARKDOWN.fullmatch(text):
+        return text
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " * (text.startswith("`") or text.endswith("`"))
+    text = text.replace("|", r"\|")
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def _preprocessing(settings):
@@ -285,7 +302,8 @@ def _limits(card):
         lines.append(f"* There is no .keras file. {card['keras_note']}")
     if card["bank"]:
         lines.append(
-            f"* `neighbours` carries the features and labels of {card['bank']}."
+            "* `neighbours` carries the features and labels of "
+            f"{_literal(card['bank'])}."
         )
     lines.append(
         "* What it sees in images, and what it misses, comes from the data "

@@ -10,7 +10,6 @@ Requests of several clients at a time are answered by one call of the model.
 """
 
 import json
-import pathlib
 import re
 import traceback
 from typing import NamedTuple
@@ -20,6 +19,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
+from moco_tf import paths
 from moco_tf.serving import batching, image_size, predict_api, request_body
 
 _NUMBER = re.compile("[0-9]+")
@@ -68,7 +68,7 @@ def newest_version(path):
     Raises:
       ValueError: where there is no SavedModel.
     """
-    path = pathlib.Path(path).expanduser()
+    path = paths.expand(path)
     folders = [path] if (path / "saved_model.pb").is_file() else []
     if not folders and path.is_dir():
         folders = [
@@ -113,7 +113,8 @@ class RestApp:
         folder, self._version = newest_version(path)
         self._name = name
         self._limits = limits
-        self._model = tf.saved_model.load(str(folder))
+        with paths.plain(folder) as plain:
+            self._model = tf.saved_model.load(plain)
         self._signatures = {
             key: {
                 argument: predict_api.Input(

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from moco_tf import paths
 from moco_tf.data import decode, shapes, views
 from moco_tf.serving import signatures
 
@@ -60,7 +61,7 @@ def write(folder, model_name, pairs):
     """
     path = pathlib.Path(folder) / FILE
     path.parent.mkdir()
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with paths.plain(path) as plain, tf.io.TFRecordWriter(plain) as writer:
         for signature, inputs in pairs:
             request = predict_request(model_name, signature, inputs)
             # PredictionLog.predict_log = 6, PredictLog.request = 1

@@ -18,7 +18,7 @@ import time
 
 import tensorflow as tf
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 
 _NAME = re.compile(r"step-(\d{9})")
 _NODE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
@@ -134,7 +134,8 @@ def _write(checkpoint, workdir, step, meta):
     _clear(partial)
     try:
         partial.mkdir(parents=True)
-        checkpoint.write(str(partial / _STATE))
+        with paths.plain(partial) as plain:
+            checkpoint.write(f"{plain}/{_STATE}")
         text = json.dumps(meta, indent=2) + "\n"
         (partial / "meta.json").write_text(text)
         for file in [*partial.iterdir(), partial]:
@@ -190,7 +191,8 @@ def restore(method, path):
         )
     checkpoint = tf.train.Checkpoint(model=method)
     try:
-        status = checkpoint.read(str(path / _STATE))
+        with paths.plain(path) as plain:
+            status = checkpoint.read(f"{plain}/{_STATE}")
         status.assert_consumed()
     except _UNREADABLE as error:
         raise ValueError(
@@ -213,7 +215,9 @@ def restore_query_encoder(encoder, path):
     """
     model = tf.train.Checkpoint(query_encoder=encoder)
     try:
-        status = tf.train.Checkpoint(model=model).read(str(path / _STATE))
+        with paths.plain(path) as plain:
+            checkpoint = tf.train.Checkpoint(model=model)
+            status = checkpoint.read(f"{plain}/{_STATE}")
         status.expect_partial().assert_existing_objects_matched()
     except _UNREADABLE as error:
         raise ValueError(

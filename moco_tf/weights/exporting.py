@@ -5,14 +5,13 @@ bytes are a function of the values alone: dates in the archive are fixed.
 """
 
 import collections
-import pathlib
 import pickle
 import struct
 import zipfile
 
 import numpy as np
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 from moco_tf.evaluation import frozen
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints
@@ -44,7 +43,7 @@ def export_weights(workdir, checkpoint, path, layout):
     Side effects: writes the file and prints how many tensors it has; seeds the
     generators of Keras.
     """
-    path = pathlib.Path(path)
+    path = paths.expand(path)
     config = frozen.load_config(workdir)
     _check(layout, config, path)
     source = frozen.find_checkpoint(workdir, checkpoint)
@@ -65,8 +64,8 @@ def export_weights(workdir, checkpoint, path, layout):
     else:
         names = _write_detectron2(path, query)
     print(
-        f"exported    {source}\n"
-        f"wrote       {path} ({layout}, {len(names)} tensors)\n"
+        f"exported    {paths.shown(source)}\n"
+        f"wrote       {paths.shown(path)} ({layout}, {len(names)} tensors)\n"
         + "\n".join(f"note        {n}" for n in _notes(layout, config, method))
     )
     return names

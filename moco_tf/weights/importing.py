@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import paths, workdirs
 from moco_tf.evaluation import frozen
 from moco_tf.training import checkpoints
 from moco_tf.weights import conversion, layouts, pickle_reader, weight_files
@@ -46,7 +46,7 @@ def import_weights(
     Side effects: writes the workdir, prints what was read and what was not;
     seeds the generators of Keras.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, path = paths.expand(workdir), paths.expand(path)
     if any((workdir / n).exists() for n in ("config.json", "checkpoints")):
         raise ValueError(
             "Weights are imported into a new workdir. Received "
@@ -199,11 +199,11 @@ def _summary(file, path, config, saved, notes):
         if text
     )
     lines = [
-        f"imported    {path} ({file.layout})",
+        f"imported    {paths.shown(path)} ({file.layout})",
         f"found at    {place or 'its names as they are'}",
         f"encoder     {model.backbone} x{model.width:g}, {model.stem} stem, "
         f"{model.head} head, {model.dim} features",
-        f"checkpoint  {saved}",
+        f"checkpoint  {paths.shown(saved)}",
     ]
     if file.can_resume:
         lines.append(f"queue       {config.moco.queue_size} keys")

@@ -14,7 +14,6 @@ COMMAND = flags.Command(
     flags=(
         flags.boolean("hot", "open the window"),
         flags.text("cake", "plum", "of which fruit"),
-        flags.texts("guests", (), "who comes"),
         flags.path("recipe", None, "file to read"),
         flags.paths("plate", "file to write"),
         flags.choice("oven", ("gas", "wood"), "gas", "gas or wood"),
@@ -40,7 +39,6 @@ def parse(*words):
         ("--hot", True),
         ("--nohot", False),
         ("--cake=", ""),
-        ("--guests=ada,,bob", ("ada", "bob")),
         ("--oven=wood", "wood"),
         ("--eggs=-3", -3),
         ("--wait=0.5", 0.5),
@@ -133,7 +131,6 @@ def test_the_help_shows_types_and_defaults():
         "",
         "  --hot            open the window",
         "  --cake=CAKE      of which fruit [plum]",
-        "  --guests=GUESTS  who comes",
         "  --recipe=RECIPE  file to read",
         "  --plate=PLATE    file to write",
         "  --oven=OVEN      gas or wood [gas]",
