@@ -16,6 +16,7 @@ TESTS = pathlib.Path(__file__).absolute().parent
 # are listed by `launch/test.sh --durations=25`: more than ten belong here.
 SLOW = """
 test_pretrain.py
+test_ugly_paths.py
 test_pages.py
 cluster/test_faults.py
 methods/test_every_method.py

@@ -152,6 +152,45 @@ def test_the_plan_alone_looks_up_a_methods_class():
     assert callers == {"methods/table", "plan"}
 
 
+# Functions of TensorFlow, and of what stands on it, that are given a path.
+TAKE_PATHS = (
+    "checkpoint.read", "checkpoint.write", "train.load_checkpoint",
+    "train.list_variables", "saved_model.load", "saved_model.save",
+    "models.load_model", "model.save", "TFRecordWriter", "TFRecordDataset",
+    "from_saved_model", "Interpreter", "InferenceSession", "from_function",
+    "compile_model", "ArrayRecordReader", "EventFileWriter", "ParquetFile",
+    "RawEventFileLoader", "experimental.start", "create_file_writer",
+    "save_weights", "load_weights", "ParquetDataset", "gfile.GFile",
+    "gfile.glob", "gfile.exists", "gfile.makedirs",
+)  # fmt: skip
+# What writes below a path that its caller made plain.
+GIVEN_PLAIN = {
+    "monitoring/tensorboard: _cut_back",
+    "serving/convert: write_openvino",
+}
+
+
+def takes_path(node):
+    """Whether a node calls one of TAKE_PATHS."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = "." + ast.unparse(node.func)
+    return any(name.endswith(f".{known}") for known in TAKE_PATHS)
+
+
+def test_whatever_gives_a_path_to_the_platform_gives_it_a_plain_one():
+    without, given = set(), 0
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                if any(takes_path(part) for part in ast.walk(node)):
+                    given += 1
+                    if "paths.plain(" not in ast.unparse(node):
+                        without.add(f"{name}: {node.name}")
+    assert without == GIVEN_PLAIN
+    assert given > 15
+
+
 def test_a_module_is_of_the_room_of_its_folder_or_of_one_that_names_it():
     assert room_of("data/views") == "data"
     assert room_of("config") == "config"

@@ -169,20 +169,24 @@ def largest_difference(left, right):
       float: of all tensors, the largest difference over the largest value;
       infinite if one is not finite.
     """
-    readers = [
-        tf.train.load_checkpoint(str(path / "state")) for path in (left, right)
-    ]
-    largest = 0.0
-    for name in readers[0].get_variable_to_shape_map():
-        if any(word in name for word in _OF_SESSION):
-            continue
-        one, other = (np.asarray(r.get_tensor(name), float) for r in readers)
-        change = np.abs(one - other).max(initial=0.0)
-        if not np.isfinite(change):
-            return float("inf")
-        if change:
-            largest = max(largest, change / np.abs(one).max(initial=1e-30))
-    return float(largest)
+    with (
+        checkpoints.reader(left) as first,
+        checkpoints.reader(right) as second,
+    ):
+        changes = [
+            _difference(*(r.get_tensor(name) for r in (first, second)))
+            for name in first.get_variable_to_shape_map()
+            if not any(word in name for word in _OF_SESSION)
+        ]
+    return max(changes, default=0.0)
+
+
+def _difference(one, other):
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    change = np.abs(one - other).max(initial=0.0)
+    if not np.isfinite(change):
+        return float("inf")
+    return float(change / np.abs(one).max(initial=1e-30)) if change else 0.0
 
 
 class Trial(NamedTuple):

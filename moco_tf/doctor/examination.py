@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.doctor import (
     devices,
     images,
@@ -113,7 +113,7 @@ def _open(rows, config):
     except ValueError as error:
         rows.append(table.Row("source", str(error), table.FAIL))
         return None
-    words = f"{len(source)} images of {config.data.source}"
+    words = f"{len(source)} images of {paths.shown(config.data.source)}"
     rows.append(table.Row("source", words))
     return source
 
@@ -133,7 +133,9 @@ def _examine_images(rows, source, request):
         path = os.path.join(request.workdir, "doctor.csv")
     if path:
         images.write_csv(path, source, faults)
-        table.print_text(f"{len(faults)} findings about images in {path}")
+        table.print_text(
+            f"{len(faults)} findings about images in {paths.shown(path)}"
+        )
     elif faults:
         table.print_text(
             "Pass --path=FILE.csv to have all of these images named."

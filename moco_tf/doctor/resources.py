@@ -11,7 +11,7 @@ import subprocess
 
 import tensorflow as tf
 
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.data import views
 from moco_tf.doctor import recipe, table
 from moco_tf.models import cloning, inputs
@@ -53,12 +53,12 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return table.Row(
             "disk",
-            f"{folder} cannot be written to",
+            f"{paths.shown(folder)} cannot be written to",
             table.FAIL,
             "Pass another --workdir, or grant permission on the folder.",
         )
     free = usage(folder).free
-    words += f"; {progress.format_bytes(free)} free at {folder}"
+    words += f"; {progress.format_bytes(free)} free at {paths.shown(folder)}"
     remedy = "Free space, pass another --workdir, or lower checkpoint.keep."
     if free < needed:
         return table.Row("disk", words, table.FAIL, remedy)

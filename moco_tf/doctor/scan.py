@@ -24,12 +24,8 @@ HASH_BITS = 64  # of a perceptual hash
 THUMBNAIL_SIDE = 16  # pixels
 
 _CHUNK = 256  # images between two readings of the decoder's warnings
+_LONGEST_ENDING = max(map(len, image_files.READABLE_ENDINGS))
 _PARTS = 4  # that a chunk with a warning is cut into, to find the image
-
-_NAMES = tuple(  # of files, in the order of decode.FORMATS
-    ".*(" + "|".join(f"\\{ending.decode()}" for ending in endings) + ")"
-    for endings in image_files.ENDINGS
-)
 
 _COLUMNS = {
     "height": np.int32,
@@ -200,14 +196,24 @@ def _decode(source, record):
     contents = tf.io.read_file(record)
     image = decode.decode(contents)
     number = decode.format_of(contents)
-    name = tf.strings.lower(record)
-    fits = [tf.strings.regex_full_match(name, pattern) for pattern in _NAMES]
+    # Not by a pattern: none matches a line break, or bytes that are no text.
+    name = tf.strings.lower(tf.strings.join([b" " * _LONGEST_ENDING, record]))
+    fits = [
+        tf.reduce_any([_ends_with(name, ending) for ending in endings])
+        for endings in image_files.ENDINGS
+    ]
     figures = {
         "format": number + 1,
         "misnamed": ~tf.gather(fits, number),
         "orientation": decode.exif_orientation(contents),
     }
     return image, {key: tf.cast(x, tf.uint8) for key, x in figures.items()}
+
+
+def _ends_with(name, ending):
+    """Whether a string scalar, longer than the bytes of an ending, has it."""
+    size = len(ending)
+    return tf.equal(tf.strings.substr(name, -size, size), ending)
 
 
 def measure(image):

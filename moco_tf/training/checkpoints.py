@@ -9,6 +9,7 @@ A folder is written under a name that starts with a dot and then renamed, so a
 folder with its final name is complete. One copy serves every replica count.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -224,6 +225,20 @@ def restore_query_encoder(encoder, path):
             f"The checkpoint {path} does not hold such an encoder: "
             f"{_reason(error)} Use the configuration it was trained with."
         ) from error
+
+
+@contextlib.contextmanager
+def reader(path):
+    """Opens the tensors of a checkpoint by their names.
+
+    Args:
+      path: of the checkpoint.
+
+    Yields:
+      tf.train.CheckpointReader, for the time of the block.
+    """
+    with paths.plain(path) as plain:
+        yield tf.train.load_checkpoint(f"{plain}/{_STATE}")
 
 
 def _path(workdir, step):

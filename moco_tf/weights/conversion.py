@@ -138,8 +138,8 @@ def torch_optimizer(method, config):
 
 def holds_queue(path):
     """Whether a checkpoint holds a queue, and not a query encoder alone."""
-    reader = tf.train.load_checkpoint(str(path / "state"))
-    names = reader.get_variable_to_shape_map()
+    with checkpoints.reader(path) as reader:
+        names = reader.get_variable_to_shape_map()
     return any(name.startswith("model/queue/") for name in names)
 
 

@@ -11,7 +11,7 @@ from moco_tf import config as configs
 from moco_tf import plan, workdirs
 from moco_tf.training import checkpoints
 from moco_tf.weights import exporting, importing, torch_file
-from tests import shallow
+from tests import shallow, ugly_names
 from tests.evaluation import small_encoder
 from tests.methods import every_method
 from tests.weights import small_weights, torch_files
@@ -234,3 +234,18 @@ def test_an_encoder_of_parts_is_refused(method, tmp_path):
     workdirs.save(every_method.make_config(method), tmp_path / "run")
     with pytest.raises(ValueError, match="Use `export` for a SavedModel"):
         _export(tmp_path / "run", tmp_path / "b.pth", "torchvision")
+
+
+def test_weights_come_from_and_go_to_files_of_any_name(tmp_path):
+    root = ugly_names.make(tmp_path, ugly_names.WORST)
+    state = small_weights.state_dict()
+    _import(small_weights.write_moco(root / "m.pth.tar", state), root / "run")
+    for layout in ("torchvision", "moco"):
+        path = _export(root / "run", root / f"[{layout}].pth", layout)
+        written = torch_file.read(path)
+        name = "conv1.weight"
+        if layout == "moco":
+            written, name = written["state_dict"], f"module.encoder_q.{name}"
+        np.testing.assert_array_equal(
+            written[name], state["module.encoder_q.conv1.weight"]
+        )
