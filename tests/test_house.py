@@ -161,7 +161,7 @@ TAKE_PATHS = (
     "compile_model", "ArrayRecordReader", "EventFileWriter", "ParquetFile",
     "RawEventFileLoader", "experimental.start", "create_file_writer",
     "save_weights", "load_weights", "ParquetDataset", "gfile.GFile",
-    "gfile.glob", "gfile.exists", "gfile.makedirs",
+    "gfile.glob", "gfile.exists", "gfile.makedirs", "safetensors.safe_open",
 )  # fmt: skip
 # What writes below a path that its caller made plain.
 GIVEN_PLAIN = {

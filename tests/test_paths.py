@@ -19,7 +19,7 @@ from tests import properties, ugly_names
 NO_PATHS = {
     "workers", "worker_index", "cross_device_ops", "communication", "devices",
     "views", "layout", "name", "licence", "to", "names", "features",
-    "source", "images", "bank", "query",
+    "source", "images", "bank", "query", "entry", "prefix",
 }  # fmt: skip
 
 

@@ -6,9 +6,8 @@ archive, is seen by the names in it; some files have a name alone.
 
 import os
 import pathlib
-import shlex
 
-from moco_tf import file_kinds
+from moco_tf import file_kinds, paths
 from moco_tf.weights.pickle_reader import Unreadable, printable
 
 FORMATS = (
@@ -86,7 +85,7 @@ def refuse(path, head):
     if kind.group in ("substitute", "archive"):
         raise Unreadable(f"It is {kind.name}. {kind.remedy}")
     if kind in _REMEDIES:
-        remedy = _REMEDIES[kind].format(path=shlex.quote(str(path)))
+        remedy = _REMEDIES[kind].format(path=paths.quote(path))
         raise Unreadable(f"It is {kind.name}. {remedy}")
     for ending, name, remedy in _ENDINGS:
         if str(path).lower().endswith(ending) and kind.group == "unknown":
@@ -111,7 +110,7 @@ def refuse_archive(path, names):
     last = {name.rpartition("/")[2] for name in names}
     if {"config.json", "model.weights.h5"} <= last:
         raise Unreadable(
-            f"It is a .keras file. {_OURS.format(path=shlex.quote(str(path)))}"
+            f"It is a .keras file. {_OURS.format(path=paths.quote(path))}"
         )
     if "saved_model.pb" in last:
         raise Unreadable(
@@ -141,7 +140,7 @@ def refuse_script(path):
 def _folder(path):
     """What a folder is, and which file or command is meant."""
     names = set(_names(path))
-    quoted = shlex.quote(str(path))
+    quoted = paths.quote(path)
     if "config.json" in names and "checkpoints" in names:
         return (
             "It is the workdir of a run. Its encoder need not be imported: all "
@@ -160,7 +159,7 @@ def _folder(path):
         if (path / name).joinpath("saved_model.pb").exists()
     ]
     if versions:
-        newest = shlex.quote(str(path / max(versions, key=_number)))
+        newest = paths.quote(path / max(versions, key=_number))
         return f"It holds SavedModels. {_OURS.format(path=newest)}"
     if ".metadata" in names:
         return (

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from moco_tf import filesystem
+from moco_tf import filesystem, paths
 from moco_tf.weights.pickle_reader import Inert, Unreadable, printable
 
 _LENGTH = 8  # bytes of the header's length
@@ -69,7 +69,10 @@ def read(path, data):
     elements = data[start:]
     tensors = {}
     try:
-        with safetensors.safe_open(path, framework="np") as file:
+        with (
+            paths.plain(path) as plain,
+            safetensors.safe_open(plain, framework="np") as file,
+        ):
             known = set(file.keys())
             if known != set(header):
                 raise Unreadable(
