@@ -2,21 +2,13 @@
 
 import zlib
 
+from moco_tf import file_kinds
 from moco_tf.serving import predict_api
 
-_GZIP = b"\x1f\x8b"
 _PACKINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib reads gzip's header with it
-# What clients send in the place of JSON, by its first bytes.
-_INSTEAD = (
-    (b"\xff\xd8\xff", "a JPEG"),
-    (b"\x89PNG", "a PNG"),
-    (b"GIF8", "a GIF"),
-    (b"BM", "a BMP"),
-    (b"RIFF", "a WebP"),
-    (b"II*\x00", "a TIFF"),
-    (b"MM\x00*", "a TIFF"),
-)
+_NO_FILES = ("text", "unknown", "substitute")  # groups of file_kinds
+_SERVED = (file_kinds.JPEG, file_kinds.PNG, file_kinds.GIF, file_kinds.BMP)
 
 
 def read(environ, max_bytes):
@@ -97,20 +89,28 @@ def explained(error, body, kind):
     Returns:
       RequestError: another one where the body is a known other thing.
     """
-    names = [name for first, name in _INSTEAD if body.startswith(first)]
-    if names:
-        return predict_api.RequestError(
-            415,
-            f"The body must be JSON. Received {names[0]}. Send the file's "
-            f"bytes as base64 in JSON: {predict_api.FORM}. For a file: "
-            """(printf '{"instances": [{"b64": "'; base64 -w0 FILE; """
-            """printf '"}]}') | curl --data-binary @- ADDRESS""",
-        )
-    if body.startswith(_GZIP):
+    found = file_kinds.kind_of(body[: file_kinds.HEAD])
+    if found == file_kinds.GZIP:
         return predict_api.RequestError(
             415,
             "The body must be JSON. Received gzip. Add the header "
             "Content-Encoding: gzip.",
+        )
+    if found == file_kinds.BASE64:
+        return predict_api.RequestError(
+            415,
+            "The body must be JSON. Received base64 alone. Put it in: "
+            f"{predict_api.FORM}.",
+        )
+    if found.group not in _NO_FILES:
+        # Of what no model reads, first another file is to be made.
+        first = "" if found in _SERVED else f"{found.remedy} "
+        return predict_api.RequestError(
+            415,
+            f"The body must be JSON. Received {found.name}. {first}Send the "
+            f"file's bytes as base64 in JSON: {predict_api.FORM}. For a file: "
+            """(printf '{"instances": [{"b64": "'; base64 -w0 FILE; """
+            """printf '"}]}') | curl --data-binary @- ADDRESS""",
         )
     if kind.lower().startswith("multipart/"):
         return predict_api.RequestError(

@@ -449,6 +449,13 @@ BODIES = [
         "400",
     ),
     Case(
+        "base64 alone",
+        post(TEXT, Content_Type="text/plain"),
+        415,
+        "Received base64 alone. Put it in",
+        "400",
+    ),
+    Case(
         "a form (`curl -F image=@FILE`)",
         post(
             b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\n"

@@ -1,11 +1,13 @@
 """Bodies of requests; the packed ones by the standard library's gzip."""
 
+import base64
 import gzip
 import io
 
 import pytest
 
 from moco_tf.serving import predict_api, request_body
+from tests.serving import request_cases
 
 
 def _environ(body, **more):
@@ -70,13 +72,24 @@ def test_a_body_without_a_length_is_missing(length):
         (b"\xff\xd8\xff\xe0", "a JPEG"),
         (b"GIF89a", "a GIF"),
         (b"RIFF\0\0\0\0WEBP", "a WebP"),
-        (b"II*\0", "a TIFF"),
+        (b"II*\0" + b"\1" * 9, "a TIFF"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 9, "a HEIC"),
     ],
 )
 def test_an_image_in_the_place_of_json_is_named(first, name):
     error = predict_api.RequestError(400, "must be JSON")
     named = request_body.explained(error, first, "")
-    assert (named.status, f"Received {name}." in str(named)) == (415, True)
+    assert (named.status, f"Received {name}" in str(named)) == (415, True)
+    other = name in ("a JPEG", "a GIF")
+    assert (f"{name}. Send" in str(named)) == other  # no other file first
+
+
+def test_base64_alone_is_to_be_put_into_json():
+    error = predict_api.RequestError(400, "must be JSON")
+    text = base64.b64encode(request_cases.PNG)
+    named = request_body.explained(error, text, "text/plain")
+    assert "base64 alone. Put it in: {" in str(named)
 
 
 def test_other_refusals_stay_as_they_are():
