@@ -16,20 +16,47 @@ import urllib.parse
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def main():
+def _whole(lowest, highest):
+    """A reader of a flag's whole number."""
+
+    def read(text):
+        if not (text.isdecimal() and lowest <= int(text) <= highest):
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {lowest} to {highest}. Received "
+                f"{text!r}."
+            )
+        return int(text)
+
+    return read
+
+
+def _options():
+    """The flags."""
     parser = argparse.ArgumentParser(
         description="Serves an exported encoder over HTTP.", allow_abbrev=False
     )
     parser.add_argument("--model", required=True, help="exported folder")
     parser.add_argument("--name", default="encoder", help="[encoder]")
     parser.add_argument("--host", default="127.0.0.1", help="[127.0.0.1]")
-    parser.add_argument("--port", type=int, default=8501, help="0: any [8501]")
-    parser.add_argument("--threads", type=int, default=16, help="[16]")
-    parser.add_argument("--max_body_mb", type=int, default=32, help="[32]")
-    parser.add_argument("--max_rows", type=int, default=64, help="[64]")
-    parser.add_argument("--max_pixels", type=int, default=40_000_000)
+    for name, default, lowest, highest in (
+        ("port", 8501, 0, 65535),  # 0: any that is free
+        ("threads", 16, 1, 1024),
+        ("max_body_mb", 32, 1, 4096),
+        ("max_rows", 64, 1, 1024),  # as many may wait
+        ("max_pixels", 40_000_000, 1, 10**9),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=_whole(lowest, highest),
+            default=default,
+            help=f"{lowest} to {highest} [{default}]",
+        )
     parser.add_argument("--batch_wait_ms", type=float, default=2.0, help="[2]")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    options = _options()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ROOT))  # a checkout need not be installed
     try:
@@ -52,6 +79,9 @@ def main():
         app = serving.RestApp(
             options.model, options.name, limits, options.batch_wait_ms / 1000
         )
+    except (OSError, ValueError) as error:
+        sys.exit(f"serve_local.py: error: {error}")
+    try:
         server, port = local_http.listen(
             app,
             options.host,
@@ -60,7 +90,10 @@ def main():
             max_bytes=4 * limits.body_bytes,
         )
     except (OSError, ValueError) as error:
-        sys.exit(f"serve_local.py: error: {error}")
+        sys.exit(
+            f"serve_local.py: error: {options.host}:{options.port} cannot be "
+            f"opened ({error}). Pass another --port, or 0 for any that is free."
+        )
     host = f"[{options.host}]" if ":" in options.host else options.host
     name = urllib.parse.quote(options.name)
     print(f"serving http://{host}:{port}/v1/models/{name}", flush=True)

@@ -10,7 +10,7 @@ import struct
 import tensorflow as tf
 
 _UNKNOWN = (0, 0)  # the decoder refuses the file too
-_EXTENSION, _FRAME = 0x21, 0x2C  # between the blocks of a GIF
+_EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B  # between the blocks of a GIF
 
 
 def of_file(data):
@@ -50,13 +50,14 @@ def _of_bmp(data):
 def _of_gif(data):
     """The size of the first frame; the canvas around it is not decoded."""
     position = 13 + _gif_table(data[10])
-    while data[position] == _EXTENSION:
-        position += 2
-        while data[position]:  # parts that begin with their length
+    while data[position] != _FRAME:
+        if data[position] == _END:
+            return _UNKNOWN
+        is_extension = data[position] == _EXTENSION
+        position += 2 if is_extension else 1  # or a stray byte
+        while is_extension and data[position]:  # parts that begin with a length
             position += 1 + data[position]
-        position += 1
-    if data[position] != _FRAME:
-        return _UNKNOWN
+        position += is_extension
     width, height = struct.unpack_from("<HH", data, position + 5)
     return height, width
 

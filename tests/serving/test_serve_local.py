@@ -242,11 +242,23 @@ def test_a_client_that_leaves_does_no_harm(port):
     assert _call(port, "GET", "/healthz")[0] == 200
 
 
+def test_a_port_that_is_taken_is_named_with_a_way_out(port, tmp_path):
+    served_model.save(tmp_path)
+    command = [sys.executable, str(ROOT / "launch" / "serve_local.py")]
+    command += [f"--model={tmp_path}", f"--port={port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert f"127.0.0.1:{port} cannot be opened" in done.stderr
+    assert "Pass another --port, or 0" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--model=/nowhere"], "must be a SavedModel"),
         ([], "--model"),
+        (["--model=x", "--port=70000"], "from 0 to 65535. Received '70000'"),
+        (["--model=x", "--max_rows=0"], "from 1 to 1024. Received '0'"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(words, message):
