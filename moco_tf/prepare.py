@@ -12,7 +12,13 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import paths, workdirs
-from moco_tf.data import image_ops, prepared_cache, sources, unreadable
+from moco_tf.data import (
+    image_ops,
+    prepared_cache,
+    sources,
+    specs,
+    unreadable,
+)
 from moco_tf.monitoring import progress
 
 _AHEAD = 8  # images per thread that may wait for the one before them
@@ -77,7 +83,7 @@ def prepare(spec, folder, short_side=256, stream=None):
 def _settings(source, spec, short_side):
     """The settings of a cache, for about.json."""
     return {
-        "source": sources.absolute(spec),
+        "source": specs.absolute(spec),
         "fingerprint": source.fingerprint(),
         "short_side": short_side,
         "of": len(source),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import paths, workdirs
+from moco_tf import paths, resuming, workdirs
 from moco_tf import plan as plans
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
@@ -65,7 +65,11 @@ def pretrain(
     """
     guard = guard or watchdog.Guard()
     workdir = paths.expand(workdir)
-    plan = plans.make(config, strategy)
+    plans.check(config, strategy.num_replicas_in_sync)
+    config = workdirs.locate(config, workdir)
+    source = plans.open_source(config, config.data.source)
+    data = workdirs.restore_source(source, workdir)
+    plan = plans.make(config, strategy, data.source)
     per_epoch = plan.steps_per_epoch
     knn = None
     if guard.is_chief and config.knn.bank:
@@ -73,13 +77,22 @@ def pretrain(
     with contextlib.ExitStack() as stack:
         if guard.is_chief:
             stack.enter_context(workdirs.hold(workdir))
-            fingerprint = plan.source.fingerprint()
-            workdirs.prepare(config, workdir, fingerprint, extend)
-        path = _agree(plan, workdir, strategy, guard)
+            workdirs.check(config, workdir, data.fingerprint, extend)
+            Files.check(workdir)
+        path = _agree(config, data, workdir, strategy, guard)
         method = plan.make_method(strategy)
         step = checkpoints.restore(method, path) if path else 0
         callback = callbacks.StepCallback(per_epoch, plan.last_step, guard)
         if guard.is_chief:
+            # Not before all is known to go on: a refused start writes nothing.
+            workdirs.save(
+                config,
+                workdir,
+                data.fingerprint,
+                listings=[("images", data.images)],
+            )
+            if words := data.describe():
+                print(words)
             files = Files(plan, workdir, step)
             listeners = make_listeners(plan, files, method, knn, profile_steps)
             callback = make_callback(plan, files, guard, listeners)
@@ -157,12 +170,12 @@ def is_finished(config, workdir):
         return False
     meta = checkpoints.read_meta(path)
     saved = workdirs.load_saved(workdir)
-    same = not workdirs.difference(saved, config)
+    same = not resuming.difference(saved, config)
     same &= saved.train.max_steps == config.train.max_steps
     return same and meta["step"] >= meta.get("last_step", math.inf)
 
 
-def _agree(plan, workdir, strategy, guard):
+def _agree(config, data, workdir, strategy, guard):
     """Returns the checkpoint that all workers go on from, or None.
 
     The chief chooses it; the others wait until they see it.
@@ -175,8 +188,10 @@ def _agree(plan, workdir, strategy, guard):
     if guard.cluster is None:
         return path
     step = checkpoints.read_meta(path)["step"] if path else -1
-    identity = workdirs.identity(plan.config, plan.source.fingerprint())
+    identity = workdirs.identity(config, data.identity())
     chief = distribution.chief_values(strategy, [identity, step])
+    if chief[1] >= 0 and not guard.is_chief:
+        path = checkpoints.wait_for(workdir, chief[1])
     if chief[0] != identity:
         raise ValueError(
             "All workers must have the same configuration and the same data. "
@@ -184,9 +199,7 @@ def _agree(plan, workdir, strategy, guard):
             f"{guard.cluster.name(0)}. Start all with the same command, and "
             "compare the data folders."
         )
-    if chief[1] < 0 or guard.is_chief:
-        return path
-    return checkpoints.wait_for(workdir, chief[1])
+    return path
 
 
 class Files:
@@ -198,6 +211,14 @@ class Files:
       events_folder: Path of TensorBoard's files. warnings: WarningLog.
       unreadable: UnreadableLog.
     """
+
+    @staticmethod
+    def check(workdir):
+        """Reads the files of a run that goes on; a damaged one is refused."""
+        path = workdir / "metrics.csv"
+        if path.exists():
+            metrics_csv.read(path)
+        health.read(workdir / "warnings.csv")
 
     def __init__(self, plan, workdir, step):
         self.workdir, self.step = workdir, step

@@ -2,6 +2,7 @@
 
     lock               the process that writes here, while it does
     config.json        the configuration, the data's fingerprint, the command
+    images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
 
 metrics.csv, warnings.csv, unreadable.csv, checkpoints/ and tensorboard/ beside
@@ -9,19 +10,26 @@ them belong to who writes them.
 """
 
 import contextlib
+import csv
 import datetime
 import errno
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 from importlib import metadata
+from typing import Any, NamedTuple
+
+import ml_collections
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem
+from moco_tf import filesystem, resuming
+from moco_tf.data import listing, specs
 
 _PACKAGES = (
     "tensorflow",
@@ -32,10 +40,8 @@ _PACKAGES = (
     "numpy",
 )
 
-# What may differ when a run is resumed; train.epochs may grow with --extend.
-_FREE_SECTIONS = ("log", "checkpoint", "knn")
-_FREE_FIELDS = ("data.threads", "train.max_steps")
 # Of an OSError: there is no room.
+_ANY = "surrogateescape"  # names need not be text
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,18 +59,11 @@ def hold(workdir):
     Side effects: writes the file "lock", which names this process.
     """
     workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        # Without a buffer: closing after a full disk must not write.
-        file = (workdir / "lock").open("a+b", buffering=0)
-    except OSError as error:
-        raise ValueError(
-            "A workdir must be a folder that can be written to. Received "
-            f"{str(workdir)!r}: {error.strerror}. Pass another folder, or "
-            "change its owner, its rights or its mount."
-        ) from error
-    with file:
-        if not filesystem.lock(file, workdir):
+    with contextlib.ExitStack() as stack:
+        file = _open_lock(workdir, stack)
+        locked = filesystem.lock(file, workdir)
+        # A process whose start was refused has just removed this file.
+        if not locked or not _is_file(file, workdir / "lock"):
             file.seek(0)
             holder = file.read().decode() or "another process"
             raise ValueError(
@@ -89,15 +88,73 @@ def hold(workdir):
             file.truncate(0)
 
 
+def _open_lock(workdir, stack):
+    """The file "lock", open, in a folder that is made if missing.
+
+    Args:
+      workdir: Path.
+      stack: ExitStack that closes it. After an error it first removes what was
+        made here: the lock while it is held, folders that have stayed empty.
+    """
+
+    def undo(action):
+        stack.push(lambda kind, error, trace: kind and action())
+
+    path = workdir / "lock"
+    try:
+        for folder in reversed([workdir, *workdir.parents]):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                undo(functools.partial(_remove_empty, folder))
+        is_new = not path.exists()
+        # Without a buffer: closing after a full disk must not write.
+        file = stack.enter_context(path.open("a+b", buffering=0))
+    except OSError as error:
+        raise ValueError(
+            "A workdir must be a folder that can be written to. Received "
+            f"{str(workdir)!r}: {error.strerror}. Pass another folder, or "
+            "change its owner, its rights or its mount."
+        ) from error
+    if is_new:
+        undo(functools.partial(path.unlink, missing_ok=True))
+    return file
+
+
+def _is_file(file, path):
+    """Whether an open file still is the one of a path."""
+    return path.exists() and os.path.samestat(
+        os.fstat(file.fileno()), path.stat()
+    )
+
+
+def _remove_empty(folder):
+    """Removes a folder unless something was written to it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def prepare(
     config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
 ):
     """Makes the workdir, or checks that the run it holds may go on.
 
+    As `check`, then `save`.
+    """
+    check(config, workdir, fingerprint, extend, command, encoder)
+    save(config, workdir, fingerprint, command, encoder)
+
+
+def check(
+    config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
+):
+    """Checks that the run in a workdir may go on; changes nothing there.
+
     Args:
       config: ConfigDict. workdir: path.
-      fingerprint: of the source that is trained on (`Source.fingerprint`).
-      extend: allows more epochs than before; prints both schedules.
+      fingerprint: of the source that is trained on (`Source.fingerprint`), or
+        of that of the run's first start, if it is a mended one.
+      extend: allows more epochs than before, and other milestones; prints
+        both schedules.
       command: whose configuration it is, of config_schema.TABLES.
       encoder: identity of the encoder that a task evaluates; "" for
         pre-training.
@@ -114,18 +171,35 @@ def prepare(
             "A workdir with checkpoints must hold their config.json. Received "
             f"{str(workdir)!r} without one. Pass another folder."
         )
-    save(config, workdir, fingerprint, command, encoder)
 
 
-def save(config, workdir, fingerprint="", command="pretrain", encoder=""):
-    """Writes config.json, and this start's entry of environment.json."""
+def save(
+    config, workdir, fingerprint="", command="pretrain", encoder="", listings=()
+):
+    """Writes config.json, and this start's entry of environment.json.
+
+    Args:
+      config, workdir, fingerprint, command, encoder: as of `check`.
+      listings: (name, Listing or None) of each source; a run keeps those of
+        its first start.
+    """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    begun = (workdir / "config.json").is_file()
+    for name, images in listings:
+        path = workdir / f"{name}.npz"
+        if images and not (begun and path.is_file()):
+            listing.write(path, images)
+    names = resuming.SOURCES[command]
+    values = configs.flatten(config.to_dict())
     saved = {
         "moco_tf": moco_tf.__version__,
         "command": command,
         "data_fingerprint": fingerprint,
         "encoder": encoder,
+        "workdir": os.path.abspath(workdir),
+        # As they can be opened from any folder.
+        "sources": {name: specs.absolute(values[name]) for name in names},
         "config": config.to_dict(),
     }
     write_json(workdir / "config.json", saved)
@@ -134,8 +208,166 @@ def save(config, workdir, fingerprint="", command="pretrain", encoder=""):
     write_json(path, {"starts": [*starts, describe()]})
 
 
+class RunData(NamedTuple):
+    """The images of a run, in the order that it began with.
+
+    Attributes:
+      source: Source. fingerprint: of the first start.
+      images: Listing, where the workdir lacks it and the source has one.
+      difference: Difference from the first start; None where there is none,
+        or this is the first start.
+    """
+
+    source: Any
+    fingerprint: str
+    images: listing.Listing | None = None
+    difference: listing.Difference | None = None
+
+    def describe(self, field: str = "data.source") -> str:
+        """What differs from the first start, a warning; "" for nothing."""
+        words = self.difference.describe() if self.difference else ""
+        return words and (
+            f"Warning: the images of {field} have changed since the run began: "
+            f"{words}. It goes on with those, and the order, that it began "
+            "with: removed ones are replaced by the next of the order, added "
+            "ones are not used."
+        )
+
+    def identity(self) -> str:
+        """What all workers have in common, wherever their images lie."""
+        if self.difference:
+            return self.fingerprint + self.difference.digest()
+        return listing.digest(self.images) if self.images else self.fingerprint
+
+
+def restore_source(
+    source: Any,
+    workdir: str | pathlib.Path,
+    name: str = "images",
+    field: str = "data.source",
+    place: int = 0,
+    labelled: bool = False,
+) -> RunData:
+    """Puts the images of a source in the order of the run in a workdir.
+
+    Where the images lie does not matter. Of those that differ, the ones that
+    are gone are replaced in the stream, and new ones are not used.
+
+    Args:
+      source: Source, as it was opened. workdir: path; it may hold no run yet.
+      name: of the file of its Listing. field: that names the source.
+      place: of its fingerprint in config.json, which has one for each source.
+      labelled: whether labels are trained on; they must be the same then.
+
+    Raises:
+      ValueError: for images that truly differ, with numbers.
+    """
+    workdir, now = pathlib.Path(workdir), source.fingerprint()
+    path = workdir / "config.json"
+    saved = read_json(path) if path.is_file() else {}
+    width = len(now)
+    before = saved.get("data_fingerprint", "")[width * place :][:width]
+    file = workdir / f"{name}.npz"
+    if before in ("", now):
+        is_listed = before and file.is_file()
+        return RunData(source, now, None if is_listed else source.listing())
+    listed = source.listing()
+    was = saved.get("sources", {}).get(field, "")
+    if listed is None or not file.is_file():
+        raise _other_images(
+            workdir, field, was, f"{len(source)} images now, which differ"
+        )
+    images = listing.read(file)
+    differing = listing.compare(images, listed, source.marks)
+    known_bad = _unreadable_names(workdir / "unreadable.csv")
+    relabelled = labelled and differing.relabelled
+    if relabelled or not differing.is_the_same_set(known_bad):
+        numbers = f"{len(images.names)} images then and {len(source)} now; "
+        if images.kind != listed.kind:
+            numbers += "files then or now, a cache of pixels the other time; "
+        raise _other_images(workdir, field, was, numbers + differing.describe())
+    unlabelled = images.labels is not None and listed.labels is None
+    moved = differing.gone.any() or differing.added or differing.reordered
+    if moved or unlabelled:
+        source = source.relisted(images, differing)
+    return RunData(source, before, difference=differing)
+
+
+def _other_images(workdir, field, was, numbers):
+    """The error of a run that finds other images than it began with."""
+    remedy = f" (--config.{field}={shlex.quote(was)})" if was else ""
+    return ValueError(
+        f"The run in {workdir} was started on other data: {numbers}. A run "
+        "goes on in any place of its images, and while at least half of them "
+        f"are the same, of the same classes. Restore the first ones{remedy}, "
+        "or give another folder for a new run."
+    )
+
+
+def _unreadable_names(path):
+    """Names of images that a run could not read, a set of bytes."""
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
+        rows = list(csv.DictReader(file))
+    names = [row.get("name") or "" for row in rows]
+    return {name.encode("utf-8", _ANY) for name in names}
+
+
+def locate(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    command: str = "pretrain",
+) -> ml_collections.ConfigDict:
+    """The configuration of a start, with sources that can be opened from here.
+
+    A relative spec that the run in the workdir was given too, and that leads
+    nowhere from the current folder, is what it was at the first start.
+
+    Args:
+      config: ConfigDict of the command; it is left as it is.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        return config
+    saved = read_json(path)
+    given = configs.flatten(saved.get("config", {}))
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name, spec in _noted_sources(saved, workdir, command).items():
+            section, key = name.split(".")
+            typed = config[section][key]
+            if typed == given.get(name) and not specs.exists(typed):
+                config[section][key] = spec
+    return config
+
+
+def _noted_sources(saved, workdir, command):
+    """Where the sources of a run lie now, by field.
+
+    Args:
+      saved: dict of config.json. workdir: of it.
+    """
+    folders = saved.get("workdir", ""), os.path.abspath(workdir)
+    given = configs.flatten(saved.get("config", {}))
+    given = {n: given[n] for n in resuming.SOURCES[command] if n in given}
+    noted = saved.get("sources")
+    if noted is None:  # an earlier version noted the folder of each start
+        path = pathlib.Path(workdir) / "environment.json"
+        starts = read_json(path)["starts"] if path.is_file() else []
+        folder = starts[-1].get("directory", "") if starts else ""
+        noted = {n: specs.absolute(spec, folder) for n, spec in given.items()}
+    return {
+        name: specs.find(spec, noted.get(name, spec), folders)
+        for name, spec in given.items()
+    }
+
+
 def load_saved(workdir, command="pretrain"):
     """Returns the ConfigDict that `save` wrote, locked.
+
+    Its sources can be opened from any folder: relative paths were noted as
+    absolute ones, and data that moved along with the workdir are found.
 
     Raises:
       ValueError: if there is none, of this command, or it is damaged.
@@ -148,48 +380,28 @@ def load_saved(workdir, command="pretrain"):
                 f"{path} must be of the command {command}. Received one of "
                 f"{saved['command']}. Give another folder."
             )
-        return configs.build(configs.flatten(saved["config"]), command)
+        values = configs.flatten(saved["config"])
+        values |= _noted_sources(saved, path.parent, command)
+        return configs.build(values, command)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{path} is not the config.json of a run: it has no configuration."
         ) from None
 
 
-def difference(saved, new):
-    """Lists what may not change on resume, as (field, saved, new).
-
-    None stands for a field that one has not: it is of another method.
-    """
-    before, after = (
-        configs.flatten(saved.to_dict()),
-        configs.flatten(new.to_dict()),
-    )
-    return [
-        (name, before.get(name), after.get(name))
-        for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
-        and name not in _FREE_FIELDS
-        and name.split(".")[0] not in _FREE_SECTIONS
-    ]
-
-
 def identity(config, fingerprint):
     """A number that workers of one run have in common.
 
     Args:
-      config: ConfigDict; data.threads and what is only logged may differ.
+      config: ConfigDict (see resuming.shared).
       fingerprint: of the source that is trained on.
 
     Returns:
       int below 2**60.
     """
-    values = configs.flatten(config.to_dict())
-    values = {
-        name: value
-        for name, value in values.items()
-        if name != "data.threads" and not name.startswith("log.")
-    }
-    text = json.dumps([values, fingerprint, moco_tf.__version__])
+    text = json.dumps(
+        [resuming.shared(config), fingerprint, moco_tf.__version__]
+    )
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
 
@@ -233,20 +445,14 @@ def _check_encoder(workdir, encoder):
 def _check_resumable(config, workdir, fingerprint, extend, command):
     """Refuses to resume with another configuration or on other data."""
     saved = load_saved(workdir, command)
-    changed = difference(saved, config)
-    old, new = saved.train.epochs, config.train.epochs
-    if extend and new > old:
-        changed = [entry for entry in changed if entry[0] != "train.epochs"]
-        print(f"Schedule until now: {_schedule(saved)}")
-        print(f"Schedule from now:  {_schedule(config)}")
+    changed = resuming.difference(saved, config, command, extend)
     if changed:
-        lines = [f"  {name}: {was!r} -> {is_!r}" for name, was, is_ in changed]
-        hint = "" if extend or new <= old else " (more epochs: add --extend)"
         raise ValueError(
             f"The run in {workdir} was started with another configuration:\n"
-            + "\n".join(lines)
-            + f"\nPass the first values, or another folder{hint}."
+            + resuming.explain(changed, command)
         )
+    if words := resuming.describe_extension(saved, config):
+        print(words)
     before = read_json(workdir / "config.json").get("data_fingerprint", "")
     if before and before != fingerprint:
         raise ValueError(
@@ -254,16 +460,6 @@ def _check_resumable(config, workdir, fingerprint, extend, command):
             "changed since (files added, removed or replaced). Restore it, or "
             "pass another folder."
         )
-
-
-def _schedule(config):
-    shape, schedule = config.schedule.name, config.schedule
-    if shape == "step":
-        shape += f", x{schedule.factor:g} at {schedule.milestones}"
-    return (
-        f"{shape}, from {configs.learning_rate(config):g}, over "
-        f"{config.train.epochs} epochs"
-    )
 
 
 def read_json(path):

@@ -17,6 +17,7 @@ TESTS = pathlib.Path(__file__).absolute().parent
 SLOW = """
 test_pretrain.py
 test_ugly_paths.py
+test_going_on.py
 test_pages.py
 cluster/test_faults.py
 methods/test_every_method.py

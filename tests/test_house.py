@@ -28,7 +28,7 @@ ROOMS = {
     "methods": (),
     "monitoring": (),
     "training": (),
-    "config": ("config", "workdirs"),
+    "config": ("config", "resuming", "workdirs"),
     "plan": ("plan",),
     "evaluation": (),
     "reporting": (),

@@ -15,7 +15,7 @@ from tests import small_disk
 def cifar(**overrides):
     """The CIFAR configuration on a source, with overrides section__key."""
     texts = {k.replace("__", "."): str(v) for k, v in overrides.items()}
-    texts.setdefault("data.source", "folder:images")
+    texts.setdefault("data.source", "folder:/images")
     return configs.load("moco_cifar10", texts)
 
 
@@ -76,7 +76,7 @@ def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
 
 def test_resume_with_another_method_is_refused_with_both_methods(tmp_path):
     workdirs.prepare(cifar(), tmp_path, "f")
-    other = configs.load("simclr_cifar10", {"data.source": "folder:images"})
+    other = configs.load("simclr_cifar10", {"data.source": "folder:/images"})
     with pytest.raises(ValueError, match="another configuration") as error:
         workdirs.prepare(other, tmp_path, "f")
     assert "method: 'moco' -> 'simclr'" in str(error.value)

@@ -8,12 +8,13 @@ Python objects for each one, are avoided where they would take minutes.
 import codecs
 import hashlib
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import paths as any_paths
-from moco_tf.data import decode
+from moco_tf.data import decode, listing
 
 # Endings of file names, in the order of decode.FORMATS.
 ENDINGS = (
@@ -36,6 +37,7 @@ class FileSource:
 
     may_fail = True
     channels = 3
+    removed: Any = None
 
     def __init__(self, root, paths, labels=None, class_names=None):
         """Takes the paths of the files.
@@ -103,12 +105,54 @@ class FileSource:
             digest.update(self.labels.tobytes())
             names = "\0".join(self.class_names)
             digest.update(names.encode("utf-8", "surrogateescape"))
-        step = max(1, -(-len(self) // _SIZES_HASHED))
-        for name in self._paths[::step].numpy():
-            path = os.path.join(self._root, name)
-            size = os.path.getsize(path) if os.path.exists(path) else -1
+        for size in self.marks(self._marked()):
             digest.update(b"%d " % size)
         return digest.hexdigest()
+
+    def _marked(self):
+        """The images whose sizes are taken, int64 [n]."""
+        step = max(1, -(-len(self) // _SIZES_HASHED))
+        return np.arange(0, len(self), step)
+
+    def marks(self, indices):
+        """Sizes of files, bytes, int64 [n] of [n]; -1 where there is none."""
+        paths = (
+            os.path.join(self._root, name)
+            for name in tf.gather(self._paths, indices).numpy()
+        )
+        sizes = (os.path.getsize(p) if os.path.exists(p) else -1 for p in paths)
+        return np.fromiter(sizes, np.int64, len(indices))
+
+    def listing(self):
+        """The Listing of the files, for the workdir of a run."""
+        places = self._marked()
+        return listing.Listing(
+            names=self.paths().tolist(),
+            root=self._root,
+            kind="bytes",
+            places=places,
+            marks=self.marks(places),
+            labels=self.labels,
+            class_names=self.class_names,
+        )
+
+    def relisted(self, before, difference):
+        """These files with the numbers and labels of an earlier Listing.
+
+        Args:
+          before: Listing. difference: Difference of it and these files.
+
+        Returns:
+          FileSource of len(before.names), some of which may be gone.
+        """
+        source = FileSource(
+            os.fsdecode(self._root),
+            difference.names,
+            before.labels,
+            before.class_names,
+        )
+        source.removed = difference.gone
+        return source
 
 
 class PairSource:
@@ -120,6 +164,7 @@ class PairSource:
 
     may_fail = True
     channels = PAIR_CHANNELS
+    removed: Any = None
 
     def __init__(self, first, second):
         """Pairs two sources, file i with file i.
@@ -154,6 +199,34 @@ class PairSource:
         """Hex digest of both sources."""
         digests = "\0".join(part.fingerprint() for part in self._parts)
         return hashlib.sha256(digests.encode()).hexdigest()
+
+    def marks(self, indices):
+        """Sizes of both files in one number, int64 [n] of [n]."""
+        first, second = (part.marks(indices) for part in self._parts)
+        return (first + 1 << 32) + second
+
+    def listing(self):
+        """The Listing of the pairs, for the workdir of a run."""
+        first, second = (part.listing() for part in self._parts)
+        pairs = zip(first.names, second.names, strict=True)
+        return first._replace(
+            names=[listing.PAIR.join(pair) for pair in pairs],
+            root=b"",
+            marks=self.marks(first.places),
+        )
+
+    def relisted(self, before, difference):
+        """As FileSource.relisted."""
+        names = [name.split(listing.PAIR) for name in difference.names]
+        parts = [
+            part.relisted(before, difference._replace(names=list(names_of)))
+            for part, names_of in zip(
+                self._parts, zip(*names, strict=True), strict=True
+            )
+        ]
+        source = PairSource(*parts)
+        source.removed = difference.gone
+        return source
 
 
 def decode_pair(decode, files_of_pair):

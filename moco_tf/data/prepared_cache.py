@@ -11,6 +11,7 @@ An original that cannot be read keeps its index and its label: its height is 0.
 appends them block by block, and a kill costs the last block.
 """
 
+import copy
 import csv
 import ctypes
 import functools
@@ -22,12 +23,13 @@ import os
 import pathlib
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import filesystem, paths
-from moco_tf.data import decode
+from moco_tf.data import decode, listing
 
 FORMAT = 2  # 1 had no checksum of about.json
 ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
@@ -78,6 +80,7 @@ class PreparedSource:
     """
 
     channels = 3
+    removed: Any = None
 
     def __init__(self, folder):
         """Opens a cache (see Cache for what is checked)."""
@@ -99,7 +102,7 @@ class PreparedSource:
             self._pixels = _map(cache.folder / IMAGES)
 
     def __len__(self):
-        return len(self._cache)
+        return len(self._records)
 
     def records(self, indices):
         """Offset, height and width, int64 [n, 3], of int64 [n] indices."""
@@ -140,7 +143,53 @@ class PreparedSource:
         about = self._cache.about
         names = ("fingerprint", "short_side", "class_names", "sha256")
         identity = json.dumps({name: about[name] for name in names})
+        if self.removed is not None:
+            gone = np.packbits(self.removed).tobytes().hex()
+            identity += json.dumps([self._names, gone])
         return hashlib.sha256(identity.encode()).hexdigest()
+
+    def marks(self, indices):
+        """Checksums of the pixels, int64 [n] of [n]; -1: it has none."""
+        rows = self._cache.rows[indices]
+        return np.where(rows["height"] > 0, rows["crc32"].astype(np.int64), -1)
+
+    def listing(self):
+        """The Listing of the originals, for the workdir of a run."""
+        places = np.arange(len(self))
+        return listing.Listing(
+            names=[name.encode(errors=_ANY) for name in self._names],
+            root=b"",
+            kind="crc32",
+            places=places,
+            marks=self.marks(places),
+            labels=self.labels,
+            class_names=self.class_names,
+        )
+
+    def relisted(self, before, difference):
+        """This cache with the numbers and labels of an earlier Listing.
+
+        Args:
+          before: Listing. difference: Difference of it and this cache.
+
+        Returns:
+          PreparedSource of len(before.names); the first reason is that of the
+          images that are gone.
+        """
+        source = copy.copy(self)
+        names = [name.decode(errors=_ANY) for name in difference.names]
+        places = {name: place for place, name in enumerate(self._names)}
+        rows = np.array([places.get(name, 0) for name in names])
+        records = self._records.numpy()[rows]
+        records[records[:, 1] == 0, 0] += 1  # lines of the reasons
+        records[difference.gone] = 0
+        with tf.device("CPU:0"):
+            source._records = tf.constant(records, tf.int64)
+            source._reasons = tf.concat([[b"removed"], self._reasons], axis=0)
+        source._names, source.removed = names, difference.gone
+        source.labels, source.class_names = before.labels, before.class_names
+        source.may_fail, source._shape = True, [None, None, 3]
+        return source
 
 
 def _map(path):

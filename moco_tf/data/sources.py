@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import naming, paths
-from moco_tf.data import image_files, prepared_cache, shapes
+from moco_tf.data import image_files, listing, prepared_cache, shapes
 
 
 class Source(Protocol):
@@ -20,10 +20,13 @@ class Source(Protocol):
     Attributes:
       may_fail: bool; False when all images are known to be readable.
       channels: int, C, of an image: 3 (red, green, blue), or 6 for pairs.
+      removed: bool [N] or None; the images that are known to be gone, which
+        the stream replaces without counting them.
     """
 
     may_fail: bool
     channels: int
+    removed: np.ndarray | None
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -47,11 +50,19 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Hex digest that differs for another source."""
 
+    def listing(self) -> listing.Listing | None:
+        """The images by name; None where they cannot differ one by one.
+
+        A source with a Listing also has `marks` and `relisted`, as those of
+        image_files.FileSource.
+        """
+
 
 class ArraySource:
     """Images of one size in memory."""
 
     may_fail = False
+    removed = None
 
     def __init__(self, images, labels, class_names, title):
         """Takes the images.
@@ -88,6 +99,9 @@ class ArraySource:
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
+    def listing(self):
+        """None: the images have no names."""
+
 
 class Subset:
     """Some images of a source, in any order."""
@@ -99,6 +113,9 @@ class Subset:
         self.class_names = source.class_names
         self.may_fail = source.may_fail
         self.channels = source.channels
+        self.removed = getattr(source, "removed", None)
+        if self.removed is not None:
+            self.removed = self.removed[self.indices]
         self.labels = None
         if source.labels is not None:
             self.labels = np.asarray(source.labels, np.int64)[self.indices]
@@ -125,6 +142,9 @@ class Subset:
         digest = hashlib.sha256(self.source.fingerprint().encode())
         digest.update(self.indices.tobytes())
         return digest.hexdigest()
+
+    def listing(self):
+        """None: it follows from that of its source."""
 
 
 def _open_tfds(rest):
@@ -201,19 +221,3 @@ def _quoted(spec):
 def evenly_spaced(total: int, count: int) -> np.ndarray:
     """Indices int64 of at most `count` of `total` items, evenly spaced."""
     return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
-
-
-def absolute(spec: str) -> str:
-    """A spec as it can be opened from another folder."""
-    kind, _, rest = spec.partition(":")
-    if kind in ("folder", "list", "prepared", "pairs"):
-        files = image_files.split_pair(rest) if kind == "pairs" else [rest]
-        return f"{kind}:{','.join(map(paths.absolute, files))}"
-    folder, _, split = rest.rpartition("/")
-    about = os.path.join(os.path.expanduser(folder), "dataset_info.json")
-    if kind == "tfds" and os.path.isfile(about):
-        return f"tfds:{paths.absolute(folder)}/{split}"
-    name, at, folder = rest.partition("@")
-    if kind == "tfds" and at:
-        return f"tfds:{name}@{paths.absolute(folder)}"
-    return spec

@@ -80,6 +80,10 @@ class Stream:
         self.key_views = key_views
         self._augment_on = augment_on
         self._small = small
+        self._removed = getattr(source, "removed", None)
+        if self._removed is not None:
+            with tf.device("CPU:0"):
+                self._removed = tf.constant(self._removed)
         self.use(recipe.augment, recipe.augment_key)
         self.steps_per_epoch = len(source) // global_batch
 
@@ -97,6 +101,16 @@ class Stream:
             channels=self.source.channels,
         )
         self._views.check()
+
+    def is_removed(self, index):
+        """Whether a sample is known to be gone, a bool or bool scalar.
+
+        Args:
+          index: int or int64 scalar, of the sample in the source.
+        """
+        return (
+            False if self._removed is None else tf.gather(self._removed, index)
+        )
 
     def positions(self, step):
         """Positions int64 [G] of the slots of an int64 step."""
@@ -150,7 +164,8 @@ class Stream:
         Returns:
           a distributed data set, one batch a replica: a dict of "query" and
           "key": uint8 [b, S, S, C], C is source.channels; "index": int64 [b];
-          "order": int32 [G]; "valid": bool [b], False for a substitute.
+          "order": int32 [G]; "valid": bool [b], False for a substitute, but
+          for that of an image that was removed.
           Without key views, without "key" and "order"; with small views, with
           "small": uint8 [b, V, s, s, C], of the query's images.
         """
@@ -265,7 +280,9 @@ class Stream:
                 lambda: self.source.image(chosen),
                 lambda: tf.zeros([1, 1, self.source.channels], tf.uint8),
             )
-            return Job(position, wanted, choices, sample, image, first)
+            # The place of a removed image is not counted as unreadable.
+            valid = tf.logical_or(first, self.is_removed(index))
+            return Job(position, wanted, choices, sample, image, valid)
 
         attempts = tf.data.Dataset.range(len(self.source)).map(attempt)
         # Where no image can be read, the error of the first ends the run.

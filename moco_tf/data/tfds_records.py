@@ -72,6 +72,7 @@ class TfdsSource:
 
     may_fail = True
     channels = 3
+    removed = None
 
     def __init__(self, builder, split):
         """Opens the files of a split, and chooses its image and its label.
@@ -171,6 +172,9 @@ class TfdsSource:
     def fingerprint(self):
         """Hex digest of the data set's name, and its files' names and sizes."""
         return hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()
+
+    def listing(self):
+        """None: records have no names, and are added or removed by files."""
 
 
 def _is_prepared(folder):

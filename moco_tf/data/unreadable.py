@@ -1,6 +1,7 @@
 """Unreadable images: their reasons, the log of a run, and its limit."""
 
 import csv
+import math
 import pathlib
 import re
 
@@ -53,6 +54,8 @@ class UnreadableLog:
         for step in steps:
             indices = self.stream.samples(self.stream.positions(step))
             for index in indices.numpy():
+                if self.stream.is_removed(index):
+                    continue
                 name = self.stream.source.name(int(index))
                 if name not in self.named:
                     _, reason = read(self.stream.source, index)
@@ -65,23 +68,35 @@ class UnreadableLog:
                 writer.writerow(["name", "reason", "first_step"])
             writer.writerows(rows)
 
-    def check(self, unreadable, seen):
+    def check(self, unreadable, seen, session=None):
         """Stops a run that meets too many unreadable samples.
 
+        What a run has met before it was mended does not stop it again: its
+        last session alone must be above the limit too.
+
         Args:
-          unreadable: int, so far.
-          seen: int, samples so far.
+          unreadable: int, so far. seen: int, samples so far.
+          session: both since this process began; None: it began the run.
 
         Raises:
           ValueError: above max_fraction of the samples seen (at least of the
             first thousand).
         """
-        if unreadable > self.max_fraction * max(seen, _FLOOR):
+        run = unreadable, seen
+        if self._is_above(*run) and self._is_above(*(session or run)):
+            more = min(1.0, math.ceil(200 * unreadable / seen) / 100)
             raise ValueError(
                 f"{unreadable} of {seen} samples could not be read, more than "
                 f"data.max_corrupt_fraction={self.max_fraction} allows. They "
-                f"are named in {self.path}. Mend or remove them, or allow more."
+                f"are named in {self.path}. Mend them, remove them (from a "
+                "list, with their lines; of pairs, both files), or allow more "
+                f"(--config.data.max_corrupt_fraction={more:g}); then give the "
+                "same command again: the run goes on from its last checkpoint, "
+                "with the same order of the other images."
             )
+
+    def _is_above(self, unreadable, seen):
+        return unreadable > self.max_fraction * max(seen, _FLOOR)
 
     def _open(self, mode):
         """The log; a file name need not be text, so its bytes are kept."""

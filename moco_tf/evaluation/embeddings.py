@@ -24,7 +24,7 @@ import pyarrow.parquet
 
 import moco_tf
 from moco_tf import filesystem, naming, paths
-from moco_tf.data import sources, views
+from moco_tf.data import sources, specs, views
 from moco_tf.evaluation import features, frozen
 
 GROUP_ROWS = 4096  # 2048 features of so many rows take 32 MB
@@ -151,7 +151,7 @@ def describe(encoder, source, spec, layers):
         "views": named[0] if named else "",
         "mean": list(recipe.mean),
         "std": list(recipe.std),
-        "source": sources.absolute(spec),
+        "source": specs.absolute(spec),
         "fingerprint": source.fingerprint(),
         "layers": list(layers),
         "moco_tf": moco_tf.__version__,

@@ -55,11 +55,13 @@ def run(
       and TensorFlow's generators.
     """
     run_config = frozen.load_config(workdir)
+    config = workdirs.locate(config, output, "finetune")
     labelled = supervised.open_labelled(
         config.data.train,
         config.data.test,
         run_config,
         inputs.CHANNELS[run_config.model.input],
+        output,
     )
     train, held_out = choose(config, labelled)
     check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
@@ -67,19 +69,19 @@ def run(
     output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "finetune", start.identity
-    ) as result:
+    ) as (result, begin):
         if result:
             print(f"This fine-tuning is finished: {paths.shown(output)}.")
         else:
-            result = _train(
-                config, start, labelled, train, held_out, output, strategy
-            )
+            sets = labelled, train, held_out
+            result = _train(config, start, sets, output, strategy, begin)
     print(_text(result, output))
     return result
 
 
-def _train(config, start, labelled, train, held_out, output, strategy):
+def _train(config, start, sets, output, strategy, begin):
     """Trains the classifier, tests it, and writes the result."""
+    labelled, train, held_out = sets
     print(
         _describe(config, start, train, held_out, labelled, output), flush=True
     )
@@ -100,6 +102,7 @@ def _train(config, start, labelled, train, held_out, output, strategy):
         strategy,
         evaluate=evaluate if len(held_out) else None,
         patience=config.train.early_stopping,
+        begin=begin,
     )
     checkpoints.restore(method, checkpoint)
     logits, index = supervised.predict(method, labelled.test, size, batch_size)

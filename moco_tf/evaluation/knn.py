@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from moco_tf import paths
-from moco_tf.data import sources
+from moco_tf.data import sources, specs
 from moco_tf.evaluation import features as features_lib
 from moco_tf.evaluation import frozen, representation, voting
 
@@ -115,16 +115,16 @@ def evaluate(
             f"features must be both or one of {', '.join(encoder.layers)}. "
             f"Received features={features!r}."
         )
+    given = {"bank": bank, "query": query}
     if encoder.config is not None:
-        bank = bank or encoder.config.knn.bank
-        query = query or encoder.config.knn.query
-    specs = {"bank": bank, "query": query}
-    opened = _open(specs, ks, temperatures, encoder.channels)
+        for name in given:
+            given[name] = given[name] or _spec_of_run(encoder.config, name)
+    opened = _open(given, ks, temperatures, encoder.channels)
     labels, classes = features_lib.common_labels(*opened)
     sets = _feature_sets(encoder, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
     print(f"encoder     {paths.shown(encoder.title)}")
-    for (name, spec), stored in zip(specs.items(), sets[-1][2:], strict=True):
+    for (name, spec), stored in zip(given.items(), sets[-1][2:], strict=True):
         print(
             f"{name:<10}  {paths.shown(spec)}: {len(stored.index)} images, "
             f"{classes} classes, {len(stored.skipped)} unreadable left out"
@@ -133,6 +133,12 @@ def evaluate(
     if len(sets[-1][3].index) > 1:  # a single image has no distance to another
         _print_representation(sets)
     return result
+
+
+def _spec_of_run(config, name):
+    """The bank or the query set of a run, if it is there."""
+    specs.check_there(config.knn[name], f"knn.{name}", f"pass --{name}=SOURCE.")
+    return config.knn[name]
 
 
 def _print_representation(sets):
@@ -146,16 +152,16 @@ def _print_representation(sets):
         print(f"{name:<22}{text}")
 
 
-def _open(specs, ks, temperatures, channels):
+def _open(given, ks, temperatures, channels):
     """Opens bank and query; refuses what cannot be measured."""
-    for name, spec in specs.items():
+    for name, spec in given.items():
         if not spec:
             raise ValueError(
                 f"kNN needs a {name} and the run's configuration names none. "
                 f'Give one: --{name}=SOURCE, such as "folder:DIR".'
             )
     bank, query = (
-        sources.open_source(spec, channels) for spec in specs.values()
+        sources.open_source(spec, channels) for spec in given.values()
     )
     for k in ks:
         check(bank, query, k)

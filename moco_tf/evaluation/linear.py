@@ -58,35 +58,41 @@ def run(
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
       confusion.png and per_class.csv, and what the way itself writes.
     """
+    config = workdirs.locate(config, output, "linear")
     labelled = supervised.open_labelled(
-        config.data.train, config.data.test, encoder.config, encoder.channels
+        config.data.train,
+        config.data.test,
+        encoder.config,
+        encoder.channels,
+        output,
     )
     check(config, encoder, labelled, strategy.num_replicas_in_sync)
     output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "linear", encoder.identity
-    ) as result:
+    ) as (result, begin):
         if result:
             print(f"This probe is finished: {paths.shown(output)}.")
         else:
             folder = folder or output / "features"
             result = _measure(
-                config, encoder, labelled, output, strategy, folder
+                config, encoder, labelled, output, strategy, folder, begin
             )
     print(_text(result, output))
     return result
 
 
-def _measure(config, encoder, labelled, output, strategy, folder):
+def _measure(config, encoder, labelled, output, strategy, folder, begin):
     """Trains the classifier, tests it, and writes the result."""
     print(_describe(config, encoder, labelled, output), flush=True)
-    test = features.extract_to_disk(encoder, labelled.test, folder)
     if config.probe.way == "cached":
+        begin()
         weights, training = train_cached(config, encoder, labelled, folder)
     else:
         weights, training = train_published(
-            config, encoder, labelled, output, strategy
+            config, encoder, labelled, output, strategy, begin
         )
+    test = features.extract_to_disk(encoder, labelled.test, folder)
     if frozen.digest(encoder) != encoder.identity:
         raise FloatingPointError(
             "The encoder's weights have changed during the probe: the figure "
@@ -480,14 +486,14 @@ class LinearProbe(supervised.Classifier):
         return np.concatenate(rows)[np.newaxis]
 
 
-def train_published(config, encoder, labelled, output, strategy):
+def train_published(config, encoder, labelled, output, strategy, begin=None):
     """Trains on a new random crop of every image in every epoch.
 
     Args:
       config: ConfigDict of `linear`. encoder: frozen.FrozenEncoder.
       labelled: supervised.LabelledSources.
       output: folder of metrics and checkpoints.
-      strategy: tf.distribute.Strategy.
+      strategy: tf.distribute.Strategy. begin: as of `supervised.train`.
 
     Returns:
       weights float32 [1, F + 1, classes], dict for result.json.
@@ -521,7 +527,7 @@ def train_published(config, encoder, labelled, output, strategy):
             )
         )
     method.build_optimizer()
-    supervised.train(method, batches, config, output, strategy)
+    supervised.train(method, batches, config, output, strategy, begin=begin)
     return method.weights_and_bias(), {
         "rate": config.optimizer.learning_rate,
         "epochs": config.train.epochs,

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from moco_tf import config_schema, workdirs
 from moco_tf.cluster import watchdog
-from moco_tf.data import sources, unreadable
+from moco_tf.data import sources, specs, unreadable
 from moco_tf.evaluation import features
 from moco_tf.methods import method
 from moco_tf.monitoring import listener, metrics_csv, progress
@@ -129,6 +129,8 @@ class LabelledSources(NamedTuple):
       train, test: Sources.
       train_labels, test_labels: int64 [n], positions in `names`.
       names: list of str, of the classes.
+      data: workdirs.RunData of both, where they were opened for a folder of
+        results.
     """
 
     train: sources.Source
@@ -136,15 +138,17 @@ class LabelledSources(NamedTuple):
     train_labels: np.ndarray
     test_labels: np.ndarray
     names: list[str]
+    data: tuple[workdirs.RunData, ...] = ()
 
 
-def open_labelled(train, test, run_config=None, channels=3):
+def open_labelled(train, test, run_config=None, channels=3, output=None):
     """Opens the two labelled sources of a task, and compares their classes.
 
     Args:
       train, test: source specs; "": the run's own, knn.bank and knn.query.
       run_config: ConfigDict of a pre-training run, or None.
       channels: of the images that the encoder takes.
+      output: folder of the results, whose images they have to be; or None.
 
     Returns:
       LabelledSources.
@@ -153,25 +157,46 @@ def open_labelled(train, test, run_config=None, channels=3):
       ValueError: for sources that are not named, without labels, or with test
         classes that the training source lacks.
     """
-    if run_config is not None:
-        train = train or run_config.knn.bank
-        test = test or run_config.knn.query
-    specs = {"train": train, "test": test}
-    for name, spec in specs.items():
+    given = {"train": train, "test": test}
+    for name, set_of_run in (("train", "bank"), ("test", "query")):
+        if run_config is not None and not given[name]:
+            given[name] = run_config.knn[set_of_run]
+            specs.check_there(
+                given[name],
+                f"knn.{set_of_run}",
+                f"pass --config.data.{name}=SOURCE.",
+            )
+    for name, spec in given.items():
         if not spec:
             raise ValueError(
                 f"A labelled source to {name} on must be given, and the run "
                 f"names none. Pass --config.data.{name}=folder:DIR/{name}."
             )
-    train_source = sources.open_source(train, channels)
-    test_source = sources.open_source(test, channels)
+    opened = [sources.open_source(s, channels) for s in given.values()]
+    data: tuple[workdirs.RunData, ...] = ()
+    if output is not None:
+        data = tuple(
+            workdirs.restore_source(
+                source,
+                output,
+                name=f"{name}_images",
+                field=f"data.{name}",
+                place=place,
+                labelled=True,
+            )
+            for place, (name, source) in enumerate(
+                zip(given, opened, strict=True)
+            )
+        )
+        opened = [part.source for part in data]
+    train_source, test_source = opened
     test_labels, classes = features.common_labels(
         train_source, test_source, ("training set", "test set")
     )
     if classes < 2:
         raise ValueError(
             "A classifier needs two classes or more. Received "
-            f"{classes} in {train!r}."
+            f"{classes} in {given['train']!r}."
         )
     return LabelledSources(
         train_source,
@@ -179,6 +204,7 @@ def open_labelled(train, test, run_config=None, channels=3):
         np.asarray(train_source.labels, np.int64),
         test_labels,
         train_source.class_names or [str(n) for n in range(classes)],
+        data,
     )
 
 
@@ -192,24 +218,35 @@ def open_result(config, output, labelled, command, encoder):
       encoder: identity of the encoder that is evaluated.
 
     Yields:
-      dict, as in result.json; None for a task that is not finished.
+      dict, as in result.json, None for a task that is not finished; and a
+      function that notes this start in the folder: to be called when it is
+      certain that the task goes on.
 
     Raises:
       ValueError: if another process writes there, or the task was started with
         other sources, another encoder or another configuration.
 
-    Side effects: makes the folder and its config.json.
+    Side effects: makes the folder.
     """
+    fingerprint = "".join(part.fingerprint for part in labelled.data)
+    names = ("train_images", "test_images")
+    listings = [
+        (name, part.images)
+        for name, part in zip(names, labelled.data, strict=True)
+    ]
+
+    def begin():
+        workdirs.save(config, output, fingerprint, command, encoder, listings)
+        for name, part in zip(("train", "test"), labelled.data, strict=True):
+            if words := part.describe(f"data.{name}"):
+                print(words)
+
     with workdirs.hold(output):
-        workdirs.prepare(
-            config,
-            output,
-            labelled.train.fingerprint() + labelled.test.fingerprint(),
-            command=command,
-            encoder=encoder,
+        workdirs.check(
+            config, output, fingerprint, command=command, encoder=encoder
         )
         path = output / "result.json"
-        yield workdirs.read_json(path) if path.is_file() else None
+        yield workdirs.read_json(path) if path.is_file() else None, begin
 
 
 class Classifier(method.Method):
@@ -312,7 +349,16 @@ def check_schedule(config):
     config_schema.check_schedule(config.schedule, config.train.epochs)
 
 
-def train(method, batches, config, output, strategy, evaluate=None, patience=0):
+def train(
+    method,
+    batches,
+    config,
+    output,
+    strategy,
+    evaluate=None,
+    patience=0,
+    begin=None,
+):
     """Trains a compiled Classifier, or goes on from its last checkpoint.
 
     Args:
@@ -324,6 +370,8 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
       evaluate: () -> top-1 fraction, called after every epoch, or None.
       patience: epochs without a better evaluation, after which training ends;
         0: never.
+      begin: function without arguments, called when the last checkpoint and
+        the figures could be read and before anything is written; or None.
 
     Returns:
       path of the checkpoint to use: the best evaluated one with patience, else
@@ -339,6 +387,10 @@ def train(method, batches, config, output, strategy, evaluate=None, patience=0):
     output = pathlib.Path(output)
     path = checkpoints.latest(output)
     step = checkpoints.restore(method, path) if path else 0
+    if (output / "metrics.csv").exists():
+        metrics_csv.read(output / "metrics.csv")
+    if begin:
+        begin()
     metrics = metrics_csv.MetricsFile(output / "metrics.csv", COLUMNS)
     metrics.cut_back(step)
     shown = progress.Progress(

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from moco_tf import plan
-from moco_tf.data import image_files, sources, unreadable, views
+from moco_tf.data import sources, specs, unreadable, views
 from moco_tf.evaluation import embeddings, features, frozen, neighbours
 
 # What data that has gone, or an encoder that does not fit, ends in: a picture
@@ -25,6 +25,11 @@ from moco_tf.evaluation import embeddings, features, frozen, neighbours
 FAILURES = (ValueError, OSError, tf.errors.OpError)
 
 LAYER = "backbone"  # whose features are shown
+_MOVED = (
+    "Or, where the images have moved, give the run's `pretrain` command once "
+    "with the new place (--config.data.source=SPEC, --config.knn.query=SPEC): "
+    "it is noted, and a finished run trains no more."
+)
 _BATCH = 64  # images that are encoded at once
 
 
@@ -46,21 +51,16 @@ def open_source(run, spec):
     Raises:
       ValueError: if it cannot be opened.
     """
-    kind, _, rest = spec.partition(":")
-    if run.starts and sources.absolute(spec) != spec:
+    if run.starts and not specs.exists(spec):
         directory = run.starts[-1].get("directory", "")
-        files = image_files.split_pair(rest) if kind == "pairs" else [rest]
-        files = [_resolve(os.path.expanduser(x), directory) for x in files]
-        spec = f"{kind}:{','.join(files)}"
-    return plan.open_source(run.config, spec)
-
-
-def _resolve(path, directory):
-    """A path, or the same from another directory, if it exists only there."""
-    other = os.path.join(directory, path)
-    if os.path.exists(other) and not os.path.exists(path):
-        return other
-    return path
+        there = specs.absolute(spec, directory)
+        spec = there if specs.exists(there) else spec
+    try:
+        return plan.open_source(run.config, spec)
+    except ValueError as error:
+        if specs.exists(spec):
+            raise
+        raise ValueError(f"{error} {_MOVED}") from error
 
 
 def pairs(config, source, count=8, step=0):

@@ -160,6 +160,7 @@ class RunCallback(StepCallback):
         super().resume(method)
         rows = self.metrics.rows()
         self.unreadable_samples = sum(row["unreadable"] for row in rows)
+        self._first_step, self._met = self.step, 0
         self.reported = max([row["step"] for row in rows], default=0)
         if self.step - self.reported > self.cadence.log_every:
             self.reported = self.step  # metrics.csv was removed or cut
@@ -217,9 +218,23 @@ class RunCallback(StepCallback):
         for each in self.listeners:
             each.on_report(self.model, row)
         self.reported = self.step
-        self.unreadable_samples += row["unreadable"]
-        seen = self.step * self.cadence.batch_size
-        self.unreadable.check(self.unreadable_samples, seen)
+        self._check_unreadable(row["unreadable"], window["unreadable"])
+
+    def _check_unreadable(self, count, shares):
+        """Counts the samples of a report that could not be read.
+
+        Args:
+          count: int. shares: of each step's batch; the first steps may have
+            been of an earlier session.
+        """
+        batch, steps = self.cadence.batch_size, self.step - self._first_step
+        self.unreadable_samples += count
+        self._met += round(math.fsum(shares[-steps:]) * batch)
+        self.unreadable.check(
+            self.unreadable_samples,
+            self.step * batch,
+            session=(self._met, steps * batch),
+        )
 
     def finish_epoch(self):
         """Calls the listeners with the mean loss of an epoch that is saved."""
