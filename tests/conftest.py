@@ -34,6 +34,7 @@ cluster/test_collectives.py
 methods/test_shuffle.py
 weights/test_torch_itself.py
 evaluation/test_linear.py
+evaluation/test_resumed_tasks.py
 models/test_keras_cv_backbones.py
 methods/test_moco.py
 methods/test_micro_batches.py

@@ -300,12 +300,12 @@ def test_what_costs_speed_or_memory_may_change(images, run, finished, fields):
 
 
 def _digest(folder):
-    """Of every path below a folder, with content and time of change."""
+    """Of the name, the content and the time of every file below a folder."""
     digest = hashlib.sha256()
     for path in sorted(pathlib.Path(folder).rglob("*")):
-        status = path.lstat()
-        digest.update(f"{path} {status.st_mtime_ns}".encode())
+        digest.update(str(path).encode())
         if path.is_file():
+            digest.update(str(path.stat().st_mtime_ns).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

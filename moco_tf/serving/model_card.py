@@ -105,10 +105,20 @@ def _data(config, meta, workdir):
         saved = workdirs.read_json(pathlib.Path(workdir) / "config.json")
         fingerprint = saved.get("data_fingerprint", "")
     return {
-        "source": config.data.source,
+        "source": _as_given(config, workdir, "data.source"),
         "fingerprint": fingerprint,
         "images_per_epoch": images,
     }
+
+
+def _as_given(config, workdir, field):
+    """A source as the run's command named it: no path of this machine more."""
+    values = config.to_dict()
+    if workdir:
+        saved = workdirs.read_json(pathlib.Path(workdir) / "config.json")
+        values = saved["config"]
+    section, _, key = field.partition(".")
+    return values[section][key]
 
 
 def _newest_knn(config, meta, workdir):
@@ -133,8 +143,8 @@ def _newest_knn(config, meta, workdir):
             "projection": newest["knn_projection"],
             "k": config.knn.k,
             "temperature": config.knn.temperature,
-            "bank": config.knn.bank,
-            "query": config.knn.query,
+            "bank": _as_given(config, workdir, "knn.bank"),
+            "query": _as_given(config, workdir, "knn.query"),
         }
     }
 

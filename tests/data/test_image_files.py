@@ -440,10 +440,3 @@ def test_the_order_and_the_data_are_in_the_fingerprint(tmp_path):
     assert sources.open_source(swapped, 6).fingerprint() != first
     (tmp_path / "depth/b/1.png").write_bytes(b"shorter")
     assert sources.open_source(spec, 6).fingerprint() != first
-
-
-def test_paths_of_both_folders_are_made_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert sources.absolute("pairs:a,b/c") == (
-        f"pairs:{tmp_path}/a,{tmp_path}/b/c"
-    )
