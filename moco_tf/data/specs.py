@@ -45,6 +45,8 @@ def find(typed: str, noted: str, workdirs: tuple[str, str]) -> str:
       run's folder; `typed`, from the current folder. None of them: `noted`.
     """
     then, now = workdirs
+    if (paths := _paths(typed)) and all(map(os.path.isabs, paths)):
+        noted = typed  # also where somebody has corrected config.json
 
     def moved_along(path):
         return os.path.normpath(

@@ -15,6 +15,7 @@ import threadpoolctl
 from PIL import Image
 from sklearn import decomposition, manifold
 
+from moco_tf import workdirs
 from moco_tf.reporting import samples
 from moco_tf.training import checkpoints
 
@@ -72,12 +73,15 @@ def _attempt(function, *arguments):
 def _pairs(run):
     """The first images of the first step, each with its two views."""
     source = samples.open_source(run, run.config.data.source)
+    try:
+        data = workdirs.restore_source(source, run.workdir)
+        source, changed = data.source, bool(data.describe())
+    except ValueError:  # the run would not go on with them
+        changed = True
     return {
         "spec": run.config.data.source,
         "total": len(source),
-        "changed": bool(
-            run.fingerprint and source.fingerprint() != run.fingerprint
-        ),
+        "changed": changed,
         "small": run.config.data.image_size < _TILE,
         "rows": [
             {

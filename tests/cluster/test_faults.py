@@ -1,6 +1,8 @@
 """Workers that are killed or frozen, and others that are not as they should."""
 
+import os
 import random
+import shutil
 import signal
 import time
 
@@ -84,6 +86,29 @@ def test_a_worker_with_another_seed_is_refused(images, tmp_path):
     assert "same configuration and the same data" in texts[1]
     assert "Lost worker 1" in texts[0]
     assert "Traceback" not in "".join(texts)
+
+
+def test_workers_may_have_their_images_in_other_places(images, tmp_path):
+    here = shutil.copytree(images, tmp_path / "here")
+    there = shutil.copytree(images, tmp_path / "there")
+    os.symlink(here, tmp_path / "link")
+    changes = {1: [f"--config.data.source=folder:{there}/"]}
+
+    def run(folder, *flags, **fields):
+        return small_cluster.finish(
+            small_cluster.start(
+                folder, tmp_path / "run", *flags, changes=changes, **fields
+            )
+        )
+
+    statuses, texts = run(here, train__epochs=1)
+    assert statuses == [0, 0], texts
+    for folder in (here, there):
+        (folder / "dark" / "003.png").unlink()
+    statuses, texts = run(tmp_path / "link", "--extend")
+    assert statuses == [0, 0], texts
+    assert "1 removed (dark/003.png)" in texts[0]
+    assert small_run.step_of(tmp_path / "run") == 12
 
 
 def test_a_worker_that_never_comes_is_named(images, tmp_path):

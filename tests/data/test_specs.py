@@ -87,6 +87,12 @@ def test_data_are_found_where_they_were_or_beside_the_run(project):
     assert specs.find(typed, noted, elsewhere) == noted
 
 
+def test_an_absolute_spec_that_was_corrected_by_hand_counts(project):
+    typed = f"folder:{project}/depth"
+    noted = f"folder:{project}/images"
+    assert specs.find(typed, noted, ("/run", "/run")) == typed
+
+
 def test_data_that_are_gone_are_named_with_the_remedy(project):
     specs.check_there(f"folder:{project}/images", "knn.bank", "pass --bank.")
     pathlib.Path("images").rmdir()

@@ -304,7 +304,7 @@ def test_early_stopping_keeps_the_best_checkpoint(
     train = supervised.train
 
     def with_fixed_figures(
-        method, batches, config, output, strategy, evaluate, patience
+        method, batches, config, output, strategy, evaluate, patience, begin
     ):
         assert 0 <= evaluate() <= 1
         return train(
@@ -315,6 +315,7 @@ def test_early_stopping_keeps_the_best_checkpoint(
             strategy,
             lambda: next(figures),
             patience,
+            begin=begin,
         )
 
     monkeypatch.setattr(supervised, "train", with_fixed_figures)
