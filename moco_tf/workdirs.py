@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
 import sys
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ import ml_collections
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem, resuming
+from moco_tf import filesystem, paths, resuming
 from moco_tf.data import listing, specs
 
 _PACKAGES = (
@@ -295,7 +294,7 @@ def restore_source(
 
 def _other_images(workdir, field, was, numbers):
     """The error of a run that finds other images than it began with."""
-    remedy = f" (--config.{field}={shlex.quote(was)})" if was else ""
+    remedy = f" (--config.{field}={paths.quote(was)})" if was else ""
     return ValueError(
         f"The run in {workdir} was started on other data: {numbers}. A run "
         "goes on in any place of its images, and while at least half of them "

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import paths as any_paths
-from moco_tf.data import decode, listing
+from moco_tf.data import decode, listing, specs
 
 # Endings of file names, in the order of decode.FORMATS.
 ENDINGS = (
@@ -105,14 +105,9 @@ class FileSource:
             digest.update(self.labels.tobytes())
             names = "\0".join(self.class_names)
             digest.update(names.encode("utf-8", "surrogateescape"))
-        for size in self.marks(self._marked()):
+        for size in self.marks(listing.marked(len(self), _SIZES_HASHED)):
             digest.update(b"%d " % size)
         return digest.hexdigest()
-
-    def _marked(self):
-        """The images whose sizes are taken, int64 [n]."""
-        step = max(1, -(-len(self) // _SIZES_HASHED))
-        return np.arange(0, len(self), step)
 
     def marks(self, indices):
         """Sizes of files, bytes, int64 [n] of [n]; -1 where there is none."""
@@ -125,32 +120,20 @@ class FileSource:
 
     def listing(self):
         """The Listing of the files, for the workdir of a run."""
-        places = self._marked()
-        return listing.Listing(
-            names=self.paths().tolist(),
-            root=self._root,
-            kind="bytes",
-            places=places,
-            marks=self.marks(places),
-            labels=self.labels,
-            class_names=self.class_names,
+        names, places = (
+            self.paths().tolist(),
+            listing.marked(len(self), _SIZES_HASHED),
         )
+        return listing.of(self, names, "bytes", places, self._root)
 
     def relisted(self, before, difference):
-        """These files with the numbers and labels of an earlier Listing.
+        """These files, numbered and labelled as in an earlier Listing.
 
         Args:
           before: Listing. difference: Difference of it and these files.
-
-        Returns:
-          FileSource of len(before.names), some of which may be gone.
         """
-        source = FileSource(
-            os.fsdecode(self._root),
-            difference.names,
-            before.labels,
-            before.class_names,
-        )
+        root, names = os.fsdecode(self._root), difference.names
+        source = FileSource(root, names, before.labels, before.class_names)
         source.removed = difference.gone
         return source
 
@@ -207,24 +190,21 @@ class PairSource:
 
     def listing(self):
         """The Listing of the pairs, for the workdir of a run."""
-        first, second = (part.listing() for part in self._parts)
-        pairs = zip(first.names, second.names, strict=True)
-        return first._replace(
-            names=[listing.PAIR.join(pair) for pair in pairs],
-            root=b"",
-            marks=self.marks(first.places),
-        )
+        pairs = zip(*(part.paths() for part in self._parts), strict=True)
+        names = [listing.PAIR.join(pair) for pair in pairs]
+        places = listing.marked(len(self), _SIZES_HASHED)
+        return listing.of(self, names, "bytes", places)
 
     def relisted(self, before, difference):
         """As FileSource.relisted."""
-        names = [name.split(listing.PAIR) for name in difference.names]
-        parts = [
-            part.relisted(before, difference._replace(names=list(names_of)))
-            for part, names_of in zip(
-                self._parts, zip(*names, strict=True), strict=True
+        pairs = [name.split(listing.PAIR) for name in difference.names]
+        first, second = (
+            part.relisted(before, difference._replace(names=list(names)))
+            for part, names in zip(
+                self._parts, zip(*pairs, strict=True), strict=True
             )
-        ]
-        source = PairSource(*parts)
+        )
+        source = PairSource(first, second)
         source.removed = difference.gone
         return source
 
@@ -358,7 +338,7 @@ def open_pairs(text):
       ValueError: for another number of folders, a folder that cannot be
         opened, or a file without its pair.
     """
-    folders = split_pair(text)
+    folders = specs.split_pair(text)
     first, second = (open_folder(folder) for folder in folders)
     stems = [
         _index_by_stem(part, folder)
@@ -376,38 +356,6 @@ def open_pairs(text):
         )
     order = [stems[1][stem] for stem in stems[0]]
     return PairSource(first, second.reordered(order))
-
-
-def split_pair(text):
-    """Splits "DIR,DIR"; the folders' own names may hold commas.
-
-    Args:
-      text: str, of the source pairs:DIR,DIR.
-
-    Returns:
-      (str, str). Of several commas the one counts that has folders on both
-      sides.
-
-    Raises:
-      ValueError: without a comma, or where that leaves none or several.
-    """
-    parts = text.split(",")
-    ways = [
-        (",".join(parts[:count]), ",".join(parts[count:]))
-        for count in range(1, len(parts))
-    ]
-    if len(ways) > 1:
-        ways = [
-            way
-            for way in ways
-            if all(os.path.isdir(os.path.expanduser(x)) for x in way)
-        ]
-    if len(ways) != 1 or not all(ways[0]):
-        raise ValueError(
-            "The source pairs:DIR,DIR must name two folders with a comma "
-            f"between. Received {text!r}."
-        )
-    return ways[0]
 
 
 def _walk(root):

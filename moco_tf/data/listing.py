@@ -15,7 +15,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,6 +124,30 @@ class Difference(NamedTuple):
 
     def _some(self, chosen):
         return [self.names[i] for i in np.flatnonzero(chosen)[: _SHOWN + 1]]
+
+
+def marked(count: int, most: int) -> np.ndarray:
+    """The places int64 [n] of at most `most` of `count` images."""
+    return np.arange(0, count, max(1, -(-count // most)))
+
+
+def of(
+    source: Any,
+    names: list,
+    kind: str,
+    places: np.ndarray,
+    root: bytes = b"",
+) -> Listing:
+    """The Listing of a source, with its labels, and its marks at places."""
+    return Listing(
+        names=names,
+        root=root,
+        kind=kind,
+        places=places,
+        marks=source.marks(places),
+        labels=source.labels,
+        class_names=source.class_names,
+    )
 
 
 def write(path: str | pathlib.Path, listing: Listing) -> None:

@@ -155,16 +155,8 @@ class PreparedSource:
 
     def listing(self):
         """The Listing of the originals, for the workdir of a run."""
-        places = np.arange(len(self))
-        return listing.Listing(
-            names=[name.encode(errors=_ANY) for name in self._names],
-            root=b"",
-            kind="crc32",
-            places=places,
-            marks=self.marks(places),
-            labels=self.labels,
-            class_names=self.class_names,
-        )
+        names = [name.encode(errors=_ANY) for name in self._names]
+        return listing.of(self, names, "crc32", np.arange(len(self)))
 
     def relisted(self, before, difference):
         """This cache with the numbers and labels of an earlier Listing.

@@ -3,11 +3,12 @@
 Needs no TensorFlow: what a workdir records is read without it.
 """
 
+import contextlib
 import os
 
-# Kinds whose rest is one path, or several with commas between.
-_ONE_PATH = ("folder", "list", "prepared")
-_PATHS = (*_ONE_PATH, "pairs")
+from moco_tf import paths as any_paths
+
+_OF_PATHS = ("folder", "list", "prepared", "pairs")  # what follows is a path
 
 
 def absolute(spec: str, folder: str = "") -> str:
@@ -23,7 +24,8 @@ def absolute(spec: str, folder: str = "") -> str:
     """
     return _with_paths(
         spec,
-        lambda path: _absolute(os.path.join(folder, os.path.expanduser(path))),
+        lambda path: any_paths.absolute(os.path.join(folder, _home(path))),
+        folder,
     )
 
 
@@ -50,7 +52,7 @@ def find(typed: str, noted: str, workdirs: tuple[str, str]) -> str:
 
     def moved_along(path):
         return os.path.normpath(
-            os.path.join(now, os.path.relpath(_absolute(path), then))
+            os.path.join(now, os.path.relpath(any_paths.absolute(path), then))
         )
 
     beside = _with_paths(noted, moved_along) if then else noted
@@ -75,20 +77,57 @@ def check_there(spec: str, field: str, remedy: str) -> None:
         )
 
 
-def _with_paths(spec, change):
-    """A spec with its paths changed by a function of str."""
+def split_pair(text: str, folder: str = "") -> tuple[str, str]:
+    """Splits "DIR,DIR"; the folders' own names may hold commas.
+
+    Args:
+      text: str, of the source pairs:DIR,DIR.
+      folder: that relative paths start from; "": the current one.
+
+    Returns:
+      (str, str). Of several commas the one counts that has folders on both
+      sides.
+
+    Raises:
+      ValueError: without a comma, or where that leaves none or several.
+    """
+    parts = text.split(",")
+    ways = [
+        (",".join(parts[:count]), ",".join(parts[count:]))
+        for count in range(1, len(parts))
+    ]
+    if len(ways) > 1:
+        ways = [
+            way
+            for way in ways
+            if all(os.path.isdir(os.path.join(folder, _home(x))) for x in way)
+        ]
+    if len(ways) != 1 or not all(ways[0]):
+        raise ValueError(
+            "The source pairs:DIR,DIR must name two folders with a comma "
+            f"between. Received {text!r}."
+        )
+    return ways[0]
+
+
+def _with_paths(spec, change, folder=""):
+    """A spec with its paths, below a folder, changed by a function of str."""
     kind, _, rest = spec.partition(":")
-    if kind in _PATHS and rest:
-        paths = [rest] if kind in _ONE_PATH else rest.split(",")
+    if kind in _OF_PATHS and rest:
+        paths = [rest]
+        if kind == "pairs":
+            paths = rest.split(",")
+            with contextlib.suppress(ValueError):  # they are not there
+                paths = list(split_pair(rest, folder))
         return f"{kind}:{','.join(map(change, paths))}"
     if kind != "tfds":
         return spec
-    folder, _, split = rest.rpartition("/")
-    if _is_data_set(folder):
-        return f"tfds:{change(folder)}/{split}"
-    name, at, folder = rest.partition("@")
-    folder = folder if at else os.environ.get("TFDS_DATA_DIR", "")
-    return f"tfds:{name}@{change(folder)}" if folder else spec
+    data_set, _, split = rest.rpartition("/")
+    if _is_data_set(_home(data_set), folder):
+        return f"tfds:{change(data_set)}/{split}"
+    name, at, data_dir = rest.partition("@")
+    data_dir = data_dir if at else os.environ.get("TFDS_DATA_DIR", "")
+    return f"tfds:{name}@{change(data_dir)}" if data_dir else spec
 
 
 def _paths(spec):
@@ -96,19 +135,19 @@ def _paths(spec):
     paths: list[str] = []
 
     def note(path):
-        paths.append(os.path.expanduser(path))
+        paths.append(_home(path))
         return path
 
     _with_paths(spec, note)
     return paths
 
 
-def _is_data_set(folder):
-    """Whether a folder is a prepared data set of TFDS, or is a path to one."""
-    folder = os.path.expanduser(folder)
-    about = os.path.join(folder, "dataset_info.json")
-    return os.path.isabs(folder) or os.path.isfile(about)
+def _is_data_set(path, folder):
+    """Whether a path, seen from a folder, is a prepared data set of TFDS."""
+    about = os.path.join(folder, path, "dataset_info.json")
+    return os.path.isabs(path) or os.path.isfile(about)
 
 
-def _absolute(path):
-    return os.path.abspath(os.path.expanduser(path))
+def _home(path):
+    """A path with the home in the place of ~."""
+    return os.path.expanduser(path)

@@ -55,6 +55,7 @@ def run(
       and TensorFlow's generators.
     """
     run_config = frozen.load_config(workdir)
+    output = paths.expand(output)
     config = workdirs.locate(config, output, "finetune")
     labelled = supervised.open_labelled(
         config.data.train,
@@ -66,7 +67,6 @@ def run(
     train, held_out = choose(config, labelled)
     check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
     start = load_start(config, run_config, workdir, checkpoint, strategy)
-    output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "finetune", start.identity
     ) as (result, begin):

@@ -58,6 +58,7 @@ def run(
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
       confusion.png and per_class.csv, and what the way itself writes.
     """
+    output = paths.expand(output)
     config = workdirs.locate(config, output, "linear")
     labelled = supervised.open_labelled(
         config.data.train,
@@ -67,7 +68,6 @@ def run(
         output,
     )
     check(config, encoder, labelled, strategy.num_replicas_in_sync)
-    output = paths.expand(output)
     with supervised.open_result(
         config, output, labelled, "linear", encoder.identity
     ) as (result, begin):

@@ -42,6 +42,8 @@ def project(tmp_path, monkeypatch):
 def test_a_spec_is_made_absolute(project, spec, expected):
     assert specs.absolute(spec) == expected.format(project)
     assert specs.absolute(specs.absolute(spec)) == expected.format(project)
+    os.chdir("/")
+    assert specs.absolute(spec, str(project)) == expected.format(project)
 
 
 def test_the_home_and_the_folder_of_data_sets_are_written_out(
