@@ -167,6 +167,8 @@ DETERMINISTIC = boolean(
 # Every command has these.
 _COMMON = (
     boolean("verbose", "show TensorFlow's notices, and tracebacks of errors"),
+    # Read before the others: flag_files puts the lines in its place.
+    path("flagfile", "", "file of flags, one a line"),
     boolean("help", "show this text", needs=()),
 )
 
@@ -312,7 +314,6 @@ def command_usage(name, command, configurations):
     for flag in (*command.flags, *_COMMON):
         value = "" if flag.read is None else f"={flag.name.upper()}"
         rows.append((f"--{flag.name}{value}", flag.purpose, _default(flag)))
-    rows.append(("--flagfile=FILE", "a file of flags, one a line", ""))
     if command.has("config"):
         row = ("--config.SECTION.FIELD=VALUE", "override a field", "")
         rows.insert(1, row)

@@ -155,7 +155,7 @@ def _task(task, jobs, total):
     kind = task["type"]
     if kind == "evaluator":
         raise ValueError(
-            "A run evaluates itself (config.knn) and needs no evaluator. "
+            "A run evaluates itself (config.knn.bank) and needs no evaluator. "
             "TF_CONFIG gives this process a task of the type 'evaluator'. "
             "Start chief and workers only, or moco-tf knn on the run."
         )

@@ -110,4 +110,4 @@ def test_a_mistake_in_a_file_is_refused_as_on_the_command_line(write, capsys):
 
 def test_the_help_names_flag_files(capsys):
     assert cli.run(["knn", "--help"]) == 0
-    assert "--flagfile=FILE" in capsys.readouterr().out
+    assert "--flagfile=FLAGFILE" in capsys.readouterr().out

@@ -129,21 +129,21 @@ def test_the_help_shows_types_and_defaults():
     assert lines == [
         "moco-tf bake: bake",
         "",
-        "  --hot            open the window",
-        "  --cake=CAKE      of which fruit [plum]",
-        "  --recipe=RECIPE  file to read",
-        "  --plate=PLATE    file to write",
-        "  --oven=OVEN      gas or wood [gas]",
-        "  --eggs=EGGS      how many [0]",
-        "  --wait=WAIT      before it is cut [300]",
-        "  --layers=LAYERS  centimetres of each",
-        "  --bowls=BOWLS    sizes [1,20]",
-        "  --spoons=SPOONS  of salt [0.1]",
-        "  --list           list what is needed",
-        "  --verbose        show TensorFlow's notices, and tracebacks of "
+        "  --hot                open the window",
+        "  --cake=CAKE          of which fruit [plum]",
+        "  --recipe=RECIPE      file to read",
+        "  --plate=PLATE        file to write",
+        "  --oven=OVEN          gas or wood [gas]",
+        "  --eggs=EGGS          how many [0]",
+        "  --wait=WAIT          before it is cut [300]",
+        "  --layers=LAYERS      centimetres of each",
+        "  --bowls=BOWLS        sizes [1,20]",
+        "  --spoons=SPOONS      of salt [0.1]",
+        "  --list               list what is needed",
+        "  --verbose            show TensorFlow's notices, and tracebacks of "
         "errors",
-        "  --help           show this text",
-        "  --flagfile=FILE  a file of flags, one a line",
+        "  --flagfile=FLAGFILE  file of flags, one a line",
+        "  --help               show this text",
     ]
 
 
