@@ -19,6 +19,7 @@ import tempfile
 # is not followed; "://" begins another file system. Of control characters it is
 # not known what every converter does with them.
 _NOT_PLAIN = re.compile(r"[*?\[\]\\\x00-\x1f\x7f]|(^|/)\.\.(/|$)|://")
+_LINK = re.compile(r"\S*/moco_tf-\w{8}/link/?")  # see `plain`
 _SUFFIX = re.compile(r"\.\w{1,16}", re.ASCII)
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _LETTERS = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}
@@ -78,14 +79,19 @@ def plain(path):
         os.rmdir(folder)
 
 
+def without_link(text):
+    """Returns an error's text (str) without the names that `plain` made up."""
+    return _LINK.sub("", text)
+
+
 def _is_plain(path):
     if _NOT_PLAIN.search(path):
         return False
     try:
-        path.encode()
+        # TensorFlow writes text as UTF-8, Python as the locale has it.
+        return path.encode() == os.fsencode(path)
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _temporary_folder():
@@ -119,8 +125,7 @@ def quote(word):
 def _escaped(letter):
     if letter.isprintable():
         return letter
-    octets = letter.encode("utf-8", "surrogateescape")
-    return "".join(f"\\{octet:03o}" for octet in octets)
+    return "".join(f"\\{octet:03o}" for octet in os.fsencode(letter))
 
 
 def join(words):

@@ -198,7 +198,7 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
             )
         return source
     near = naming.nearest(kind, _SOURCES)
-    if os.path.isdir(spec):
+    if os.path.isdir(os.path.expanduser(spec)):
         remedy = f"Did you mean {_quoted(f'folder:{spec}')}?"
     elif near and (colon or near == "shapes"):
         meant = f"{near}:{rest or '...'}"

@@ -139,4 +139,7 @@ def read(source, index):
     # An assertion's text is a list of b'...', one a line.
     text = text.split("Summarized data:")[-1]
     text = _NODE.sub("", _BYTES.sub(r"\1", text))
-    return None, " ".join(text.split())[:200] or kind
+    text = " ".join(text.split())
+    if len(text) > 200:  # a long path stands in front of what is wrong
+        text = f"{text[:120]} ... {text[-75:]}"
+    return None, text or kind

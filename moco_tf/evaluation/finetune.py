@@ -185,8 +185,8 @@ def check(config, labelled, train, held_out, replicas):
 def _describe(config, start, train, held_out, labelled, output):
     """Describes the fine-tuning that begins, in four lines."""
     return (
-        f"moco-tf finetune in {output}\n"
-        f"  start    {start.title}\n"
+        f"moco-tf finetune in {paths.shown(output)}\n"
+        f"  start    {paths.shown(start.title)}\n"
         f"  train    {len(train)} images of {len(labelled.names)} classes "
         f"({100 * config.data.labels:g} % of {len(labelled.train)}), "
         f"{len(held_out)} held out\n"

@@ -172,7 +172,7 @@ def _path(path, folder, suffix):
     if path:
         return paths.expand(path)
     folder = folder.resolve()
-    if not folder.name.isdigit():
+    if not folder.name.isdecimal():
         return folder.with_name(folder.name + suffix)
     versions = folder.parent
     return versions.with_name(f"{versions.name}-{folder.name}{suffix}")

@@ -248,7 +248,8 @@ def _path(workdir, step):
 def _reason(error):
     """The first line of an error, as a sentence."""
     text = getattr(error, "message", None) or str(error) or repr(error)
-    line = _NODE.sub("", text.strip().splitlines()[0])
+    text = paths.without_link(text.strip())
+    line = _NODE.sub("", text.splitlines()[0])
     return line[:300].rstrip(".") + "."
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moco_tf import paths
 from moco_tf.weights import layouts, spellings
-from moco_tf.weights.pickle_reader import Inert, Unreadable, printable
+from moco_tf.weights.pickle_reader import Inert, Unreadable
 
 # Parts that wrappers of modules put into names: torch.compile, DataParallel,
 # FSDP, checkpointing of activations.
@@ -81,8 +82,9 @@ class Candidate(NamedTuple):
     @property
     def flags(self):
         """The flags that choose it."""
-        entry = printable(self.entry) or "."
-        return f"--entry={entry} --prefix={printable(self.prefix) or '.'}"
+        # A file may have names of any length; no message needs more of one.
+        entry, prefix = self.entry[:200] or ".", self.prefix[:200] or "."
+        return paths.join([f"--entry={entry}", f"--prefix={prefix}"])
 
 
 def values_of(saved):
