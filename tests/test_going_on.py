@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from moco_tf import pretrain, workdirs
 from moco_tf.data import sources
+from moco_tf.reporting import page, samples
 from moco_tf.training import checkpoints
 from tests import shallow, small_run
 
@@ -275,6 +276,26 @@ def test_a_run_of_an_earlier_version_is_found_by_its_last_start(
     assert workdirs.load_saved(run).data.source == there
 
 
+def test_a_finished_run_notes_the_new_place_of_its_images(
+    images, finished, tmp_path, capsys
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    gone = shutil.copytree(images, tmp_path / "gone")
+    _pretrain(gone, run)
+    there = gone.rename(tmp_path / "there")
+    (reported,) = page.read_runs([str(run)])
+    with pytest.raises(ValueError, match="missing.*`pretrain` command once"):
+        samples.open_source(reported, reported.config.data.source)
+    capsys.readouterr()
+    before = small_run.state(run)
+    _pretrain(there, run)
+    assert "This run is finished" in capsys.readouterr().out
+    small_run.assert_same_bits(before, small_run.state(run))
+    (reported,) = page.read_runs([str(run)])
+    source = samples.open_source(reported, reported.config.data.source)
+    assert len(source) == 50
+
+
 # --- What only costs speed or memory
 
 
@@ -294,6 +315,30 @@ def test_what_costs_speed_or_memory_may_change(images, run, finished, fields):
     losses = [float(_rows(folder)[0]["loss"]) for folder in (finished, run)]
     # Of four steps, one after the change: rounding alone.
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+
+
+def test_milestones_that_stay_behind_are_said_and_can_be_moved(
+    images, tmp_path, capsys
+):
+    run, step = tmp_path / "run", {"schedule__name": "step"}
+    first = step | {"schedule__milestones": (1,)}
+    _pretrain(images, run, **first)
+    capsys.readouterr()
+    longer = {"train__epochs": 4, "train__max_steps": 13}
+    _pretrain(images, run, True, **first | longer)
+    printed = capsys.readouterr().out
+    assert "3 of 4 epochs have 10 % of the rate" in printed
+    assert "--config.schedule.milestones=2 " in printed
+    # As the words say: the run has stopped, and the milestones move along.
+    longer["train__max_steps"] = 19
+    moved = step | {"schedule__milestones": (3,)}
+    with pytest.raises(ValueError, match="schedule.milestones"):
+        _pretrain(images, run, **moved | longer)
+    _pretrain(images, run, True, **moved | longer)
+    rates = {int(r["step"]): float(r["learning_rate"]) for r in _rows(run)}
+    assert rates[13] == pytest.approx(0.1 * rates[4])
+    assert rates[18] == pytest.approx(rates[4])
+    assert rates[19] == pytest.approx(0.1 * rates[4])
 
 
 # --- A refused start changes nothing

@@ -88,8 +88,9 @@ class UnreadableLog:
             raise ValueError(
                 f"{unreadable} of {seen} samples could not be read, more than "
                 f"data.max_corrupt_fraction={self.max_fraction} allows. They "
-                f"are named in {self.path}. Mend them, remove them (from a "
-                "list, with their lines; of pairs, both files), or allow more "
+                f"are named in {self.path}. Mend them (of a cache, prepare "
+                "it anew in another folder), remove them (from a list, with "
+                "their lines; of pairs, both files), or allow more "
                 f"(--config.data.max_corrupt_fraction={more:g}); then give the "
                 "same command again: the run goes on from its last checkpoint, "
                 "with the same order of the other images."

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from moco_tf import filesystem, naming, paths
-from moco_tf.data import sources, unreadable
+from moco_tf.data import sources, specs, unreadable
 from moco_tf.evaluation import embeddings, voting
 
 _COLUMNS = 10  # neighbours at most, beside the query
@@ -245,6 +245,11 @@ def _same_class(bank, query, query_rows, index):
 
 def _open_source(file):
     """Opens the source of a file of embeddings, to draw its images."""
+    specs.check_there(
+        file.about["source"],
+        "source",
+        "embed them from their new place, or draw no grid.",
+    )
     source = sources.open_source(file.about["source"], None)
     if source.fingerprint() != file.about["fingerprint"]:
         raise ValueError(
