@@ -1,9 +1,9 @@
 """Flag files: --flagfile=FILE stands for the flags in FILE, one a line.
 
-A line is --name=value or --name value; what begins with # or // is a comment.
-Another --flagfile may stand in it. Flags count in the order in which they are
-met, so one behind the file counts more than the file. absl-py reads such files
-too, but it knows nothing of --config.SECTION.FIELD.
+A line is --name=value, --name = value or --name value; what begins with # or //
+is a comment. Another --flagfile may stand in it. Flags count in the order in
+which they are met, so one behind the file counts more than the file. absl-py
+reads such files too, but it knows nothing of --config.SECTION.FIELD.
 """
 
 import os
@@ -90,7 +90,7 @@ def _word(line, where):
         )
     name, *value = line.split(None, 1)
     if "=" not in name and value:
-        line = f"{name}={value[0]}"
+        line = f"{name}={value[0].removeprefix('=').lstrip()}"
     text = line.partition("=")[2]
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         raise flags.UsageError(

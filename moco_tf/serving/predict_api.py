@@ -18,7 +18,7 @@ import numpy as np
 # The usual body, for messages.
 FORM = '{"instances": [{"b64": TEXT}]}'
 _LETTERS = string.ascii_letters + string.digits + "+/"
-_BASE64 = re.compile("[A-Za-z0-9+/]*={0,2}")
+_BASE64 = re.compile("(?:[A-Za-z0-9+/]+={0,2})?")
 _DATA_ADDRESS = re.compile("data:[^,]*?;base64,", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -173,8 +173,9 @@ def _array(name, column, form):
     if array.dtype.kind not in "iuf" or _has_truths(column):
         raise RequestError(
             400,
-            f"{name} must be numbers, in rows of one shape. Files go to a "
-            "signature of bytes, as serving_default.",
+            f"{name} must be numbers, in rows of one shape, of a size that "
+            "float32 holds. Files go to a signature of bytes, as "
+            "serving_default.",
         )
     expected = ", ".join("any" if n is None else str(n) for n in form.shape)
     fits = array.ndim == len(form.shape) and all(
@@ -208,14 +209,15 @@ def _has_truths(column):
 def _check_float32(name, array, column):
     """Refuses numbers that float32 cannot hold, by their row."""
     largest = np.finfo(np.float32).max
+    # As float64: the size of the least int64 is no int64.
+    sizes = np.abs(array.astype(np.float64))
     # Compared as they are: a conversion would overflow with a warning.
-    wrong = ~(np.abs(array) <= largest)  # also of NaN
+    wrong = ~(sizes <= largest)  # also of NaN
     rule = f"finite numbers, at most {largest:.4g} (float32)"
-    if not wrong.any() and np.abs(array).max() > _MAX_WHOLE:
-        whole = np.abs(array) > _MAX_WHOLE
+    if not wrong.any() and sizes.max() > _MAX_WHOLE:
+        wrong = sizes > _MAX_WHOLE
         if array.dtype.kind == "f":  # of the decimals, float32 has the nearest
-            whole &= _are_whole(column, array)
-        wrong = whole
+            wrong &= _are_whole(column, array)
         rule = f"of whole ones at most {_MAX_WHOLE} (float32)"
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])

@@ -22,6 +22,7 @@ def _write(tmp_path):
     [
         "--config=a\n--config.train.epochs=2\n",
         "\n# a comment\n  --config=a  \n// another\n--config.train.epochs=2",
+        "--config = a\n--config.train.epochs\t=2\n",
         "--config a\r\n--config.train.epochs 2\r\n",
         b"\xef\xbb\xbf--config=a\n--config.train.epochs=2\n",
     ],

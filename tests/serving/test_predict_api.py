@@ -142,6 +142,76 @@ def test_what_is_not_understood_is_told_with_its_status(message, status, text):
     assert text in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("16777216", "of whole ones at most 16777215"),
+        ("-9223372036854775808", "of whole ones at most 16777215"),
+        ("18446744073709551615", "of whole ones at most 16777215"),
+        ("-1e39", "Received -1e+39 in row 1"),
+        ("3.5e38", "Received 3.5e+38 in row 1"),
+        ("NaN", "Received nan in row 1"),
+        ("Infinity", "Received inf in row 1"),
+        ("1" + "0" * 30, "must be numbers"),
+        ("false", "must be numbers"),
+    ],
+)
+@pytest.mark.parametrize("other", ["1", "0.5"])
+def test_numbers_that_float32_cannot_hold_are_refused(number, text, other):
+    rows = f'[{{"a": {other}, "b": 1}}, {{"a": {number}, "b": 1}}]'
+    body = f'{{"signature_name": "two", "instances": {rows}}}'
+    with pytest.raises(predict_api.RequestError) as error:
+        _parse(body.encode())
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "number", ["16777215", "-16777215", "3.4e38", "1e-50", "16777217.0"]
+)
+def test_numbers_that_float32_holds_are_taken(number):
+    rows = f'[{{"a": 0.5, "b": 1}}, {{"a": {number}, "b": 1}}]'
+    body = f'{{"signature_name": "two", "instances": {rows}}}'
+    assert _parse(body.encode()).inputs["a"][1] == np.float32(number)
+
+
+def test_no_number_is_answered_that_json_does_not_have():
+    for number in (np.nan, np.inf):
+        outputs = {"features": np.array([[1.0], [number]], np.float32)}
+        with pytest.raises(predict_api.RequestError, match="of row 1") as error:
+            predict_api.render(outputs, True)
+        assert error.value.status == 500
+
+
+_PLUS = bytes([251, 239, 190]) * 3 + b"\xff"  # "++++++…" and "/w==" in base64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: text.rstrip("="),
+        lambda text: f"\n {text[:5]}\r\n\t{text[5:]}\n",
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f"DATA:image/svg+xml;charset=utf-8;base64,{text}",
+    ],
+)
+def test_base64_is_read_in_every_form_that_has_one_meaning(change):
+    text = change(base64.b64encode(_PLUS).decode())
+    request = _parse({"instances": [{"b64": text}]})
+    assert request.inputs["image_bytes"].tolist() == [_PLUS]
+
+
+@pytest.mark.parametrize(
+    "text", ["ab cd", "a", "abcde", "ab=c", "ab===", "=", "%2B", "data:,abc"]
+)
+def test_what_has_no_one_meaning_is_refused_with_the_way(text):
+    with pytest.raises(predict_api.RequestError) as error:
+        _parse({"instances": [{"b64": text}]})
+    assert "image_bytes of row 0 is not base64: it" in str(error.value)
+    assert "as `base64 -w0 FILE` prints it" in str(error.value)
+
+
 def test_one_output_is_answered_without_its_name():
     outputs = {"features": np.array([[1.5, 2.0]], np.float32)}
     by_row = json.loads(predict_api.render(outputs, True))
