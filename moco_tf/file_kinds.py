@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     """A kind of file.
 
     Attributes:
-      name: str with its article, as "a web page (HTML)".
+      name: str with its article, as "HTML (a web page)".
       group: str. "substitute": it came in place of the file, whatever that was
         to be, and the remedy holds for each. Else what it is: "image",
         "raw" (a camera's), "video", "sound", "archive", "document", "data"
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     remedy: str
 
 
-_AGAIN = "Copy or download it anew."
+AGAIN = "Copy or download it anew."
 _CONVERT = "Convert it to PNG."
 _DEVELOP = "Develop it to JPEG or PNG."
 _FRAMES = "Take frames out of it as JPEG or PNG files."
@@ -41,11 +41,11 @@ _AWAY = "Move it away."
 _UNPACK = "Unpack it and give what was in it."
 _ARRAYS = "Write the images that it holds to PNG files."
 
-EMPTY = Kind("an empty file", "substitute", _AGAIN)
+EMPTY = Kind("an empty file", "substitute", AGAIN)
 ZEROS = Kind(
     "zeros and nothing else",
     "substitute",
-    "A copy or download has kept room for it and not filled it. " + _AGAIN,
+    "A copy or download has kept room for it and not filled it. " + AGAIN,
 )
 LFS = Kind(
     "a Git LFS pointer",
@@ -58,7 +58,7 @@ ANNEX = Kind(
     "Run `git annex get` in the repository that it comes from.",
 )
 HTML = Kind(
-    "a web page (HTML)",
+    "HTML (a web page)",
     "substitute",
     "A download often gets a page to log in, or of an error, in place of the "
     "file. Open it in a browser, then download the file itself.",
@@ -135,6 +135,7 @@ def _program(name):
 JPEG, PNG, GIF = _image("a JPEG"), _image("a PNG"), _image("a GIF")
 BMP, WEBP, TIFF = _image("a BMP"), _image("a WebP"), _image("a TIFF")
 TGA = _image("a TGA")
+NETPBM = _image("a Netpbm image (PPM, PGM, PBM, PAM or PFM)")
 
 # The first row that fits counts: (kind, position, bytes, position, bytes, ...).
 SIGNATURES: tuple[tuple, ...] = (
@@ -309,7 +310,7 @@ def kind_of(head):
     if _is_safetensors(head):
         return SAFETENSORS
     if _NETPBM.match(head):
-        return _image("a Netpbm image (PPM, PGM, PBM, PAM or PFM)")
+        return NETPBM
     if head[0] == 10 and head[1:2] <= b"\x05" and head[2:3] == b"\x01":
         return _image("a PCX")
     if not head.strip(b"\0"):
@@ -335,6 +336,19 @@ def kind_of_file(path):
       ValueError: for a folder, and for a pipe, a socket or a device, of which
         nothing is read.
     """
+    head, tail = ends_of_file(path)
+    kind = kind_of(head)
+    # A TGA of version 2 has its signature at its end.
+    if kind.group == "unknown" and tail.endswith(b"TRUEVISION-XFILE.\0"):
+        return TGA
+    return kind
+
+
+def ends_of_file(path):
+    """The first and the last HEAD bytes of a file on the disk.
+
+    Raises: as kind_of_file.
+    """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError(
@@ -343,12 +357,9 @@ def kind_of_file(path):
         )
     with open(path, "rb") as file:
         head = file.read(HEAD)
-        kind = kind_of(head)
-        if kind.group == "unknown" and os.fstat(file.fileno()).st_size >= 18:
-            file.seek(-18, os.SEEK_END)
-            if file.read() == b"TRUEVISION-XFILE.\0":  # a TGA of version 2
-                return TGA
-    return kind
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - HEAD))
+        return head, file.read(HEAD)
 
 
 def kind_of_mode(mode):
@@ -479,19 +490,17 @@ def _is_printable(text):
     )
 
 
-def cut_words(contents):
-    """What is amiss with the end of an image of a known format: str, or "".
+def cut_words(head, tail):
+    """What is amiss with the end of an image, in words: str, or "".
 
     Args:
-      contents: bytes of all of a JPEG, PNG or GIF.
+      head: bytes, the first HEAD of a file. tail: bytes, the last HEAD.
     """
-    if not contents[-1:].strip(b"\0") and not contents[-512:].strip(b"\0"):
+    if not tail[-512:].strip(b"\0"):
         return "its end is zeros: a copy or download that was not completed"
-    end = contents.rstrip(b"\0\r\n ")[-16:]
-    kind = kind_of(contents[:HEAD])
     cut = {
-        JPEG: b"\xff\xd9" not in contents[-4096:],
-        PNG: b"IEND" not in end,
-        GIF: not end.endswith(b";"),
-    }.get(kind, False)
+        JPEG: b"\xff\xd9" not in tail,
+        PNG: b"IEND" not in tail,
+        GIF: not tail.rstrip(b"\0\r\n ").endswith(b";"),
+    }.get(kind_of(head), False)
     return "its end is missing: a copy or download that was cut" if cut else ""

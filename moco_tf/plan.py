@@ -124,6 +124,7 @@ class Plan:
             f"  data     {self.run.images} images of "
             f"{paths.shown(config.data.source)}, "
             f"views {config.data.views} at {config.data.image_size} px\n"
+            f"{sources.remark_lines(self.source, '           ')}"
             f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
             f"{model.dim} features, {train.precision}\n"
             f"  method   {config.method}: {words}\n"

@@ -70,6 +70,7 @@ def prepare(spec, folder, short_side=256, stream=None):
         if about is not None and about["finished"]:
             print(f"This cache is finished: {paths.shown(folder)}", file=stream)
             return about
+        print(sources.remark_lines(source), end="", file=stream)
         writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):
             _fill(writer, source, folder, stream)

@@ -114,6 +114,8 @@ def _train(plan, method, strategy, callback, workdir, knn):
     guard, step, before = callback.guard, callback.step, ""
     if guard.is_chief:
         print(plan.describe(workdir, step))
+        if knn:
+            print(knn.describe(), end="")
         if knn and plan.config.knn.baseline and step == 0:
             before = knn.baseline(method.query_encoder)
             print(f"kNN before training: {before}")

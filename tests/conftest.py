@@ -78,6 +78,7 @@ launch_scripts/test_slurm.py
 reporting/test_browser.py
 reporting/test_page.py
 reporting/test_samples_encoded.py
+evaluation/test_strays.py
 data/test_tfds_records.py
 data/test_stream.py
 data/test_views.py

@@ -41,8 +41,8 @@ def test_the_command_prepares_verifies_and_names_the_source(
     log = (cache / "unreadable.csv").read_text().splitlines()
     assert log == [
         "place,name,reason",
-        '3,a/3.png,"An image must be a JPEG, PNG, GIF or BMP. Received WebP. '
-        'Convert it to PNG, or remove it."',
+        '3,a/3.png,"An image must be a JPEG, PNG, GIF or BMP. Received a WebP. '
+        'Convert it to PNG."',
     ]
     assert len(sources.open_source(f"prepared:{cache}")) == 10
 

@@ -5,7 +5,6 @@ list may have millions of files: asking a network file system for each one, and
 Python objects for each one, are avoided where they would take minutes.
 """
 
-import codecs
 import hashlib
 import os
 from typing import Any
@@ -13,10 +12,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import file_kinds
 from moco_tf import paths as any_paths
-from moco_tf.data import decode, listing, specs
+from moco_tf.data import (
+    class_folders,
+    decode,
+    folder_contents,
+    list_files,
+    listing,
+    specs,
+)
+from moco_tf.data.class_folders import Remark
 
-# Endings of file names, in the order of decode.FORMATS.
+FORMATS_READ = decode.FORMATS  # by all that read files of the disk
+# Endings of file names, in the order of the formats.
 ENDINGS = (
     (b".jpg", b".jpeg", b".jpe", b".jfif"),
     (b".png",),
@@ -24,31 +33,51 @@ ENDINGS = (
     (b".bmp",),
 )
 READABLE_ENDINGS = sum(ENDINGS, ())
-_REFUSED = (
-    b".webp", b".tif", b".tiff", b".heic", b".heif", b".avif", b".jp2",
-    b".jxl", b".ppm", b".pgm", b".tga", b".ico", b".svg",
-)  # fmt: skip
 _SIZES_HASHED = 10_000
 PAIR_CHANNELS = 6  # of both files of a pair
 
 
 class FileSource:
-    """Image files, read and decoded sample by sample."""
+    """Image files, read and decoded sample by sample.
+
+    Attributes:
+      why_unlabelled: str, why `labels` are None, and the remedy; "" with
+        labels, or where nothing is known of it.
+    """
 
     may_fail = True
     channels = 3
     removed: Any = None
 
-    def __init__(self, root, paths, labels=None, class_names=None):
+    def __init__(
+        self,
+        root,
+        paths,
+        labels=None,
+        class_names=None,
+        *,
+        recorded=(),
+        why_unlabelled="",
+        look=lambda _: [],
+    ):
         """Takes the paths of the files.
 
         Args:
           root: folder that relative paths start from.
           paths: list of str or bytes, relative to `root` or absolute.
-          labels: int64 [N] or None. class_names: list of str or None.
+          labels: int64 [N], -1 for an image without a class, or None.
+          class_names: list of str or None.
+          recorded: (labels, class_names) that the fingerprint holds, or None;
+            (): those above.
+          why_unlabelled: see above. look: this source -> list of Remark.
         """
         self.labels = labels
         self.class_names = class_names
+        self.why_unlabelled = why_unlabelled
+        self._recorded = recorded
+        if recorded == ():
+            self._recorded = None if labels is None else (labels, class_names)
+        self._look = look
         self._root = os.fsencode(any_paths.absolute(root))
         listed = [os.fsencode(path) for path in paths]
         # The graph refers to a tensor that exists before it is traced; a
@@ -73,7 +102,8 @@ class FileSource:
 
     def reordered(self, indices):
         """A source of the same files without labels, in int [N] order."""
-        return FileSource(os.fsdecode(self._root), self.paths()[indices])
+        root, paths = os.fsdecode(self._root), self.paths()[indices]
+        return FileSource(root, paths, look=self._look)
 
     def records(self, indices):
         """Full paths, string [n], of int64 [n] indices."""
@@ -87,23 +117,37 @@ class FileSource:
         """Reads one path: uint8 [H, W, 3] (errors: see `decode.decode`)."""
         return decode.decode(tf.io.read_file(record))
 
+    def file_paths(self, index):
+        """Full paths of the files of a sample, list of bytes."""
+        return self.records(index[tf.newaxis]).numpy().tolist()
+
     def name(self, index):
         """The file's path as it was listed."""
         return os.fsdecode(self._paths[index].numpy())
 
+    def remarks(self):
+        """What a user should know of the files: list of Remark.
+
+        Side effects: may read the first bytes of a few files.
+        """
+        return self._look(self)
+
     def fingerprint(self):
         """Hex digest of the names, their labels, and the sizes of files.
 
-        Sizes are taken of at most 10,000 files, evenly spaced: asking a
+        Labels are those of earlier versions, so that a run of theirs goes on
+        (`class_folders.Classes.recorded`); the names decide the others. Sizes
+        are taken of at most 10,000 files, evenly spaced: asking a
         network folder for millions takes many minutes.
         """
         digest = hashlib.sha256()
         # Joined by the platform: a million names are no Python objects then.
         joined = tf.strings.reduce_join(self._paths, separator="\0")
         digest.update(joined.numpy())
-        if self.labels is not None:
-            digest.update(self.labels.tobytes())
-            names = "\0".join(self.class_names)
+        if self._recorded is not None:
+            labels, class_names = self._recorded
+            digest.update(labels.tobytes())
+            names = "\0".join(class_names)
             digest.update(names.encode("utf-8", "surrogateescape"))
         for size in self.marks(listing.marked(len(self), _SIZES_HASHED)):
             digest.update(b"%d " % size)
@@ -133,7 +177,17 @@ class FileSource:
           before: Listing. difference: Difference of it and these files.
         """
         root, names = os.fsdecode(self._root), difference.names
-        source = FileSource(root, names, before.labels, before.class_names)
+        # As when it was opened, labels that some images lack are in no digest.
+        lacking = before.labels is not None and (before.labels < 0).any()
+        source = FileSource(
+            root,
+            names,
+            before.labels,
+            before.class_names,
+            recorded=None if lacking else (),
+            why_unlabelled=self.why_unlabelled,
+            look=self._look,
+        )
         source.removed = difference.gone
         return source
 
@@ -174,9 +228,22 @@ class PairSource:
         """
         return decode_pair(self._parts[0].image, record)
 
+    def file_paths(self, index):
+        """Full paths of both files of a sample, list of bytes."""
+        return self.records(index[tf.newaxis]).numpy()[0].tolist()
+
     def name(self, index):
         """The first file's path as it was listed."""
         return self._parts[0].name(index)
+
+    @property
+    def why_unlabelled(self):
+        """Why there are no labels: those of the first file are missing."""
+        return self._parts[0].why_unlabelled
+
+    def remarks(self):
+        """What a user should know of both folders: list of Remark."""
+        return [x for part in self._parts for x in part.remarks()]
 
     def fingerprint(self):
         """Hex digest of both sources."""
@@ -235,10 +302,8 @@ def decode_pair(decode, files_of_pair):
 def open_folder(path):
     """Opens the image files of a folder, by extension.
 
-    Labels exist if every image lies in a class folder directly below the
-    root, and there are two such folders or more; classes are numbered in the
-    sorted order of their names. Any other layout, flat or nested, is read
-    without labels. Files of no image extension are left out.
+    `class_folders` has the rule of the labels, `folder_contents` says what is
+    passed over; `FileSource.remarks` names it.
 
     Args:
       path: str.
@@ -247,32 +312,58 @@ def open_folder(path):
       FileSource.
 
     Raises:
-      ValueError: for a missing, unreadable or empty folder, or images of
-        another format in it.
+      ValueError: for a missing, unreadable or empty folder.
     """
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
-        kind = "a file" if os.path.exists(path) else "missing"
         raise ValueError(
             "The source folder:PATH must name a folder. Received "
-            f"{path!r}, which is {kind}. Correct the path; a list of files is "
-            "opened with list:FILE."
+            f"{path!r}, which is {_what_is(path)} Correct the path; a list of "
+            "files is opened with list:FILE."
         )
-    files = _walk(path)
-    _refuse_formats(files)
-    images = [name for name in files if name.lower().endswith(READABLE_ENDINGS)]
+    try:
+        contents = folder_contents.Contents(os.fsencode(path), READABLE_ENDINGS)
+    except OSError as error:
+        where = error.filename or path
+        raise ValueError(
+            "Every folder of the images must exist and be readable. "
+            f"Received {os.fsdecode(where)!r}: {error.strerror}. Correct "
+            "the path, or grant read and search permission on the folder."
+        ) from error
+    images = contents.images
     if not images:
+        others = sum(tally.count for tally in contents.others.values())
+        said = " ".join(map(str, contents.remarks(FORMATS_READ)))
         raise ValueError(
             "A folder must contain at least one image. Received "
-            f"{path!r} with {len(files)} files, none of them named "
+            f"{path!r} with {others} files, none of them named "
             f"{b', '.join(READABLE_ENDINGS).decode()}. Correct the path."
+            + f" {said}"
+            * bool(said)
         )
-    if any(name.count(b"/") != 1 for name in images):
-        return FileSource(path, images)
-    labels, names = _number_classes(name.partition(b"/")[0] for name in images)
-    if len(names) < 2:
-        return FileSource(path, images)
-    return FileSource(path, images, labels, names)
+    classes = class_folders.classes_of(images, path)
+    contents.images = []  # a million names take memory; a tensor holds them
+    return FileSource(
+        path,
+        images,
+        classes.labels,
+        classes.names,
+        recorded=classes.recorded,
+        why_unlabelled=classes.refusal,
+        look=lambda _: contents.remarks(FORMATS_READ) + classes.remarks(),
+    )
+
+
+def _what_is(path):
+    """What a path names that is no folder: "missing.", "a file: JSON."."""
+    try:
+        return f"a file: {file_kinds.kind_of_file(path).name}."
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing."
+    except ValueError:
+        return f"{file_kinds.kind_of_mode(os.stat(path).st_mode)}."
+    except OSError as error:
+        return f"unreadable: {error.strerror}."
 
 
 def open_list(path):
@@ -280,7 +371,8 @@ def open_list(path):
 
     One image a line: its path, absolute or relative to the list's folder;
     then, on all lines or on none, a tab and the name of its class. Empty
-    lines are left out. Paths may contain spaces.
+    lines are left out. Paths may contain spaces. UTF-8, or UTF-16 as
+    PowerShell writes it.
 
     Args:
       path: str.
@@ -293,33 +385,42 @@ def open_list(path):
         line, for a missing image or a label that is missing or too many.
     """
     path = os.path.expanduser(path)
-    lines = _read_lines(path)
-    numbers = np.flatnonzero([line != b"" for line in lines]) + 1
-    rows = [line for line in lines if line]
-    del lines  # of a million lines each copy counts
-    if not rows:
-        raise ValueError(
-            "A list must name at least one image. Received the empty file "
-            f"{path!r}. Write one path a line, or path<TAB>class."
-        )
-    tabs = _count_tabs(path, rows, numbers)
-    root = os.path.dirname(path) or "."
+    rows = list_files.read(path)
     labels = names = None
-    if tabs:
-        labels, names = _number_classes(row.partition(b"\t")[2] for row in rows)
-    images = [row.partition(b"\t")[0] for row in rows]
-    del rows
-    _refuse_formats(images)
-    missing = _first_missing(os.fsencode(root), images)
-    if missing is not None:
-        name = _text(images[missing])
-        spaced = " Path and class are separated by a tab." * (" " in name)
-        raise ValueError(
-            "Each line of a list must name a file that exists, absolute or "
-            f"relative to the list's folder. Received {path!r} with line "
-            f"{numbers[missing]}: {name!r}.{spaced} Correct or remove the line."
-        )
-    return FileSource(root, images, labels, names)
+    if rows.classes is not None:
+        labels, names = class_folders.number_classes(rows.classes)
+    _refuse_formats(rows.images)
+    list_files.check_files(path, rows)
+    why = "its lines name no class. Write PATH<TAB>CLASS on every line."
+    return FileSource(
+        rows.root,
+        rows.images,
+        labels,
+        names,
+        why_unlabelled=why if labels is None else "",
+        look=_list_remarks,
+    )
+
+
+def _list_remarks(source):
+    """Remarks on images that a list names more than once."""
+    labels = source.labels
+    numbers, distinct = class_folders.number_distinct(source.paths())
+    again = len(numbers) - len(distinct)
+    if not again:
+        return []
+    remedy = "Each line is a sample: remove those that are not meant."
+    words = f"lines that name an image of an earlier line: {again}"
+    remarks = [Remark("repeated", words, remedy)]
+    if labels is not None:
+        pairs = np.unique(np.stack([numbers, labels], 1), axis=0)
+        twice = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
+        if len(twice):
+            names = class_folders.Tally(distinct[image] for image in twice)
+            words = f"images with more than one class: {len(twice)} ({names})"
+            remedy = "Keep the line of the class that is right."
+            remarks.append(Remark("repeated", words, remedy))
+    return remarks
 
 
 def open_pairs(text):
@@ -358,156 +459,21 @@ def open_pairs(text):
     return PairSource(first, second.reordered(order))
 
 
-def _walk(root):
-    """Files below a folder: sorted paths relative to it, list of bytes.
-
-    Hidden files and folders are left out. Links are followed, but not into a
-    folder that the link is in. A link to nothing counts as a file, so that it
-    is reported as unreadable and not silently missing.
-    """
-    paths = []
-
-    def visit(folder, prefix, above):
-        try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                return
-            # Entry by entry: a folder may have a million.
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    if not entry.name.startswith(b"."):
-                        add(entry, prefix, above | {identity})
-        except OSError as error:
-            raise ValueError(
-                "Every folder of the images must exist and be readable. "
-                f"Received {os.fsdecode(folder)!r}: {error.strerror}. Correct "
-                "the path, or grant read and search permission on the folder."
-            ) from error
-
-    def add(entry, prefix, above):
-        if entry.is_dir():
-            visit(entry.path, prefix + entry.name + b"/", above)
-        elif entry.is_file() or (
-            entry.is_symlink() and not os.path.exists(entry.path)
-        ):
-            paths.append(prefix + entry.name)
-
-    visit(os.fsencode(root), b"", frozenset())
-    paths.sort()
-    return paths
-
-
 def _refuse_formats(paths):
     """Raises ValueError for paths, list of bytes, of other formats."""
-    refused = [path for path in paths if path.lower().endswith(_REFUSED)]
+    endings = tuple(
+        {ending.encode() for ending in folder_contents.OTHER_FORMATS}
+        - set(READABLE_ENDINGS)
+    )
+    refused = [path for path in paths if path.lower().endswith(endings)]
     if refused:
         named = ", ".join(os.fsdecode(path) for path in refused[:5])
         more = ", ..." if len(refused) > 5 else ""
         raise ValueError(
             f"Images must be {decode.FORMAT_NAMES} files. Received "
             f"{len(refused)} of other formats: {named}{more}. "
-            "Convert them to PNG, move them away, or name the files to be "
-            "used in a list (list:FILE)."
+            "Convert them to PNG, or remove their lines."
         )
-
-
-def _number_classes(classes):
-    """Numbers the classes of N images in the order of their names.
-
-    Args:
-      classes: iterable of bytes, the class name of each image.
-
-    Returns:
-      labels int64 [N], and the names by label, list of str; names that are all
-      whole numbers are sorted as numbers.
-    """
-    numbers, names = _number_distinct(classes)
-    names = [name.decode("utf-8", "surrogateescape") for name in names]
-    ordered = sorted(names)
-    if all(name.isdecimal() for name in names):
-        ordered.sort(key=lambda name: (int(name), name))
-    rank = {name: number for number, name in enumerate(ordered)}
-    return np.array([rank[name] for name in names], np.int64)[numbers], ordered
-
-
-def _number_distinct(values):
-    """Numbers of N values, int64 [N], and the distinct values that they index.
-
-    The distinct values are in the order of their first appearance.
-    """
-    known: dict[bytes, int] = {}
-    numbers = (known.setdefault(value, len(known)) for value in values)
-    return np.fromiter(numbers, np.int64), list(known)
-
-
-def _read_lines(path):
-    """Lines of a file, list of bytes, without a byte-order mark."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise ValueError(
-            "The source list:FILE must name a text file that can be read. "
-            f"Received {path!r}: {error.strerror}. Correct the path; a folder "
-            "of images is opened with folder:PATH."
-        ) from error
-    # Of bytes this splits at \n, \r\n and \r, and at nothing else.
-    return text.removeprefix(codecs.BOM_UTF8).splitlines()
-
-
-def _text(line):
-    return line.decode("utf-8", "surrogateescape")
-
-
-def _count_tabs(path, rows, numbers):
-    """Tabs of each row, 0 or 1: raises ValueError unless all have as many."""
-    tabs = rows[0].count(b"\t")
-    for number, row in zip(numbers, rows, strict=True):
-        lacking = row.strip(b"\t") != row  # a path or a class
-        if tabs > 1 or row.count(b"\t") != tabs or lacking:
-            raise ValueError(
-                "Each line of a list must be PATH, or each PATH<TAB>CLASS. "
-                f"Received {path!r} with {tabs} tabs in its first line and "
-                f"line {number}: {_text(row)!r}. Label all lines or none."
-            )
-    return tabs
-
-
-def _first_missing(root, images):
-    """Index of the first image that does not exist; None if all exist.
-
-    Args:
-      root: bytes, folder that relative paths start from.
-      images: list of bytes.
-    """
-    folder_of, folders = _number_distinct(
-        name[: name.rfind(b"/") + 1] for name in images
-    )
-    # Folders, and the images of each, in the order of the list.
-    rows = np.argsort(folder_of, kind="stable")
-    members = np.split(rows, np.cumsum(np.bincount(folder_of))[:-1])
-    first = len(images)
-    for folder, indices in zip(folders, members, strict=True):
-        if indices[0] > first:
-            break
-        missing = _missing(root, folder, images, indices.tolist())
-        first = min(first, next(missing, first))
-    return first if first < len(images) else None
-
-
-def _missing(root, folder, images, indices):
-    """Yields the indices of the images of one folder that do not exist."""
-    path = os.path.join(root, folder)
-    # One listing a folder: asking for each file of a network folder takes
-    # many minutes.
-    readable = os.path.isdir(path) and os.access(path, os.R_OK)
-    present = set(os.listdir(path)) if readable else set()
-    for index in indices:
-        name = images[index]
-        if name[len(folder) :] not in present:
-            if not os.path.exists(os.path.join(root, name)):
-                yield index
 
 
 def _index_by_stem(source, folder):

@@ -282,8 +282,9 @@ def _relabelled(before, now, rows):
     if before.class_names is None or now.class_names is None:
         return int((old != new).sum())
     numbers = {name: number for number, name in enumerate(now.class_names)}
+    # A class that is no more; and -1, of an image without one, stays itself.
     translated = np.array(
-        [numbers.get(name, -1) for name in before.class_names]
+        [*(numbers.get(name, -2) for name in before.class_names), -1]
     )
     return int((translated[old] != new).sum())
 

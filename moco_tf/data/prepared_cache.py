@@ -88,6 +88,10 @@ class PreparedSource:
         rows = cache.rows
         self.class_names = cache.about["class_names"]
         self.labels = None
+        self.why_unlabelled = (
+            f"its source, {cache.about.get('source')}, had none when it was "
+            "prepared. Prepare one that has labels."
+        )
         if cache.about["labelled"]:
             self.labels = rows["label"].astype(np.int64)
         self.may_fail = bool(cache.about["unreadable"])

@@ -8,7 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import naming, paths
-from moco_tf.data import image_files, listing, prepared_cache, shapes
+from moco_tf.data import (
+    class_folders,
+    image_files,
+    listing,
+    prepared_cache,
+    shapes,
+)
 
 
 class Source(Protocol):
@@ -16,6 +22,9 @@ class Source(Protocol):
 
     Two methods run in the graph: `records` for many indices at once, `image`
     for each record.
+
+    Those of files also have `remarks` and `why_unlabelled`, which `remarks`
+    and `labelled` below ask for, and `file_paths`.
 
     Attributes:
       may_fail: bool; False when all images are known to be readable.
@@ -30,7 +39,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Labels int64 [N], or None."""
+        """Labels int64 [N], -1 for an image without a class, or None."""
 
     @property
     def class_names(self) -> list[str] | None:
@@ -137,6 +146,15 @@ class Subset:
         """The image's name in the source."""
         return self.source.name(int(self.indices[index]))
 
+    def file_paths(self, index):
+        """Full paths of the files of a sample; none of a source without."""
+        paths = getattr(self.source, "file_paths", None)
+        return paths(tf.gather(self._indices, index)) if paths else []
+
+    def remarks(self):
+        """Those on the source."""
+        return remarks(self.source)
+
     def fingerprint(self):
         """Hex digest of the source and the selection."""
         digest = hashlib.sha256(self.source.fingerprint().encode())
@@ -216,6 +234,53 @@ def _quoted(spec):
     """A spec in quotes, as it can be pasted into a command."""
     word = paths.quote(spec)
     return f"'{spec}'" if word == spec else word
+
+
+def labelled(source: Any, name: str, otherwise: str = "") -> Any:
+    """The images of a source that have a label: the source, or a Subset of it.
+
+    Args:
+      source: Source. name: of what it is for, as "bank".
+      otherwise: sentence, what can be done without labels.
+
+    Raises:
+      ValueError: for a source without labels, with the reason.
+    """
+    why = getattr(source, "why_unlabelled", "") or (
+        "give a folder of class folders or a data set that has labels."
+    )
+    if source.labels is not None:
+        chosen = np.flatnonzero(np.asarray(source.labels) >= 0)
+        if len(chosen) == len(source):
+            return source
+        if len(chosen):
+            return Subset(source, chosen)
+        why = "each of its labels is -1, which stands for none."
+    raise ValueError(
+        f"An evaluation needs labels. The {name} has none: {why} "
+        f"{otherwise}".strip()
+    )
+
+
+def remarks(source: Any) -> list[class_folders.Remark]:
+    """What a user should know of a source: what was left out, and the like.
+
+    Side effects: may read the first bytes of a few files.
+    """
+    look = getattr(source, "remarks", None)
+    return look() if look else []
+
+
+def remark_lines(source: Any, indent: str = "") -> str:
+    """The remarks on a source, a line each, "" without any.
+
+    Remedies are in the table of `doctor`, and would hide here what there is.
+    """
+    found = remarks(source)
+    lines = [f"{remark.subject}: {remark.words}" for remark in found]
+    if any(remark.remedy for remark in found):
+        lines.append("`moco-tf doctor` says what to do about these.")
+    return "".join(f"{indent}{line}\n" for line in lines)
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:

@@ -7,6 +7,9 @@ import re
 
 import tensorflow as tf
 
+from moco_tf import file_kinds
+from moco_tf.data import decode, image_files
+
 _BYTES = re.compile(r"\bb'([^']*)'")
 _NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
 # What reading an image may raise; the second, where its name is no text.
@@ -129,8 +132,9 @@ def read(source, index):
     Returns:
       (uint8 [H, W, C], None), or (None, the reason as str).
     """
+    index = tf.constant(index, tf.int64)
     try:
-        return image_at(source, tf.constant(index, tf.int64)), None
+        return image_at(source, index), None
     except tf.errors.OpError as error:
         text, kind = error.message, type(error).__name__
     except UnicodeDecodeError as error:
@@ -143,4 +147,30 @@ def read(source, index):
     text = " ".join(text.split())
     if len(text) > 200:  # a long path stands in front of what is wrong
         text = f"{text[:120]} ... {text[-75:]}"
-    return None, text or kind
+    return None, _in_plain_words(source, index, text or kind)
+
+
+def _in_plain_words(source, index, text):
+    """The reason of a decoder, or what its file is, where that says more.
+
+    Args:
+      source: Source. index: int64 scalar. text: str, the decoder's reason.
+    """
+    paths = getattr(source, "file_paths", None)
+    for path in paths(index) if paths else ():
+        try:
+            head, tail = file_kinds.ends_of_file(path)
+            kind = file_kinds.kind_of_file(path)
+        except OSError:
+            return text  # names the path, and says what the system says
+        if kind.name not in {f"a {name}" for name in image_files.FORMATS_READ}:
+            return (
+                f"An image must be a {decode.FORMAT_NAMES}. Received "
+                f"{kind.name}. {kind.remedy}"
+            )
+        cut = file_kinds.cut_words(head, tail)
+        if cut:
+            return (
+                f"This is {kind.name}, and {cut}. {file_kinds.AGAIN} ({text})"
+            )
+    return text

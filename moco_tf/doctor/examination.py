@@ -124,6 +124,7 @@ def _examine_images(rows, source, request):
     _announce(f"{len(source)} images")
     figures = scan.scan_source(source, config.data.threads or os.cpu_count())
     faults = images.find_faults(source, figures, config.data.image_size)
+    rows += images.remark_rows(source)
     rows += images.format_rows(figures)
     rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
     rows += _count_classes(source, config.data.source)

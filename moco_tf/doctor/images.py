@@ -8,15 +8,17 @@ that agree there become neighbours when they are sorted, and only neighbours are
 compared. Work and memory grow with N, not with its square.
 """
 
+import collections
 import csv
 import itertools
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.data import decode, image_files
+from moco_tf.data import class_folders, decode, image_files, sources
 from moco_tf.doctor import scan, table
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
@@ -198,6 +200,8 @@ def fault_rows(source, faults, max_corrupt_fraction):
             f"{len(indices)} ({100 * share:.2g} %) {kind.words}: {names}{more}"
         )
         verdict, remedy = kind.verdict, kind.remedy
+        if name == "unreadable":
+            words += f". Why: {_reasons(faults)}"
         if name == "unreadable" and share > max_corrupt_fraction:
             verdict = table.FAIL
             remedy += (
@@ -209,6 +213,18 @@ def fault_rows(source, faults, max_corrupt_fraction):
         words = "all can be read; none is tiny, plain or a copy"
         rows.insert(0, table.Row("images", words))
     return rows
+
+
+def _reasons(faults):
+    """The most frequent reasons of unreadable images, with their numbers."""
+    reasons = collections.Counter(
+        # The system's begin with the path, which is another each time.
+        re.sub(r"^/.*; ", "", fault.detail).rstrip(".")
+        for fault in faults
+        if fault.kind == "unreadable"
+    )
+    named = [f"{text} ({n})" for text, n in reasons.most_common(_NAMED)]
+    return "; ".join(named) + "; ..." * (len(reasons) > _NAMED)
 
 
 def _short(name):
@@ -253,6 +269,19 @@ def write_csv(path, source, faults):
             writer.writerow([name, fault.kind, fault.detail])
 
 
+def remark_rows(source):
+    """Rows on what was left out or passed over, and on strays."""
+    return [
+        table.Row(
+            remark.subject,
+            remark.words,
+            table.WARN if remark.remedy else table.OK,
+            remark.remedy,
+        )
+        for remark in sources.remarks(source)
+    ]
+
+
 def class_rows(source, spec):
     """Rows of the table about labels.
 
@@ -262,8 +291,12 @@ def class_rows(source, spec):
     rows = _empty_folders(spec)
     if source.labels is None:
         words = "no labels; pre-training needs none"
+        why = getattr(source, "why_unlabelled", "")
+        if why:
+            words += f". kNN and `linear` do: {why.rstrip('.')}"
         return [table.Row("classes", words), *rows]
     labels = np.asarray(source.labels)
+    labels = labels[labels >= 0]  # strays have none, and a row of their own
     length = len(source.class_names or []) or labels.max() + 1
     counts = np.bincount(labels, minlength=length)
     names = source.class_names or [str(n) for n in range(length)]
@@ -278,6 +311,13 @@ def class_rows(source, spec):
         words = (
             f"{len(present)} classes of {counts[few]} ({names[few]}) to "
             f"{counts[many]} ({names[many]}) images"
+        )
+    pairs = class_folders.alike(names)
+    if pairs:
+        alike = ", ".join(f"{a!r} and {b!r}" for a, b in pairs[:_NAMED])
+        remedy = "If each pair is one class, write it in one way."
+        rows.append(
+            table.Row("classes", f"{alike} look alike", table.WARN, remedy)
         )
     if len(present) == 1:
         words = f"all {counts[many]} images are of one class, {names[many]}"
@@ -303,8 +343,10 @@ def _empty_folders(spec):
         empty = sorted(
             entry.name
             for entry in listing
-            if entry.is_dir()
+            # A link in a circle is no folder to os.path, an error to entry.
+            if os.path.isdir(entry.path)
             and not entry.name.startswith(".")
+            and not class_folders.is_kept(os.fsencode(entry.name))
             and not _holds_image(entry.path)
         )
     return [_empty_row(empty, "folder")] if empty else []

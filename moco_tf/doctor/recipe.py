@@ -212,6 +212,7 @@ def knn_row(config):
     try:
         bank = plan.open_source(config, config.knn.bank)
         query = plan.open_source(config, config.knn.query)
+        bank, query = knn.labelled(bank, query, [config.knn.k])
         knn.check(bank, query, config.knn.k)
     except ValueError as error:
         words, remedy = str(error), "Correct knn.bank, knn.query or knn.k."

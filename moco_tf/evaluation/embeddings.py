@@ -39,15 +39,20 @@ class Embeddings(NamedTuple):
     rows: dict  # layer -> float32 [n, F]; slices of it are arrays
     index: np.ndarray  # int64 [n], numbers of the images in the source
     names: Any  # sequence of str, of the images
-    labels: np.ndarray | None  # int64 [n]
+    labels: np.ndarray | None  # int64 [n], -1 for an image without a class
     class_names: list | None  # of str
     about: dict  # encoder and source, as of `describe`
 
     def class_of(self, row):
-        """Returns the class of a row as text, its name or number; or None."""
+        """Returns the class of a row as text, its name or number; or None.
+
+        It is "" for an image without a class among others that have one.
+        """
         if self.labels is None:
             return None
         label = int(self.labels[row])
+        if label < 0:
+            return ""
         return self.class_names[label] if self.class_names else str(label)
 
 
@@ -96,11 +101,15 @@ def embed_source(
     sizes = ", ".join(f"{x} {embeddings.rows[x].shape[1]}" for x in layers)
     labelled = "no labels"
     if embeddings.labels is not None:
-        labelled = f"labels of {len(set(embeddings.labels.tolist()))} classes"
+        known = embeddings.labels[embeddings.labels >= 0]
+        labelled = f"labels of {len(np.unique(known))} classes"
+        if len(known) < len(embeddings.labels):
+            labelled += f" for {len(known)} of them"
     print(
         f"source      {paths.shown(spec)}: {len(embeddings.index)} images, "
         f"{labelled}, "
         f"{embeddings.about['unreadable']} unreadable left out\n"
+        f"{sources.remark_lines(source, ' ' * 12)}"
         f"encoder     {paths.shown(embeddings.about['title'])}\n"
         f"features    {sizes}"
     )
@@ -336,7 +345,9 @@ def _write_parquet(path, embeddings):
             group = slice(start, start + GROUP_ROWS)
             arrays = {name: pa.array(x[group]) for name, x in columns.items()}
             if "class_name" in schema.names:
-                arrays["class_name"] = names.take(arrays["label"])
+                numbers = labels[group]  # null for an image without a class
+                chosen = pa.array(numbers, mask=numbers < 0)
+                arrays["class_name"] = names.take(chosen)
             for layer, rows in embeddings.rows.items():
                 arrays[layer] = pa.FixedSizeListArray.from_arrays(
                     pa.array(np.asarray(rows[group], np.float32).ravel()),

@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from moco_tf import filesystem
-from moco_tf.data import views
+from moco_tf.data import class_folders, sources, unreadable, views
 
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 # AutoGraph's reading of the source is most of the time to the first batch.
@@ -114,6 +114,10 @@ def unreadable_names(source, index, total):
     skipped = [source.name(int(i)) for i in np.flatnonzero(~present)]
     if skipped:
         shown = ", ".join(skipped[:10]) + (", ..." if skipped[10:] else "")
+        if hasattr(source, "file_paths"):  # a file may say more than its name
+            first = int(np.flatnonzero(~present)[0])
+            reason = unreadable.read(source, first)[1]
+            shown += f". The first: {reason}" if reason else ""
         logging.warning(
             "%d of %d images cannot be read and are left out of the "
             "evaluation: %s",
@@ -138,10 +142,13 @@ def pad_batch(images, batch_size):
 
 def none_readable_error(source):
     """Returns the ValueError for a source without a readable image."""
-    first = f", the first is {source.name(0)}" if len(source) else ""
+    first = "."
+    if len(source):
+        reason = unreadable.read(source, 0)[1] or "it can be read now."
+        first = f", the first is {source.name(0)}: {reason}"
     return ValueError(
         "An evaluation needs at least one image that can be read. Received "
-        f"{len(source)} images, none readable{first}."
+        f"{len(source)} images, none readable{first}"
     )
 
 
@@ -249,10 +256,10 @@ def common_labels(bank, query, names=("bank", "query set")):
       ValueError: for a source without labels, or a class the bank lacks.
     """
     for name, source in zip(names, (bank, query), strict=True):
-        if source.labels is None:
+        if sources.labelled(source, name) is not source:
             raise ValueError(
-                f"An evaluation needs labels. The {name} has none: give a "
-                "folder of class folders or a data set that has labels."
+                "Every image that is compared needs a label. Received a "
+                f"{name} with images without: take sources.labelled of it."
             )
     labels = np.asarray(query.labels, np.int64)
     bank_names, query_names = bank.class_names, query.class_names
@@ -263,7 +270,7 @@ def common_labels(bank, query, names=("bank", "query set")):
                 f"The {names[0]} must hold every class of the {names[1]}. "
                 f"Received {len(bank_names)} classes and {len(query_names)}; "
                 f"missing in the {names[0]}: {', '.join(missing)}. Give "
-                "sources of the same classes."
+                f"sources of the same classes.{_alike(missing, bank_names)}"
             )
         numbers = {name: number for number, name in enumerate(bank_names)}
         renumbered = np.array([numbers[x] for x in query_names], np.int64)
@@ -277,6 +284,19 @@ def common_labels(bank, query, names=("bank", "query set")):
             "sources of the same classes."
         )
     return labels, classes
+
+
+def _alike(missing, known):
+    """A sentence for classes that differ in what one does not see, or ""."""
+    plain = {class_folders.plain(name): name for name in known}
+    for name in missing:
+        other = plain.get(class_folders.plain(name))
+        if other is not None:
+            return (
+                f" {name!r} and {other!r} differ in blanks, case or the form "
+                "of their letters: write them alike."
+            )
+    return ""
 
 
 def extract_to_disk(

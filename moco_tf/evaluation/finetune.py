@@ -189,7 +189,7 @@ def _describe(config, start, train, held_out, labelled, output):
         f"  start    {paths.shown(start.title)}\n"
         f"  train    {len(train)} images of {len(labelled.names)} classes "
         f"({100 * config.data.labels:g} % of {len(labelled.train)}), "
-        f"{len(held_out)} held out\n"
+        f"{len(held_out)} held out\n{labelled.remark_lines()}"
         f"  test     {len(labelled.test)} images"
     )
 

@@ -67,6 +67,24 @@ def compare_pixels(bank_source, query_source, recipe, size, k, temperature):
     )
 
 
+def labelled(bank_source, query_source, ks, otherwise=""):
+    """The labelled images of both sources, checked for each k.
+
+    Args:
+      otherwise: sentence, what can be done without labels.
+
+    Raises:
+      ValueError: as `check` and `sources.labelled` do.
+    """
+    for k in ks:
+        voting.check_k(k, len(bank_source))
+    bank = sources.labelled(bank_source, "bank", otherwise)
+    query = sources.labelled(query_source, "query set", otherwise)
+    for k in ks:
+        check(bank, query, k)
+    return bank, query
+
+
 def check(bank_source, query_source, k):
     """Refuses two sources that kNN cannot compare, before anything is run.
 
@@ -124,11 +142,15 @@ def evaluate(
     sets = _feature_sets(encoder, store, opened, layers, baselines)
     print("kNN top-1, cosine, votes weighted by exp(similarity / T)")
     print(f"encoder     {paths.shown(encoder.title)}")
-    for (name, spec), stored in zip(given.items(), sets[-1][2:], strict=True):
+    for (name, spec), stored, source in zip(
+        given.items(), sets[-1][2:], opened, strict=True
+    ):
         print(
             f"{name:<10}  {paths.shown(spec)}: {len(stored.index)} images, "
             f"{classes} classes, {len(stored.skipped)} unreadable left out"
         )
+        if name == "bank" or query != bank:
+            print(sources.remark_lines(source, " " * 12), end="")
     result = _print_table(sets, labels, ks, temperatures, classes)
     if len(sets[-1][3].index) > 1:  # a single image has no distance to another
         _print_representation(sets)
@@ -163,8 +185,7 @@ def _open(given, ks, temperatures, channels):
     bank, query = (
         sources.open_source(spec, channels) for spec in given.values()
     )
-    for k in ks:
-        check(bank, query, k)
+    bank, query = labelled(bank, query, ks)
     for temperature in temperatures:
         voting.check_temperature(temperature)
     return bank, query

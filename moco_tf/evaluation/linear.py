@@ -170,7 +170,7 @@ def _describe(config, encoder, labelled, output):
         f"{paths.shown(output)}\n"
         f"  encoder  {paths.shown(encoder.title)}\n"
         f"  train    {len(labelled.train)} images, "
-        f"{len(labelled.names)} classes\n"
+        f"{len(labelled.names)} classes\n{labelled.remark_lines()}"
         f"  test     {len(labelled.test)} images"
     )
 

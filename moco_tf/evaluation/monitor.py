@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
 from moco_tf.monitoring import listener
 
+_WITHOUT = (
+    "Or train without kNN: --config.knn.bank= --config.knn.query= (both empty)."
+)
 _PAIRS = 512  # images of which two training views are compared
 
 
@@ -37,9 +40,12 @@ class KnnMonitor(listener.Listener):
         """
         self.config = config
         self.recipe = views.recipe(config.data.views, config.data.strength)
-        self.bank = plan.open_source(config, config.knn.bank)
-        self.query = plan.open_source(config, config.knn.query)
-        knn.check(self.bank, self.query, config.knn.k)
+        self.bank, self.query = knn.labelled(
+            plan.open_source(config, config.knn.bank),
+            plan.open_source(config, config.knn.query),
+            [config.knn.k],
+            _WITHOUT,
+        )
         self.truth, self.classes = features.common_labels(self.bank, self.query)
         # One trace of each serves all epochs, and one iterator.
         self._batches = {
@@ -62,6 +68,17 @@ class KnnMonitor(listener.Listener):
         if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
             row.update(self(method.query_encoder))
             self.newest_top1 = row[f"knn_{config.knn.features}"]
+
+    def describe(self):
+        """What a user should know of both sources, a line each, or ""."""
+        specs = self.config.knn.bank, self.config.knn.query
+        named = dict(zip(specs, (self.bank, self.query), strict=True))
+        named.pop(self.config.data.source, None)  # the plan has spoken of it
+        return "".join(
+            f"  kNN      {len(source)} images of {paths.shown(spec)}\n{lines}"
+            for spec, source in named.items()
+            if (lines := sources.remark_lines(source, " " * 11))
+        )
 
     def take(self):
         """Returns the newest features of bank and query once, then None."""

@@ -233,6 +233,7 @@ def _same_class(bank, query, query_rows, index):
     if bank.labels is None or query.labels is None:
         return None
     labels = query.labels[query_rows]
+    known = labels >= 0  # an image without a class is like no other
     if bank.class_names is not None and query.class_names is not None:
         # Class folders are numbered by name: sets that lack some differ.
         numbers = {name: n for n, name in enumerate(bank.class_names)}
@@ -240,7 +241,7 @@ def _same_class(bank, query, query_rows, index):
         labels = renumbered[labels]
     elif bank.class_names is not query.class_names:
         return None
-    return bank.labels[index] == labels[:, np.newaxis]
+    return (bank.labels[index] == labels[:, np.newaxis]) & known[:, np.newaxis]
 
 
 def _open_source(file):

@@ -140,6 +140,12 @@ class LabelledSources(NamedTuple):
     names: list[str]
     data: tuple[workdirs.RunData, ...] = ()
 
+    def remark_lines(self):
+        """What a user should know of both, a line each with its end, or ""."""
+        indent = " " * 11
+        lines = [sources.remark_lines(x, indent) for x in self[:2]]
+        return "".join(dict.fromkeys(lines))  # both may be of one folder
+
 
 def open_labelled(train, test, run_config=None, channels=3, output=None):
     """Opens the two labelled sources of a task, and compares their classes.
@@ -189,9 +195,13 @@ def open_labelled(train, test, run_config=None, channels=3, output=None):
             )
         )
         opened = [part.source for part in data]
-    train_source, test_source = opened
+    names = ("training set", "test set")
+    train_source, test_source = (
+        sources.labelled(source, name)
+        for source, name in zip(opened, names, strict=True)
+    )
     test_labels, classes = features.common_labels(
-        train_source, test_source, ("training set", "test set")
+        train_source, test_source, names
     )
     if classes < 2:
         raise ValueError(

@@ -111,7 +111,10 @@ def _map(test, sheets):
     if labels is not None:
         present, labels = np.unique(labels, return_inverse=True)
         classes = test.shown.class_names
-        names = [classes[x] if classes else str(x) for x in present.tolist()]
+        names = [
+            "(no class)" if x < 0 else classes[x] if classes else str(x)
+            for x in present.tolist()
+        ]
     counts = np.bincount(labels) if names else []
     return {
         "spec": test.spec,

@@ -225,7 +225,13 @@ def open_bank(bank, encoder, workdir=""):
         rows, labels, classes = _read_bank(bank, encoder)
     else:
         source = sources.open_source(bank, encoder.channels)
-        _check_labels(bank, source.labels)
+        try:
+            source = sources.labelled(source, "bank")
+        except ValueError as error:
+            raise ValueError(
+                f"The bank must have labels. Received {str(bank)!r} without. "
+                f"{error}"
+            ) from error
         with _store(workdir) as folder:
             stored = features.extract_to_disk(encoder, source, folder)
             # The bank copies them: the folder may go.
@@ -270,11 +276,15 @@ def _read_bank(path, encoder):
             "Write it with `moco-tf embed --features=backbone`."
         )
     _check_labels(path, stored.labels)
-    return stored.rows["backbone"], stored.labels, stored.class_names
+    rows, labels = stored.rows["backbone"], stored.labels
+    if (labels < 0).any():  # of images without a class
+        chosen = np.flatnonzero(labels >= 0)
+        rows, labels = rows[chosen], labels[chosen]
+    return rows, labels, stored.class_names
 
 
 def _check_labels(bank, labels):
-    if labels is None:
+    if labels is None or (labels < 0).all():
         raise ValueError(
             f"The bank must have labels. Received {str(bank)!r} without. Give "
             "a folder of class folders, or the features of one."

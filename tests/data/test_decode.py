@@ -328,7 +328,6 @@ def test_truncated_files_are_refused(form, kept):
 @pytest.mark.parametrize(
     ("contents", "named"),
     [
-        (b"", "an empty file"),
         (b"hello, this is text", "an unknown format"),
         (b"\xff", "an unknown format"),
         (pictures.encode(pictures.scene(), "TIFF"), "TIFF"),
@@ -340,6 +339,13 @@ def test_truncated_files_are_refused(form, kept):
         (b"\xff\x0a\xfa\x1f", "JPEG XL"),
         (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"<!DOCTYPE html>", "HTML or XML"),
+        (pictures.encode(pictures.scene(), "JPEG2000", no_jp2=True), "stream"),
+        *((b"\0\0\0\x18ftyp" + x, "HEIC") for x in (b"heix", b"hevc")),
+        (b"\0\0\0\x18ftypmsf1", "HEIF"),
+        (b"\0\0\0\x18ftypavis", "AVIF"),
+        (b"8BPS\0\x01", "PSD"),
+        (pictures.encode(pictures.scene(), "ICO"), "ICO"),
+        (pictures.encode(pictures.scene(), "PPM"), "Netpbm"),
     ],
 )
 def test_other_formats_are_refused_by_name(contents, named):
@@ -347,6 +353,24 @@ def test_other_formats_are_refused_by_name(contents, named):
         tf.errors.InvalidArgumentError,
         match=f"(?s)JPEG, PNG, GIF or BMP. Received.*{named}.*Convert it to",
     ):
+        decode.decode(contents)
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"", "an empty file. Copy or download it anew"),
+        (b"version https://git-lfs.github.com/spec/v1", "Run `git lfs pull`"),
+        (b"%PDF-1.7", "a PDF. Take the pictures out"),
+        (b'{"error": 1}', "JSON. Read it"),
+        (b"\n[1]", "JSON. Read it"),
+        (b"\xef\xbb\xbf<html>", "HTML or XML. A download"),
+        (b"PK\x03\x04" + bytes(30), "a zip archive. Unpack it"),
+        (b"\0\0\0\x18ftypisom", "an ISO media file. Take frames"),
+    ],
+)
+def test_what_lies_there_instead_has_its_own_remedy(contents, words):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
         decode.decode(contents)
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
-from moco_tf.data import sources, stream, unreadable, views
+from moco_tf.data import image_files, sources, stream, unreadable, views
 from tests import properties
 from tests.data import pictures
 
@@ -103,11 +103,15 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
         sources.open_source(f"folder:{tmp_path}")
 
 
-def test_other_formats_are_counted_and_named(tmp_path):
+def test_other_formats_are_left_out_and_counted(tmp_path):
     pictures.write(tmp_path, "a.jpg")
     for number in range(6):
-        (tmp_path / f"{number}.WEBP").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"Received 6 .*4\.WEBP, \.\.\.\."):
+        (tmp_path / f"{number}.HEIC").write_bytes(b"x")
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert pictures.names(source) == ["a.jpg"]
+    assert ": 6 .heic\n" in sources.remark_lines(source)
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(ValueError, match=r"at least one image.*: 6 \.heic"):
         sources.open_source(f"folder:{tmp_path}")
 
 
@@ -133,10 +137,70 @@ def test_the_fingerprint_stays_when_the_folder_moves(tmp_path):
     assert first == second
 
 
-def test_a_link_to_itself_is_refused_by_its_folder(tmp_path):
+def test_a_link_to_itself_is_passed_over(tmp_path):
     (tmp_path / "a.jpg").symlink_to("a.jpg")
-    with pytest.raises(ValueError, match=f"{tmp_path}': Too many levels"):
+    with pytest.raises(ValueError, match=r"links in circles: 1 \(a.jpg\)"):
         sources.open_source(f"folder:{tmp_path}")
+    pictures.write(tmp_path, "b.jpg")
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert pictures.names(source) == ["b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [(b"PK\x03\x04" + bytes(40), "zip archive"), (b"hello", "plain text")],
+)
+def test_a_file_in_place_of_a_folder_is_named(tmp_path, contents, words):
+    (tmp_path / "x").write_bytes(contents)
+    with pytest.raises(ValueError, match=f"which is a file: .*{words}"):
+        sources.open_source(f"folder:{tmp_path}/x")
+
+
+def test_a_pipe_in_place_of_a_folder_or_a_list_is_named(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(ValueError, match="p', which is a pipe"):
+        sources.open_source(f"folder:{tmp_path}/p")
+    with pytest.raises(ValueError, match="a pipe. Write the lines to a file"):
+        sources.open_source(f"list:{tmp_path}/p")
+
+
+@pytest.mark.parametrize(
+    "extra", ["cover.jpg", "cat/x/1.jpg", "cat/@eaDir/1.jpg", "@eaDir/x/1.jpg"]
+)
+def test_a_stray_changes_neither_order_nor_fingerprint(tmp_path, extra):
+    names = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", extra]
+    pictures.write(tmp_path, *names)
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert pictures.names(source) == sorted(names)
+    # As of a version that gave such a folder no labels.
+    unlabelled = image_files.FileSource(tmp_path, sorted(names))
+    assert source.fingerprint() == unlabelled.fingerprint()
+    labelled = sources.labelled(source, "bank")
+    assert pictures.names(labelled) == sorted(names[:4])
+    assert labelled.labels.tolist() == [0, 0, 1, 1]
+    assert labelled.fingerprint() != source.fingerprint()
+    assert extra in sources.remark_lines(labelled)
+
+
+def test_where_labels_are_refused_the_remedy_gives_them(tmp_path):
+    names = [f"{s}/{c}/1.jpg" for s in ("test", "train") for c in "ab"]
+    pictures.write(tmp_path, *names)
+    source = sources.open_source(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="The bank has none: its images") as e:
+        sources.labelled(source, "bank", "Or train without.")
+    message = str(e.value)
+    assert message.endswith("Or train without.")
+    spec = message.partition(" as ")[2].partition(" (")[0]
+    named = sources.labelled(sources.open_source(spec), "bank")
+    assert named.labels.tolist() == [0, 1]
+
+
+def test_a_source_of_which_no_image_has_a_label_is_refused():
+    pixels = np.zeros([2, 4, 4, 3], np.uint8)
+    labels = np.array([-1, -1])
+    source = sources.ArraySource(pixels, labels, ["a"], "set")
+    with pytest.raises(ValueError, match="labels is -1, which stands for none"):
+        sources.labelled(source, "bank")
 
 
 def test_files_are_in_the_order_of_their_bytes(tmp_path):
@@ -215,15 +279,25 @@ def test_the_first_missing_line_is_named(tmp_path, listed, message):
         sources.open_source(f"list:{tmp_path}/l")
 
 
+def _only(function, path):
+    """A function that no path but one, and folders, may be given to."""
+
+    def checked(given, **options):
+        assert given == path or os.fsencode(given).endswith(b"/")
+        return function(given, **options)
+
+    return checked
+
+
 def test_a_folder_is_listed_once(tmp_path, monkeypatch):
     pictures.write(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
     (tmp_path / "l").write_text("a/1.jpg\nb/1.jpg\na/2.jpg\na/1.jpg\n")
     calls = []
-    listdir = os.listdir
+    scandir = os.scandir
     monkeypatch.setattr(
-        "os.listdir", lambda path: calls.append(path) or listdir(path)
+        "os.scandir", lambda path: calls.append(path) or scandir(path)
     )
-    monkeypatch.setattr("os.path.exists", None)  # would fail if called
+    monkeypatch.setattr("os.stat", _only(os.stat, f"{tmp_path}/l"))
     assert len(sources.open_source(f"list:{tmp_path}/l")) == 4
     root = bytes(tmp_path)
     assert calls == [root + b"/a/", root + b"/b/"]

@@ -212,3 +212,21 @@ def test_a_cache_is_not_compared_with_files(tmp_path):
     before = image_files.open_folder(images).listing()
     cache = _prepare(images, tmp_path / "cache")
     assert not _difference(before, cache).is_the_same_set()
+
+
+def test_images_without_a_class_stay_so(images):
+    stray = images / "cover.png"
+    shutil.copy(images / "dark" / "001.png", stray)
+    before = image_files.open_folder(images).listing()
+    assert before.labels.tolist().count(-1) == 1
+    same = image_files.open_folder(images)
+    assert _difference(before, same).relabelled == 0
+    # A class more comes first and moves the numbers of the others.
+    shutil.copytree(images / "dark", images / "an extra one")
+    stray.unlink()
+    now = image_files.open_folder(images)
+    difference = _difference(before, now)
+    assert difference.relabelled == 0
+    again = now.relisted(before, difference)
+    assert again.labels.tolist() == before.labels.tolist()
+    assert len(sources.labelled(again, "bank")) == 12

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.data import image_files, stream, unreadable, views
+from moco_tf.data import decode, image_files, sources, stream, unreadable, views
 
 BATCH = 4
 HEADER = ["name", "reason", "first_step"]
@@ -55,8 +55,8 @@ def test_the_unreadable_images_of_a_step_are_named_with_the_reason(
     named = {row[0]: row[1:] for row in rows[1:]}
     reason, first_step = named["2, img.png"]
     assert reason == (
-        "An image must be a JPEG, PNG, GIF or BMP. Received an empty file. "
-        "Convert it to PNG, or remove it."
+        f"An image must be a {decode.FORMAT_NAMES}. Received an empty file. "
+        "Copy or download it anew."
     )
     assert int(first_step) == step + 1  # steps count from 1 for people
     assert set(named) <= {"2, img.png", "7, img.png"}
@@ -124,3 +124,45 @@ def test_more_than_allowed_stop_the_run(images, tmp_path, bad, seen, fraction):
         match=f"(?s){bad} of {seen} samples.*={fraction} allows.*able.csv",
     ):
         log.check(bad, seen)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        (b"<!-- x --><html>", "HTML (a web page)"),
+        (b'{"error": 404}', "JSON"),
+        (b"404: Not Found", "begins with '404: Not Found'"),
+        (bytes(257) + b"ustar", "a tar archive. Unpack it"),
+        (b"\0\0\0\x1cftypmsf1\0\0\0\0msf1hevc", "a HEIC. Convert it"),
+        (bytes(5000), "zeros and nothing else"),
+    ],
+)
+def test_what_lies_in_place_of_an_image_is_named(tmp_path, contents, words):
+    (tmp_path / "a.jpg").write_bytes(contents)
+    source = image_files.FileSource(tmp_path, ["a.jpg"])
+    _, reason = unreadable.read(source, 0)
+    assert reason.startswith(f"An image must be a {decode.FORMAT_NAMES}. Rec")
+    assert words.lower() in reason.lower()
+    # Also of a part of a source, and of either file of a pair.
+    part = sources.Subset(source, [0])
+    assert unreadable.read(part, 0)[1] == reason
+    pair = image_files.PairSource(source, source)
+    assert unreadable.read(pair, 0)[1] == reason
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+@pytest.mark.parametrize("filled", [0, 700])
+def test_a_copy_that_was_cut_is_called_so(tmp_path, form, filled):
+    encode = {"jpeg": tf.io.encode_jpeg, "png": tf.io.encode_png}[form]
+    contents = encode(NOISE).numpy()
+    kept = 300 if form == "jpeg" else len(contents) // 2
+    (tmp_path / "a.jpg").write_bytes(contents[:kept] + bytes(filled))
+    source = image_files.FileSource(tmp_path, ["a.jpg"])
+    _, reason = unreadable.read(source, 0)
+    word = "that was not completed" if filled else "that was cut"
+    assert reason.startswith(f"This is a {form.upper()}, and its end is ")
+    assert f"{word}. Copy or download it anew. (" in reason

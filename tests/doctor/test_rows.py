@@ -285,3 +285,22 @@ def test_names_that_a_terminal_cannot_write_are_spelled_out():
     )
     table.print_text("a \udcff ö", stream)
     assert "".join(written) == "a \\udcff \\xf6\n"
+
+
+def test_unreadable_images_are_grouped_by_their_reasons():
+    reasons = ["a pointer.", "/x/1.jpg; No such file", "/x/2.jpg; No such file"]
+    faults = [
+        images.Fault(number, "unreadable", reason)
+        for number, reason in enumerate(reasons)
+    ]
+    (row,) = images.fault_rows(source_of(4), faults, 1.0)
+    assert row.finding.endswith(". Why: No such file (2); a pointer (1)")
+
+
+def test_classes_that_look_alike_are_named():
+    names = ["Cat", "cat ", "dog"]
+    source = source_of(3, np.arange(3), names)
+    first, second = images.class_rows(source, "shapes")
+    assert first.verdict == table.WARN
+    assert first.finding == "'Cat' and 'cat ' look alike"
+    assert second.finding == "3 classes of 1 images each"

@@ -156,7 +156,7 @@ def test_a_folder_of_unreadable_images_has_nothing_else(tmp_path):
         ["a.jpg", "unreadable"],
         ["b.png", "unreadable"],
     ]
-    assert "Received WebP." in rows[0][2]
+    assert "Received a WebP." in rows[0][2]
 
 
 def test_formats_are_counted_and_turned_photographs_named(tmp_path):
