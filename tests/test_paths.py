@@ -4,6 +4,7 @@ import os
 import pathlib
 import shlex
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -203,3 +204,29 @@ def test_a_suggested_value_is_quoted_for_a_shell():
         "'--config.data.source=folder:/a b/[c]'",
         "--config.train.batch_size=8",
     ]
+
+
+def test_a_name_is_plain_only_as_the_locale_has_it(tmp_path):
+    """Of another locale Python's bytes of a name are not TensorFlow's."""
+    (tmp_path / "é").mkdir()
+    program = (
+        "import os, sys; from moco_tf import paths\n"
+        "with paths.plain(sys.argv[1]) as plain:\n"
+        "    print(plain.isascii(), os.path.samefile(plain, sys.argv[1]))"
+    )
+    other = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "é"],
+        env=os.environ | other,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True True\n"
+
+
+def test_the_names_that_were_made_up_are_taken_out_of_a_message(tmp_path):
+    with paths.plain(tmp_path / "a[1]") as plain:
+        text = f"Not found: {plain}/state.index; No such file"
+    assert paths.without_link(text) == "Not found: state.index; No such file"
+    assert paths.without_link("no link/at all") == "no link/at all"

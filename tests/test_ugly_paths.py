@@ -253,6 +253,22 @@ def test_an_exported_model_is_loaded_from_an_ugly_folder(name, moved):
     app.close()
 
 
+def test_a_damaged_checkpoint_is_named_by_its_own_path(moved):
+    folder, encoder = moved
+    (old,) = folder.iterdir()
+    workdir = old.rename(folder / "a[b]\\") / "workdir"
+    path = checkpoints.latest(workdir)
+    (index,) = path.glob("*.index")
+    data = index.read_bytes()
+    index.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError) as caught:
+        checkpoints.restore_query_encoder(encoder, path)
+    index.write_bytes(data)
+    assert str(path) in str(caught.value)
+    assert "moco_tf-" not in str(caught.value)
+    checkpoints.restore_query_encoder(encoder, path)
+
+
 def test_a_star_does_not_read_the_run_beside_it(tmp_path):
     """A pattern would match both folders, and take the first."""
     paths_of = [tmp_path / name for name in ("a*b", "a-b")]

@@ -1,3 +1,4 @@
+import io
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import moco_tf
 from moco_tf.cli import main as cli
 from moco_tf.cli import quiet
 from moco_tf.training import distribution
+from tests import ugly_names
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -210,3 +212,33 @@ def test_an_import_that_fails_shows_everything(capfd):
         os.write(2, b"Unable to register cuDNN factory\n")
         raise ImportError("broken")
     assert capfd.readouterr().err == "Unable to register cuDNN factory\n"
+
+
+@pytest.mark.parametrize("name", [*ugly_names.NAMES, ugly_names.WORST])
+def test_a_configuration_lies_in_a_folder_of_any_name(name, tmp_path, capsys):
+    path = ugly_names.make(tmp_path, name) / f"{name[:9]}.py"
+    path.write_text(
+        "from moco_tf import config\n"
+        "def get_config():\n    return config.load('quickstart')\n"
+    )
+    words = ["pretrain", f"--config={path}", "--show_config"]
+    assert cli.run([*words, "--config.seed=5"]) == 0
+    assert "config.seed = 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_cannot_write_a_path_gets_its_letters_by_number(
+    encoding, tmp_path, monkeypatch
+):
+    path = ugly_names.make(tmp_path, "日本 \udcff") / "c.py"
+    path.write_text(
+        "from moco_tf import config\n"
+        "def get_config():\n    return config.load('quickstart')\n"
+    )
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    words = ["--show_config", "--config.data.source=folder:/é"]
+    assert cli.run(["pretrain", f"--config={path}", *words]) == 0
+    stream.flush()
+    assert b"config.data.source" in written.getvalue()

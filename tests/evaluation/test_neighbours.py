@@ -266,3 +266,31 @@ def test_a_grid_of_images_that_have_changed_is_refused(images):
             images / "grid.png",
         )
     assert not (images / "result.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("a.png", ["a.png"]),
+        ("a.png,b.png", ["a.png", "b.png"]),
+        ("a,b.png", ["a,b.png"]),
+        ("a,,b.png,a.png", ["a,,b.png", "a.png"]),
+        (",", [","]),
+        ("\udcff.png", ["?.png"]),
+    ],
+)
+def test_queries_are_named_with_commas_that_names_may_hold(
+    typed, found, tmp_path
+):
+    names = ["a.png", "b.png", "a,b.png", "a,,b.png", ",", "\udcff.png"]
+    file = _embeddings([[n, 1.0] for n in range(6)])._replace(names=names)
+    embeddings.write(tmp_path / "e.npz", file)
+    result = neighbours.search_files(
+        tmp_path / "e.npz",
+        tmp_path / "e.npz",
+        k=1,
+        csv_path=tmp_path / "near.csv",
+        queries=(typed,),
+    )
+    stored = embeddings.load(tmp_path / "e.npz").names
+    assert [stored[row] for row in result.query] == found

@@ -9,10 +9,10 @@ import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 from tensorboard.backend.event_processing import plugin_event_accumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 from tensorboard.plugins.projector import projector_config_pb2
 
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.data import sources
 from moco_tf.evaluation import monitor
 from moco_tf.monitoring import tensorboard
@@ -174,6 +174,14 @@ def test_hyperparameters_are_numbers_and_texts(config):
     assert values["seed"] == config.seed
     assert values["moco.symmetric"] is False
     assert set(map(type, values.values())) <= {int, float, bool, str}
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff", "a[b]", "é"])
+def test_a_source_of_any_name_is_a_hyperparameter(name, config):
+    config.data.source = f"folder:/{name}"
+    values = board.hyperparameters(config)
+    assert values["data.source"] == paths.shown(f"folder:/{name}")
+    summary_v2.hparams_pb(values)
 
 
 def test_fields_that_runs_are_compared_by_come_first(config):

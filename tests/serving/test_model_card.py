@@ -124,3 +124,24 @@ def test_signatures_are_listed_with_their_forms(described):
     assert ["images", "uint8 [n, H, W, 3]"] in forms
     assert ["images", "float32 [n, 8, 8, 3]"] in forms
     assert ["->", "probabilities", "float32 [n, 3]"] in forms
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a|b", "`a`", "a`|`b", "two\nlines", "<i>", "*a*", "[a](b)", "\udcff"],
+)
+def test_a_source_of_any_name_is_one_cell_of_the_table(
+    name, encoder, described, tmp_path
+):
+    card = model_card.describe(encoder, "mine", 1, described, bank=name)
+    card["data"]["source"] = f"folder:/{name}"
+    model_card.write(tmp_path, card)
+    text = (tmp_path / "README.md").read_text("utf-8")
+    (row,) = [x for x in text.splitlines() if x.startswith("| data |")]
+    cells = row.replace(r"\|", "").split("|")
+    assert len(cells) == 4
+    shown = cells[2].strip()
+    assert shown[0] == shown[-1] == "`"
+    assert workdirs.read_json(tmp_path / "model_card.json") == json.loads(
+        json.dumps(card)
+    )
