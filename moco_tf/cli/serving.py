@@ -91,12 +91,14 @@ COMMANDS = {
     ),
     "export-weights": flags.Command(
         run=_export_weights,
-        purpose="write weights for PyTorch or detectron2, without torch",
+        purpose="write weights for PyTorch, safetensors or detectron2",
         flags=(
             flags.WORKDIR,
             flags.CHECKPOINT,
             flags.path(
-                "path", None, "file to write; one that exists is refused"
+                "path",
+                None,
+                "new file; .safetensors = that format, else one of torch",
             ),
             flags.text("layout", "moco", "moco, torchvision or detectron2"),
         ),

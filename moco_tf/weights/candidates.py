@@ -29,10 +29,11 @@ _AVERAGES = frozenset(
     "ema teacher key k target momentum averaged average avg swa slow shadow"
     " polyak".split()
 )
-_MAX_VALUES = 1_000_000  # of a file, with those that it repeats
+_MAX_VALUES = 300_000  # of a file that have a name, with those that it repeats
+_MAX_STEPS = 10_000_000  # to look at all values
 _MAX_DEPTH = 40  # containers in each other
-_MAX_NAME = 400  # characters
-_MAX_PARTS = 40
+_MAX_NAME = 400  # characters of a name, and of the keys that lead to it
+_MAX_ENCODERS = 50  # complete ones
 _SHOWN = 20  # candidates in a message
 
 
@@ -99,36 +100,47 @@ def values_of(saved):
     Raises:
       Unreadable: if there are too many, or they are nested too deep.
     """
-    values: list[Value] = []
-    _walk(saved, (), values, [])
-    return values
+    walk = _Walk()
+    walk.look(saved, (), [])
+    return walk.values
 
 
-def _walk(container, entry, values, above):
-    if len(above) >= _MAX_DEPTH:
-        raise Unreadable(
-            f"Its dictionaries are nested more than {_MAX_DEPTH} deep."
-        )
-    if type(container) is Inert:
-        container = container.items
-    is_dict = isinstance(container, dict)
-    pairs = container.items() if is_dict else enumerate(container)
-    for key, value in pairs:
-        if len(values) >= _MAX_VALUES:
+class _Walk:
+    """Lists values by their names, in a number of steps that is limited."""
+
+    def __init__(self):
+        self.values: list[Value] = []
+        self.steps = 0
+
+    def look(self, container, entry, above):
+        if len(above) >= _MAX_DEPTH:
             raise Unreadable(
-                f"It has more than {_MAX_VALUES} values; weights need fewer."
+                f"Its dictionaries are nested more than {_MAX_DEPTH} deep."
             )
-        inside = isinstance(value, dict | list | tuple)
-        values.append(Value(entry, _text(key), value))
-        if inside or (type(value) is Inert and value.items):
-            if any(value is other for other in above):
-                continue  # in itself
-            _walk(value, (*entry, _text(key)), values, [*above, value])
-
-
-def _text(key):
-    """A key as a part of a name; only texts and numbers have one."""
-    return str(key) if type(key) in (str, int) else "?"
+        if type(container) is Inert:
+            container = container.items
+        is_dict = isinstance(container, dict)
+        pairs = container.items() if is_dict else enumerate(container)
+        self.steps += len(container) + 1
+        if self.steps > _MAX_STEPS or len(self.values) > _MAX_VALUES:
+            raise Unreadable(
+                "It repeats its values: weights have fewer than "
+                f"{_MAX_VALUES} and these are more."
+            )
+        used = sum(map(len, entry))
+        for key, value in pairs:
+            holds = isinstance(value, dict | list | tuple)
+            # Numbers in lists are what a program logs.
+            if not (is_dict or holds or isinstance(value, np.ndarray | Inert)):
+                continue
+            text = str(key) if type(key) in (str, int) else "?"
+            if used + len(text) > _MAX_NAME:
+                continue
+            if not holds:
+                self.values.append(Value(entry, text, value))
+            if holds or (type(value) is Inert and value.items):
+                if not any(value is other for other in above):
+                    self.look(value, (*entry, text), [*above, value])
 
 
 def find(values):
@@ -140,7 +152,7 @@ def find(values):
     Returns:
       list of Candidate, in the order of the file.
     """
-    named = [(value, value.parts) for value in values if _can_be_weight(value)]
+    named = [(v, v.parts) for v in values if v.key.isprintable()]
     roots: dict[tuple, set[str]] = {}  # parts before the names -> styles
     for _, parts in named:
         for start, tail in _tails(parts):
@@ -159,11 +171,6 @@ def find(values):
         if style in styles
         for candidate in _candidates(root, style, members[root])
     ]
-
-
-def _can_be_weight(value):
-    fits = len(value.key) <= _MAX_NAME and value.key.isprintable()
-    return fits and not isinstance(value.value, dict | list | tuple)
 
 
 def _tails(parts):
@@ -234,6 +241,11 @@ def choose(candidates, entry="", prefix=""):
     complete = [c for c in trained if not c.missing]
     if not complete:
         return min(trained, key=lambda c: c.missing)
+    if len(complete) > _MAX_ENCODERS:
+        raise ValueError(
+            f"The file has {len(complete)} encoders. Choose one with the "
+            f"flags:\n{_choices(complete)}"
+        )
     different = [
         candidate
         for place, candidate in enumerate(complete)

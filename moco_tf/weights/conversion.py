@@ -71,6 +71,7 @@ def read_velocities(optimizer, encoder):
         velocities = {
             name: optimizer["state"][number]["momentum_buffer"]
             for name, number in zip(names, order, strict=False)
+            if type(number) is int
         }
     except (KeyError, IndexError, TypeError, ValueError):
         return None

@@ -1,7 +1,8 @@
-"""Writes weights of a run for PyTorch and detectron2 (`export-weights`).
+"""Writes weights of a run for other programs (`export-weights`).
 
-Files are written that torch.load and detectron2 read, without torch. Their
-bytes are a function of the values alone: dates in the archive are fixed.
+Files are written that torch.load, safetensors and detectron2 read, without
+torch. Their bytes are a function of the values alone: dates in the archive are
+fixed.
 """
 
 import collections
@@ -15,7 +16,12 @@ from moco_tf import filesystem, paths
 from moco_tf.evaluation import frozen
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints
-from moco_tf.weights import conversion, layouts, torch_tensors
+from moco_tf.weights import (
+    conversion,
+    layouts,
+    safetensors_file,
+    torch_tensors,
+)
 
 _ALIGNMENT = 64  # bytes, of each storage in the file; as torch writes them
 _PADDING = 0x4246  # "FB": the id of the extra field that torch pads with
@@ -28,7 +34,8 @@ def export_weights(workdir, checkpoint, path, layout):
 
     Args:
       workdir: of the run. checkpoint: "latest", "best", a step or a path.
-      path: of the file to write; none may be there.
+      path: of the file to write; none may be there. One that ends in
+        .safetensors is of that format, which holds tensors alone.
       layout: "moco": as the published code saves and resumes, with the queue
         and SGD's momentum if the checkpoint has them; "torchvision": the
         backbone's state dict; "detectron2": as MoCo's conversion writes it.
@@ -63,12 +70,20 @@ def export_weights(workdir, checkpoint, path, layout):
         names = _write_torchvision(path, query)
     else:
         names = _write_detectron2(path, query)
+    notes = _notes(layout, config, method, _is_safetensors(path))
     print(
-        f"exported    {paths.shown(source)}\n"
-        f"wrote       {paths.shown(path)} ({layout}, {len(names)} tensors)\n"
-        + "\n".join(f"note        {n}" for n in _notes(layout, config, method))
+        f"exported    {paths.shown(source)}
+"
+        f"wrote       {paths.shown(path)} ({layout}, {len(names)} tensors)
+"
+        + "
+".join(f"note        {note}" for note in notes)
     )
     return names
+
+
+def _is_safetensors(path):
+    return path.suffix.lower() == ".safetensors"
 
 
 def _check(layout, config, path):
@@ -95,6 +110,11 @@ def _check(layout, config, path):
             "The layout detectron2 holds the 7x7 stem alone: its ResNets have "
             f"no other. Received a run with the stem {model.stem!r}. Export "
             "it as torchvision."
+        )
+    if layout == "detectron2" and _is_safetensors(path):
+        raise ValueError(
+            "detectron2 reads pickles, not safetensors. Received "
+            f"{str(path)!r}. Give a path that ends in .pkl, or another layout."
         )
     if layout == "moco" and model.head not in ("fc", "mlp"):
         raise ValueError(
@@ -140,6 +160,9 @@ def _write_moco(path, query, method, meta, config):
     for prefix, tensors in sides.items():
         for name, value in tensors.items():
             state[f"module.{prefix}{name}"] = value
+    if _is_safetensors(path):
+        safetensors_file.write(path, state)
+        return list(state)
     saved = {
         "epoch": int(meta.get("epoch", 0)),
         "arch": config.model.backbone,
@@ -153,7 +176,10 @@ def _write_moco(path, query, method, meta, config):
 
 def _write_torchvision(path, query):
     tensors = collections.OrderedDict(_backbone(query))
-    write_torch(path, tensors)
+    if _is_safetensors(path):
+        safetensors_file.write(path, tensors)
+    else:
+        write_torch(path, tensors)
     return list(tensors)
 
 
@@ -166,7 +192,7 @@ def _write_detectron2(path, query):
     return list(model)
 
 
-def _notes(layout, config, method):
+def _notes(layout, config, method, tensors_alone):
     """Yields lines on how a file differs from what its layout may hold."""
     model = config.model
     if model.width != 1 or model.stem != "imagenet":
@@ -178,7 +204,9 @@ def _notes(layout, config, method):
         yield "without the projection head, which torchvision has no place for"
     if layout == "moco" and method is None:
         yield "without key encoder and queue, which the checkpoint has not"
-    if layout == "moco" and method and config.optimizer.name != "sgd":
+    if layout == "moco" and tensors_alone:
+        yield "without the epoch and the optimiser's state: give .pth for them"
+    elif layout == "moco" and method and config.optimizer.name != "sgd":
         yield f"without the state of {config.optimizer.name}, only SGD's fits"
 
 

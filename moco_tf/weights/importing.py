@@ -125,7 +125,7 @@ def _queue_problems(file, queue):
         {"queue": tuple(reversed(queue.keys.shape))},
         lambda name: file.chosen.prefix.rpartition(layouts.QUERY)[0] + name,
     )
-    values = file.pointer.reshape(-1).tolist()
+    values = file.pointer.reshape(-1)[:4].tolist()
     if len(values) != 1 or values[0] not in range(queue.size):
         lines.append(
             f"queue_ptr: {values[:3]}, where one position of the queue is "

@@ -9,17 +9,18 @@ checked here first, so that no file takes more memory than it has bytes.
 import json
 import math
 
-import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from moco_tf import filesystem, paths
+from moco_tf.weights import pickle_names
 from moco_tf.weights.pickle_reader import Inert, Unreadable, printable
 
 _LENGTH = 8  # bytes of the header's length
 _MAX_HEADER = 8 * 2**20  # bytes; a ResNet-152 takes 0.1 million
 _MAX_AXES = 16
+_SMALL = tuple(pickle_names.SMALL_FLOATS.values())
 _NOTES = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 # Bits of an element, and NumPy's type of it; None: NumPy has none.
@@ -27,11 +28,11 @@ _TYPES: dict[str, tuple[int, np.dtype | None]] = {
     "F64": (64, np.dtype(np.float64)),
     "F32": (32, np.dtype(np.float32)),
     "F16": (16, np.dtype(np.float16)),
-    "BF16": (16, np.dtype(ml_dtypes.bfloat16)),
-    "F8_E4M3": (8, np.dtype(ml_dtypes.float8_e4m3fn)),
-    "F8_E5M2": (8, np.dtype(ml_dtypes.float8_e5m2)),
-    "F8_E4M3FNUZ": (8, np.dtype(ml_dtypes.float8_e4m3fnuz)),
-    "F8_E5M2FNUZ": (8, np.dtype(ml_dtypes.float8_e5m2fnuz)),
+    "BF16": (16, pickle_names.SMALL_FLOATS["bfloat16"]),
+    "F8_E4M3": (8, pickle_names.SMALL_FLOATS["float8_e4m3fn"]),
+    "F8_E5M2": (8, pickle_names.SMALL_FLOATS["float8_e5m2"]),
+    "F8_E4M3FNUZ": (8, pickle_names.SMALL_FLOATS["float8_e4m3fnuz"]),
+    "F8_E5M2FNUZ": (8, pickle_names.SMALL_FLOATS["float8_e5m2fnuz"]),
     "F8_E8M0": (8, None),
     "F6_E2M3": (6, None),
     "F6_E3M2": (6, None),
@@ -82,7 +83,7 @@ def read(path, data):
                 kind = _TYPES[entry["dtype"]][1]
                 if kind is None:
                     tensors[name] = Inert(f"a tensor of {entry['dtype']}")
-                elif kind.kind == "V":  # the package has no such arrays
+                elif kind in _SMALL:  # the package may have no such arrays
                     first, last = entry["data_offsets"]
                     flat = np.frombuffer(elements[first:last], kind)
                     tensors[name] = flat.reshape(entry["shape"])

@@ -26,7 +26,7 @@ from moco_tf.weights import (
     torch_tar,
     torch_tensors,
 )
-from moco_tf.weights.pickle_reader import Inert, Unreadable
+from moco_tf.weights.pickle_reader import Inert, Unreadable, kind_of
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the legacy layout
 _PROTOCOL = 1001
@@ -221,7 +221,8 @@ def _read_pickles(data):
     system, position = pickle_reader.load(data, position, {})
     if protocol != _PROTOCOL or type(system) is not dict:
         raise Unreadable(
-            f"Its protocol must be {_PROTOCOL}. Received {str(protocol)[:20]}."
+            f"Its protocol must be {_PROTOCOL}. Received "
+            f"{protocol if type(protocol) is int else kind_of(protocol)}."
         )
     storages = _LegacyStorages(len(data))
     value, position = pickle_reader.load(

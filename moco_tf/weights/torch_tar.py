@@ -79,7 +79,7 @@ def _tar_storages(data):
             data, position, torch_tensors.NAMES
         )
         key, _, kind = _parts(entry, 3)
-        identity = ("storage", kind, str(key), "cpu", 0)
+        identity = ("storage", kind, _text(key), "cpu", 0)
         dtype, key, _, _ = torch_tensors.storage_parts(identity)
         raw, _ = torch_tensors.take(data, position, 8)
         (count,) = struct.unpack("<q", raw)
@@ -93,7 +93,7 @@ def _tar_storages(data):
     for view in views if type(views) in (list, tuple) else ():
         target, root, *part = _parts(view, 4)
         start, length = pickle_reader.whole_numbers(part, "A part of a storage")
-        objects[str(target)] = torch_tensors.part(
+        objects[_text(target)] = torch_tensors.part(
             _known(objects, root), start, length
         )
     return objects
@@ -116,13 +116,19 @@ def _tar_tensors(data, objects):
         axes = struct.unpack("<i4x", raw)[0]
         raw, position = torch_tensors.take(data, position, 8 * (2 * axes + 1))
         numbers = struct.unpack(f"<{2 * axes + 1}q", raw)
-        tensors[str(key)] = torch_tensors.tensor(
+        tensors[_text(key)] = torch_tensors.tensor(
             _known(objects, storage),
             numbers[-1],
             numbers[:axes],
             numbers[axes:-1],
         )
     return tensors
+
+
+def _text(key):
+    if type(key) not in (str, int):
+        raise Unreadable("A key of its archive must be a number or a text.")
+    return str(key)
 
 
 def _known(objects, key):

@@ -47,6 +47,8 @@ _QUANTISED = {
     "QUInt2x4Storage": np.dtype(np.uint8),
 }
 _UNTYPED = np.dtype(np.uint8)
+_SMALL = tuple(pickle_names.SMALL_FLOATS.values())
+_MAX_REPEATED = 2**24  # elements of a tensor that has more than its storage
 # Of a tensor, by torch's names.
 _DTYPES = {
     name: np.dtype(name)
@@ -79,8 +81,8 @@ def tensor(storage, offset, size, stride):
       array of that size.
 
     Raises:
-      Unreadable: if the tensor reaches past the storage, or names its elements
-        more than once (a small file could claim a huge tensor).
+      Unreadable: if the tensor reaches past the storage, or repeats its
+        elements very often (a small file could claim a huge tensor).
     """
     if type(storage) is not Storage:
         refuse(f"a tensor of {kind_of(storage)}, no storage,")
@@ -92,18 +94,22 @@ def tensor(storage, offset, size, stride):
         return np.empty(size, storage.elements.dtype)
     steps = zip(size, stride, strict=True)
     end = offset + sum((length - 1) * step for length, step in steps) + 1
-    if max(end, count) > available:
+    if end > available or count > max(available, _MAX_REPEATED):
         raise Unreadable(
             f"A tensor of size {size}, stride {stride} and offset {offset} "
             f"must lie within its storage. Received a storage of "
             f"{available} elements."
         )
-    return np.lib.stride_tricks.as_strided(
-        storage.elements[offset:],
+    elements, kind = storage.elements[offset:], storage.elements.dtype
+    if kind in _SMALL:  # NumPy may not know them by their description
+        elements = elements.view(f"u{kind.itemsize}")
+    view = np.lib.stride_tricks.as_strided(
+        elements,
         size,
-        [step * storage.elements.itemsize for step in stride],
+        [step * kind.itemsize for step in stride],
         writeable=False,
     )
+    return view.view(kind)
 
 
 def is_source(identity):

@@ -126,8 +126,7 @@ def _saved(path):
 
 def _file(saved, about, values, found, chosen):
     """The WeightFile of a chosen encoder."""
-    by_name = {".".join(v.parts): v.value for v in values}
-    key_chosen, queue, pointer = _moco_parts(found, chosen, by_name)
+    key_chosen, queue, pointer = _moco_parts(found, chosen, values)
     is_moco = key_chosen is not None
     query, query_counts = _without_counters(chosen.spelled.tensors)
     query = _with_known_head(query, is_moco)
@@ -158,7 +157,7 @@ def _file(saved, about, values, found, chosen):
     )
 
 
-def _moco_parts(found, chosen, by_name):
+def _moco_parts(found, chosen, values):
     """(Key encoder, queue, pointer) that belong to a query encoder, or None."""
     parts = chosen.root.split(".")
     if "encoder_q" not in parts:
@@ -167,11 +166,14 @@ def _moco_parts(found, chosen, by_name):
     parts[place] = "encoder_k"
     root = ".".join(parts)
     keys = [c for c in found if (c.root, c.style) == (root, chosen.style)]
+    arrays = {
+        ".".join(v.parts): v.value
+        for v in values
+        if v.key.endswith(("queue", "queue_ptr"))
+        and isinstance(v.value, np.ndarray)
+    }
     start = _start(chosen)
-    queue, pointer = (
-        value if isinstance(value, np.ndarray) else None
-        for value in (by_name.get(start + n) for n in ("queue", "queue_ptr"))
-    )
+    queue, pointer = (arrays.get(start + n) for n in ("queue", "queue_ptr"))
     return keys[0] if keys else None, queue, pointer
 
 

@@ -470,7 +470,7 @@ def test_a_dict_in_itself_is_walked_once(tensors, tmp_path):
 def test_a_file_that_repeats_without_end_is_refused(tensors, tmp_path):
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(_repeated(tensors)))
-    with pytest.raises(ValueError, match="more than 1000000 values"):
+    with pytest.raises(ValueError, match="repeats its values"):
         weight_files.read(path)
 
 

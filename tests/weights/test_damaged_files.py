@@ -1,8 +1,5 @@
 """Files of weights with any bytes: tensors or a ValueError, and no code."""
 
-import contextlib
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +7,8 @@ from hypothesis import strategies as st
 
 from moco_tf.weights import pickle_reader, torch_file, torch_tensors
 from tests import properties
-from tests.weights import torch_files
+from tests.weights import no_code, torch_files
 
-# What Python reports of a file that imports, calls or starts something.
-CODE = ("import", "exec", "compile", "pickle.", "os.system", "subprocess.")
 VALUES = (int, float, complex, str, bytes, bool, type(None), np.generic)
 # A name that nothing follows stays what it is in the table of names.
 NAMES = (
@@ -22,32 +17,6 @@ NAMES = (
     pickle_reader.Inert,
     torch_tensors.Storage,
 )
-
-"".encode("cp437")  # zipfile has it imported for the name of a member
-
-watching = False
-seen = []
-
-
-def _note(event, arguments):
-    if watching and event.startswith(CODE):
-        seen.append((event, arguments))
-
-
-sys.addaudithook(_note)
-
-
-@contextlib.contextmanager
-def _no_code():
-    """Fails where its block imports or calls what a file asks for."""
-    global watching
-    seen.clear()
-    watching = True
-    try:
-        yield
-    finally:
-        watching = False
-    assert not seen
 
 
 def _assert_plain(value):
@@ -65,7 +34,7 @@ def _assert_plain(value):
 
 def _read_or_refuse(path, data):
     path.write_bytes(data)
-    with _no_code():
+    with no_code.no_code():
         try:
             value = torch_file.read(path)
         except ValueError as error:
@@ -135,5 +104,5 @@ def test_the_files_that_are_damaged_here_are_valid(path, layout):
 
 def test_code_would_be_noticed():
     with pytest.raises(AssertionError):
-        with _no_code():
+        with no_code.no_code():
             exec("1")
