@@ -126,6 +126,46 @@ def test_we_read_what_torch_saves(zipped, tmp_path):
     assert list(loaded["layer"]) == list(layer.state_dict())
 
 
+def _forms():
+    """Tensors of every form that torch saves, by name."""
+    base = torch.arange(12).reshape(3, 4)
+    numbers = """float16 float32 float64 bfloat16 complex64 complex128 bool
+        uint8 uint16 uint32 uint64 int8 int16 int32 int64 float8_e4m3fn
+        float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz""".split()
+    forms = {name: base.to(getattr(torch, name)) for name in numbers}
+    row = torch.arange(24, dtype=torch.float32)
+    with_state = torch.nn.Parameter(torch.full((2,), 2.0))
+    with_state.extra = 3
+    with_attribute = torch.full((2,), 4.0)
+    with_attribute.name_of_ours = "a"
+    return forms | {
+        "turned": row.reshape(4, 6).t()[1:3],
+        "part": row[3:9],
+        "part of bytes": torch.arange(10).to(torch.uint16)[4:8],
+        "single": torch.tensor(5.0),
+        "empty": torch.zeros(0, 3),
+        "repeated": torch.ones(1).expand(4),
+        "parameter": torch.nn.Parameter(torch.ones(3)),
+        "parameter with state": with_state,
+        "attribute": with_attribute,
+        "buffer": torch.nn.Buffer(torch.full((2,), 6.0)),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", _forms())
+def test_every_form_of_a_tensor_is_read(name, zipped, tmp_path):
+    value = _forms()[name]
+    path = tmp_path / "file.pth"
+    torch.save({"x": value}, path, _use_new_zipfile_serialization=zipped)
+    loaded = torch_file.read(path)["x"]
+    assert str(loaded.dtype) in str(value.dtype)
+    assert loaded.shape == tuple(value.shape)
+    if loaded.dtype.kind != "c":
+        loaded, value = loaded.astype(np.float64), value.to(torch.float64)
+    np.testing.assert_array_equal(loaded, value.detach().numpy())
+
+
 @pytest.mark.parametrize("layout", ["zip", "legacy", "tar"])
 def test_torch_reads_the_files_that_these_tests_make(layout, tmp_path):
     matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
