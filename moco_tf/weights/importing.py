@@ -216,7 +216,7 @@ def _summary(file, path, config, saved, notes):
         lines.append(f"left out    {', '.join(left_out)}")
     if file.others:
         notes = [
-            f"the file has other encoders; the one read is {file.chosen.flags}",
+            f"the file has other encoders; this is {file.chosen.flags}",
             *(f"for another: {other.flags}" for other in file.others[:_LISTED]),
             *notes,
         ]

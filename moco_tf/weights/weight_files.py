@@ -18,6 +18,7 @@ from moco_tf.weights.pickle_reader import Inert, Unreadable, printable
 _MAX_EPOCHS = 1_000_000
 _CLASSIFIER = frozenset(("fc.weight", "fc.bias"))
 _MLP = frozenset(("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"))
+_COUNTER_END = f".{layouts.COUNTER}"
 _SHOWN = 5  # names in a message
 
 
@@ -134,7 +135,8 @@ def _file(saved, about, values, found, chosen):
     if key_chosen is not None:
         key, key_counts = _without_counters(key_chosen.spelled.tensors)
         key = _with_known_head(key, is_moco)
-    used = set(_full_names(chosen, (*query, *query_counts)))
+    counters = [n for n in chosen.spelled.tensors if n.endswith(_COUNTER_END)]
+    used = set(_full_names(chosen, (*query, *counters)))
     if key_chosen is not None:  # who imports says whether it is used
         used |= set(_full_names(key_chosen, key_chosen.spelled.tensors))
     if queue is not None and pointer is not None:
@@ -189,17 +191,20 @@ def _full_names(candidate, names):
 
 
 def _without_counters(tensors):
-    """The tensors without BatchNorm's counters, and the counters."""
-    end = f".{layouts.COUNTER}"
+    """The tensors without BatchNorm's counters, and the counters.
+
+    They change no feature, so one that is no whole number, as in an average of
+    an encoder, is left out.
+    """
+    named = {n: v for n, v in tensors.items() if n.endswith(_COUNTER_END)}
     counts = {
-        name: value
-        for name, value in tensors.items()
-        if name.endswith(end)
-        and isinstance(value, np.ndarray)
-        and value.size == 1
-        and value.dtype.kind in "iu"
+        name: np.array(value)
+        for name, value in named.items()
+        if isinstance(value, np.ndarray | int)
+        and np.size(value) == 1
+        and np.array(value).dtype.kind in "iu"
     }
-    return {n: v for n, v in tensors.items() if n not in counts}, counts
+    return {n: v for n, v in tensors.items() if n not in named}, counts
 
 
 def _with_known_head(tensors, is_moco):
@@ -223,25 +228,31 @@ def _left_out(values, used, others, chosen):
         for name in _full_names(other, other.spelled.tensors)
     }
     start = f"{chosen.entry}." if chosen.entry else ""
-    counted: dict[str, int] = {}
+    counted: dict[str, list] = {}  # to the values
     for value in values:
         name = ".".join(value.parts)
         is_object = type(value.value) is Inert and not value.value.items
-        if name in used or not (
-            is_object or isinstance(value.value, np.ndarray)
-        ):
+        is_tensor = isinstance(value.value, np.ndarray)
+        if name in used or not (is_object or is_tensor):
             continue
         near = name.startswith(start) if start else not value.entry
-        if name in owners:
-            counted[owners[name]] = counted.get(owners[name], 0) + 1
-        elif near:
+        if near and name not in owners:
             kind = f" ({value.value.kind})" if is_object else ""
             yield printable(name.removeprefix(start)) + kind
         else:
-            first = printable(name.partition(".")[0])
-            counted[first] = counted.get(first, 0) + 1
-    for owner, count in counted.items():
-        yield f"{owner} ({count} tensors or objects)"
+            owner = owners.get(name) or printable(name.partition(".")[0])
+            counted.setdefault(owner, []).append(value.value)
+    for owner, group in counted.items():
+        yield f"{owner} ({_counted(group)})"
+
+
+def _counted(group):
+    """How many tensors and objects; the kind of one object alone."""
+    objects = [value for value in group if type(value) is Inert]
+    if len(objects) == len(group) == 1:
+        return objects[0].kind
+    numbers = {"tensors": len(group) - len(objects), "objects": len(objects)}
+    return " and ".join(f"{n} {what}" for what, n in numbers.items() if n)
 
 
 def _no_encoder(path, saved, values):

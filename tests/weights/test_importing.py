@@ -1,6 +1,8 @@
 """Official weights become a run; what does not fit is listed at once."""
 
+import argparse
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -281,3 +283,35 @@ def test_a_list_is_no_file_of_weights(tmp_path):
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError, match="dict of tensors. Received a list"):
         _import(path, tmp_path / "run")
+
+
+def test_the_encoder_that_is_taken_is_said_and_flags_take_another(
+    tmp_path, capsys
+):
+    tensors = small_weights.tensors(counted=False)
+    tensors = {n: v for n, v in tensors.items() if not n.startswith("fc")}
+    saved = {
+        "teacher": {f"backbone.{n}": v + 1 for n, v in tensors.items()},
+        "student": {f"module.backbone.{n}": v for n, v in tensors.items()},
+        "args": argparse.Namespace(lr=0.1),
+    }
+    path = tmp_path / "dino.pkl"
+    path.write_bytes(pickle.dumps(saved))
+    _import(path, tmp_path / "one")
+    text = capsys.readouterr().out
+    assert "found at    entry student, prefix module.backbone.\n" in text
+    assert (
+        f"left out    the encoder teacher.backbone ({len(tensors)} tensors), "
+        "args (argparse.Namespace)\n"
+    ) in text
+    (flags,) = re.findall("for another: (.*)", text)
+    options = dict(f.removeprefix("--").split("=") for f in flags.split())
+    importing.import_weights(
+        path, tmp_path / "two", overrides=small_weights.FIELDS, **options
+    )
+    one, two = (
+        frozen.open_frozen(str(tmp_path / name)).encoder.backbone
+        for name in ("one", "two")
+    )
+    for ours, theirs in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_array_equal(ours + 1, theirs)
