@@ -78,7 +78,11 @@ class Candidate(NamedTuple):
     def is_average(self):
         """Whether its name says that it is an average of another encoder."""
         text = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.root)
-        return bool(_AVERAGES & set(re.findall("[a-z]+", text.lower())))
+        words = re.findall("[a-z0-9]+", text.lower())
+        words += [
+            re.sub(r"\d+$", "", word) for word in words if word[1:2].isalpha()
+        ]
+        return bool(_AVERAGES & set(words))
 
     @property
     def flags(self):

@@ -72,12 +72,9 @@ def export_weights(workdir, checkpoint, path, layout):
         names = _write_detectron2(path, query)
     notes = _notes(layout, config, method, _is_safetensors(path))
     print(
-        f"exported    {paths.shown(source)}
-"
-        f"wrote       {paths.shown(path)} ({layout}, {len(names)} tensors)
-"
-        + "
-".join(f"note        {note}" for note in notes)
+        f"exported    {paths.shown(source)}\n"
+        f"wrote       {paths.shown(path)} ({layout}, {len(names)} tensors)\n"
+        + "\n".join(f"note        {note}" for note in notes)
     )
     return names
 
