@@ -272,19 +272,19 @@ def restore_source(
         return RunData(source, now, None if is_listed else source.listing())
     listed = source.listing()
     was = saved.get("sources", {}).get(field, "")
-    if listed is None or not file.is_file():
-        raise _other_images(
-            workdir, field, was, f"{len(source)} images now, which differ"
-        )
-    images = listing.read(file)
+    images = listing.read(file) if file.is_file() else None
+    then = f"{len(images.names)} images then and " if images else ""
+    numbers = f"{then}{len(source)} now"
+    if listed is None or images is None:
+        raise _other_images(workdir, field, was, numbers)
     differing = listing.compare(images, listed, source.marks)
     known_bad = _unreadable_names(workdir / "unreadable.csv")
     relabelled = labelled and differing.relabelled
     if relabelled or not differing.is_the_same_set(known_bad):
-        numbers = f"{len(images.names)} images then and {len(source)} now; "
         if images.kind != listed.kind:
-            numbers += "files then or now, a cache of pixels the other time; "
-        raise _other_images(workdir, field, was, numbers + differing.describe())
+            numbers += ", files at one time and a cache at the other"
+        numbers += f"; {differing.describe()}"
+        raise _other_images(workdir, field, was, numbers)
     unlabelled = images.labels is not None and listed.labels is None
     moved = differing.gone.any() or differing.added or differing.reordered
     if moved or unlabelled:

@@ -296,6 +296,23 @@ def test_a_finished_run_notes_the_new_place_of_its_images(
     assert len(source) == 50
 
 
+def test_a_damaged_listing_is_written_anew_with_the_first_images(
+    images, run, tmp_path
+):
+    grown = sources.open_source(_one_more(images, tmp_path))
+    _damage_listing(run)
+    with pytest.raises(ValueError, match="delete it and start with just those"):
+        workdirs.restore_source(grown, run)
+    (run / "images.npz").unlink()
+    with pytest.raises(ValueError, match="51 now. A run goes on"):
+        workdirs.restore_source(grown, run)
+    config = small_run.make_config(images)
+    data = workdirs.restore_source(sources.open_source(f"folder:{images}"), run)
+    listings = [("images", data.images)]
+    workdirs.save(config, run, data.fingerprint, listings=listings)
+    assert len(workdirs.restore_source(grown, run).source) == 50
+
+
 # --- What only costs speed or memory
 
 
@@ -426,7 +443,12 @@ REFUSALS = {
     "other": ({}, None, _other_images, "50 now; 50 added.*50 removed"),
     "resized": ({}, None, _resized_images, "50 changed"),
     "grown": ({}, None, _grown_images, "51 added"),
-    "shapes": ({}, None, lambda *_: "shapes:test", "2000 images now"),
+    "shapes": (
+        {},
+        None,
+        lambda *_: "shapes:test",
+        "50 images then and 2000 now",
+    ),
     "checkpoint": ({}, _damage_checkpoint, None, "step-000000003"),
     "metrics": ({}, _damage_metrics, None, "metrics.csv is damaged"),
     "listing": ({}, _damage_listing, _one_more, "images.npz cannot be read"),

@@ -197,7 +197,8 @@ def read(path: str | pathlib.Path) -> Listing:
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read: {error or type(error).__name__}. It lists "
-            "the images that the run began with."
+            "the images that the run began with. Put a copy of it back; or "
+            "delete it and start with just those images: it is written anew."
         ) from error
 
 
