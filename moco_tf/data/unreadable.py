@@ -1,5 +1,6 @@
 """Unreadable images: their reasons, the log of a run, and its limit."""
 
+import collections
 import csv
 import math
 import pathlib
@@ -41,9 +42,15 @@ class UnreadableLog:
         self.stream = stream
         self.max_fraction = max_fraction
         self.named = set()
+        self._reasons: collections.Counter = collections.Counter()
         if self.path.exists():
             with self._open("r") as file:
-                self.named = {row["name"] for row in csv.DictReader(file)}
+                for row in csv.DictReader(file):
+                    self._note(row["name"], row["reason"])
+
+    def _note(self, name, reason):
+        self.named.add(name)
+        self._reasons[without_path(reason or "")] += 1
 
     def add(self, steps):
         """Names the unreadable samples of steps that had some.
@@ -63,7 +70,7 @@ class UnreadableLog:
                 if name not in self.named:
                     _, reason = read(self.stream.source, index)
                     if reason:
-                        self.named.add(name)
+                        self._note(name, reason)
                         rows.append([name, reason, step + 1])
         with self._open("a") as file:
             writer = csv.writer(file)
@@ -87,13 +94,15 @@ class UnreadableLog:
         """
         run = unreadable, seen
         if self._is_above(*run) and self._is_above(*(session or run)):
+            most = self._reasons.most_common(1)
+            why = f", most often with: {most[0][0]}" if most else ""
             more = min(1.0, math.ceil(200 * unreadable / seen) / 100)
             raise ValueError(
                 f"{unreadable} of {seen} samples could not be read, more than "
                 f"data.max_corrupt_fraction={self.max_fraction} allows. They "
-                f"are named in {self.path}. Mend them (of a cache, prepare "
-                "it anew in another folder), remove them (from a list, with "
-                "their lines; of pairs, both files), or allow more "
+                f"are named in {self.path}{why}. Mend them (of a cache, "
+                "prepare it anew in another folder), remove them (from a "
+                "list, with their lines; of pairs, both files), or allow more "
                 f"(--config.data.max_corrupt_fraction={more:g}); then give the "
                 "same command again: the run goes on from its last checkpoint, "
                 "with the same order of the other images."
@@ -107,6 +116,11 @@ class UnreadableLog:
         return self.path.open(
             mode, newline="", encoding="utf-8", errors="surrogateescape"
         )
+
+
+def without_path(reason):
+    """A reason without the path that the system puts in front of it."""
+    return re.sub(r"^/.*; ", "", reason, flags=re.DOTALL).rstrip(".")
 
 
 def image_at(source, index):

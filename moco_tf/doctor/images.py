@@ -13,12 +13,11 @@ import csv
 import itertools
 import os
 import pathlib
-import re
 from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.data import class_folders, decode, image_files, sources
+from moco_tf.data import class_folders, decode, image_files, sources, unreadable
 from moco_tf.doctor import scan, table
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
@@ -218,8 +217,7 @@ def fault_rows(source, faults, max_corrupt_fraction):
 def _reasons(faults):
     """The most frequent reasons of unreadable images, with their numbers."""
     reasons = collections.Counter(
-        # The system's begin with the path, which is another each time.
-        re.sub(r"^/.*; ", "", fault.detail).rstrip(".")
+        unreadable.without_path(fault.detail)
         for fault in faults
         if fault.kind == "unreadable"
     )

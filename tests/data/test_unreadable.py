@@ -166,3 +166,18 @@ def test_a_copy_that_was_cut_is_called_so(tmp_path, form, filled):
     word = "that was not completed" if filled else "that was cut"
     assert reason.startswith(f"This is a {form.upper()}, and its end is ")
     assert f"{word}. Copy or download it anew. (" in reason
+
+
+def test_the_error_that_stops_a_run_says_why_most_cannot_be_read(tmp_path):
+    names = [f"{number}.png" for number in range(BATCH)]
+    for name in names[1:]:
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/")
+    source, path = image_files.FileSource(tmp_path, names), tmp_path / "u.csv"
+    log = _log(source, path)
+    log.add([0])
+    words = r"u\.csv, most often with: .*Run `git lfs pull` in .* from\. Mend"
+    with pytest.raises(ValueError, match=words):
+        log.check(1000, 1000)
+    with pytest.raises(ValueError, match=words):
+        _log(source, path).check(1000, 1000)  # of an earlier session
+    assert unreadable.without_path("/a b/c.png; No such file") == "No such file"
