@@ -147,6 +147,8 @@ SIGNATURES: tuple[tuple, ...] = (
     (_raw("CR2"), 0, b"II*\x00", 8, b"CR"),
     (TIFF, 0, b"II*\x00"),
     (TIFF, 0, b"MM\x00*"),
+    (TIFF, 0, b"II\x00*"),  # as some write them, and most read
+    (TIFF, 0, b"MM*\x00"),
     (_image("a BigTIFF"), 0, b"II+\x00"),
     (_image("a BigTIFF"), 0, b"MM\x00+"),
     (_image("a JPEG XR"), 0, b"II\xbc\x01"),
@@ -320,6 +322,12 @@ def kind_of(head):
     if head.startswith(b"\x00\x00\x02\x00") and head[5:6] == b"\x00":
         return _image("a cursor (CUR)")
     return _text_kind(head) or UNKNOWN
+
+
+def is_one_of(kind, formats):
+    """Whether a Kind is one of some formats, named as "PNG" or "TIFF"."""
+    name = kind.name.removeprefix("a ").replace("BigTIFF", "TIFF")
+    return name in formats
 
 
 def kind_of_file(path):

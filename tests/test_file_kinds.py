@@ -252,3 +252,20 @@ def test_the_end_of_a_file_says_whether_it_was_cut(form):
     assert words(contents) == ""
     assert "is missing" in words(contents[:-40])
     assert "end is zeros" in words(contents[:-40] + bytes(600))
+
+
+@pytest.mark.parametrize(
+    ("name", "formats", "expected"),
+    [
+        ("a PNG", ("JPEG", "PNG"), True),
+        ("a WebP", ("JPEG", "PNG"), False),
+        ("a BigTIFF", ("TIFF",), True),
+        ("a JPEG 2000", ("JPEG",), False),
+        ("a PDF", ("JPEG", "PNG"), False),
+    ],
+)
+def test_kinds_are_compared_with_the_formats_that_are_read(
+    name, formats, expected
+):
+    kind = file_kinds.kind_of(WRITTEN[name])
+    assert file_kinds.is_one_of(kind, formats) == expected

@@ -174,7 +174,7 @@ class Contents:
         kinds: dict[file_kinds.Kind, Tally] = collections.defaultdict(Tally)
         for name in self._examples:
             kind = self._kind(name)
-            if kind and kind.name not in _names(formats):
+            if kind and not file_kinds.is_one_of(kind, formats):
                 kinds[kind].add(name)
         return [
             Remark(
@@ -208,12 +208,11 @@ class Contents:
 
     def _hidden_images(self, formats):
         """A remark on files of other endings that are images all the same."""
-        readable = _names(formats)
         names, kinds = Tally(), set()
         for _, tally in sorted(self.others.items()):
             for name in tally.first:
                 kind = self._kind(name)
-                if kind and kind.name in readable:
+                if kind and file_kinds.is_one_of(kind, formats):
                     kinds.add(kind.name)
                     names.add(name)
         if not names.count:
@@ -234,11 +233,6 @@ class Contents:
             return file_kinds.kind_of_file(os.path.join(self.root, name))
         except (OSError, ValueError):
             return None
-
-
-def _names(formats):
-    """Names of the kinds of files that are read."""
-    return {f"a {name}" for name in formats}
 
 
 def _odd_remark(words, tally):

@@ -177,7 +177,7 @@ def _in_plain_words(source, index, text):
             kind = file_kinds.kind_of_file(path)
         except OSError:
             return text  # names the path, and says what the system says
-        if kind.name not in {f"a {name}" for name in image_files.FORMATS_READ}:
+        if not file_kinds.is_one_of(kind, image_files.FORMATS_READ):
             return (
                 f"An image must be a {decode.FORMAT_NAMES}. Received "
                 f"{kind.name}. {kind.remedy}"
