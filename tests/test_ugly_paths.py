@@ -13,7 +13,7 @@ from hypothesis import given
 
 from moco_tf import paths
 from moco_tf.cli import main as cli
-from moco_tf.data import sources
+from moco_tf.data import sources, specs
 from moco_tf.evaluation import frozen
 from moco_tf.monitoring import tensorboard
 from moco_tf.serving import server
@@ -69,6 +69,23 @@ def test_a_run_is_resumed_with_all_of_its_files(root):
     assert len(events) == 2
     assert list((workdir / "tensorboard" / "plugins").rglob("*.xplane.pb"))
     assert (workdir / "tensorboard" / "projector" / "sprite.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["a[!b]\\ *,?~\udcfe\n"])
+def test_it_goes_on_with_its_data_under_another_name(
+    name, root, tmp_path, capsys
+):
+    moved = ugly_names.make(tmp_path, name)
+    for part in ("images", "run"):
+        shutil.copytree(root / part, moved / part)
+    before = (moved / "run" / "config.json").read_text()
+    pretrain(moved, 2)
+    shown = paths.shown(moved / "run")
+    assert f"This run is finished: {shown} holds" in capsys.readouterr().out
+    assert (moved / "run" / "config.json").read_text() != before
+    run("report", f"--workdir={moved / 'run'}", "--images=20")
+    text = (moved / "run" / "report.html").read_text("utf-8")
+    assert "Not shown." not in text
 
 
 def test_its_encoder_is_evaluated(root, capsys):
@@ -161,7 +178,7 @@ def test_data_of_any_name_is_examined_and_prepared(root, capsys):
     listed = root / "list.txt"
     lines = [b"images/bright/000.png", b"images/bright/002.png"]
     listed.write_bytes(b"\n".join(lines))
-    specs = [
+    texts = [
         f"{kind}:{root / name}"
         for kind, name in (
             ("folder", "images"),
@@ -170,17 +187,17 @@ def test_data_of_any_name_is_examined_and_prepared(root, capsys):
         )
     ]
     pair = f"{root / 'images'},{root / 'images'}"
-    specs.append(f"pairs:{pair}")
-    for spec in specs:
+    texts.append(f"pairs:{pair}")
+    for spec in texts:
         source = sources.open_source(spec, None)
         assert source.image(source.records(tf.constant([0]))[0]).shape[0] == 20
-        assert sources.absolute(spec) == spec
+        assert specs.absolute(spec) == spec
         assert source.fingerprint()
         source.name(0)
     run(
         "doctor",
         "--config=moco_cifar10",
-        f"--config.data.source={specs[0]}",
+        f"--config.data.source={texts[0]}",
         f"--path={root / 'faults.csv'}",
         f"--json={root / 'table.json'}",
         "--config.train.batch_size=8",

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import prepare
-from moco_tf.data import image_files, sources, unreadable
+from moco_tf.data import image_files, sources, specs, unreadable
 from moco_tf.doctor import scan
 from tests import ugly_names
 from tests.data import pictures
@@ -35,7 +35,7 @@ def test_a_folder_of_any_name_holds_classes_and_files_of_any_name(
     if not hidden:
         assert set(source.class_names) == {name, "other"}
         assert set(pictures.names(source)) == set(files)
-    assert sources.absolute(f"folder:{root}") == f"folder:{root}"
+    assert specs.absolute(f"folder:{root}") == f"folder:{root}"
 
 
 @pytest.mark.parametrize("name", ["a[b]", "two\nlines", "\udcff", "x" * 200])
@@ -70,8 +70,8 @@ def test_the_folders_of_pairs_may_hold_commas(name, tmp_path):
     spec = f"pairs:{first},{second}"
     source = sources.open_source(spec, None)
     assert read_all(source)[0].shape[-1] == 6
-    assert sources.absolute(spec) == spec
-    assert image_files.split_pair(spec.removeprefix("pairs:")) == (
+    assert specs.absolute(spec) == spec
+    assert specs.split_pair(spec.removeprefix("pairs:")) == (
         str(first),
         str(second),
     )
@@ -81,7 +81,7 @@ def test_commas_that_leave_two_ways_are_refused(tmp_path):
     for name in ("a", "b", "a,b", "b,a"):
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="two folders with a comma between"):
-        image_files.split_pair(f"{tmp_path}/a,{tmp_path}/b,{tmp_path}/a")
+        specs.split_pair(f"{tmp_path}/a,{tmp_path}/b,{tmp_path}/a")
 
 
 @pytest.mark.parametrize("name", ["plain", "a[b] c", "\udcff"])
@@ -102,7 +102,7 @@ def test_the_home_is_meant_by_every_source_with_a_path(
         source = sources.open_source(spec, None)
         assert len(source) == size
         assert len(read_all(source)) == size
-        assert f"{home}/x" in sources.absolute(spec) or "cache" in spec
+        assert f"{home}/x" in specs.absolute(spec) or "cache" in spec
     with pytest.raises(ValueError, match="Did you mean 'folder:~/x'"):
         sources.open_source("~/x")
 
@@ -114,7 +114,7 @@ def test_two_points_behind_a_link_lead_where_the_system_says(tmp_path):
     (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "deep")
     folder = f"folder:{tmp_path}/near/link/../images"
     assert len(read_all(sources.open_source(folder))) == 1
-    assert sources.absolute(folder) == f"folder:{tmp_path}/far/images"
+    assert specs.absolute(folder) == f"folder:{tmp_path}/far/images"
     listed = tmp_path / "near" / "list.txt"
     listed.write_text(f"link/../b.png\n../far/b.png\n{tmp_path}/far/b.png\n")
     source = sources.open_source(f"list:{listed}")
