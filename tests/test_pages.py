@@ -5,11 +5,13 @@ say how a figure was measured, are read by test_commands.py.
 """
 
 import pathlib
+import pickle
 import shutil
 
 import pytest
 
 from moco_tf.cli import main as cli
+from moco_tf.weights import torch_file
 from tests import page_commands, shallow
 
 # In this order: pages go on with the runs of those before them.
@@ -63,6 +65,7 @@ def place(tmp_path_factory):
         for line in BEFORE:
             assert cli.run(page_commands.smaller(line)) == 0, line
         shutil.copy("a.pth.tar", "moco_v2_200ep_pretrain.pth.tar")
+        _write_dino("a.pth.tar", "dino.ckpt")
         done = []
         for page in PAGES:
             for words in page_commands.commands(page, PLACES):
@@ -70,6 +73,22 @@ def place(tmp_path_factory):
                     assert cli.run(words) == 0, (page, words)
                     done.append(words)
     return folder
+
+
+def _write_dino(source, path):
+    """A file of two encoders, as DINO's, of a checkpoint of MoCo."""
+    state = torch_file.read(source)["state_dict"]
+    sides = {"student": "module.encoder_q.", "teacher": "module.encoder_k."}
+    saved = {
+        side: {
+            f"backbone.{name.removeprefix(start)}": value
+            for name, value in state.items()
+            if name.startswith(start) and ".fc." not in name
+        }
+        for side, start in sides.items()
+    }
+    with open(path, "wb") as file:
+        pickle.dump(saved, file)
 
 
 def test_no_page_is_left_out():
@@ -89,6 +108,7 @@ def test_no_page_is_left_out():
         "runs/rgbd/metrics.csv",
         "phone/encoder.tflite",
         "mine.pkl",
+        "mine.safetensors",
     ],
 )
 def test_what_the_pages_promise_is_there(place, path):

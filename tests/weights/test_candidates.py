@@ -6,10 +6,13 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moco_tf import config as configs
 from moco_tf.evaluation import frozen
-from moco_tf.weights import conversion, layouts, weight_files
+from moco_tf.weights import candidates, conversion, layouts, weight_files
+from tests import properties
 from tests.weights import small_weights, torch_files
 
 HEAD = ("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias")
@@ -252,6 +255,39 @@ def test_an_encoder_is_found_as_it_was_written(
     fields = layouts.architecture(file.query)
     assert fields["model.backbone"] == "resnet18"
     assert fields["model.width"] == 0.0625
+
+
+PARTS = """_orig_mod module backbone 0 encoder model net base_encoder trunk
+    student f features visual _fsdp_wrapped_module state_dict encoder_q 12
+    layer1 conv1 resnet stages""".split()
+SPELLINGS = {
+    "torchvision": lambda prefix: _behind(prefix),
+    "detectron2": _detectron2,
+    "hugging face": _face,
+    "sequential": lambda p: _sequential(p, {"conv1": 0, "bn1": 1}, 4),
+}
+
+
+@properties.few
+@given(
+    keys=st.lists(st.sampled_from(PARTS), max_size=4),
+    parts=st.lists(st.sampled_from(PARTS), max_size=6),
+    style=st.sampled_from(sorted(SPELLINGS)),
+)
+def test_an_encoder_is_found_behind_any_keys_and_any_prefix(
+    keys, parts, style, tensors
+):
+    prefix = "".join(f"{part}." for part in parts)
+    saved = SPELLINGS[style](prefix)(tensors)
+    for key in reversed(keys):
+        saved = {key: saved, "epoch": 3}
+    found = candidates.find(candidates.values_of(saved))
+    chosen = candidates.choose(found)
+    assert (chosen.style, chosen.missing) == (style, 0)
+    assert chosen.root == "".join(f"{key}." for key in keys) + prefix
+    assert {
+        name: id(value) for name, value in chosen.spelled.tensors.items()
+    } == {name: id(value) for name, value in tensors.items()}
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy", "tar"])

@@ -8,6 +8,8 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import numpy as safetensors_numpy
 
 from moco_tf.weights import (
@@ -17,7 +19,7 @@ from moco_tf.weights import (
     safetensors_file,
     weight_files,
 )
-from tests import shallow
+from tests import properties, shallow
 from tests.weights import no_code, small_weights, torch_files
 
 _network = shallow.fixture((1, 1, 1, 1))
@@ -212,6 +214,28 @@ def test_a_header_that_lies_is_refused(lie, tmp_path):
             _read(path, data)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (after - before) * 1024 < 200e6
+
+
+VALID = safetensors_numpy.save(
+    {"x": np.arange(6, dtype=np.float32), "y": np.ones((2, 2), np.int64)}
+)
+
+
+@properties.few
+@given(data=st.data())
+def test_any_flipped_bits_are_read_or_refused(tmp_path_factory, data):
+    damaged = bytearray(VALID)
+    last = 8 * len(damaged) - 1
+    for bit in data.draw(st.sets(st.integers(0, last), max_size=6)):
+        damaged[bit // 8] ^= 1 << bit % 8
+    path = tmp_path_factory.getbasetemp() / "a.safetensors"
+    with no_code.no_code():
+        try:
+            values = _read(path, bytes(damaged)).values()
+        except pickle_reader.Unreadable:
+            return
+    kinds = (np.ndarray, pickle_reader.Inert)
+    assert all(isinstance(value, kinds) for value in values)
 
 
 def test_a_pickle_named_safetensors_is_read_as_what_it_is(tensors, tmp_path):
