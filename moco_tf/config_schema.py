@@ -251,7 +251,7 @@ def check_relations(config, replicas):
         )
     _check_divides("replicas", replicas, "train.batch_size", batch)
     if config.model.sync_bn:
-        _check_synchronized(config)
+        _check_synchronized(config, replicas)
     else:
         _check_divides("model.bn_groups", groups, "train.batch_size", batch)
         _check_divides("replicas", replicas, "model.bn_groups", groups)
@@ -262,10 +262,11 @@ def check_relations(config, replicas):
             groups // replicas,
         )
     if batch // groups < 2:
+        remedy = _larger_groups(config, replicas)
         raise ValueError(
             "Each group of model.bn_groups must hold 2 samples or more: batch "
             f"statistics of one are useless. Received bn_groups={groups}, "
-            f"batch_size={batch}. Lower config.model.bn_groups."
+            f"batch_size={batch}. {remedy}"
         )
     _check_small_views(config.data)
     _check_patches(config.model, config.data.image_size)
@@ -274,8 +275,29 @@ def check_relations(config, replicas):
         raise ValueError(
             "knn.bank and knn.query must both be given, or both be empty for "
             f"no kNN. Received bank={config.knn.bank!r}, "
-            f"query={config.knn.query!r}."
+            f"query={config.knn.query!r}. Pass "
+            f"--config.knn.{'query' if config.knn.bank else 'bank'}=SOURCE, or "
+            "--config.knn.bank= --config.knn.query="
         )
+
+
+def _groups_fit(groups, config, replicas):
+    """Whether BatchNorm takes so many groups of a configuration's batch."""
+    batch, parts = config.train.batch_size, config.train.micro_batches
+    return batch >= 2 * groups and not (
+        batch % groups or groups % (replicas * parts)
+    )
+
+
+def _larger_groups(config, replicas):
+    """The remedy for groups of one sample: fewer of them, or more samples."""
+    groups = config.model.bn_groups
+    for fewer in range(groups - 1, 0, -1):
+        if _groups_fit(fewer, config, replicas):
+            return f"Pass --config.model.bn_groups={fewer}."
+    # Replicas divide the groups already, but not the one of model.sync_bn.
+    batch = 2 * max(groups, replicas)
+    return f"Pass --config.train.batch_size={batch}."
 
 
 def _check_small_views(data):
@@ -289,11 +311,14 @@ def _check_small_views(data):
             f"Received {scale}. Pass --config.data.small_scale=0.05,0.14."
         )
     if data.small_size >= data.image_size:
+        remedy = "--config.data.small_views=0"
+        if data.image_size > 8:  # the least that small views may have
+            size = max(8, data.image_size // 2)
+            remedy = f"--config.data.small_size={size}, or {remedy}"
         raise ValueError(
             "data.small_size must be below data.image_size. Received "
             f"small_size={data.small_size}, image_size={data.image_size}. "
-            f"Pass --config.data.small_size={max(8, data.image_size // 2)}, "
-            "or --config.data.small_views=0."
+            f"Pass {remedy}."
         )
 
 
@@ -313,27 +338,37 @@ def _check_patches(model, size):
         )
 
 
-def _check_synchronized(config):
+def _check_synchronized(config, replicas):
     """Refuses groups and micro-batches where BatchNorm is synchronised."""
-    for name, parts in (
-        ("model.bn_groups", config.model.bn_groups),
-        ("train.micro_batches", config.train.micro_batches),
-    ):
-        if parts != 1:
-            raise ValueError(
-                f"{name} must be 1 where model.sync_bn is true: statistics "
-                f"are of the global batch. Received {parts}. Pass "
-                f"--config.{name}=1, or --config.model.sync_bn=false."
+    groups, micro_batches = config.model.bn_groups, config.train.micro_batches
+    if groups == micro_batches == 1:
+        return
+    remedy = "--config.model.bn_groups=1 --config.train.micro_batches=1"
+    # Of groups, where they are wanted: those given, or the fewest.
+    for number in (groups, replicas * micro_batches):
+        if _groups_fit(number, config, replicas):
+            remedy += (
+                ", or --config.model.sync_bn=false "
+                f"--config.model.bn_groups={number}"
             )
+            break
+    raise ValueError(
+        "model.bn_groups and train.micro_batches must be 1 where model.sync_bn "
+        "is true: statistics are of the global batch. Received "
+        f"bn_groups={groups}, micro_batches={micro_batches}. Pass {remedy}."
+    )
 
 
 def _check_divides(divisor_name, divisor, name, value):
     if value % divisor:
-        field = "--devices" if divisor_name == "replicas" else divisor_name
+        shown = name.partition(" ")[0]  # of "model.bn_groups / replicas"
+        other = f"config.{divisor_name}"
+        if divisor_name == "replicas":
+            other = "--devices, or the number of workers"
         raise ValueError(
             f"{divisor_name} must divide {name}. Received "
-            f"{divisor_name}={divisor}, {name}={value}. Change {name} or "
-            f"{field}."
+            f"{divisor_name}={divisor}, {name}={value}. Change "
+            f"config.{shown} or {other}."
         )
 
 

@@ -251,9 +251,11 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             f"{config.model.backbone!r}. "
             + naming.suggestion(config.model.backbone, backbones)
         )
-    config_schema.check_relations(config, replicas)
+    # First what the method does not take: groups and parts of a batch are then
+    # advised among those that it takes.
     method, settings, run = resolve_method(config)
     method.check(settings, run)
+    config_schema.check_relations(config, replicas)
 
 
 def chance_loss(config: ml_collections.ConfigDict) -> float | None:

@@ -161,13 +161,26 @@ class CPC(two_views.TwoViews):
 
     @classmethod
     def check(cls, settings, run):
-        """Refuses BatchNorm, by which a patch would know its image."""
+        """Refuses BatchNorm, by which a patch would know its image.
+
+        And rows of patches to predict that the grid does not have.
+        """
         super().check(settings, run)
         if run.norm != "layer":
             raise ValueError(
                 "The method cpc needs model.norm=layer: BatchNorm tells a "
                 f"patch what its image has. Received {run.norm!r}. "
                 "Pass --config.model.norm=layer."
+            )
+        side = 0  # of patches that make no grid, which are refused later
+        if run.patch > 1:
+            side = inputs.patches_a_side(run.image_size, run.patch)
+        if 1 < side <= settings.rows:
+            raise ValueError(
+                f"cpc.rows must be below the {side} rows of patches that an "
+                f"image has. Received rows={settings.rows}. Pass "
+                f"--config.cpc.rows={side - 1}, or a smaller "
+                "config.model.patch."
             )
 
     @classmethod

@@ -202,7 +202,8 @@ class SwAV(two_views.TwoViews):
             raise ValueError(
                 "swav.queue_size must be 0 or at least the batch size. "
                 f"Received queue_size={size}, batch_size={batch}. Raise "
-                "config.swav.queue_size, or pass 0 for no queue."
+                f"config.swav.queue_size to {batch} or more, or pass "
+                "--config.swav.queue_size=0 for no queue."
             )
 
     @classmethod

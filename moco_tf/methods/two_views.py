@@ -247,7 +247,8 @@ class TwoViews(method.Method):
           ValueError: for more than one.
         """
         if cls.WHOLE_BATCH and count != 1:
-            less = "; for less memory, --config.model.recompute=true"
+            less = ". A ResNet needs less memory with "
+            less += "--config.model.recompute=true"
             raise ValueError(
                 f"The method {name} needs train.micro_batches=1: "
                 f"{cls.WHOLE_BATCH}. Received {count}. Pass "
