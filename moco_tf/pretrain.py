@@ -329,5 +329,6 @@ def make_callback(plan, files, guard, listeners):
         guard=guard,
         listeners=listeners,
         causes="Usual causes: a learning rate too high for the batch, or a "
-        "temperature too low.",
+        "temperature too low. Lower config.optimizer.learning_rate, in another "
+        "--workdir.",
     )

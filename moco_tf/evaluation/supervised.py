@@ -459,7 +459,8 @@ def _make_callback(config, output, batches, metrics, guard, listeners):
         ),
         guard=guard,
         listeners=listeners,
-        causes="Usual cause: a learning rate too high for these features.",
+        causes="Usual cause: a learning rate too high for these features. Lower "
+        "config.optimizer.learning_rate, in another --output.",
     )
 
 

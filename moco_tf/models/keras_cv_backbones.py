@@ -128,7 +128,7 @@ def _keras_cv():
     except ImportError as error:
         raise ValueError(
             "A keras_cv backbone needs keras-cv 0.9, which does not import "
-            f"here: {error}. Install keras-cv==0.9.0 or choose a ResNet of "
-            "ours."
+            f"here: {error}. Install it (pip install keras-cv==0.9.0), or "
+            "choose a ResNet of ours: --config.model.backbone=resnet50."
         ) from error
     return keras_cv

@@ -40,7 +40,7 @@ def parse_devices(devices):
     match = re.fullmatch(r"(auto|(?:cpu|gpu)(?::([1-9]\d*))?)", devices)
     if not match:
         raise ValueError(
-            f"devices must be {_FORMS}. Received devices={devices!r}."
+            f"--devices must be {_FORMS}. Received {devices!r}."
         )
     kind = match[1].split(":")[0]
     return kind, int(match[2]) if match[2] else None
@@ -228,9 +228,9 @@ def _choose_gpus(gpus, count):
     """Shows TensorFlow the first `count` of some GPUs; returns their names."""
     if len(gpus) < count:
         raise ValueError(
-            f"devices asks for {count} GPU(s). TensorFlow sees {len(gpus)}: "
+            f"--devices asks for {count} GPU(s). TensorFlow sees {len(gpus)}: "
             "check the driver and the CUDA wheels (tensorflow[and-cuda]), or "
-            "pass --devices=cpu."
+            f"pass --devices={'gpu' if gpus else 'cpu'}."
         )
     if tf.config.get_visible_devices("GPU") != gpus[:count]:
         tf.config.set_visible_devices(gpus[:count], "GPU")

@@ -17,8 +17,8 @@ def _import_addons():
         raise ValueError(
             'optimizer.name "lamb" and "sgdw" need the package '
             f"tensorflow-addons, which cannot be imported ({error}). Install "
-            "it (pip install tensorflow-addons==0.23.0) or set "
-            'optimizer.name to "sgd".'
+            "it (pip install tensorflow-addons==0.23.0), or pass "
+            "--config.optimizer.name=sgd."
         ) from error
     return tensorflow_addons
 

@@ -75,6 +75,7 @@ class Message(NamedTuple):
         return [part for part in parts if part.strip()]
 
 
+@functools.cache
 def collect():
     """All messages of the package, a tuple, in the order of the sources."""
     return tuple(m for m in collect_texts() if m.raised or m.remedy)

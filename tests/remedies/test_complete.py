@@ -19,14 +19,16 @@ from tests.remedies.parts import PARTS
 NOT_YET = (
     *("__init__.py", "benchmark.py", "config.py", "filesystem.py"),
     *("prepare.py", "pretrain.py", "workdirs.py", "cli/*", "cluster/*"),
-    *("data/*", "doctor/*", "evaluation/*", "models/*", "monitoring/*"),
-    *("reporting/*", "serving/*", "training/*", "weights/*"),
+    *("data/*", "doctor/*", "evaluation/*", "monitoring/*"),
+    *("reporting/*", "serving/*", "weights/*"),
+    *("training/checkpoints.py", "training/callbacks.py"),
 )
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_every_message_of_a_part_has_a_row(part):
-    assert part.ROWS.faults() == []
+    faults = part.ROWS.faults()
+    assert not faults, "\n".join(faults)
 
 
 def test_every_file_with_messages_is_of_one_part():
