@@ -60,7 +60,9 @@ def summary(scores, labels):
     if not np.isfinite(scores).all():
         raise ValueError(
             "Scores must be finite to be ranked. Received NaN or infinite "
-            "ones: the classifier has diverged. Lower the learning rate."
+            "ones: the classifier has diverged. Lower "
+            "config.optimizer.learning_rate, or config.probe.rates of the "
+            "cached way, in another --output."
         )
     result: dict[str, float] = {"images": len(labels)}
     for k in (1, 5) if scores.shape[1] > 5 else (1,):

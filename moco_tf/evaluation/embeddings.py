@@ -88,7 +88,8 @@ def embed_source(
     if unknown:
         raise ValueError(
             f"The encoder has the features {', '.join(encoder.layers)}. "
-            f"Received {', '.join(unknown)}."
+            f"Received {', '.join(unknown)}. Pass "
+            f"--features={encoder.layers[0]}."
         )
     layers = tuple(layer for layer in encoder.layers if layer in layers)
     path = check_path(path)

@@ -156,28 +156,35 @@ def check(config, labelled, train, held_out, replicas):
       ValueError: with the rule, the values received and the remedy.
     """
     batch, options = config.train.batch_size, config.augment
+    blends = options.mixup or options.cutmix
+    # The images that a step needs.
+    least = replicas
+    if blends or not config.model.sync_bn or replicas == 1:
+        least = 2 * replicas
     if batch > len(train) or batch % replicas:
         raise ValueError(
             "train.batch_size must be at most the number of images to train "
             f"on, and a multiple of the replicas. Received {batch}, "
             f"{len(train)} images (data.labels={config.data.labels:g} of "
             f"{len(labelled.train)}, less {len(held_out)} held out) and "
-            f"{replicas} replicas. Lower --config.train.batch_size."
+            f"{replicas} replicas. "
+            + supervised.batch_remedy(batch, len(train), least)
         )
-    together = batch if config.model.sync_bn else batch // replicas
-    blends = options.mixup or options.cutmix
-    if together < 2 or (blends and batch // replicas < 2):
+    if batch < least:
         raise ValueError(
             "BatchNorm, MixUp and CutMix need two images or more of a "
             f"replica. Received train.batch_size={batch} on {replicas} "
-            "replicas. Raise --config.train.batch_size."
+            f"replicas. {supervised.batch_remedy(least, len(train), least)}"
         )
     if config.train.early_stopping and not len(held_out):
+        remedy = "--config.train.early_stopping=0"
+        if not config.data.holdout and len(set(train.labels)) < len(train):
+            remedy = f"--config.data.holdout=0.1 or {remedy}"
         raise ValueError(
-            "Early stopping needs held-out images. Received "
-            f"train.early_stopping={config.train.early_stopping} and "
+            "Early stopping needs held-out images, of classes of two or more. "
+            f"Received train.early_stopping={config.train.early_stopping} and "
             f"data.holdout={config.data.holdout:g}, {len(held_out)} images. "
-            "Pass --config.data.holdout=0.1 or --config.train.early_stopping=0."
+            f"Pass {remedy}."
         )
     supervised.check_schedule(config)
 

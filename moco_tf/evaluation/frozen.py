@@ -171,10 +171,13 @@ def find_checkpoint(workdir, checkpoint):
         path = path if (path / "meta.json").is_file() else None
     if path is None:
         existing = ", ".join(steps) or "none"
+        remedy = "Give the --workdir of a run that has saved one."
+        if steps:
+            remedy = f"Pass --checkpoint={existing.rpartition(' ')[2]}."
         raise ValueError(
             'checkpoint must be "latest", "best", a step or the path of a '
             f"complete checkpoint. Received {str(checkpoint)!r}; steps in "
-            f"{checkpoints.folder(workdir)}: {existing}."
+            f"{checkpoints.folder(workdir)}: {existing}. {remedy}"
         )
     return path
 
@@ -208,7 +211,7 @@ def _open_saved_model(path, recipe_name, image_size):
         raise ValueError(
             "The views of a SavedModel must be known, for its normalisation: "
             f"one of {', '.join(views.RECIPES)}. Received "
-            f"views={recipe_name!r}. Pass --views."
+            f"views={recipe_name!r}. Pass one of them by --views."
         )
     recipe = views.RECIPES[recipe_name]
     weights, call, input_shape = _load_model(path)
@@ -218,7 +221,7 @@ def _open_saved_model(path, recipe_name, image_size):
         raise ValueError(
             "The side of a SavedModel's images must be known. Received "
             f"image_size={image_size} for a model of {side or 'any size'}. "
-            "Pass --image_size."
+            f"Pass --image_size={side or 'PIXELS'}."
         )
 
     @tf.function
@@ -231,7 +234,8 @@ def _open_saved_model(path, recipe_name, image_size):
     if shape.rank != 2:
         raise ValueError(
             "A model to be evaluated must return features [n, F]. Received an "
-            f"output of shape {shape} from {str(path)!r}."
+            f"output of shape {shape} from {str(path)!r}. Save it with a "
+            "pooling layer at its end."
         )
     frozen = FrozenEncoder(
         encode=encode,

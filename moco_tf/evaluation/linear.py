@@ -130,14 +130,15 @@ def check(config, encoder, labelled, replicas):
     if layer not in encoder.layers:
         raise ValueError(
             f"The encoder has the features {', '.join(encoder.layers)}. "
-            f"Received probe.features={layer!r}."
+            f"Received probe.features={layer!r}. Pass "
+            f"--config.probe.features={encoder.layers[0]}."
         )
     if len(labelled.train) < batch or batch % replicas:
+        remedy = supervised.batch_remedy(batch, len(labelled.train), replicas)
         raise ValueError(
             "train.batch_size must be at most the number of training images, "
             f"and a multiple of the replicas. Received {batch}, "
-            f"{len(labelled.train)} images and {replicas} replicas. Lower "
-            "--config.train.batch_size."
+            f"{len(labelled.train)} images and {replicas} replicas. {remedy}"
         )
     supervised.check_schedule(config)
 

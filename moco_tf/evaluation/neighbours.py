@@ -75,7 +75,7 @@ def search_files(
         if shown < 1:
             raise ValueError(
                 "A grid shows at least one query. Received "
-                f"shown={shown}. Pass a larger number, or no grid."
+                f"shown={shown}. Pass a larger --shown, or no --grid."
             )
         opened = [_open_source(query), _open_source(bank)]
     result = search(bank, query, k, layer, query_rows)
@@ -158,7 +158,8 @@ def _check(bank, query, k, layer, query_rows):
         if layer not in file.rows:
             raise ValueError(
                 f"The {name} file must hold the features that are compared. "
-                f"Received layer={layer!r}; it holds {', '.join(file.rows)}."
+                f"Received {layer!r}; it holds {', '.join(file.rows)}. Pass "
+                f"--features={next(iter(file.rows))}."
             )
     sizes = [file.rows[layer].shape[1] for file in (bank, query)]
     if sizes[0] != sizes[1]:
@@ -179,9 +180,10 @@ def _check(bank, query, k, layer, query_rows):
         (_own_rows(bank, query, query_rows) >= 0).any()
     )
     if not 1 <= k <= others:
+        remedy = f"Pass --k={others}." if others else "Embed more of them."
         raise ValueError(
             "k must be from 1 to the number of images in the bank that are "
-            f"not the query itself. Received k={k}, {others} images."
+            f"not the query itself. Received k={k}, {others} images. {remedy}"
         )
 
 
@@ -257,8 +259,8 @@ def _open_source(file):
             "A grid shows the images that were embedded, and those of "
             f"{file.about['source']!r} have changed: its fingerprint is "
             f"{source.fingerprint()[:16]}. Received a file of "
-            f"{file.about['fingerprint'][:16]}. Embed them again, or draw no "
-            "grid."
+            f"{file.about['fingerprint'][:16]}. Embed them again, or pass no "
+            "--grid."
         )
     return source
 

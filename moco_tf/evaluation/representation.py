@@ -148,7 +148,8 @@ def _finite(rows):
     if not np.isfinite(rows).all():
         raise ValueError(
             "A representation must be finite. Received NaN or infinite "
-            "features: the encoder has diverged or its checkpoint is damaged."
+            "features: the encoder has diverged or its checkpoint is damaged. "
+            "Give an earlier --checkpoint."
         )
     return rows
 

@@ -117,6 +117,25 @@ def _ranks(labels, seed, purpose):
     return ranks, sizes
 
 
+def batch_remedy(batch, images, least):
+    """What to do about a batch that the images cannot fill.
+
+    Args:
+      batch: int, that was asked for. images: int, to train on.
+      least: int, images of the smallest batch; it divides all others.
+
+    Returns:
+      str, a sentence.
+    """
+    fitting = min(max(batch, least), images) // least * least
+    if fitting:
+        return f"Pass --config.train.batch_size={fitting}."
+    return (
+        f"Give {least} images or more to train on, or fewer devices by "
+        "--devices."
+    )
+
+
 def _rounded(fraction, sizes):
     """Rounds fraction * sizes to the nearest integer, halves up."""
     return np.floor(fraction * sizes + 0.5).astype(np.int64)
@@ -206,7 +225,8 @@ def open_labelled(train, test, run_config=None, channels=3, output=None):
     if classes < 2:
         raise ValueError(
             "A classifier needs two classes or more. Received "
-            f"{classes} in {given['train']!r}."
+            f"{classes} in {given['train']!r}. Give another source by "
+            "--config.data.train."
         )
     return LabelledSources(
         train_source,
@@ -459,8 +479,8 @@ def _make_callback(config, output, batches, metrics, guard, listeners):
         ),
         guard=guard,
         listeners=listeners,
-        causes="Usual cause: a learning rate too high for these features. Lower "
-        "config.optimizer.learning_rate, in another --output.",
+        causes="Usual cause: a learning rate too high for these features. "
+        "Lower config.optimizer.learning_rate, in another --output.",
     )
 
 

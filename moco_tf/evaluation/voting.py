@@ -45,7 +45,7 @@ def unit_rows(rows, name):
         raise ValueError(
             f"kNN needs finite features. Received NaN or infinite values in "
             f"the {name} features: the encoder has diverged or its checkpoint "
-            "is damaged."
+            "is damaged. Give an earlier --checkpoint."
         )
     return tf.math.l2_normalize(tf.constant(rows), axis=1, epsilon=1e-24)
 
@@ -97,8 +97,8 @@ def check_k(k, size):
     if not 1 <= k <= size:
         raise ValueError(
             "kNN's k must be from 1 to the number of images in the bank. "
-            f"Received k={k}, a bank of {size}. Lower k (knn.k, or --k) or "
-            "give a larger bank."
+            f"Received k={k}, a bank of {size}. Lower k (config.knn.k of a "
+            "run, --k of `knn`) or give a larger bank."
         )
 
 

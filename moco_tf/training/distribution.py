@@ -39,9 +39,7 @@ def parse_devices(devices):
     """
     match = re.fullmatch(r"(auto|(?:cpu|gpu)(?::([1-9]\d*))?)", devices)
     if not match:
-        raise ValueError(
-            f"--devices must be {_FORMS}. Received {devices!r}."
-        )
+        raise ValueError(f"--devices must be {_FORMS}. Received {devices!r}.")
     kind = match[1].split(":")[0]
     return kind, int(match[2]) if match[2] else None
 

@@ -66,6 +66,19 @@ def _finished(workdir, tmp_path_factory):
     return output, run(workdir, output)
 
 
+def test_a_run_that_diverges_says_what_to_lower_and_where(
+    workdir, finished, tmp_path
+):
+    message = "Lower config.optimizer.learning_rate, in another --output"
+    with pytest.raises(FloatingPointError, match=message):
+        run(workdir, tmp_path, optimizer__learning_rate=1e30)
+    # The same with a lower rate, in another folder, has come to its end; in
+    # this one it would be two runs in one.
+    assert finished[1]["top1"] == 1.0
+    with pytest.raises(ValueError, match="another configuration"):
+        run(workdir, tmp_path)
+
+
 def test_a_run_separates_what_can_be_separated(finished):
     output, result = finished
     assert result["top1"] == 1.0

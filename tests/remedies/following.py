@@ -40,6 +40,7 @@ class Rows:
         self._functions = {}
         self._reasons = {}
         self._tests = {}
+        self._within = {}
 
     def covers(self, file):
         """Whether the rows are of this file."""
@@ -66,6 +67,14 @@ class Rows:
         assert reason in REASONS
         self._reasons |= dict.fromkeys(keys, reason)
 
+    def within(self, key, *parts):
+        """Adds texts that stand in the message of a row, which follows them.
+
+        Args:
+          key: place and words of the row. parts: keys of the texts.
+        """
+        self._within |= dict.fromkeys(parts, key)
+
     def tested(self, test, *keys):
         """Adds messages whose remedies a test elsewhere follows.
 
@@ -83,7 +92,10 @@ class Rows:
 
     def faults(self):
         """What is missing or too much in these rows, a list of lines."""
-        keys = [*self._functions, *self._reasons, *self._tests]
+        keys = [
+            *(*self._functions, *self._reasons),
+            *(*self._tests, *self._within),
+        ]
         faults = [
             f"twice in the rows: {key}"
             for key, count in collections.Counter(keys).items()
@@ -104,6 +116,11 @@ class Rows:
             f"no row of {m.place} (line {m.first}): {m.remedy or m.text}"
             for m in messages.collect()
             if self.covers(m.file) and not named[m]
+        ]
+        faults += [
+            f"{key} is no row, but has a part"
+            for key in self._within.values()
+            if key not in self._functions and key not in self._tests
         ]
         return faults + [
             f"{test} {why}"
