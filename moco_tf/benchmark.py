@@ -305,7 +305,10 @@ def verdict(config, input_rate, step_rate, shared):
       str.
     """
     if input_rate is None:
-        return f"step alone: {step_rate:.0f} images/s; give a data.source"
+        return (
+            f"step alone: {step_rate:.0f} images/s; give a source by "
+            "--config.data.source"
+        )
     ratio = step_rate / input_rate
     if ratio > _NEAR:
         return (
@@ -321,10 +324,11 @@ def verdict(config, input_rate, step_rate, shared):
 
 
 def _for_input(config, shared):
-    source = config.data.source
-    if not source.startswith(("prepared:", "shapes")):
+    source, pairs = config.data.source, config.model.input == "pair"
+    # Pairs of files have no cache, and views that crop on the host alone.
+    if not source.startswith(("prepared:", "shapes")) and not pairs:
         yield "a cache (moco-tf prepare)"
-    if config.data.augment_on == "host" and not shared:
+    if config.data.augment_on == "host" and not shared and not pairs:
         yield "--config.data.augment_on=device"
     if config.data.threads:
         yield "--config.data.threads=0"

@@ -62,7 +62,7 @@ def test_unknown_shapes_are_refused():
             {"train__precision": "mixed_bfloat16", "train__micro_batches": 2},
             "try fewer train.micro_batches or more devices",
         ),
-        ((None, 50), True, {}, "step alone: 50 images/s; give a data.source"),
+        ((None, 50), True, {}, "step alone: 50 images/s; give a source by"),
     ],
 )
 def test_the_verdict_names_what_waits(rates, shared, fields, expected):
@@ -121,7 +121,7 @@ def test_without_a_source_the_step_alone_is_measured(tmp_path, capsys):
     config.data.source = ""
     found = benchmark.benchmark(config, tf.distribute.get_strategy(), 1, 1)
     assert "input_images_per_second" not in found
-    assert "give a data.source" in capsys.readouterr().out
+    assert "by --config.data.source" in capsys.readouterr().out
 
 
 def test_no_rounds_are_refused(tmp_path):

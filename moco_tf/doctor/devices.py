@@ -68,7 +68,10 @@ def check_gather(strategy):
     words = f"keys, images and a sum over {replicas} replicas"
     if same:
         return table.Row("gather", f"{words}: as they must be")
-    remedy = "Try --cross_device_ops=hierarchical, and check the driver."
+    remedy = (
+        "Try --cross_device_ops=hierarchical of `pretrain`, and check the "
+        "driver."
+    )
     return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
 
 

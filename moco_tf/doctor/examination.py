@@ -60,7 +60,10 @@ def examine(request, strategy):
     if source is not None:
         faults = _examine_images(rows, source, request)
         rows += recipe.training_rows(
-            request.config, len(source), request.rate_per_image
+            request.config,
+            len(source),
+            request.rate_per_image,
+            strategy.num_replicas_in_sync,
         )
     rows.append(recipe.knn_row(request.config))
     if request.prove and fits:

@@ -204,8 +204,9 @@ def fault_rows(source, faults, max_corrupt_fraction):
         if name == "unreadable" and share > max_corrupt_fraction:
             verdict = table.FAIL
             remedy += (
-                " A run stops above data.max_corrupt_fraction="
-                f"{max_corrupt_fraction:g}."
+                " A run stops above --config.data.max_corrupt_fraction="
+                f"{max_corrupt_fraction:g}; pass {_above(share):g} to let it "
+                "go on."
             )
         rows.append(table.Row(name.replace("_", " "), words, verdict, remedy))
     if all(row.verdict == table.OK for row in rows):
@@ -223,6 +224,11 @@ def _reasons(faults):
     )
     named = [f"{text} ({n})" for text, n in reasons.most_common(_NAMED)]
     return "; ".join(named) + "; ..." * (len(reasons) > _NAMED)
+
+
+def _above(share):
+    """A fraction above a share of images, in two digits."""
+    return min(1.0, (int(100 * share) + 1) / 100)
 
 
 def _short(name):

@@ -32,6 +32,11 @@ def size_rows(config, figures):
         fitting = max(32, short // 32 * 32)
         remedy = "Views are enlarged: smaller ones cost less and show as much."
         change = {"data.image_size": fitting} if fitting < size else {}
+        if change and config.model.input == "grid":
+            change = {}  # its patches would have to fit
+        small = config.data.small_views and config.data.small_size
+        if change and small >= fitting:
+            change["data.small_size"] = max(8, fitting * small // size)
         return [table.Row("image size", words, table.WARN, remedy, change)]
     if pixels > _LARGE and short > 4 * size:
         remedy = (
@@ -43,20 +48,21 @@ def size_rows(config, figures):
     return [table.Row("image size", words)]
 
 
-def training_rows(config, count, rate_per_image=None):
+def training_rows(config, count, rate_per_image=None, replicas=1):
     """Rows about batch, queue, rate, groups and length of a run.
 
     Args:
       config: ConfigDict. count: int, N, images of the source.
       rate_per_image: float, learning rate / batch size in the configuration's
         file, as its author chose them; None = not known.
+      replicas: int, of the run; batch and groups divide among them.
     """
     batch = config.train.batch_size
     if count < batch:
-        return [_small_data(config, count)]
+        return [_small_data(config, count, replicas)]
     rows = [
         _rate(config, rate_per_image),
-        _groups(config),
+        _groups(config, replicas),
         _length(config, count),
     ]
     if plan.queues_keys(config):
@@ -84,8 +90,9 @@ def rate_for(config, batch, rate_per_image):
     return {"optimizer.learning_rate": rate_per_image * batch}
 
 
-def _small_data(config, count):
-    groups = config.model.bn_groups
+def _small_data(config, count, replicas):
+    # Those of synchronised statistics are one, on any number of replicas.
+    groups = max(config.model.bn_groups, replicas)
     change = {}
     if count >= 2 * groups:
         batch = max(_power_of_two(count // 10), 2 * groups) // groups * groups
@@ -145,7 +152,7 @@ def _rate(config, rate_per_image):
     return table.Row("learning rate", words, table.WARN, remedy, change)
 
 
-def _groups(config):
+def _groups(config, replicas):
     batch, groups = config.train.batch_size, config.model.bn_groups
     size = batch // groups
     if config.model.norm != "batch":
@@ -164,15 +171,14 @@ def _groups(config):
         )
         return table.Row("batch norm", words, table.WARN, remedy, change)
     if size < _GROUP:
-        better = max(
-            n
-            for n in range(1, groups + 1)
-            if groups % n == 0 and (batch // n >= _GROUP or n == 1)
-        )
-        change = {"model.bn_groups": better} if better > 1 else {}
+        parts = replicas * config.train.micro_batches  # each has its groups
+        fewer = [n for n in range(parts, groups, parts) if groups % n == 0]
+        large = [n for n in fewer if n > 1 and batch // n >= _GROUP]
+        change = {"model.bn_groups": max(large)} if large else {}
         remedy = (
-            f"Statistics of fewer than {_GROUP} images are noise: use fewer "
-            "groups or a larger batch."
+            f"Statistics of fewer than {_GROUP} images are noise: use "
+            + ("fewer groups or " if fewer else "")
+            + "a larger batch."
         )
         return table.Row("batch norm", words, table.WARN, remedy, change)
     return table.Row("batch norm", words)

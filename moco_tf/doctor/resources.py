@@ -174,7 +174,8 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
         return table.Row("memory", words)
     batch = config.train.batch_size
     change = {}
-    divisor = config.model.bn_groups * 2  # two images of a group at least
+    # Two images of a group at least, and of a replica.
+    divisor = 2 * max(config.model.bn_groups, replicas)
     for part in (2, 4, 8, 16, 32, 64):
         smaller = MemoryParts(parts, activations=parts["activations"] // part)
         fits = _needed(smaller, replicas, kind) <= _FILLED * free

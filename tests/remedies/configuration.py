@@ -259,6 +259,29 @@ def statistics_of_replicas():
     yield lambda: refuse(cloning.swap_batch_norm(backbone))
 
 
+ROWS.within(
+    ("config_schema.py:_check_small_views", "data.small_size must be below"),
+    ("config_schema.py:_check_small_views", "data.small_size={size}"),
+    ("config_schema.py:_check_small_views", "--config.data.small_views=0"),
+)
+ROWS.within(
+    (
+        "config_schema.py:_check_synchronized",
+        "must be 1 where model.sync_bn",
+    ),
+    ("config_schema.py:_check_synchronized", "train.micro_batches=1"),
+    ("config_schema.py:_check_synchronized", "model.sync_bn=false"),
+)
+ROWS.within(
+    ("config_schema.py:check_schedule", "schedule.milestones must rise"),
+    ("config_schema.py:check_schedule", "milestones={epochs * 3"),
+)
+# test_configuration.py follows these where the others do not fit.
+ROWS.tested(
+    "tests/remedies/test_configuration.py::"
+    "test_schedules_that_are_advised_are_taken",
+    ("config_schema.py:check_schedule", "name=cosine"),
+)
 ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,
     ("config_schema.py:parse", "must be"),

@@ -575,6 +575,11 @@ def images_that_were_mended_between(tmp_path):
     yield crops
 
 
+ROWS.within(
+    ("evaluation/finetune.py:check", "Early stopping needs"),
+    ("evaluation/finetune.py:check", "--config.train.early_stopping=0"),
+    ("evaluation/finetune.py:check", "--config.data.holdout=0.1"),
+)
 ROWS.tested(
     "tests/evaluation/test_finetune.py::"
     "test_a_run_that_diverges_says_what_to_lower_and_where",

@@ -24,12 +24,12 @@ Train Try Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
     r"(?:(?<=[.:;!?})\n] )|(?<=: )|(?<=; )|(?<=\n)|^)"
-    rf"({'|'.join(_VERBS)})\b",
+    rf" *({'|'.join(_VERBS)})\b",
     re.M,
 )
 # After a colon or a semicolon a sentence goes on in small letters.
 _ALSO = re.compile(
-    rf"(?<=[:;,] )({'|'.join(v.lower() for v in _VERBS)})(?= [a-zA-Z{{`\-'])"
+    rf"(?<=[:;,] )({'|'.join(v.lower() for v in _VERBS)})(?= [\w{{`\-'])"
 )
 _SUGGESTION = "{naming.suggestion}"
 
@@ -41,6 +41,7 @@ class Message(NamedTuple):
       file: str, below moco_tf/. function: str, its dotted name, "" in none.
       text: str; values stand in it as {their expression}.
       first, last: int, lines of the statement. raised: bool.
+      named: bool, whether the sources call it a remedy.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Message(NamedTuple):
     first: int
     last: int
     raised: bool
+    named: bool = False
 
     @property
     def place(self):
@@ -66,7 +68,9 @@ class Message(NamedTuple):
         ]
         if _SUGGESTION in text:
             starts.append(text.index(_SUGGESTION))
-        return text[min(starts) :] if starts else ""
+        if not starts:
+            return text if self.named else ""
+        return text[min(starts) :].strip()
 
     @property
     def fixed(self):
@@ -135,6 +139,16 @@ class _Reader(ast.NodeVisitor):
             return
         self._add(node, _text(node.exc), raised=True)
 
+    def _assign(self, node):
+        targets = getattr(node, "targets", None) or [node.target]
+        names = {t.id for t in targets if isinstance(t, ast.Name)}
+        if "remedy" in names and (text := _text(node.value)).strip():
+            self._add(node, text, raised=False, named=True)
+        elif node.value is not None:
+            self.visit(node.value)
+
+    visit_Assign = visit_AugAssign = visit_AnnAssign = _assign
+
     def visit_Constant(self, node):
         if isinstance(node.value, str):
             self._add(node, node.value, raised=False)
@@ -149,7 +163,7 @@ class _Reader(ast.NodeVisitor):
         else:
             self.generic_visit(node)
 
-    def _add(self, node, text, raised):
+    def _add(self, node, text, raised, named=False):
         self.found.append(
             Message(
                 self._file,
@@ -158,6 +172,7 @@ class _Reader(ast.NodeVisitor):
                 node.lineno,
                 node.end_lineno,
                 raised,
+                named,
             )
         )
 
