@@ -209,7 +209,7 @@ def parse(argv, commands, fields=lambda name, config: ()):
     if overrides and not commands[name].has("config"):
         raise UsageError(
             f"{name} takes no configuration: it reads that of the run. "
-            f"Received --config.{next(iter(overrides))}."
+            f"Received --config.{next(iter(overrides))}. Leave it out."
         )
     return name, values, overrides
 

@@ -24,6 +24,8 @@ _STALLED = 0.02  # kNN gained since the first epoch
 _LARGE = 0.1  # keys of the queue per image
 _WAITING = 0.3  # of the time
 _IN_A_ROW = 3  # reports; one may be an accident
+# A run goes on with the recipe that it was started with.
+_ELSEWHERE = ", in another --workdir"
 
 
 class Notice(NamedTuple):
@@ -68,7 +70,7 @@ class Watch:
                 f"of the {self._run.images} images: keys of a query's own "
                 "image come up as its negatives. Set config."
                 f"{self._run.method}.mask_same_image=true, or a queue "
-                "below a tenth of the images",
+                f"below a tenth of the images{_ELSEWHERE}",
             )
         return []
 
@@ -95,13 +97,20 @@ class Watch:
             and row.get("instance_top1", 0.0) > _SOLVED
             and gained < _STALLED
         ):
+            # Of methods without keys in another order, all share statistics.
+            remedy = "Set config.model.sync_bn=true, or stronger views"
+            if "shuffle" in self._settings:
+                remedy = (
+                    f"Keep config.{self._run.method}.shuffle=auto, and raise "
+                    "config.model.bn_groups (2 groups or more) with "
+                    "config.model.sync_bn=false"
+                )
             return self._warn(
                 "batch-norm-leak",
                 f"instance_top1 is {row['instance_top1']:.3f} (queries find "
                 "their own key) while kNN has not risen since the first epoch: "
                 "statistics of BatchNorm may tell which key belongs to which "
-                "query. Keep the method's shuffle at auto and raise "
-                "config.model.bn_groups (2 groups or more)",
+                f"query. {remedy}{_ELSEWHERE}",
             )
         return []
 
@@ -121,7 +130,7 @@ class Watch:
                 "key-encoder-still",
                 "the key encoder does not move: its outputs stay those of the "
                 f"start (momentum {momentum}). Use config."
-                f"{self._run.method}.momentum below 1",
+                f"{self._run.method}.momentum below 1{_ELSEWHERE}",
             )
         if self._repeated("follows", pace > _FOLLOWS):
             notices += self._warn(
@@ -129,7 +138,8 @@ class Watch:
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
                 f"query encoder at each step: {outputs} are of different "
                 f"encoders (momentum {momentum}). Use "
-                f"config.{self._run.method}.momentum=0.99 to 0.9999",
+                f"config.{self._run.method}.momentum=0.99 to 0.9999"
+                f"{_ELSEWHERE}",
             )
         return notices
 
@@ -151,28 +161,32 @@ class Watch:
                 f"{chance:.3f}, though the dictionary has turned over "
                 f"{turnovers:.0f} times: nothing is learnt. Lower "
                 "config.optimizer.learning_rate, add "
-                "config.schedule.warmup_epochs, or check that the views show "
-                "the images",
+                f"config.schedule.warmup_epochs{_ELSEWHERE}, or check that the "
+                "views show the images",
             )
         spread = row.get("spread")
         if spread is not None and spread < _EQUAL:
             notices += self._warn(
                 "collapse",
                 f"the targets' spread is {spread:.3f} (1 is even, 0 is "
-                "nothing): all images get nearly the same features. Lower "
-                "config.optimizer.learning_rate or raise the momentum of the "
-                "key encoder, and start again from an earlier checkpoint",
+                "nothing): all images get nearly the same features. "
+                + self._slower(),
             )
         rank = row.get("key_rank")
         if rank is not None and rank < min(_CONSTANT, self._run.dim):
             notices += self._warn(
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "
-                "get nearly the same features. Lower "
-                "config.optimizer.learning_rate or raise the momentum of the "
-                "key encoder, and start again from an earlier checkpoint",
+                f"get nearly the same features. {self._slower()}",
             )
         return notices
+
+    def _slower(self):
+        """The remedy for features that become one: smaller steps."""
+        remedy = "Lower config.optimizer.learning_rate"
+        if self._settings.get("momentum", 1) < 1:
+            remedy += f" or raise config.{self._run.method}.momentum"
+        return f"{remedy}{_ELSEWHERE}"
 
     def _input(self, row):
         """The warning of a run that waits for its images, a list."""

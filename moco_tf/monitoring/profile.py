@@ -29,7 +29,7 @@ class Profile(listener.Listener):
         """
         if not 1 <= first <= last:
             raise ValueError(
-                "profile_steps are a first and a last step, from 1. Received "
+                "--profile_steps are a first and a last step, from 1. Received "
                 f"{first},{last}. Pass, for example, --profile_steps=10,20."
             )
         self._folder = os.fspath(folder)

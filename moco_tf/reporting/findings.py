@@ -210,8 +210,9 @@ def _read_speed(run):
     if share < _STARVED:
         return [("plain", f"{words} The input keeps up, but hardly.")]
     words += (
-        " The bottleneck is the input: raise data.threads, keep the images on "
-        "a faster disk, or decode them once with the command prepare."
+        " The bottleneck is the input: pass --config.data.threads=0 (all "
+        "cores), keep the images on a faster disk, or decode them once with "
+        "the command prepare."
     )
     return [("warn", words)]
 

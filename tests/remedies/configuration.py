@@ -1,11 +1,13 @@
 """What a configuration is refused for, and that what is advised is taken."""
 
 from moco_tf import config as configs
-from moco_tf import plan
+from moco_tf import naming, plan
 from moco_tf.methods import table
 from tests.remedies import following
 
-ROWS = following.Rows("config_schema.py", "plan.py", "methods/*.py")
+ROWS = following.Rows(
+    "config_schema.py", "naming.py", "plan.py", "methods/*.py"
+)
 
 GROUPS = "config_schema.py:_larger_groups"
 BATCH = ("train.batch_size", "model.bn_groups")
@@ -202,6 +204,13 @@ def unknown_field():
     text = yield lambda: configs.load("moco_cifar10", {"moco.queue": "1024"})
     name = following.suggested(text).removeprefix("config.")
     yield lambda: configs.load("moco_cifar10", {name: "1024"})
+
+
+@ROWS.followed("naming.py:suggestion", "Did you mean")
+def misspelt_name():
+    text = yield lambda: naming.suggestion("quickstrat", configs.names())
+    name = following.suggested(text)
+    yield lambda: naming.nearest(name, [name])
 
 
 @ROWS.followed("config_schema.py:check_field", "must be one of")

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import (
     accuracy,
@@ -24,7 +25,7 @@ from moco_tf.evaluation import (
     supervised,
     voting,
 )
-from tests.evaluation import plain_frozen, small_encoder
+from tests.evaluation import plain_frozen
 from tests.remedies import following
 
 ROWS = following.Rows("evaluation/*.py")
@@ -70,16 +71,26 @@ def flag(text, name):
 # Encoders.
 
 
+def run_with(workdir, *steps):
+    """A workdir with complete checkpoints of some steps, as far as listed."""
+    workdirs.save(configs.load("quickstart"), workdir)
+    for step in steps:
+        folder = workdir / "checkpoints" / f"step-{step:09d}"
+        folder.mkdir(parents=True)
+        (folder / "meta.json").write_text(f'{{"step": {step}}}')
+    return workdir
+
+
 @ROWS.followed("evaluation/frozen.py:load_config", "Give the --workdir of")
 def workdir_of_no_run(tmp_path):
-    workdir = small_encoder.write(tmp_path)
+    workdir = run_with(tmp_path / "run")
     yield lambda: frozen.load_config(tmp_path)
     yield lambda: frozen.load_config(workdir)
 
 
 @ROWS.followed("evaluation/frozen.py:find_checkpoint", "checkpoint must be")
 def checkpoint_that_is_not_there(tmp_path):
-    workdir = small_encoder.write(tmp_path, steps=(5, 7))
+    workdir = run_with(tmp_path, 5, 7)
     text = yield lambda: frozen.find_checkpoint(workdir, "6")
     assert flag(text, "checkpoint") == "7"
     yield lambda: frozen.find_checkpoint(workdir, flag(text, "checkpoint"))
@@ -99,8 +110,7 @@ ROWS.within(
     "evaluation/frozen.py:find_checkpoint", "Give the --workdir of a run that"
 )
 def run_without_checkpoints(tmp_path):
-    workdir = small_encoder.write(tmp_path, steps=())
-    other = small_encoder.write(tmp_path / "other")
+    workdir, other = run_with(tmp_path), run_with(tmp_path / "other", 5)
     yield lambda: frozen.find_checkpoint(workdir, "latest")
     yield lambda: frozen.find_checkpoint(other, "latest")
 

@@ -25,10 +25,14 @@ from tests.remedies import messages
 
 # Why a message may name no remedy.
 SAYS_WHAT_IS_TAKEN = "the rule itself lists the values, or gives their bounds"
-PART_OF_ANOTHER = "is put into a message that has the remedy"
+PART_OF_ANOTHER = "stands in, or beside, a message that has the remedy"
+NO_MESSAGE = "is help, or a caption: nothing is wrong"
 OF_A_CALLER = "only code that breaks the contract of a function meets it"
 NO_REMEDY = "nothing is known that would help"
-REASONS = (SAYS_WHAT_IS_TAKEN, PART_OF_ANOTHER, OF_A_CALLER, NO_REMEDY)
+REASONS = (
+    *(SAYS_WHAT_IS_TAKEN, PART_OF_ANOTHER, OF_A_CALLER, NO_REMEDY),
+    NO_MESSAGE,
+)
 
 
 class Rows:
@@ -108,7 +112,8 @@ class Rows:
                 faults.append(f"names {len(found)} messages: {key}")
             for message in found:
                 named[message] += 1
-                if key in self._reasons and message.remedy:
+                reason = self._reasons.get(key, NO_MESSAGE)
+                if reason != NO_MESSAGE and message.remedy:
                     faults.append(f"has a remedy: {key}: {message.remedy}")
         faults += [f"two rows of {m.place}: {m.text}" for m in named
                    if named[m] > 1]  # fmt: skip

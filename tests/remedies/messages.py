@@ -24,7 +24,7 @@ Train Try Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
     r"(?:(?<=[.:;!?})\n] )|(?<=: )|(?<=; )|(?<=\n)|^)"
-    rf" *({'|'.join(_VERBS)})\b",
+    rf" *({'|'.join(_VERBS)}|Did you mean)\b|`moco-tf [a-z]",
     re.M,
 )
 # After a colon or a semicolon a sentence goes on in small letters.

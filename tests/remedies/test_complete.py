@@ -17,10 +17,10 @@ from tests.remedies.parts import PARTS
 
 # Files whose messages have no rows yet.
 NOT_YET = (
-    *("__init__.py", "config.py", "filesystem.py"),
+    *("__init__.py", "config.py", "filesystem.py", "paths.py", "resuming.py"),
     "file_kinds.py",
-    *("prepare.py", "pretrain.py", "workdirs.py", "cli/*", "cluster/*"),
-    *("data/*", "monitoring/*"),
+    *("prepare.py", "pretrain.py", "workdirs.py", "cluster/*"),
+    *("data/*", "monitoring/metrics_csv.py"),
     *("reporting/*", "serving/*", "weights/*"),
     *("training/checkpoints.py", "training/callbacks.py"),
 )
@@ -117,7 +117,7 @@ def _takes(read, text):
 def test_every_field_that_a_text_names_is_one():
     sections = "|".join(SECTIONS)
     named = {
-        name.removeprefix("config.")
+        name.removeprefix("config.").removesuffix("*") or "*"
         for _, text in texts()
         for name in (
             *re.findall(r"(?<![\w.])config\.[\w*]+(?:\.[\w*]+)?", text),
@@ -131,7 +131,7 @@ def test_every_field_that_a_text_names_is_one():
         name
         for name in named - set(FIELDS) - SECTIONS - {"*", "SECTION.FIELD"}
         if not (name.startswith("*.") and name[2:] in ends)
-        if not (name.endswith(".*") and name[:-2] in SECTIONS)
+        if not (name.endswith(".") and name[:-1] in SECTIONS)
     }
     assert unknown == set()
 
@@ -141,7 +141,7 @@ def test_every_value_that_a_text_gives_a_field_is_taken():
     for _, text in texts():
         for name, value in re.findall(r"config\.([\w.]+)=([^\s;)`]+)", text):
             value = value.rstrip(".,")
-            if name in FIELDS and value and "*" not in value:
+            if name in FIELDS and value.strip("*") == value != value.upper():
                 fields = {name: FIELDS[name]}
                 value = config_schema.parse(fields, name, value)
                 config_schema.check_field(fields, name, value)

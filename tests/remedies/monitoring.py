@@ -1,0 +1,215 @@
+"""Rows of monitoring/: the warnings of a run, and what reads its figures."""
+
+import math
+import re
+import types
+
+from moco_tf import config as configs
+from moco_tf import plan
+from moco_tf.monitoring import health, metrics_csv, profile, representation_plot
+from tests.remedies import following
+
+ROWS = following.Rows(
+    *("monitoring/health.py", "monitoring/profile.py"),
+    *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
+)
+
+
+def config_of(preset, fields):
+    """A configuration that a run could have."""
+    texts = {name: str(value) for name, value in fields.items()}
+    config = configs.load(preset, {"data.source": "shapes:train"} | texts)
+    plan.check(config, 1)
+    return config
+
+
+def watch(preset="moco_cifar10", images=50_000, **fields):
+    """The rules over the settings of a run; fields with __ for the dot."""
+    fields = {name.replace("__", "."): v for name, v in fields.items()}
+    config = config_of(preset, fields)
+    run = types.SimpleNamespace(
+        method=config.method,
+        images=images,
+        batch_size=config.train.batch_size,
+        dim=config.model.dim,
+    )
+    settings = types.SimpleNamespace(**config[config.method].to_dict())
+    return health.Watch(run, settings, plan.chance_loss(config))
+
+
+def shown(notices):
+    """The texts of warnings, and that each names another folder."""
+    assert all("in another --workdir" in n.text for n in notices)
+    return " ".join(notice.text for notice in notices)
+
+
+def report(preset="moco_cifar10", fields=(), **figures):
+    """The warnings of a row in the middle of a run."""
+    row = {"step": 5000, "loss": 6.0, "input_wait_share": 0.02, **figures}
+    return watch(preset, **dict(fields)).report(row)
+
+
+@ROWS.followed("monitoring/health.py:Watch.start", "mask_same_image=true")
+def large_queue():
+    text = yield lambda: shown(watch(images=10_000).start())
+    assert "config.moco.mask_same_image=true" in text
+    masked = watch(images=10_000, moco__mask_same_image="true")
+    yield lambda: shown(masked.start())
+    short = watch(images=10_000, moco__queue_size=999)
+    yield lambda: shown(short.start())
+
+
+def leak(instance_top1, preset="moco_cifar10", **fields):
+    """The warnings of an epoch in which kNN has not risen."""
+    rules = watch(preset, **fields)
+    for _ in range(5):
+        row = {"knn_backbone": 0.4, "instance_top1": instance_top1}
+        notices = rules.epoch(row)
+        if notices:
+            break
+    return shown(notices)
+
+
+@ROWS.followed("monitoring/health.py:Watch.epoch", "shuffle=auto")
+def statistics_that_tell():
+    yield lambda: leak(0.99)
+    # A run with groups, and keys in another order, finds less.
+    fields = {"model__bn_groups": 4, "model__sync_bn": "false"}
+    yield lambda: leak(0.5, moco__shuffle="auto", **fields)
+
+
+@ROWS.followed("monitoring/health.py:Watch.epoch", "Set config.model.sync_bn")
+def statistics_that_tell_without_a_shuffle():
+    yield lambda: leak(0.99, "memory_bank_imagenet")
+    fields = {"model__sync_bn": "true", "model__bn_groups": 1}
+    yield lambda: leak(0.5, "memory_bank_imagenet", **fields)
+    yield lambda: leak(0.5, "memory_bank_imagenet", data__strength=1.5)
+
+
+def pace(momentum, share):
+    """The warnings of a key encoder that goes a share of the way."""
+    rules = watch(moco__momentum=momentum)
+    notices = [notice for _ in range(4) for notice in rules.pace(share)]
+    return shown(notices)
+
+
+@ROWS.followed("monitoring/health.py:Watch.pace", "momentum below 1")
+def key_encoder_that_stands_still():
+    yield lambda: pace(1.0, 0.0)
+    yield lambda: pace(0.999, 0.001)
+
+
+@ROWS.followed("monitoring/health.py:Watch.pace", "momentum=0.99 to 0.9999")
+def key_encoder_that_follows():
+    text = yield lambda: pace(0.5, 0.5)
+    for value in re.search(r"momentum=([\d.]+) to ([\d.]+)", text).groups():
+        momentum = float(value)
+        yield lambda chosen=momentum: pace(chosen, 1 - chosen)
+
+
+@ROWS.followed("monitoring/health.py:Watch._contrast", "the loss {row['loss']}")
+def loss_of_guessing():
+    chance = math.log(4097)
+    yield lambda: shown(report(loss=chance))
+    for fields in (
+        {"optimizer__learning_rate": 0.01},
+        {"schedule__warmup_epochs": 5},
+    ):
+        yield lambda taken=fields: shown(report(fields=taken, loss=6.0))
+
+
+@ROWS.followed("monitoring/health.py:Watch._slower", "or raise config.")
+def collapse():
+    text = yield lambda: shown(report("byol_cifar10", spread=0.01))
+    assert "config.byol.momentum" in text
+    assert "config.moco.momentum" in shown(report(key_rank=1.2))
+    for name, figure in (
+        ("optimizer__learning_rate", 0.01),
+        ("byol__momentum", 0.999),
+    ):
+        fields = {name: figure}
+        yield lambda f=fields: shown(report("byol_cifar10", f, spread=0.5))
+    for name, figure in (
+        ("optimizer__learning_rate", 0.01),
+        ("moco__momentum", 0.9999),
+    ):
+        fields = {name: figure}
+        yield lambda f=fields: shown(report(fields=f, key_rank=60.0))
+
+
+@ROWS.followed("monitoring/health.py:Watch._slower", "Lower config.optimizer")
+def collapse_without_a_key_encoder():
+    def slower(preset):
+        return watch(preset)._slower()
+
+    text = yield lambda: slower("swav_imagenet")
+    assert "momentum" not in text  # SwAV has none
+    yield lambda: config_of("swav_imagenet", {"optimizer.learning_rate": 0.01})
+
+
+@ROWS.followed("monitoring/health.py:Watch._input", "waiting for images")
+def slow_input():
+    from moco_tf.cli import main
+
+    rules = watch()
+
+    def wait(share):
+        row = {"step": 5000, "loss": 6.0, "input_wait_share": share}
+        notices = [n for _ in range(3) for n in rules.report(row)]
+        return " ".join(notice.text for notice in notices)
+
+    text = yield lambda: wait(0.5)
+    for name in ("benchmark", "prepare"):
+        assert f"`moco-tf {name}`" in text
+        assert name in main.COMMANDS
+    yield lambda: wait(0.1)
+
+
+@ROWS.followed("monitoring/profile.py:Profile.__init__", "--profile_steps=10")
+def steps_to_trace(tmp_path):
+    from moco_tf.cli import flags, main
+
+    def make(first, last):
+        return profile.Profile(tmp_path, first, last)
+
+    text = yield lambda: make(5, 2)
+    word = "--profile_steps=" + text.rpartition("=")[2].rstrip(".")
+    given = ["pretrain", "--workdir=x", "--config=quickstart", word]
+    _, options, _ = flags.parse(given, main.COMMANDS)
+    yield lambda: make(*options.profile_steps)
+
+
+def figures(path, measured):
+    """Writes metrics.csv, of an epoch with or without kNN."""
+    names = ("knn_backbone", "knn_projection", *representation_plot.FIGURES)
+    row = dict.fromkeys(names, 0.5) if measured else {}
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    file = metrics_csv.MetricsFile(path)
+    file.append({"step": 5, "epoch": 1, **row})
+    file.close()
+
+
+@ROWS.followed("monitoring/representation_plot.py:read", "Give the --workdir")
+def plot_of_no_run(tmp_path):
+    figures(tmp_path / "run" / "metrics.csv", True)
+    yield lambda: representation_plot.read(tmp_path)
+    yield lambda: representation_plot.read(tmp_path / "run")
+
+
+@ROWS.followed("monitoring/representation_plot.py:read", "set knn.bank and")
+def plot_without_knn(tmp_path):
+    path = tmp_path / "metrics.csv"
+    figures(path, False)
+    yield lambda: representation_plot.read(tmp_path)
+    # Both fields may change when a run goes on; an epoch then measures.
+    fields = {"knn.bank": "shapes:train", "knn.query": "shapes:test"}
+    yield lambda: config_of("moco_cifar10", fields)
+    figures(path, True)
+    yield lambda: representation_plot.read(tmp_path)
+
+
+ROWS.states(
+    following.OF_A_CALLER,
+    ("monitoring/tensorboard.py:EventWriter.write", "A scalar is named"),
+)
