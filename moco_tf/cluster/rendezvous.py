@@ -189,7 +189,8 @@ def _report_to_chief(cluster, deadline, timeout):
             raise ValueError(
                 "All workers must be started with the same list of workers. "
                 f"Received {_join(cluster.workers)} here and "
-                f"{answer['stranger']} at {cluster.workers[0]}."
+                f"{answer['stranger']} at {cluster.workers[0]}. Give both the "
+                "same one, in the same order."
             )
         time.sleep(_PAUSE)
     raise PeerMissing(_explain_missing(cluster.name(0), timeout))

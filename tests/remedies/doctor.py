@@ -459,15 +459,21 @@ for _check, _words in (
     _images(_check, _words)
 
 
-def classes(counts):
+def classes(counts, names=()):
     labels = np.repeat(np.arange(len(counts)), counts)
     source = sources.ArraySource(
         np.zeros([len(labels), 8, 8, 3], np.uint8),
         labels,
-        [f"c{n}" for n in range(len(counts))],
+        list(names or (f"c{n}" for n in range(len(counts)))),
         "set",
     )
     return images.class_rows(source, "shapes")
+
+
+@ROWS.followed("doctor/images.py:class_rows", "write it in one way")
+def classes_that_look_alike():
+    yield lambda: classes([2, 2], ["cat", "Cat "])
+    yield lambda: classes([4, 2], ["cat", "dog"])
 
 
 @ROWS.followed("doctor/images.py:class_rows", "kNN and `linear` need two")

@@ -177,21 +177,23 @@ def keras_file_of_another_program(tmp_path):
 # Labels.
 
 
-@ROWS.followed(
-    "evaluation/features.py:common_labels", "An evaluation needs labels"
-)
-def sources_without_labels(tmp_path):
-    greys = {"1.png": 10, "2.png": 20}
-    flat = plain_frozen.write_greys(tmp_path / "flat", greys)
-    classes = plain_frozen.write_greys(tmp_path / "classes", GREYS)
+@ROWS.followed("evaluation/features.py:common_labels", "sources.labelled of")
+def images_without_labels_among_others():
+    some = arrays([0, 1, -1], ["a", "b"])
+    yield lambda: features.common_labels(some, some)
+    chosen = sources.labelled(some, "bank")
+    yield lambda: features.common_labels(chosen, chosen)
 
-    def compare(spec):
-        source = sources.open_source(spec, 3)
-        features.common_labels(source, source)
 
-    yield lambda: compare(flat)
-    yield lambda: compare(classes)  # a folder of class folders
-    yield lambda: compare("shapes:test")  # a data set that has labels
+@ROWS.followed("evaluation/features.py:_alike", "write them alike")
+def classes_that_look_alike():
+    def compare(*names):
+        features.common_labels(
+            arrays([0, 1], ["cat", "dog"]), arrays([0, 1], names)
+        )
+
+    yield lambda: compare("cat ", "dog")
+    yield lambda: compare("cat", "dog")
 
 
 @ROWS.followed("evaluation/features.py:common_labels", "missing in the")

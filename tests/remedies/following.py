@@ -238,7 +238,7 @@ def _lacks(test, key):
             break
     else:
         return "is not there"
-    texts = " ".join(
+    texts = node.name.replace("_", " ") + " ".join(
         part.value
         for part in ast.walk(node)
         if isinstance(part, ast.Constant) and isinstance(part.value, str)

@@ -18,9 +18,9 @@ PACKAGE = ROOT / "moco_tf"
 _VERBS = """
 Add Ask Call Change Check Choose Compare Convert Copy Correct Delete Do Draw
 Embed Evaluate Export Fill Fine-tune Free Give Grant Import Install Keep Label
-Leave Look Lower Make Mend Move Name Open Pass Prepare Put Raise Read Remove
-Rename Repeat Replace Resize Restore Run Save Scale See Set Start Stop Take
-Train Try Unset Use Wait Widen Wrap Write
+Leave Load Look Lower Make Mend Mount Move Name Number Open Pass Prepare Put
+Raise Read Remove Rename Repeat Replace Resize Restore Run Save Scale See Send
+Set Start Stop Take Train Try Unpack Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
     r"(?:(?<=[.:;!?})\n] )|(?<=: )|(?<=; )|(?<=\n)|^)"
