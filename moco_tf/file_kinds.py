@@ -352,6 +352,21 @@ def kind_of_file(path):
     return kind
 
 
+def substitute(path):
+    """What lies in place of a file of any kind: a sentence with its remedy.
+
+    It begins with a blank, to end a message; "" where the file may be one of
+    the right kind that is damaged, or cannot be read.
+    """
+    try:
+        kind = kind_of_file(path)
+    except (OSError, ValueError):
+        return ""
+    if kind.group not in ("substitute", "text"):
+        return ""
+    return f" It is {kind.name}. {kind.remedy}"
+
+
 def ends_of_file(path):
     """The first and the last HEAD bytes of a file on the disk.
 

@@ -269,3 +269,16 @@ def test_kinds_are_compared_with_the_formats_that_are_read(
 ):
     kind = file_kinds.kind_of(WRITTEN[name])
     assert file_kinds.is_one_of(kind, formats) == expected
+
+
+def test_a_substitute_is_said_and_a_damaged_file_is_not(tmp_path):
+    path = tmp_path / "a.npz"
+    for contents, words in (
+        (LFS, " It is a Git LFS pointer. Run"),
+        (b"Access denied", " It is plain text that begins with 'Access"),
+        (WRITTEN["a NumPy archive (.npz)"][:60], ""),
+    ):
+        path.write_bytes(contents)
+        assert file_kinds.substitute(path).startswith(words)
+        assert bool(file_kinds.substitute(path)) == bool(words)
+    assert file_kinds.substitute(tmp_path / "none") == ""

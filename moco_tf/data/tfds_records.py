@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf import message
 
-from moco_tf import paths
+from moco_tf import file_kinds, paths
 from moco_tf.data import decode
 
 _HEADER = 12  # u64 length and u32 checksum of it, little-endian
@@ -441,5 +441,6 @@ _READERS: dict[str, Any] = {
 def _damaged(path, damage):
     return ValueError(
         "A prepared data set must have all its files, undamaged. Received "
-        f"{path!r}: {damage}. Copy or prepare the data set again."
+        f"{path!r}: {damage}.{file_kinds.substitute(path)} Copy or prepare "
+        "the data set again."
     )

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import moco_tf
-from moco_tf import filesystem, naming, paths
+from moco_tf import file_kinds, filesystem, naming, paths
 from moco_tf.data import sources, specs, views
 from moco_tf.evaluation import features, frozen
 
@@ -246,8 +246,9 @@ def load(path):
         ValueError,  # pyarrow's errors are of this class too
     ) as error:
         raise ValueError(
-            f"{str(path)!r} is not a complete file of embeddings: {error}. "
-            "Write it again with `moco-tf embed`."
+            f"{str(path)!r} is not a complete file of embeddings: {error}."
+            f"{file_kinds.substitute(path)} Write it again with "
+            "`moco-tf embed`."
         ) from error
 
 

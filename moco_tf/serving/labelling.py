@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import naming, paths, workdirs
+from moco_tf import file_kinds, naming, paths, workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, features, voting
 
@@ -101,6 +101,7 @@ def _read_head(path):
         raise ValueError(
             "A head must be the linear.npz of `moco-tf linear`, with kernel, "
             f"bias and classes. Received {str(path)!r}: {e}"
+            f"{file_kinds.substitute(path)}"
         ) from e
     shapes = kernel.shape, bias.shape, classes.shape
     fit = kernel.ndim == 2 and shapes[1:] == (kernel.shape[1:],) * 2

@@ -195,6 +195,19 @@ def test_where_labels_are_refused_the_remedy_gives_them(tmp_path):
     assert named.labels.tolist() == [0, 1]
 
 
+def test_a_list_without_classes_says_what_gives_them(tmp_path):
+    pictures.write(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "l").write_text("a.jpg\nb.jpg\n")
+    with pytest.raises(ValueError, match="Write PATH<TAB>CLASS on every line"):
+        sources.labelled(sources.open_source(f"list:{tmp_path}/l"), "bank")
+    (tmp_path / "l").write_text("a.jpg\tx\nb.jpg\ty\na.jpg\tz\n")
+    source = sources.open_source(f"list:{tmp_path}/l")
+    assert sources.labelled(source, "bank") is source
+    words = sources.remark_lines(source)
+    assert "lines that name an image of an earlier line: 1" in words
+    assert "images with more than one class: 1 (a.jpg)" in words
+
+
 def test_a_source_of_which_no_image_has_a_label_is_refused():
     pixels = np.zeros([2, 4, 4, 3], np.uint8)
     labels = np.array([-1, -1])

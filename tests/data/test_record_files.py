@@ -43,3 +43,11 @@ def test_descriptors_are_closed_when_many_files_are_read(tmp_path):
     assert read.tolist() == [b"%d\0" % n for n in range(len(extents))]
     opened = len(os.listdir("/proc/self/fd")) - before
     assert opened <= tfds_records._OPEN_FILES
+
+
+def test_a_pointer_in_place_of_records_is_named(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    extent = tfds_records.Extent(str(path), 0, 1, 1)
+    with pytest.raises(ValueError, match="Git LFS pointer. Run `git lfs pull`"):
+        tfds_records.TfrecordFiles([extent])

@@ -258,3 +258,11 @@ def test_features_of_another_type_are_refused(spec, tmp_path):
     np.savez_compressed(path, **arrays)
     with pytest.raises(ValueError, match="backbone is compressed"):
         embeddings.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_pointer_in_place_of_a_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid x\n")
+    with pytest.raises(ValueError, match="a Git LFS pointer. Run `git lfs"):
+        embeddings.load(path)

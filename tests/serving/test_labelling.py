@@ -248,3 +248,10 @@ def test_a_bank_without_labels_is_refused(tmp_path, encoder, form):
         bank = plain_frozen.write_greys(tmp_path, {"1.png": 1})
     with pytest.raises(ValueError, match="must have labels"):
         labelling.open_bank(str(bank), encoder, tmp_path)
+
+
+def test_a_web_page_in_place_of_a_head_is_named(tmp_path, frozen):
+    path = tmp_path / "linear.npz"
+    path.write_bytes(b"<!DOCTYPE html><html>")
+    with pytest.raises(ValueError, match="HTML .a web page.*download the file"):
+        labelling.open_head(path, frozen, 4)
