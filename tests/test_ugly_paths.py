@@ -148,6 +148,7 @@ def commands(text):
 
 def test_it_is_exported_loaded_converted_and_served(root, capsys):
     output = root / "out"
+    images = f"--images=folder:{root / 'images'}"
     bank = f"--bank=folder:{root / 'images'}"
     run("export", f"--workdir={root / 'run'}", f"--output={output}", bank)
     folder = output / "encoder" / "1"
@@ -155,16 +156,20 @@ def test_it_is_exported_loaded_converted_and_served(root, capsys):
     assert show[2] == os.fsencode(f"--dir={folder}")
     assert serve[2] == os.fsencode(f"--model={folder.parent}")
     encoder = frozen.open_frozen(root / "run")
-    images = np.zeros([1, 16, 16, 3], np.uint8)
-    expected = encoder.encode(images)["backbone"]
+    blank = np.zeros([1, 16, 16, 3], np.uint8)
+    expected = encoder.encode(blank)["backbone"]
     keras = root / f"[{WORST}].keras"
     shutil.copy(folder / "encoder.keras", keras)
     for path in (folder, keras):
         loaded = frozen.open_frozen(saved_model=path, recipe="cifar")
-        features = loaded.encode(images)["backbone"]
+        features = loaded.encode(blank)["backbone"]
         np.testing.assert_allclose(features, expected, atol=1e-5)
     app = server.RestApp(folder.parent, "encoder")
     app.close()
+    lite = root / f"[{WORST}].tflite"
+    run("convert", f"--model={folder}", "--to=tflite", f"--path={lite}", images)
+    assert f"wrote {paths.quote(lite)}" in capsys.readouterr().out
+    assert not list(root.glob(".*.part"))
     card = (folder / "README.md").read_text("utf-8")
     (line,) = [x for x in card.splitlines() if x.startswith("| data |")]
     assert line.count("|") - line.count(r"\|") == 3

@@ -137,11 +137,14 @@ def _read_lines(path):
 
 def _as_utf8(path, text):
     """A list's bytes in UTF-8, or in whatever has no zeros, without a mark."""
-    encoding = next(
-        (name for mark, name in _MARKS if text.startswith(mark)), ""
-    )
-    if not encoding and b"\0" not in text:
+    marks = dict(_MARKS)
+    if b"\0" not in text and text not in marks:
+        # Without a zero not even a line break is of UTF-16: what looks like a
+        # mark of it are bytes of a name.
         return text.removeprefix(codecs.BOM_UTF8)
+    encoding = next(
+        (marks[mark] for mark in marks if text.startswith(mark)), ""
+    )
     if not encoding:
         # Names have no zeros; many letters of UTF-16 have one, on one side.
         zeros = np.frombuffer(text, np.uint8) == 0
