@@ -257,7 +257,9 @@ def load_start(config, run, workdir, checkpoint, strategy):
         encoder = frozen.build_encoder(tuned)
     backbone = encoder.backbone
     if not restores:
-        kind = [run.model.to_dict(), run.data.image_size, run.data.views]
+        # Without what a resumed pre-training may change (resuming.py).
+        model = run.model.to_dict() | {"recompute": False}
+        kind = [model, run.data.image_size, run.data.views]
         identity = hashlib.sha256(json.dumps(kind).encode()).hexdigest()
         return Start(run, backbone, "random weights", identity)
     checkpoints.restore_query_encoder(encoder, path)

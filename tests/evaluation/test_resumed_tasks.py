@@ -184,6 +184,20 @@ def test_data_of_a_run_that_are_gone_are_named_with_flags_that_help(
             other.rename(path)
 
 
+def test_random_weights_stay_those_of_a_run_that_goes_on(stopped):
+    project = stopped["finetune"]
+    config = configs.load("finetune", {"model.init": "random"}, "finetune")
+    run = frozen.load_config(project / "workdir")
+    other = run.copy_and_resolve_references()
+    with other.unlocked():
+        other.model.recompute = True  # free on resume
+    first, second = (
+        finetune.load_start(config, of, project / "workdir", "latest", STRATEGY)
+        for of in (run, other)
+    )
+    assert first.identity == second.identity
+
+
 def test_a_relative_source_of_a_task_is_noted(stopped, tmp_path, monkeypatch):
     project = shutil.copytree(stopped["linear"], tmp_path / "project")
     shutil.rmtree(project / "linear")
