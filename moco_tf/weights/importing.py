@@ -12,6 +12,7 @@ from moco_tf.weights import conversion, layouts, pickle_reader, weight_files
 
 _MAX_STEPS = 10**9 - 1  # that the name of a checkpoint can hold
 _LISTED = 30  # of what is left out; the rest is counted
+_PROBLEMS = 1000  # lines of a message; a ResNet-152 has 932 tensors
 
 
 def import_weights(
@@ -106,7 +107,9 @@ def _check(file, encoder, method, path):
         lines += layouts.problems(file.key, expected, file.spell_key)
         lines += _queue_problems(file, method.queue)
     if lines:
-        listed = "\n".join(f"  {line}" for line in lines)
+        listed = "\n".join(f"  {line}" for line in lines[:_PROBLEMS])
+        if len(lines) > _PROBLEMS:
+            listed += f"\n  and {len(lines) - _PROBLEMS} more"
         if others := [o.flags for o in file.others if not o.missing]:
             listed += (
                 f"\nOf the file's other encoders, take one with {others[0]}"

@@ -246,6 +246,17 @@ def test_all_wrong_tensors_of_a_file_are_listed_at_once(state, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_message_has_an_end(tmp_path):
+    tensors = small_weights.tensors(counted=False)
+    odd = {f"layer1.0.odd{n}": np.zeros(1) for n in range(20_000)}
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps(tensors | odd))
+    with pytest.raises(ValueError, match="of no such encoder") as caught:
+        _import(path, tmp_path / "run", model__backbone="resnet18")
+    assert len(str(caught.value).splitlines()) == 1002
+    assert str(caught.value).endswith("and 19000 more")
+
+
 def test_detectron2_names_are_listed_in_their_spelling(tmp_path):
     model = {"res2.0.conv1.weight": np.zeros((8, 8, 3, 3), np.float32)}
     for stage in (2, 3, 4, 5):
