@@ -61,7 +61,7 @@ FILES = {
         "a Git LFS pointer. Run `git lfs pull`",
     ),
     "annex": (b"/annex/objects/MD5E-s5--ab.pth\n", "git annex get"),
-    "HTML": (b"<!DOCTYPE html>\n<html>", "a web page .HTML.*download the file"),
+    "HTML": (b"<!DOCTYPE html>\n<html>", "HTML .a web page.*download the file"),
     "HTTP": (b"HTTP/1.1 403 Forbidden\r\n", "an answer of a web server"),
     "XML": (b"<?xml version='1.0'?><Error><Code>", "XML"),
     "JSON": (b'{"error": "denied"}', "JSON"),
