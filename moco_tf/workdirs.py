@@ -325,12 +325,16 @@ def locate(
 
     Args:
       config: ConfigDict of the command; it is left as it is.
+
+    Raises:
+      ValueError: for the folder of another command, or a damaged config.json.
     """
     path = pathlib.Path(workdir) / "config.json"
     if not path.is_file():
         return config
+    load_saved(workdir, command)  # refuses what is damaged
     saved = read_json(path)
-    given = configs.flatten(saved.get("config", {}))
+    given = configs.flatten(saved["config"])
     config = config.copy_and_resolve_references()
     with config.unlocked():
         for name, spec in _noted_sources(saved, workdir, command).items():

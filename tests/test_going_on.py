@@ -389,6 +389,21 @@ def _drop_configuration(run):
     (run / "config.json").unlink()
 
 
+def _empty_configuration(run):
+    (run / "config.json").write_text("")
+
+
+def _other_json(run):
+    (run / "config.json").write_text("[]")
+
+
+def _change_command(run):
+    path = run / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"command": "linear"})
+    )
+
+
 def _other_images(images, tmp_path):
     other = shutil.copytree(images, tmp_path / "images")
     for path in other.rglob("*.png"):
@@ -452,6 +467,9 @@ REFUSALS = {
     "checkpoint": ({}, _damage_checkpoint, None, "step-000000003"),
     "metrics": ({}, _damage_metrics, None, "metrics.csv is damaged"),
     "listing": ({}, _damage_listing, _one_more, "images.npz cannot be read"),
+    "command": ({}, _change_command, None, "must be of the command pretrain"),
+    "empty config": ({}, _empty_configuration, None, "config.json cannot be"),
+    "other json": ({}, _other_json, None, "not the config.json of a run"),
     "no config": ({}, _drop_configuration, None, "must hold their config.json"),
 }
 

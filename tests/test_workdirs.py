@@ -212,3 +212,34 @@ def test_a_disk_that_is_full_at_the_start_is_told_of_as_one(tmp_path):
         ballast.unlink()
         with workdirs.hold(tmp_path / "run"):
             workdirs.prepare(cifar(), tmp_path / "run", "f")
+
+
+def test_a_start_that_fails_takes_away_what_it_made(tmp_path):
+    for kept in ("", "config.json"):
+        folder = tmp_path / "a" / "b"
+        if kept:
+            folder.mkdir(parents=True)
+            (folder / kept).write_text("{}")
+        with pytest.raises(KeyError):
+            with workdirs.hold(folder):
+                raise KeyError
+        names = {path.name for path in tmp_path.rglob("*")}
+        assert names == ({"a", "b", kept} if kept else set())
+    with workdirs.hold(folder):
+        pass
+    with pytest.raises(KeyError):
+        with workdirs.hold(folder):
+            raise KeyError
+    assert (folder / "lock").exists()  # of the start before
+
+
+def test_a_lock_that_was_just_taken_away_is_none(tmp_path, monkeypatch):
+    def lose(file, folder):
+        (folder / "lock").unlink()  # by a start that was refused meanwhile
+        (folder / "lock").touch()
+        return True
+
+    monkeypatch.setattr(workdirs.filesystem, "lock", lose)
+    with pytest.raises(ValueError, match="another process holds"):
+        with workdirs.hold(tmp_path):
+            raise AssertionError("it holds a file that is no more")
