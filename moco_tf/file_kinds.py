@@ -85,7 +85,7 @@ TEXT = Kind(
     "Read it: if it is the error of a download, or the path of a file, put the "
     "file in its place; else move it away.",
 )
-UNKNOWN = Kind("an unknown format", "unknown", "Convert it to PNG.")
+UNKNOWN = Kind("an unknown format", "unknown", _CONVERT)
 ISO = Kind("an ISO media file", "video", _FRAMES)
 ZIP = Kind("a zip archive", "archive", _UNPACK)
 GZIP = Kind("gzip data", "archive", _UNPACK)

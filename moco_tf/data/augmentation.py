@@ -257,13 +257,13 @@ class ViewStage(NamedTuple):
             raise ValueError(
                 "augment_on='device' needs a recipe made of Augmentations, "
                 f"whose parts are known. Received {self._all_parts()}. Use "
-                "augment_on='host'."
+                "config.data.augment_on=host."
             )
         if self.channels != 3 and not self._only_crops():
             raise ValueError(
                 "Images of two files take views that crop and flip alone: "
                 "colours are of one sensor. Received views that do more. Use "
-                "data.views=cmc and data.augment_on=host."
+                "config.data.views=cmc and config.data.augment_on=host."
             )
 
     def _published(self):

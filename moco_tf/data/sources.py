@@ -187,6 +187,9 @@ _SOURCES = {
     "shapes": _open_shapes,
 }
 
+# What has so many channels.
+_OF_CHANNELS = {3: "one folder of them, as folder:DIR", 6: "pairs:DIR,DIR"}
+
 
 def open_source(spec: str, channels: int | None = 3) -> Source:
     """Opens the source that a spec names.
@@ -212,7 +215,8 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
             raise ValueError(
                 f"Images of {channels} channels are needed here: pairs:DIR,DIR "
                 "(6) goes with an encoder of model.input=pair and with nothing "
-                f"else. Received {spec!r}, of {source.channels} channels."
+                f"else. Received {spec!r}, of {source.channels} channels. Give "
+                f"{_OF_CHANNELS[channels]}."
             )
         return source
     near = naming.nearest(kind, _SOURCES)

@@ -68,7 +68,8 @@ class Stream:
             raise ValueError(
                 "A batch must not be larger than the data set. Received "
                 f"batch_size={global_batch} and {len(source)} images. Use a "
-                "smaller batch_size or more images."
+                "smaller config.train.batch_size (`moco-tf doctor` suggests "
+                "one) or more images."
             )
         self.source = source
         self.recipe = recipe

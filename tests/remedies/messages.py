@@ -197,6 +197,8 @@ def _text(node):
             return ""
         return (left or _value(node.left)) + (right or _value(node.right))
     if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "strip":
+            return _text(node.func.value)
         name = ast.unparse(node.func)
         if name == "naming.suggestion":
             return _SUGGESTION
