@@ -82,7 +82,7 @@ def _misnamed(rng):
     if rng.integers(2):
         return data, {"jpg": "png", "png": "jpg"}[extension]
     other = io.BytesIO()
-    form = ("GIF", "BMP", "TIFF", "WEBP")[rng.integers(4)]
+    form = ("GIF", "BMP", "JPEG2000", "AVIF")[rng.integers(4)]
     Image.open(io.BytesIO(data)).convert("RGB").save(other, form)
     return other.getvalue(), extension
 

@@ -32,7 +32,8 @@ def files():
         if orientation:
             tags[_ORIENTATION] = orientation
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=90, exif=tags)
+        options = {"exif": tags} if orientation else {}
+        image.save(buffer, "JPEG", quality=90, **options)
         encoded[name] = buffer.getvalue()
     return encoded
 

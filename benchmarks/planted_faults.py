@@ -28,7 +28,7 @@ COUNTS = {
     "sector": 4,
     "empty": 3,
     "text": 3,
-    "webp": 2,
+    "avif": 2,
     "png": 4,
     "tiny": 4,
     "grey": 4,
@@ -45,7 +45,7 @@ _KINDS = {
     "sector": _BROKEN,
     "empty": {"unreadable"},
     "text": {"unreadable"},
-    "webp": {"unreadable"},
+    "avif": {"unreadable"},
     "png": {"misnamed"},
     "tiny": {"tiny"},
     "grey": {"grey"},
@@ -123,7 +123,7 @@ def _change(fault, data, rng):
         return b""
     if fault == "text":
         return b"This is no image.\n"
-    if fault in ("webp", "png"):
+    if fault in ("avif", "png"):
         return _encode(image, fault.upper())
     if fault == "tiny":
         return _encode(image.resize((24, 18)))

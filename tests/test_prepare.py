@@ -19,7 +19,7 @@ from tests.data import prepared_caches
 @pytest.fixture(name="images")
 def _images(tmp_path):
     prepared_caches.write_pictures(tmp_path / "images", 10)
-    (tmp_path / "images/a/3.png").write_bytes(b"RIFF    WEBP")
+    (tmp_path / "images/a/3.png").write_bytes(b"....ftypavif")
     return tmp_path / "images"
 
 
@@ -41,8 +41,8 @@ def test_the_command_prepares_verifies_and_names_the_source(
     log = (cache / "unreadable.csv").read_text().splitlines()
     assert log == [
         "place,name,reason",
-        '3,a/3.png,"An image must be a JPEG, PNG, GIF or BMP. Received a WebP. '
-        'Convert it to PNG."',
+        '3,a/3.png,"An image must be a JPEG, PNG, GIF, BMP, WebP or TIFF. '
+        'Received an AVIF. Convert it to PNG."',
     ]
     assert len(sources.open_source(f"prepared:{cache}")) == 10
 

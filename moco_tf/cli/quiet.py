@@ -46,6 +46,8 @@ def prepare(verbose=False):
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"\s*TensorFlow Addons")
     warnings.filterwarnings("ignore", message=r"\s*Protobuf gencode")
+    # On damaged metadata; the image is read or refused in any case.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

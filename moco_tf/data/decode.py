@@ -1,33 +1,51 @@
-"""Encoded bytes → uint8 RGB images, in the graph.
+"""Encoded bytes → uint8 RGB images, in the graph alone.
 
-The one decoder of training, evaluation and served encoders: JPEG (turned
-upright as its EXIF data say), PNG, GIF (the first frame) and BMP. Before a
-pixel is read, the header is checked. The checks are few operations: each is
-paid for again in every graph that decodes.
+The decoder of served encoders: JPEG, PNG, GIF (the first frame) and BMP, turned
+upright as their metadata say. Training and evaluation have the same pixels,
+with less work (`host_decode`). Before a pixel is read, the header is checked.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import kind_in_graph
+from moco_tf.data import kind_in_graph, metadata, orientation
+from moco_tf.data.file_bytes import (
+    apart,
+    check_size,
+    join_bytes,
+    read_bytes,
+    require,
+    slice_of,
+)
 
-# A header may claim any size; memory is reserved before a pixel is read.
-MAX_PIXELS = 89_478_485
-UPRIGHT = 1  # of EXIF's orientations, 1..8
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # that are read
+FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # that are read in the graph
 FORMAT_NAMES = "JPEG, PNG, GIF or BMP"
+OF_APPLE = (
+    "A PNG must be one that all programs read. Received a CgBI file, of Apple. "
+    "Convert it: pngcrush -revert-iphone-optimizations IN OUT"
+)
 
-# Formats by their first bytes: (name, offset, bytes).
+# Formats by their first bytes: (name, offset, bytes). First those that are
+# read, in the order of their numbers.
 _KNOWN = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
     ("GIF", 0, b"GIF8"),
     ("BMP", 0, b"BM"),
+    ("WebP", 8, b"WEBP"),
+    ("TIFF", 0, b"II*\x00"),
+    ("TIFF", 0, b"MM\x00*"),
+    ("TIFF", 0, b"II\x00*"),
+    ("TIFF", 0, b"MM*\x00"),
+    ("TIFF", 0, b"II+\x00"),  # BigTIFF
+    ("TIFF", 0, b"MM\x00+"),
     ("another", 0, b""),
 )
+_NAMES = [name for name, _, _ in _KNOWN]
+_NUMBERS = [list(dict.fromkeys(_NAMES)).index(name) for name in _NAMES]
 _HEAD = 12  # bytes
 _ANY = -1
 
@@ -36,10 +54,10 @@ def decode(contents):
     """Decodes a file of one of FORMATS, recognised by its first bytes.
 
     Grey becomes RGB; alpha is dropped; 16 bits become 8 (the upper ones);
-    CMYK is converted; an animation gives its first frame. A JPEG is
-    turned upright as its EXIF data say. JPEGs take the accurate inverse DCT:
-    the platform's default is the fast one, which differs from other readers by
-    some levels.
+    CMYK is converted; an animation gives its first frame. A JPEG or PNG is
+    turned upright as its EXIF data or XMP packet say. JPEGs take the accurate
+    inverse DCT: the platform's default is the fast one, which differs from
+    other readers by some levels.
 
     Args:
       contents: string scalar, the bytes of the file.
@@ -57,7 +75,9 @@ def decode(contents):
 
 
 def _decode(contents):
-    decoders = (_decode_jpeg, _decode_png, decode_gif, decode_bmp, _refuse)
+    decoders = [_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse]
+    if not tf.executing_eagerly():
+        decoders = [apart(decoder) for decoder in decoders]
     image = tf.switch_case(
         tf.minimum(format_of(contents), len(FORMATS)),
         [functools.partial(decoder, contents) for decoder in decoders],
@@ -65,37 +85,23 @@ def _decode(contents):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-# Half a second that only the first data set of a process pays.
+# Half a second that only the first graph of a process pays.
 _traced_once = tf.function(
     _decode, [tf.TensorSpec([], tf.string)], autograph=False
 )
 
 
 def format_of(contents):
-    """Number of a file's format in FORMATS, int32; others have higher ones."""
+    """Number of a file's format, int32: its place in `host_decode.FORMATS`.
+
+    Others have higher ones.
+    """
     wanted = np.full([len(_KNOWN), _HEAD], _ANY)
     for row, (_, offset, first) in zip(wanted, _KNOWN, strict=True):
         row[offset : offset + len(first)] = list(first)
     wanted = tf.constant(wanted, tf.int32)
     fits = (read_bytes(contents, 0, _HEAD) == wanted) | (wanted == _ANY)
-    return tf.argmax(tf.reduce_all(fits, 1), output_type=tf.int32)
-
-
-def _decode_jpeg(contents):
-    shape = tf.image.extract_jpeg_shape(contents)
-    with tf.control_dependencies(check_size(shape[0], shape[1])):
-        image = tf.io.decode_jpeg(
-            contents, channels=3, dct_method="INTEGER_ACCURATE"
-        )
-    return turn_upright(image, exif_orientation(contents))
-
-
-def _decode_png(contents):
-    # Width and height are big-endian at bytes 16 to 23 of every PNG.
-    octets = tf.reshape(read_bytes(contents, 16, 8), [2, 4])
-    width, height = tf.unstack(join_bytes(octets, little_endian=False))
-    with tf.control_dependencies(check_size(height, width)):
-        return tf.io.decode_png(contents, channels=3)
+    return tf.gather(_NUMBERS, tf.argmax(tf.reduce_all(fits, 1)))
 
 
 def _refuse(contents):
@@ -108,116 +114,24 @@ def _refuse(contents):
         return tf.zeros([1, 1, 3], tf.uint8)
 
 
-# The orientation that a camera notes in a JPEG (EXIF 2.3).
-
-_SEGMENTS = 32  # that may lie before the EXIF data
-_ENTRIES = 64  # of the first directory, in the order of their tags
-_ORIENTATION, _SHORT = 0x0112, 3
-_JFIF = (0xFF, 0xE0, 0, 16)
-# Second bytes of markers.
-_APPLICATION, _EXIF, _COMMENT = 0xE0, 0xE1, 0xFE
+# An Adobe marker of four inks. A later one of the file's own counts instead.
+_INVERTED_INKS = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 
-def exif_orientation(contents):
-    """The orientation in which a JPEG is stored; other files are upright.
-
-    The header of a JPEG is a row of segments: FF, a marker, a length. Those of
-    applications and comments are skipped up to the EXIF data.
-
-    Args:
-      contents: string scalar, the bytes of the file.
-
-    Returns:
-      int32 scalar, 1..8 as in EXIF; UPRIGHT (1) where there is none.
-    """
-    # Most files have their pixels' tables right behind the JFIF header.
-    octets = read_bytes(contents, 2, 20)
-    is_jfif = tf.reduce_all(octets[:4] == _JFIF)
-    first = tf.where(is_jfif, octets[18:], octets[:2])
-    return tf.cond(
-        _may_precede(first),
-        lambda: _orientation_in_segments(contents),
-        lambda: UPRIGHT,
+def _decode_jpeg(contents):
+    about = metadata.of_jpeg(contents)
+    known = require(
+        about.followed,
+        "A JPEG must not have hundreds of segments before its pixels. Save it "
+        "again.",
     )
+    with tf.control_dependencies(known):
+        image = jpeg_pixels(contents)
+    return orientation.turn_upright(image, about.orientation)
 
 
-def _may_precede(octets):
-    """Whether these bytes begin a segment of an application, or a comment."""
-    application = tf.bitwise.bitwise_and(octets[1], 0xF0) == _APPLICATION
-    return (octets[0] == 0xFF) & (application | (octets[1] == _COMMENT))
-
-
-def _orientation_in_segments(contents):
-    """The orientation in the first EXIF segment of a JPEG."""
-
-    def head(start):
-        return [start, read_bytes(contents, start, 10)]
-
-    def is_exif(octets):
-        named = tf.reduce_all(octets[4:] == list(b"Exif\x00\x00"))
-        return (octets[0] == 0xFF) & (octets[1] == _EXIF) & named
-
-    start, octets = tf.while_loop(
-        lambda _, octets: _may_precede(octets) & ~is_exif(octets),
-        lambda start, octets: head(start + 2 + 256 * octets[2] + octets[3]),
-        head(2),
-        maximum_iterations=_SEGMENTS,
-    )
-    return tf.cond(
-        is_exif(octets),
-        lambda: _orientation_in_directory(contents, start + 10),
-        lambda: UPRIGHT,
-    )
-
-
-def _orientation_in_directory(contents, start):
-    """The orientation in EXIF data whose TIFF header lies at `start`."""
-    head = read_bytes(contents, start, 8)
-    little_endian = head[0] == ord("I")  # else "M"
-    directory = start + join_bytes(head[4:], little_endian)
-    # A count, then entries of 12 bytes: tag, type, count (4), value (4).
-    octets = read_bytes(contents, directory, 2 + 12 * _ENTRIES)
-    numbers = join_bytes(tf.reshape(octets, [-1, 2]), little_endian)
-    entries = tf.reshape(numbers[1:], [_ENTRIES, 6])
-    wanted = tf.reduce_all(entries[:, :2] == (_ORIENTATION, _SHORT), 1)
-    wanted &= tf.range(_ENTRIES) < numbers[0]
-    value = tf.reduce_max(tf.where(wanted, entries[:, 4], 0))
-    known = (value >= 1) & (value <= 8)
-    return tf.where(known, value, UPRIGHT)
-
-
-def turn_upright(image, orientation):
-    """Turns an image by its orientation, so that up is up.
-
-    Args:
-      image: uint8 [H, W, 3]. orientation: int32 scalar, 1..8.
-
-    Returns:
-      uint8 [H, W, 3], or [W, H, 3] from 5 on.
-    """
-
-    def turn():
-        sides = tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2])
-        # Then reversed: up and down, left and right.
-        reverse = [
-            tf.reduce_any(orientation == [3, 4, 7, 8]),
-            tf.reduce_any(orientation == [2, 3, 6, 7]),
-        ]
-        return tf.reverse(
-            tf.transpose(image, sides), tf.boolean_mask([0, 1], reverse)
-        )
-
-    return tf.cond(orientation == UPRIGHT, lambda: image, turn)
-
-
-# The first frame of a GIF.
-
-# Marks between the blocks of a GIF.
-_EXTENSION, _FRAME = 0x21, 0x2C
-
-
-def decode_gif(contents):
-    """Decodes the first frame, without the canvas around it.
+def jpeg_pixels(contents):
+    """Decodes a JPEG, as it is stored.
 
     Args:
       contents: string scalar, the bytes of the file.
@@ -225,22 +139,125 @@ def decode_gif(contents):
     Returns:
       uint8 [H, W, 3].
     """
-    # The platform's decoder reads all frames into memory, of any claimed size.
-    return tf.io.decode_gif(_first_frame(contents))[0]
+    shape = tf.image.extract_jpeg_shape(contents)
+    # As Pillow has it: those who write four inks invert them, marker or no.
+    inverted = (
+        b"\xff\xd8"
+        + _INVERTED_INKS
+        + slice_of(contents, 2, tf.strings.length(contents))
+    )
+    with tf.control_dependencies(check_size(shape[0], shape[1])):
+        contents = tf.where(shape[2] == 4, inverted, contents)
+    return tf.io.decode_jpeg(
+        contents, channels=3, dct_method="INTEGER_ACCURATE"
+    )
+
+
+def _decode_png(contents):
+    octets = read_bytes(contents, 12, 12)
+    checks = require(
+        ~tf.reduce_all(octets[:4] == list(b"CgBI")),
+        OF_APPLE,
+    )
+    # Width and height are big-endian at bytes 16 to 23 of every other PNG.
+    width, height = tf.unstack(
+        join_bytes(tf.reshape(octets[4:], [2, 4]), little_endian=False)
+    )
+    with tf.control_dependencies([*checks, *check_size(height, width)]):
+        about = metadata.of_png(tf.identity(contents))
+    known = require(
+        about.followed,
+        "A PNG must not be cut, nor have thousands of chunks or more than "
+        "64 KB of packed metadata. Save it again.",
+    )
+    with tf.control_dependencies(known):
+        image = tf.io.decode_png(about.contents, channels=3)
+    return orientation.turn_upright(image, about.orientation)
+
+
+# The first frame of a GIF.
+
+# Marks between the blocks of a GIF.
+_EXTENSION, _FRAME, _GIF_END = 0x21, 0x2C, 0x3B
+_CONTROL = 0xF9  # an extension
+_ALL_COLOURS = b"\xf7"  # flags: a table of 256
+_INTERLACED = 0x40  # a flag of a frame
+_RAMP = np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes()
+
+
+class _GifFrame(NamedTuple):
+    """Where the first frame of a GIF lies; int32 but for the colours.
+
+    Attributes:
+      start: position of its mark. data: of its pixels. end: behind them.
+      corner, size: [2], rows and columns, on the canvas. canvas: [2].
+      flags: of the frame. clear: index of the colour beside it.
+      colours: string scalar, 256 of them.
+    """
+
+    start: tf.Tensor
+    data: tf.Tensor
+    end: tf.Tensor
+    corner: tf.Tensor
+    size: tf.Tensor
+    canvas: tf.Tensor
+    flags: tf.Tensor
+    clear: tf.Tensor
+    colours: tf.Tensor
+
+
+def _decode_gif(contents):
+    """Decodes the first frame on its canvas, as it is seen first.
+
+    Beside the frame is its transparent colour, or its first. The platform's
+    decoder would read all frames, of any claimed size, into memory, and leave
+    transparent pixels black: so it gets the frame alone, with all its colours.
+    """
+    frame = _first_frame(contents)
+    size = slice_of(contents, frame.start + 5, 4)
+    is_interlaced = tf.bitwise.bitwise_and(frame.flags, _INTERLACED) > 0
+    alone = tf.strings.join(
+        [
+            b"GIF89a", size, _ALL_COLOURS, b"\0\0", frame.colours,
+            b",\0\0\0\0", size, tf.where(is_interlaced, b"\x40", b"\0"),
+            slice_of(contents, frame.data, frame.end - frame.data), b";",
+        ]
+    )  # fmt: skip
+    image = tf.io.decode_gif(alone)[0]
+
+    def on_canvas():
+        rest = frame.canvas - frame.corner - frame.size
+        paddings = tf.stack([frame.corner, rest], axis=1)
+        colour = read_bytes(frame.colours, 3 * frame.clear, 3)
+        colour = tf.cast(colour, tf.uint8)
+        channels = [
+            tf.pad(image[..., i], paddings, constant_values=colour[i])
+            for i in range(3)
+        ]
+        return tf.stack(channels, axis=-1)
+
+    fills = tf.reduce_all(frame.size == frame.canvas)
+    return tf.cond(fills, lambda: image, on_canvas)
+
+
+def _table_size(flags):
+    """Bytes of a table of colours, by the flags before it."""
+    entries = tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
+    return tf.where(flags >= 0x80, 3 * entries, 0)
 
 
 def _first_frame(contents):
-    """The bytes of a GIF up to its first frame's end, the frame at 0, 0."""
+    """Finds the first frame of a GIF, and checks that it is there.
+
+    Returns:
+      _GifFrame.
+    """
     size = tf.strings.length(contents)
     # Parts have up to 255 bytes; many tiny ones would take seconds.
     budget = 256 + size // 32
 
     def octet(position):
         return read_bytes(contents, position, 1)[0]
-
-    def table(flags):  # bytes of a table of colours
-        entries = tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
-        return tf.where(flags >= 0x80, 3 * entries, 0)
 
     def data_end(position, left):  # after parts that begin with their length
         position, length, left = tf.while_loop(
@@ -254,22 +271,54 @@ def _first_frame(contents):
         )
         return [position + 1, left]
 
-    start = 13 + table(octet(10))
-    first, left = tf.while_loop(
-        lambda position, left: (octet(position) == _EXTENSION) & (left > 0),
-        lambda position, left: data_end(position + 2, left - 1),
-        [start, budget],
+    def goes_on(position, left, clear):
+        mark = octet(position)
+        is_end = (mark == _FRAME) | (mark == _GIF_END)
+        return ~is_end & (left > 0) & (position < size)
+
+    def follow(position, left, clear):
+        octets = read_bytes(contents, position, 7)
+        is_extension = octets[0] == _EXTENSION
+        is_control = is_extension & (octets[1] == _CONTROL) & (octets[2] >= 4)
+        has_clear = is_control & (octets[3] % 2 == 1)
+        position, left = tf.cond(
+            is_extension,
+            lambda: data_end(position + 2, left - 1),
+            lambda: [position + 1, left - 1],  # a stray byte
+        )
+        return [position, left, tf.where(has_clear, octets[6], clear)]
+
+    head = read_bytes(contents, 6, 5)
+    common = _table_size(head[4])
+    first, left, clear = tf.while_loop(
+        goes_on, follow, [13 + common, budget, 0]
     )
     frame = read_bytes(contents, first, 10)
+    numbers = join_bytes(tf.reshape(frame[1:9], [4, 2]))
+    corner, extent = numbers[1::-1], numbers[:1:-1]
+    canvas = join_bytes(tf.reshape(head[:4], [2, 2]))[::-1]
+    canvas = tf.maximum(canvas, corner + extent)
+    own = _table_size(frame[9])
+    data = first + 10 + own
     checks = require(frame[0] == _FRAME, "A GIF must have a frame.")
-    width, height = tf.unstack(join_bytes(tf.reshape(frame[5:9], [2, 2])))
-    with tf.control_dependencies([*checks, *check_size(height, width)]):
-        end, left = data_end(first + 11 + table(frame[9]), left)
+    with tf.control_dependencies([*checks, *check_size(canvas[0], canvas[1])]):
+        end, left = data_end(data + 1, left)
     complete = require((end <= size) & (left > 0), "A GIF must not be cut.")
     with tf.control_dependencies(complete):
-        head = tf.strings.substr(contents, 0, first + 1)
-    rest = tf.strings.substr(contents, first + 5, end - first - 5)
-    return tf.strings.join([head, b"\x00" * 4, rest, b";"])
+        table = slice_of(
+            contents,
+            tf.where(own > 0, first + 10, 13),
+            tf.where(own > 0, own, common),
+        )
+    # What a table does not name is black; with a ramp of grey, or no table,
+    # the ramp goes on.
+    named = tf.strings.length(table)
+    is_ramp = table == tf.strings.substr(_RAMP, 0, named)
+    others = tf.where(is_ramp, _RAMP, bytes(len(_RAMP)))
+    colours = table + tf.strings.substr(others, named, len(_RAMP))
+    return _GifFrame(
+        first, data, end, corner, extent, canvas, frame[9], clear, colours
+    )
 
 
 # BMP files.
@@ -277,26 +326,25 @@ def _first_frame(contents):
 # Masks of red, green and blue of pixels that are stored as B, G, R.
 _USUAL_MASKS = (0xFF0000, 0xFF00, 0xFF)
 _BITS = (8, 24, 32)
+_HEADERS = (40, 52, 56, 64, 108, 124)  # bytes
 
 
-def decode_bmp(contents):
-    """Decodes a BMP of 8 (with palette), 24 or 32 bits; alpha is dropped.
-
-    Args:
-      contents: string scalar, the bytes of the file.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    octets = read_bytes(contents, 14, 13 * 4)
-    size, width, height, planes, compression, *others = tf.unstack(
-        join_bytes(tf.reshape(octets, [13, 4]))
+def _decode_bmp(contents):
+    """Decodes a BMP of 8 (with palette), 24 or 32 bits; alpha is dropped."""
+    octets = read_bytes(contents, 10, 14 * 4)
+    start, size, width, height, planes, compression, *others = tf.unstack(
+        join_bytes(tf.reshape(octets, [14, 4]))
     )
     bits, colours, masks = planes // 2**16, others[3], others[5:]
-    usual = tf.reduce_all(tf.equal(masks, _USUAL_MASKS))
+    usual = tf.reduce_all(tf.equal(masks, _USUAL_MASKS)) & (bits > 8)
     plain = (compression == 0) | ((compression == 3) & usual)
+    has_palette = bits == 8
     known = require(
-        plain & tf.reduce_any(bits == _BITS) & (size >= 40),
+        plain
+        & tf.reduce_any(bits == _BITS)
+        & tf.reduce_any(size == _HEADERS)
+        # Some say that the pixels begin where the palette does.
+        & ~(has_palette & (start <= 14 + size)),
         "A BMP must have 8, 24 or 32 bits a pixel, no compression and a header "
         "of 40 bytes or more. Received bits, compression and header",
         bits,
@@ -305,10 +353,14 @@ def decode_bmp(contents):
         "Convert it to PNG.",
     )
     rows = tf.abs(tf.cast(height, tf.int64))  # below 0: from the top down
+    row = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
     with tf.control_dependencies([*known, *check_size(rows, width)]):
-        image = tf.io.decode_bmp(contents)
+        end = tf.cast(start, tf.int64) + row * rows
+    # The platform refuses files with more bytes.
+    end = tf.cast(tf.minimum(end, tf.int32.max), tf.int32)
+    image = tf.io.decode_bmp(tf.strings.substr(contents, 0, end))
     return tf.cond(
-        bits == 8,
+        has_palette,
         lambda: _look_up(image, contents, 14 + size, colours),
         lambda: image[..., :3],
     )
@@ -317,64 +369,16 @@ def decode_bmp(contents):
 def _look_up(image, contents, start, colours):
     """Colours of a BMP of one byte a pixel, from the palette at `start`.
 
-    A palette may have fewer than 256 colours; pixels name no others.
+    A palette may have fewer than 256 colours; the others are black, or go on
+    with a ramp of grey.
     """
-    colours = tf.where(colours == 0, 256, colours)
+    colours = tf.where((colours <= 0) | (colours > 256), 256, colours)
     palette = tf.reshape(read_bytes(contents, start, 256 * 4), [256, 4])
-    palette = tf.cast(palette[:colours, 2::-1], tf.uint8)
-    return tf.gather(palette, tf.cast(image[..., 0], tf.int32))
-
-
-# Bytes of a file as numbers, and checks of them.
-
-
-def read_bytes(contents, start, count):
-    """Some bytes of a file, as numbers.
-
-    Args:
-      contents: string scalar, the bytes of the file.
-      start: int32 scalar, position of the first; clipped to the file.
-      count: int.
-
-    Returns:
-      int32 [count]; zeros beyond the end of the file.
-    """
-    start = tf.clip_by_value(start, 0, tf.strings.length(contents))
-    piece = tf.strings.substr(contents, start, count)
-    octets = tf.io.decode_raw(piece, tf.uint8, fixed_length=count)
-    return tf.ensure_shape(tf.cast(octets, tf.int32), [count])
-
-
-def join_bytes(octets, little_endian=True):
-    """Integers of several bytes each.
-
-    Args:
-      octets: int32 [..., 2 or 4], bytes. little_endian: bool scalar.
-
-    Returns:
-      int32 [...].
-    """
-    weights = [1 << 8 * number for number in range(octets.shape[-1])]
-    weights = tf.where(little_endian, weights, weights[::-1])
-    return tf.reduce_sum(octets * weights, -1)
-
-
-def require(holds, *message):
-    """Ops that fail unless a bool scalar holds; none where ops run at once.
-
-    Args:
-      holds: bool scalar. message: texts and scalars, of the error.
-    """
-    check = tf.debugging.Assert(holds, list(message))
-    return [] if check is None else [check]
-
-
-def check_size(height, width):
-    """Ops that fail for more than MAX_PIXELS; int scalars."""
-    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return require(
-        pixels <= MAX_PIXELS,
-        f"An image must not have more than {MAX_PIXELS} pixels. Received",
-        height,
-        width,
+    palette = palette[:, 2::-1]
+    ramp = tf.range(256)[:, tf.newaxis]
+    named = ramp < colours
+    is_ramp = tf.reduce_all((palette == ramp) | ~named)
+    palette = tf.where(named, palette, tf.where(is_ramp, ramp, 0))
+    return tf.gather(
+        tf.cast(palette, tf.uint8), tf.cast(image[..., 0], tf.int32)
     )

@@ -16,21 +16,23 @@ from moco_tf import file_kinds
 from moco_tf import paths as any_paths
 from moco_tf.data import (
     class_folders,
-    decode,
     folder_contents,
+    host_decode,
     list_files,
     listing,
     specs,
 )
 from moco_tf.data.class_folders import Remark
 
-FORMATS_READ = decode.FORMATS  # by all that read files of the disk
+FORMATS_READ = host_decode.FORMATS  # by all that read files of the disk
 # Endings of file names, in the order of the formats.
 ENDINGS = (
-    (b".jpg", b".jpeg", b".jpe", b".jfif"),
-    (b".png",),
+    (b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo"),
+    (b".png", b".apng"),
     (b".gif",),
-    (b".bmp",),
+    (b".bmp", b".dib"),
+    (b".webp",),
+    (b".tif", b".tiff"),
 )
 READABLE_ENDINGS = sum(ENDINGS, ())
 _SIZES_HASHED = 10_000
@@ -114,8 +116,8 @@ class FileSource:
         )
 
     def image(self, record):
-        """Reads one path: uint8 [H, W, 3] (errors: see `decode.decode`)."""
-        return decode.decode(tf.io.read_file(record))
+        """Reads one path: uint8 [H, W, 3]; raises as `host_decode.decode`."""
+        return host_decode.decode(tf.io.read_file(record))
 
     def file_paths(self, index):
         """Full paths of the files of a sample, list of bytes."""
@@ -224,7 +226,7 @@ class PairSource:
 
         Raises:
           tf.errors.InvalidArgumentError: when run, for a file that cannot be
-            read (see `decode.decode`), or two of unequal size.
+            read (see `host_decode.decode`), or two of unequal size.
         """
         return decode_pair(self._parts[0].image, record)
 
@@ -470,7 +472,7 @@ def _refuse_formats(paths):
         named = ", ".join(os.fsdecode(path) for path in refused[:5])
         more = ", ..." if len(refused) > 5 else ""
         raise ValueError(
-            f"Images must be {decode.FORMAT_NAMES} files. Received "
+            f"Images must be {host_decode.FORMAT_NAMES} files. Received "
             f"{len(refused)} of other formats: {named}{more}. "
             "Convert them to PNG, or remove their lines."
         )

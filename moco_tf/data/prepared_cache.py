@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import filesystem, paths
-from moco_tf.data import decode, listing
+from moco_tf.data import file_bytes, listing
 
 FORMAT = 2  # 1 had no checksum of about.json
 ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
@@ -125,7 +125,7 @@ class PreparedSource:
             readable = height > 0
             line = tf.where(readable, tf.zeros_like(offset), offset)
             reason = tf.gather(self._reasons, line)
-            checks = decode.require(
+            checks = file_bytes.require(
                 readable, "Unreadable when it was prepared:", reason
             )
         with tf.control_dependencies(checks):

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import message
 
 from moco_tf import file_kinds, paths
-from moco_tf.data import decode
+from moco_tf.data import host_decode
 
 _HEADER = 12  # u64 length and u32 checksum of it, little-endian
 _FOOTER = 4  # u32 checksum of the data
@@ -162,7 +162,7 @@ class TfdsSource:
         """Decodes the image of a record: uint8 [H, W, 3]."""
         form = {self._image_key: tf.io.FixedLenFeature([], tf.string)}
         parsed = tf.io.parse_single_example(record, form)
-        return decode.decode(parsed[self._image_key])
+        return host_decode.decode(parsed[self._image_key])
 
     def name(self, index):
         """File and number of the record in it."""

@@ -9,7 +9,7 @@ import re
 import tensorflow as tf
 
 from moco_tf import file_kinds
-from moco_tf.data import decode, image_files
+from moco_tf.data import host_decode
 
 _BYTES = re.compile(r"\bb'([^']*)'")
 _NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
@@ -177,9 +177,9 @@ def _in_plain_words(source, index, text):
             kind = file_kinds.kind_of_file(path)
         except OSError:
             return text  # names the path, and says what the system says
-        if not file_kinds.is_one_of(kind, image_files.FORMATS_READ):
+        if not file_kinds.is_one_of(kind, host_decode.FORMATS):
             return (
-                f"An image must be a {decode.FORMAT_NAMES}. Received "
+                f"An image must be a {host_decode.FORMAT_NAMES}. Received "
                 f"{kind.name}. {kind.remedy}"
             )
         cut = file_kinds.cut_words(head, tail)

@@ -17,7 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.data import class_folders, decode, image_files, sources, unreadable
+from moco_tf.data import (
+    class_folders,
+    host_decode,
+    image_files,
+    sources,
+    unreadable,
+)
 from moco_tf.doctor import scan, table
 
 # Levels of 255. Grey photographs stored in colour keep a trace of it.
@@ -129,7 +135,7 @@ def find_faults(source, figures, image_size):
     add(
         "misnamed",
         column["misnamed"],
-        lambda row: f"holds a {decode.FORMATS[column['format'][row] - 1]}",
+        lambda row: f"holds a {host_decode.FORMATS[column['format'][row] - 1]}",
     )
     add(
         "tiny",
@@ -245,11 +251,11 @@ def format_rows(figures):
       figures: scan.Scan.
     """
     counts = np.bincount(
-        figures.columns["format"], minlength=1 + len(decode.FORMATS)
+        figures.columns["format"], minlength=1 + len(host_decode.FORMATS)
     )[1:]
     words = [
         f"{count} {name}"
-        for name, count in zip(decode.FORMATS, counts, strict=True)
+        for name, count in zip(host_decode.FORMATS, counts, strict=True)
         if count
     ]
     return [table.Row("formats", ", ".join(words))] if words else []

@@ -18,7 +18,13 @@ import tensorflow as tf
 import tqdm
 
 from moco_tf import standard_error
-from moco_tf.data import decode, image_files, image_ops, unreadable
+from moco_tf.data import (
+    decode,
+    host_decode,
+    image_files,
+    image_ops,
+    unreadable,
+)
 
 HASH_BITS = 64  # of a perceptual hash
 THUMBNAIL_SIDE = 16  # pixels
@@ -56,9 +62,9 @@ class Scan(NamedTuple):
     Attributes:
       columns: dict name -> array [N], or uint8 [N, 256] of `thumbnail`: those
         of `measure`, and uint8 figures of the file: `format`, 1 + its position
-        in decode.FORMATS; `misnamed`, 1 where the name says another format;
-        `orientation`, 1..8 as in EXIF. All are zero where an image cannot be
-        read, those of the file also where a source has no files.
+        in host_decode.FORMATS; `misnamed`, 1 where the name says another
+        format; `orientation`, 1..8 as in EXIF. All are zero where an image
+        cannot be read, those of the file also where a source has no files.
       unreadable: dict index -> why it cannot be read.
       damaged: dict index -> the decoder's warning; the image was read.
     """
@@ -194,7 +200,7 @@ def _decode(source, record):
         image = source.image(record)[..., :3]
         return image, dict.fromkeys(names, unknown)
     contents = tf.io.read_file(record)
-    image = decode.decode(contents)
+    image, stored = host_decode.decode_and_look(contents)
     number = decode.format_of(contents)
     # Not by a pattern: none matches a line break, or bytes that are no text.
     name = tf.strings.lower(tf.strings.join([b" " * _LONGEST_ENDING, record]))
@@ -205,7 +211,7 @@ def _decode(source, record):
     figures = {
         "format": number + 1,
         "misnamed": ~tf.gather(fits, number),
-        "orientation": decode.exif_orientation(contents),
+        "orientation": stored,
     }
     return image, {key: tf.cast(x, tf.uint8) for key, x in figures.items()}
 

@@ -48,7 +48,7 @@ def _of_bmp(data):
 
 
 def _of_gif(data):
-    """The size of the first frame; the canvas around it is not decoded."""
+    """The size of the canvas, which grows with the first frame."""
     position = 13 + _gif_table(data[10])
     while data[position] != _FRAME:
         if data[position] == _END:
@@ -58,8 +58,9 @@ def _of_gif(data):
         while is_extension and data[position]:  # parts that begin with a length
             position += 1 + data[position]
         position += is_extension
-    width, height = struct.unpack_from("<HH", data, position + 5)
-    return height, width
+    width, height = struct.unpack_from("<HH", data, 6)
+    left, top, *frame = struct.unpack_from("<HHHH", data, position + 1)
+    return max(height, top + frame[1]), max(width, left + frame[0])
 
 
 def _gif_table(flags):

@@ -262,7 +262,7 @@ def test_a_list_without_classes_has_no_labels(tmp_path):
         ("a.jpg\t\n", "line 1: 'a.jpg.t'"),
         ("a.jpg\nnone.jpg\n", "line 2: 'none.jpg'. Correct or remove"),
         ("a.jpg 0\n", "line 1: 'a.jpg 0'. Path and class are separated by a"),
-        ("a.webp\n", "Received 1 of other formats: a.webp"),
+        ("a.heic\n", "Received 1 of other formats: a.heic"),
     ],
 )
 def test_a_list_that_does_not_match_is_refused_by_line(tmp_path, text, message):

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.data import decode, image_files, sources, stream, unreadable, views
+from moco_tf.data import (
+    host_decode,
+    image_files,
+    sources,
+    stream,
+    unreadable,
+    views,
+)
 
 BATCH = 4
 HEADER = ["name", "reason", "first_step"]
@@ -55,8 +62,8 @@ def test_the_unreadable_images_of_a_step_are_named_with_the_reason(
     named = {row[0]: row[1:] for row in rows[1:]}
     reason, first_step = named["2, img.png"]
     assert reason == (
-        f"An image must be a {decode.FORMAT_NAMES}. Received an empty file. "
-        "Copy or download it anew."
+        f"An image must be a {host_decode.FORMAT_NAMES}. Received an empty "
+        "file. Copy or download it anew."
     )
     assert int(first_step) == step + 1  # steps count from 1 for people
     assert set(named) <= {"2, img.png", "7, img.png"}
@@ -145,7 +152,8 @@ def test_what_lies_in_place_of_an_image_is_named(tmp_path, contents, words):
     (tmp_path / "a.jpg").write_bytes(contents)
     source = image_files.FileSource(tmp_path, ["a.jpg"])
     _, reason = unreadable.read(source, 0)
-    assert reason.startswith(f"An image must be a {decode.FORMAT_NAMES}. Rec")
+    formats = host_decode.FORMAT_NAMES
+    assert reason.startswith(f"An image must be a {formats}. Rec")
     assert words.lower() in reason.lower()
     # Also of a part of a source, and of either file of a pair.
     part = sources.Subset(source, [0])

@@ -150,13 +150,13 @@ def test_records_without_files_are_named_by_their_index():
 
 def test_a_folder_of_unreadable_images_has_nothing_else(tmp_path):
     for name in ("a.jpg", "b.png"):
-        (tmp_path / name).write_bytes(b"RIFF    WEBP")
+        (tmp_path / name).write_bytes(b"....ftypavif")
     rows = examine(tmp_path)
     assert [row[:2] for row in rows] == [
         ["a.jpg", "unreadable"],
         ["b.png", "unreadable"],
     ]
-    assert "Received a WebP." in rows[0][2]
+    assert "Received an AVIF." in rows[0][2]
 
 
 def test_formats_are_counted_and_turned_photographs_named(tmp_path):

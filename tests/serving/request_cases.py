@@ -692,6 +692,7 @@ SIZES = [
             ("a BMP", bmp(_HUGE, _HUGE)),
             ("a BMP from the top down", bmp(_HUGE, -_HUGE)),
             ("a GIF's frame", gif_frame(_HUGE, _HUGE)),
+            ("a GIF's canvas", gif((_HUGE, _HUGE), (6, 5))),
         )
     ),
 ]
