@@ -63,7 +63,8 @@ def bmp(
     row = (_WIDTH * bits + 31) // 32 * 4
     if data is None:
         limit = min(count, 256) if bits == 8 else 256
-        data = rng.integers(0, limit, row * _HEIGHT, np.uint8).tobytes()
+        pixels = rng.integers(0, limit, row * _HEIGHT, np.uint8)
+        data = (pixels & (0x11 if count == 2 and bits == 4 else 255)).tobytes()
     beside = struct.pack(f"<{len(masks)}I", *masks)
     if header == 12:
         head = struct.pack("<IHHHH", 12, _WIDTH, _HEIGHT, 1, bits)
@@ -96,7 +97,8 @@ def bmps():
     yield "2 bits", bmp(2)
     for bits in (1, 4, 8, 24):
         yield f"{bits} bits of OS/2", bmp(bits, header=12)
-    for bits, colours in ((1, 2), (4, 16), (4, 5), (8, 256), (8, 2), (8, 100)):
+    numbers = ((1, 2), (4, 16), (4, 5), (4, 2), (8, 256), (8, 2), (8, 100))
+    for bits, colours in numbers:
         yield f"{bits} bits, {colours} colours", bmp(bits, colours=colours)
         yield (
             f"{bits} bits, {colours} greys",

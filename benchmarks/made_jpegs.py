@@ -148,9 +148,11 @@ def placed():
     yield "behind a marker of extensions", with_segments(b"\xff\xf0" + six)
 
 
-def four_inks(transform=None, inverted=True, **options):
+def four_inks(transform=None, **options):
     """A JPEG of four inks; transform: of an Adobe marker, None without one."""
-    contents = encode(scene("CMYK"), "JPEG", quality=90, **options)
+    inks = [*scene("CMYK").split()[:3], scene("L")]
+    image = Image.merge("CMYK", inks)
+    contents = encode(image, "JPEG", quality=90, **options)
     start = contents.index(b"\xff\xee\x00\x0eAdobe")
     mark = b"" if transform is None else _ADOBE + bytes([transform])
     return contents[:start] + mark + contents[start + 16 :]

@@ -26,6 +26,9 @@ from moco_tf.data import decode, host_decode
 READ = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow's names
 ROUNDING = 1  # levels
 DIFFERENT = {  # on purpose, in training: "row: name" -> why
+    "BMP: 4 bits, 2 greys": "Pillow takes the pixels of a black and white "
+    "palette for bits",
+    "BMP: 8 bits, 2 greys": "as with 4 bits",
     "TIFF: whole numbers of 32 bits": "they have no scale; Pillow makes all "
     "above 255 white",
     "TIFF: real numbers": "they have no scale; Pillow makes all above 255 "
@@ -40,8 +43,6 @@ DIFFERENT = {  # on purpose, in training: "row: name" -> why
 # When served, beside those that are refused there.
 DIFFERENT_SERVED = {
     **DIFFERENT,
-    "BMP: 8 bits, 2 greys": "Pillow takes the bytes of a black and white "
-    "palette for bits",
     "PNG, orientation: raw profile APP1": "Pillow refuses a text whose "
     "checksum is wrong, libpng leaves it out",
 }

@@ -246,33 +246,48 @@ def _table_size(flags):
     return tf.where(flags >= 0x80, 3 * entries, 0)
 
 
-def _first_frame(contents):
-    """Finds the first frame of a GIF, and checks that it is there.
+def _data_end(contents, position, left):
+    """Passes over parts that begin with their length, the last one empty.
+
+    Args:
+      contents: string scalar. position, left: int32 scalars; parts that may
+        still be passed over.
 
     Returns:
-      _GifFrame.
+      the position behind them, and how many are left.
+    """
+
+    def octet(position):
+        return read_bytes(contents, position, 1)[0]
+
+    position, _, left = tf.while_loop(
+        lambda position, length, left: (length > 0) & (left > 0),
+        lambda position, length, left: [
+            position + 1 + length,
+            octet(position + 1 + length),
+            left - 1,
+        ],
+        [position, octet(position), left],
+    )
+    return [position + 1, left]
+
+
+def _find_frame(contents, start):
+    """Passes over what stands before the first frame of a GIF.
+
+    Args:
+      contents: string scalar. start: int32 scalar, behind the header.
+
+    Returns:
+      int32 scalars: the position of the frame's mark, the parts that may still
+      be passed over, the index of the transparent colour, 0 without one.
     """
     size = tf.strings.length(contents)
     # Parts have up to 255 bytes; many tiny ones would take seconds.
     budget = 256 + size // 32
 
-    def octet(position):
-        return read_bytes(contents, position, 1)[0]
-
-    def data_end(position, left):  # after parts that begin with their length
-        position, length, left = tf.while_loop(
-            lambda position, length, left: (length > 0) & (left > 0),
-            lambda position, length, left: [
-                position + 1 + length,
-                octet(position + 1 + length),
-                left - 1,
-            ],
-            [position, octet(position), left],
-        )
-        return [position + 1, left]
-
     def goes_on(position, left, clear):
-        mark = octet(position)
+        mark = read_bytes(contents, position, 1)[0]
         is_end = (mark == _FRAME) | (mark == _GIF_END)
         return ~is_end & (left > 0) & (position < size)
 
@@ -283,16 +298,23 @@ def _first_frame(contents):
         has_clear = is_control & (octets[3] % 2 == 1)
         position, left = tf.cond(
             is_extension,
-            lambda: data_end(position + 2, left - 1),
+            lambda: _data_end(contents, position + 2, left - 1),
             lambda: [position + 1, left - 1],  # a stray byte
         )
         return [position, left, tf.where(has_clear, octets[6], clear)]
 
+    return tf.while_loop(goes_on, follow, [start, budget, 0])
+
+
+def _first_frame(contents):
+    """Finds the first frame of a GIF, and checks that it is there.
+
+    Returns:
+      _GifFrame.
+    """
     head = read_bytes(contents, 6, 5)
     common = _table_size(head[4])
-    first, left, clear = tf.while_loop(
-        goes_on, follow, [13 + common, budget, 0]
-    )
+    first, left, clear = _find_frame(contents, 13 + common)
     frame = read_bytes(contents, first, 10)
     numbers = join_bytes(tf.reshape(frame[1:9], [4, 2]))
     corner, extent = numbers[1::-1], numbers[:1:-1]
@@ -302,8 +324,9 @@ def _first_frame(contents):
     data = first + 10 + own
     checks = require(frame[0] == _FRAME, "A GIF must have a frame.")
     with tf.control_dependencies([*checks, *check_size(canvas[0], canvas[1])]):
-        end, left = data_end(data + 1, left)
-    complete = require((end <= size) & (left > 0), "A GIF must not be cut.")
+        end, left = _data_end(contents, data + 1, left)
+    is_whole = (end <= tf.strings.length(contents)) & (left > 0)
+    complete = require(is_whole, "A GIF must not be cut.")
     with tf.control_dependencies(complete):
         table = slice_of(
             contents,

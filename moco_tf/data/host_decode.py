@@ -198,8 +198,22 @@ def _read(contents):
         return np.asarray(upright.convert("RGB")), stored
 
 
+def _with_three_colours(contents):
+    """A BMP of two colours as one that claims three, of which it uses two.
+
+    Pillow takes 4 or 8 bits a pixel for one if the two are black and white.
+    """
+    if contents[:2] != b"BM" or contents[14:18] == b"\x0c\0\0\0":
+        return contents
+    bits, colours = contents[28:30], contents[46:50]
+    if bits not in (b"\4\0", b"\x08\0") or colours != b"\2\0\0\0":
+        return contents
+    return contents[:46] + b"\3\0\0\0" + contents[50:]
+
+
 def _open(contents):
     """The file as an opened PIL image, of which only the header is read."""
+    contents = _with_three_colours(contents)
     try:
         return Image.open(io.BytesIO(contents), formats=_READERS)
     except Image.DecompressionBombError:

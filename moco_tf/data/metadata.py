@@ -76,11 +76,12 @@ def of_jpeg(contents):
     Returns:
       Metadata.
     """
-    return tf.cond(
+    stored, followed = tf.cond(
         is_plain_jpeg(contents),
-        lambda: Metadata(orientation.UPRIGHT, True, contents),
-        lambda: Metadata(*_in_segments(contents), contents),
+        lambda: (orientation.UPRIGHT, True),
+        lambda: _in_segments(contents),
     )
+    return Metadata(stored, followed, contents)
 
 
 def is_plain_jpeg(contents):
@@ -215,13 +216,9 @@ def _follow_chunks(contents):
     def kind_at(position):
         return file_bytes.slice_of(contents, position + 4, 4)
 
-    def is_second_frame(chunks):
-        is_frame = chunks.has_pixels & chunks.is_animated
-        return is_frame & (chunks.kind == b"fcTL")
-
     def goes_on(chunks):
-        is_last = (chunks.kind == b"IEND") | is_second_frame(chunks)
-        return ~is_last & (chunks.position + 8 < size) & (chunks.left > 0)
+        is_there = chunks.position + 8 < size
+        return ~_is_last(chunks) & is_there & (chunks.left > 0)
 
     def follow(chunks):
         length = file_bytes.join_bytes(
@@ -257,15 +254,29 @@ def _follow_chunks(contents):
         start, kind_at(start), _budget(contents), no, no, no, *[nothing] * 3
     )
     (chunks,) = tf.while_loop(goes_on, follow, [first])
+    return _finish(contents, chunks)
+
+
+_in_chunks = file_bytes.apart(_follow_chunks)
+
+
+def _is_last(chunks):
+    """Whether the chunk at the position is the end, or of a second frame."""
+    is_frame = chunks.has_pixels & chunks.is_animated
+    return (chunks.kind == b"IEND") | (is_frame & (chunks.kind == b"fcTL"))
+
+
+def _finish(contents, chunks):
+    """The fields of Metadata of a PNG whose chunks were followed."""
     exif = tf.cond(
         chunks.has_exif | (chunks.raw == b""),
         lambda: chunks.exif,
         lambda: _from_digits(chunks.raw),
     )
-    ends = (chunks.kind == b"IEND") | is_second_frame(chunks)
     rest = file_bytes.slice_of(contents, chunks.position, _CHUNK)
     end = tf.strings.substr(_PNG_END, 0, tf.strings.length(rest))
-    is_whole = ends | ((chunks.position <= size) & (rest == end))
+    is_inside = chunks.position <= tf.strings.length(contents)
+    is_whole = _is_last(chunks) | (is_inside & (rest == end))
     contents = tf.cond(
         is_whole & ~(rest == _PNG_END),
         lambda: tf.strings.substr(contents, 0, chunks.position) + _PNG_END,
@@ -274,9 +285,6 @@ def _follow_chunks(contents):
     return Metadata(
         orientation.of(exif, chunks.xmp), (chunks.left > 0) & is_whole, contents
     )
-
-
-_in_chunks = file_bytes.apart(_follow_chunks)
 
 
 def _alike(octets, position, length):

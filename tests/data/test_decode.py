@@ -45,6 +45,34 @@ def test_a_palette_may_be_short():
     assert decode.decode(beyond)[0, 2].numpy().tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_two_colours_may_be_black_and_white(bits):
+    data = {4: b"\x10\x01\0\0", 8: b"\1\0\0\1"}[bits]
+    contents = struct.pack(
+        "<2sIIIIiiHHIIiiII",
+        b"BM",
+        66,
+        0,
+        62,
+        40,
+        4,
+        1,
+        1,
+        bits,
+        0,
+        4,
+        0,
+        0,
+        2,
+        0,
+    )
+    contents += bytes(4) + b"\xff\xff\xff\0" + data
+    expected = [[[255] * 3, [0] * 3, [0] * 3, [255] * 3]]
+    assert host_decode.decode(contents).numpy().tolist() == expected
+    if bits == 8:
+        assert decode.decode(contents).numpy().tolist() == expected
+
+
 @pytest.mark.parametrize("bits", [1, 4, 16])
 def test_other_bits_are_refused_by_their_number(bits):
     contents = PLAIN[:28] + struct.pack("<H", bits) + PLAIN[30:]
@@ -378,15 +406,16 @@ def test_truncated_files_are_refused(form, kept):
     ],
 )
 def test_other_formats_are_refused_by_name(contents, named):
-    for read, names in (
-        (decode.decode, "JPEG, PNG, GIF or BMP"),
-        (host_decode.decode, "JPEG, PNG, GIF, BMP, WebP or TIFF"),
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"(?s)JPEG, PNG, GIF or BMP. Received.*{named}.*Convert it to",
     ):
-        with pytest.raises(
-            tf.errors.InvalidArgumentError,
-            match=f"(?s){names}. Received.*{named}.*Convert it to",
-        ):
-            read(contents)
+        decode.decode(contents)
+    # Where there is Python, it looks at more bytes and says more.
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="GIF, BMP, WebP or TIFF. Received"
+    ):
+        host_decode.decode(contents)
 
 
 @pytest.mark.parametrize("form", ["WEBP", "TIFF"])
