@@ -43,7 +43,6 @@ _READERS = [
         TiffImagePlugin.TiffImageFile,
     )
 ]
-NAMES = {f"a {name}" for name in (*FORMATS, "BigTIFF")}  # of file_kinds
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # modes of 16 bits
 _WITHOUT_SCALE = ("I", "F")
 _UPRIGHT = np.int32(orientation.UPRIGHT)
@@ -158,7 +157,7 @@ def _read_or_refuse(contents):
             f"An image must be a {FORMAT_NAMES}. Received {kind.name}. "
             f"{kind.remedy}"
         )
-        if kind.name in NAMES:
+        if file_kinds.is_one_of(kind, FORMATS):
             text = f"This is {kind.name}, and its header is damaged."
     except Exception as error:  # of any kind: Pillow's readers raise many
         text = f"This is {kind.name}, and damaged: {error}"
