@@ -267,6 +267,9 @@ def restore_source(
     width = len(now)
     before = saved.get("data_fingerprint", "")[width * place :][:width]
     file = workdir / f"{name}.npz"
+    if before not in ("", now) and not file.is_file():
+        source = _as_earlier(source, before)
+        now = source.fingerprint()
     if before in ("", now):
         is_listed = before and file.is_file()
         return RunData(source, now, None if is_listed else source.listing())
@@ -290,6 +293,20 @@ def restore_source(
     if moved or unlabelled:
         source = source.relisted(images, differing)
     return RunData(source, before, difference=differing)
+
+
+def _as_earlier(source, fingerprint):
+    """The source of a run whose version took files of fewer endings.
+
+    Args:
+      source: Source, as it is opened now. fingerprint: of the run's.
+    """
+    reopen = getattr(source, "earlier", None)
+    try:
+        earlier = reopen() if reopen else source
+    except ValueError:  # without those files it cannot be opened
+        return source
+    return earlier if earlier.fingerprint() == fingerprint else source
 
 
 def _other_images(workdir, field, was, numbers):

@@ -5,6 +5,7 @@ list may have millions of files: asking a network file system for each one, and
 Python objects for each one, are avoided where they would take minutes.
 """
 
+import functools
 import hashlib
 import os
 from typing import Any
@@ -35,6 +36,9 @@ ENDINGS = (
     (b".tif", b".tiff"),
 )
 READABLE_ENDINGS = sum(ENDINGS, ())
+# Of which earlier versions read no files: their runs began without them.
+_ADDED = (b".mpo", b".apng", b".dib", b".webp", b".tif", b".tiff")
+_FIRST_ENDINGS = tuple(x for x in READABLE_ENDINGS if x not in _ADDED)
 _SIZES_HASHED = 10_000
 PAIR_CHANNELS = 6  # of both files of a pair
 
@@ -45,11 +49,14 @@ class FileSource:
     Attributes:
       why_unlabelled: str, why `labels` are None, and the remedy; "" with
         labels, or where nothing is known of it.
+      earlier: function of nothing -> the source as earlier versions opened it,
+        which read files of fewer endings; None where that is the same.
     """
 
     may_fail = True
     channels = 3
     removed: Any = None
+    earlier: Any = None
 
     def __init__(
         self,
@@ -199,11 +206,13 @@ class PairSource:
 
     Attributes:
       channels: of an image; the first file's red, green and blue come first.
+      earlier: as of FileSource.
     """
 
     may_fail = True
     channels = PAIR_CHANNELS
     removed: Any = None
+    earlier: Any = None
 
     def __init__(self, first, second):
         """Pairs two sources, file i with file i.
@@ -301,14 +310,14 @@ def decode_pair(decode, files_of_pair):
     return tf.ensure_shape(image, [None, None, PAIR_CHANNELS])
 
 
-def open_folder(path):
+def open_folder(path, endings=READABLE_ENDINGS):
     """Opens the image files of a folder, by extension.
 
     `class_folders` has the rule of the labels, `folder_contents` says what is
     passed over; `FileSource.remarks` names it.
 
     Args:
-      path: str.
+      path: str. endings: tuple of bytes, lower case, of the files to take.
 
     Returns:
       FileSource.
@@ -324,7 +333,7 @@ def open_folder(path):
             "files is opened with list:FILE."
         )
     try:
-        contents = folder_contents.Contents(os.fsencode(path), READABLE_ENDINGS)
+        contents = folder_contents.Contents(os.fsencode(path), endings)
     except OSError as error:
         where = error.filename or path
         raise ValueError(
@@ -345,7 +354,7 @@ def open_folder(path):
         )
     classes = class_folders.classes_of(images, path)
     contents.images = []  # a million names take memory; a tensor holds them
-    return FileSource(
+    source = FileSource(
         path,
         images,
         classes.labels,
@@ -354,6 +363,9 @@ def open_folder(path):
         why_unlabelled=classes.refusal,
         look=lambda _: contents.remarks(FORMATS_READ) + classes.remarks(),
     )
+    if any(name.lower().endswith(_ADDED) for name in images):
+        source.earlier = functools.partial(open_folder, path, _FIRST_ENDINGS)
+    return source
 
 
 def _what_is(path):
@@ -425,7 +437,7 @@ def _list_remarks(source):
     return remarks
 
 
-def open_pairs(text):
+def open_pairs(text, endings=READABLE_ENDINGS):
     """Opens two folders whose files have the same names.
 
     A file of the first and one of the second are a pair if their paths below
@@ -433,6 +445,7 @@ def open_pairs(text):
 
     Args:
       text: "DIR,DIR". Labels are the first folder's (see `open_folder`).
+      endings: tuple of bytes, lower case, of the files to take.
 
     Returns:
       PairSource.
@@ -442,7 +455,7 @@ def open_pairs(text):
         opened, or a file without its pair.
     """
     folders = specs.split_pair(text)
-    first, second = (open_folder(folder) for folder in folders)
+    first, second = (open_folder(folder, endings) for folder in folders)
     stems = [
         _index_by_stem(part, folder)
         for part, folder in zip((first, second), folders, strict=True)
@@ -458,7 +471,10 @@ def open_pairs(text):
             "alone. Move them away, or add the missing files."
         )
     order = [stems[1][stem] for stem in stems[0]]
-    return PairSource(first, second.reordered(order))
+    source = PairSource(first, second.reordered(order))
+    if first.earlier or second.earlier:
+        source.earlier = functools.partial(open_pairs, text, _FIRST_ENDINGS)
+    return source
 
 
 def _refuse_formats(paths):

@@ -1,6 +1,7 @@
 """Two files a sample: which belong together, and what becomes of them."""
 
 import hashlib
+import json
 import os
 
 import hypothesis
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
+from moco_tf import workdirs
 from moco_tf.data import image_files, sources, stream, unreadable, views
 from tests import properties
 from tests.data import pictures
@@ -527,3 +529,40 @@ def test_the_order_and_the_data_are_in_the_fingerprint(tmp_path):
     assert sources.open_source(swapped, 6).fingerprint() != first
     (tmp_path / "depth/b/1.png").write_bytes(b"shorter")
     assert sources.open_source(spec, 6).fingerprint() != first
+
+
+@pytest.mark.parametrize("kind", ["folder", "pairs"])
+def test_a_run_that_began_with_fewer_endings_goes_on_with_its_images(
+    tmp_path, kind
+):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        pictures.write(folder, "a.jpg", "b.png")
+    spec = f"folder:{folders[0]}"
+    if kind == "pairs":
+        spec = f"pairs:{folders[0]},{folders[1]}"
+    run = tmp_path / "run"
+    run.mkdir()
+    first = sources.open_source(spec, None).fingerprint()
+    saved = {"data_fingerprint": first, "sources": {}}
+    (run / "config.json").write_text(json.dumps(saved))
+    # Files that were there all the time, and were not read then.
+    for folder in folders:
+        for name in ("0.mpo", "c.apng", "d.dib", "e.webp", "f.tif"):
+            (folder / name).write_bytes((folder / "a.jpg").read_bytes())
+    now = sources.open_source(spec, None)
+    assert len(now) == 7
+    data = workdirs.restore_source(now, run)
+    assert pictures.names(data.source) == ["a.jpg", "b.png"]
+    assert (data.fingerprint, data.difference) == (first, None)
+    assert len(data.images.names) == 2  # listed from now on
+    (folders[0] / "a.jpg").unlink()
+    with pytest.raises(ValueError):  # other data
+        workdirs.restore_source(sources.open_source(spec, None), run)
+
+
+def test_a_run_of_today_takes_all_endings(tmp_path):
+    pictures.write(tmp_path / "images", "a.jpg", "b.mpo")
+    source = sources.open_source(f"folder:{tmp_path / 'images'}")
+    data = workdirs.restore_source(source, tmp_path / "run")
+    assert pictures.names(data.source) == ["a.jpg", "b.mpo"]
