@@ -249,18 +249,7 @@ def check_relations(config, replicas):
             "''. Pass --config.data.source=folder:DIR (or list:FILE, "
             "tfds:NAME/SPLIT, shapes:train)."
         )
-    _check_divides("replicas", replicas, "train.batch_size", batch)
-    if config.model.sync_bn:
-        _check_synchronized(config, replicas)
-    else:
-        _check_divides("model.bn_groups", groups, "train.batch_size", batch)
-        _check_divides("replicas", replicas, "model.bn_groups", groups)
-        _check_divides(
-            "train.micro_batches",
-            config.train.micro_batches,
-            "model.bn_groups / replicas",
-            groups // replicas,
-        )
+    _check_divisors(config, replicas)
     if batch // groups < 2:
         remedy = _larger_groups(config, replicas)
         raise ValueError(
@@ -359,17 +348,59 @@ def _check_synchronized(config, replicas):
     )
 
 
-def _check_divides(divisor_name, divisor, name, value):
-    if value % divisor:
-        shown = name.partition(" ")[0]  # of "model.bn_groups / replicas"
-        other = f"config.{divisor_name}"
-        if divisor_name == "replicas":
-            other = "--devices, or the number of workers"
-        raise ValueError(
-            f"{divisor_name} must divide {name}. Received "
-            f"{divisor_name}={divisor}, {name}={value}. Change "
-            f"config.{shown} or {other}."
-        )
+def _check_divisors(config, replicas):
+    """Refuses replicas, groups and parts that do not divide the batch."""
+    batch, groups = config.train.batch_size, config.model.bn_groups
+    rows = [("replicas", replicas, "train.batch_size", batch)]
+    if not config.model.sync_bn:
+        parts = config.train.micro_batches
+        share = groups // replicas
+        rows += [
+            ("model.bn_groups", groups, "train.batch_size", batch),
+            ("replicas", replicas, "model.bn_groups", groups),
+            ("train.micro_batches", parts, "model.bn_groups / replicas", share),
+        ]
+    for divisor, number, name, value in rows:
+        if value % number:
+            other = ""
+            if divisor == "replicas":
+                other = ", or change --devices or the number of workers"
+            raise ValueError(
+                f"{divisor} must divide {name}. Received {divisor}={number}, "
+                f"{name}={value}. Pass {_divisible(config, replicas)}{other}."
+            )
+    if config.model.sync_bn:
+        _check_synchronized(config, replicas)
+
+
+def _divisible(config, replicas):
+    """A remedy for batch, groups and parts that do not divide each other.
+
+    The nearest groups for the batch, or the nearest batch for the groups; where
+    neither alone will do, both.
+    """
+    batch, groups = config.train.batch_size, config.model.bn_groups
+    parts = config.train.micro_batches
+    if config.model.sync_bn:
+        batch = max(2, max(1, round(batch / replicas)) * replicas)
+        ones = ""
+        if (groups, parts) != (1, 1):
+            ones = " --config.model.bn_groups=1 --config.train.micro_batches=1"
+        return f"--config.train.batch_size={batch}{ones}"
+    remedies = []
+    fit = [g for g in range(1, batch + 1) if _groups_fit(g, config, replicas)]
+    if fit:
+        near = min(fit, key=lambda g: abs(g - groups))
+        remedies.append(f"--config.model.bn_groups={near}")
+    unit = replicas * parts
+    near = max(1, round(groups / unit)) * unit
+    if near == groups or not fit:
+        batch = max(2, round(batch / near)) * near
+        both = f"--config.train.batch_size={batch}"
+        if near != groups:
+            both += f" --config.model.bn_groups={near}"
+        remedies.append(both)
+    return ", or ".join(remedies)
 
 
 def check_schedule(schedule, epochs):

@@ -207,8 +207,9 @@ class MoCo(two_views.Contrastive):
             raise ValueError(
                 "moco.queue_size must be at least the number of keys of a step "
                 "(the batch size, twice that when symmetric). Received "
-                f"queue_size={size}, keys={keys}. Raise "
-                "config.moco.queue_size or lower config.train.batch_size."
+                f"queue_size={size}, keys={keys}. Pass "
+                f"--config.moco.queue_size={keys} or more, or lower "
+                "config.train.batch_size."
             )
 
     @classmethod

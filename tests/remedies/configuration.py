@@ -105,7 +105,7 @@ CASES = [
         [],
     ),
     (
-        "config_schema.py:_check_divides",
+        "config_schema.py:_check_divisors",
         "must divide",
         ("moco_cifar10", small(100, 8), 1),
         [{"train.batch_size": 104}, {"model.bn_groups": 10}],
@@ -124,7 +124,7 @@ CASES = [
     ),
     (
         "methods/moco.py:MoCo.check",
-        "Raise config.moco.queue_size or lower",
+        "--config.moco.queue_size={keys} or more",
         ("moco_cifar10", {"moco.queue_size": 100}, 1),
         [{"moco.queue_size": 512}, {"train.batch_size": 96}],
     ),
