@@ -185,6 +185,15 @@ def test_every_flag_with_a_path_takes_the_home(flag, monkeypatch):
     assert flag.read("a/~/x") == "a/~/x"
 
 
+@pytest.mark.parametrize("flag", path_flags())
+def test_an_address_is_no_path(flag):
+    for text in ("gs://bucket/run", "s3://b", "https://x/y", "file:///x"):
+        with pytest.raises(ValueError, match="Mount or copy it"):
+            flag.read(text)
+    assert flag.read("gs:/x") == "gs:/x"
+    assert flag.read("a/s3://x") == "a/s3://x"
+
+
 def test_the_flags_that_name_files_have_the_type_of_paths():
     names = {f.values[0].name for f in path_flags()}
     assert {

@@ -11,12 +11,15 @@ another room knows and checks (devices, sources, layouts) are text here.
 
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from moco_tf import naming
+
+_ADDRESS = re.compile(r"(gs|s3a?|hdfs|abfss?|az|https?|file)://")
 
 
 class UsageError(Exception):
@@ -80,12 +83,12 @@ def text(name, default, purpose):
 
 def path(name, default, purpose):
     """A flag with a path; of "--workdir=~/runs" a shell leaves "~" as it is."""
-    return Flag(name, default, purpose, os.path.expanduser)
+    return Flag(name, default, purpose, _read_path)
 
 
 def paths(name, purpose):
     """A flag with a path that may be typed again; its value is a list."""
-    return Flag(name, (), purpose, os.path.expanduser, repeats=True)
+    return Flag(name, (), purpose, _read_path, repeats=True)
 
 
 def choice(name, choices, default, purpose):
@@ -132,6 +135,16 @@ def _numbers(name, default, purpose, kind, plural):
             raise ValueError(f"takes {plural} with commas between.") from None
 
     return Flag(name, default, purpose, read)
+
+
+def _read_path(text):
+    address = _ADDRESS.match(text)
+    if address:  # which would become a folder of that name here
+        raise ValueError(
+            "must be a path of a file system that is mounted here, not an "
+            f"address ({address[0]}). Mount or copy it."
+        )
+    return os.path.expanduser(text)
 
 
 def _read_integer(text):

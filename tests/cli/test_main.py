@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import moco_tf
+from moco_tf import config as configs
 from moco_tf.cli import main as cli
 from moco_tf.cli import quiet
 from moco_tf.training import distribution
@@ -215,7 +216,9 @@ def test_an_import_that_fails_shows_everything(capfd):
 
 
 @pytest.mark.parametrize("name", [*ugly_names.NAMES, ugly_names.WORST])
-def test_a_configuration_lies_in_a_folder_of_any_name(name, tmp_path, capsys):
+def test_a_configuration_lies_in_a_folder_of_any_name(
+    name, tmp_path, capsys, monkeypatch
+):
     path = ugly_names.make(tmp_path, name) / f"{name[:9]}.py"
     path.write_text(
         "from moco_tf import config\n"
@@ -224,6 +227,10 @@ def test_a_configuration_lies_in_a_folder_of_any_name(name, tmp_path, capsys):
     words = ["pretrain", f"--config={path}", "--show_config"]
     assert cli.run([*words, "--config.seed=5"]) == 0
     assert "config.seed = 5" in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(path.parent))
+    in_home = f"~/{path.name}"
+    assert cli.run(["pretrain", f"--config={in_home}", "--show_config"]) == 0
+    assert configs.load(in_home) == configs.load("quickstart")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
