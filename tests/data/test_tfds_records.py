@@ -1,10 +1,13 @@
 """Prepared TFDS data sets, made here without a network."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.data import sources
+from moco_tf.data import sources, specs
+from tests import ugly_names
 from tests.data.tfds_sets import COUNT, picture, prepare
 
 
@@ -86,7 +89,7 @@ def test_folders_of_a_spec_are_made_absolute(prepared, monkeypatch):
         (f"tiny/train@{folder}", f"tiny/train@{prepared}"),
         ("tiny/train", "tiny/train"),
     ):
-        assert sources.absolute(f"tfds:{spec}") == f"tfds:{expected}"
+        assert specs.absolute(f"tfds:{spec}") == f"tfds:{expected}"
 
 
 def test_the_order_is_that_of_the_files(tmp_path):
@@ -197,3 +200,21 @@ def test_a_file_lost_later_fails_in_image_and_not_in_records(tmp_path):
     record = source.records(tf.constant([3], tf.int64))[0]
     with pytest.raises(tf.errors.InvalidArgumentError):
         source.image(record)
+
+
+@pytest.mark.parametrize("name", ["a@b", "a:b,[c]", ugly_names.WORST])
+def test_a_data_set_lies_in_a_folder_of_any_name(name, prepared, tmp_path):
+    folder = ugly_names.make(tmp_path, name)
+    shutil.copytree(prepared / "tiny", folder / "tiny")
+    for spec in (
+        f"tiny/train@{folder}",
+        f"{folder}/tiny/1.2.0/train",
+        f"{folder}/tiny/train",
+    ):
+        source = sources.open_source(f"tfds:{spec}")
+        assert len(source) == COUNT
+        assert sorted(numbers(source, [0, 24])) == sorted(
+            numbers(sources.open_source(f"tfds:tiny/train@{prepared}"), [0, 24])
+        )
+        assert source.labels.shape == (COUNT,)
+        assert source.name(0)
