@@ -47,7 +47,8 @@ SMALL = (
     "--config.checkpoint.every_steps=125",
     "--config.log.every_steps=250",
 )
-TIMES = ("images_per_second", "input_wait_share")  # columns that may differ
+# Columns that may differ.
+TIMES = ("images_per_second", "input_wait_share", "time")
 GROWTH = 0.05  # of the memory after a fifth of the steps, at most
 
 

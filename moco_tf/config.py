@@ -80,11 +80,11 @@ def load(
         )
     values = _fill(values, command)
     fields = _fields(values, command)
-    missing = sorted(set(fields) - set(values))
-    if missing:
+    lacking = missing(values, command)
+    if lacking:
         raise ValueError(
             f"A configuration must hold every field of {command}. {name} "
-            f"lacks {', '.join(missing)}."
+            f"lacks {', '.join(lacking)}."
         )
     for field, text in overrides.items():
         values[field] = config_schema.parse(fields, field, text)
@@ -236,6 +236,11 @@ def flatten(tree, prefix=""):
         else:
             flat[prefix + key] = value
     return flat
+
+
+def missing(values, command="pretrain"):
+    """The fields of a command that "section.key" -> value lacks, sorted."""
+    return sorted(set(_fields(values, command)) - set(values))
 
 
 def _fields(values, command):

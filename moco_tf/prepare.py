@@ -237,6 +237,7 @@ def verify(folder, stream=None):
         raise ValueError(
             "Every image of a cache must have the checksum it was written "
             f"with. In {str(folder)!r} {len(damaged)} of {len(cache)} differ: "
-            f"{shown}. Remove the folder and prepare it again."
+            f"{shown}. Prepare it again with another --path, and keep this "
+            "folder until that is done."
         )
     return len(cache)

@@ -186,7 +186,7 @@ def _agree(config, data, workdir, strategy, guard):
       ValueError: on a worker with another configuration or other data than the
         chief's, or that does not see the chief's workdir.
     """
-    path = checkpoints.latest(workdir) if guard.is_chief else None
+    path = checkpoints.resumed(workdir) if guard.is_chief else None
     if guard.cluster is None:
         return path
     step = checkpoints.read_meta(path)["step"] if path else -1
@@ -216,11 +216,8 @@ class Files:
 
     @staticmethod
     def check(workdir):
-        """Reads the files of a run that goes on; a damaged one is refused."""
-        path = workdir / "metrics.csv"
-        if path.exists():
-            metrics_csv.read(path)
-        health.read(workdir / "warnings.csv")
+        """Refuses the files of a later version, or without a header."""
+        metrics_csv.check(workdir / "metrics.csv")
 
     def __init__(self, plan, workdir, step):
         self.workdir, self.step = workdir, step

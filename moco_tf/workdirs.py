@@ -10,7 +10,6 @@ them belong to who writes them.
 """
 
 import contextlib
-import csv
 import datetime
 import errno
 import functools
@@ -27,7 +26,7 @@ import ml_collections
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem, paths, resuming
+from moco_tf import filesystem, paths, records, resuming, state_files
 from moco_tf.data import listing, specs
 
 _PACKAGES = (
@@ -39,8 +38,9 @@ _PACKAGES = (
     "numpy",
 )
 
-# Of an OSError: there is no room.
+_RESULT = "result.json"  # of a task
 _ANY = "surrogateescape"  # names need not be text
+# Of an OSError: there is no room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -64,7 +64,7 @@ def hold(workdir):
         # A process whose start was refused has just removed this file.
         if not locked or not _is_file(file, workdir / "lock"):
             file.seek(0)
-            holder = file.read().decode() or "another process"
+            holder = file.read().decode(errors="replace") or "another process"
             raise ValueError(
                 "Only one process at a time may write to a workdir. Received "
                 f"{str(workdir)!r}, which {holder} holds. Wait until it has "
@@ -105,7 +105,11 @@ def _open_lock(workdir, stack):
             if not folder.exists():
                 folder.mkdir(exist_ok=True)
                 undo(functools.partial(_remove_empty, folder))
-        is_new = not path.exists()
+        is_new = not os.path.lexists(path)
+        damage = "" if is_new else state_files.look(path, may_be_empty=True)
+        if damage:
+            remedy = "Move it away: nothing of the run is in it."
+            raise state_files.Damaged(path, damage, remedy)
         # Without a buffer: closing after a full disk must not write.
         file = stack.enter_context(path.open("a+b", buffering=0))
     except OSError as error:
@@ -162,13 +166,14 @@ def check(
       ValueError: if the run in the workdir was started otherwise.
     """
     workdir = pathlib.Path(workdir)
-    if (workdir / "config.json").is_file():
+    if os.path.lexists(workdir / "config.json"):
         _check_resumable(config, workdir, fingerprint, extend, command)
         _check_encoder(workdir, encoder)
-    elif (workdir / "checkpoints").is_dir():
+    elif any(os.path.lexists(workdir / x) for x in ("checkpoints", _RESULT)):
         raise ValueError(
-            "A workdir with checkpoints must hold their config.json. Received "
-            f"{str(workdir)!r} without one. Pass another folder."
+            "A workdir with checkpoints or a result must hold their "
+            "config.json. Received "
+            f"{str(workdir)!r} without one. {records.way_back(workdir)}"
         )
 
 
@@ -184,10 +189,15 @@ def save(
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    begun = (workdir / "config.json").is_file()
     for name, images in listings:
         path = workdir / f"{name}.npz"
-        if images and not (begun and path.is_file()):
+        if images:  # none where the file has them
+            if os.path.lexists(path):
+                other = state_files.set_aside(path)
+                state_files.warn(
+                    f"{path} lists no images; it is kept as {other}, and those "
+                    "of this start are listed anew"
+                )
             listing.write(path, images)
     names = resuming.SOURCES[command]
     values = configs.flatten(config.to_dict())
@@ -201,10 +211,15 @@ def save(
         "sources": {name: specs.absolute(values[name]) for name in names},
         "config": config.to_dict(),
     }
-    write_json(workdir / "config.json", saved)
     path = workdir / "environment.json"
-    starts = read_json(path)["starts"] if path.is_file() else []
-    write_json(path, {"starts": [*starts, describe()]})
+    try:
+        starts = records.read_starts(workdir)
+    except state_files.Damaged as error:
+        starts, other = [], state_files.set_aside(path)
+        state_files.warn(f"{error} It is kept as {other}; a new one begins")
+    state_files.write_json(workdir / "config.json", saved, with_format=True)
+    starts = {"starts": [*starts, describe()]}
+    state_files.write_json(path, starts, with_format=True)
 
 
 class RunData(NamedTuple):
@@ -263,7 +278,7 @@ def restore_source(
     """
     workdir, now = pathlib.Path(workdir), source.fingerprint()
     path = workdir / "config.json"
-    saved = read_json(path) if path.is_file() else {}
+    saved = records.read_saved(workdir) if os.path.lexists(path) else {}
     width = len(now)
     before = saved.get("data_fingerprint", "")[width * place :][:width]
     file = workdir / f"{name}.npz"
@@ -271,11 +286,11 @@ def restore_source(
         source = _as_earlier(source, before)
         now = source.fingerprint()
     if before in ("", now):
-        is_listed = before and file.is_file()
+        is_listed = before and _is_listing(file)
         return RunData(source, now, None if is_listed else source.listing())
     listed = source.listing()
     was = saved.get("sources", {}).get(field, "")
-    images = listing.read(file) if file.is_file() else None
+    images = _read_listing(file, was) if os.path.lexists(file) else None
     then = f"{len(images.names)} images then and " if images else ""
     numbers = f"{then}{len(source)} now"
     if listed is None or images is None:
@@ -309,6 +324,20 @@ def _as_earlier(source, fingerprint):
     return earlier if earlier.fingerprint() == fingerprint else source
 
 
+def _read_listing(path, was):
+    """The images that a run began with; `was`: where they lay."""
+    try:
+        return listing.read(path)
+    except ValueError as error:
+        raise state_files.Damaged(
+            path,
+            f"cannot be read ({error.__cause__})",
+            "It tells which images have changed since the run began. Bring "
+            "back a copy of it, or the images as they were "
+            f"({paths.shown(was)}): then it is not needed, and made anew.",
+        ) from error
+
+
 def _other_images(workdir, field, was, numbers):
     """The error of a run that finds other images than it began with."""
     remedy = f" (--config.{field}={paths.quote(was)})" if was else ""
@@ -322,12 +351,20 @@ def _other_images(workdir, field, was, numbers):
 
 def _unreadable_names(path):
     """Names of images that a run could not read, a set of bytes."""
-    if not path.is_file():
-        return set()
-    with path.open(newline="", encoding="utf-8", errors=_ANY) as file:
-        rows = list(csv.DictReader(file))
-    names = [row.get("name") or "" for row in rows]
-    return {name.encode("utf-8", _ANY) for name in names}
+    try:
+        rows, *_ = state_files.read_table(path, ["name"])
+    except state_files.Damaged:
+        return set()  # or there is none; the log itself says so
+    return {row["name"].encode("utf-8", _ANY) for row in rows}
+
+
+def _is_listing(path):
+    """Whether a file lists images; one that cannot be read is made anew."""
+    try:
+        listing.read(path)
+    except ValueError:
+        return False
+    return True
 
 
 def locate(
@@ -347,10 +384,10 @@ def locate(
       ValueError: for the folder of another command, or a damaged config.json.
     """
     path = pathlib.Path(workdir) / "config.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return config
     load_saved(workdir, command)  # refuses what is damaged
-    saved = read_json(path)
+    saved = records.read_saved(workdir)
     given = configs.flatten(saved["config"])
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -373,8 +410,7 @@ def _noted_sources(saved, workdir, command):
     given = {n: given[n] for n in resuming.SOURCES[command] if n in given}
     noted = saved.get("sources")
     if noted is None:  # an earlier version noted the folder of each start
-        path = pathlib.Path(workdir) / "environment.json"
-        starts = read_json(path)["starts"] if path.is_file() else []
+        starts = records.known_starts(workdir)
         folder = starts[-1].get("directory", "") if starts else ""
         noted = {n: specs.absolute(spec, folder) for n, spec in given.items()}
     return {
@@ -393,20 +429,32 @@ def load_saved(workdir, command="pretrain"):
       ValueError: if there is none, of this command, or it is damaged.
     """
     path = pathlib.Path(workdir) / "config.json"
-    saved = read_json(path)
-    try:
-        if saved.get("command", "pretrain") != command:
-            raise ValueError(
-                f"{path} must be of the command {command}. Received one of "
-                f"{saved['command']}. Give another folder."
-            )
-        values = configs.flatten(saved["config"])
-        values |= _noted_sources(saved, path.parent, command)
-        return configs.build(values, command)
-    except (KeyError, TypeError, AttributeError):
+    saved = records.read_saved(workdir)
+    if saved.get("command", "pretrain") != command:
         raise ValueError(
-            f"{path} is not the config.json of a run: it has no configuration."
-        ) from None
+            f"{path} must be of the command {command}. Received one of "
+            f"{saved['command']}. Give another folder."
+        )
+    try:
+        values = configs.flatten(saved["config"])
+        config = configs.build(values, command)
+        missing = configs.missing(configs.flatten(config.to_dict()), command)
+        if not missing:
+            return config
+        raise ValueError(f"It lacks {', '.join(missing)}.")
+    except ValueError as error:
+        version = saved.get("moco_tf", "")
+        if not state_files.is_later(version, moco_tf.__version__):
+            raise state_files.Damaged(
+                path,
+                "has no configuration",
+                f"{error} {records.way_back(workdir)}",
+            ) from error
+        raise state_files.LaterVersion(
+            f"{path} is of moco_tf {version}, later than this one, "
+            f"{moco_tf.__version__}, which cannot read it: {error} Use the "
+            "version that wrote it."
+        ) from error
 
 
 def identity(config, fingerprint):
@@ -453,7 +501,7 @@ def _version(name):
 
 def _check_encoder(workdir, encoder):
     """Refuses a task in a folder that holds one of another encoder."""
-    before = read_json(workdir / "config.json").get("encoder", "")
+    before = records.read_saved(workdir).get("encoder", "")
     if before != encoder:
         raise ValueError(
             f"{workdir} was started with another encoder: {before[:16]!r} "
@@ -473,24 +521,10 @@ def _check_resumable(config, workdir, fingerprint, extend, command):
         )
     if words := resuming.describe_extension(saved, config):
         print(words)
-    before = read_json(workdir / "config.json").get("data_fingerprint", "")
+    before = records.read_saved(workdir).get("data_fingerprint", "")
     if before and before != fingerprint:
         raise ValueError(
             f"The run in {workdir} was started on other data: its source has "
             "changed since (files added, removed or replaced). Restore it, or "
             "pass another folder."
         )
-
-
-def read_json(path):
-    """Reads a file; raises ValueError that names it if it cannot."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def write_json(path, value):
-    """Writes a JSON file, complete or not at all."""
-    with filesystem.atomic_file(path) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n")

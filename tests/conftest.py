@@ -80,6 +80,7 @@ reporting/test_page.py
 reporting/test_samples_encoded.py
 evaluation/test_strays.py
 data/test_tfds_records.py
+test_damaged_state.py
 data/test_stream.py
 data/test_views.py
 test_bazel_offline.py

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "moco_tf"
 ROOMS = {
     "foundation": (
         "config_schema", "file_kinds", "filesystem", "naming", "paths",
-        "standard_error",
+        "standard_error", "state_files",
     ),
     "cluster": (),
     "data": (),
@@ -28,7 +28,7 @@ ROOMS = {
     "methods": (),
     "monitoring": (),
     "training": (),
-    "config": ("config", "resuming", "workdirs"),
+    "config": ("config", "records", "resuming", "workdirs"),
     "plan": ("plan",),
     "evaluation": (),
     "reporting": (),

@@ -64,7 +64,7 @@ def test_a_flipped_bit_of_an_image_is_found_by_name(images, tmp_path, capsys):
         prepared_caches.flip(cache / "images.bin", rows["offset"][index] + 323)
     assert cli.run(["prepare", "--verify", f"--path={cache}"]) == 1
     message = capsys.readouterr().err
-    assert "2 of 10 differ: a/4.png, b/2.png. Remove the folder" in message
+    assert "2 of 10 differ: a/4.png, b/2.png. Prepare it again" in message
 
 
 def test_a_folder_with_other_files_is_refused_and_untouched(images, capsys):

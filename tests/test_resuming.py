@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import resuming, workdirs
+from moco_tf import resuming, state_files, workdirs
 
 
 def load(name="moco_cifar10", command="pretrain", **overrides):
@@ -99,10 +99,10 @@ def test_values_are_compared_by_what_they_mean(tmp_path):
 def test_a_field_of_a_later_version_has_its_value_from_the_base(tmp_path):
     workdirs.save(load(), tmp_path)
     path = tmp_path / "config.json"
-    saved = workdirs.read_json(path)
+    saved = state_files.read_json(path)
     del saved["config"]["model"]["recompute"]
     del saved["config"]["data"]["strength"]
-    workdirs.write_json(path, saved)
+    state_files.write_json(path, saved)
     assert changed(workdirs.load_saved(tmp_path), load()) == []
 
 

@@ -44,7 +44,7 @@ def test_the_environment_of_a_package_that_is_missing_is_none(monkeypatch):
 
 def test_a_damaged_saved_configuration_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"config": ')
-    with pytest.raises(ValueError, match="config.json cannot be read"):
+    with pytest.raises(ValueError, match="config.json is cut off after 11 ch"):
         workdirs.load_saved(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not the config.json of a run"):

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-_TIMED = ("images_per_second", "input_wait_share", "seconds", "bytes")
+_TIMED = ("images_per_second", "input_wait_share", "time", "seconds", "bytes")
 
 
 def readable(path):

@@ -58,6 +58,7 @@ def _doctor(options, config):
         from moco_tf.doctor import examination, table
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)  # whose notices would come between rows
     prove = options.prove == "always"
     if options.prove == "auto":
         prove = bool(tf.config.list_logical_devices("GPU"))

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import filesystem, paths
+from moco_tf import filesystem, paths, state_files
 from moco_tf.data import file_bytes, listing
 
 FORMAT = 2  # 1 had no checksum of about.json
@@ -50,6 +50,10 @@ ROW = np.dtype(
     ]
 )
 LOG_HEADER = ("place", "name", "reason")
+_REMEDY = (
+    "Prepare it again with another --path, and keep this folder until that is "
+    "done."
+)
 _ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
 _GROWING = FILES[1:]  # appended to until the cache is finished
 _COMMIT_BYTES = 64 * 2**20
@@ -345,7 +349,7 @@ class Writer:
                 raise ValueError(
                     "An unfinished cache must have what it has committed. "
                     f"{str(self._folder / name)!r} is shorter than {size} "
-                    "bytes. Remove the folder and start anew."
+                    f"bytes. {_REMEDY}"
                 )
             file.truncate(size)
             file.seek(size)
@@ -469,18 +473,16 @@ def read_about(folder):
       ValueError: for one of another format, or damaged.
     """
     path = pathlib.Path(folder) / ABOUT
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        about = json.loads(path.read_text(encoding="ascii"))
-        known = about["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"{ABOUT} cannot be read: {error!r}") from error
-    if not known:
+    about = state_files.read_object(path, _REMEDY)
+    if "format" not in about:
+        raise state_files.Damaged(path, "is of no prepared cache", _REMEDY)
+    if about["format"] != FORMAT:
         raise ValueError(
             f"A prepared cache must be of format {FORMAT}. Received format "
             f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
-            "version, in another folder."
+            "version, in another folder, or use the version that wrote it."
         )
     if about.pop("sha256_of_this", None) != _digest_of_about(about):
         raise _damaged(folder, f"the checksum of {ABOUT} differs")
@@ -533,5 +535,5 @@ def _encode_log(values):
 def _damaged(folder, damage):
     return ValueError(
         "A prepared cache must have all its files, undamaged. In "
-        f"{str(folder)!r} {damage}. Remove the folder and prepare it again."
+        f"{str(folder)!r} {damage}. {_REMEDY}"
     )

@@ -3,18 +3,20 @@
 import collections
 import csv
 import math
+import os
 import pathlib
 import re
 
 import tensorflow as tf
 
-from moco_tf import file_kinds
+from moco_tf import file_kinds, filesystem, state_files
 from moco_tf.data import host_decode
 
 _BYTES = re.compile(r"\bb'([^']*)'")
 _NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
 # What reading an image may raise; the second, where its name is no text.
 FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+_HEADER = ("name", "reason", "first_step")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
 
 
@@ -43,14 +45,33 @@ class UnreadableLog:
         self.max_fraction = max_fraction
         self.named = set()
         self._reasons: collections.Counter = collections.Counter()
-        if self.path.exists():
-            with self._open("r") as file:
-                for row in csv.DictReader(file):
-                    self._note(row["name"], row["reason"])
+        if os.path.lexists(self.path):
+            self._take_up()
+
+    def _take_up(self):
+        """Reads the log; what is no line of it is set aside with the file."""
+        try:
+            rows, bad, torn = state_files.read_table(self.path, _HEADER)
+        except state_files.Damaged as error:
+            other = state_files.set_aside(self.path)
+            state_files.warn(f"{error} It is kept as {other}; a new one begins")
+            return
+        for row in rows:
+            self._note(row["name"], row["reason"])
+        if bad:
+            other = state_files.set_aside(self.path)
+            state_files.warn(
+                f"{self.path}: {state_files.in_words(bad)} cannot be read; it "
+                f"is kept as {other}, and the other lines stay"
+            )
+        if bad or torn:
+            lines = [[row[name] for name in _HEADER] for row in rows]
+            with filesystem.atomic_file(self.path) as part:
+                _append(part, lines)
 
     def _note(self, name, reason):
         self.named.add(name)
-        self._reasons[without_path(reason or "")] += 1
+        self._reasons[without_path(reason)] += 1
 
     def add(self, steps):
         """Names the unreadable samples of steps that had some.
@@ -72,11 +93,7 @@ class UnreadableLog:
                     if reason:
                         self._note(name, reason)
                         rows.append([name, reason, step + 1])
-        with self._open("a") as file:
-            writer = csv.writer(file)
-            if not file.tell():
-                writer.writerow(["name", "reason", "first_step"])
-            writer.writerows(rows)
+        _append(self.path, rows)
 
     def check(self, unreadable, seen, session=None):
         """Stops a run that meets too many unreadable samples.
@@ -111,11 +128,17 @@ class UnreadableLog:
     def _is_above(self, unreadable, seen):
         return unreadable > self.max_fraction * max(seen, _FLOOR)
 
-    def _open(self, mode):
-        """The log; a file name need not be text, so its bytes are kept."""
-        return self.path.open(
-            mode, newline="", encoding="utf-8", errors="surrogateescape"
-        )
+
+def _append(path, rows):
+    """Appends lines to a log, behind its header."""
+    # A file name need not be text, so its bytes are kept.
+    with path.open(
+        "a", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        writer = csv.writer(file)
+        if not file.tell():
+            writer.writerow(_HEADER)
+        writer.writerows(rows)
 
 
 def without_path(reason):

@@ -23,12 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import moco_tf
-from moco_tf import file_kinds, filesystem, naming, paths
+from moco_tf import file_kinds, filesystem, naming, paths, state_files
 from moco_tf.data import sources, specs, views
 from moco_tf.evaluation import features, frozen
 
 GROUP_ROWS = 4096  # 2048 features of so many rows take 32 MB
+_BLOCK = 2**24  # bytes that are read at once
 _METADATA = "moco_tf"  # key of the JSON in a Parquet schema
+_REMEDY = (
+    "Move it away, and write it again with the same command of `moco-tf embed`."
+)
 # The content of a file is a function of these entries of its metadata.
 _IDENTITY = ("encoder", "fingerprint", "layers")
 
@@ -230,25 +234,20 @@ def load(path):
       ValueError: for a file that is not there, or not such a file.
     """
     path = check_path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ValueError(
             f"There is no file of embeddings {str(path)!r}. `moco-tf embed` "
             "writes one."
         )
+    if damage := state_files.look(path):
+        raise state_files.Damaged(path, damage, _REMEDY)
     try:
         return Embeddings(*_READERS[path.suffix](path))
-    except (
-        TypeError,  # a bare array
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        OSError,
-        ValueError,  # pyarrow's errors are of this class too
-    ) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a complete file of embeddings: {error}."
-            f"{file_kinds.substitute(path)} Write it again with "
-            "`moco-tf embed`."
+    except (AttributeError, *features.DAMAGED_ARRAY) as error:
+        raise state_files.Damaged(
+            path,
+            f"is not a complete file of embeddings: {error}".rstrip("."),
+            f"{file_kinds.substitute(path)} {_REMEDY}".strip(),
         ) from error
 
 
@@ -299,6 +298,9 @@ def _map_npz(path, name, count):
     """Maps an array of an .npz file from the disk, float32 [count, F]."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
+        with archive.open(entry) as member:  # compares the checksum at its end
+            while member.read(_BLOCK):
+                continue
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed and cannot be mapped")
     with open(path, "rb") as file:
@@ -341,7 +343,9 @@ def _write_parquet(path, embeddings):
     # By an open file: pyarrow would take some names as addresses.
     with (
         open(path, "wb") as output,
-        pa.parquet.ParquetWriter(output, schema) as file,
+        pa.parquet.ParquetWriter(
+            output, schema, write_page_checksum=True
+        ) as file,
     ):
         for start in range(0, len(embeddings.index), GROUP_ROWS):
             group = slice(start, start + GROUP_ROWS)
@@ -371,14 +375,18 @@ def _read_parquet(path):
       ValueError, KeyError, OSError: for another file.
     """
     with paths.plain(path) as plain:
-        file = pa.parquet.ParquetFile(os.path.abspath(plain), memory_map=True)
+        file = pa.parquet.ParquetFile(
+            os.path.abspath(plain),
+            memory_map=True,
+            page_checksum_verification=True,
+        )
     metadata = file.schema_arrow.metadata or {}
     about = json.loads(metadata[_METADATA.encode()])
     classes = about.pop("class_names")
     known = {"index", "name", "label"} & set(file.schema_arrow.names)
     table = file.read(columns=sorted(known))
     return (
-        {layer: _ParquetRows(file, layer) for layer in about["layers"]},
+        {layer: _ParquetRows(path, file, layer) for layer in about["layers"]},
         table["index"].to_numpy(),
         table["name"].to_pylist(),
         table["label"].to_numpy() if "label" in known else None,
@@ -393,7 +401,7 @@ class _ParquetRows:
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, file, layer):
+    def __init__(self, path, file, layer):
         kind = file.schema_arrow.field(layer).type
         if not (
             pa.types.is_fixed_size_list(kind)
@@ -403,7 +411,7 @@ class _ParquetRows:
                 f"{layer} must be lists of float32 of one size; received {kind}"
             )
         self.shape = (file.metadata.num_rows, kind.list_size)
-        self._file, self._layer = file, layer
+        self._path, self._file, self._layer = path, file, layer
         groups = range(file.num_row_groups)
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
         self._starts = np.cumsum([0, *sizes])
@@ -424,7 +432,13 @@ class _ParquetRows:
 
     def _group(self, group):
         if self._newest[0] != group:
-            column = self._file.read_row_group(group, [self._layer]).column(0)
+            try:
+                table = self._file.read_row_group(group, [self._layer])
+            except (OSError, ValueError) as error:
+                raise state_files.Damaged(
+                    self._path, f"is damaged: {error}".rstrip("."), _REMEDY
+                ) from error
+            column = table.column(0)
             values = column.combine_chunks().flatten().to_numpy()
             self._newest = (group, values.reshape(-1, self.shape[1]))
         return self._newest[1]

@@ -9,21 +9,33 @@ kill:
 The names are digests of the weights and of the data, so a changed encoder or
 data set never meets old features. A .npy file has room for all images; its
 first `rows` rows are filled. state.json holds `rows` and `next`, the image
-at which a killed extraction goes on.
+at which a killed extraction goes on, and at the end the checksums of the rows.
+Files that do not fit these are set aside, and the images encoded again.
 """
 
 import json
 import os
 import pathlib
+import struct
+import tokenize
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from moco_tf import filesystem
+from moco_tf import filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
 
+# What a damaged .npy or .npz file may end in: headers are read as Python.
+DAMAGED_ARRAY = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError),
+    *(tokenize.TokenError, struct.error, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+_CHECKED = 2**26  # bytes of rows whose checksum is computed at once
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 # AutoGraph's reading of the source is most of the time to the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -320,11 +332,12 @@ def extract_to_disk(
       ValueError: when no image can be read.
       OSError: before the first image, if there is no room for the features.
 
-    Side effects: writes below `folder`.
+    Side effects: writes below `folder`; files there that are damaged are set
+    aside.
     """
     path = _folder_of(frozen, source, folder, tag)
     path.mkdir(parents=True, exist_ok=True)
-    state = _read_state(path)
+    state = _take_up(path, frozen, source)
     if state["next"] < len(source):
         if batches is None:
 
@@ -348,9 +361,13 @@ def load_from_disk(frozen, source, folder):
       StoredFeatures, or None where `extract_to_disk` would encode images.
     """
     path = _folder_of(frozen, source, folder, "")
-    state = _read_state(path)
-    if state["rows"] and state["next"] >= len(source):
-        return _open(path, frozen, source, state)
+    try:
+        state = _read_state(path)
+        if state["rows"] and state["next"] >= len(source):
+            _check_arrays(path, frozen, source, state)
+            return _open(path, frozen, source, state)
+    except state_files.Damaged:
+        pass  # `extract_to_disk` says so, and makes them anew
     return None
 
 
@@ -390,6 +407,9 @@ def _extract(frozen, source, path, state, batch_size, batches):
     if not state["rows"]:
         return  # nothing could be read: the next start tries again
     state["next"] = len(source)
+    state["crc32"] = {
+        name: _checksum(array, state["rows"]) for name, array in arrays.items()
+    }
     _save(path, arrays, state)
 
 
@@ -425,14 +445,80 @@ def _save(folder, arrays, state):
         array.flush()
     path = folder / "state.json"
     with filesystem.atomic_file(path, per_process=True) as part:
-        part.write_text(json.dumps(state))
+        part.write_text(json.dumps({"format": state_files.FORMAT, **state}))
 
 
 def _read_state(folder):
+    """How far an extraction came.
+
+    Raises:
+      Damaged: if state.json cannot be read.
+    """
     path = folder / "state.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    return {"next": 0, "rows": 0}
+    if not os.path.lexists(path):
+        return {"next": 0, "rows": 0}
+    state = state_files.read_json(path)
+    if not all(type(state.get(name)) is int for name in ("next", "rows")):
+        raise state_files.Damaged(path, "does not say how many rows there are")
+    return state
+
+
+def _take_up(folder, frozen, source):
+    """How far an earlier extraction came, whose files are as it left them.
+
+    Side effects: what is damaged is set aside, for the images to be encoded
+    again: all rows are of one extraction.
+    """
+    try:
+        state = _read_state(folder)
+        _check_arrays(folder, frozen, source, state)
+        return state
+    except state_files.Damaged as error:
+        other = state_files.set_aside(folder)
+        state_files.warn(
+            f"{error} The features are extracted again; the others are kept "
+            f"in {other}, which may be removed"
+        )
+        folder.mkdir()
+        return {"next": 0, "rows": 0}
+
+
+def _check_arrays(folder, frozen, source, state):
+    """Compares the arrays with what state.json says of them.
+
+    Raises:
+      Damaged: naming a file that is missing, of another shape or changed.
+    """
+    known = state.get("crc32", {})  # not before the end; earlier versions: none
+    for name in ("index", *frozen.layers):
+        path = folder / f"{name}.npy"
+        if not state["rows"] and not os.path.lexists(path):
+            continue
+        if damage := state_files.look(path):
+            raise state_files.Damaged(path, damage)
+        try:
+            array = np.load(path, mmap_mode="r")
+        except DAMAGED_ARRAY as error:
+            words = f"is no array of NumPy: {error}".rstrip(".")
+            raise state_files.Damaged(path, words) from error
+        rank = 1 if name == "index" else 2
+        if array.ndim != rank or len(array) != len(source):
+            words = f"has the shape {array.shape}, for {len(source)} images"
+            raise state_files.Damaged(path, words)
+        count = state["rows"]
+        if name in known and _checksum(array, count) != known[name]:
+            raise state_files.Damaged(path, "has changed since it was written")
+
+
+def _checksum(array, count):
+    """CRC-32 of the first rows of an array, int."""
+    row = max(1, array[:1].nbytes)
+    step = max(1, _CHECKED // row)
+    value = 0
+    for first in range(0, count, step):
+        rows = np.ascontiguousarray(array[first : min(first + step, count)])
+        value = zlib.crc32(rows.data.cast("B"), value)
+    return value
 
 
 def _open(folder, frozen, source, state):

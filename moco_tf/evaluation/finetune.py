@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import paths, plan, workdirs
+from moco_tf import paths, plan, state_files, workdirs
 from moco_tf.data import sources, stream, views
 from moco_tf.evaluation import (
     accuracy,
@@ -24,6 +24,9 @@ from moco_tf.evaluation import (
 )
 from moco_tf.models import batch_norm, encoder, heads, inputs
 from moco_tf.training import checkpoints, optimizers
+
+# Of result.json, in what is printed.
+_SHOWN = ("init", "labels", "train_images", "epoch")
 
 
 def run(
@@ -68,7 +71,12 @@ def run(
     check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
     start = load_start(config, run_config, workdir, checkpoint, strategy)
     with supervised.open_result(
-        config, output, labelled, "finetune", start.identity
+        config,
+        output,
+        labelled,
+        "finetune",
+        start.identity,
+        fields=_SHOWN,
     ) as (result, begin):
         if result:
             print(f"This fine-tuning is finished: {paths.shown(output)}.")
@@ -119,11 +127,11 @@ def _train(config, start, sets, output, strategy, begin):
         "held_out_images": len(held_out),
         "held_out_top1": evaluate() if len(held_out) else None,
         "classes": classes,
-        "epoch": checkpoints.read_meta(checkpoint)["epoch"],
+        "epoch": int(method.step.numpy()) / batches.steps_per_epoch,
         "unreadable_test_images": len(skipped),
         **accuracy.summary(logits, labels),
     }
-    workdirs.write_json(output / "result.json", result)
+    state_files.write_json(output / "result.json", result)
     accuracy.write_confusion(
         output, logits.argmax(axis=1), labels, labelled.names
     )

@@ -7,15 +7,17 @@ that need a run's encoder itself.
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import paths, plan, workdirs
+from moco_tf import paths, plan, state_files, workdirs
 from moco_tf.data import views
 from moco_tf.models import encoder as encoders
+from moco_tf.models import saved_models
 from moco_tf.training import checkpoints, distribution
 
 LAYERS = ("backbone", "projection")
@@ -138,7 +140,7 @@ def load_config(workdir):
     Raises:
       ValueError: if the workdir holds no run.
     """
-    if not (pathlib.Path(workdir) / "config.json").is_file():
+    if not os.path.lexists(pathlib.Path(workdir) / "config.json"):
         raise ValueError(
             "A workdir must hold the config.json of a pre-training run. "
             f"Received {str(workdir)!r} without one. Give the --workdir of "
@@ -157,11 +159,19 @@ def find_checkpoint(workdir, checkpoint):
     Raises:
       ValueError: if there is no such complete checkpoint; names those that
         the run has.
+
+    Side effects: warns of later checkpoints that "latest" passes over.
     """
     complete = checkpoints.complete(workdir)
     steps = {str(step): path for step, path in complete}
     if checkpoint == "latest":
         path = checkpoints.latest(workdir)
+        for _, torn in checkpoints.without_meta(workdir):
+            if path and torn.name > path.name:
+                state_files.warn(
+                    f"{torn} has no meta.json and is passed over: {path.name} "
+                    "is taken as the latest"
+                )
     elif checkpoint == "best":
         path = checkpoints.best(workdir)
     elif str(checkpoint) in steps:
@@ -170,6 +180,13 @@ def find_checkpoint(workdir, checkpoint):
         path = paths.expand(checkpoint)
         path = path if (path / "meta.json").is_file() else None
     if path is None:
+        torn = checkpoints.folder(workdir) / "best"
+        if checkpoint != "best":
+            torn = pathlib.Path(checkpoint)
+            for step, folder in checkpoints.without_meta(workdir):
+                torn = folder if str(step) == str(checkpoint) else torn
+        if os.path.lexists(torn / "state.index"):
+            checkpoints.read_meta(torn)  # says what is wrong with it
         existing = ", ".join(steps) or "none"
         remedy = "Give the --workdir of a run that has saved one."
         if steps:
@@ -211,7 +228,9 @@ def _open_saved_model(path, recipe_name, image_size):
         raise ValueError(
             "The views of a SavedModel must be known, for its normalisation: "
             f"one of {', '.join(views.RECIPES)}. Received "
-            f"views={recipe_name!r}. Pass one of them by --views."
+            f"views={recipe_name!r} for {str(path)!r}, and there is no "
+            "model_card.json beside it, as an export has. Pass one of them by "
+            "--views."
         )
     recipe = views.RECIPES[recipe_name]
     weights, call, input_shape = _load_model(path)
@@ -261,24 +280,22 @@ def read_preprocessing(folder):
       another program wrote.
     """
     path = folder / "model_card.json"
-    card = workdirs.read_json(path) if path.is_file() else {}
-    values = card.get("preprocessing") if isinstance(card, dict) else {}
+    if not os.path.lexists(path):
+        return {}
+    remedy = (
+        "The model is another file. Copy the card from where it was exported; "
+        "or move it away, and pass --views and --image_size."
+    )
+    try:
+        values = state_files.read_json(path, remedy).get("preprocessing")
+    except state_files.OtherKind:
+        return {}  # of another program
     return values if isinstance(values, dict) else {}
 
 
 def _keras_model(path):
     """Loads a .keras file that has one image input and Keras' own layers."""
-    try:
-        with paths.plain(path) as plain:
-            model = tf.keras.models.load_model(
-                plain, compile=False, safe_mode=True
-            )
-    except (TypeError, AttributeError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0][:100]
-        raise ValueError(
-            "A .keras file to be evaluated must be of Keras' own layers. "
-            f"Received {str(path)!r} ({reason}). Save it as a SavedModel."
-        ) from error
+    model = saved_models.load_keras(path)
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
@@ -303,8 +320,7 @@ def _load_model(path):
             lambda x: model(x, training=False),
             model.input_shape,
         )
-    with paths.plain(path) as plain:
-        loaded = tf.saved_model.load(plain)
+    loaded = saved_models.load(path)
     candidates = []
     for name, signature in loaded.signatures.items():
         inputs = signature.structured_input_signature[1]

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import paths, plan, workdirs
+from moco_tf import filesystem, paths, plan, state_files, workdirs
 from moco_tf.data import stream, views
 from moco_tf.evaluation import (
     accuracy,
@@ -29,6 +29,8 @@ from moco_tf.evaluation import (
 from moco_tf.training import optimizers
 
 CHUNK = 65_536  # rows in memory at once: 512 MB of 2048 features
+# Of result.json, in what is printed.
+_SHOWN = "way features feature_size feature_norm rate encoder_weights".split()
 IN_MEMORY = 2**30  # bytes; no more are read once for all epochs
 
 
@@ -69,7 +71,13 @@ def run(
     )
     check(config, encoder, labelled, strategy.num_replicas_in_sync)
     with supervised.open_result(
-        config, output, labelled, "linear", encoder.identity
+        config,
+        output,
+        labelled,
+        "linear",
+        encoder.identity,
+        fields=_SHOWN,
+        files=("linear.npz",),
     ) as (result, begin):
         if result:
             print(f"This probe is finished: {paths.shown(output)}.")
@@ -145,13 +153,17 @@ def check(config, encoder, labelled, replicas):
 
 def _write(output, result, weights, names):
     """Writes result.json and linear.npz (kernel, bias, classes)."""
-    np.savez(
-        output / "linear.npz",
-        kernel=weights[:-1],
-        bias=weights[-1],
-        classes=np.array(names, np.str_),
-    )
-    workdirs.write_json(output / "result.json", result)
+    with (
+        filesystem.atomic_file(output / "linear.npz") as part,
+        open(part, "wb") as file,  # savez would append .npz to a name
+    ):
+        np.savez(
+            file,
+            kernel=weights[:-1],
+            bias=weights[-1],
+            classes=np.array(names, np.str_),
+        )
+    state_files.write_json(output / "result.json", result)
 
 
 def _text(result, output):

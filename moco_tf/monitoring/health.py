@@ -7,9 +7,11 @@ loss at chance, statistics that give the key away, large queues and slow input.
 """
 
 import csv
+import os
 import pathlib
 from typing import NamedTuple
 
+from moco_tf import filesystem, state_files
 from moco_tf.monitoring import listener
 
 _TURNOVERS = 4  # of the queue; before, its first random keys still count
@@ -270,23 +272,32 @@ class WarningLog:
         Side effects: later warnings are dropped; they will come again.
         """
         self._path = pathlib.Path(path)
-        rows = [row for row in read(self._path) if row["step"] <= step]
+        rows, damage = _read(self._path)
+        if damage:
+            other = state_files.set_aside(self._path)
+            state_files.warn(f"{damage}; the file is kept as {other}")
+        rows = [row for row in rows if row["step"] <= step]
         self.names = [row["name"] for row in rows]
-        if self._path.exists():
-            self._write(rows, "w")
+        if damage or self._path.exists():
+            with filesystem.atomic_file(self._path) as part:
+                _append(part, rows)
 
     def add(self, step, warnings):
         """Appends the warnings (Notices) of a step."""
         if warnings:
             rows = [{"step": step, **w._asdict()} for w in warnings]
-            self._write(rows, "a")
+            _append(self._path, rows)
 
-    def _write(self, rows, mode):
-        with self._path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ("step", *Notice._fields))
-            if not file.tell():
-                writer.writeheader()
-            writer.writerows(rows)
+
+def _append(path, rows):
+    """Appends dicts to a warnings.csv, behind its header."""
+    with path.open(
+        "a", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        writer = csv.DictWriter(file, ("step", *Notice._fields))
+        if not file.tell():
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def read(path):
@@ -295,10 +306,30 @@ def read(path):
     Args:
       path: of warnings.csv; without one, there are none. A torn last line is
         left out.
+
+    Side effects: says which lines are damaged and left out.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("text")]
-    return [{**row, "step": int(row["step"])} for row in rows]
+    rows, damage = _read(pathlib.Path(path))
+    if damage:
+        state_files.warn(f"{damage} and are left out")
+    return rows
+
+
+def _read(path):
+    """The rows of warnings.csv, and the damage of others in words or ""."""
+    if not os.path.lexists(path):
+        return [], ""
+    columns = ("step", *Notice._fields)
+    try:
+        table, bad, _ = state_files.read_table(path, columns)
+    except state_files.Damaged as error:
+        return [], f"{error} Its lines cannot be read"
+    # Python's own isdigit takes figures that int does not.
+    good = [
+        {**{name: row[name] for name in columns}, "step": int(row["step"])}
+        for row in table
+        if row["step"].isdecimal() and row["text"]
+    ]
+    lost = len(bad) + len(table) - len(good)
+    damage = f"{path}: {lost} of its lines cannot be read" if lost else ""
+    return good, damage

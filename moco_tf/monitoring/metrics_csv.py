@@ -2,11 +2,14 @@
 
 import math
 import os
+import re
+import time
 from typing import Any
 
-from moco_tf import filesystem
+from moco_tf import filesystem, state_files
 from moco_tf.monitoring import listener
 
+TIME = "time"  # a row's column: when it was written, seconds since 1970
 # Features of an encoder that kNN is measured on: columns "knn_" and their name.
 KNN_LAYERS = ("backbone", "projection")
 COLUMNS = (
@@ -34,7 +37,10 @@ COLUMNS = (
     "key_rank",
     "spread",
     "teacher_entropy",
+    TIME,
 )
+_COLUMN = re.compile(r"[a-z][a-z0-9_]*")
+_TORN = re.compile(r"[a-z0-9_,.+\r-]*")  # what a kill leaves of a line
 
 
 def read(path):
@@ -48,33 +54,99 @@ def read(path):
       columns. A torn last line is left out.
 
     Raises:
-      OSError: if there is no such file. ValueError: if it is damaged.
+      state_files.Damaged: if it is missing or has no header.
+
+    Side effects: lines that are damaged are left out, and a warning names them.
     """
-    header, rows, _ = _parse(path)
+    header, rows, bad, _ = _parse(path)
+    if bad:
+        state_files.warn(
+            f"{path}: {_lines(bad, rows)} cannot be read and are left out"
+        )
     return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
 
 
-def _parse(path):
-    """Reads a file: header, rows of texts, and whether the end is torn."""
-    with open(path, encoding="ascii", newline="") as file:
-        lines = file.read().split("\n")
-    torn = lines.pop() != ""  # a complete file ends with a line break
-    if not lines:
-        return [], [], True
-    header = lines[0].split(",")
-    rows = [line.split(",") for line in lines[1:]]
-    for number, row in enumerate(rows, start=2):
-        try:
-            valid = len(row) == len(header) and int(row[0]) >= 0
-            [_number(text) for text in row]
-        except ValueError:
-            valid = False
-        if not valid:
+def check(path, columns=COLUMNS):
+    """Refuses what MetricsFile would refuse, and changes nothing.
+
+    Args:
+      path: of the CSV file, which may be missing. columns: as of MetricsFile.
+
+    Raises:
+      ValueError: if the file has unknown columns, or no header.
+    """
+    if os.path.lexists(path):
+        header, *_ = _parse(path)
+        known = ("step", *columns)
+        if header and (header[0] != "step" or not set(header) <= set(known)):
             raise ValueError(
-                f"{path} is damaged at line {number}: {','.join(row)!r}. "
-                "Remove the line, or move the file away to start a new one."
+                f"{path} must have the header of this version, "
+                f"{','.join(known)!r}, or of an earlier one. Received "
+                f"{','.join(header)!r}. Go on with the later version that "
+                "wrote it, or move the file away, which keeps it, to start a "
+                "new one."
             )
-    return header, rows, torn
+
+
+def last_time(rows):
+    """When the last of some rows was written, seconds since 1970, or None.
+
+    Args:
+      rows: list of dicts of a file; those of earlier versions have no time.
+    """
+    times = [row[TIME] for row in rows if row.get(TIME) is not None]
+    return times[-1] if times else None
+
+
+def _lines(bad, rows):
+    return f"{state_files.in_words(bad)} of {len(bad) + len(rows) + 1}"
+
+
+def _parse(path):
+    """Reads a file, with line ends of any system.
+
+    Returns:
+      header: list of str. rows: lists of texts, of one length, steps rising.
+      bad: numbers of the lines that are no row; a torn last line is dropped
+      and not among them. stale: whether the file is to be written anew before
+      rows are appended to it.
+    """
+    damage = state_files.look(path, may_be_empty=True)
+    if damage:
+        words = "Move it away: the run goes on without its earlier rows."
+        raise state_files.Damaged(path, damage, words)
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        text = file.read()
+    lines = text.replace("\r\n", "\n").split("\n")
+    torn = lines.pop()  # a complete file ends with a line break
+    stale = torn != "" or "\r" in text or text[:1] == "\ufeff"
+    if not lines and _TORN.fullmatch(text):
+        return [], [], [], True
+    header = (lines or [text])[0].split(",")
+    if not all(map(_COLUMN.fullmatch, header)):
+        words = (
+            "Move it away, which keeps it: the run goes on without its earlier "
+            "rows. Or mend its first line"
+        )
+        raise state_files.Damaged(path, "has a damaged header", f"{words}.")
+    rows: list = []
+    bad: list = []
+    for number, line in enumerate(lines[1:], start=2):
+        row, last = line.split(","), int(rows[-1][0]) if rows else -1
+        good = _is_row(row, len(header)) and int(row[0]) > last
+        rows.append(row) if good else bad.append(number)
+    if not _TORN.fullmatch(torn):
+        bad.append(len(lines) + 1)
+    return header, rows, bad, stale
+
+
+def _is_row(row, count):
+    """Whether texts are the figures of a step."""
+    try:
+        [_number(text) for text in row]
+        return len(row) == count and int(row[0]) >= 0
+    except ValueError:
+        return False
 
 
 def _text(value):
@@ -114,43 +186,48 @@ class MetricsFile(listener.Listener):
           columns: names of the figures; "step" stands before them.
 
         Raises:
-          ValueError: if the file has unknown columns, or a damaged line that is
-            not the last.
+          ValueError: if the file has unknown columns, or no header.
 
-        Side effects: a file of an earlier version gets the newer columns.
+        Side effects: a file of an earlier version gets the newer columns; one
+        with damaged lines is set aside, and its other lines are kept.
         """
         self._path = os.fspath(path)
         self._columns = ("step", *columns)
         self._file: Any = None
         self._last: Any = None
         rows, stale = [], True
-        if os.path.exists(self._path):
-            rows, stale = self._read()
+        if os.path.lexists(self._path):
+            rows, stale = self._open()
         # A file killed while its header was written is torn without rows.
         if stale:
             self._rewrite(rows)
         self._last = rows[-1] if rows else None
         self._file = open(self._path, "a", encoding="ascii", newline="")
 
-    def _read(self):
+    def _open(self):
         """Returns the rows as lists of texts, and whether to write them anew.
 
         A file of an earlier version lacks columns: they are empty.
         """
-        header, rows, torn = _parse(self._path)
+        check(self._path, self._columns[1:])
+        header, rows, bad, stale = _parse(self._path)
         if not header:
             return [], True
-        if header[0] != "step" or not set(header) <= set(self._columns):
-            raise ValueError(
-                f"{self._path} must have the header of this version, "
-                f"{','.join(self._columns)!r}, or of an earlier one. Received "
-                f"{','.join(header)!r}. Move the file away to start a new one."
+        if bad:
+            other = state_files.set_aside(self._path)
+            state_files.warn(
+                f"{self._path}: {_lines(bad, rows)} cannot be read and are "
+                f"left out; the file as it was is kept as {other}"
             )
         older = header != list(self._columns)
         if older:
             named = [dict(zip(header, row, strict=True)) for row in rows]
             rows = [[row.get(c, "") for c in self._columns] for row in named]
-        return rows, torn or older
+        return rows, stale or older or bool(bad)
+
+    def _read(self):
+        """The rows as lists of texts, of the file that is open."""
+        return _parse(self._path)[1]
 
     def _rewrite(self, rows):
         """Replaces the file in one step: readers see the old or the new."""
@@ -166,7 +243,8 @@ class MetricsFile(listener.Listener):
 
         Args:
           row: dict of numbers by column; "step", the finished optimiser
-            steps, is not below the last row's; missing columns are left empty.
+            steps, is not below the last row's; missing columns are left empty,
+            but for the time.
 
         Raises:
           ValueError: for an unknown column or a step before the last row's.
@@ -184,11 +262,13 @@ class MetricsFile(listener.Listener):
                 "metrics.csv rows must come in the order of steps. Received "
                 f"step {step} after step {last}: call cut_back on resume."
             )
+        if TIME in self._columns:
+            row = {TIME: int(time.time()), **row}
         texts = [_text(row.get(column)) for column in self._columns]
         if step == last:
             pairs = zip(texts, self._last, strict=True)
             texts = [new or old for new, old in pairs]
-            self._replace([*self._read()[0][:-1], texts])
+            self._replace([*self._read()[:-1], texts])
         else:
             self._file.write(",".join(texts) + "\n")
             self._file.flush()
@@ -201,7 +281,7 @@ class MetricsFile(listener.Listener):
 
     def cut_back(self, step):
         """Drops the rows after `step`, the step of the checkpoint resumed."""
-        rows = [row for row in self._read()[0] if int(row[0]) <= step]
+        rows = [row for row in self._read() if int(row[0]) <= step]
         self._replace(rows)
         self._last = rows[-1] if rows else None
 
@@ -209,7 +289,7 @@ class MetricsFile(listener.Listener):
         """Returns the rows as dicts: int or float by column, None if empty."""
         return [
             dict(zip(self._columns, map(_number, row), strict=True))
-            for row in self._read()[0]
+            for row in self._read()
         ]
 
     def epoch_mean(self, epoch, column):

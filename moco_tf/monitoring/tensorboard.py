@@ -73,7 +73,7 @@ def _cut_back(logdir, purge_step):
     # Not filesystem's name for a part: it would hold the name of an event file,
     # and a TensorBoard that is running would read it.
     temporary = os.path.join(logdir, "cut_back.tmp")
-    for path in _event_files(logdir):
+    for path in filter(os.path.isfile, _event_files(logdir)):
         records = list(event_file_loader.RawEventFileLoader(path).Load())
         events = map(event_pb2.Event.FromString, records)
         kept = [

@@ -19,6 +19,7 @@ from tensorboard.plugins.projector import projector_config_pb2
 from moco_tf import filesystem, paths
 from moco_tf.data import sources
 from moco_tf.evaluation import voting
+from moco_tf.methods import table
 from moco_tf.monitoring import listener, tensorboard
 from moco_tf.reporting import samples
 
@@ -78,7 +79,7 @@ class Board(listener.Listener):
             for name in ("epoch_loss", "knn_backbone", "knn_projection")
         ]
         values = hyperparameters(self._config)
-        names = [summary_v2.HParam(name) for name in values]
+        names = [summary_v2.HParam(name) for name in columns(self._config)]
         self._events.summary(summary_v2.hparams_config_pb(names, metrics))
         self._events.summary(summary_v2.hparams_pb(values))
         try:
@@ -229,6 +230,17 @@ def hyperparameters(config):
                 field = paths.shown(field)
             fields_by_name[f"{section}.{name}".rstrip(".")] = field
     return fields_by_name
+
+
+def columns(config):
+    """The names of the hyperparameters of any run, those of this one first.
+
+    Of runs side by side TensorBoard takes the columns that one of them names.
+    """
+    names = dict.fromkeys(hyperparameters(config))
+    for method in table.METHODS:
+        names |= dict.fromkeys(table.fields(method))
+    return list(names)
 
 
 def _grid(rows):

@@ -16,7 +16,7 @@ import numpy as np
 
 from moco_tf import plan
 from moco_tf.monitoring import metrics_csv
-from moco_tf.reporting import published
+from moco_tf.reporting import findings, published
 
 # Key, title, axis, note.
 _REPRESENTATION = (
@@ -40,6 +40,15 @@ _REPRESENTATION = (
         "dimensions in use",
         "How many directions the features of the test set really use. Near "
         "1: the encoder is collapsing.",
+    ),
+)
+
+_WITH_LABELS = (  # of `linear` and `finetune`
+    ("top1", "Training accuracy", "Of the images that a step trains on."),
+    (
+        "evaluated_top1",
+        "Accuracy on held-out images",
+        "Of training images that were kept apart, after each epoch.",
     ),
 )
 
@@ -79,6 +88,12 @@ def draw_all(runs):
             "no good sign.",
             factor=100,
             unit="%",
+        ),
+        *(
+            _column_chart(
+                runs, key, title, "top-1, %", note, factor=100, unit="%"
+            )
+            for key, title, note in _WITH_LABELS
         ),
         _column_chart(
             runs,
@@ -143,7 +158,7 @@ def _curve(runs, number, column, words, factor=1, **style):
     x, y, low, high = thin(
         _x_values(runs, run, rows),
         factor * np.array(values, np.float64),
-        [row["steps"] or 1 for row in rows],
+        [row.get("steps") or 1 for row in rows],
     )
     label = _label(runs, run, words)
     style = {"colour": number, **style}
@@ -177,7 +192,7 @@ def _loss(runs):
         )
     levels = [(words, value) for value, words in _chance_levels(runs).items()]
     note = "Chance is the loss of features that tell nothing." if levels else ""
-    if any(plan.queues_keys(run.config) for run in runs):
+    if any(run.is_pretraining and plan.queues_keys(run.config) for run in runs):
         note = (
             "With a queue the loss begins low while it holds noise, rises as "
             f"it fills with keys, and falls only later. {note}"
@@ -232,7 +247,7 @@ def _chance_levels(runs):
     """Loss at chance -> its words; runs of one queue have it in common."""
     names_of: dict[float, list] = {}
     for run in runs:
-        chance = plan.chance_loss(run.config)
+        chance = findings.chance_loss(run)
         if chance is not None:
             names_of.setdefault(chance, []).append(run.name)
     if len(names_of) == 1:

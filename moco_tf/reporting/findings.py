@@ -13,6 +13,12 @@ from moco_tf.reporting import published
 
 _WAITS, _STARVED = 0.05, 0.2  # of the time, in which a step waits for images
 _NEAR_CHANCE = 0.02  # of the loss
+NO_FIELD = "–"  # in place of a value
+_SHARES = {  # columns of the last row, and their labels
+    "instance_top1": "instance accuracy, last steps",
+    "top1": "training accuracy, last steps",
+    "evaluated_top1": "top-1 of held-out images, last epoch",
+}
 
 
 def percent(share, digits=2):
@@ -23,7 +29,8 @@ def percent(share, digits=2):
 def progress(run):
     """How far a run is, one line."""
     if not run.rows:
-        return "no figures yet"
+        # The cached way of the linear probe logs no steps.
+        return "finished" if run.result else "no figures yet"
     step, train = run.rows[-1]["step"], run.config.train
     if not run.steps_per_epoch:
         return f"step {step:,}, in the first of {train.epochs} epochs"
@@ -32,7 +39,8 @@ def progress(run):
     words = f"{epochs:.4g} of {train.epochs} epochs, step {step:,}"
     if step >= total:
         return f"{words}: finished"
-    if train.max_steps and step >= train.max_steps:
+    max_steps = train.get("max_steps", 0)  # of pre-training alone
+    if max_steps and step >= max_steps:
         return f"{words}: stopped there by train.max_steps"
     return f"{words} so far"
 
@@ -69,12 +77,12 @@ def figures(run):
       dict label -> text, in the order in which they are shown.
     """
     texts = {}
-    _, losses = run.column("epoch_loss")
-    if losses:
-        texts["loss, last epoch"] = f"{losses[-1]:.4f}"
-    elif run.rows:
-        texts["loss, last steps"] = f"{run.rows[-1]['loss']:.4f}"
-    chance = plan.chance_loss(run.config)
+    if run.result:
+        texts["top-1 of the test set"] = _interval(run.result)
+    words, loss = _last_loss(run)
+    if loss is not None:
+        texts[f"loss, {words}"] = f"{loss:.4f}"
+    chance = chance_loss(run)
     if chance is not None:
         texts["loss at chance"] = f"{chance:.4f}"
     for layer in metrics_csv.KNN_LAYERS:
@@ -86,9 +94,10 @@ def figures(run):
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
             texts[f"kNN top-1, {layer}"] = text
-    top1 = run.rows[-1].get("instance_top1") if run.rows else None
-    if top1 is not None:
-        texts["instance accuracy, last steps"] = percent(top1)
+    last = run.rows[-1] if run.rows else {}
+    for name, words in _SHARES.items():
+        if last.get(name) is not None:
+            texts[words] = percent(last[name])
     for name in ("alignment", "uniformity", "effective_rank"):
         _, values = run.column(name)
         if values:
@@ -109,12 +118,29 @@ def evaluations(run):
       dict label -> text, as `figures`.
     """
     return {
-        f"{each.command} ({each.folder})": (
-            f"{percent(each.top1)} ({100 * each.low:.2f} to "
-            f"{100 * each.high:.2f})"
-        )
+        f"{each.command} ({each.folder})": _interval(each)
         for each in run.evaluations
     }
+
+
+def _interval(each):
+    """The top-1 of a page.Evaluation with its interval."""
+    low, high = 100 * each.low, 100 * each.high
+    return f"{percent(each.top1)} ({low:.2f} to {high:.2f})"
+
+
+def chance_loss(run):
+    """The loss of guessing of a run, nats; None where there is none known."""
+    return plan.chance_loss(run.config) if run.is_pretraining else None
+
+
+def _last_loss(run):
+    """Which loss is the newest, in words, and its value; None without one."""
+    for name, words in (("epoch_loss", "last epoch"), ("loss", "last steps")):
+        _, values = run.column(name)
+        if values:
+            return words, values[-1]
+    return "", None
 
 
 def readings(run):
@@ -123,10 +149,13 @@ def readings(run):
     Returns:
       list of (tone, sentence); tone is "good", "plain" or "warn".
     """
+    if not run.rows and run.result:
+        return [("plain", "This task has logged no steps, its result alone.")]
     if not run.rows:
         words = "This run has logged nothing yet: there are no curves."
         return [("warn", words)]
-    sentences = [_read_loss(run), *_read_knn(run), *_read_speed(run)]
+    knn = _read_knn(run) if run.is_pretraining else []
+    sentences = [*_read_loss(run), *knn, *_read_speed(run)]
     unreadable = sum(row.get("unreadable") or 0 for row in run.rows)
     if unreadable:
         words = (
@@ -141,27 +170,29 @@ def readings(run):
 
 
 def _read_loss(run):
-    """The sentence about the loss, with its tone."""
-    chance = plan.chance_loss(run.config)
-    _, losses = run.column("epoch_loss")
-    words = "The mean loss of the last epoch"
-    if not losses:
-        losses, words = [run.rows[-1]["loss"]], "The loss of the last steps"
-    loss = losses[-1]
-    words += f" is {loss:.3f}"
+    """The sentence about the loss, with its tone; [] without a loss."""
+    chance = chance_loss(run)
+    name, loss = _last_loss(run)
+    if loss is None:
+        return []
+    kind = "mean loss" if name == "last epoch" else "loss"
+    words = f"The {kind} of the {name} is {loss:.3f}"
     if not math.isfinite(loss):
-        return "warn", "The loss is not a number: the run has diverged."
+        return [("warn", "The loss is not a number: the run has diverged.")]
     if chance is None:
-        return "plain", f"{words}; this method has no loss of guessing."
+        no_chance = "; this method has no loss of guessing"
+        words += no_chance if run.is_pretraining else ""
+        return [("plain", f"{words}.")]
     words += f"; features that tell nothing give {chance:.3f}."
     if abs(loss - chance) < _NEAR_CHANCE * chance:
-        return "warn", (
-            f"{words} The loss is at chance: the run has just begun, or the "
-            "encoder learns nothing."
+        words += (
+            " The loss is at chance: the run has just begun, or the encoder "
+            "learns nothing."
         )
+        return [("warn", words)]
     if loss > chance:
-        return "plain", f"{words} Above chance is usual early in a run."
-    return "good", words
+        return [("plain", f"{words} Above chance is usual early in a run.")]
+    return [("good", words)]
 
 
 def _read_knn(run):
@@ -221,11 +252,15 @@ def differences(runs):
     """Fields of the configurations that differ between runs.
 
     Returns:
-      list of (field, [value of each run]).
+      list of (field, [value of each run]); NO_FIELD for a run of another method
+      or command, which has no such field.
     """
     flat = [configs.flatten(run.config.to_dict()) for run in runs]
-    return [
-        (name, [values[name] for values in flat])
-        for name in flat[0]
-        if any(values[name] != flat[0][name] for values in flat)
+    names = dict.fromkeys(name for values in flat for name in values)
+    rows = [
+        (name, [values.get(name, NO_FIELD) for values in flat])
+        for name in names
     ]
+    if len({run.command for run in runs}) > 1:
+        rows.insert(0, ("command", [run.command for run in runs]))
+    return [(name, row) for name, row in rows if row.count(row[0]) < len(row)]

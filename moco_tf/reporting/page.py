@@ -6,20 +6,38 @@ of them. Images and weights are the business of reporting/pictures.py.
 """
 
 import datetime
+import functools
 import json
+import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem, paths, workdirs
+from moco_tf import (
+    config_schema,
+    filesystem,
+    paths,
+    records,
+    state_files,
+    workdirs,
+)
 from moco_tf.monitoring import metrics_csv
 from moco_tf.reporting import charts, findings, pictures, published
 
 _SHEETS = 5_000_000  # characters, of the sheets of all maps together
 _SHEET = 1_500_000  # characters, of one
+# Columns of the table of epochs: of a task, of a pre-training.
+_TABLE = (
+    ("epoch_loss", "top1", "evaluated_top1", "learning_rate"),
+    ("epoch_loss", "knn_backbone", "knn_projection", "learning_rate"),
+)
+_TABLE_HEADS = (
+    ("loss, mean", "top-1, last steps", "top-1, evaluated", "learning rate"),
+    ("loss, mean", "kNN backbone", "kNN projection", "learning rate"),
+)
 _REPRESENTATION = ("alignment", "uniformity", "effective_rank")
 _SPEED = ("images_per_second", "input_wait_share")
 
@@ -28,7 +46,8 @@ def write(folders, path="", checkpoint="latest", images=2000):
     """Writes the report of one run or of several, and prints where it is.
 
     Args:
-      folders: list of str, workdirs of pre-training runs, finished or not.
+      folders: list of str, workdirs of runs of any method, and folders of
+        `linear` and `finetune`, finished or not.
       path: of the file; "": report.html in the first workdir.
       checkpoint: "latest", "best", a step or a path: its features are shown.
       images: int, of the test set on the map; 0: curves alone.
@@ -79,13 +98,12 @@ def render(runs, checkpoint="latest", images=2000):
     parts = []
     for run in runs:
         run_pictures = None
-        if images:
+        if images and run.is_pretraining:
             run_pictures = pictures.draw_run(
                 run, checkpoint, images, sheets, is_single=len(runs) == 1
             )
         parts.append(_part(run, run_pictures))
-    if images:
-        _join_equal_pairs(parts)
+    _join_equal_pairs(parts)
     drawn = charts.draw_all(runs)
     now = datetime.datetime.now(datetime.UTC)
     return _template().render(
@@ -123,6 +141,7 @@ def render(runs, checkpoint="latest", images=2000):
     )
 
 
+@functools.cache
 def _template():
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
@@ -150,10 +169,11 @@ def _part(run, run_pictures):
         "evaluations": findings.evaluations(run),
         "readings": findings.readings(run),
         "rows": _table(run),
+        "heads": _TABLE_HEADS[run.is_pretraining],
         "pictures": run_pictures,
         "config": _sections(run.config),
         "fingerprint": run.fingerprint,
-        "source": run.config.data.source,
+        "source": run.source,
         "command": paths.join(start.get("command", [])),
         "directory": start.get("directory", ""),
         "environment": _environment(start),
@@ -168,6 +188,8 @@ def _join_equal_pairs(parts):
     """Lets the views of a run stand for those of later runs that are equal."""
     first: dict[str, dict] = {}
     for part in parts:
+        if not part["pictures"]:
+            continue
         pairs = part["pictures"]["pairs"]
         if "missing" not in pairs:
             key = json.dumps([pairs["rows"], pairs["spec"], pairs["changed"]])
@@ -177,13 +199,12 @@ def _join_equal_pairs(parts):
 
 def _table(run):
     """The ends of epochs, for those who read no curves."""
-    names = ("epoch_loss", "knn_backbone", "knn_projection", "learning_rate")
     rows, _ = run.column("epoch_loss")
     return [
         [f"{run.epoch_of(row):.4g}", f"{row['step']:,}"]
         + [
             "" if row.get(name) is None else f"{row[name]:.5g}"
-            for name in names
+            for name in _TABLE[run.is_pretraining]
         ]
         for row in rows
     ]
@@ -217,28 +238,44 @@ def _side_by_side(figures):
 
 
 class ReportedRun(NamedTuple):
-    """A pre-training run, finished or not, as its workdir has it.
+    """A run of any command that trains, finished or not, as its folder has it.
 
     Attributes:
       name: short, different from those of the other runs of a report.
-      workdir: path. config: ConfigDict.
+      workdir: path. config: ConfigDict of its command.
       fingerprint: of the source that it trains on, hex; "" = not noted.
       starts: list of dicts, one a start (see workdirs.describe).
       rows: of metrics.csv, list of dicts; [] before the first.
-      written: when metrics.csv was last written, UTC; None without one.
+      written: when the last row was written, UTC; None without rows, and where
+        an earlier version noted no time.
       steps_per_epoch: int; None while it is not known.
-      evaluations: list of Evaluation.
+      evaluations: list of Evaluation, of the folders below.
+      command: of config_schema.TABLES, whose run it is.
+      result: Evaluation of a task that is finished; else None.
     """
 
     name: str
     workdir: pathlib.Path
-    config: object
+    config: Any
     fingerprint: str
     starts: list
     rows: list
     written: datetime.datetime | None
     steps_per_epoch: int | None
     evaluations: list
+    command: str = "pretrain"
+    result: "Evaluation | None" = None
+
+    @property
+    def is_pretraining(self):
+        """Whether it is a run of pre-training, not a task with labels."""
+        return self.command == "pretrain"
+
+    @property
+    def source(self):
+        """The images that it trains on, text; "" for those of the encoder."""
+        data = self.config.data
+        return data.source if self.is_pretraining else data.train
 
     def epoch_of(self, row):
         """Epochs done at a row, a float; its step where that is not known."""
@@ -270,8 +307,8 @@ def read_runs(folders):
       list of ReportedRun.
 
     Raises:
-      ValueError: for a folder that holds no pre-training run, a folder that
-        is named twice, or files that are damaged.
+      ValueError: for a folder that holds no run, a folder that is named twice,
+        or files that are damaged.
     """
     folders = [paths.expand(folder).resolve() for folder in folders]
     twice = {str(x) for x in folders if folders.count(x) > 1}
@@ -305,45 +342,61 @@ def short_names(folders):
 
 
 def _read_run(workdir, name):
-    if not (workdir / "config.json").is_file():
+    if not os.path.lexists(workdir / "config.json"):
         raise ValueError(
             "A report is of a run: its workdir holds config.json. Received "
             f"{str(workdir)!r} without one. Give the --workdir of the "
-            "`pretrain` command."
+            "`pretrain` command, or the folder of `linear` or `finetune`."
         )
-    config = workdirs.load_saved(workdir)
-    saved = workdirs.read_json(workdir / "config.json")
-    path = workdir / "environment.json"
-    starts = workdirs.read_json(path)["starts"] if path.is_file() else []
-    path = workdir / "metrics.csv"
-    rows, written = [], None
-    if path.is_file():
+    saved = records.read_saved(workdir)
+    command = saved.get("command", "pretrain")
+    if command not in config_schema.TABLES:
+        raise ValueError(
+            "A report shows runs of "
+            f"{', '.join(config_schema.TABLES)}. Received one of {command!r} "
+            f"in {str(workdir)!r}. Use the version of moco_tf that wrote it."
+        )
+    config = workdirs.load_saved(workdir, command)
+    path, rows, written = workdir / "metrics.csv", [], None
+    if os.path.lexists(path):
         rows = metrics_csv.read(path)
-        written = datetime.datetime.fromtimestamp(
-            path.stat().st_mtime, datetime.UTC
-        )
+        # Not the file's own time, which a copy does not keep.
+        seconds = metrics_csv.last_time(rows)
+        if seconds is not None:
+            written = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return ReportedRun(
         name=name,
         workdir=workdir,
         config=config,
         fingerprint=saved.get("data_fingerprint", ""),
-        starts=starts,
+        starts=_starts(workdir),
         rows=rows,
         written=written,
         steps_per_epoch=_steps_per_epoch(rows, workdir),
         evaluations=_evaluations(workdir),
+        command=command,
+        result=None if command == "pretrain" else _evaluation(workdir),
     )
+
+
+def _starts(workdir):
+    """The starts that environment.json lists; [] with a word if it cannot."""
+    try:
+        return records.read_starts(workdir)
+    except state_files.Damaged as error:
+        print(f"without     environment of {workdir}: {error}")
+        return []
 
 
 def _steps_per_epoch(rows, workdir):
     """An epoch's last step is always logged; checkpoints note their epoch."""
-    first = [row["step"] for row in rows if row["epoch"] == 1]
-    if first and (
-        rows[-1]["epoch"] > 1 or rows[-1].get("epoch_loss") is not None
-    ):
+    first = [row["step"] for row in rows if row.get("epoch") == 1]
+    last = rows[-1] if rows else {}
+    ended = (last.get("epoch") or 0) > 1 or last.get("epoch_loss") is not None
+    if first and ended:
         return max(first)
     for path in sorted(workdir.glob("checkpoints/*/meta.json")):
-        meta = _optional_json(path)
+        meta = _optional_json(path) or {}
         if meta.get("step") and meta.get("epoch"):
             return round(meta["step"] / meta["epoch"])
     return None
@@ -351,24 +404,33 @@ def _steps_per_epoch(rows, workdir):
 
 def _evaluations(workdir):
     """The results of other commands below a workdir, by name of the folder."""
-    evaluations = []
-    for path in sorted(workdir.glob("*/result.json")):
-        result, about = (
-            _optional_json(path.with_name(name))
-            for name in ("result.json", "config.json")
-        )
-        values = [result.get(x) for x in ("top1", "top1_low", "top1_high")]
-        if None not in values and about.get("command"):
-            evaluations.append(
-                Evaluation(path.parent.name, about["command"], *values)
-            )
-    return evaluations
+    found = [
+        _evaluation(path) for path in sorted(workdir.iterdir()) if path.is_dir()
+    ]
+    return [each for each in found if each]
+
+
+def _evaluation(folder):
+    """The result of a task in its folder; None while there is none."""
+    if not os.path.lexists(folder / "result.json"):
+        return None
+    result, about = (
+        _optional_json(folder / name) for name in ("result.json", "config.json")
+    )
+    if result is None or about is None:
+        return None
+    values = [result.get(x) for x in ("top1", "top1_low", "top1_high")]
+    numbers = all(isinstance(value, float | int) for value in values)
+    if not numbers or not about.get("command"):
+        print(f"without     {folder}: result.json is of no task of moco_tf")
+        return None
+    return Evaluation(folder.name, about["command"], *values)
 
 
 def _optional_json(path):
-    """A file's dict; {} if it is not there, half written or of another kind."""
+    """A file's dict; None, with a word, if it cannot be read."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return state_files.read_json(path)
+    except (state_files.Damaged, state_files.LaterVersion) as error:
+        print(f"without     {error}")
+        return None

@@ -30,7 +30,7 @@ def is_cifar10(config):
       bool: the source is named so, or is a folder of its ten classes. Other
       methods have another loss and queue: never.
     """
-    if config.method != "moco":
+    if config.get("method") != "moco":  # none, of a task
         return False
     kind, _, rest = config.data.source.partition(":")
     if _NAMED.search(rest):

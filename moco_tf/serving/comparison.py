@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from moco_tf import paths
 from moco_tf.data import decode, shapes, views
+from moco_tf.models import saved_models
 from moco_tf.serving import signatures
 
 LIMIT = 1e-4  # of the largest feature
@@ -110,8 +111,7 @@ def check_export(folder, served, encoder):
         trained, expected = expected, served(tensors)
         differences.append(compare(f"in {precision}", trained, expected))
         _check(differences[-1].cosine >= SMALLEST_COSINE, folder, differences)
-    with paths.plain(folder) as plain:
-        loaded = tf.saved_model.load(plain)
+    loaded = saved_models.load(folder)
     rows = _embed_by_signatures(loaded.signatures, files, decoded[0], tensors)
     if (folder / "encoder.keras").is_file():
         with paths.plain(folder) as plain:

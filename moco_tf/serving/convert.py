@@ -19,6 +19,7 @@ import tensorflow as tf
 from moco_tf import filesystem, naming, paths
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
+from moco_tf.models import saved_models
 from moco_tf.serving import comparison, server
 
 SIGNATURE = "embed_tensors"
@@ -128,8 +129,7 @@ def open_export(folder):
     """
     folder = pathlib.Path(folder)
     settings = frozen.read_preprocessing(folder)
-    with paths.plain(folder) as plain:
-        loaded = tf.saved_model.load(plain)
+    loaded = saved_models.load(folder)
     name = SIGNATURE
     known = settings.get("views") in views.RECIPES and "image_size" in settings
     if name not in loaded.signatures or not known:

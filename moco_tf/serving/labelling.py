@@ -8,12 +8,11 @@ import contextlib
 import os
 import pathlib
 import tempfile
-import zipfile
 
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import file_kinds, naming, paths, workdirs
+from moco_tf import file_kinds, naming, paths, state_files
 from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, features, voting
 
@@ -76,9 +75,14 @@ def open_head(path, encoder, features):
             "`moco-tf linear` on this encoder."
         )
     beside = path.parent / "result.json"
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return LinearHead(kernel, bias, classes), {}
-    result = workdirs.read_json(beside)
+    remedy = (
+        "Give the command of `moco-tf linear` again with the same --output: it "
+        "sets the file aside and measures again. Or copy linear.npz alone to "
+        "another folder, and give that."
+    )
+    result = state_files.read_json(beside, remedy)
     _check_origin(result, path, encoder)
     return LinearHead(kernel, bias, classes), result
 
@@ -90,18 +94,12 @@ def _read_head(path):
             kernel, bias, classes = (
                 file[name] for name in ("kernel", "bias", "classes")
             )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,  # a bare array
-        zipfile.BadZipFile,
-    ) as e:
+    except features.DAMAGED_ARRAY as e:
         raise ValueError(
             "A head must be the linear.npz of `moco-tf linear`, with kernel, "
-            f"bias and classes. Received {str(path)!r}: {e}"
-            f"{file_kinds.substitute(path)}"
+            f"bias and classes. Received {str(path)!r}: {e}."
+            f"{file_kinds.substitute(path)} Give another, or the command of "
+            "`moco-tf linear` with a new --output."
         ) from e
     shapes = kernel.shape, bias.shape, classes.shape
     fit = kernel.ndim == 2 and shapes[1:] == (kernel.shape[1:],) * 2

@@ -6,9 +6,10 @@ import re
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import naming, paths, workdirs
+from moco_tf import naming, paths, records, state_files
 from moco_tf.evaluation import accuracy
 from moco_tf.methods import table
+from moco_tf.models import saved_models
 from moco_tf.monitoring import metrics_csv
 from moco_tf.serving import signatures
 from moco_tf.training import checkpoints
@@ -102,7 +103,7 @@ def _data(config, meta, workdir):
         images = steps * config.train.batch_size  # whole batches
     fingerprint = ""
     if workdir:
-        saved = workdirs.read_json(pathlib.Path(workdir) / "config.json")
+        saved = records.read_saved(workdir)
         fingerprint = saved.get("data_fingerprint", "")
     return {
         "source": _as_given(config, workdir, "data.source"),
@@ -115,7 +116,7 @@ def _as_given(config, workdir, field):
     """A source as the run's command named it: no path of this machine more."""
     values = config.to_dict()
     if workdir:
-        saved = workdirs.read_json(pathlib.Path(workdir) / "config.json")
+        saved = records.read_saved(workdir)
         values = saved["config"]
     section, _, key = field.partition(".")
     return values[section][key]
@@ -152,7 +153,9 @@ def _newest_knn(config, meta, workdir):
 def write(folder, card):
     """Writes model_card.json, README.md and signatures.txt."""
     folder = pathlib.Path(folder)
-    workdirs.write_json(folder / "model_card.json", card)
+    if (folder / "saved_model.pb").is_file():
+        card = {**card, saved_models.CHECKSUM: saved_models.checksum(folder)}
+    state_files.write_json(folder / saved_models.CARD, card)
     text = naming.as_text(readme(card))
     (folder / "README.md").write_text(text, encoding="utf-8")
     listing = signatures.text(card["signatures"])

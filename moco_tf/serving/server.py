@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from moco_tf import paths
+from moco_tf.models import saved_models
 from moco_tf.serving import batching, image_size, predict_api, request_body
 
 _NUMBER = re.compile("[0-9]+")
@@ -113,8 +114,7 @@ class RestApp:
         folder, self._version = newest_version(path)
         self._name = name
         self._limits = limits
-        with paths.plain(folder) as plain:
-            self._model = tf.saved_model.load(plain)
+        self._model = saved_models.load(folder)
         self._signatures = {
             key: {
                 argument: predict_api.Input(

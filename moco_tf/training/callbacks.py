@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import state_files
 from moco_tf.monitoring import listener
 from moco_tf.training import checkpoints
 
@@ -163,7 +164,12 @@ class RunCallback(StepCallback):
         self._first_step, self._met = self.step, 0
         self.reported = max([row["step"] for row in rows], default=0)
         if self.step - self.reported > self.cadence.log_every:
-            self.reported = self.step  # metrics.csv was removed or cut
+            state_files.warn(
+                f"metrics.csv in {self.workdir} ends at step {self.reported}, "
+                f"and the checkpoint is of step {self.step}: the rows between "
+                "are missing"
+            )
+            self.reported = self.step
         if rows and rows[-1]["step"] == self.step and self.ends_epoch():
             if rows[-1]["epoch_loss"] is None:
                 self.finish_epoch()

@@ -19,14 +19,15 @@ import time
 
 import tensorflow as tf
 
-from moco_tf import filesystem, paths
+from moco_tf import filesystem, paths, state_files
+from moco_tf.models import saved_models
 
 _NAME = re.compile(r"step-(\d{9})")
 _NODE = re.compile(r"\{\{[^}]*\}\} ?| ?\[Op:\w+\].*")  # in TensorFlow's errors
 _STATE = "state"
 _QUERY_ENCODER = "query encoder"  # what imported weights may hold alone
-# What TensorFlow raises for a file of another model, or damaged, or cut off.
-_UNREADABLE = (AssertionError, ValueError, IndexError, tf.errors.OpError)
+# What TensorFlow raises for a file that is damaged, or of another model.
+_UNREADABLE = (AssertionError, ValueError, *saved_models.DAMAGED)
 
 
 def folder(workdir):
@@ -82,9 +83,73 @@ def best(workdir):
     return None
 
 
+def resumed(workdir):
+    """The checkpoint that a run goes on from; None for a run without one.
+
+    Raises:
+      Damaged: if a later one has lost its meta.json: the steps up to it would
+        be lost without a word, and their files written over.
+    """
+    path = latest(workdir)
+    for _, torn in without_meta(workdir):
+        if path is None or torn.name > path.name:
+            read_meta(torn)  # says how to go on
+    return path
+
+
+def without_meta(workdir):
+    """The checkpoints without meta.json as (step, path), oldest first."""
+    return sorted(
+        (int(match[1]), path)
+        for path in folder(workdir).glob("*")
+        if (match := _NAME.fullmatch(path.name))
+        and os.path.lexists(path / f"{_STATE}.index")
+        and not (path / "meta.json").is_file()
+    )
+
+
 def read_meta(path):
-    """What was noted beside a checkpoint: a dict with "step" and more."""
-    return json.loads((path / "meta.json").read_text())
+    """What was noted beside a checkpoint: a dict with "step" and more.
+
+    Raises:
+      Damaged: if it cannot be read.
+    """
+    file = path / "meta.json"
+    meta = state_files.read_json(file, _meta_remedy(path))
+    if type(meta.get("step")) is not int:
+        raise state_files.Damaged(file, "names no step", _meta_remedy(path))
+    return meta
+
+
+def _meta_remedy(path):
+    """How to go on from a checkpoint without its meta.json, in sentences."""
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        return _instead(path)
+    return (
+        "The state beside it may be intact, and its step is in the folder's "
+        f'name: write {{"step": {int(match[1])}}} into the file to use it. Or: '
+        + _instead(path)
+    )
+
+
+def _instead(path):
+    """How to go on without a checkpoint, in sentences that delete nothing."""
+    others = [
+        str(step)
+        for step, other in complete(path.parent.parent)
+        if other.name != path.name
+    ]
+    if not others or path.parent.name != "checkpoints":
+        return (
+            "Bring back a copy of it: there is no other checkpoint beside it. "
+            "Without one the run starts anew, with another --workdir."
+        )
+    return (
+        f"Move {path} out of {path.parent}, which keeps it, and go on from "
+        f"the latest of the others (steps {', '.join(others)}); what reads a "
+        f"run takes one of them by --checkpoint={others[-1]} too."
+    )
 
 
 def save(method, workdir, keep, meta):
@@ -131,12 +196,15 @@ def _write(checkpoint, workdir, step, meta):
     if (final / "meta.json").is_file():
         return final  # the state is a function of the step
     partial = folder(workdir) / f".step-{step:09d}"
-    _clear(final)  # only what somebody left incomplete
     _clear(partial)
     try:
+        if os.path.lexists(final):
+            other = state_files.set_aside(final)
+            state_files.warn(f"{final} is no checkpoint; it is kept as {other}")
         partial.mkdir(parents=True)
         with paths.plain(partial) as plain:
             checkpoint.write(f"{plain}/{_STATE}")
+        meta = {"format": state_files.FORMAT, **meta}
         text = json.dumps(meta, indent=2) + "\n"
         (partial / "meta.json").write_text(text)
         for file in [*partial.iterdir(), partial]:
@@ -196,10 +264,12 @@ def restore(method, path):
             status = checkpoint.read(f"{plain}/{_STATE}")
         status.assert_consumed()
     except _UNREADABLE as error:
+        _raise_damaged(path, error)
         raise ValueError(
             f"The checkpoint {path} does not hold this run's state: "
-            f"{_reason(error)} If it was damaged, delete that folder to go on "
-            "from the one before."
+            f"{_reason(error)} It is intact, and of another configuration or "
+            "another version of moco_tf: go on with those, or give another "
+            "--workdir."
         ) from error
     return int(method.step.numpy())
 
@@ -221,6 +291,7 @@ def restore_query_encoder(encoder, path):
             status = checkpoint.read(f"{plain}/{_STATE}")
         status.expect_partial().assert_existing_objects_matched()
     except _UNREADABLE as error:
+        _raise_damaged(path, error)
         raise ValueError(
             f"The checkpoint {path} does not hold such an encoder: "
             f"{_reason(error)} Use the configuration it was trained with."
@@ -236,9 +307,34 @@ def reader(path):
 
     Yields:
       tf.train.CheckpointReader, for the time of the block.
+
+    Raises:
+      Damaged: if the checkpoint's files cannot be read.
     """
-    with paths.plain(path) as plain:
-        yield tf.train.load_checkpoint(f"{plain}/{_STATE}")
+    try:
+        with paths.plain(path) as plain:
+            yield tf.train.load_checkpoint(f"{plain}/{_STATE}")
+    except (RuntimeError, *_UNREADABLE) as error:
+        _raise_damaged(path, error)
+        raise
+
+
+def _raise_damaged(path, error):
+    """Raises Damaged if a checkpoint's own files are why reading it failed.
+
+    Args:
+      path: of the checkpoint. error: that TensorFlow raised.
+
+    Raises:
+      Damaged: naming the file, if it can be told which; a folder that is whole
+        but of another model passes.
+    """
+    files = saved_models.damaged_files(path / _STATE)
+    if not files and isinstance(error, saved_models.DAMAGED):
+        files = [saved_models.culprit(path / _STATE, _reason(error))]
+    if files:
+        file, damage = files[0]
+        raise state_files.Damaged(file, damage, _instead(path)) from error
 
 
 def _path(workdir, step):

@@ -46,7 +46,7 @@ def _without_times(workdir):
     kept = [
         place
         for place, name in enumerate(names)
-        if name not in ("images_per_second", "input_wait_share")
+        if name not in ("images_per_second", "input_wait_share", "time")
     ]
     return [[row.split(",")[place] for place in kept] for row in rows]
 

@@ -1,5 +1,6 @@
 import math
 import os
+import time
 
 import numpy as np
 import pytest
@@ -85,11 +86,61 @@ def test_a_torn_header_is_written_again(tmp_path, torn):
     assert _text(tmp_path) == "step,loss,speed\n1,,\n"
 
 
-def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
+@pytest.mark.parametrize(
+    "line", ["60,x,1", "60,0.1", "", "\0\0", "40,0.1,1", "é,1,1", "-6,0.1,1"]
+)
+def test_a_damaged_line_is_left_out_and_its_file_kept(tmp_path, capsys, line):
     path = tmp_path / "metrics.csv"
-    path.write_text("step,loss,speed\n50,0.5,83\n60,x,1\n70,0.1,1\n")
-    with pytest.raises(ValueError, match="line 3: '60,x,1'"):
-        _file(tmp_path)
+    text = f"step,loss,speed\n50,0.5,83\n{line}\n70,0.1,1\n"
+    path.write_text(text)
+    assert [row["step"] for row in metrics_csv.read(path)] == [50, 70]
+    assert f"{path}: line 3 of 4 cannot be read" in capsys.readouterr().out
+    assert path.read_text() == text
+    metrics = _file(tmp_path)
+    assert _text(tmp_path) == "step,loss,speed\n50,0.5,83\n70,0.1,1\n"
+    kept = tmp_path / "metrics.csv.damaged-1"
+    assert kept.read_text() == text
+    assert str(kept) in capsys.readouterr().out
+    metrics.append({"step": 80})
+    assert [row["step"] for row in metrics.rows()] == [50, 70, 80]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_of_another_system_are_no_damage(tmp_path, capsys, mark):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(mark + b"step,loss,speed\r\n50,0.5,83\r\n60,0.25,")
+    assert metrics_csv.read(path) == [{"step": 50, "loss": 0.5, "speed": 83}]
+    metrics = _file(tmp_path)
+    metrics.append({"step": 60, "loss": 0.25})
+    assert _text(tmp_path) == "step,loss,speed\n50,0.5,83\n60,0.25,\n"
+    assert capsys.readouterr().out == ""
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    "header", ["stép,loss", "\0\0\0", "st\x07p", ",,", "7,8"]
+)
+def test_a_damaged_header_is_refused_with_the_way_back(tmp_path, header):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{header}\n50,0.5\n")
+    for reader in (lambda: metrics_csv.read(path), lambda: _file(tmp_path)):
+        with pytest.raises(ValueError, match=r"metrics.csv has a damaged head"):
+            reader()
+    path.rename(tmp_path / "kept.csv")  # as the message says
+    _file(tmp_path).append({"step": 60})
+
+
+def test_rows_have_their_time_and_older_ones_none(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n50,0.5\n")
+    assert metrics_csv.last_time(metrics_csv.read(path)) is None
+    metrics = _file(tmp_path, ("loss", metrics_csv.TIME))
+    start = int(time.time())
+    metrics.append({"step": 60, "loss": 0.25})
+    os.utime(path, (1, 1))
+    rows = metrics_csv.read(path)
+    assert rows[0]["time"] is None
+    assert start <= metrics_csv.last_time(rows) <= time.time()
 
 
 def test_another_header_is_refused(tmp_path):
@@ -133,9 +184,6 @@ def test_reading_leaves_the_file_as_it_is(tmp_path):
         {"step": 60, "accuracy": None},
     ]
     assert path.read_text() == text
-    path.write_text("step,accuracy\n50,0.5\n60\n70,1.0\n")
-    with pytest.raises(ValueError, match="line 3: '60'"):
-        metrics_csv.read(path)
 
 
 def test_an_unknown_column_is_refused(tmp_path):

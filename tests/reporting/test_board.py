@@ -12,9 +12,11 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 from tensorboard.plugins.projector import projector_config_pb2
 
+from moco_tf import config as configs
 from moco_tf import paths, plan
 from moco_tf.data import sources
 from moco_tf.evaluation import monitor
+from moco_tf.methods import table
 from moco_tf.monitoring import tensorboard
 from moco_tf.reporting import board
 from tests import small_run
@@ -78,6 +80,8 @@ def test_the_fields_are_hyperparameters(opened, config):
         "knn/backbone",
         "knn/projection",
     ]
+    named = [info.name for info in experiment.hparam_infos]
+    assert named[: len(start.hparams)] == [*board.hyperparameters(config)]
     end = data["_hparams_/session_end_info"].session_end_info
     assert end.status == board.Status.Value("STATUS_SUCCESS")
 
@@ -167,6 +171,15 @@ def test_histograms_keep_their_fractions(opened):
         np.testing.assert_allclose(filled[:, 2].sum(), 1.0, rtol=1e-5)
         np.testing.assert_allclose(filled[0, 0], low, atol=1e-6)
         np.testing.assert_allclose(filled[-1, 1], high, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", table.METHODS)
+def test_runs_of_any_two_methods_have_all_columns_in_common(method):
+    config = configs.load(table.METHODS[method].configs[0])
+    named = set(board.columns(config))
+    for other in table.METHODS.values():
+        values = board.hyperparameters(configs.load(other.configs[0]))
+        assert values.keys() <= named
 
 
 def test_hyperparameters_are_numbers_and_texts(config):

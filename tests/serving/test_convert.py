@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from moco_tf import workdirs
+from moco_tf import state_files
 from moco_tf.evaluation import frozen
 from moco_tf.serving import comparison, convert, export
 from tests import shallow
@@ -54,7 +54,9 @@ def _saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "3"
     plain_served.save(folder)
     settings = {"views": "cifar", "image_size": plain_served.SIDE}
-    workdirs.write_json(folder / "model_card.json", {"preprocessing": settings})
+    state_files.write_json(
+        folder / "model_card.json", {"preprocessing": settings}
+    )
     return folder
 
 

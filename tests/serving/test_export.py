@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import plan, workdirs
+from moco_tf import plan, state_files, workdirs
 from moco_tf.evaluation import embeddings, frozen
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
@@ -45,7 +45,7 @@ def write_head(folder, encoder):
         "top1_low": 0.3,
         "top1_high": 0.95,
     }
-    workdirs.write_json(folder / "result.json", result)
+    state_files.write_json(folder / "result.json", result)
     return str(folder / "linear.npz")
 
 
@@ -89,7 +89,7 @@ def test_an_export_holds_all_its_files(exported):
 
 
 def test_the_card_is_that_of_the_export(exported, encoder):
-    card = workdirs.read_json(exported / "model_card.json")
+    card = state_files.read_json(exported / "model_card.json")
     assert card["licence"] == "Apache-2.0"
     assert card["encoder"]["identity"] == encoder.identity
     assert card["encoder"]["features"] == 32

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from moco_tf import workdirs
+from moco_tf import state_files
 from moco_tf.evaluation import frozen
 from moco_tf.monitoring import metrics_csv
 from moco_tf.serving import model_card, signatures
@@ -25,8 +25,8 @@ def _workdir(tmp_path_factory):
     workdir = small_encoder.write(tmp_path_factory.mktemp("run"))
     meta = workdir / "checkpoints" / "step-000000005" / "meta.json"
     meta.write_text(json.dumps({"step": 5, "epoch": 0.5}))
-    saved = workdirs.read_json(workdir / "config.json")
-    workdirs.write_json(
+    saved = state_files.read_json(workdir / "config.json")
+    state_files.write_json(
         workdir / "config.json", saved | {"data_fingerprint": "12ab"}
     )
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
@@ -100,7 +100,7 @@ def test_what_is_not_known_is_said(encoder, described):
 def test_the_files_are_written(encoder, described, tmp_path):
     card = model_card.describe(encoder, "mine", 1, described)
     model_card.write(tmp_path, card)
-    written = workdirs.read_json(tmp_path / "model_card.json")
+    written = state_files.read_json(tmp_path / "model_card.json")
     assert written == json.loads(json.dumps(card))
     assert (tmp_path / "README.md").read_text().startswith("# mine, version 1")
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -52,6 +52,7 @@ def test_a_checkpoint_says_what_it_holds(method, tmp_path):
     path = _save(method, tmp_path, 97)
     assert path == tmp_path / "checkpoints" / "step-000000097"
     assert checkpoints.read_meta(path) == {"step": 97, "epoch": 24.25}
+    assert json.loads((path / "meta.json").read_text())["format"] == 1
     assert (path / "meta.json").read_text().endswith("}\n")
 
 
@@ -174,7 +175,8 @@ def test_a_checkpoint_of_another_run_is_refused(method, tmp_path, change):
 @pytest.mark.parametrize("part", ["state.index", "state.data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
 def test_a_damaged_file_is_refused(method, tmp_path, part, damage):
-    path = _save(method, tmp_path, 1)
+    _save(method, tmp_path, 1)
+    path = _save(method, tmp_path, 2)
     content = (path / part).read_bytes()
     half = len(content) // 2
     if damage == "cut":
@@ -185,9 +187,10 @@ def test_a_damaged_file_is_refused(method, tmp_path, part, damage):
     else:
         (path / part).unlink()
     other = fakes.make_method()
-    with pytest.raises(ValueError, match="(?s)step-000000001.*delete that"):
+    message = f"{part} is .*Move .*which keeps it.*steps 1"
+    with pytest.raises(ValueError, match=message):
         checkpoints.restore(other, path)
-    with pytest.raises(ValueError, match="(?s)step-000000001.*an encoder"):
+    with pytest.raises(ValueError, match=message):
         checkpoints.restore_query_encoder(other.query_encoder, path)
 
 

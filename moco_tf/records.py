@@ -1,0 +1,57 @@
+"""The records of a workdir, config.json and environment.json, read again."""
+
+import os
+import pathlib
+
+from moco_tf import paths, state_files
+
+
+def read_saved(workdir):
+    """Reads config.json: a dict with the configuration and what goes with it.
+
+    Raises:
+      state_files.Damaged: if it cannot be read, or is of no run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    saved = state_files.read_json(path, way_back(workdir))
+    if not isinstance(saved.get("config"), dict):
+        words = "is not the config.json of a run: it has no configuration"
+        raise state_files.Damaged(path, words, way_back(workdir))
+    return saved
+
+
+def read_starts(workdir):
+    """The starts that environment.json lists, dicts; [] without the file.
+
+    Raises:
+      state_files.Damaged: if it cannot be read.
+    """
+    path = pathlib.Path(workdir) / "environment.json"
+    if not os.path.lexists(path):
+        return []
+    starts = state_files.read_json(path).get("starts")
+    if isinstance(starts, list) and all(isinstance(x, dict) for x in starts):
+        return starts
+    raise state_files.Damaged(path, "lists no starts")
+
+
+def known_starts(workdir):
+    """As `read_starts`; [] where the file cannot be read."""
+    try:
+        return read_starts(workdir)
+    except ValueError:
+        return []
+
+
+def way_back(workdir):
+    """How to get a config.json again, in sentences."""
+    try:
+        command = paths.join(known_starts(workdir)[-1]["command"][1:])
+        command = f"its command ({command})"
+    except (LookupError, TypeError):
+        command = "its command"
+    return (
+        "Nothing else is lost. Put a copy of it back; or give "
+        f"{command} with a new --workdir (a task: --output), stop it at its "
+        f"first step, and copy the config.json of that folder to {workdir}."
+    )
