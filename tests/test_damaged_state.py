@@ -17,7 +17,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import pretrain, state_files, workdirs
 from moco_tf.data import prepared_cache, sources, unreadable
-from moco_tf.evaluation import embeddings, features, frozen, supervised
+from moco_tf.evaluation import embeddings, features, frozen, results
 from moco_tf.models import saved_models
 from moco_tf.monitoring import health, metrics_csv, tensorboard
 from moco_tf.reporting import findings, page
@@ -172,7 +172,7 @@ def evaluate(name):
 def take_up_task(root, method=None):
     data = [workdirs.RunData(None, part) for part in ("12", "ab")]
     labelled = types.SimpleNamespace(data=data)
-    with supervised.open_result(
+    with results.open_result(
         configs.load("linear", {}, "linear"),
         root / "run" / "linear",
         labelled,

@@ -20,6 +20,7 @@ from moco_tf.evaluation import (
     features,
     frozen,
     label_augment,
+    results,
     supervised,
 )
 from moco_tf.models import batch_norm, encoder, heads, inputs
@@ -70,7 +71,7 @@ def run(
     train, held_out = choose(config, labelled)
     check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
     start = load_start(config, run_config, workdir, checkpoint, strategy)
-    with supervised.open_result(
+    with results.open_result(
         config,
         output,
         labelled,

@@ -24,6 +24,7 @@ from moco_tf.evaluation import (
     features,
     frozen,
     representation,
+    results,
     supervised,
 )
 from moco_tf.training import optimizers
@@ -70,7 +71,7 @@ def run(
         output,
     )
     check(config, encoder, labelled, strategy.num_replicas_in_sync)
-    with supervised.open_result(
+    with results.open_result(
         config,
         output,
         labelled,

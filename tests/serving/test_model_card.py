@@ -142,6 +142,6 @@ def test_a_source_of_any_name_is_one_cell_of_the_table(
     assert len(cells) == 4
     shown = cells[2].strip()
     assert shown[0] == shown[-1] == "`"
-    assert workdirs.read_json(tmp_path / "model_card.json") == json.loads(
+    assert state_files.read_json(tmp_path / "model_card.json") == json.loads(
         json.dumps(card)
     )

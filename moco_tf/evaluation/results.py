@@ -1,0 +1,91 @@
+"""The folder of a task with labels, and its result.json, read again."""
+
+import contextlib
+import os
+import zipfile
+
+from moco_tf import state_files, workdirs
+from moco_tf.evaluation import features
+
+_ACCURACY = ("top1", "top1_low", "top1_high", "images")  # of accuracy.summary
+
+
+@contextlib.contextmanager
+def open_result(config, output, labelled, command, encoder, fields, files=()):
+    """Locks the folder of a task, and reads its result if it is finished.
+
+    Args:
+      config: ConfigDict of the task. output: pathlib.Path of its folder.
+      labelled: LabelledSources. command: name of the command.
+      encoder: identity of the encoder that is evaluated.
+      fields: names that result.json of the command has beside top1.
+      files: names of files that a finished task has beside result.json.
+
+    Yields:
+      dict, as in result.json, None for a task that is not finished, or that has
+      lost one of these files and is measured again; and a function that notes
+      this start in the folder: to be called when it is certain that the task
+      goes on.
+
+    Raises:
+      ValueError: if another process writes there, or the task was started with
+        other sources, another encoder or another configuration.
+
+    Side effects: makes the folder.
+    """
+    fingerprint = "".join(part.fingerprint for part in labelled.data)
+    names = ("train_images", "test_images")
+    listings = [
+        (name, part.images)
+        for name, part in zip(names, labelled.data, strict=True)
+    ]
+
+    def begin():
+        workdirs.save(config, output, fingerprint, command, encoder, listings)
+        for name, part in zip(("train", "test"), labelled.data, strict=True):
+            if words := part.describe(f"data.{name}"):
+                print(words)
+
+    with workdirs.hold(output):
+        workdirs.check(
+            config, output, fingerprint, command=command, encoder=encoder
+        )
+        yield _read_result(output / "result.json", fields, files), begin
+
+
+def _read_result(path, fields, files):
+    """The result of a finished task, or None.
+
+    Side effects: a damaged result.json is set aside.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        result = state_files.read_json(path)
+        wanted = (*_ACCURACY, *fields)
+        lacking = [name for name in wanted if name not in result]
+        if lacking:
+            raise state_files.Damaged(path, f"lacks {', '.join(lacking)}")
+    except state_files.Damaged as error:
+        other = state_files.set_aside(path)
+        state_files.warn(f"{error} It is kept as {other}; the task goes on")
+        return None
+    for name in files:
+        if damage := _damage_of_npz(path.with_name(name)):
+            state_files.warn(
+                f"{path.with_name(name)} {damage}: the task is measured again"
+            )
+            return None
+    return result
+
+
+def _damage_of_npz(path):
+    """What is wrong with an .npz file, in words that follow its name, or ""."""
+    if damage := state_files.look(path):
+        return damage
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = archive.testzip()
+    except features.DAMAGED_ARRAY as error:
+        return f"is no complete .npz file ({error})"
+    return f"is damaged: the checksum of {name} differs" if name else ""
