@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 
-from moco_tf import filesystem
+from moco_tf import file_kinds, filesystem
 
 FORMAT = 1  # of JSON files, in their entry "format"; those without one have it
 _VERSION = re.compile(r"\d+")
@@ -137,6 +137,8 @@ def read_object(path, remedy=""):
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
+        if text.strip("\0 \n\t")[:1] not in ("{", "["):
+            remedy = f"{file_kinds.substitute(path)} {remedy}".strip()
         raise Damaged(path, _json_damage(text, error), remedy) from error
     except (ValueError, RecursionError) as error:  # digits or depth beyond use
         raise Damaged(path, f"is no JSON: {error}", remedy) from error

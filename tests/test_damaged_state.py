@@ -501,6 +501,16 @@ def test_a_configuration_comes_back_from_another_start(root, method, damage):
     assert resume(root, method) == 10
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", f"checkpoints/{LAST}/meta.json"]
+)
+def test_what_lies_in_place_of_a_record_is_named(root, method, name):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:"
+    (root / "run" / name).write_text(f"{text}{'0' * 64}\nsize 7\n")
+    with pytest.raises(state_files.Damaged, match=f"{name} .*Git LFS"):
+        resume(root, method)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_embeddings_moved_away_are_written_again(root, suffix):
     path = root / f"features{suffix}"
