@@ -25,7 +25,8 @@ class Unreadable:
     def add(self, steps):
         self.steps += steps
 
-    def check(self, bad, seen):
+    def check(self, bad, seen, session):
+        assert session[0] <= bad and session[1] <= seen
         self.checks.append((bad, seen))
 
 
