@@ -3,7 +3,7 @@
     python benchmarks/decoding.py --rounds=9
 
 The first bytes say the format, sizes are checked and photographs turned
-upright by their EXIF data, all in the graph. Alternates, in one process and on
+upright by their EXIF data, which Pillow reads. Alternates, in one process and on
 one thread, both ways to decode the same photograph: without EXIF data, upright
 and turned by it. Prints the ratio of the processor's time, of each pair of
 rounds the median.
@@ -17,7 +17,7 @@ import time
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data import decode
+from moco_tf.data import host_decode
 from moco_tf.serving import comparison
 
 _ORIENTATION = 0x0112
@@ -72,7 +72,7 @@ def main():
         pairs = [
             [
                 seconds(x, contents, options.images)
-                for x in (bare, decode.decode)
+                for x in (bare, host_decode.decode)
             ]
             for _ in range(options.rounds)
         ]
