@@ -125,6 +125,7 @@ def test_segments_are_followed_as_by_pillow(found, segments, before):
     contents = made_jpegs.with_segments(
         *segments, contents=PLAIN, before=before
     )
+    hypothesis.assume(b"\xffa" not in contents)  # a marker that all refuse
     assert found(contents) == pillows(contents)
     _, stored = host_decode.decode_and_look(contents)
     assert int(stored) == pillows(contents)
