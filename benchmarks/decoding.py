@@ -3,10 +3,10 @@
     python benchmarks/decoding.py --rounds=9
 
 The first bytes say the format, sizes are checked and photographs turned
-upright by their EXIF data, which Pillow reads. Alternates, in one process and on
-one thread, both ways to decode the same photograph: without EXIF data, upright
-and turned by it. Prints the ratio of the processor's time, of each pair of
-rounds the median.
+upright by their EXIF data, which Pillow reads. Alternates, in one process and
+on one thread, both ways to decode the same photograph: without EXIF data,
+upright and turned by it. Prints the ratio of the processor's time, of each pair
+of rounds the median.
 """
 
 import argparse
