@@ -33,6 +33,21 @@ _PROTOCOL = 1001
 _PICKLE = re.compile(rb"\x80[\x01-\x05]|[(}\]]|c[\w.]+\n[\w.]+\n")
 
 
+def refused(path, error):
+    """The error of a file, with what to do where it is damaged.
+
+    Args:
+      path: of the file. error: Unreadable, which has its own remedy else.
+
+    Returns:
+      ValueError.
+    """
+    text = f"{path} cannot be read as weights. {error}"
+    if any(word in str(error) for word in ("damaged", "cut off", "missing")):
+        text += f" {file_kinds.AGAIN}"
+    return ValueError(text)
+
+
 def read(path):
     """Reads a file of weights.
 
@@ -60,9 +75,7 @@ def read(path):
                 "that."
             )
     except Unreadable as error:
-        raise ValueError(
-            f"{path} cannot be read as weights. {error}"
-        ) from error
+        raise refused(path, error) from error
     return value
 
 

@@ -90,9 +90,7 @@ def read(path, entry="", prefix=""):
         values = candidates.values_of(saved)
         found = candidates.find(values)
     except Unreadable as error:
-        raise ValueError(
-            f"{path} cannot be read as weights. {error}"
-        ) from error
+        raise torch_file.refused(path, error) from error
     if not found:
         raise ValueError(_no_encoder(path, saved, values))
     try:
@@ -111,9 +109,7 @@ def _saved(path):
         if kind == file_kinds.SAFETENSORS:
             return safetensors_file.read(path, data), {}
     except Unreadable as error:
-        raise ValueError(
-            f"{path} cannot be read as weights. {error}"
-        ) from error
+        raise torch_file.refused(path, error) from error
     saved = torch_file.read(path)
     if not isinstance(saved, dict | list | tuple):
         raise ValueError(

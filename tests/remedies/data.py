@@ -703,6 +703,24 @@ def too_many_unreadable_images(tmp_path):
     yield lambda: plan.check(configs.load("moco_cifar10", fields), 1)
 
 
+@ROWS.followed("data/listing.py:read", "Put a copy of it back; or")
+def listing_that_is_damaged(tmp_path):
+    from moco_tf.data import listing
+
+    spec = write(tmp_path / "images", "1.png")
+    images = sources.open_source(spec).listing()
+    path = tmp_path / "source.npz"
+    listing.write(path, images)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    yield lambda: listing.read(path)
+    path.write_bytes(whole)  # the copy
+    yield lambda: listing.read(path)
+    path.unlink()  # and a start with those images writes it
+    listing.write(path, images)
+    yield lambda: listing.read(path)
+
+
 # Data sets of TFDS.
 
 
@@ -861,7 +879,6 @@ ROWS.states(
 ROWS.states(
     following.PART_OF_ANOTHER,
     ("data/listing.py:_unpack", "its names are not as long"),
-    ("data/listing.py:read", "cannot be read"),
     ("data/sources.py:open_source", "A source must be folder:PATH"),
     ("prepare.py:_fill", "A cache needs at least one image"),
 )

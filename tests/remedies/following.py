@@ -45,6 +45,7 @@ class Rows:
         self._reasons = {}
         self._tests = {}
         self._within = {}
+        self._rest = {}
 
     def covers(self, file):
         """Whether the rows are of this file."""
@@ -70,6 +71,11 @@ class Rows:
         """Adds messages without a remedy: pairs of place and words."""
         assert reason in REASONS
         self._reasons |= dict.fromkeys(keys, reason)
+
+    def states_rest(self, reason, *patterns):
+        """Adds all messages without a remedy of files that no row names."""
+        assert reason in REASONS
+        self._rest |= dict.fromkeys(patterns, reason)
 
     def within(self, key, *parts):
         """Adds texts that stand in the message of a row, which follows them.
@@ -121,6 +127,8 @@ class Rows:
             f"no row of {m.place} (line {m.first}): {m.remedy or m.text}"
             for m in messages.collect()
             if self.covers(m.file) and not named[m]
+            if m.remedy
+            or not any(fnmatch.fnmatch(m.file, p) for p in self._rest)
         ]
         faults += [
             f"{key} is no row, but has a part"

@@ -23,7 +23,7 @@ Raise Read Remove Rename Repeat Replace Resize Restore Run Save Scale See Send
 Set Start Stop Take Train Try Unpack Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
-    r"(?:(?<=[.:;!?})\n] )|(?<=: )|(?<=; )|(?<=\n)|^)"
+    r"(?:(?<=[.:;!?})\n] )|(?<=\})|(?<=: )|(?<=; )|(?<=\n)|^)"
     rf" *({'|'.join(_VERBS)}|Did you mean)\b|`moco-tf [a-z]",
     re.M,
 )

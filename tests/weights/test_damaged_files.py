@@ -56,6 +56,16 @@ def _valid(layout):
     return file.bytes(file.dict(**values))
 
 
+@pytest.mark.parametrize("layout", torch_files.LAYOUTS)
+def test_a_damaged_file_is_to_be_copied_anew_and_then_read(layout, path):
+    whole = _valid(layout)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="Copy or download it anew"):
+        torch_file.read(path)
+    path.write_bytes(whole)
+    assert torch_file.read(path)["epoch"] == 200
+
+
 FILES = {layout: _valid(layout) for layout in torch_files.LAYOUTS}
 # Parts of pickles; out of order they are nonsense, but not to every opcode.
 PARTS = [
