@@ -59,7 +59,7 @@ def _valid(layout):
 @pytest.mark.parametrize("layout", torch_files.LAYOUTS)
 def test_a_damaged_file_is_to_be_copied_anew_and_then_read(layout, path):
     whole = _valid(layout)
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(whole[: len(whole.rstrip(b"\0")) // 2])
     with pytest.raises(ValueError, match="Copy or download it anew"):
         torch_file.read(path)
     path.write_bytes(whole)
