@@ -81,10 +81,12 @@ def load(
     values = _fill(values, command)
     fields = _fields(values, command)
     lacking = missing(values, command)
+    base = values.get("method", "moco") if command == "pretrain" else command
     if lacking:
         raise ValueError(
             f"A configuration must hold every field of {command}. {name} "
-            f"lacks {', '.join(lacking)}."
+            f"lacks {', '.join(lacking)}. Add them, or begin the file with "
+            f"config = moco_tf.config.base({base!r})."
         )
     for field, text in overrides.items():
         values[field] = config_schema.parse(fields, field, text)

@@ -122,6 +122,6 @@ def lock(file, folder):
         print(
             f"Warning: no-locks: the file system of {paths.shown(folder)} has "
             f"no locks ({error.strerror}): a second process in it would not "
-            "be refused. Start one at a time"
+            "be refused. Start one at a time."
         )
     return True

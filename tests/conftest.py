@@ -90,6 +90,7 @@ cluster/test_watchdog.py
 cluster/test_rendezvous.py
 models/test_recompute.py
 doctor/test_scan.py
+remedies/test_remedies.py
 """.split()
 
 

@@ -247,6 +247,19 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(
     )
 
 
+def test_a_run_that_diverges_says_what_to_lower_and_where(
+    images, stopped, tmp_path
+):
+    message = "Lower config.optimizer.learning_rate, in another --workdir"
+    with pytest.raises(FloatingPointError, match=message):
+        _pretrain(images, tmp_path / "run", optimizer__learning_rate=1e30)
+    # The same with a lower rate, elsewhere, is the run of the fixture; here it
+    # would be two runs in one.
+    assert small_run.step_of(stopped) == 3
+    with pytest.raises(ValueError, match="another configuration"):
+        _pretrain(images, tmp_path / "run")
+
+
 def test_a_full_disk_keeps_the_checkpoints_from_before(
     images, stopped, tmp_path
 ):

@@ -43,7 +43,8 @@ def refused(path, error):
       ValueError.
     """
     text = f"{path} cannot be read as weights. {error}"
-    if any(word in str(error) for word in ("damaged", "cut off", "missing")):
+    words = str(error).lower()
+    if any(word in words for word in ("damaged", "cut off", "missing")):
         text += f" {file_kinds.AGAIN}"
     return ValueError(text)
 

@@ -34,6 +34,12 @@ def override_of_a_run():
     yield lambda: parse("knn", "--workdir=x")
 
 
+@ROWS.followed("cli/flags.py:_read_path", "Mount or copy it")
+def address_for_a_path():
+    yield lambda: parse("pretrain", "--workdir=s3://runs/a", *PRETRAIN[2:])
+    yield lambda: parse("pretrain", "--workdir=/mnt/runs/a", *PRETRAIN[2:])
+
+
 @ROWS.followed("cli/flags.py:_parse_flags", "There is no flag")
 def unknown_flag():
     text = yield lambda: parse(*PRETRAIN, "--device=cpu")
@@ -195,6 +201,7 @@ ROWS.states(
 )
 ROWS.states(
     following.NO_MESSAGE,
+    ("cli/flags.py:command_usage", "--config.SECTION.FIELD=VALUE"),
     ("cli/evaluation.py:", "draw the logged figures"),
     ("cli/main.py:", "run it again to go on"),
     ("cli/runs.py:", "name the bottleneck"),

@@ -269,6 +269,27 @@ def statistics_of_replicas():
 
 
 ROWS.within(
+    ("config_schema.py:_check_divisors", "must divide"),
+    *(
+        ("config_schema.py:_divisible", words)
+        for words in (
+            "--config.model.bn_groups=1 --config.train.micro_batches=1",
+            "--config.train.batch_size={batch}",
+            "--config.model.bn_groups={near}",
+        )
+    ),
+)
+ROWS.within(
+    (
+        "methods/two_views.py:TwoViews.refuse_micro_batches",
+        "needs train.micro_batches=1",
+    ),
+    (
+        "methods/two_views.py:TwoViews.refuse_micro_batches",
+        "--config.model.recompute=true",
+    ),
+)
+ROWS.within(
     ("config_schema.py:_check_small_views", "data.small_size must be below"),
     ("config_schema.py:_check_small_views", "data.small_size={size}"),
     ("config_schema.py:_check_small_views", "--config.data.small_views=0"),

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import struct
 import types
+import zlib
 from unittest import mock
 
 import numpy as np
@@ -864,10 +865,26 @@ RUN_LENGTHS = struct.pack(
     "<2sIHHIIiiHHIIiiII", b"BM", 1082, 0, 0, 1078,
     *(40, 8, 8, 1, 8, 1, 4, 0, 0, 256, 0),
 ) + bytes(1028)  # fmt: skip
-_decoded("decode.py:decode_bmp", "Convert it to PNG", RUN_LENGTHS)
+_decoded("decode.py:_decode_bmp", "Convert it to PNG", RUN_LENGTHS)
 _decoded(
     "kind_in_graph.py:", "Convert it to PNG if it is a", b"<!DOCTYPE html>"
 )
+
+
+def chunk(kind, data):
+    """The bytes of a chunk of a PNG."""
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
+TEXTS = PNG[:33] + chunk(b"tEXt", b"a\0b") * 5000 + PNG[33:]
+_decoded("decode.py:_decode_png", "Save it again.", TEXTS)
+APPLE = PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:]
+_decoded("decode.py:", "pngcrush -revert-iphone", APPLE)
+JPEG = tf.io.encode_jpeg(np.zeros([8, 8, 3], np.uint8)).numpy()
+SEGMENT = b"\xff\xe1" + struct.pack(">H", 4) + b"ab"
+SEGMENTS = JPEG[:2] + SEGMENT * 2000 + JPEG[2:]
+_decoded("decode.py:_decode_jpeg", "segments before its pixels", SEGMENTS)
 
 ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,

@@ -568,6 +568,16 @@ def slow_step():
         )
 
 
+ROWS.within(
+    ("benchmark.py:verdict", "_for_input"),
+    ("benchmark.py:_for_input", "--config.data.augment_on=device"),
+    ("benchmark.py:_for_input", "--config.data.threads=0"),
+)
+ROWS.within(
+    ("benchmark.py:verdict", "_for_step"),
+    ("benchmark.py:_for_step", "--config.train.precision=mixed_bfloat16"),
+    ("benchmark.py:_for_step", "--config.model.recompute=false"),
+)
 ROWS.states(
     following.OF_A_CALLER,
     ("benchmark.py:_known", "Operations can be counted"),

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import plan, workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import (
     accuracy,
@@ -20,6 +20,7 @@ from moco_tf.evaluation import (
     frozen,
     knn,
     linear,
+    monitor,
     neighbours,
     representation,
     supervised,
@@ -194,6 +195,23 @@ def classes_that_look_alike():
 
     yield lambda: compare("cat ", "dog")
     yield lambda: compare("cat", "dog")
+
+
+@ROWS.followed("evaluation/monitor.py:", "Or train without kNN: --config")
+def knn_of_a_run_without_labels(tmp_path):
+    spec = plain_frozen.write_greys(tmp_path, {"1.png": 10, "2.png": 20})
+    given = {"data.source": spec, "knn.bank": spec, "knn.query": spec}
+
+    def start(fields):
+        config = configs.load("moco_cifar10", given | {"knn.k": "1"} | fields)
+        plan.check(config, 1)
+        if config.knn.bank:  # as `pretrain` asks
+            monitor.KnnMonitor(config)
+
+    text = yield lambda: start({})
+    (remedy,) = following.advised(text)
+    assert remedy == {"knn.bank": "", "knn.query": ""}
+    yield lambda: start(remedy)
 
 
 @ROWS.followed("evaluation/features.py:common_labels", "missing in the")

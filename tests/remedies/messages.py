@@ -24,7 +24,8 @@ Set Start Stop Take Train Try Unpack Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
     r"(?:(?<=[.:;!?})\n] )|(?<=\})|(?<=: )|(?<=; )|(?<=\n)|^)"
-    rf" *({'|'.join(_VERBS)}|Did you mean)\b|`moco-tf [a-z]",
+    rf" *({'|'.join(_VERBS)}|Did you mean)\b"
+    r"|`moco-tf [a-z]|--config\.\w+\.\w+=",
     re.M,
 )
 # After a colon or a semicolon a sentence goes on in small letters.
