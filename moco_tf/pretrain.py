@@ -17,7 +17,6 @@ from moco_tf.monitoring import (
     health,
     listener,
     metrics_csv,
-    profile,
     progress,
     tensorboard,
 )
@@ -270,7 +269,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
     if profile_steps:
         first, last = profile_steps
         listeners.append(
-            profile.Profile(files.events_folder, first, last, events)
+            tensorboard.Profile(files.events_folder, first, last, events)
         )
     listeners.append(diagnostics.Inspector(plan.batches))
     if knn:

@@ -7,10 +7,17 @@ A command is a `Command`. It defines its own flags where it stands:
 What several commands have is a constant here. Flags are parsed by absl-py into
 a FlagValues of that command; absl's global FLAGS is read nowhere. Names that
 another room knows and checks (devices, sources, layouts) are text here.
+
+--flagfile=FILE stands for the flags in FILE, one a line: --name=value,
+--name = value or --name value; what begins with # or // is a comment. Another
+--flagfile may stand in it. Flags count in the order in which they are met, so
+one behind the file counts more than the file. absl-py reads such files too, but
+it knows nothing of --config.SECTION.FIELD.
 """
 
 import math
 import os
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -180,10 +187,98 @@ DETERMINISTIC = boolean(
 # Every command has these.
 _COMMON = (
     boolean("verbose", "show TensorFlow's notices, and tracebacks of errors"),
-    # Read before the others: flag_files puts the lines in its place.
+    # Read before the others: `expand_files` puts the lines in its place.
     path("flagfile", "", "file of flags, one a line"),
     boolean("help", "show this text", needs=()),
 )
+
+_FILE_FLAGS = ("--flagfile", "-flagfile")
+
+
+def expand_files(words):
+    """A command line with the flags of its files in their places.
+
+    Args:
+      words: list of str.
+
+    Returns:
+      list of str.
+
+    Raises:
+      UsageError: for a file that cannot be read, a line that is no flag, or
+        files that name each other in a circle.
+    """
+    return _expand(words, pathlib.Path(), ())
+
+
+def _expand(words, folder, opened):
+    """As `expand_files`, of words of a file in a folder; `opened` led to it."""
+    expanded = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in _FILE_FLAGS:
+            expanded.append(word)
+            continue
+        value = value if equals else next(rest, "")
+        if not value:
+            raise UsageError("--flagfile needs a file: --flagfile=FILE.")
+        path = _find_file(value, folder)
+        if path in opened:
+            names = " -> ".join(str(p) for p in (*opened, path))
+            raise UsageError(
+                f"Flag files must not name each other in a circle: {names}. "
+                "Remove one of the --flagfile lines."
+            )
+        lines = _read_lines(path)
+        expanded += _expand(lines, path.parent, (*opened, path))
+    return expanded
+
+
+def _find_file(name, folder):
+    """The file of a name: beside the file that names it, or from here."""
+    path = pathlib.Path(os.path.expanduser(name.strip()))
+    beside = folder / path
+    return (beside if beside.exists() else path).absolute()
+
+
+def _read_lines(path):
+    """The flags of a file, a word each."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"--flagfile names what cannot be read: {path} ({error.strerror})."
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"A flag file must be text in UTF-8. Received {path}. Save it so."
+        ) from None
+    words = []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line and not line.startswith(("#", "//")):
+            words.append(_read_line(line, f"{path}, line {number}"))
+    return words
+
+
+def _read_line(line, where):
+    """A line as a word of a command line."""
+    if not line.startswith("-"):
+        raise UsageError(
+            f"A line of a flag file must be --name=value. Received {line!r} "
+            f"({where})."
+        )
+    name, *value = line.split(None, 1)
+    if "=" not in name and value:
+        line = f"{name}={value[0].removeprefix('=').lstrip()}"
+    text = line.partition("=")[2]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise UsageError(
+            "No shell reads a flag file: quotes would be part of the value. "
+            f"Received {line!r} ({where}). Write it without them."
+        )
+    return line
 
 
 def parse(argv, commands, fields=lambda name, config: ()):

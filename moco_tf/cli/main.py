@@ -8,15 +8,8 @@ import traceback
 import moco_tf
 from moco_tf import config as configs
 from moco_tf import config_schema, paths
-from moco_tf.cli import (
-    evaluation,
-    flag_files,
-    flags,
-    quiet,
-    runs,
-    serving,
-)
-from moco_tf.cluster import entry, membership, rendezvous, watchdog
+from moco_tf.cli import evaluation, flags, quiet, runs, serving
+from moco_tf.cluster import membership, rendezvous, watchdog
 
 
 def _pretrain(options, config):
@@ -55,7 +48,7 @@ def _pretrain(options, config):
 
     with (
         distribution.lost_workers(cluster),
-        entry.joined(
+        rendezvous.joined(
             cluster,
             make_strategy,
             start_timeout=options.start_timeout,
@@ -144,7 +137,7 @@ def run(argv=None):
         return 0
     try:
         words = ["--help" if word == "-h" else word for word in argv]
-        words = [words[0], *flag_files.expand(words[1:])]
+        words = [words[0], *flags.expand_files(words[1:])]
         name, options, overrides = flags.parse(words, COMMANDS, _fields)
         if options.help:
             print(

@@ -1,8 +1,8 @@
-"""Workers meet before TensorFlow joins them, so that a missing one is named.
+"""The start of a worker: all meet before TensorFlow joins them.
 
-TensorFlow waits for its peers without end, and cannot be interrupted then.
-Here worker 0 listens on its own port, and every other worker connects to it.
-A message is one line of JSON:
+TensorFlow waits for its peers without end, cannot be interrupted then, and
+names none that is missing. Here worker 0 listens on its own port, and every
+other worker connects to it. A message is one line of JSON:
 
     {"worker": 1, "cluster": HASH, "process": "host, process 7"}
                                      to worker 0: who connects, of which list
@@ -24,14 +24,67 @@ import socket
 import time
 from typing import Any
 
+from moco_tf.cluster import watchdog
+
 _MAX_LINE = 4096  # bytes of a message
 _PAUSE = 0.5  # seconds between two tries
 _CONNECTION_TIMEOUT = 5.0  # seconds for the other side's first message
+_GRACE = 60.0  # seconds for what takes a moment where nothing hangs
 _REPLY_TIMEOUT = 15.0  # seconds more than worker 0 itself waits for all
 
 
 class PeerMissing(Exception):
     """A worker did not come, or was lost; start again."""
+
+
+@contextlib.contextmanager
+def joined(cluster, make_strategy, start_timeout, stall_timeout):
+    """Joins the other workers; the block is what they do together.
+
+    The order of a start, and why it is this one:
+
+    1. The watchdog starts, since each of the next steps may wait inside
+       TensorFlow or a system call, where no handler of Python runs.
+    2. The workers meet: TensorFlow would wait for a missing one without end
+       and not name it.
+    3. `make_strategy` is called. In a cluster TensorFlow joins the workers
+       there, and takes SIGTERM for itself.
+    4. So only now SIGTERM and SIGUSR1 are taken, to ask the run to leave; in a
+       cluster Ctrl-C too.
+    5. The block runs. Its first step is limited by `stall_timeout`; later ones
+       say to the Guard when they are done.
+    6. The process ends. TensorFlow may wait for a peer there again, so this
+       is limited too.
+
+    A process on its own has no watchdog and waits for nobody: 3, 4, 5 remain.
+
+    Args:
+      cluster: Cluster, or None for a process on its own.
+      make_strategy: function without arguments that returns the strategy, and
+        does whatever must be done before signals are taken.
+      start_timeout: float, seconds to wait for the other workers.
+      stall_timeout: float, seconds a step may take in a cluster; 0: no limit.
+
+    Yields:
+      what `make_strategy` returned; Guard of this process.
+
+    Raises:
+      PeerMissing: for workers that did not come in time.
+      ValueError: for workers that were started with another list of workers.
+
+    Side effects: the watchdog and the signal handlers stay after the block, to
+    the end of the process.
+    """
+    guard = watchdog.Guard(cluster, stall_timeout)
+    if cluster:
+        guard.limit(start_timeout + _GRACE, "the arrival of all workers")
+        meet(cluster, start_timeout)
+        guard.limit(start_timeout, "joining the other workers")
+    strategy = make_strategy()
+    guard.take_signals()
+    guard.limit(stall_timeout, "the start of training")
+    yield strategy, guard
+    guard.limit(_GRACE, "the end of the process")
 
 
 def meet(cluster, timeout):

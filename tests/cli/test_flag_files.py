@@ -2,7 +2,7 @@
 
 import pytest
 
-from moco_tf.cli import flag_files, flags
+from moco_tf.cli import flags
 from moco_tf.cli import main as cli
 
 
@@ -31,7 +31,7 @@ def test_a_file_stands_for_its_lines(write, text):
     path = write("flags", text)
     expected = ["--verbose", "--config=a", "--config.train.epochs=2", "--x"]
     for words in ([f"--flagfile={path}"], ["--flagfile", path]):
-        assert flag_files.expand(["--verbose", *words, "--x"]) == expected
+        assert flags.expand_files(["--verbose", *words, "--x"]) == expected
 
 
 def test_files_may_name_others_from_here_or_beside_them(
@@ -40,24 +40,24 @@ def test_files_may_name_others_from_here_or_beside_them(
     write("more/inner", "--b=2\n")
     write("more/outer", "--a=1\n--flagfile=inner\n--c=3\n")
     monkeypatch.chdir(tmp_path)
-    assert flag_files.expand(["--flagfile=more/outer", "--d=4"]) == (
+    assert flags.expand_files(["--flagfile=more/outer", "--d=4"]) == (
         ["--a=1", "--b=2", "--c=3", "--d=4"]
     )
     write("from_here", "--flagfile=more/inner\n")
-    assert flag_files.expand(["--flagfile=from_here"]) == ["--b=2"]
-    twice = flag_files.expand(["--flagfile=more/inner"] * 2)
+    assert flags.expand_files(["--flagfile=from_here"]) == ["--b=2"]
+    twice = flags.expand_files(["--flagfile=more/inner"] * 2)
     assert twice == ["--b=2", "--b=2"]
 
 
 def test_a_file_in_the_home_folder(write, tmp_path, monkeypatch):
     write("flags", "--a=1")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert flag_files.expand(["--flagfile=~/flags"]) == ["--a=1"]
+    assert flags.expand_files(["--flagfile=~/flags"]) == ["--a=1"]
 
 
 def test_a_value_may_hold_blanks_and_signs(write):
     line = "--config.data.source=folder:/my images/a=b # c"
-    assert flag_files.expand([f"--flagfile={write('f', line)}"]) == [line]
+    assert flags.expand_files([f"--flagfile={write('f', line)}"]) == [line]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_value_may_hold_blanks_and_signs(write):
 )
 def test_a_file_that_cannot_be_read_is_refused(write, text, message):
     with pytest.raises(flags.UsageError) as error:
-        flag_files.expand([f"--flagfile={write('f', text)}"])
+        flags.expand_files([f"--flagfile={write('f', text)}"])
     assert message in str(error.value)
 
 
@@ -80,13 +80,13 @@ def test_a_circle_is_named(write):
     path = write("a", "--flagfile=b")
     write("b", "--flagfile=a")
     with pytest.raises(flags.UsageError, match="circle: .*a -> .*b -> .*a"):
-        flag_files.expand([f"--flagfile={path}"])
+        flags.expand_files([f"--flagfile={path}"])
 
 
 @pytest.mark.parametrize("words", [["--flagfile"], ["--flagfile="]])
 def test_a_file_must_be_named(words):
     with pytest.raises(flags.UsageError, match="--flagfile=FILE"):
-        flag_files.expand(words)
+        flags.expand_files(words)
 
 
 def test_a_command_reads_fields_and_flags_from_files(write, capsys):

@@ -1,7 +1,7 @@
 """Rows of cli/: command lines that are not understood."""
 
 from moco_tf import pretrain
-from moco_tf.cli import evaluation, flag_files, flags, main, runs
+from moco_tf.cli import evaluation, flags, main, runs
 from moco_tf.monitoring import representation_plot
 from tests.remedies import following
 
@@ -74,48 +74,48 @@ def missing_flags():
     yield lambda: parse("pretrain", *(f"{word}=x" for word in words))
 
 
-@ROWS.followed("cli/flag_files.py:_expand", "needs a file: --flagfile=FILE")
+@ROWS.followed("cli/flags.py:_expand", "needs a file: --flagfile=FILE")
 def flag_file_without_a_name(tmp_path):
     (tmp_path / "FILE").write_text("--extend\n")
-    yield lambda: flag_files.expand(["--flagfile"])
-    yield lambda: flag_files.expand([f"--flagfile={tmp_path / 'FILE'}"])
+    yield lambda: flags.expand_files(["--flagfile"])
+    yield lambda: flags.expand_files([f"--flagfile={tmp_path / 'FILE'}"])
 
 
-@ROWS.followed("cli/flag_files.py:_expand", "Remove one of the --flagfile")
+@ROWS.followed("cli/flags.py:_expand", "Remove one of the --flagfile")
 def flag_files_in_a_circle(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_text("--extend\n--flagfile=b\n")
     second.write_text("--flagfile=a\n")
-    yield lambda: flag_files.expand([f"--flagfile={first}"])
+    yield lambda: flags.expand_files([f"--flagfile={first}"])
     second.write_text("")
-    yield lambda: flag_files.expand([f"--flagfile={first}"])
+    yield lambda: flags.expand_files([f"--flagfile={first}"])
 
 
-@ROWS.followed("cli/flag_files.py:_read", "Save it so")
+@ROWS.followed("cli/flags.py:_read_lines", "Save it so")
 def flag_file_of_another_encoding(tmp_path):
     path = tmp_path / "flags"
     path.write_text("--extend\n", encoding="utf-16")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
     path.write_text("--extend\n", encoding="utf-8")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
 
 
-@ROWS.followed("cli/flag_files.py:_word", "must be --name=value")
+@ROWS.followed("cli/flags.py:_read_line", "must be --name=value")
 def line_that_is_no_flag(tmp_path):
     path = tmp_path / "flags"
     path.write_text("extend\n")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
     path.write_text("--devices=cpu\n")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
 
 
-@ROWS.followed("cli/flag_files.py:_word", "Write it without them")
+@ROWS.followed("cli/flags.py:_read_line", "Write it without them")
 def line_with_quotes(tmp_path):
     path = tmp_path / "flags"
     path.write_text("--workdir='my run'\n")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
     path.write_text("--workdir=my run\n")
-    yield lambda: flag_files.expand([f"--flagfile={path}"])
+    yield lambda: flags.expand_files([f"--flagfile={path}"])
 
 
 @ROWS.followed("cli/main.py:run", "Try: moco-tf{known} --help")
@@ -192,7 +192,7 @@ ROWS.states(
     ("cli/flags.py:_read_seconds", "takes one number"),
     ("cli/flags.py:_read_seconds", "seconds from 0 on"),
     ("cli/flags.py:_Parser.parse", "Received"),
-    ("cli/flag_files.py:_read", "names what cannot be read"),
+    ("cli/flags.py:_read_lines", "names what cannot be read"),
     ("cli/runs.py:_doctor", "--trial_steps takes 0 or more"),
 )
 ROWS.states(

@@ -6,11 +6,16 @@ import types
 
 from moco_tf import config as configs
 from moco_tf import plan
-from moco_tf.monitoring import health, metrics_csv, profile, representation_plot
+from moco_tf.monitoring import (
+    health,
+    metrics_csv,
+    representation_plot,
+    tensorboard,
+)
 from tests.remedies import following
 
 ROWS = following.Rows(
-    *("monitoring/health.py", "monitoring/profile.py"),
+    "monitoring/health.py",
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
 )
 
@@ -165,12 +170,14 @@ def slow_input():
     yield lambda: wait(0.1)
 
 
-@ROWS.followed("monitoring/profile.py:Profile.__init__", "--profile_steps=10")
+@ROWS.followed(
+    "monitoring/tensorboard.py:Profile.__init__", "--profile_steps=10"
+)
 def steps_to_trace(tmp_path):
     from moco_tf.cli import flags, main
 
     def make(first, last):
-        return profile.Profile(tmp_path, first, last)
+        return tensorboard.Profile(tmp_path, first, last)
 
     text = yield lambda: make(5, 2)
     word = "--profile_steps=" + text.rpartition("=")[2].rstrip(".")
