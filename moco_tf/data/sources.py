@@ -178,6 +178,7 @@ def _open_shapes(split):
     )
 
 
+_COMPARED = 8  # samples of which `are_same` reads the files
 _SOURCES = {
     "folder": image_files.open_folder,
     "list": image_files.open_list,
@@ -285,6 +286,35 @@ def remark_lines(source: Any, indent: str = "") -> str:
     if any(remark.remedy for remark in found):
         lines.append("`moco-tf doctor` says what to do about these.")
     return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def are_same(first: Any, second: Any) -> bool:
+    """Whether two Sources are of the same images, in the same order.
+
+    Their fingerprints say it; of files, whose names and sizes may be the same
+    by chance, a few are compared as well.
+    """
+    if first is second:
+        return True
+    if len(first) != len(second) or first.fingerprint() != second.fingerprint():
+        return False
+    return all(
+        _bytes_of_files(first, index) == _bytes_of_files(second, index)
+        for index in tf.constant(evenly_spaced(len(first), _COMPARED))
+    )
+
+
+def _bytes_of_files(source, index):
+    """The contents of a sample's files, a list; None for one not readable."""
+    paths = getattr(source, "file_paths", None)
+    contents: list[bytes | None] = []
+    for path in paths(index) if paths else ():
+        try:
+            with open(path, "rb") as file:
+                contents.append(file.read())
+        except OSError:
+            contents.append(None)
+    return contents
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:

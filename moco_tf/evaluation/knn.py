@@ -151,6 +151,8 @@ def evaluate(
         )
         if name == "bank" or query != bank:
             print(sources.remark_lines(source, " " * 12), end="")
+    if words := features_lib.overlap_words(*opened):
+        print(f"Warning: {words}")
     result = _print_table(sets, labels, ks, temperatures, classes)
     if len(sets[-1][3].index) > 1:  # a single image has no distance to another
         _print_representation(sets)

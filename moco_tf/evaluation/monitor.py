@@ -74,11 +74,14 @@ class KnnMonitor(listener.Listener):
         specs = self.config.knn.bank, self.config.knn.query
         named = dict(zip(specs, (self.bank, self.query), strict=True))
         named.pop(self.config.data.source, None)  # the plan has spoken of it
-        return "".join(
+        lines = "".join(
             f"  kNN      {len(source)} images of {paths.shown(spec)}\n{lines}"
             for spec, source in named.items()
             if (lines := sources.remark_lines(source, " " * 11))
         )
+        if words := features.overlap_words(self.bank, self.query):
+            lines += f"Warning: kNN: {words}\n"
+        return lines
 
     def take(self):
         """Returns the newest features of bank and query once, then None."""

@@ -164,6 +164,9 @@ class LabelledSources(NamedTuple):
         """What a user should know of both, a line each with its end, or ""."""
         indent = " " * 11
         lines = [sources.remark_lines(x, indent) for x in self[:2]]
+        names = "data.train", "data.test"
+        if words := features.overlap_words(self.train, self.test, names):
+            lines.append(f"{indent}Warning: {words}\n")
         return "".join(dict.fromkeys(lines))  # both may be of one folder
 
 

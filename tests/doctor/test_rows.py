@@ -229,6 +229,20 @@ ROWS = [
 ]
 
 
+def test_one_folder_as_bank_and_query_set_is_warned_of(tmp_path):
+    for name, count in {"one/a": 2, "one/b": 2, "two/a": 2, "two/b": 3}.items():
+        photographs.write(tmp_path / name, count)
+    one, two = (f"folder:{tmp_path / name}" for name in ("one", "two"))
+    same, other = (
+        recipe.knn_row(config_of(knn__bank=one, knn__query=x, knn__k=2))
+        for x in (f"{one}/", two)
+    )
+    assert same.verdict == table.WARN
+    assert same.finding.startswith("4 and 4 labelled images; bank and query")
+    assert same.remedy == "Name different images for one of them."
+    assert other == table.Row("kNN", "4 and 5 labelled images")
+
+
 def test_knn_keeps_the_rules_of_the_run(tmp_path):
     photographs.write(tmp_path / "few" / "a", 3)
     spec = f"folder:{tmp_path / 'few'}"

@@ -57,6 +57,21 @@ def test_embeddings_have_all_images_and_the_labels_that_there_are(
     assert found.same[1].sum() == 1 and found.same[4].sum() == 2
 
 
+def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
+    one = sources.labelled(sources.open_source(spec), "bank")
+    again = sources.labelled(sources.open_source(f"{spec}/"), "query set")
+    words = features.overlap_words(one, again)
+    assert words.startswith("bank and query set are the same images")
+    labelled = supervised.open_labelled(spec, spec)
+    assert "Warning: data.train and data.test are" in labelled.remark_lines()
+    others = {"cat/1.png": 10, "cat/2.png": 12, "dog/1.png": 100}
+    others |= {"dog/2.png": 102, "dog/9.png": 104}
+    spec = plain_frozen.write_greys(tmp_path / "others", others)
+    other = sources.labelled(sources.open_source(spec), "query set")
+    assert len(other) == len(one)
+    assert features.overlap_words(one, other) == ""
+
+
 @pytest.mark.parametrize("form", ["file", "source"])
 def test_a_bank_holds_the_labelled_images_alone(tmp_path, spec, form):
     encoder = plain_frozen.make_frozen()

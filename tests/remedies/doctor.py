@@ -166,12 +166,12 @@ def momentum_of_a_longer_run():
 
 @ROWS.followed("doctor/recipe.py:knn_row", "Name labelled images in")
 def no_knn(tmp_path):
-    photographs.write(tmp_path / "a", 2)
-    photographs.write(tmp_path / "b", 2)
-    spec = f"folder:{tmp_path}"
+    for name in "ab":
+        photographs.write(tmp_path / "bank" / name, 2)
+        photographs.write(tmp_path / "query" / name, 2, first=2)
     yield lambda: recipe.knn_row(config_of())
-    fields = {"knn.bank": spec, "knn.query": spec, "knn.k": 2}
-    yield lambda: recipe.knn_row(config_of(fields=fields))
+    fields = {f"knn.{x}": f"folder:{tmp_path / x}" for x in ("bank", "query")}
+    yield lambda: recipe.knn_row(config_of(fields=fields | {"knn.k": 2}))
 
 
 @ROWS.followed("doctor/recipe.py:knn_row", "Correct knn.bank")
