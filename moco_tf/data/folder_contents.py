@@ -29,12 +29,17 @@ _CAUSE = 4  # one of so many must be no image to be spoken of
 _ENDINGS_NAMED = 12  # in a sentence
 _ENDING_LENGTH = 12  # characters; what is longer is no ending
 NO_ENDING = "without an ending"
+# Files of cameras, before they are developed. Many begin as a TIFF does: what a
+# decoder of TIFF finds in them is a thumbnail, or the pattern of the sensor.
+_RAW = frozenset(
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw "
+    ".x3f .3fr .iiq .mrw .gpr .kdc .dcr .erf .mef .mos .rwl .fff".split()
+)
 # Endings of other formats of images, and of JPEG and PNG under other names.
-OTHER_FORMATS = frozenset(
+OTHER_FORMATS = _RAW | frozenset(
     ".webp .tif .tiff .heic .heif .hif .avif .jp2 .j2k .jpx .jxl .jxr .ppm "
     ".pgm .pbm .pnm .tga .ico .svg .psd .psb .xcf .exr .hdr .dcm .dds .qoi "
-    ".pcx .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef "
-    ".srw .x3f .3fr .iiq .mrw .gpr".split()
+    ".pcx".split()
 )
 _OTHER_NAMES = frozenset(
     ".mpo .apng .pjpeg .pjp .jpg_large .jpeg_large .jpg~ .dib .raw".split()
@@ -209,8 +214,8 @@ class Contents:
     def _hidden_images(self, formats):
         """A remark on files of other endings that are images all the same."""
         names, kinds = Tally(), set()
-        for _, tally in sorted(self.others.items()):
-            for name in tally.first:
+        for ending, tally in sorted(self.others.items()):
+            for name in () if ending in _RAW else tally.first:
                 kind = self._kind(name)
                 if kind and file_kinds.is_one_of(kind, formats):
                     kinds.add(kind.name)

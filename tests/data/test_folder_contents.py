@@ -153,6 +153,27 @@ def test_images_that_are_reached_twice_are_counted(tmp_path, kind):
     assert str(contents.repeated) in remark.words
 
 
+@pytest.mark.parametrize("ending", [".dng", ".NEF", ".cr2", ".arw", ".3fr"])
+def test_nobody_is_told_to_rename_what_a_camera_has_not_developed(
+    tmp_path, ending
+):
+    """It begins as a TIFF does, whose decoder would find a thumbnail."""
+    pictures.write(tmp_path, "a.jpg")
+    (tmp_path / f"b{ending}").write_bytes(b"II*\0\x08\0\0\0" + b"x" * 99)
+    tiff = "JPEG", "PNG", "TIFF"
+    remarks = contents_of(tmp_path).remarks(tiff)
+    assert "write them as PNG" in str(remarks[0])
+    assert "Rename" not in str(remarks)
+    (tmp_path / "noending").write_bytes(b"II*\0\x08\0\0\0" + b"x" * 99)
+    (remark,) = (
+        x for x in contents_of(tmp_path).remarks(tiff) if "Ren" in x.remedy
+    )
+    assert (
+        remark.words
+        == "files with other endings that look like a TIFF: noending"
+    )
+
+
 def test_hidden_images_are_counted(tmp_path):
     pictures.write(tmp_path, "a/1.jpg", "a/._1.jpg", ".trash/2.jpg")
     contents = contents_of(tmp_path)
