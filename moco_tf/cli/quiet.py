@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
 
@@ -30,6 +31,37 @@ _NOTICES = re.compile(
 )
 
 
+class _NewWarnings(logging.Filter):
+    """Lets a sentence pass once: every epoch meets the same bad images."""
+
+    def __init__(self):
+        """Remembers the sentences of one handler."""
+        super().__init__()
+        self._said = set()
+
+    def filter(self, record):
+        text = record.getMessage()
+        is_new = text not in self._said
+        self._said.add(text)
+        return is_new
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes a warning in the form of the other warnings of a run."""
+
+    def __init__(self):
+        """Writes nothing yet."""
+        super().__init__()
+        self.addFilter(_NewWarnings())
+
+    def format(self, record):
+        return f"{record.levelname.capitalize()}: {record.getMessage()}"
+
+    def emit(self, record):
+        self.stream = sys.stderr  # which may have been replaced since
+        super().emit(record)
+
+
 def prepare(verbose=False):
     """Sets log levels and warning filters; call before TensorFlow's import.
 
@@ -49,6 +81,11 @@ def prepare(verbose=False):
     # On damaged metadata; the image is read or refused in any case.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # The package's own warnings; without a handler they have a logger's name
+    # in front, and none on their way says what was said before.
+    own = logging.getLogger("absl")
+    own.handlers = [_StandardError()]
+    own.propagate = False
 
 
 @contextlib.contextmanager

@@ -201,6 +201,24 @@ def test_a_command_starts_quietly(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_warning_is_one_sentence_and_said_once():
+    """In a process of its own: the handlers of this one are pytest's."""
+    code = (
+        "from moco_tf.cli import quiet; from absl import logging\n"
+        "quiet.prepare()\n"
+        "for n in (1, 2, 1): logging.warning('%d of 9 are left out', n)\n"
+        "logging.info('unsaid'); logging.error('no picture')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr.splitlines() == [
+        "Warning: 1 of 9 are left out",
+        "Warning: 2 of 9 are left out",
+        "Error: no picture",
+    ]
+
+
 def test_held_back_lines_are_shown_but_for_known_notices(capfd):
     with quiet.imports():
         os.write(2, b"E cuda_dnn.cc:9261] Unable to register cuDNN factory\n")
