@@ -3,7 +3,8 @@
 A warning has a name, a cause and a remedy. The rules (Watch) read rows of
 metrics.csv and nothing else, so that they can be tried on the rows of any run.
 They are about collapse, a key encoder that stands still or follows too fast, a
-loss at chance, statistics that give the key away, large queues and slow input.
+loss at chance, statistics that give the key away, large queues, slow input and
+images that cannot be read.
 """
 
 import csv
@@ -82,7 +83,11 @@ class Watch:
         Args:
           row: dict by column of metrics.csv, with "step".
         """
-        return [*self._contrast(row), *self._input(row)]
+        return [
+            *self._contrast(row),
+            *self._input(row),
+            *self._unreadable(row),
+        ]
 
     def epoch(self, row):
         """Warnings of an epoch: kNN columns, and the mean of "instance_top1".
@@ -200,6 +205,20 @@ class Watch:
             f"{100 * share:.0f} % of the time is spent waiting for images. "
             "`moco-tf benchmark` says which part of the input is slow; "
             "`moco-tf prepare` makes a cache that reads faster",
+        )
+
+    def _unreadable(self, row):
+        """The warning of a run's first images that cannot be read, a list."""
+        count = row.get("unreadable")
+        if not count:
+            return []
+        return self._warn(
+            "unreadable",
+            f"{count} of the {row['steps'] * self._run.batch_size} samples up "
+            f"to step {row['step']} could not be read, and others were taken "
+            "in their place. unreadable.csv in the workdir names the files "
+            "and the reasons, of later ones too. Mend or remove them: a run "
+            "that goes on takes up what was mended",
         )
 
     def _repeated(self, name, holds):

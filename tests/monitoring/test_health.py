@@ -158,6 +158,16 @@ def test_waiting_for_images_warns_when_it_lasts():
     assert names == [[]] * 6 + [["input-bound"]]
 
 
+def test_images_that_cannot_be_read_are_said_once():
+    watch = _watch()
+    assert watch.report(_row(5, unreadable=0, steps=5)) == []
+    (notice,) = watch.report(_row(10, unreadable=3, steps=5))
+    assert notice.name == "unreadable"
+    assert f"3 of the {5 * 512} samples up to step 10" in notice.text
+    assert "unreadable.csv" in notice.text
+    assert watch.report(_row(15, unreadable=1, steps=5)) == []
+
+
 def test_a_warning_of_an_earlier_session_is_not_repeated():
     watch = _watch(images=1000, known=["large-queue"])
     assert watch.start() == []

@@ -64,6 +64,17 @@ def large_queue():
     yield lambda: shown(short.start())
 
 
+@ROWS.followed("monitoring/health.py:Watch._unreadable", "Mend or remove them")
+def images_that_cannot_be_read():
+    def text(count):
+        rules = watch()
+        row = {"step": 9, "loss": 6.0, "steps": 9, "unreadable": count}
+        return " ".join(notice.text for notice in rules.report(row))
+
+    yield lambda: text(1)
+    yield lambda: text(0)
+
+
 def leak(instance_top1, preset="moco_cifar10", **fields):
     """The warnings of an epoch in which kNN has not risen."""
     rules = watch(preset, **fields)
