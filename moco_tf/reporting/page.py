@@ -27,6 +27,11 @@ from moco_tf import (
 from moco_tf.monitoring import metrics_csv
 from moco_tf.reporting import charts, findings, pictures, published
 
+_PICTURES = {
+    "pairs": "training views",
+    "map": "the map of images",
+    "near": "nearest neighbours",
+}
 _SHEETS = 5_000_000  # characters, of the sheets of all maps together
 _SHEET = 1_500_000  # characters, of one
 # Columns of the table of epochs: of a task, of a pre-training.
@@ -156,10 +161,13 @@ def _template():
 def _part(run, run_pictures):
     """One run as a dict for the template; pictures of pictures.draw_run."""
     start = run.starts[-1] if run.starts else {}
+    missing: dict[str, list[str]] = {}
     for name, part in (run_pictures or {}).items():
         if "missing" in part:
-            reason = paths.shown(part["missing"])
-            print(f"without     {name} of {paths.shown(run.name)}: {reason}")
+            missing.setdefault(part["missing"], []).append(_PICTURES[name])
+    for reason, names in missing.items():
+        what = f"{', '.join(names)} of {paths.shown(run.name)}"
+        print(f"without     {what}: {paths.shown(reason)}")
     return {
         "name": run.name,
         "workdir": str(run.workdir),
