@@ -294,7 +294,7 @@ def lay_out(rows):
     if not np.isfinite(rows).all():
         raise ValueError(
             "The features are not finite: the encoder has diverged, or its "
-            "checkpoint is damaged."
+            "checkpoint is damaged. Give an earlier --checkpoint."
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(norms > 0, norms, 1)

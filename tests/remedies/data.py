@@ -511,13 +511,12 @@ def cache_that_another_writes(tmp_path):
     yield lambda: make_cache(images, folder)
 
 
-@ROWS.followed("data/prepared_cache.py:Writer._resume", "Remove the folder and")
+@ROWS.followed("data/prepared_cache.py:Writer._resume", "is shorter than")
 def cache_that_lost_its_end(tmp_path):
     images, folder = begun(tmp_path)
     os.truncate(folder / prepared_cache.IMAGES, 10)
     yield lambda: make_cache(images, folder)
-    shutil.rmtree(folder)
-    yield lambda: make_cache(images, folder)
+    yield lambda: make_cache(images, tmp_path / "other")
 
 
 @ROWS.followed("data/prepared_cache.py:check_folder", "a folder of its own")
@@ -549,25 +548,24 @@ def cache_of_another_format(tmp_path):
     yield lambda: sources.open_source(f"prepared:{other}")
 
 
-@ROWS.followed("data/prepared_cache.py:_damaged", "Remove the folder and prep")
+@ROWS.followed("data/prepared_cache.py:", "Prepare it again with another")
 def damaged_cache(tmp_path):
     images, folder = made(tmp_path)
     os.remove(folder / prepared_cache.IMAGES)
     yield lambda: sources.open_source(f"prepared:{folder}")
-    shutil.rmtree(folder)
-    make_cache(images, folder)
-    yield lambda: sources.open_source(f"prepared:{folder}")
+    other = tmp_path / "other"
+    make_cache(images, other)
+    yield lambda: sources.open_source(f"prepared:{other}")
 
 
-@ROWS.followed("prepare.py:verify", "Remove the folder and prepare it again")
+@ROWS.followed("prepare.py:verify", "Prepare it again with another --path")
 def cache_of_flipped_bits(tmp_path):
     images, folder = made(tmp_path)
     prepared_caches.flip(folder / prepared_cache.IMAGES, 100)
     quiet = io.StringIO()
     yield lambda: prepare.verify(folder, quiet)
-    shutil.rmtree(folder)
-    make_cache(images, folder)
-    yield lambda: prepare.verify(folder, quiet)
+    make_cache(images, tmp_path / "other")
+    yield lambda: prepare.verify(tmp_path / "other", quiet)
 
 
 @ROWS.followed("prepare.py:_with_remedy", "Give another --path, or grant the")
@@ -896,6 +894,7 @@ ROWS.states(
 ROWS.states(
     following.PART_OF_ANOTHER,
     ("data/listing.py:_unpack", "its names are not as long"),
+    ("data/prepared_cache.py:read_about", "is of no prepared cache"),
     ("data/sources.py:open_source", "A source must be folder:PATH"),
     ("prepare.py:_fill", "A cache needs at least one image"),
 )

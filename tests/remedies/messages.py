@@ -16,11 +16,11 @@ PACKAGE = ROOT / "moco_tf"
 
 # What a sentence that advises something begins with.
 _VERBS = """
-Add Ask Call Change Check Choose Compare Convert Copy Correct Delete Do Draw
-Embed Evaluate Export Fill Fine-tune Free Give Grant Import Install Keep Label
-Leave Load Look Lower Make Mend Mount Move Name Number Open Pass Prepare Put
-Raise Read Remove Rename Repeat Replace Resize Restore Run Save Scale See Send
-Set Start Stop Take Train Try Unpack Unset Use Wait Widen Wrap Write
+Add Ask Bring Call Change Check Choose Compare Convert Copy Correct Delete Do
+Draw Embed Evaluate Export Fill Fine-tune Free Give Grant Import Install Keep
+Label Leave Load Look Lower Make Mend Mount Move Name Number Open Pass Prepare
+Put Raise Read Remove Rename Repeat Replace Resize Restore Run Save Scale See
+Send Set Start Stop Take Train Try Unpack Unset Use Wait Widen Wrap Write
 """.split()
 _ADVICE = re.compile(
     r"(?:(?<=[.:;!?})\n] )|(?<=\})|(?<=: )|(?<=; )|(?<=\n)|^)"
@@ -143,7 +143,9 @@ class _Reader(ast.NodeVisitor):
     def _assign(self, node):
         targets = getattr(node, "targets", None) or [node.target]
         names = {t.id for t in targets if isinstance(t, ast.Name)}
-        if "remedy" in names and (text := _text(node.value)).strip():
+        text = _text(node.value) if node.value is not None else ""
+        # Not what only puts another text and a value together.
+        if "remedy" in names and re.sub(r"\{[^{}]*\}", "", text).strip(" ."):
             self._add(node, text, raised=False, named=True)
         elif node.value is not None:
             self.visit(node.value)
@@ -198,7 +200,7 @@ def _text(node):
             return ""
         return (left or _value(node.left)) + (right or _value(node.right))
     if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "strip":
+        if getattr(node.func, "attr", "") in ("strip", "rstrip"):
             return _text(node.func.value)
         name = ast.unparse(node.func)
         if name == "naming.suggestion":

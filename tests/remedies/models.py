@@ -7,7 +7,13 @@ from importlib import metadata
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.models import batch_norm, cloning, heads, keras_cv_backbones
+from moco_tf.models import (
+    batch_norm,
+    cloning,
+    heads,
+    keras_cv_backbones,
+    saved_models,
+)
 from moco_tf.models import encoder as encoders
 from tests.remedies import following
 
@@ -240,6 +246,57 @@ def keras_cv_is_missing(monkeypatch):
     yield lambda: build("resnet18")  # a smaller one of those
     # What is installed, from the locks, is that version.
     yield lambda: text.index(f"keras-cv=={metadata.version('keras-cv')}")
+
+
+# Models that others, or `export`, have written.
+
+
+class Elsewhere(tf.keras.layers.Layer):
+    """A layer that another program knows."""
+
+    __module__ = "elsewhere"
+
+
+def saved(folder, layer=None):
+    """A small network as a .keras file and as a SavedModel."""
+    folder.mkdir()
+    model = after(layer or tf.keras.layers.ReLU(), [2])
+    model.save(folder / "model.keras")
+    tf.saved_model.save(model, str(folder / "model"))
+    return folder
+
+
+@ROWS.followed("models/saved_models.py:load_keras", "Save it as a SavedModel")
+def keras_file_of_another_program(tmp_path):
+    folder = saved(tmp_path / "a", Elsewhere())
+    yield lambda: saved_models.load_keras(folder / "model.keras")
+    yield lambda: saved_models.load(folder / "model")
+
+
+@ROWS.followed(
+    "models/saved_models.py:", "Save it again, or use the SavedModel"
+)
+def keras_file_that_is_cut(tmp_path):
+    folder = saved(tmp_path / "a")
+    path = folder / "model.keras"
+    path.write_bytes(path.read_bytes()[:99])
+    yield lambda: saved_models.load_keras(path)
+    yield lambda: saved_models.load(folder / "model")
+    again = saved(tmp_path / "b")
+    yield lambda: saved_models.load_keras(again / "model.keras")
+
+
+@ROWS.followed("models/saved_models.py:", "Export it again into a new version")
+def saved_model_that_is_cut(tmp_path):
+    folder = saved(tmp_path / "a")
+    path = folder / "model" / "saved_model.pb"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    yield lambda: saved_models.load(folder / "model")
+    path.write_bytes(whole)  # a copy is brought back
+    yield lambda: saved_models.load(folder / "model")
+    again = saved(tmp_path / "b")
+    yield lambda: saved_models.load(again / "model")
 
 
 ROWS.states(

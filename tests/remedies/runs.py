@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 import types
 
@@ -17,7 +18,7 @@ from tests.remedies import following
 
 ROWS = following.Rows(
     *("__init__.py", "config.py", "filesystem.py", "paths.py", "pretrain.py"),
-    *("resuming.py", "workdirs.py", "training/callbacks.py"),
+    *("records.py", "resuming.py", "workdirs.py", "training/callbacks.py"),
 )
 
 SOURCE = {"data.source": "shapes:train"}
@@ -118,11 +119,57 @@ def folder_that_cannot_be_written(tmp_path):
     yield lambda: hold(blocked)
 
 
-@ROWS.followed("workdirs.py:check", "Pass another folder")
+@ROWS.followed("workdirs.py:_open_lock", "Move it away: nothing of the run")
+def folder_in_place_of_the_lock(tmp_path):
+    (tmp_path / "run" / "lock").mkdir(parents=True)
+    yield lambda: hold(tmp_path / "run")
+    (tmp_path / "run" / "lock").rename(tmp_path / "moved")
+    yield lambda: hold(tmp_path / "run")
+
+
+@ROWS.followed("records.py:way_back", "Put a copy of it back; or give")
 def checkpoints_without_a_configuration(tmp_path):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    yield lambda: workdirs.check(config_of(), tmp_path / "run", "f")
-    yield lambda: workdirs.check(config_of(), tmp_path / "other", "f")
+    workdir, config = tmp_path / "run", config_of()
+    workdirs.save(config, workdir, "f")
+    (workdir / "checkpoints").mkdir()
+    whole = (workdir / "config.json").read_bytes()
+    (workdir / "config.json").unlink()
+    yield lambda: workdirs.check(config, workdir, "f")
+    (workdir / "config.json").write_bytes(whole)
+    yield lambda: workdirs.check(config, workdir, "f")
+    workdirs.save(config, tmp_path / "new", "f")  # what its first step does
+    shutil.copy(tmp_path / "new" / "config.json", workdir)
+    yield lambda: workdirs.check(config, workdir, "f")
+
+
+@ROWS.followed("workdirs.py:_read_listing", "Bring back a copy of it, or the")
+def listing_that_is_damaged(tmp_path):
+    greys = {f"{n}.png": 10 * n for n in range(8)}
+    spec = plain_frozen.write_greys(tmp_path / "images", greys)
+    workdir = tmp_path / "run"
+
+    def restore():
+        return workdirs.restore_source(sources.open_source(spec), workdir)
+
+    data = restore()
+    workdirs.save(
+        config_of(data__source=spec),
+        workdir,
+        data.fingerprint,
+        listings=[("images", data.images)],
+    )
+    (path,) = workdir.glob("*.npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    changed = tmp_path / "images" / "7.png"
+    gone = changed.read_bytes()
+    changed.unlink()
+    yield restore
+    path.write_bytes(whole)
+    yield restore
+    path.write_bytes(whole[:50])
+    changed.write_bytes(gone)  # the images as they were
+    yield restore
 
 
 @ROWS.followed("workdirs.py:load_saved", "Give another folder")
@@ -287,6 +334,11 @@ def worker_with_another_seed(tmp_path, monkeypatch):
 
 
 ROWS.tested(
+    "tests/test_damaged_state.py::"
+    "test_a_configuration_of_a_later_version_says_so",
+    ("workdirs.py:load_saved", "Use the version that wrote it"),
+)
+ROWS.tested(
     "tests/test_pretrain.py::"
     "test_a_run_that_diverges_says_what_to_lower_and_where",
     ("pretrain.py:make_callback", "in another --workdir"),
@@ -303,8 +355,10 @@ ROWS.states(
     ("pretrain.py:_fit", "{sentence}"),
     ("training/callbacks.py:RunCallback.check_finite", "The loss of step"),
     ("workdirs.py:_check_resumable", "started with another configuration"),
-    ("workdirs.py:load_saved", "it has no configuration"),
-    ("workdirs.py:read_json", "cannot be read"),
+    ("records.py:read_starts", "lists no starts"),
+    ("workdirs.py:check", "must hold their"),
+    ("workdirs.py:load_saved", "It lacks"),
+    ("workdirs.py:load_saved", "has no configuration"),
 )
 ROWS.states(
     following.OF_A_CALLER,

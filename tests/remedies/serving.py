@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import io
 import json
+import shutil
 import types
 
 import numpy as np
@@ -387,6 +388,21 @@ _head("_check_origin", "Give the head's own", {"identity": "cd" * 32}, {})
 _head("_check_origin", "--config.probe.features=backbone",
       {"layer": "projection"}, {"layer": "backbone"})  # fmt: skip
 _head("_read_head", "must hold a finite kernel", {"bias": np.zeros(3)}, {})
+
+
+@ROWS.followed("serving/labelling.py:open_head", "with the same --output: it")
+def head_with_a_damaged_result(tmp_path):
+    folder = head(tmp_path / "linear")
+    (folder / "result.json").write_text("{")
+    yield lambda: open_head(folder)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(folder / "linear.npz", alone)
+    yield lambda: open_head(alone)
+    # tests/evaluation/test_linear.py: the command sets the file aside.
+    (folder / "result.json").rename(folder / "result.json.damaged-1")
+    head(folder)
+    yield lambda: open_head(folder)
 
 
 @ROWS.followed("serving/labelling.py:_read_head", "must be the linear.npz of")
