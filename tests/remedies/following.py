@@ -223,7 +223,7 @@ def _outcome(message, action, shown):
 
 def _raised_by(message, error):
     """Whether the statement of a message has raised an error, or its cause."""
-    path = str(messages.PACKAGE / message.file)
+    path = str(messages.sources()[message.file])
     while error is not None:
         step = error.__traceback__
         while step is not None:

@@ -39,7 +39,7 @@ class Message(NamedTuple):
     """A message as it stands in the sources.
 
     Attributes:
-      file: str, below moco_tf/. function: str, its dotted name, "" in none.
+      file: str, of `sources`. function: str, its dotted name, "" in none.
       text: str; values stand in it as {their expression}.
       first, last: int, lines of the statement. raised: bool.
       named: bool, whether the sources call it a remedy.
@@ -93,15 +93,21 @@ def read(source, file):
 
 @functools.cache
 def collect_texts():
-    """All texts of the package but its docstrings, a tuple of Message."""
+    """All texts of the sources but their docstrings, a tuple of Message."""
     return tuple(
         text
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for text in read_texts(
-            path.read_text(encoding="utf-8"),
-            path.relative_to(PACKAGE).as_posix(),
-        )
+        for file, path in sources().items()
+        for text in read_texts(path.read_text(encoding="utf-8"), file)
     )
+
+
+@functools.cache
+def sources():
+    """The files with messages: name below moco_tf/, or launch/..., -> path."""
+    inside = sorted(PACKAGE.rglob("*.py"))
+    beside = sorted((ROOT / "launch").glob("*.py"))
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in inside}
+    return files | {path.relative_to(ROOT).as_posix(): path for path in beside}
 
 
 def read_texts(source, file):

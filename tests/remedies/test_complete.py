@@ -70,6 +70,7 @@ def texts():
     return [
         (text.file, re.sub(r"\{[^{}]*\}", "*", text.text))
         for text in messages.collect_texts()
+        if not text.file.startswith("launch/")  # which have flags of their own
     ]
 
 
