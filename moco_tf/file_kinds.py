@@ -268,7 +268,7 @@ BRANDS = {
     **dict.fromkeys((b"jp2 ", b"jpx ", b"jpm ", b"mjp2"), "a JPEG 2000"),
     b"jxl ": "a JPEG XL",
 }
-_BRANDS_HEARD = 16  # compatible brands that are looked at
+_MAX_BRANDS = 16  # compatible brands that are looked at
 _NETPBM = re.compile(rb"P[1-7FfHh]\s+(#|\d|WIDTH)")
 _HTML = re.compile(
     rb"<(!doctype\s+html|html|head|body|script|title|meta|link|div|center|h1|p|"
@@ -404,7 +404,7 @@ def kind_of_mode(mode):
 def _iso_kind(head):
     """The kind of an ISO media file, by its brand, then those it names."""
     size = int.from_bytes(head[:4], "big")
-    end = min(size, 16 + 4 * _BRANDS_HEARD, len(head))
+    end = min(size, 16 + 4 * _MAX_BRANDS, len(head))
     brands = [head[8:12]]
     brands += [head[start : start + 4] for start in range(16, end - 3, 4)]
     known = [BRANDS[brand] for brand in brands if brand in BRANDS]

@@ -66,7 +66,11 @@ def atomic_folder(path):
 
 
 def part_of(path, ending=".part"):
-    """The name under which `path` is written; a kill may leave it behind."""
+    """The name under which `path` is written; a kill may leave it behind.
+
+    Args:
+      path: pathlib.Path. ending: str, of the new name.
+    """
     return beside(path, ending, "." + path.name)
 
 

@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import kind_in_graph, metadata, orientation
+from moco_tf.data import metadata, orientation
 from moco_tf.data.file_bytes import (
     apart,
     check_size,
+    describe_kind,
+    first_fit,
     join_bytes,
+    octets_at,
     read_bytes,
     require,
     slice_of,
@@ -46,8 +49,6 @@ _KNOWN = (
 )
 _NAMES = [name for name, _, _ in _KNOWN]
 _NUMBERS = [list(dict.fromkeys(_NAMES)).index(name) for name in _NAMES]
-_HEAD = 12  # bytes
-_ANY = -1
 
 
 def decode(contents):
@@ -96,19 +97,15 @@ def format_of(contents):
 
     Others have higher ones.
     """
-    wanted = np.full([len(_KNOWN), _HEAD], _ANY)
-    for row, (_, offset, first) in zip(wanted, _KNOWN, strict=True):
-        row[offset : offset + len(first)] = list(first)
-    wanted = tf.constant(wanted, tf.int32)
-    fits = (read_bytes(contents, 0, _HEAD) == wanted) | (wanted == _ANY)
-    return tf.gather(_NUMBERS, tf.argmax(tf.reduce_all(fits, 1)))
+    patterns = [octets_at(offset, first) for _, offset, first in _KNOWN]
+    return tf.gather(_NUMBERS, first_fit(contents, patterns))
 
 
 def _refuse(contents):
     refusal = require(
         format_of(contents) < len(FORMATS),  # never
         f"An image must be a {FORMAT_NAMES}. Received",
-        kind_in_graph.describe(contents),
+        describe_kind(contents),
     )
     with tf.control_dependencies(refusal):
         return tf.zeros([1, 1, 3], tf.uint8)

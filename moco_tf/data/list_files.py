@@ -98,10 +98,10 @@ def check_files(path, rows):
       ValueError: with the first such line.
     """
     root = os.fsencode(rows.root)
-    found = first_unfit(root, rows.images)
-    if found is None:
+    first = first_unfit(root, rows.images)
+    if first is None:
         return
-    index, what = found
+    index, what = first
     name = rows.images[index]
     hint = "" if what else _hint(root, rows, index)
     raise ValueError(

@@ -138,7 +138,13 @@ def of(
     places: np.ndarray,
     root: bytes = b"",
 ) -> Listing:
-    """The Listing of a source, with its labels, and its marks at places."""
+    """The Listing of a source, with its labels and marks.
+
+    Args:
+      source: Source that has `marks`. names: list of bytes [N].
+      kind: of the marks. places: int64 [n], the images to mark, rising.
+      root: folder that relative names start from; b"": names are no paths.
+    """
     return Listing(
         names=names,
         root=root,
@@ -151,7 +157,11 @@ def of(
 
 
 def write(path: str | pathlib.Path, listing: Listing) -> None:
-    """Writes a Listing, complete or not at all."""
+    """Writes a Listing, complete or not at all.
+
+    Args:
+      path: of the .npz file, replaced if it is there; its folder is made.
+    """
     names, lengths = _pack(listing.names)
     arrays = {
         "names": names,
@@ -261,8 +271,8 @@ def compare(
 def _rows(names, others):
     """The place of each name among others, int64; -1: it is not there."""
     places = {name: place for place, name in enumerate(others)}
-    found = (places.get(name, -1) for name in names)
-    return np.fromiter(found, np.int64, len(names))
+    rows = (places.get(name, -1) for name in names)
+    return np.fromiter(rows, np.int64, len(names))
 
 
 def _below(listing):

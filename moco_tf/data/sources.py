@@ -280,10 +280,15 @@ def remark_lines(source: Any, indent: str = "") -> str:
     """The remarks on a source, a line each, "" without any.
 
     Remedies are in the table of `doctor`, and would hide here what there is.
+
+    Args:
+      source: Source. indent: blanks before each line.
+
+    Side effects: as of `remarks`.
     """
-    found = remarks(source)
-    lines = [f"{remark.subject}: {remark.words}" for remark in found]
-    if any(remark.remedy for remark in found):
+    listed = remarks(source)
+    lines = [f"{remark.subject}: {remark.words}" for remark in listed]
+    if any(remark.remedy for remark in listed):
         lines.append("`moco-tf doctor` says what to do about these.")
     return "".join(f"{indent}{line}\n" for line in lines)
 

@@ -23,7 +23,7 @@ _DATA_ADDRESS = re.compile("data:[^,]*?;base64,", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
 _URL_SAFE = str.maketrans("-_", "+/")
 _SIGNATURES = ("signature", "signaturename", "signaturedef")  # letters only
-_MAX_WHOLE = 2**24 - 1  # float32 holds every whole number up to it
+_MAX_INTEGER = 2**24 - 1  # float32 holds every whole number up to it
 
 
 class RequestError(Exception):
@@ -170,7 +170,7 @@ def _array(name, column, form):
         array = np.array(column)
     except ValueError:
         array = np.array(None)
-    if array.dtype.kind not in "iuf" or _has_truths(column):
+    if array.dtype.kind not in "iuf" or _has_booleans(column):
         raise RequestError(
             400,
             f"{name} must be numbers, in rows of one shape, of a size that "
@@ -197,13 +197,13 @@ def _array(name, column, form):
     return array.astype(form.dtype)
 
 
-def _has_truths(column):
+def _has_booleans(column):
     """Whether a nested list holds true or false, which NumPy takes as 1, 0."""
     if not isinstance(column, list):
         return isinstance(column, bool)
     if column and not isinstance(column[0], list):
         return bool in set(map(type, column))
-    return any(_has_truths(part) for part in column)
+    return any(_has_booleans(part) for part in column)
 
 
 def _check_float32(name, array, column):
@@ -214,11 +214,11 @@ def _check_float32(name, array, column):
     # Compared as they are: a conversion would overflow with a warning.
     wrong = ~(sizes <= largest)  # also of NaN
     rule = f"finite numbers, at most {largest:.4g} (float32)"
-    if not wrong.any() and sizes.max() > _MAX_WHOLE:
-        wrong = sizes > _MAX_WHOLE
+    if not wrong.any() and sizes.max() > _MAX_INTEGER:
+        wrong = sizes > _MAX_INTEGER
         if array.dtype.kind == "f":  # of the decimals, float32 has the nearest
-            wrong &= _are_whole(column, array)
-        rule = f"of whole ones at most {_MAX_WHOLE} (float32)"
+            wrong &= _are_integers(column, array)
+        rule = f"of whole ones at most {_MAX_INTEGER} (float32)"
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         value = array[wrong].flat[0]
@@ -229,7 +229,7 @@ def _check_float32(name, array, column):
         )
 
 
-def _are_whole(column, array):
+def _are_integers(column, array):
     """Which entries of a nested list are written without a point; as array."""
     flat = column
     for _ in range(array.ndim - 1):

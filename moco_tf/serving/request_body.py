@@ -79,40 +79,40 @@ def _damaged(why):
     )
 
 
-def explained(error, body, kind):
+def explained(error, body, content_type):
     """A refusal of a body, with what the body seems to be instead of JSON.
 
     Args:
       error: RequestError of `predict_api.parse`.
-      body: bytes. kind: str, the Content-Type, or "".
+      body: bytes. content_type: str, the header of that name, or "".
 
     Returns:
       RequestError: another one where the body is a known other thing.
     """
-    found = file_kinds.kind_of(body[: file_kinds.HEAD])
-    if found == file_kinds.GZIP:
+    kind = file_kinds.kind_of(body[: file_kinds.HEAD])
+    if kind == file_kinds.GZIP:
         return predict_api.RequestError(
             415,
             "The body must be JSON. Received gzip. Add the header "
             "Content-Encoding: gzip.",
         )
-    if found == file_kinds.BASE64:
+    if kind == file_kinds.BASE64:
         return predict_api.RequestError(
             415,
             "The body must be JSON. Received base64 alone. Put it in: "
             f"{predict_api.FORM}.",
         )
-    if found.group not in _NO_FILES:
+    if kind.group not in _NO_FILES:
         # Of what no model reads, first another file is to be made.
-        first = "" if found in _SERVED else f"{found.remedy} "
+        first = "" if kind in _SERVED else f"{kind.remedy} "
         return predict_api.RequestError(
             415,
-            f"The body must be JSON. Received {found.name}. {first}Send the "
+            f"The body must be JSON. Received {kind.name}. {first}Send the "
             f"file's bytes as base64 in JSON: {predict_api.FORM}. For a file: "
             """(printf '{"instances": [{"b64": "'; base64 -w0 FILE; """
             """printf '"}]}') | curl --data-binary @- ADDRESS""",
         )
-    if kind.lower().startswith("multipart/"):
+    if content_type.lower().startswith("multipart/"):
         return predict_api.RequestError(
             415,
             "The body must be JSON. Received a form (multipart). Send the "

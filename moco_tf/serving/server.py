@@ -233,8 +233,8 @@ class RestApp:
                 body, self._signatures, self._limits.rows
             )
         except predict_api.RequestError as error:
-            kind = environ.get("CONTENT_TYPE", "")
-            raise request_body.explained(error, body, kind) from None
+            content_type = environ.get("CONTENT_TYPE", "")
+            raise request_body.explained(error, body, content_type) from None
         for column in request.inputs.values():
             self._check_pixels(column)
         outputs = self._batcher.submit(

@@ -20,8 +20,8 @@ from moco_tf.weights.pickle_reader import (
     Unreadable,
     as_key,
     kind_of,
+    natural_numbers,
     refuse,
-    whole_numbers,
 )
 
 # Types of elements that NumPy has not; by their names in ml_dtypes.
@@ -77,7 +77,7 @@ def _array(data, dtype, shape, order="C"):
         refuse(f"numpy.ndarray of {type(data).__name__}")
     if type(order) is not str or order not in ("C", "F"):
         refuse("numpy.ndarray of another memory order")
-    sizes = whole_numbers(shape, "a shape")
+    sizes = natural_numbers(shape, "a shape")
     needed = math.prod(sizes) * dtype.itemsize
     if needed != len(data):
         raise Unreadable(

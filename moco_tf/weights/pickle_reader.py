@@ -128,8 +128,14 @@ def printable(text):
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def whole_numbers(values, title):
-    """Returns a tuple of int, none below 0; `title` names them in the refusal.
+def natural_numbers(values, title):
+    """Checks sizes, strides and the like that a file gives.
+
+    Args:
+      values: of a file. title: str, names them in the refusal.
+
+    Returns:
+      tuple of int, none below 0.
 
     Raises:
       Unreadable: unless the values are a tuple or list of a few such numbers.
@@ -262,8 +268,9 @@ class _Machine:
         if type(arguments) is not tuple:
             refuse(f"a call of {kind_of(function)}")
         if type(function) is Inert:
-            made = function.kind.rpartition(".")[2] in _MAKERS and arguments
-            return Inert(kind_of(arguments[0] if made else function))
+            is_maker = function.kind.rpartition(".")[2] in _MAKERS
+            is_of = arguments[0] if is_maker and arguments else function
+            return Inert(kind_of(is_of))
         if type(function) is not Name:
             refuse(f"a call of {kind_of(function)}")
         if not callable(function.value) or named:

@@ -64,8 +64,8 @@ def read(style, values):
 
     Args:
       style: of BLOCKS.
-      values: dict name behind the prefix -> value; what
-        stands beside the encoder is left out.
+      values: dict name behind the prefix -> value; what stands beside the
+        encoder is left out.
 
     Returns:
       Spelled, its names without the prefix.
@@ -80,9 +80,9 @@ def read(style, values):
         find, spell = _STYLES[style]
         body = _BODIES[style]
     for name, value in values.items():
-        found = find(name)
-        if found is not None and found not in tensors:
-            tensors[found], names[found] = value, name
+        known = find(name)
+        if known is not None and known not in tensors:
+            tensors[known], names[known] = value, name
         elif body.match(name):
             tensors[name], names[name] = value, name
     return Spelled(tensors, names, spell)

@@ -275,7 +275,7 @@ class _LegacyStorages:
         view = rest[0]
         if type(view) is not tuple or len(view) != 3:
             raise Unreadable("A part of a storage must have start and length.")
-        start, length = pickle_reader.whole_numbers(
+        start, length = pickle_reader.natural_numbers(
             view[1:], "A part of a storage"
         )
         return torch_tensors.part(storage, start, length)

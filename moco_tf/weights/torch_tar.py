@@ -22,9 +22,9 @@ def read(path, data):
     Raises:
       Unreadable: for a damaged archive and for what is refused.
     """
-    members = _tar_members(path, data)
-    objects = _tar_storages(members["storages"])
-    objects |= _tar_tensors(members["tensors"], objects)
+    members = _members(path, data)
+    objects = _storages(members["storages"])
+    objects |= _tensors(members["tensors"], objects)
 
     def persistent_load(identity):
         if type(identity) not in (str, int) or str(identity) not in objects:
@@ -37,7 +37,7 @@ def read(path, data):
     return value
 
 
-def _tar_members(path, data):
+def _members(path, data):
     """The members of the archive by name, as memoryviews."""
     members = {}
     try:
@@ -65,7 +65,7 @@ def _tar_members(path, data):
     return members
 
 
-def _tar_storages(data):
+def _storages(data):
     """Storages by key.
 
     After their number each has a pickle (key, device, type), the number of its
@@ -83,23 +83,24 @@ def _tar_storages(data):
         dtype, key, _, _ = torch_tensors.storage_parts(identity)
         raw, _ = torch_tensors.take(data, position, 8)
         (count,) = struct.unpack("<q", raw)
-        torch_tensors.take(
-            data, position + 8, count * dtype.itemsize
-        )  # or it is cut off
+        # Refused here if it is cut off: zeros of any count would take memory.
+        torch_tensors.take(data, position + 8, count * dtype.itemsize)
         elements = np.zeros(count, dtype)
         position = torch_tensors.fill(elements, data, position, key)
         objects[key] = torch_tensors.Storage(elements)
     views, _ = pickle_reader.load(data, position, {})
     for view in views if type(views) in (list, tuple) else ():
         target, root, *part = _parts(view, 4)
-        start, length = pickle_reader.whole_numbers(part, "A part of a storage")
+        start, length = pickle_reader.natural_numbers(
+            part, "A part of a storage"
+        )
         objects[_text(target)] = torch_tensors.part(
             _known(objects, root), start, length
         )
     return objects
 
 
-def _tar_tensors(data, objects):
+def _tensors(data, objects):
     """Tensors by key.
 
     After their number each has a pickle (key, key of its storage, class), the

@@ -86,9 +86,11 @@ def tensor(storage, offset, size, stride):
     """
     if type(storage) is not Storage:
         refuse(f"a tensor of {kind_of(storage)}, no storage,")
-    size = pickle_reader.whole_numbers(size, "The size of a tensor")
-    stride = pickle_reader.whole_numbers(stride, "The stride of a tensor")
-    (offset,) = pickle_reader.whole_numbers((offset,), "The offset of a tensor")
+    size = pickle_reader.natural_numbers(size, "The size of a tensor")
+    stride = pickle_reader.natural_numbers(stride, "The stride of a tensor")
+    (offset,) = pickle_reader.natural_numbers(
+        (offset,), "The offset of a tensor"
+    )
     available, count = storage.elements.size, math.prod(size)
     if not count:
         return np.empty(size, storage.elements.dtype)
@@ -140,6 +142,14 @@ def storage_parts(identity):
 
 
 def part(storage, start, length):
+    """A Storage of some elements of another, with bounds checked.
+
+    Args:
+      storage: Storage. start, length: int, in elements.
+
+    Raises:
+      Unreadable: if the part reaches past the storage.
+    """
     if start + length > storage.elements.size:
         raise Unreadable(
             "A part of a storage must lie within it. Received elements "
@@ -149,7 +159,19 @@ def part(storage, start, length):
 
 
 def fill(elements, data, position, key):
-    """Reads a count and that many elements; returns the position behind."""
+    """Reads a count and that many elements.
+
+    Args:
+      elements: array [n], which is filled.
+      data: memoryview of the file. position: int, of the count.
+      key: of the storage, for the refusal.
+
+    Returns:
+      int, the position behind the elements.
+
+    Raises:
+      Unreadable: for another count than n, or data that are cut off.
+    """
     raw, position = take(data, position, 8)
     (count,) = struct.unpack("<q", raw)
     if count != elements.size:
@@ -163,6 +185,11 @@ def fill(elements, data, position, key):
 
 
 def take(data, position, count):
+    """The next bytes of a file, and the position behind them.
+
+    Raises:
+      Unreadable: if fewer are left.
+    """
     if count < 0 or position + count > len(data):
         raise Unreadable(
             f"It is cut off: {count} bytes are wanted at byte {position}, "
@@ -254,7 +281,7 @@ def _old_tensor(*_):
 
 
 def _size(values=()):
-    return pickle_reader.whole_numbers(values, "A torch.Size")
+    return pickle_reader.natural_numbers(values, "A torch.Size")
 
 
 _REBUILDERS = {

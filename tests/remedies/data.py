@@ -864,9 +864,7 @@ RUN_LENGTHS = struct.pack(
     *(40, 8, 8, 1, 8, 1, 4, 0, 0, 256, 0),
 ) + bytes(1028)  # fmt: skip
 _decoded("decode.py:_decode_bmp", "Convert it to PNG", RUN_LENGTHS)
-_decoded(
-    "kind_in_graph.py:", "Convert it to PNG if it is a", b"<!DOCTYPE html>"
-)
+_decoded("file_bytes.py:", "Convert it to PNG if it is a", b"<!DOCTYPE html>")
 
 
 def chunk(kind, data):
