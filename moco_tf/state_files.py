@@ -11,11 +11,26 @@ import json
 import os
 import pathlib
 import re
+import struct
+import tokenize
+import zipfile
+import zlib
 
 from moco_tf import file_kinds, filesystem
 
 FORMAT = 1  # of JSON files, in their entry "format"; those without one have it
 _VERSION = re.compile(r"\d+")
+# What reading a damaged zip file may end in, and a damaged .npy or .npz file,
+# whose headers NumPy reads as Python.
+DAMAGED_ZIP = (
+    *(OSError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+DAMAGED_ARRAY = (
+    *DAMAGED_ZIP,
+    *(ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError),
+    *(struct.error, OverflowError, MemoryError),
+)
 
 
 class Damaged(ValueError):
@@ -205,8 +220,11 @@ def read_table(path, columns):
             break
         except csv.Error:
             row = []
-        good = row and len(row) == len(rows[0] if rows else row)
-        (rows if good else bad).append(row if good else reader.line_num)
+        width = len(rows[0]) if rows else len(row)
+        if row and len(row) == width:
+            rows.append(row)
+        else:
+            bad.append(reader.line_num)
     if not text[end:].isprintable():  # no half line that a kill has left
         bad.append(reader.line_num + 1)
     header = rows[0] if rows else []
@@ -214,6 +232,25 @@ def read_table(path, columns):
         raise Damaged(path, f"has no header of {','.join(columns)}")
     table = [dict(zip(header, row, strict=True)) for row in rows[1:]]
     return table, bad, end < len(text)
+
+
+def zip_damage(path):
+    """Says what is wrong with a zip file, such as an .npz; reads all of it.
+
+    Args:
+      path: pathlib.Path of the file.
+
+    Returns:
+      str, words that follow its name; "" for a file that is as it was written.
+    """
+    if damage := look(path):
+        return damage
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = archive.testzip()
+    except DAMAGED_ARRAY as error:  # of a damaged header: of many kinds
+        return f"is no complete {path.suffix} file: {error}".rstrip(".")
+    return f"is damaged: the checksum of {name} in it differs" if name else ""
 
 
 def set_aside(path):

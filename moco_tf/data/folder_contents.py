@@ -35,17 +35,16 @@ _RAW = frozenset(
     ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw "
     ".x3f .3fr .iiq .mrw .gpr .kdc .dcr .erf .mef .mos .rwl .fff".split()
 )
-# Endings of other formats of images, and of JPEG and PNG under other names.
+# Of formats beside JPEG, PNG, GIF and BMP, some of which are read too.
 OTHER_FORMATS = _RAW | frozenset(
     ".webp .tif .tiff .heic .heif .hif .avif .jp2 .j2k .jpx .jxl .jxr .ppm "
     ".pgm .pbm .pnm .tga .ico .svg .psd .psb .xcf .exr .hdr .dcm .dds .qoi "
     ".pcx".split()
 )
-_OTHER_NAMES = frozenset(
-    ".mpo .apng .pjpeg .pjp .jpg_large .jpeg_large .jpg~ .dib .raw".split()
+_IMAGE_ENDINGS = OTHER_FORMATS | frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .pjpeg .pjp .jpg_large .jpeg_large .jpg~ .png "
+    ".apng .gif .bmp .dib .raw".split()
 )
-_READ = frozenset(".jpg .jpeg .jpe .jfif .png .gif .bmp".split())
-_IMAGE_ENDINGS = OTHER_FORMATS | _OTHER_NAMES | _READ
 _INNER = re.compile(r"\.[A-Za-z0-9]{3,5}(?=[^A-Za-z0-9])")
 
 NOWHERE = "links that lead nowhere"
@@ -227,8 +226,8 @@ class Contents:
             f"{' and '.join(sorted(kinds))}: {names}"
         )
         remedy = (
-            "Rename them to an ending that is read, or name them in a list "
-            "(list:FILE reads files of any ending)."
+            "Rename them to an ending that is read, or name them in a list: "
+            "list:FILE refuses the endings of other formats alone, as .heic."
         )
         return [Remark("left out", words, remedy)]
 

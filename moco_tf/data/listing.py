@@ -12,27 +12,16 @@ The file is an .npz without pickles. Needs no TensorFlow.
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_tf import filesystem
+from moco_tf import filesystem, state_files
 
 _ANY = "surrogateescape"  # a name need not be text, so its bytes are kept
 PAIR = b"\0"  # between the two files of a pair: in no name
 _SHOWN = 5  # names of each kind, in what is said
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class Listing(NamedTuple):
@@ -204,7 +193,7 @@ def read(path: str | pathlib.Path) -> Listing:
             labels=arrays.get("labels"),
             class_names=class_names,
         )
-    except _UNREADABLE as error:
+    except state_files.DAMAGED_ARRAY as error:
         raise ValueError(
             f"{path} cannot be read: {error or type(error).__name__}. It lists "
             "the images that the run began with. Put a copy of it back; or "

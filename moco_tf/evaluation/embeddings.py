@@ -243,7 +243,7 @@ def load(path):
         raise state_files.Damaged(path, damage, _REMEDY)
     try:
         return Embeddings(*_READERS[path.suffix](path))
-    except (AttributeError, *features.DAMAGED_ARRAY) as error:
+    except (AttributeError, *state_files.DAMAGED_ARRAY) as error:
         raise state_files.Damaged(
             path,
             f"is not a complete file of embeddings: {error}".rstrip("."),

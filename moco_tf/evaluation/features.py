@@ -16,9 +16,6 @@ Files that do not fit these are set aside, and the images encoded again.
 import json
 import os
 import pathlib
-import struct
-import tokenize
-import zipfile
 import zlib
 from typing import NamedTuple
 
@@ -29,12 +26,6 @@ from absl import logging
 from moco_tf import filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
 
-# What a damaged .npy or .npz file may end in: headers are read as Python.
-DAMAGED_ARRAY = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError),
-    *(tokenize.TokenError, struct.error, OverflowError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-)
 _CHECKED = 2**26  # bytes of rows whose checksum is computed at once
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 # AutoGraph's reading of the source is most of the time to the first batch.
@@ -513,7 +504,7 @@ def _check_arrays(folder, frozen, source, state):
             raise state_files.Damaged(path, damage)
         try:
             array = np.load(path, mmap_mode="r")
-        except DAMAGED_ARRAY as error:
+        except state_files.DAMAGED_ARRAY as error:
             words = f"is no array of NumPy: {error}".rstrip(".")
             raise state_files.Damaged(path, words) from error
         rank = 1 if name == "index" else 2

@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import zipfile
 
 from moco_tf import state_files, workdirs
-from moco_tf.evaluation import features
 
 _ACCURACY = ("top1", "top1_low", "top1_high", "images")  # of accuracy.summary
 
@@ -71,21 +69,9 @@ def _read_result(path, fields, files):
         state_files.warn(f"{error} It is kept as {other}; the task goes on")
         return None
     for name in files:
-        if damage := _damage_of_npz(path.with_name(name)):
+        if damage := state_files.zip_damage(path.with_name(name)):
             state_files.warn(
                 f"{path.with_name(name)} {damage}: the task is measured again"
             )
             return None
     return result
-
-
-def _damage_of_npz(path):
-    """What is wrong with an .npz file, in words that follow its name, or ""."""
-    if damage := state_files.look(path):
-        return damage
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = archive.testzip()
-    except features.DAMAGED_ARRAY as error:
-        return f"is no complete .npz file ({error})"
-    return f"is damaged: the checksum of {name} differs" if name else ""

@@ -7,8 +7,6 @@ TensorFlow's errors seldom name the file that they are about.
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 
 import tensorflow as tf
 from absl import logging
@@ -109,14 +107,10 @@ def load_keras(path):
       state_files.Damaged: if the file is not complete.
       ValueError: if it is not of Keras' own layers.
     """
-    if damage := state_files.look(path):
+    # Keras does not compare checksums.
+    if damage := state_files.zip_damage(pathlib.Path(path)):
         raise state_files.Damaged(path, damage, _KERAS_REMEDY)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damage = archive.testzip()  # Keras does not compare checksums
-        if damage:
-            words = f"is damaged: the checksum of {damage} in it differs"
-            raise state_files.Damaged(path, words, _KERAS_REMEDY)
         with paths.plain(path) as plain:
             return tf.keras.models.load_model(
                 plain, compile=False, safe_mode=True
@@ -127,13 +121,7 @@ def load_keras(path):
             f"{str(path)!r} ({first_line(error)[:100]}). Save it as a "
             "SavedModel."
         ) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        OSError,
-    ) as error:
+    except state_files.DAMAGED_ZIP as error:
         words = f"is no complete .keras file: {first_line(error)}"
         raise state_files.Damaged(path, words, _KERAS_REMEDY) from error
 

@@ -94,7 +94,7 @@ def _read_head(path):
             kernel, bias, classes = (
                 file[name] for name in ("kernel", "bias", "classes")
             )
-    except features.DAMAGED_ARRAY as e:
+    except state_files.DAMAGED_ARRAY as e:
         raise ValueError(
             "A head must be the linear.npz of `moco-tf linear`, with kernel, "
             f"bias and classes. Received {str(path)!r}: {e}."

@@ -8,7 +8,7 @@ import os
 import pathlib
 
 from moco_tf import file_kinds, paths
-from moco_tf.weights.pickle_reader import Unreadable, printable
+from moco_tf.weights.pickle_reader import Unreadable, listed
 
 FORMATS = (
     "torch.save (.pth, .pt, .bin, .ckpt), a pickle of arrays (.pkl) or "
@@ -47,7 +47,6 @@ _ENDINGS = (
     (".distcp", "a part of a distributed checkpoint of torch", ""),
 )
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pkl")
-_NAMED = 5  # files of a folder in a message
 
 
 def check(path):
@@ -122,9 +121,9 @@ def refuse_archive(path, names):
     inside = [name for name in names if name.lower().endswith(_WEIGHTS)]
     what = f"It is an archive of {len(names)} files"
     if inside:
-        raise Unreadable(f"{what}. Unpack it and give {_listed(inside)}.")
+        raise Unreadable(f"{what}. Unpack it and give {listed(inside, 'or')}.")
     raise Unreadable(
-        f"{what}, such as {_listed(names[:1]) or 'none'}, and holds no weights "
+        f"{what}, such as {listed(names[:1]) or 'none'}, and holds no weights "
         f"of torch (one data.pkl). {_GIVE}"
     )
 
@@ -174,7 +173,7 @@ def _folder(path):
         )
     inside = sorted(name for name in names if name.lower().endswith(_WEIGHTS))
     if inside:
-        return f"It is a folder. Give one of its files: {_listed(inside)}."
+        return f"It is a folder. Give one of its files: {listed(inside, 'or')}."
     if any(name.endswith(".index") for name in names):
         return f"It holds a checkpoint of TensorFlow. {_KERAS}"
     return f"It is a folder without files of weights in it. {_GIVE}"
@@ -189,9 +188,3 @@ def _names(path):
 
 def _number(name):
     return int(name) if name.isdecimal() and name.isascii() else -1
-
-
-def _listed(names):
-    shown = ", ".join(printable(name) for name in names[:_NAMED])
-    more = len(names) - _NAMED
-    return f"{shown} or {more} more" if more > 0 else shown

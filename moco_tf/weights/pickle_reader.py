@@ -31,6 +31,7 @@ _MAX_ARGUMENTS = 8  # items in arguments of calls, times the size of the file
 _MAX_LINE = 4096  # bytes, of the text opcodes
 _MAX_NUMBER = 1024  # bytes of a whole number
 _MAX_AXES = 16
+_LISTED = 5  # names in a message
 _KEY_TYPES = (str, int, float, bool, bytes, type(None))
 _SIZED = (str, bytes, list, tuple, dict)
 _MARK = object()
@@ -126,6 +127,17 @@ def refuse(request) -> NoReturn:
 def printable(text):
     """Text of a file, for messages: short, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def listed(names, conjunction="and"):
+    """The first names of a file, for messages: "a, b and 3 more".
+
+    Args:
+      names: list of str. conjunction: before the number of the others.
+    """
+    shown = ", ".join(map(printable, names[:_LISTED]))
+    more = len(names) - _LISTED
+    return f"{shown} {conjunction} {more} more" if more > 0 else shown
 
 
 def natural_numbers(values, title):

@@ -59,8 +59,8 @@ def _members(path, data):
     missing = parts - set(members)
     if missing:
         raise Unreadable(
-            "A tar archive of torch holds storages, tensors and pickle. "
-            f"Missing: {', '.join(sorted(missing))}."
+            "It is cut off or damaged: a tar archive of torch holds storages, "
+            f"tensors and pickle. Missing: {', '.join(sorted(missing))}."
         )
     return members
 

@@ -13,13 +13,17 @@ from moco_tf.weights import (
     safetensors_file,
     torch_file,
 )
-from moco_tf.weights.pickle_reader import Inert, Unreadable, printable
+from moco_tf.weights.pickle_reader import (
+    Inert,
+    Unreadable,
+    listed,
+    printable,
+)
 
 _MAX_EPOCHS = 1_000_000
 _CLASSIFIER = frozenset(("fc.weight", "fc.bias"))
 _MLP = frozenset(("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"))
 _COUNTER_END = f".{layouts.COUNTER}"
-_SHOWN = 5  # names in a message
 
 
 class WeightFile(NamedTuple):
@@ -88,16 +92,16 @@ def read(path, entry="", prefix=""):
     saved, about = _saved(path)
     try:
         values = candidates.values_of(saved)
-        found = candidates.find(values)
+        encoders = candidates.find(values)
     except Unreadable as error:
         raise torch_file.refused(path, error) from error
-    if not found:
+    if not encoders:
         raise ValueError(_no_encoder(path, saved, values))
     try:
-        chosen = candidates.choose(found, entry, prefix)
+        chosen = candidates.choose(encoders, entry, prefix)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return _file(saved, about, values, found, chosen)
+    return _file(saved, about, values, encoders, chosen)
 
 
 def _saved(path):
@@ -121,9 +125,9 @@ def _saved(path):
     return saved, {"epoch": epoch} if known else {}
 
 
-def _file(saved, about, values, found, chosen):
+def _file(saved, about, values, encoders, chosen):
     """The WeightFile of a chosen encoder."""
-    key_chosen, queue, pointer = _moco_parts(found, chosen, values)
+    key_chosen, queue, pointer = _moco_parts(encoders, chosen, values)
     is_moco = key_chosen is not None
     query, query_counts = _without_counters(chosen.spelled.tensors)
     query = _with_known_head(query, is_moco)
@@ -137,7 +141,7 @@ def _file(saved, about, values, found, chosen):
         used |= set(_full_names(key_chosen, key_chosen.spelled.tensors))
     if queue is not None and pointer is not None:
         used |= {_start(chosen) + name for name in ("queue", "queue_ptr")}
-    others = [c for c in found if c is not chosen and c is not key_chosen]
+    others = [c for c in encoders if c is not chosen and c is not key_chosen]
     optimizer = saved.get("optimizer") if isinstance(saved, dict) else None
     return WeightFile(
         "moco" if is_moco else chosen.style,
@@ -155,7 +159,7 @@ def _file(saved, about, values, found, chosen):
     )
 
 
-def _moco_parts(found, chosen, values):
+def _moco_parts(encoders, chosen, values):
     """(Key encoder, queue, pointer) that belong to a query encoder, or None."""
     parts = chosen.root.split(".")
     if "encoder_q" not in parts:
@@ -163,7 +167,7 @@ def _moco_parts(found, chosen, values):
     place = len(parts) - 1 - parts[::-1].index("encoder_q")
     parts[place] = "encoder_k"
     root = ".".join(parts)
-    keys = [c for c in found if (c.root, c.style) == (root, chosen.style)]
+    keys = [c for c in encoders if (c.root, c.style) == (root, chosen.style)]
     arrays = {
         ".".join(v.parts): v.value
         for v in values
@@ -268,21 +272,14 @@ def _no_encoder(path, saved, values):
         "(layer1.0.conv1.weight), of detectron2 (res2.0.conv1.weight), of "
         "Hugging Face (encoder.stages.0.layers.0.layer.0.convolution.weight) "
         "or of a Sequential (4.0.conv1.weight), behind any prefix. Received "
-        f"{shown(names or list(map(str, saved))) or 'an empty dict'}."
+        f"{listed(names or list(map(str, saved))) or 'an empty dict'}."
     )
     if objects and not names:
-        listed = shown(
+        kinds = listed(
             [f"{'.'.join(v.parts)} ({v.value.kind})" for v in objects]
         )
         text += (
-            f" Objects are not read: {listed}. Save the state_dict() of the "
+            f" Objects are not read: {kinds}. Save the state_dict() of the "
             "model, not the model."
         )
     return text
-
-
-def shown(names):
-    """The first names, for messages."""
-    listed = ", ".join(printable(str(n))[:60] for n in names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{listed} and {more} more" if more > 0 else listed

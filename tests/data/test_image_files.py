@@ -544,7 +544,7 @@ def test_a_run_that_began_with_fewer_endings_goes_on_with_its_images(
     run = tmp_path / "run"
     run.mkdir()
     first = sources.open_source(spec, None).fingerprint()
-    saved = {"data_fingerprint": first, "sources": {}}
+    saved = {"data_fingerprint": first, "sources": {}, "config": {}}
     (run / "config.json").write_text(json.dumps(saved))
     # Files that were there all the time, and were not read then.
     for folder in folders:
