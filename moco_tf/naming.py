@@ -289,26 +289,30 @@ def nearest(name, names):
     same = [n for n in names if _plain(n) == _plain(name)]
     if same:
         return same[0]
-    joined, meant = (
-        [n for t in _ALIASES.get(_plain(key), ()) for n in _ending(names, t)]
-        for key in (f"{section}{last}", last)
-    )
-    joined = joined if section else []  # data.path, as data_path
-    within = [n for n in meant if section and _parts(n)[0] == section]
-    if last.isupper() and len(last) == 1:  # K is no k
-        exact = []
-    else:
-        exact = [n for n in names if _plain(_parts(n)[1]) == _plain(last)]
-    for found in (joined, within, exact, meant):
-        if found:
+    exact = [n for n in names if _plain(_parts(n)[1]) == _plain(last)]
+    if last.isupper() and len(last) == 1:
+        exact = []  # K is no k
+    aliased = _aliased(last, names)
+    joined, of_section = [], []
+    if section:
+        joined = _aliased(f"{section}{last}", names)  # data.path as data_path
+        of_section = [n for n in aliased if _parts(n)[0] == section]
+    for likely in (joined, of_section, exact, aliased):
+        if likely:
             return min(
-                found,
+                likely,
                 key=lambda n: (
                     not _alike(section, _parts(n)[0]),
                     _parts(n)[0] in _LATER,
                 ),
             )
     return _begins_alike(last, names) or _spelt_alike(name, names)
+
+
+def _aliased(word, names):
+    """The names that another program's word stands for, the likeliest first."""
+    targets = _ALIASES.get(_plain(word), ())
+    return [n for target in targets for n in _ending(names, target)]
 
 
 def _alike(one, other):
@@ -336,7 +340,11 @@ def _spelt_alike(name, names):
 
 
 def suggestion(name, names):
-    """Returns a sentence for an error: the nearest name, else all names."""
+    """Returns a sentence for an error: the nearest name, else all names.
+
+    Args:
+      name: str, as typed. names: of what there is.
+    """
     likely = nearest(name, names)
     if likely is not None:
         return f"Did you mean {likely!r}?"
@@ -344,7 +352,13 @@ def suggestion(name, names):
 
 
 def field_suggestion(name, fields):
-    """As `suggestion`, of a field of a configuration; flags are said too."""
+    """Returns a sentence for an unknown field of a configuration.
+
+    As `suggestion`; where a flag was probably meant, it names that.
+
+    Args:
+      name: str, as typed, without "config.". fields: names of all fields.
+    """
     likely = nearest(name, fields)
     flag = nearest(name, _FLAGS)
     targets = _ALIASES.get(_plain(_parts(name)[1]), ())

@@ -12,6 +12,7 @@ import pytest
 
 from moco_tf import config as configs
 from moco_tf import plan
+from tests.remedies import following
 
 VALUES = {
     "train.batch_size": [1, 2, 3, 4, 6, 8, 12, 16, 64, 256],
@@ -40,21 +41,15 @@ VALUES = {
     "moco.shuffle": ["auto", "address", "gather", "none"],
 }
 PRESETS = sorted(set(configs.names()) - {"quickstart"})
-_ADVICE = re.compile(r"--config\.([\w.]+)=(\S*)")
 _ROUNDS = 12
 
 
-def advised(text):
+def alternatives(text):
     """The alternatives of a message, each a dict of field -> text."""
-    alternatives = []
-    for part in re.split(r",? or (?=--)", text):
-        values = {
-            k: v.rstrip(".,;").replace("SOURCE", "a")
-            for k, v in _ADVICE.findall(part)
-        }
-        if values:
-            alternatives.append(values)
-    return alternatives
+    return [
+        {name: value.replace("SOURCE", "a") for name, value in choice.items()}
+        for choice in following.advised(text)
+    ]
 
 
 def rule(text):
@@ -87,7 +82,7 @@ def test_advised_values_are_taken(name):
         fields = {"data.source": "shapes:train"} | wrong
         text = refused(name, fields, replicas)
         for _ in range(_ROUNDS):
-            options = advised(text)
+            options = alternatives(text)
             if not options:
                 break
             for option in options:
