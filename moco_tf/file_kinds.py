@@ -401,6 +401,22 @@ def kind_of_mode(mode):
     return "no file"
 
 
+def cut_words(head, tail):
+    """What is amiss with the end of an image, in words: str, or "".
+
+    Args:
+      head: bytes, the first HEAD of a file. tail: bytes, the last HEAD.
+    """
+    if not tail[-512:].strip(b"\0"):
+        return "its end is zeros: a copy or download that was not completed"
+    cut = {
+        JPEG: b"\xff\xd9" not in tail,
+        PNG: b"IEND" not in tail,
+        GIF: not tail.rstrip(b"\0\r\n ").endswith(b";"),
+    }.get(kind_of(head), False)
+    return "its end is missing: a copy or download that was cut" if cut else ""
+
+
 def _iso_kind(head):
     """The kind of an ISO media file, by its brand, then those it names."""
     size = int.from_bytes(head[:4], "big")
@@ -511,19 +527,3 @@ def _is_printable(text):
     return all(
         letter.isprintable() or letter in "\t\n\r\f\x1b" for letter in text
     )
-
-
-def cut_words(head, tail):
-    """What is amiss with the end of an image, in words: str, or "".
-
-    Args:
-      head: bytes, the first HEAD of a file. tail: bytes, the last HEAD.
-    """
-    if not tail[-512:].strip(b"\0"):
-        return "its end is zeros: a copy or download that was not completed"
-    cut = {
-        JPEG: b"\xff\xd9" not in tail,
-        PNG: b"IEND" not in tail,
-        GIF: not tail.rstrip(b"\0\r\n ").endswith(b";"),
-    }.get(kind_of(head), False)
-    return "its end is missing: a copy or download that was cut" if cut else ""

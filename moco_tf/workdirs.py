@@ -136,17 +136,6 @@ def _remove_empty(folder):
         folder.rmdir()
 
 
-def prepare(
-    config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
-):
-    """Makes the workdir, or checks that the run it holds may go on.
-
-    As `check`, then `save`.
-    """
-    check(config, workdir, fingerprint, extend, command, encoder)
-    save(config, workdir, fingerprint, command, encoder)
-
-
 def check(
     config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
 ):

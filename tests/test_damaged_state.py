@@ -494,7 +494,7 @@ def test_a_configuration_comes_back_from_another_start(root, method, damage):
         resume(root, method)
     assert "config.json of that folder to" in str(error.value)
     assert str(root / "run") in str(error.value)
-    workdirs.prepare(run_config(), root / "again", "12ab")
+    workdirs.save(run_config(), root / "again", "12ab")
     if damage == "folder":
         path.rename(root / "moved")
     shutil.copy(root / "again" / "config.json", path)

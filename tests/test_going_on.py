@@ -146,7 +146,7 @@ def test_removed_images_are_replaced_without_being_counted(
 
 def test_mended_images_are_read_again(copy, tmp_path, capsys):
     folder, contents = copy
-    whole = shutil.copytree(folder / "run", tmp_path / "whole")
+    complete = shutil.copytree(folder / "run", tmp_path / "complete")
     for path, data in contents.items():
         path.write_bytes(data)
     _pretrain(folder / "images", folder / "run")
@@ -158,7 +158,7 @@ def test_mended_images_are_read_again(copy, tmp_path, capsys):
     fresh = tmp_path / "fresh"
     _pretrain(folder / "images", fresh, train__max_steps=1)
     shutil.rmtree(fresh / "checkpoints")
-    shutil.copytree(whole / "checkpoints", fresh / "checkpoints")
+    shutil.copytree(complete / "checkpoints", fresh / "checkpoints")
     _pretrain(folder / "images", fresh)
     small_run.assert_same_bits(_weights(fresh), _weights(folder / "run"))
 

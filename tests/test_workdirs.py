@@ -19,6 +19,14 @@ def cifar(**overrides):
     return configs.load("moco_cifar10", texts)
 
 
+def start(
+    config, workdir, fingerprint, extend=False, command="pretrain", encoder=""
+):
+    """What a command does before it trains: checks the run, then notes it."""
+    workdirs.check(config, workdir, fingerprint, extend, command, encoder)
+    workdirs.save(config, workdir, fingerprint, command, encoder)
+
+
 def test_save_and_load_give_the_same_configuration(tmp_path):
     config = cifar(schedule__milestones="3,5")
     workdirs.save(config, tmp_path)
@@ -52,7 +60,7 @@ def test_a_damaged_saved_configuration_is_refused(tmp_path):
 
 
 def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     other = cifar(
         log__every_steps=7,
         checkpoint__keep=5,
@@ -60,36 +68,36 @@ def test_resume_may_change_logging_checkpoints_knn_and_threads(tmp_path):
         data__threads=1,
         train__max_steps=9,
     )
-    workdirs.prepare(other, tmp_path, "f")
+    start(other, tmp_path, "f")
     assert workdirs.load_saved(tmp_path).knn.k == 20
 
 
 def test_resume_with_another_field_is_refused_with_the_difference(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     other = cifar(seed=3, moco__momentum=0.9)
     with pytest.raises(ValueError, match="another configuration") as error:
-        workdirs.prepare(other, tmp_path, "f")
+        start(other, tmp_path, "f")
     assert "seed: 0 -> 3" in str(error.value)
     assert "moco.momentum: 0.99 -> 0.9" in str(error.value)
     assert workdirs.load_saved(tmp_path).seed == 0
 
 
 def test_resume_with_another_method_is_refused_with_both_methods(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     other = configs.load("simclr_cifar10", {"data.source": "folder:/images"})
     with pytest.raises(ValueError, match="another configuration") as error:
-        workdirs.prepare(other, tmp_path, "f")
+        start(other, tmp_path, "f")
     assert "method: 'moco' -> 'simclr'" in str(error.value)
     assert "moco.momentum: 0.99 -> None" in str(error.value)
     assert "simclr.temperature: None -> " in str(error.value)
 
 
 def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     longer = cifar(train__epochs=400)
     with pytest.raises(ValueError, match="add --extend"):
-        workdirs.prepare(longer, tmp_path, "f")
-    workdirs.prepare(longer, tmp_path, "f", extend=True)
+        start(longer, tmp_path, "f")
+    start(longer, tmp_path, "f", extend=True)
     printed = capsys.readouterr().out
     assert "cosine, from 0.06, over 200 epochs" in printed
     assert "cosine, from 0.06, over 400 epochs" in printed
@@ -98,29 +106,29 @@ def test_more_epochs_need_extend_which_prints_both_schedules(tmp_path, capsys):
 
 def test_extending_prints_the_rate_of_the_batch(tmp_path, capsys):
     options = {"optimizer__scaling": "linear", "train__batch_size": 512}
-    workdirs.prepare(cifar(**options), tmp_path, "f")
+    start(cifar(**options), tmp_path, "f")
     longer = cifar(**options, train__epochs=400)
-    workdirs.prepare(longer, tmp_path, "f", extend=True)
+    start(longer, tmp_path, "f", extend=True)
     # 0.06 * 512 / 256
     assert capsys.readouterr().out.count("cosine, from 0.12, over") == 2
 
 
 def test_fewer_epochs_are_refused_even_with_extend(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     with pytest.raises(ValueError, match="train.epochs: 200 -> 100"):
-        workdirs.prepare(cifar(train__epochs=100), tmp_path, "f", extend=True)
+        start(cifar(train__epochs=100), tmp_path, "f", extend=True)
 
 
 def test_resume_on_other_data_is_refused(tmp_path):
-    workdirs.prepare(cifar(), tmp_path, "f")
+    start(cifar(), tmp_path, "f")
     with pytest.raises(ValueError, match="started on other data"):
-        workdirs.prepare(cifar(), tmp_path, "g")
+        start(cifar(), tmp_path, "g")
 
 
 def test_checkpoints_without_their_configuration_are_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="must hold their config.json"):
-        workdirs.prepare(cifar(), tmp_path, "f")
+        start(cifar(), tmp_path, "f")
 
 
 @pytest.mark.parametrize(
@@ -208,10 +216,10 @@ def test_a_disk_that_is_full_at_the_start_is_told_of_as_one(tmp_path):
         ballast = small_disk.fill(tmp_path)
         with pytest.raises(OSError, match="There is no room to write to"):
             with workdirs.hold(tmp_path / "run"):
-                workdirs.prepare(cifar(), tmp_path / "run", "f")
+                start(cifar(), tmp_path / "run", "f")
         ballast.unlink()
         with workdirs.hold(tmp_path / "run"):
-            workdirs.prepare(cifar(), tmp_path / "run", "f")
+            start(cifar(), tmp_path / "run", "f")
 
 
 def test_a_start_that_fails_takes_away_what_it_made(tmp_path):

@@ -6,7 +6,7 @@ Needs no TensorFlow: what a workdir records is read without it.
 import contextlib
 import os
 
-from moco_tf import paths as any_paths
+from moco_tf import paths
 
 _OF_PATHS = ("folder", "list", "prepared", "pairs")  # what follows is a path
 
@@ -24,7 +24,7 @@ def absolute(spec: str, folder: str = "") -> str:
     """
     return _with_paths(
         spec,
-        lambda path: any_paths.absolute(os.path.join(folder, _home(path))),
+        lambda path: paths.absolute(os.path.join(folder, _home(path))),
         folder,
     )
 
@@ -47,12 +47,12 @@ def find(typed: str, noted: str, workdirs: tuple[str, str]) -> str:
       run's folder; `typed`, from the current folder. None of them: `noted`.
     """
     then, now = workdirs
-    if (paths := _paths(typed)) and all(map(os.path.isabs, paths)):
+    if (given := _paths(typed)) and all(map(os.path.isabs, given)):
         noted = typed  # also where somebody has corrected config.json
 
     def moved_along(path):
         return os.path.normpath(
-            os.path.join(now, os.path.relpath(any_paths.absolute(path), then))
+            os.path.join(now, os.path.relpath(paths.absolute(path), then))
         )
 
     beside = _with_paths(noted, moved_along) if then else noted
@@ -114,12 +114,12 @@ def _with_paths(spec, change, folder=""):
     """A spec with its paths, below a folder, changed by a function of str."""
     kind, _, rest = spec.partition(":")
     if kind in _OF_PATHS and rest:
-        paths = [rest]
+        places = [rest]
         if kind == "pairs":
-            paths = rest.split(",")
+            places = rest.split(",")
             with contextlib.suppress(ValueError):  # they are not there
-                paths = list(split_pair(rest, folder))
-        return f"{kind}:{','.join(map(change, paths))}"
+                places = list(split_pair(rest, folder))
+        return f"{kind}:{','.join(map(change, places))}"
     if kind != "tfds":
         return spec
     data_set, _, split = rest.rpartition("/")
@@ -132,14 +132,14 @@ def _with_paths(spec, change, folder=""):
 
 def _paths(spec):
     """The paths of a spec, without ~."""
-    paths: list[str] = []
+    places: list[str] = []
 
     def note(path):
-        paths.append(_home(path))
+        places.append(_home(path))
         return path
 
     _with_paths(spec, note)
-    return paths
+    return places
 
 
 def _is_data_set(path, folder):

@@ -269,7 +269,7 @@ def test_a_grid_of_images_that_have_changed_is_refused(images):
 
 
 @pytest.mark.parametrize(
-    ("typed", "found"),
+    ("typed", "expected"),
     [
         ("a.png", ["a.png"]),
         ("a.png,b.png", ["a.png", "b.png"]),
@@ -280,7 +280,7 @@ def test_a_grid_of_images_that_have_changed_is_refused(images):
     ],
 )
 def test_queries_are_named_with_commas_that_names_may_hold(
-    typed, found, tmp_path
+    typed, expected, tmp_path
 ):
     names = ["a.png", "b.png", "a,b.png", "a,,b.png", ",", "\udcff.png"]
     file = _embeddings([[n, 1.0] for n in range(6)])._replace(names=names)
@@ -293,4 +293,4 @@ def test_queries_are_named_with_commas_that_names_may_hold(
         queries=(typed,),
     )
     stored = embeddings.load(tmp_path / "e.npz").names
-    assert [stored[row] for row in result.query] == found
+    assert [stored[row] for row in result.query] == expected

@@ -78,8 +78,8 @@ def test_a_task_goes_on_with_mended_and_moved_images(copied, command, capsys):
     project = copied(command)
     train, test = (f"folder:{project / name}" for name in ("train", "test"))
     (project / "train" / "dark" / "3.png").unlink()
-    whole = (project / "test" / "dark" / "1.png").read_bytes()
-    (project / "test" / "dark" / "9.png").write_bytes(whole)
+    image = (project / "test" / "dark" / "1.png").read_bytes()
+    (project / "test" / "dark" / "9.png").write_bytes(image)
     # A new class would move all labels by one.
     (project / "train" / "amber").mkdir()
     shutil.copy(project / "train" / "dark" / "5.png", project / "train/amber")
@@ -175,8 +175,8 @@ def test_data_of_a_run_that_are_gone_are_named_with_flags_that_help(
         with pytest.raises(ValueError, match="knn.bank was .*pass --bank="):
             knn.evaluate(encoder, tmp_path / "f")
         specs = [f"folder:{path}" for path in away]
-        found = knn.evaluate(encoder, tmp_path / "f", *specs, ks=(5,))
-        assert found
+        result = knn.evaluate(encoder, tmp_path / "f", *specs, ks=(5,))
+        assert result
         with pytest.raises(ValueError, match="pass --config.data.train="):
             _run("finetune", moved)
     finally:

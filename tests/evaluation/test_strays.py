@@ -52,9 +52,9 @@ def test_embeddings_have_all_images_and_the_labels_that_there_are(
         names = pyarrow.parquet.read_table(path)["class_name"].to_pylist()
         assert names == [None, "cat", "cat", None, "dog", "dog", "dog"]
     # A stray is like no image, not even like another stray.
-    found = neighbours.search(file, file, 6)
-    assert not found.same[STRAYS].any()
-    assert found.same[1].sum() == 1 and found.same[4].sum() == 2
+    result = neighbours.search(file, file, 6)
+    assert not result.same[STRAYS].any()
+    assert result.same[1].sum() == 1 and result.same[4].sum() == 2
 
 
 def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
@@ -127,11 +127,13 @@ def test_the_doctor_names_what_was_left_out_and_counts_the_rest(tmp_path, spec):
     (root / "self").symlink_to("self")
     source = sources.open_source(spec)
     rows = images.remark_rows(source) + images.class_rows(source, spec)
-    found = {row.finding: row for row in rows}
+    by_finding = {row.finding: row for row in rows}
     assert {row.verdict for row in rows} == {table.OK, table.WARN}
-    assert found["files by their ending: 1 .dng"].remedy.endswith("as PNG.")
-    assert "links in circles: 1 (self)" in found
-    assert "2 classes of 2 (cat) to 3 (dog) images" in found
+    assert by_finding["files by their ending: 1 .dng"].remedy.endswith(
+        "as PNG."
+    )
+    assert "links in circles: 1 (self)" in by_finding
+    assert "2 classes of 2 (cat) to 3 (dog) images" in by_finding
     assert not any("empty" in row.check for row in rows)
 
 

@@ -281,8 +281,8 @@ def test_an_encoder_is_found_behind_any_keys_and_any_prefix(
     saved = SPELLINGS[style](prefix)(tensors)
     for key in reversed(keys):
         saved = {key: saved, "epoch": 3}
-    found = candidates.find(candidates.values_of(saved))
-    chosen = candidates.choose(found)
+    encoders = candidates.find(candidates.values_of(saved))
+    chosen = candidates.choose(encoders)
     assert (chosen.style, chosen.missing) == (style, 0)
     assert chosen.root == "".join(f"{key}." for key in keys) + prefix
     assert {
@@ -427,14 +427,14 @@ def test_missing_tensors_are_named_as_the_file_would(style, tensors, tmp_path):
     lost = "layer3.1.bn2.running_var"
     path = tmp_path / "w.pkl"
     convert = CASES[style] if style else dict
-    whole, part = (
+    complete, part = (
         convert({n: v for n, v in tensors.items() if n != name})
         for name in ("", lost)
     )
     path.write_bytes(pickle.dumps(part))
     file = weight_files.read(path)
     assert file.chosen.missing == 1
-    (spelled,) = set(whole) - set(part)
+    (spelled,) = set(complete) - set(part)
     assert file.spell(lost) == spelled
 
 
