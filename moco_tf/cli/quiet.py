@@ -80,6 +80,8 @@ def prepare(verbose=False):
     warnings.filterwarnings("ignore", message=r"\s*Protobuf gencode")
     # On damaged metadata; the image is read or refused in any case.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Text that a browser will draw, with a font of its own.
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # The package's own warnings; without a handler they have a logger's name
     # in front, and none on their way says what was said before.

@@ -6,7 +6,7 @@ import numpy as np
 
 from moco_tf import plan
 from moco_tf.doctor import table
-from moco_tf.evaluation import features, knn
+from moco_tf.evaluation import knn
 
 _RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
 _QUEUE_SHARE = 10  # the queue holds a tenth of the images at most
@@ -224,7 +224,7 @@ def knn_row(config):
         words, remedy = str(error), "Correct knn.bank, knn.query or knn.k."
         return table.Row("kNN", words, table.FAIL, remedy)
     numbers = f"{len(bank)} and {len(query)} labelled images"
-    if words := features.overlap_words(bank, query):
+    if words := knn.overlap_words(bank, query):
         words, _, remedy = words.partition(". ")
         return table.Row("kNN", f"{numbers}; {words}", table.WARN, remedy)
     return table.Row("kNN", numbers)

@@ -1,10 +1,12 @@
 """Accuracy of a classification: top-k with intervals, confusion matrix."""
 
 import csv
+import functools
 import pathlib
 
 import matplotlib.figure
 import numpy as np
+from matplotlib import font_manager
 
 from moco_tf import naming
 
@@ -126,6 +128,30 @@ def write_confusion(folder, predicted, labels, names):
     _draw(folder / "confusion.png", counts, names)
 
 
+def drawn(name, otherwise):
+    """Returns a name as it stands in a picture.
+
+    A font without a letter draws the same empty box for all of a script, so that
+    classes named in it could not be told from each other.
+
+    Args:
+      name: str; bytes that are no text become "?".
+      otherwise: str that stands for a name with a letter that the font lacks.
+    """
+    text = naming.as_text(name)
+    is_seen = text.isprintable() and all(
+        map(_font().get_char_index, map(ord, text))
+    )
+    return text if is_seen else otherwise
+
+
+@functools.cache
+def _font():
+    """The font that pictures are written in."""
+    properties = font_manager.FontProperties()
+    return font_manager.get_font(font_manager.findfont(properties))
+
+
 def _open(path):
     return path.open("w", newline="", encoding="utf-8", errors="replace")
 
@@ -144,7 +170,10 @@ def _draw(path, counts, names):
     if named:
         ticks = range(len(names))
         # A folder's name may be bytes that are no text, or look like a formula.
-        shown = [naming.as_text(name) for name in names]
+        numbered = [f"no. {number + 1}" for number in ticks]
+        shown = list(map(drawn, names, numbered))
+        if set(shown) & set(numbered):
+            axes.set_ylabel("label (no. N: the Nth of confusion.csv)")
         axes.set_xticks(ticks, shown, rotation=60, ha="right")
         axes.set_yticks(ticks, shown)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):

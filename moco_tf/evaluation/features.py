@@ -289,21 +289,6 @@ def common_labels(bank, query, names=("bank", "query set")):
     return labels, classes
 
 
-def overlap_words(bank, query, names=("bank", "query set")):
-    """A sentence for two sources that are one, whose figure misleads, or "".
-
-    Args:
-      bank, query: Sources. names: of both, for the sentence.
-    """
-    if not sources.are_same(bank, query):
-        return ""
-    return (
-        f"{names[0]} and {names[1]} are the same images, so each is known "
-        "already: the accuracy says nothing about new ones. Name different "
-        "images for one of them."
-    )
-
-
 def _alike(missing, known):
     """A sentence for classes that differ in what one does not see, or ""."""
     plain = {class_folders.plain(name): name for name in known}

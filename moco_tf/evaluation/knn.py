@@ -98,6 +98,21 @@ def check(bank_source, query_source, k):
     features_lib.common_labels(bank_source, query_source)
 
 
+def overlap_words(bank, query, names=("bank", "query set")):
+    """A sentence for two sources that are one, whose figure misleads, or "".
+
+    Args:
+      bank, query: Sources. names: of both, for the sentence.
+    """
+    if not sources.are_same(bank, query):
+        return ""
+    return (
+        f"{names[0]} and {names[1]} are the same images, so each is known "
+        "already: the accuracy says nothing about new ones. Name different "
+        "images for one of them."
+    )
+
+
 def evaluate(
     encoder: frozen.FrozenEncoder,
     store: str | pathlib.Path,
@@ -151,7 +166,7 @@ def evaluate(
         )
         if name == "bank" or query != bank:
             print(sources.remark_lines(source, " " * 12), end="")
-    if words := features_lib.overlap_words(*opened):
+    if words := overlap_words(*opened):
         print(f"Warning: {words}")
     result = _print_table(sets, labels, ks, temperatures, classes)
     if len(sets[-1][3].index) > 1:  # a single image has no distance to another

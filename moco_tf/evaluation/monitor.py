@@ -79,7 +79,7 @@ class KnnMonitor(listener.Listener):
             for spec, source in named.items()
             if (lines := sources.remark_lines(source, " " * 11))
         )
-        if words := features.overlap_words(self.bank, self.query):
+        if words := knn.overlap_words(self.bank, self.query):
             lines += f"Warning: kNN: {words}\n"
         return lines
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from moco_tf import filesystem, naming, paths
 from moco_tf.data import sources, specs, unreadable
-from moco_tf.evaluation import embeddings, voting
+from moco_tf.evaluation import accuracy, embeddings, voting
 
 _COLUMNS = 10  # neighbours at most, beside the query
 _SIDE = 96  # of an image, pixels
@@ -306,8 +306,7 @@ def _draw(path, result, query, bank, query_source, bank_source):
         left = column * _CELL[1] + 7 + (_QUERY_MARGIN if column else 0)
         image = _image(source, int(file.index[row]))
         canvas[top : top + _SIDE, left : left + _SIDE] = image
-        title = file.class_of(row) or pathlib.PurePath(file.names[row]).name
-        _caption(axes, title, cosine, top, left)
+        _caption(axes, _title(file, row), cosine, top, left)
         if same is not None:
             _frame(axes, same, top, left)
 
@@ -321,6 +320,14 @@ def _draw(path, result, query, bank, query_source, bank_source):
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     with filesystem.atomic_file(path) as part:
         figure.savefig(part, format="png", dpi=100)
+
+
+def _title(file, row):
+    """The class of an image, or its name; a number for what no font has."""
+    if name := file.class_of(row):
+        return accuracy.drawn(name, f"class {int(file.labels[row]) + 1}")
+    name = pathlib.PurePath(file.names[row]).name
+    return accuracy.drawn(name, f"image {int(file.index[row]) + 1}")
 
 
 def _image(source, index):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from moco_tf import config_schema, workdirs
 from moco_tf.cluster import watchdog
 from moco_tf.data import sources, specs, unreadable
-from moco_tf.evaluation import features
+from moco_tf.evaluation import features, knn
 from moco_tf.methods import method
 from moco_tf.monitoring import listener, metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints
@@ -165,7 +165,7 @@ class LabelledSources(NamedTuple):
         indent = " " * 11
         lines = [sources.remark_lines(x, indent) for x in self[:2]]
         names = "data.train", "data.test"
-        if words := features.overlap_words(self.train, self.test, names):
+        if words := knn.overlap_words(self.train, self.test, names):
             lines.append(f"{indent}Warning: {words}\n")
         return "".join(dict.fromkeys(lines))  # both may be of one folder
 

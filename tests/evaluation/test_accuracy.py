@@ -1,4 +1,5 @@
 import csv
+import warnings
 
 import numpy as np
 import pytest
@@ -82,3 +83,29 @@ def test_names_of_classes_need_be_neither_text_nor_formula(tmp_path):
     names = ["$a_$", "caf\udce9", "b"]
     accuracy.write_confusion(tmp_path, np.arange(3), np.arange(3), names)
     assert Image.open(tmp_path / "confusion.png").size[0] > 100
+
+
+def test_classes_in_a_script_that_the_font_lacks_are_numbered(tmp_path):
+    names = ["Hunde", "犬", "猫", "собаки"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "Glyph 29356 missing from font(s)"
+        accuracy.write_confusion(tmp_path, np.arange(4), np.arange(4), names)
+    rows = list(csv.reader((tmp_path / "confusion.csv").open(encoding="utf-8")))
+    assert rows[0][1:] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Urlaub & Meer", "Urlaub & Meer"),
+        ("family (mum's)", "family (mum's)"),
+        ("собаки", "собаки"),
+        ("犬と猫", "no. 7"),
+        ("dogs 犬", "no. 7"),
+        ("caf\udce9", "caf?"),
+        ("two\nlines", "no. 7"),
+        ("\x07bell", "no. 7"),
+    ],
+)
+def test_a_name_is_drawn_whole_or_not_at_all(name, shown):
+    assert accuracy.drawn(name, "no. 7") == shown

@@ -13,6 +13,7 @@ from moco_tf.doctor import images, table
 from moco_tf.evaluation import (
     embeddings,
     features,
+    knn,
     monitor,
     neighbours,
     supervised,
@@ -60,7 +61,7 @@ def test_embeddings_have_all_images_and_the_labels_that_there_are(
 def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
     one = sources.labelled(sources.open_source(spec), "bank")
     again = sources.labelled(sources.open_source(f"{spec}/"), "query set")
-    words = features.overlap_words(one, again)
+    words = knn.overlap_words(one, again)
     assert words.startswith("bank and query set are the same images")
     labelled = supervised.open_labelled(spec, spec)
     assert "Warning: data.train and data.test are" in labelled.remark_lines()
@@ -69,7 +70,7 @@ def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
     spec = plain_frozen.write_greys(tmp_path / "others", others)
     other = sources.labelled(sources.open_source(spec), "query set")
     assert len(other) == len(one)
-    assert features.overlap_words(one, other) == ""
+    assert knn.overlap_words(one, other) == ""
 
 
 @pytest.mark.parametrize("form", ["file", "source"])

@@ -177,14 +177,14 @@ def images_without_labels_among_others():
     yield lambda: features.common_labels(chosen, chosen)
 
 
-@ROWS.followed("evaluation/features.py:overlap_words", "Name different")
+@ROWS.followed("evaluation/knn.py:overlap_words", "Name different")
 def the_same_images_twice(tmp_path):
     one = sources.open_source(plain_frozen.write_greys(tmp_path / "1", GREYS))
     # Of the same names and sizes, but other pixels.
     others = {name: grey + 1 for name, grey in GREYS.items()}
     two = sources.open_source(plain_frozen.write_greys(tmp_path / "2", others))
-    yield lambda: features.overlap_words(one, one)
-    yield lambda: features.overlap_words(one, two)
+    yield lambda: knn.overlap_words(one, one)
+    yield lambda: knn.overlap_words(one, two)
 
 
 @ROWS.followed("evaluation/features.py:_alike", "write them alike")
