@@ -131,8 +131,8 @@ def write_confusion(folder, predicted, labels, names):
 def drawn(name, otherwise):
     """Returns a name as it stands in a picture.
 
-    A font without a letter draws the same empty box for all of a script, so that
-    classes named in it could not be told from each other.
+    A font draws the same empty box for each letter that it lacks, so classes
+    of such names could not be told from each other.
 
     Args:
       name: str; bytes that are no text become "?".
