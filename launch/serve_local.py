@@ -8,7 +8,6 @@ Needs the extra `serving`: pip install -e ".[serving]". Stop it by Ctrl-C.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import urllib.parse
@@ -57,10 +56,14 @@ def _options():
 
 def main():
     options = _options()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ROOT))  # a checkout need not be installed
+    from moco_tf.cli import quiet
+
+    quiet.prepare()
     try:
-        from moco_tf.serving import local_http
+        with quiet.imports():
+            from moco_tf.serving import local_http
+            from moco_tf.serving import server as serving
     except ImportError as error:
         if error.name != "waitress":
             raise
@@ -68,7 +71,6 @@ def main():
             "serve_local.py needs waitress. Install the extra: "
             'pip install -e ".[serving]"'
         )
-    from moco_tf.serving import server as serving
 
     limits = serving.Limits(
         body_bytes=options.max_body_mb * 2**20,

@@ -250,6 +250,7 @@ def test_a_port_that_is_taken_is_named_with_a_way_out(port, tmp_path):
     assert done.returncode != 0
     assert f"127.0.0.1:{port} cannot be opened" in done.stderr
     assert "Pass another --port, or 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # no notices of TensorFlow
 
 
 @pytest.mark.parametrize(
