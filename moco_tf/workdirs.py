@@ -426,6 +426,7 @@ def load_saved(workdir, command="pretrain"):
         )
     try:
         values = configs.flatten(saved["config"])
+        values |= _noted_sources(saved, workdir, command)
         config = configs.build(values, command)
         missing = configs.missing(configs.flatten(config.to_dict()), command)
         if not missing:

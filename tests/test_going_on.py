@@ -301,7 +301,7 @@ def test_a_damaged_listing_is_written_anew_with_the_first_images(
 ):
     grown = sources.open_source(_one_more(images, tmp_path))
     _damage_listing(run)
-    with pytest.raises(ValueError, match="delete it and start with just those"):
+    with pytest.raises(ValueError, match="or the images as they were"):
         workdirs.restore_source(grown, run)
     (run / "images.npz").unlink()
     with pytest.raises(ValueError, match="51 now. A run goes on"):
@@ -374,11 +374,6 @@ def _digest(folder):
 
 def _damage_checkpoint(run):
     (checkpoints.latest(run) / "state.index").write_bytes(b"broken")
-
-
-def _damage_metrics(run):
-    text = (run / "metrics.csv").read_text()
-    (run / "metrics.csv").write_text(text + "no,numbers\nat,all\n")
 
 
 def _damage_listing(run):
@@ -465,11 +460,10 @@ REFUSALS = {
         "50 images then and 2000 now",
     ),
     "checkpoint": ({}, _damage_checkpoint, None, "step-000000003"),
-    "metrics": ({}, _damage_metrics, None, "metrics.csv is damaged"),
     "listing": ({}, _damage_listing, _one_more, "images.npz cannot be read"),
     "command": ({}, _change_command, None, "must be of the command pretrain"),
-    "empty config": ({}, _empty_configuration, None, "config.json cannot be"),
-    "other json": ({}, _other_json, None, "not the config.json of a run"),
+    "empty config": ({}, _empty_configuration, None, "config.json is empty"),
+    "other json": ({}, _other_json, None, "config.json holds a list where"),
     "no config": ({}, _drop_configuration, None, "must hold their config.json"),
 }
 
