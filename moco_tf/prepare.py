@@ -134,7 +134,8 @@ def _fill(writer, source, folder, stream):
         raise ValueError(
             "A cache needs at least one image that can be read. Received "
             f"{count} images, none readable; the reasons are in "
-            f"{os.path.join(folder, prepared_cache.UNREADABLE)}."
+            f"{os.path.join(folder, prepared_cache.UNREADABLE)}. Mend them, "
+            "then prepare them with another --path."
         )
     writer.commit(finished=True)
 

@@ -211,3 +211,16 @@ def _in_plain_words(source, index, text):
                 f"This is {kind.name}, and {cut}. {file_kinds.AGAIN} ({text})"
             )
     return text
+
+
+def none_error(source):
+    """Returns the ValueError for a source without a readable image."""
+    first = "."
+    if len(source):
+        reason = read(source, 0)[1] or "it can be read now."
+        first = f", the first is {source.name(0)}: {reason}"
+    return ValueError(
+        "An evaluation needs at least one image that can be read. Received "
+        f"{len(source)} images, none readable{first} Mend them, or give "
+        "another source."
+    )

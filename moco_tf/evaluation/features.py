@@ -143,18 +143,6 @@ def pad_batch(images, batch_size):
     return tf.pad(images, [(0, batch_size - len(images)), *[(0, 0)] * 3])
 
 
-def none_readable_error(source):
-    """Returns the ValueError for a source without a readable image."""
-    first = "."
-    if len(source):
-        reason = unreadable.read(source, 0)[1] or "it can be read now."
-        first = f", the first is {source.name(0)}: {reason}"
-    return ValueError(
-        "An evaluation needs at least one image that can be read. Received "
-        f"{len(source)} images, none readable{first}"
-    )
-
-
 def _collect(source, batches, batch_size, encode):
     """Runs `encode` over all batches.
 
@@ -172,7 +160,7 @@ def _collect(source, batches, batch_size, encode):
         outputs.append([np.asarray(rows)[: len(index)] for rows in encoded])
         indices.append(index.numpy())
     if not outputs:
-        raise none_readable_error(source)
+        raise unreadable.none_error(source)
     index = np.concatenate(indices)
     skipped = unreadable_names(source, index, len(source))
     layers = [np.concatenate(rows) for rows in zip(*outputs, strict=True)]
@@ -516,7 +504,7 @@ def _open(folder, frozen, source, state):
     """Maps the rows that the state counts; ValueError if there are none."""
     count = state["rows"]
     if not count:
-        raise none_readable_error(source)
+        raise unreadable.none_error(source)
 
     def open_rows(name):
         return np.load(folder / f"{name}.npy", mmap_mode="r")[:count]

@@ -333,7 +333,7 @@ def predict(classifier, source, image_size, batch_size):
         logits.append(classifier.logits(padded).numpy()[: len(index)])
         indices.append(index.numpy())
     if not logits:
-        raise features.none_readable_error(source)
+        raise unreadable.none_error(source)
     return np.concatenate(logits), np.concatenate(indices)
 
 

@@ -61,7 +61,11 @@ class Batcher:
             self._changed.notify_all()
         if not waiting.done.wait(timeout):
             waiting.abandoned = True
-            raise predict_api.RequestError(504, "The model took too long.")
+            raise predict_api.RequestError(
+                504,
+                "The model took too long. Send fewer rows in a request, or try "
+                "again later.",
+            )
         if waiting.error is not None:
             raise waiting.error
         return waiting.outputs

@@ -301,7 +301,8 @@ def render(outputs, by_row):
                 500,
                 f"The output {name} of row {row} is no finite number, which "
                 "JSON cannot hold: the row's pixels are too large, or the "
-                "weights are damaged.",
+                "weights are damaged. Send normalised pixels, or serve another "
+                "export.",
             )
     columns = {name: _plain(name, value) for name, value in outputs.items()}
     if len(columns) == 1:

@@ -558,6 +558,35 @@ def damaged_cache(tmp_path):
     yield lambda: sources.open_source(f"prepared:{other}")
 
 
+@ROWS.followed("prepare.py:_fill", "Mend them, then prepare them with")
+def cache_of_broken_images(tmp_path):
+    broken = {"a/1.png": None, "b/1.png": None}
+    images, folder = tmp_path / "images", tmp_path / "cache"
+    plain_frozen.write_greys(images, broken)
+    yield lambda: make_cache(images, folder)
+    plain_frozen.write_greys(images, dict.fromkeys(broken, 9))
+    yield lambda: make_cache(images, tmp_path / "other")
+
+
+@ROWS.followed("data/unreadable.py:none_error", "Mend them, or give another")
+def evaluation_of_broken_images(tmp_path):
+    from moco_tf.evaluation import features
+
+    encoder = plain_frozen.make_frozen()
+    images = tmp_path / "images"
+
+    def extract(spec):
+        source = sources.open_source(spec)
+        features.extract_to_disk(encoder, source, tmp_path / "features")
+
+    spec = plain_frozen.write_greys(images, {"1.png": None})
+    other = plain_frozen.write_greys(tmp_path / "other", {"1.png": 9})
+    yield lambda: extract(spec)
+    yield lambda: extract(other)
+    plain_frozen.write_greys(images, {"1.png": 9})
+    yield lambda: extract(spec)
+
+
 @ROWS.followed("prepare.py:verify", "Prepare it again with another --path")
 def cache_of_flipped_bits(tmp_path):
     images, folder = made(tmp_path)
@@ -894,7 +923,6 @@ ROWS.states(
     ("data/listing.py:_unpack", "its names are not as long"),
     ("data/prepared_cache.py:read_about", "is of no prepared cache"),
     ("data/sources.py:open_source", "A source must be folder:PATH"),
-    ("prepare.py:_fill", "A cache needs at least one image"),
 )
 ROWS.states(
     following.OF_A_CALLER,

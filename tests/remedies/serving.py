@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import shutil
+import time
 import types
 
 import numpy as np
@@ -196,6 +197,34 @@ def too_many_rows_at_once():
     yield lambda: submit(full)
     yield lambda: submit(types.SimpleNamespace(rows=0))
     batcher.close()
+
+
+@ROWS.followed("serving/batching.py:Batcher.submit", "Send fewer rows in a")
+def model_that_takes_too_long():
+    def run(signature, inputs):
+        time.sleep(0.05 * len(inputs["x"]))
+        return inputs
+
+    batcher = batching.Batcher(run, 9, 0.0)
+
+    def submit(rows, seconds=0.2):
+        return batcher.submit("s", {"x": np.zeros([rows, 2])}, seconds)["x"]
+
+    yield lambda: len(submit(9))
+    yield lambda: len(submit(1, seconds=5.0))  # later
+    yield lambda: len(submit(1, seconds=1.0))  # fewer rows
+    batcher.close()
+
+
+@ROWS.followed("serving/predict_api.py:render", "Send normalised pixels, or")
+def features_that_json_cannot_hold():
+    def render(pixels):
+        with np.errstate(over="ignore"):
+            squares = np.float32(pixels) ** 2
+        return predict_api.render({"features": squares}, by_row=True)
+
+    yield lambda: render([[1e30, 0.0]])
+    yield lambda: render([[1.5, -2.0]])
 
 
 @ROWS.followed("serving/server.py:RestApp.__init__", "Pass --name=encoder")
@@ -526,9 +555,7 @@ ROWS.states(
 # The program checks itself here: what it wrote is not what it read.
 ROWS.states(
     following.NO_REMEDY,
-    ("serving/batching.py:Batcher.submit", "took too long"),
     ("serving/comparison.py:_embed_by_signatures", "zeros for what is none"),
     ("serving/comparison.py:_check_classes", "must give what its parts"),
     ("serving/comparison.py:_check", "must give the run's features"),
-    ("serving/predict_api.py:render", "no finite number"),
 )
