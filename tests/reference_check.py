@@ -62,8 +62,8 @@ class RecordedMoCo(moco.MoCo):
             tf.zeros([rows, _COLUMNS]), trainable=False, name="recorded"
         )
 
-    def contrast(self, query, key, index):
-        loss, logits = super().contrast(query, key, index)
+    def contrast(self, *rows):
+        loss, logits = super().contrast(*rows)
         self.recorded.assign(logits[:, :_COLUMNS])
         return loss, logits
 
