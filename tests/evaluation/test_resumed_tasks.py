@@ -125,12 +125,6 @@ def _damage_state(project):
     return {}
 
 
-def _damage_metrics(project):
-    path = project / "linear" / "metrics.csv"
-    path.write_text(path.read_text() + "no,numbers\nat,all\n")
-    return {}
-
-
 REFUSALS = {
     "field": (lambda _: {"seed": 3}, "seed: 0 -> 3"),
     "epochs": (
@@ -140,7 +134,6 @@ REFUSALS = {
     "labels": (_relabel, "20 of another class"),
     "other": (_swap, "40 images then and 11 now"),
     "state": (_damage_state, "step-000000007"),
-    "metrics": (_damage_metrics, "metrics.csv is damaged"),
     "gone": (lambda _: {"data__test": "folder:/gone"}, "missing"),
 }
 

@@ -111,7 +111,7 @@ def test_a_second_export_is_the_next_version(
         difference, cosine = re.search(pattern, output).groups()
         assert float(difference) < 1e-4
         assert float(cosine) > 0.9999
-    assert f"saved_model_cli show --dir {path}" in output
+    assert f"saved_model_cli show --dir={path}" in output
     assert "/v1/models/encoder:predict" in output
 
 
