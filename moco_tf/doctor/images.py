@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moco_tf import paths
 from moco_tf.data import (
     class_folders,
     host_decode,
@@ -239,6 +240,7 @@ def _above(share):
 
 def _short(name):
     """A name cut to what fits into a row of the table."""
+    name = paths.shown(name)  # it may be bytes that are no text
     if len(name) <= _NAME_LENGTH:
         return name
     return "..." + name[3 - _NAME_LENGTH :]

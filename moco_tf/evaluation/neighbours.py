@@ -33,7 +33,25 @@ class Neighbours(NamedTuple):
     query: np.ndarray  # int64 [q], rows of the query file
     index: np.ndarray  # int64 [q, k], rows of the bank file, nearest first
     cosine: np.ndarray  # float32 [q, k]
-    same: np.ndarray | None  # bool [q, k], of the query's class; None: unknown
+    # bool [q, k], of the query's class; masked where an image of the two has no
+    # class. None: the files have no classes that can be compared.
+    same: np.ma.MaskedArray | None
+
+    def is_same(self, line, rank):
+        """Whether a neighbour is of its query's class; None: unknown."""
+        if self.same is None or self.same[line, rank] is np.ma.masked:
+            return None
+        return bool(self.same[line, rank])
+
+    def share(self, count=None):
+        """Share of the nearest `count` (None: all) of the query's class.
+
+        Of those with a class; None where there are none.
+        """
+        compared = None if self.same is None else self.same[:, :count]
+        if compared is None or not compared.count():
+            return None
+        return float(compared.mean())
 
 
 def search_files(
@@ -231,11 +249,12 @@ def _split(text, known):
 
 
 def _same_class(bank, query, query_rows, index):
-    """Compares classes: bool [q, k]; None where they cannot be compared."""
+    """Compares classes, as `Neighbours.same` has it."""
     if bank.labels is None or query.labels is None:
         return None
     labels = query.labels[query_rows]
-    known = labels >= 0  # an image without a class is like no other
+    # An image without a class is neither like another nor unlike it.
+    known = (labels >= 0)[:, np.newaxis] & (bank.labels[index] >= 0)
     if bank.class_names is not None and query.class_names is not None:
         # Class folders are numbered by name: sets that lack some differ.
         numbers = {name: n for n, name in enumerate(bank.class_names)}
@@ -243,7 +262,8 @@ def _same_class(bank, query, query_rows, index):
         labels = renumbered[labels]
     elif bank.class_names is not query.class_names:
         return None
-    return (bank.labels[index] == labels[:, np.newaxis]) & known[:, np.newaxis]
+    same = bank.labels[index] == labels[:, np.newaxis]
+    return np.ma.array(same, mask=~known)
 
 
 def _open_source(file):
@@ -273,9 +293,14 @@ def _summary(result, bank, query):
         f"{result.index.shape[1]} neighbours each among {len(bank.index)} "
         f"images of {paths.shown(bank.about['source'])}"
     )
-    if result.same is not None:
-        share = 100 * np.mean(result.same[:, 0])
-        text += f"; of the nearest, {share:.2f} % are of the query's class"
+    share = result.share(1)
+    if share is not None:
+        text += (
+            f"; of the nearest, {100 * share:.2f} % are of the query's class"
+        )
+        unknown = int(np.ma.getmaskarray(result.same)[:, 0].sum())
+        if unknown:
+            text += f" ({unknown} left out: an image of the two has no class)"
     return text
 
 
@@ -314,7 +339,7 @@ def _draw(path, result, query, bank, query_source, bank_source):
         put(line, 0, query, query_source, query_row)
         for rank in range(count):
             row, cosine = result.index[line, rank], result.cosine[line, rank]
-            same = None if result.same is None else result.same[line, rank]
+            same = result.is_same(line, rank)
             put(line, 1 + rank, bank, bank_source, row, cosine, same)
     # One canvas for all images: a hundred axes would take a minute.
     axes.imshow(canvas, interpolation="nearest", aspect="auto")

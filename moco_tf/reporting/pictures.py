@@ -161,7 +161,7 @@ def _near(test):
     return {
         "bank": len(test.bank.index),
         "small": len(test.images[0]) < _TILE,
-        "share": None if nearest.same is None else float(nearest.same.mean()),
+        "share": nearest.share(),
         "rows": [
             {
                 "query": picture(test.shown, query),
@@ -170,9 +170,7 @@ def _near(test):
                         test.bank,
                         row,
                         float(nearest.cosine[number, rank]),
-                        None
-                        if nearest.same is None
-                        else bool(nearest.same[number, rank]),
+                        nearest.is_same(number, rank),
                     )
                     for rank, row in enumerate(nearest.index[number])
                 ],

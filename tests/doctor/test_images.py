@@ -85,3 +85,8 @@ def test_none_and_one_image():
         assert images.near_copies(hashes, thumbnails).tolist() == list(
             range(count)
         )
+
+
+def test_a_name_that_is_no_text_is_shown_as_a_shell_reads_it():
+    assert images._short("a/caf\udce9.jpg") == r"$'a/caf\351.jpg'"
+    assert images._short("b.jpg") == "b.jpg"

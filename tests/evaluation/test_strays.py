@@ -52,10 +52,38 @@ def test_embeddings_have_all_images_and_the_labels_that_there_are(
     if ending == ".parquet":
         names = pyarrow.parquet.read_table(path)["class_name"].to_pylist()
         assert names == [None, "cat", "cat", None, "dog", "dog", "dog"]
-    # A stray is like no image, not even like another stray.
+    # A stray is neither of a class nor of another, and counts in no share.
     result = neighbours.search(file, file, 6)
-    assert not result.same[STRAYS].any()
+    assert result.same[STRAYS].count() == 0
+    assert {result.is_same(0, rank) for rank in range(6)} == {None}
     assert result.same[1].sum() == 1 and result.same[4].sum() == 2
+    assert result.same[1].count() == result.same[4].count() == 4
+    assert result.share() == (2 * 1 + 3 * 2) / (5 * 4)
+    nearest = file.labels[result.index[:, 0]], file.labels
+    known = (nearest[0] >= 0) & (nearest[1] >= 0)
+    expected = np.mean(nearest[0][known] == nearest[1][known])
+    assert result.share(1) == expected
+
+
+def test_neighbours_without_any_class_have_no_share(tmp_path, capsys):
+    """Two strays, each the nearest of the other."""
+    greys = {"x.png": 9, "y.png": 8}
+    greys |= {f"cat/{n}.png": 90 + n for n in range(5)}
+    greys |= {f"dog/{n}.png": 200 + n for n in range(5)}
+    spec = plain_frozen.write_greys(tmp_path / "few", greys)
+    path = tmp_path / "few.npz"
+    embeddings.embed_source(plain_frozen.make_frozen(), spec, path)
+    capsys.readouterr()
+    neighbours.search_files(
+        path, path, 1, tmp_path / "n.csv", queries=["x.png"]
+    )
+    out = capsys.readouterr().out
+    assert "1 queries" in out and "of the query's class" not in out
+    neighbours.search_files(path, path, 1, tmp_path / "m.csv")
+    assert (
+        "2 left out: an image of the two has no class"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
