@@ -367,7 +367,9 @@ def advance(run, options, lock):
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             pass_fds=(lock,),
-            start_new_session=True,  # Ctrl-C is for this script
+            # Ctrl-C is for this script. Not a session of its own: Linux may
+            # give that its own share of the processor, whatever is nice.
+            process_group=0,
         )
     try:
         while process.poll() is None:
