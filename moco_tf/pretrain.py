@@ -221,7 +221,7 @@ class Files:
     def __init__(self, plan, workdir, step):
         self.workdir, self.step = workdir, step
         self.metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
-        self.metrics.cut_back(step)
+        self.metrics.cut_back(step, plan.steps_per_epoch)
         self.events_folder = workdir / "tensorboard"
         self.events = None
         if plan.config.log.tensorboard:

@@ -139,7 +139,7 @@ def resume(root, method):
         step = checkpoints.restore(method, checkpoints.resumed(run))
         workdirs.save(run_config(), run, "12ab")
         metrics = metrics_csv.MetricsFile(run / "metrics.csv")
-        metrics.cut_back(step)
+        metrics.cut_back(step, steps_per_epoch=5)
         metrics.close()
         tensorboard.EventWriter(run / "tensorboard", step).close()
         health.WarningLog(run / "warnings.csv", step)
@@ -149,7 +149,8 @@ def resume(root, method):
 
 def report(root, method=None):
     (run,) = page.read_runs([root / "run"])
-    findings.readings(run)
+    for _, sentence in findings.readings(run):
+        print(sentence)
 
 
 def report_task(root, method=None):
@@ -250,7 +251,7 @@ ROWS = {
     "run/config.json": ([resume, report, read_config], ()),
     "run/environment.json": ([resume, report], ("missing",)),
     "run/lock": ([resume], ("empty", "cut", "garbled", "zeros", "missing")),
-    "run/metrics.csv": ([resume, report], ("empty", "cut", "missing")),
+    "run/metrics.csv": ([resume, report], ("cut",)),
     "run/warnings.csv": ([resume, report], ("empty", "cut", "missing")),
     "run/unreadable.csv": ([resume], ("empty", "cut", "missing")),
     f"run/checkpoints/{LAST}/meta.json": ([resume, evaluate("latest")], ()),

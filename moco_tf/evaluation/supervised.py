@@ -385,7 +385,7 @@ def train(
     if begin:
         begin()
     metrics = metrics_csv.MetricsFile(output / "metrics.csv", COLUMNS)
-    metrics.cut_back(step)
+    metrics.cut_back(step, batches.steps_per_epoch)
     shown = progress.Progress(
         config.train.epochs * batches.steps_per_epoch, batches.steps_per_epoch
     )

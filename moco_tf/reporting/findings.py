@@ -6,10 +6,11 @@ Sentences have a tone: good, plain, or a warning.
 import math
 
 from moco_tf import config as configs
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.monitoring import health, metrics_csv
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
+from moco_tf.training import checkpoints
 
 _WAITS, _STARVED = 0.05, 0.2  # of the time, in which a step waits for images
 _NEAR_CHANCE = 0.02  # of the loss
@@ -153,6 +154,12 @@ def readings(run):
         return [("plain", "This task has logged no steps, its result alone.")]
     if not run.rows:
         words = "This run has logged nothing yet: there are no curves."
+        if path := checkpoints.latest(run.workdir):
+            words = (
+                f"{paths.shown(run.workdir / 'metrics.csv')} has no rows, "
+                f"though there is a checkpoint ({path.name}): put a copy of "
+                "the file there, else there are no curves of what was before."
+            )
         return [("warn", words)]
     knn = _read_knn(run) if run.is_pretraining else []
     sentences = [*_read_loss(run), *knn, *_read_speed(run)]

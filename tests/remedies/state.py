@@ -15,6 +15,7 @@ from moco_tf.reporting import findings, page, pictures, samples
 from moco_tf.training import checkpoints
 from tests.evaluation import plain_frozen
 from tests.remedies import following
+from tests.reporting import small_report
 
 ROWS = following.Rows(
     *("monitoring/metrics_csv.py", "reporting/*.py", "state_files.py"),
@@ -238,6 +239,22 @@ def report_of_images_that_moved(tmp_path):
     assert named == {"data.source", "knn.query"}
     # tests/test_resuming.py: the command notes the new place.
     yield lambda: samples.open_source(run, moved)
+
+
+@ROWS.followed("reporting/findings.py:readings", "put a copy of the file there")
+def figures_that_are_gone(tmp_path):
+    workdir = small_report.write(tmp_path / "run", [small_report.row(1)])
+    checkpoints.save(Trained(), workdir, 2, {})
+    copy = shutil.copy(workdir / "metrics.csv", tmp_path)
+    (workdir / "metrics.csv").write_text("")
+
+    def read():
+        (run,) = page.read_runs([workdir])
+        return findings.readings(run)
+
+    yield read
+    shutil.copy(copy, workdir)
+    yield read
 
 
 @ROWS.followed("reporting/findings.py:_read_speed", "The bottleneck is the")
