@@ -412,10 +412,10 @@ def _steps_per_epoch(rows, workdir):
 
 def _evaluations(workdir):
     """The results of other commands below a workdir, by name of the folder."""
-    found = [
+    results = [
         _evaluation(path) for path in sorted(workdir.iterdir()) if path.is_dir()
     ]
-    return [each for each in found if each]
+    return [result for result in results if result]
 
 
 def _evaluation(folder):
