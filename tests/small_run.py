@@ -1,5 +1,6 @@
 """A run so small that a test can afford it."""
 
+import hashlib
 import json
 import pathlib
 import signal
@@ -146,3 +147,14 @@ def step_of(workdir):
     """The step of a run's last checkpoint; 0 without one."""
     path = checkpoints.latest(workdir)
     return json.loads((path / "meta.json").read_text())["step"] if path else 0
+
+
+def digest(folder):
+    """Of the name, the content and the time of every file below a folder."""
+    value = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        value.update(str(path).encode())
+        if path.is_file():
+            value.update(str(path.stat().st_mtime_ns).encode())
+            value.update(path.read_bytes())
+    return value.hexdigest()

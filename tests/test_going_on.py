@@ -1,10 +1,8 @@
 """Runs that were stopped, mended or moved, and go on; refused ones."""
 
 import csv
-import hashlib
 import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -361,17 +359,6 @@ def test_milestones_that_stay_behind_are_said_and_can_be_moved(
 # --- A refused start changes nothing
 
 
-def _digest(folder):
-    """Of the name, the content and the time of every file below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        digest.update(str(path).encode())
-        if path.is_file():
-            digest.update(str(path.stat().st_mtime_ns).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _damage_checkpoint(run):
     (checkpoints.latest(run) / "state.index").write_bytes(b"broken")
 
@@ -484,18 +471,18 @@ def test_a_refused_start_changes_nothing(images, run, tmp_path, kind, extend):
         harm(run)
     if place:
         fields = fields | {"data__source": place(images, tmp_path)}
-    before = _digest(run)
+    before = small_run.digest(run)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         _pretrain(images, run, extend, **fields)
-    assert _digest(run) == before
+    assert small_run.digest(run) == before
 
 
 def test_a_run_that_another_process_holds_is_not_changed(images, run):
     with workdirs.hold(run):
-        before = _digest(run)
+        before = small_run.digest(run)
         with pytest.raises(ValueError, match="Only one process at a time"):
             _pretrain(images, run, True, train__epochs=4)
-        assert _digest(run) == before
+        assert small_run.digest(run) == before
 
 
 def test_a_new_folder_of_a_refused_start_is_not_made(images, tmp_path):

@@ -1,8 +1,6 @@
 """linear and finetune go on with mended or moved images, and refuse others."""
 
-import hashlib
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -93,17 +91,6 @@ def test_a_task_goes_on_with_mended_and_moved_images(copied, command, capsys):
     assert "images of data.test have changed" in printed
 
 
-def _digest(folder):
-    """Of the name, the content and the time of every file below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        digest.update(str(path).encode())
-        if path.is_file():
-            digest.update(str(path.stat().st_mtime_ns).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _relabel(project):
     names = [f"dark/{n}.png" for n in range(20)]
     names += [f"light/{n}.png" for n in range(20)]
@@ -144,10 +131,10 @@ def test_a_refused_task_changes_nothing(copied, kind):
     harm, message = REFUSALS[kind]
     (project / "linear" / "lock").unlink(missing_ok=True)
     fields = harm(project)
-    before = _digest(project)
+    before = small_run.digest(project)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         _run("linear", project, **fields)
-    assert _digest(project) == before
+    assert small_run.digest(project) == before
 
 
 def test_data_of_a_run_that_are_gone_are_named_with_flags_that_help(

@@ -59,8 +59,8 @@ def labels_of(spec):
 
 def remarks_of(spec):
     """What is said about a source, with the remedies."""
-    found = sources.remarks(sources.open_source(spec))
-    return " ".join(map(str, found))
+    remarks = sources.remarks(sources.open_source(spec))
+    return " ".join(map(str, remarks))
 
 
 def _opened(place, words, before, *changes, opens=sources.open_source):

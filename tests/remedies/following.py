@@ -113,11 +113,13 @@ class Rows:
         ]
         named = collections.Counter()
         for key in keys:
-            found = matches(key)
+            messages_of_key = matches(key)
             # The same words may stand twice in the parts of one message.
-            if len(found) != 1 and not (found and key in self._within):
-                faults.append(f"names {len(found)} messages: {key}")
-            for message in found:
+            if len(messages_of_key) != 1 and not (
+                messages_of_key and key in self._within
+            ):
+                faults.append(f"names {len(messages_of_key)} messages: {key}")
+            for message in messages_of_key:
                 named[message] += 1
                 reason = self._reasons.get(key, NO_MESSAGE)
                 if reason != NO_MESSAGE and message.remedy:
@@ -180,9 +182,9 @@ def advised(text):
 
     Those of a sentence with "or" between them are several dicts.
     """
-    found = re.findall(r"(\bor\b|;)|--config\.([\w.]+)=(\S*)", text)
+    pieces = re.findall(r"(\bor\b|;)|--config\.([\w.]+)=(\S*)", text)
     choices = [{}]
-    for alternative, name, value in found:
+    for alternative, name, value in pieces:
         if alternative:
             choices.append({})
         else:
@@ -196,9 +198,11 @@ def suggested(text):
 
 
 def _one(key):
-    found = matches(key)
-    assert len(found) == 1, f"{key} names {len(found)} messages"
-    return found[0]
+    messages_of_key = matches(key)
+    assert len(messages_of_key) == 1, (
+        f"{key} names {len(messages_of_key)} messages"
+    )
+    return messages_of_key[0]
 
 
 def _outcome(message, action, shown):

@@ -114,14 +114,14 @@ def read_texts(source, file):
     """The texts of a module, a list of Message."""
     reader = _Reader(file)
     reader.visit(ast.parse(source))
-    return reader.found
+    return reader.collected
 
 
 class _Reader(ast.NodeVisitor):
     """Walks a module with the names of the functions around."""
 
     def __init__(self, file):
-        self.found = []
+        self.collected = []
         self._file = file
         self._around = []
 
@@ -173,7 +173,7 @@ class _Reader(ast.NodeVisitor):
             self.generic_visit(node)
 
     def _add(self, node, text, raised, named=False):
-        self.found.append(
+        self.collected.append(
             Message(
                 self._file,
                 ".".join(self._around),

@@ -524,8 +524,8 @@ def conversion_that_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(convert, "_format", lambda _: form)
 
     def run(relative):
-        found = [types.SimpleNamespace(relative=relative)]
-        monkeypatch.setattr(convert, "_compare", lambda *_: found)
+        differences = [types.SimpleNamespace(relative=relative)]
+        monkeypatch.setattr(convert, "_compare", lambda *_: differences)
         path = tmp_path / "model.x"
         convert.convert_export(tmp_path, "x", path)
         path.unlink()

@@ -101,15 +101,15 @@ def check(size, name, rest):
 
 
 def test_messages_are_read_with_their_remedies():
-    found = messages.read(SOURCE, "a.py")
-    assert [(m.remedy, m.raised) for m in found] == [
+    collected = messages.read(SOURCE, "a.py")
+    assert [(m.remedy, m.raised) for m in collected] == [
         ("Lower it by {size}.", False),
         ("Pass --config.a.b=0, or start anew with {name}.", True),
         ("Wait for it.", False),
         ("", True),
     ]
-    assert {m.place for m in found} == {"a.py:check"}
-    assert found[1].fixed == [
+    assert {m.place for m in collected} == {"a.py:check"}
+    assert collected[1].fixed == [
         "Size must be 0. Received ",
         ". Pass --config.a.b=0, or start anew with ",
         ".",
