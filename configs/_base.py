@@ -92,6 +92,7 @@ METHODS = dict(
         symmetric=False,  # True: each view is query and key once
         mask_same_image=False,  # True for small data: see docs/health.md
         batch_negatives=False,  # True for short runs: fresh keys beside them
+        momentum_warmup_epochs=0,  # in which the momentum rises from 0
         shuffle="auto",  # auto: address on one host, gather across; or none
     ),
     memory_bank=dict(

@@ -393,6 +393,7 @@ LATER = {
     "train.jit_compile": False,
     "moco.mask_same_image": False,
     "moco.batch_negatives": False,
+    "moco.momentum_warmup_epochs": 0,
 }
 
 

@@ -6,7 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.methods import dictionaries, losses, shuffle, two_views
-from moco_tf.methods.momentum import check_momentum, update_momentum
+from moco_tf.methods.momentum import (
+    check_momentum,
+    update_momentum,
+    warmed_momentum,
+)
 
 
 class MoCo(two_views.Contrastive):
@@ -20,7 +24,7 @@ class MoCo(two_views.Contrastive):
       queue: KeyQueue.
     """
 
-    NEEDS = ("seed",)
+    NEEDS = ("seed", "steps_per_epoch")
     MULTI_CROP = True
 
     def __init__(
@@ -32,6 +36,8 @@ class MoCo(two_views.Contrastive):
         symmetric: bool = False,
         mask_same_image: bool = False,
         batch_negatives: bool = False,
+        momentum_warmup_epochs: int = 0,
+        steps_per_epoch: int = 1,
         shuffle_keys: str = "gather",
         seed: int = 0,
         **common: Any,
@@ -49,6 +55,9 @@ class MoCo(two_views.Contrastive):
             negatives; a small data set comes round while they are queued.
           batch_negatives: the keys of a step's other images are negatives
             beside the queue: G - 1 fresh ones, G of the global batch.
+          momentum_warmup_epochs: in which the momentum rises from 0 along a
+            cosine; 0: it is the same from the first step on.
+          steps_per_epoch: int, of the run; matters to that rise alone.
           shuffle_keys: one of shuffle.KINDS.
           seed: int, of the queue's first keys.
           **common: of TwoViews: head, dim, mean, std, micro_batches,
@@ -66,7 +75,10 @@ class MoCo(two_views.Contrastive):
         self.queue = dictionaries.KeyQueue(
             queue_size, self.query_encoder.dim, seed
         )
-        self.momentum = momentum
+        self.last_momentum = momentum
+        self.warmup_steps = momentum_warmup_epochs * steps_per_epoch
+        if not self.warmup_steps:
+            self.momentum = momentum
         self.symmetric = symmetric
         self.mask_same_image = mask_same_image
         self.batch_negatives = batch_negatives
@@ -83,7 +95,8 @@ class MoCo(two_views.Contrastive):
         """
         query_view, key_view = self.normalized(batch)  # keys: shuffled order
 
-        update_momentum(self.key_encoder, self.query_encoder, self.momentum)
+        momentum = self.step_momentum()
+        update_momentum(self.key_encoder, self.query_encoder, momentum)
         key = self.encode(self.key_encoder, key_view)  # [N, C]
         keys, samples = shuffle.gather_keys(key, batch["index"])  # [G, C], [G]
         keys = shuffle.unshuffle(keys, batch["order"])  # in slot order
@@ -109,6 +122,12 @@ class MoCo(two_views.Contrastive):
         # After the logits: no key is a negative of its own query.
         self.queue.enqueue(keys, samples, self.step)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def step_momentum(self):
+        """m of Eq. 2 at this step."""
+        if not self.warmup_steps:
+            return self.last_momentum
+        return warmed_momentum(self.last_momentum, self.step, self.warmup_steps)
 
     def dictionary(self, keys, samples):
         """The negatives of a step, and the images that queries leave out.

@@ -30,6 +30,24 @@ def rising_momentum(first, step, total_steps):
     return 1.0 - (1.0 - first) * left
 
 
+def warmed_momentum(last, step, warmup_steps):
+    """The momentum of a step, which rises from 0 to `last` along a cosine.
+
+    Deviation: MoCo's is the same from the first step on. A key encoder of
+    momentum m is about 1 / (1 - m) steps behind: in a short run that is
+    longer than the encoder has been learning.
+
+    Args:
+      last: float in 0..1, momentum from `warmup_steps` on.
+      step: int64 scalar. warmup_steps: int, above 0.
+
+    Returns:
+      float32 scalar: last (1 - cos(pi step / warmup_steps)) / 2, then `last`.
+    """
+    done = tf.cast(step, tf.float32) / warmup_steps
+    return last * (1.0 - tf.cos(math.pi * tf.minimum(done, 1.0))) / 2.0
+
+
 def update_momentum(key_encoder, query_encoder, momentum):
     """Sets key weights to momentum * key + (1 - momentum) * query (v1, Eq. 2).
 
@@ -39,7 +57,8 @@ def update_momentum(key_encoder, query_encoder, momentum):
     Args:
       key_encoder: keras.Model; changed in place, inside the replica.
       query_encoder: keras.Model of the same architecture.
-      momentum: float in 0..1; 0.999 means that the key encoder moves slowly.
+      momentum: float or float32 scalar in 0..1; 0.999 means that the key
+        encoder moves slowly.
     """
     pairs = list(
         zip(

@@ -54,6 +54,7 @@ METHODS = {
             "symmetric": Field(bool),
             "mask_same_image": Field(bool, later=True),
             "batch_negatives": Field(bool, later=True),
+            "momentum_warmup_epochs": Field(int, low=0, later=True),
             "shuffle": _SHUFFLE,
         },
         configs=(

@@ -98,6 +98,29 @@ def test_keys_come_from_weights_that_have_moved_already():
     )
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(2, 1), (1, 4), (3, 1)])
+def test_the_momentum_rises_from_0_over_its_warm_up(epochs, steps):
+    method = _method(
+        momentum=0.6, momentum_warmup_epochs=epochs, steps_per_epoch=steps
+    )
+    assert method.momentum is None  # it is not always the same
+    weights = _values(method.trained_variables())
+    keys = method.queue.keys.numpy()
+    oracle = numpy_moco.NumpyMoCo(weights, keys, 0.6, 0.5, symmetric=False)
+    batches, losses = list(_batches(4)), []
+    for number, batch in enumerate(batches):
+        part = min(number / (epochs * steps), 1)
+        oracle.momentum = 0.6 * (1 - np.cos(np.pi * part)) / 2
+        images = batch["query"], batch["key"], batch["index"]
+        losses.append(oracle.step(number, *images, 0.1, 0.01)[0])
+    logged = _train(method, batches)
+    np.testing.assert_allclose(logged["loss"], losses, rtol=1e-5)
+    for result, weight in zip(
+        method.key_encoder.trainable_variables, oracle.key_weights, strict=True
+    ):
+        np.testing.assert_allclose(result, weight, atol=1e-5)
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_no_gradient_reaches_the_key_encoder(fresh):
     method = _method(momentum=1.0, batch_negatives=fresh)
