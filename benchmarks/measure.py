@@ -3,11 +3,15 @@
 import argparse
 import math
 import os
+import pathlib
+import re
 import statistics
 import time
 
 from moco_tf import config as configs
 from moco_tf.cli import quiet
+
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def parser(purpose, config):
@@ -115,3 +119,15 @@ def alternate(runs, rounds):
 def medians(seconds):
     """Returns the median of each list of `alternate`."""
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def machine():
+    """The processor in words: model, cores, and what it computes with."""
+    info = pathlib.Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
+    flags = re.search(r"^flags\s*:\s*(.*)$", text, re.M)
+    known = set(flags[1].split()) if flags else set()
+    name = model[1].strip() if model else "unknown processor"
+    parts = [name, f"{os.cpu_count()} cores"]
+    return ", ".join([*parts, *(flag for flag in _CPU_FLAGS if flag in known)])

@@ -155,7 +155,10 @@ EXPERIMENTS = (
 
 
 def make_config(method, fields, options, seed):
-    """The configuration of a case, from the quickstart's and its method's."""
+    """The configuration of a case, from the quickstart's and its method's.
+
+    The head is MoCo v2's, which the quickstart departs from.
+    """
     values = configs.flatten(configs.load("quickstart").to_dict())
     known = config_schema.PRETRAIN
     values = {name: values[name] for name in known}
@@ -172,6 +175,7 @@ def make_config(method, fields, options, seed):
         "data.image_size": options.size,
         "data.views": "v1" if options.data.startswith("shapes") else "cifar",
         "train.precision": options.precision,
+        "model.head": "mlp",
         "model.patch": options.size // 2,  # a grid of 3 x 3
     }
     return configs.build(values | _OWN.get(method, {}) | fields)

@@ -1,50 +1,66 @@
-"""The quickstart with several seeds: kNN, time and memory of each run.
+"""The quickstart with several seeds, in three ways: kNN, time and memory.
 
 python benchmarks/quickstart_seeds.py
-python benchmarks/quickstart_seeds.py --seeds=3 --workdir=runs/seeds
+python benchmarks/quickstart_seeds.py --ways=plain --seeds=3 --results=new.jsonl
+python benchmarks/quickstart_seeds.py --ways=
 
-Exits 1 unless, with every seed, kNN of the trained encoder is at least 10
-points above the better of raw pixels and the untrained encoder.
+The ways are "plain", as `launch/quickstart.sh` runs it; "threads", with one
+thread where there are several cores, else with two; and "bfloat16", in
+mixed_bfloat16. A finished run is a line of --results and is not run again. At
+the end all lines are shown, and the script exits 1 unless
+
+* with every seed and in every way the trained encoder has at least 75 % kNN,
+  raw pixels at most 40 % and the untrained encoder at most 45 %;
+* the seeds of a way lie within 8 points of each other;
+* the mean of another way is within 4 points of the plain one's.
 """
 
 import argparse
-import csv
+import collections
+import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
 
-POINTS = 10.0  # percent
+import measure
+
+from moco_tf import config as configs
+from moco_tf.monitoring import metrics_csv
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "quickstart.jsonl"
+WAYS = {
+    "plain": "plain",
+    "threads": "other threads",
+    "bfloat16": "bfloat16",
+}
+BATCH = configs.load("quickstart").train.batch_size
+TRAINED = 75.0  # percent, at least
+PIXELS = 40.0  # percent, at most
+UNTRAINED = 45.0  # percent, at most
+SPREAD = 8.0  # points, at most
+APART = 4.0  # points, at most, of the means of two ways
 _BEFORE = re.compile(
     r"kNN before training: raw pixels ([\d.]+) %  untrained encoder "
     r"\((\w+)\) ([\d.]+) %"
 )
 
 
-class Run(NamedTuple):
-    """kNN in percent, wall time in seconds, peak memory in GB."""
-
-    seed: int
-    pixels: float
-    untrained: float
-    trained: float
-    seconds: float
-    memory: float
-
-    def gain(self):
-        """Points above the better of the two baselines."""
-        return self.trained - max(self.pixels, self.untrained)
-
-
-def quickstart(seed, workdir, words):
-    """Runs the quickstart in a new workdir and returns its figures.
+def run(way, seed, workdir, words):
+    """Runs the quickstart in a new workdir.
 
     Args:
-      seed: int. workdir: Path. words: list of str, for `moco-tf pretrain`.
+      way: one of WAYS. seed: int. workdir: Path.
+      words: list of str, for `moco-tf pretrain`.
+
+    Returns:
+      dict, a line of the results: kNN in percent; seconds of the process, and
+      of the steps alone; GB at the peak.
 
     Raises:
       SystemExit: if the run fails or prints no kNN before training.
@@ -52,8 +68,17 @@ def quickstart(seed, workdir, words):
     command = [sys.executable, "-m", "moco_tf", "pretrain"]
     command += ["--config=quickstart", f"--workdir={workdir}"]
     command += [f"--config.seed={seed}", *words]
+    environment = dict(os.environ)
+    if way == "bfloat16":
+        command.append("--config.train.precision=mixed_bfloat16")
+    if way == "threads":
+        threads = 1 if os.cpu_count() > 1 else 2
+        environment["TF_NUM_INTRAOP_THREADS"] = str(threads)
+        command.append(f"--config.data.threads={threads}")
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment
+    )
     before = None
     for line in process.stdout:
         print(f"  {line}", end="", flush=True)
@@ -61,56 +86,131 @@ def quickstart(seed, workdir, words):
     # wait4 gives the memory of this one child; getrusage that of the largest.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - start
     if process.returncode:
-        sys.exit(f"seed {seed}: pretrain ended with {process.returncode}")
+        sys.exit(f"{way}, seed {seed}: ended with {process.returncode}")
     if before is None:
-        sys.exit(f"seed {seed}: no kNN before training; is {workdir} new?")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, else KiB
-    return Run(
-        seed,
-        float(before[1]),
-        float(before[3]),
-        100 * last_value(workdir / "metrics.csv", f"knn_{before[2]}"),
-        seconds,
-        usage.ru_maxrss * unit / 1e9,
+        sys.exit(
+            f"{way}, seed {seed}: no kNN before training; is {workdir} new?"
+        )
+    rows = metrics_csv.read(workdir / "metrics.csv")
+    column = f"knn_{before[2]}"
+    trained = [row[column] for row in rows if row[column] is not None]
+    # A row's speed is of the steps since the row before.
+    seconds = sum(
+        row["steps"] * BATCH / row["images_per_second"]
+        for row in rows
+        if row["images_per_second"]
     )
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, else KiB
+    return {
+        "way": way,
+        "seed": seed,
+        "pixels": float(before[1]),
+        "untrained": float(before[3]),
+        "trained": round(100 * trained[-1], 2),
+        "by_epoch": [round(100 * top1, 2) for top1 in trained],
+        "seconds": round(time.monotonic() - start),
+        "steps_seconds": round(seconds),
+        "gigabytes": round(usage.ru_maxrss * unit / 1e9, 2),
+        "words": " ".join(words),
+        "machine": measure.machine(),
+    }
 
 
-def last_value(path, column):
-    """Returns the last number of a column of metrics.csv."""
-    with path.open(newline="") as file:
-        values = [row[column] for row in csv.DictReader(file)]
-    return float([value for value in values if value][-1])
+def read(path):
+    """The lines of the results, list of dict."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def show(rows):
+    """Prints a table of all lines, and a line for each way.
+
+    Returns:
+      list of str, what is not as wanted.
+    """
+    print("| way | seed | raw pixels | untrained | trained | steps | memory |")
+    print("|---|---|---|---|---|---|---|")
+    by_way = collections.defaultdict(list)
+    for row in sorted(
+        rows, key=lambda row: (list(WAYS).index(row["way"]), row["seed"])
+    ):
+        by_way[row["way"]].append(row["trained"])
+        print(
+            f"| {WAYS[row['way']]} | {row['seed']} | {row['pixels']:.2f} % "
+            f"| {row['untrained']:.2f} % | {row['trained']:.2f} % "
+            f"| {row['steps_seconds']} s | {row['gigabytes']:.1f} GB |"
+        )
+    print()
+    for way, trained in by_way.items():
+        print(
+            f"{WAYS[way]}: {len(trained)} seeds, mean "
+            f"{statistics.mean(trained):.2f} %, {min(trained):.2f} to "
+            f"{max(trained):.2f} %"
+        )
+    return faults(rows, by_way)
+
+
+def faults(rows, by_way):
+    """What is not as wanted, list of str.
+
+    Args:
+      rows: lines of the results. by_way: dict, way -> list of percent.
+    """
+    wrong = []
+    for row in rows:
+        name = f"{WAYS[row['way']]}, seed {row['seed']}"
+        if row["trained"] < TRAINED:
+            wrong.append(f"{name}: trained {row['trained']} %")
+        if row["pixels"] > PIXELS or row["untrained"] > UNTRAINED:
+            wrong.append(f"{name}: too much is known before training")
+    means = {way: statistics.mean(values) for way, values in by_way.items()}
+    for way, values in by_way.items():
+        if max(values) - min(values) > SPREAD:
+            wrong.append(f"{WAYS[way]}: the seeds are {SPREAD:g} points apart")
+        if abs(means[way] - means.get("plain", means[way])) > APART:
+            wrong.append(f"{WAYS[way]}: the mean is {APART:g} points off")
+    return wrong
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description="The quickstart with several seeds.",
+        description="The quickstart with several seeds, in three ways.",
         epilog="Other words go to `moco-tf pretrain`.",
         allow_abbrev=False,
     )
-    parser.add_argument("--seeds", default="0,1,2", help="[0,1,2]")
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="[1,2,3,4,5]")
+    parser.add_argument(
+        "--ways",
+        default=",".join(WAYS),
+        help=f"[{','.join(WAYS)}]; none: shows the results alone",
+    )
     parser.add_argument("--workdir", help="of the runs [a temporary folder]")
+    parser.add_argument(
+        "--results",
+        type=pathlib.Path,
+        default=RESULTS,
+        help="lines of JSON [docs/results/quickstart.jsonl]",
+    )
     options, words = parser.parse_known_args()
+    ways = [way for way in options.ways.split(",") if way]
+    if unknown := set(ways) - set(WAYS):
+        parser.error(f"--ways must be of {', '.join(WAYS)}, not {unknown}")
     with tempfile.TemporaryDirectory() as temporary:
         parent = pathlib.Path(options.workdir or temporary)
-        runs = []
-        for seed in map(int, options.seeds.split(",")):
-            print(f"seed {seed}", flush=True)
-            runs.append(quickstart(seed, parent / f"seed_{seed}", words))
-    print(
-        f"{'seed':>4}{'raw pixels':>12}{'untrained':>11}{'trained':>9}"
-        f"{'gain':>8}{'time':>9}{'memory':>10}"
-    )
-    for run in runs:
-        print(
-            f"{run.seed:>4}{run.pixels:>10.2f} %{run.untrained:>9.2f} %"
-            f"{run.trained:>7.2f} %{run.gain():>8.2f}{run.seconds:>7.0f} s"
-            f"{run.memory:>7.2f} GB"
-        )
-    if min(run.gain() for run in runs) < POINTS:
-        sys.exit(f"a trained encoder gains less than {POINTS:g} points")
+        for way in ways:
+            for seed in map(int, options.seeds.split(",")):
+                done = {
+                    (row["way"], row["seed"]) for row in read(options.results)
+                }
+                if (way, seed) in done:
+                    continue
+                print(f"{WAYS[way]}, seed {seed}", flush=True)
+                line = run(way, seed, parent / f"{way}_{seed}", words)
+                with options.results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    if wrong := show(read(options.results)):
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import measure
 import whole_schedule_page as page
 
 from moco_tf import filesystem
@@ -49,7 +50,6 @@ FIELDS = {
     "knn.baseline": "true",
 }
 _UNTRAINED = re.compile(r"untrained encoder \(projection\) ([\d.]+) %")
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 class Run(NamedTuple):
@@ -113,7 +113,7 @@ class Run(NamedTuple):
         starts = self.starts()
         origin = starts[0]["origin"] if starts else secrets.token_hex(4)
         with self.path(".starts").open("a") as file:
-            line = {"origin": origin, "machine": machine()}
+            line = {"origin": origin, "machine": measure.machine()}
             file.write(json.dumps(line) + "\n")
 
     def finished(self):
@@ -177,18 +177,6 @@ def read_lines(path):
             if number < len(lines) or text.endswith("\n"):
                 sys.exit(f"{path} is damaged at line {number}: {line!r}")
     return read
-
-
-def machine():
-    """The processor in words: model, cores, and what it computes with."""
-    info = pathlib.Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
-    flags = re.search(r"^flags\s*:\s*(.*)$", text, re.M)
-    known = set(flags[1].split()) if flags else set()
-    name = model[1].strip() if model else "unknown processor"
-    parts = [name, f"{os.cpu_count()} cores"]
-    return ", ".join([*parts, *(flag for flag in _CPU_FLAGS if flag in known)])
 
 
 def rows_of(run, seconds):

@@ -136,7 +136,7 @@ def test_a_run_goes_on_after_each_stop_and_counts_them(script, tmp_path):
     assert [row["resumed"] for row in rows] == [0] * 3 + [1] * 2 + [2] * 46
     assert {row["origin"] for row in rows} == {rows[0]["origin"]}
     assert rows[50]["knn_output"] == 54.0
-    assert rows[50]["machine"] == script.machine()
+    assert rows[50]["machine"] == script.measure.machine()
 
 
 def test_a_run_without_its_checkpoint_is_refused_with_a_remedy(
