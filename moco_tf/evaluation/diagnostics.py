@@ -38,7 +38,8 @@ class Inspector(listener.Listener):
           With a queue "queue_fill", share of the queue with keys of images
           instead of the random ones of the start; "key_age", their mean age in
           steps; "same_image", share of them whose image is in the next batch;
-          "key_rank", effective rank of a sample of the keys.
+          "key_rank", effective rank of a sample of the keys; "key_age_auc",
+          see `age_auc`, None for keys of fewer than four steps.
         """
         figures = {}
         if method.key_encoder is not None:
@@ -62,6 +63,7 @@ class Inspector(listener.Listener):
             "key_age": float((step - steps[written]).mean()),
             "same_image": float(np.isin(samples, next_batch.numpy()).mean()),
             "key_rank": representation.effective_rank(keys[spread]),
+            "key_age_auc": age_auc(keys, steps[written]),
         }
 
 
@@ -84,6 +86,41 @@ def drift(key_encoder, query_encoder):
         distance += float(np.sum(np.square(key - query), dtype=np.float64))
         norm += float(np.sum(np.square(query), dtype=np.float64))
     return (distance / norm) ** 0.5 if norm else 0.0
+
+
+def age_auc(keys, steps):
+    """Measures how well a direction tells newer keys from older ones.
+
+    Keys of a slow encoder do not show their age (the "slow drift" of XBM,
+    arXiv:1912.06798, Sec. 3.2). Where they do, a query can find its own key,
+    the newest, by its age alone. The direction is the difference of the means
+    of the newer and the older half of the steps, and is measured on keys of
+    other steps: those of one share the statistics of their BatchNorm.
+
+    Args:
+      keys: float32 [K, C]. steps: int64 [K], when each was made.
+
+    Returns:
+      float in 0..1, area under the ROC curve: the share of pairs of a newer
+      and an older key that it puts in their order. 0.5: age does not show.
+      None for fewer than four steps.
+    """
+    order, rank = np.unique(steps, return_inverse=True)
+    if len(order) < 4:
+        return None
+    newer, odd = rank >= len(order) / 2, rank % 2 == 1
+    shares = []
+    for known in (odd, ~odd):
+        direction = keys[known & newer].mean(0) - keys[known & ~newer].mean(0)
+        scores = keys[~known] @ direction
+        ranks = np.empty(len(scores))
+        ranks[np.argsort(scores, kind="stable")] = np.arange(len(scores))
+        positive = newer[~known]
+        count = np.count_nonzero(positive)
+        # Mann and Whitney: the ranks of the newer, less the lowest they can be.
+        wins = ranks[positive].sum() - count * (count - 1) / 2
+        shares.append(wins / (count * (len(scores) - count)))
+    return float(np.mean(shares))
 
 
 class Pace:

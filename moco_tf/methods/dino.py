@@ -25,7 +25,7 @@ class DINO(two_views.TwoViews):
     """
 
     NEEDS = ("total_steps", "steps_per_epoch")
-    METRICS = ("loss", "unreadable", "spread", "teacher_entropy")
+    METRICS = ("loss", "unreadable", "spread", "teacher_entropy", "clusters")
     MULTI_CROP = True
 
     def __init__(
@@ -128,6 +128,7 @@ class DINO(two_views.TwoViews):
             "loss": loss,
             "spread": losses.spread(targets),
             "teacher_entropy": losses.entropy(probabilities),
+            "clusters": two_views.clusters(probabilities),
             "unreadable": self.unreadable(batch),
         }
 

@@ -19,7 +19,7 @@ class SwAV(two_views.TwoViews):
     """
 
     NEEDS = ("seed", "steps_per_epoch")
-    METRICS = ("loss", "unreadable", "positive", "spread")
+    METRICS = ("loss", "unreadable", "positive", "spread", "clusters")
     MULTI_CROP = True
     WHOLE_BATCH = "codes are shares of the whole batch"
 
@@ -105,6 +105,7 @@ class SwAV(two_views.TwoViews):
             scores = {
                 "positive": tf.reduce_mean(cosines),
                 "spread": losses.spread(views),
+                "clusters": two_views.clusters(tf.stack(codes)),
             }
             return loss / 2.0, scores, all_views
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from moco_tf.data import image_ops
 from moco_tf.methods import losses, method, shuffle
-from moco_tf.models import cloning
+from moco_tf.models import batch_norm, cloning
 from moco_tf.models import encoder as encoders
 
 
@@ -339,6 +339,28 @@ def side_by_side(first, second):
 def flat(views):
     """Views [N, V, ...] as rows [V N, ...], an image's next to each other."""
     return tf.reshape(views, [-1, *views.shape[2:]])
+
+
+def clusters(assignments):
+    """Into how many clusters assignments divide the images of a step.
+
+    exp(I) of the mutual information of image and prototype, in the global
+    batch: the entropy of the mean assignment, less the mean entropy. 1 if all
+    images have the same assignment, be it to one prototype or to all of them;
+    at most the prototypes, and the views of the batch.
+
+    Args:
+      assignments: float32 [..., K] of this replica; sums over K are 1.
+
+    Returns:
+      float32 scalar, the same on every replica.
+    """
+    rows = tf.reshape(assignments, [-1, assignments.shape[-1]])
+    means = tf.concat(
+        [tf.reduce_mean(rows, axis=0), [losses.entropy(rows)]], axis=0
+    )
+    means = batch_norm.replica_mean(means)  # one exchange
+    return tf.exp(losses.entropy(means[:-1]) - means[-1])
 
 
 def _refuse_shared_statistics(backbone):

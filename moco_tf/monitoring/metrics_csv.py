@@ -35,8 +35,10 @@ COLUMNS = (
     "same_image",
     "key_drift",
     "key_rank",
+    "key_age_auc",
     "spread",
     "teacher_entropy",
+    "clusters",
     TIME,
 )
 _COLUMN = re.compile(r"[a-z][a-z0-9_]*")

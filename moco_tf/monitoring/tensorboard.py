@@ -36,10 +36,12 @@ TAGS = {
     "hardest_negative": "contrast/similarity of nearest queued key",
     "spread": "representation/spread of targets",
     "teacher_entropy": "loss/entropy of the teacher",
+    "clusters": "representation/clusters that the targets divide images into",
     "queue_fill": "queue/fill",
     "key_age": "queue/mean age of keys (steps)",
     "same_image": "queue/keys of images of the next batch",
     "key_rank": "queue/effective rank",
+    "key_age_auc": "queue/how well keys show their age (AUC)",
     "key_drift": "queue/drift of key encoder",
 }
 _NOT_CHARTED = ("step", "steps", "epoch")

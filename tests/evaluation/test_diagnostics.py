@@ -40,6 +40,7 @@ def test_the_queue_is_described():
     assert result["same_image"] == 0.5  # 30 and 31
     # The four written keys span both axes alike.
     np.testing.assert_allclose(result["key_rank"], 2.0, rtol=1e-6)
+    assert result["key_age_auc"] is None  # of two steps alone
     assert result["key_drift"] == 0.0
 
 
@@ -53,6 +54,45 @@ def test_drift_is_relative_to_the_query_encoder():
     np.testing.assert_allclose(result, 0.25, rtol=1e-6)
     nothing = types.SimpleNamespace(trainable_variables=[tf.zeros([3])])
     assert diagnostics.drift(nothing, nothing) == 0.0
+
+
+def _keys(places, noise=0.0, keys=8, seed=0):
+    """Keys of steps 5, 6, ... around a place on the first axis each."""
+    random = np.random.default_rng(seed)
+    rows = np.zeros([len(places), keys, 3], np.float32)
+    rows[..., 0] = np.asarray(places)[:, np.newaxis]
+    rows += noise * random.normal(size=rows.shape)
+    steps = np.repeat(np.arange(len(places)) + 5, keys)
+    order = random.permutation(len(steps))  # a queue begins anywhere
+    return rows.reshape(-1, 3)[order], steps[order]
+
+
+@pytest.mark.parametrize("places", [(0, 1, 2, 3), (9, 7, 5, 3, 1)])
+def test_the_age_of_keys_that_drift_shows(places):
+    assert diagnostics.age_auc(*_keys(places)) == 1.0
+    assert diagnostics.age_auc(*_keys(places, noise=0.3)) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_age_of_keys_that_stay_does_not_show(seed):
+    result = diagnostics.age_auc(*_keys([0] * 8, 1.0, keys=64, seed=seed))
+    # 256 newer and as many older: a standard error of 0.026.
+    assert abs(result - 0.5) < 0.09
+
+
+def test_what_the_keys_of_a_step_share_is_no_age():
+    # Steps 1 and 2 lie apart from 0 and 3: learnt from one half of the steps,
+    # the direction is wrong for the other.
+    assert diagnostics.age_auc(*_keys((0, 5, 5, 0), noise=0.1)) < 0.1
+    assert diagnostics.age_auc(*_keys((0, 5, 9))) is None
+
+
+def test_the_age_is_the_share_of_pairs_in_their_order():
+    # By the means of steps 1 and 3, newer keys lie higher: three pairs of four
+    # of steps 2 and 4 do (not 6 and 4). By those of 2 and 4, three of 1 and 3.
+    keys = np.array([[0], [3], [1], [6], [2], [5], [4], [8]], np.float32)
+    steps = np.repeat([1, 2, 3, 4], 2)
+    assert diagnostics.age_auc(keys, steps) == 0.75
 
 
 @pytest.mark.parametrize("value", [0.0, 0.9, 0.999, 1.0])

@@ -68,9 +68,9 @@ def _state(method):
     return [finite_differences.weights(model) for model in models]
 
 
-def _step(method, batch):
+def _step(method, batch, name="loss"):
     iterator = iter(tf.data.Dataset.from_tensors(batch))
-    return float(method.make_train_function()(iterator)["loss"])
+    return float(method.make_train_function()(iterator)[name])
 
 
 def _targets(state, batch, center, temperature):
@@ -110,7 +110,9 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     batch = next(iter(small_methods.batches(1, small=2)))
     state = _state(method)
     wanted, _ = _targets(state, batch, 0.0, FIRST)
-    _step(method, batch)
+    clusters = _step(method, batch, "clusters")
+    expected = numpy_moco.clusters(np.concatenate(wanted))
+    np.testing.assert_allclose(clusters, expected, rtol=1e-4)
     finite_differences.assert_downhill(
         lambda encoder, last: _loss(encoder, last[0], batch, wanted),
         state[:2],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.methods import losses, swav
+from moco_tf.methods import losses, swav, two_views
 from tests.methods import finite_differences, numpy_moco, small_methods
 
 BATCH, RATE = small_methods.BATCH, 0.05
@@ -100,9 +100,27 @@ def test_each_step_is_algorithm_1(small):
         ]
         codes = _codes(before[0], kernel, batch)
         iterator = iter(tf.data.Dataset.from_tensors(batch))
-        loss = float(method.make_train_function()(iterator)["loss"])
+        result = method.make_train_function()(iterator)
         expected = _loss(before[0], kernel, batch, codes)
-        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+        np.testing.assert_allclose(result["loss"], expected, rtol=1e-4)
+        expected = numpy_moco.clusters(np.concatenate(codes))
+        np.testing.assert_allclose(result["clusters"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[0.0, 0.0, 1.0]] * 4, 1.0),  # all of one prototype
+        ([[1 / 3, 1 / 3, 1 / 3]] * 4, 1.0),  # all of all prototypes
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 2, 2.0),
+        ([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], 2.0),  # two prototypes are one
+        # exp(0.9 ln(0.9 / 0.5) + 0.1 ln(0.1 / 0.5)).
+        ([[0.9, 0.1], [0.1, 0.9]], 2 * 0.9**0.9 * 0.1**0.1),
+    ],
+)
+def test_assignments_divide_images_into_clusters(rows, expected):
+    result = two_views.clusters(tf.constant([rows]))
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_the_first_step_goes_down_the_slope_and_codes_have_none():
