@@ -19,6 +19,7 @@ from moco_tf.monitoring import (
     metrics_csv,
     progress,
     tensorboard,
+    warning_log,
 )
 from moco_tf.reporting import board
 from moco_tf.training import (
@@ -93,6 +94,8 @@ def pretrain(
             if words := data.describe():
                 print(words)
             files = Files(plan, workdir, step)
+            if knn and step:
+                knn.recall_baseline(workdir)
             listeners = make_listeners(plan, files, method, knn, profile_steps)
             callback = make_callback(plan, files, guard, listeners)
             stack.callback(callback.close)
@@ -110,22 +113,23 @@ def pretrain(
 
 def _train(plan, method, strategy, callback, workdir, knn):
     """Trains from a step on; prints what begins, and kNN before and after."""
-    guard, step, before = callback.guard, callback.step, ""
+    guard, step = callback.guard, callback.step
     if guard.is_chief:
         print(plan.describe(workdir, step))
         if knn:
             print(knn.describe(), end="")
         if knn and plan.config.knn.baseline and step == 0:
-            before = knn.baseline(method.query_encoder)
-            print(f"kNN before training: {before}")
+            knn.measure_baseline(method.query_encoder, workdir)
+        if knn and knn.baseline:
+            print(f"kNN before training: {knn.baseline_words()}")
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
     _fit(plan, method, strategy, callback)
     if callback.left:
         raise watchdog.Left(callback.step, guard.status())
-    if before and knn.newest_top1 is not None:
+    if knn and knn.baseline and knn.newest_top1 is not None:
         trained = f"trained encoder {100 * knn.newest_top1:.2f} %"
-        print(f"kNN: {before}  {trained}")
+        print(f"kNN: {knn.baseline_words()}  {trained}")
 
 
 def _fit(plan, method, strategy, callback):
@@ -228,7 +232,7 @@ class Files:
             self.events = tensorboard.EventWriter(
                 self.events_folder, step, plan.chance_loss
             )
-        self.warnings = health.WarningLog(workdir / "warnings.csv", step)
+        self.warnings = warning_log.WarningLog(workdir / "warnings.csv", step)
         self.unreadable = unreadable.UnreadableLog(
             workdir / "unreadable.csv",
             plan.batches,
@@ -263,6 +267,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         plan.chance_loss,
         known=files.warnings.names,
         rows=metrics.rows(),
+        queries=len(knn.query) if knn else 0,
     )
     pace = None if method.momentum is None else diagnostics.Pace()
     listeners: list[listener.Listener] = []

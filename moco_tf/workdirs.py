@@ -5,8 +5,8 @@
     images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
 
-metrics.csv, warnings.csv, unreadable.csv, checkpoints/ and tensorboard/ beside
-them belong to who writes them.
+metrics.csv, knn_baseline.json, warnings.csv, unreadable.csv, checkpoints/ and
+tensorboard/ beside them belong to who writes them.
 """
 
 import contextlib

@@ -17,9 +17,9 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import pretrain, state_files, workdirs
 from moco_tf.data import prepared_cache, sources, unreadable
-from moco_tf.evaluation import embeddings, features, frozen, results
+from moco_tf.evaluation import embeddings, features, frozen, monitor, results
 from moco_tf.models import saved_models
-from moco_tf.monitoring import health, metrics_csv, tensorboard
+from moco_tf.monitoring import health, metrics_csv, tensorboard, warning_log
 from moco_tf.reporting import findings, page
 from moco_tf.serving import labelling
 from moco_tf.training import checkpoints
@@ -72,9 +72,11 @@ def write_run(run):
     (run / "lock").write_text("process 7 on that machine")
     small_report.write_rows(run, [small_report.row(n) for n in (1, 2)])
     notices = [health.Notice("collapse", "one."), health.Notice("pace", "two.")]
-    health.WarningLog(run / "warnings.csv", 0).add(5, notices)
+    warning_log.WarningLog(run / "warnings.csv", 0).add(5, notices)
     lines = "name,reason,first_step\na.png,empty,1\nb.png,empty,2\n"
     (run / "unreadable.csv").write_text(lines)
+    baseline = dict.fromkeys(metrics_csv.BASELINES, 0.25) | {"k": 200}
+    state_files.write_json(run / monitor.BASELINE, baseline, True)
     events = tensorboard.EventWriter(run / "tensorboard")
     events.write({"step": 5, "loss": 1.0})
     events.close()
@@ -142,9 +144,15 @@ def resume(root, method):
         metrics.cut_back(step, steps_per_epoch=5)
         metrics.close()
         tensorboard.EventWriter(run / "tensorboard", step).close()
-        health.WarningLog(run / "warnings.csv", step)
+        warning_log.WarningLog(run / "warnings.csv", step)
         unreadable.UnreadableLog(run / "unreadable.csv", None, 0.0)
     return step
+
+
+def read_baseline(root, method=None):
+    path = root / "run" / monitor.BASELINE
+    if path.is_symlink() or path.exists():
+        monitor.read_baseline(path, {"k": 200})
 
 
 def report(root, method=None):
@@ -254,6 +262,7 @@ ROWS = {
     "run/metrics.csv": ([resume, report], ("cut",)),
     "run/warnings.csv": ([resume, report], ("empty", "cut", "missing")),
     "run/unreadable.csv": ([resume], ("empty", "cut", "missing")),
+    f"run/{monitor.BASELINE}": ([read_baseline], ("missing",)),
     f"run/checkpoints/{LAST}/meta.json": ([resume, evaluate("latest")], ()),
     f"run/checkpoints/{LAST}/state.index": ([resume, evaluate("10")], ()),
     f"run/checkpoints/{LAST}/{DATA}": ([resume, evaluate("10")], ()),

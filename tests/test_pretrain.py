@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from moco_tf import plan, pretrain, workdirs
-from moco_tf.monitoring import health
+from moco_tf.monitoring import warning_log
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
 
@@ -92,15 +92,21 @@ def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
 def test_the_baselines_stand_beside_the_trained_encoder(
     images, tmp_path, capsys
 ):
-    _pretrain(
-        images, tmp_path, evaluated=True, knn__baseline=True, train__epochs=1
-    )
-    lines = capsys.readouterr().out.splitlines()
+    fields = {"evaluated": True, "knn__baseline": True}
     words = "raw pixels 100.00 %  untrained encoder (projection) "
-    assert any(x.startswith(f"kNN before training: {words}") for x in lines)
-    trained = float(_rows(tmp_path)[-1]["knn_projection"])
-    assert lines[-1].startswith(f"kNN: {words}")
-    assert lines[-1].endswith(f"trained encoder {100 * trained:.2f} %")
+    for stop in (6, 0):  # the second session goes on from the first
+        _pretrain(images, tmp_path, train__max_steps=stop, **fields)
+        lines = capsys.readouterr().out.splitlines()
+        assert any(x.startswith(f"kNN before training: {words}") for x in lines)
+        row = _rows(tmp_path)[-1]
+        trained, chance = float(row["knn_projection"]), row["knn_chance"]
+        assert lines[-1].startswith(f"kNN: {words}")
+        assert lines[-1].endswith(
+            f"chance {100 * float(chance):.2f} %  trained encoder "
+            f"{100 * trained:.2f} %"
+        )
+    untrained = {row["untrained_projection"] for row in _rows(tmp_path)}
+    assert len(untrained - {""}) == 1
 
 
 def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
@@ -372,7 +378,7 @@ def test_every_option_trains_and_resumes_exactly(images, tmp_path, fields):
 
 
 def _warnings(workdir):
-    return [row["name"] for row in health.read(workdir / "warnings.csv")]
+    return [row["name"] for row in warning_log.read(workdir / "warnings.csv")]
 
 
 @pytest.mark.parametrize(

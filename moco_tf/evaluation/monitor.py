@@ -1,16 +1,18 @@
 """kNN and representation of the encoder of a run, epoch after epoch."""
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import paths, plan
+from moco_tf import paths, plan, state_files
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, knn, representation
-from moco_tf.monitoring import listener
+from moco_tf.monitoring import listener, metrics_csv
 
+BASELINE = "knn_baseline.json"  # in a workdir
 _WITHOUT = (
     "Or train without kNN: --config.knn.bank= --config.knn.query= (both empty)."
 )
@@ -26,6 +28,8 @@ class KnnMonitor(listener.Listener):
     Attributes:
       newest_top1: float, top-1 of the layer that chooses the best checkpoint,
         of the last epoch that this session measured; None before.
+      baseline: dict of figures by column of metrics.csv, what the encoder is
+        compared with; {} where it was not measured.
     """
 
     def __init__(self, config, steps_per_epoch=1):
@@ -61,12 +65,13 @@ class KnnMonitor(listener.Listener):
         self._encoded = None
         self._steps_per_epoch = steps_per_epoch
         self.newest_top1 = None
+        self.baseline: dict[str, float] = {}
 
     def on_epoch(self, method, row):
         config = self.config
         epoch = row["step"] // self._steps_per_epoch
         if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
-            row.update(self(method.query_encoder))
+            row.update(self(method.query_encoder) | self.baseline)
             self.newest_top1 = row[f"knn_{config.knn.features}"]
 
     def describe(self):
@@ -109,24 +114,68 @@ class KnnMonitor(listener.Listener):
             figures["alignment"] = self._alignment(encoder, query.index)
         return figures
 
-    def baseline(self, encoder):
-        """Measures kNN of raw pixels and of the untrained encoder, as text."""
-        knn_config = self.config.knn
+    def measure_baseline(self, encoder, workdir):
+        """Measures what the encoder is compared with: `baseline`.
+
+        Raw pixels; the encoder, untrained; and chance, the guess that every
+        image is of the class that the bank has most images of.
+
+        Args:
+          encoder: encoder.Encoder, untrained. workdir: Path.
+
+        Side effects: writes the figures to the workdir.
+        """
+        settings = self.config.knn
         pixels = knn.compare_pixels(
             self.bank,
             self.query,
             self.recipe,
             self.config.data.image_size,
-            k=knn_config.k,
-            temperature=knn_config.temperature,
+            k=settings.k,
+            temperature=settings.temperature,
         )
         untrained = self._knn(
             self._extract(encoder, self.bank),
             self._extract(encoder, self.query),
-        )[knn_config.features]
-        return (
-            f"raw pixels {100 * pixels:.2f} %  untrained encoder "
-            f"({knn_config.features}) {100 * untrained:.2f} %"
+        )
+        guess = np.bincount(np.asarray(self.bank.labels)).argmax()
+        self.baseline = {
+            "knn_pixels": float(pixels),
+            **{f"untrained_{name}": float(v) for name, v in untrained.items()},
+            "knn_chance": float(np.mean(self.truth == guess)),
+        }
+        value = self._conditions() | self.baseline
+        state_files.write_json(workdir / BASELINE, value, with_format=True)
+
+    def recall_baseline(self, workdir):
+        """Takes `baseline` from an earlier session that measured in this way.
+
+        Args:
+          workdir: Path.
+
+        Side effects: as of `read_baseline`.
+        """
+        path = workdir / BASELINE
+        if os.path.lexists(path):
+            self.baseline = read_baseline(path, self._conditions())
+
+    def _conditions(self):
+        """What the figures of a baseline depend on, for JSON."""
+        return {
+            "bank": self.bank.fingerprint(),
+            "query": self.query.fingerprint(),
+            "k": self.config.knn.k,
+            "temperature": self.config.knn.temperature,
+        }
+
+    def baseline_words(self):
+        """The baseline in words, of the layer that chooses the best, or ""."""
+        layer = self.config.knn.features
+        names = ("knn_pixels", f"untrained_{layer}", "knn_chance")
+        return "  ".join(
+            f"{metrics_csv.BASELINES[name]} {100 * self.baseline[name]:.2f} %"
+            for name in names
+            if name in self.baseline
         )
 
     def _batches_of(self, source, view=None):
@@ -196,6 +245,44 @@ class KnnMonitor(listener.Listener):
         seed = tf.stack([tf.constant(self.config.seed, tf.int64), position])
         augment = self.recipe.both[number]
         return augment(image, self.config.data.image_size, seed)
+
+
+def read_baseline(path, conditions):
+    """Reads the figures that an encoder's kNN is compared with.
+
+    Args:
+      path: pathlib.Path of the file. conditions: dict, of this session.
+
+    Returns:
+      dict of floats by column of metrics.csv; {} for figures that cannot be
+      read, or were measured under other conditions.
+
+    Side effects: says so; a damaged file is set aside.
+    """
+    lost = (
+        "the run goes on without kNN of raw pixels and of the untrained encoder"
+    )
+    try:
+        saved = state_files.read_json(path)
+        figures = {name: float(saved[name]) for name in metrics_csv.BASELINES}
+    except state_files.LaterVersion as error:
+        print(f"Warning: {error} Until then {lost}.")
+        return {}
+    except state_files.Damaged as error:
+        damage = f"{error.path} {error.damage}"
+    except (KeyError, TypeError, ValueError):
+        damage = f"{path} lacks figures"
+    else:
+        if {name: saved.get(name) for name in conditions} == conditions:
+            return figures
+        print(
+            "kNN of raw pixels and of the untrained encoder was measured with "
+            "another bank, query set, k or temperature: it is left out."
+        )
+        return {}
+    other = state_files.set_aside(path)
+    state_files.warn(f"{damage}: {lost}; the file is kept as {other}")
+    return {}
 
 
 class RepeatedBatches:

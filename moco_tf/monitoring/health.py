@@ -1,32 +1,41 @@
-"""Warnings about a run: rules, a listener, and the file warnings.csv.
+"""Warnings about a run: the rules, and the listener that asks them.
 
 A warning has a name, a cause and a remedy. The rules (Watch) read rows of
 metrics.csv and nothing else, so that they can be tried on the rows of any run.
 They are about collapse, a key encoder that stands still or follows too fast, a
-loss at chance, statistics that give the key away, large queues, slow input and
-images that cannot be read.
+loss at chance, keys that show their age, statistics that give the key away,
+kNN that falls or stays below the untrained encoder's, large queues, slow input
+and images that cannot be read.
 """
 
-import csv
-import os
-import pathlib
+import itertools
+import math
 from typing import NamedTuple
 
-from moco_tf import filesystem, state_files
 from moco_tf.monitoring import listener
 
 _TURNOVERS = 4  # of the queue; before, its first random keys still count
 _SETTLED = 200  # steps; before, everything moves
 _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
+_NARROW = 8.0  # effective rank; runs that learn have had 17 and more
+_ONE = 1.5  # clusters that the targets divide the images into
 _EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
 _STILL = 0.2  # of 1 - momentum, the part of that way in a step
 _SOLVED = 0.95  # of instance_top1 over an epoch
-_STALLED = 0.02  # kNN gained since the first epoch
+_STALLED = 0.02  # kNN gained since the start, or below it
+_FALLEN = 0.05  # kNN lost, of the mean of two measurements
+_DEVIATIONS = 6  # standard errors of that mean, that accidents do not reach
+_AGED = 0.75  # of key_age_auc over an epoch; 0.48 to 0.52 where keys are new
+_NEAR_CHANCE = 0.9  # of ln(K + 1)
 _LARGE = 0.1  # keys of the queue per image
 _WAITING = 0.3  # of the time
 _IN_A_ROW = 3  # reports; one may be an accident
+# Columns whose means over an epoch the rules read, and those that an epoch has
+# once.
+_MEANS = ("loss", "instance_top1", "key_age_auc")
+_ONCE = ("epoch", "knn_backbone", "untrained_backbone")
 # A run goes on with the recipe that it was started with.
 _ELSEWHERE = ", in another --workdir"
 
@@ -41,7 +50,9 @@ class Notice(NamedTuple):
 class Watch:
     """The rules: reads the figures of one run and gives each warning once."""
 
-    def __init__(self, run, settings, chance=None, *, known=(), rows=()):
+    def __init__(
+        self, run, settings, chance=None, *, known=(), rows=(), queries=0
+    ):
         """Stores the settings of the run, and its figures so far.
 
         Args:
@@ -51,14 +62,23 @@ class Watch:
           chance: loss of guessing, nats; None: the method has no such loss.
           known: names of warnings that the run has had before.
           rows: of metrics.csv, of the run so far.
+          queries: int, images that kNN classifies; 0: not known.
         """
         self._run = run
         self._settings = vars(settings)
         self._chance = chance
         self._known = set(known)
-        self._in_a_row = {"still": 0, "follows": 0, "waiting": 0}
-        knn = [row["knn_backbone"] for row in rows]
-        self._knn = [top1 for top1 in knn if top1 is not None]
+        self._in_a_row = dict.fromkeys(
+            ("still", "follows", "waiting", "narrow", "one cluster"), 0
+        )
+        error = (0.25 / queries / 2) ** 0.5 if queries else 0.0
+        self._fallen = max(_FALLEN, _DEVIATIONS * error)
+        self._below_by = max(_STALLED, _DEVIATIONS / 2 * error)
+        self._epochs = [
+            epoch
+            for _, group in itertools.groupby(rows, lambda row: row["epoch"])
+            if (epoch := epoch_figures(list(group)))["knn_backbone"] is not None
+        ]
 
     def start(self):
         """Warnings that need the configuration alone, a list."""
@@ -89,37 +109,157 @@ class Watch:
             *self._unreadable(row),
         ]
 
-    def epoch(self, row):
-        """Warnings of an epoch: kNN columns, and the mean of "instance_top1".
+    def epoch(self, figures):
+        """Warnings of an epoch, a list.
 
-        A method without keys has no such mean.
+        Args:
+          figures: dict, of `epoch_figures`; names may be missing.
         """
-        top1 = row.get("knn_backbone")
-        if top1 is None:
+        epoch = {**dict.fromkeys((*_ONCE, *_MEANS)), **figures}
+        if epoch["knn_backbone"] is not None:
+            self._epochs.append(epoch)
+        notices = self._stale(epoch)
+        if epoch["knn_backbone"] is not None:
+            notices += [*self._leak(epoch), *self._falls(), *self._below()]
+        return notices
+
+    def _start_and_gain(self):
+        """kNN at the start, and the most that it has gained since.
+
+        The start is the untrained encoder, where it was measured, else the
+        first epoch: a plateau far above the untrained encoder is no standstill.
+        """
+        knn = [epoch["knn_backbone"] for epoch in self._epochs]
+        untrained = self._epochs[-1]["untrained_backbone"]
+        start = knn[0] if untrained is None else untrained
+        return start, max(knn) - start
+
+    def _measurements(self):
+        """How many figures of kNN there are, with the untrained encoder's."""
+        known = self._epochs[-1]["untrained_backbone"] is not None
+        return len(self._epochs) + known
+
+    def _stale(self, epoch):
+        """The warning of queued keys that show their age, a list.
+
+        That the nearest queued key is nearer than the own one is no sign of
+        it: so it is in runs that learn.
+        """
+        age, loss = epoch["key_age_auc"], epoch["loss"]
+        has_queue = "batch_negatives" in self._settings
+        if not has_queue or age is None or age < _AGED:
             return []
-        self._knn.append(top1)
-        gained = max(self._knn) - self._knn[0]
+        if epoch["knn_backbone"] is not None:
+            start, gained = self._start_and_gain()
+            if len(self._epochs) < _IN_A_ROW or gained >= _STALLED:
+                return []
+            sign = f"kNN has not risen above {100 * start:.1f} %, of the start"
+        else:
+            epochs = epoch["epoch"] or 0
+            if self._epochs or epochs < _IN_A_ROW or not self._chance:
+                return []
+            if loss < _NEAR_CHANCE * self._chance:
+                return []
+            sign = f"the loss {loss:.3f} is near that of guessing"
+        name = self._run.method
+        remedy = f"Set config.{name}.batch_negatives=true"
+        if self._settings["batch_negatives"]:
+            remedy = f"Lower config.{name}.queue_size"
+        return self._warn(
+            "stale-negatives",
+            f"newer and older keys of the queue can be told apart in "
+            f"{100 * age:.0f} % of pairs (key_age_auc), and {sign}: the key "
+            "encoder moves faster than the queue is renewed, and queries may "
+            "find their key by its age. "
+            f"{remedy}, or raise config.{name}.momentum, or lower "
+            f" config.optimizer.learning_rate{_ELSEWHERE}",
+        )
+
+    def _leak(self, epoch):
+        """The warning of statistics that give the key away, a list."""
+        top1 = epoch["instance_top1"]
+        _, gained = self._start_and_gain()
         if (
-            len(self._knn) >= _IN_A_ROW
-            and row.get("instance_top1", 0.0) > _SOLVED
-            and gained < _STALLED
+            self._measurements() < _IN_A_ROW
+            or (top1 or 0.0) <= _SOLVED
+            or gained >= _STALLED
         ):
-            # Of methods without keys in another order, all share statistics.
-            remedy = "Set config.model.sync_bn=true, or stronger views"
-            if "shuffle" in self._settings:
-                remedy = (
-                    f"Keep config.{self._run.method}.shuffle=auto, and raise "
-                    "config.model.bn_groups (2 groups or more) with "
-                    "config.model.sync_bn=false"
-                )
-            return self._warn(
-                "batch-norm-leak",
-                f"instance_top1 is {row['instance_top1']:.3f} (queries find "
-                "their own key) while kNN has not risen since the first epoch: "
-                "statistics of BatchNorm may tell which key belongs to which "
-                f"query. {remedy}{_ELSEWHERE}",
+            return []
+        # Of methods without keys in another order, all share statistics.
+        remedy = "Set config.model.sync_bn=true, or stronger views"
+        if "shuffle" in self._settings:
+            remedy = (
+                f"Keep config.{self._run.method}.shuffle=auto, and raise "
+                "config.model.bn_groups (2 groups or more) with "
+                "config.model.sync_bn=false"
             )
-        return []
+        loss = ""
+        if self._chance and epoch["loss"] is not None:
+            loss = (
+                f", the loss is {epoch['loss']:.3f} where guessing has "
+                f"{self._chance:.3f},"
+            )
+        return self._warn(
+            "batch-norm-leak",
+            f"instance_top1 is {top1:.3f} (queries find their own key){loss} "
+            "while kNN has not risen since the start: statistics of BatchNorm "
+            f"may tell which key belongs to which query. {remedy}{_ELSEWHERE}",
+        )
+
+    def _falls(self):
+        """The warning of kNN that falls while the task is learnt, a list."""
+        if len(self._epochs) < 4:
+            return []
+        pairs = [
+            (left["knn_backbone"] + right["knn_backbone"]) / 2
+            for left, right in itertools.pairwise(self._epochs)
+        ]
+        best = max(range(len(pairs) - 2), key=pairs.__getitem__)
+        lost = pairs[best] - pairs[-1]
+        column = "instance_top1"
+        if self._epochs[-1][column] is None:
+            column = "loss"
+        then, now = self._epochs[best][column], self._epochs[-1][column]
+        if lost < self._fallen or None in (then, now):
+            return []
+        if (now > then) is (column == "loss"):
+            return []  # the task is not learnt either
+        peak = max(self._epochs, key=lambda epoch: epoch["knn_backbone"])
+        return self._warn(
+            "knn-falls",
+            f"kNN has fallen from {100 * peak['knn_backbone']:.1f} % to "
+            f"{100 * self._epochs[-1]['knn_backbone']:.1f} %, while {column} "
+            f"went from {then:.3f} to {now:.3f}: what solves the task does not "
+            "tell classes. Pass --checkpoint=best to use an earlier encoder, "
+            "or strengthen the views, by data.strength or data.views"
+            f"{_ELSEWHERE}",
+        )
+
+    def _below(self):
+        """The warning of kNN that stays below the untrained encoder's."""
+        untrained = self._epochs[-1]["untrained_backbone"]
+        knn = [epoch["knn_backbone"] for epoch in self._epochs]
+        last = knn[-_IN_A_ROW:]
+        if untrained is None or len(last) < _IN_A_ROW:
+            return []
+        if (
+            max(knn) > untrained - self._below_by
+            or last[-1] - min(last) >= _STALLED
+        ):
+            return []  # it has been there, or it is on its way
+        remedy = "Lower config.optimizer.learning_rate"
+        if self._settings.get("batch_negatives") is False:
+            remedy = (
+                f"Set config.{self._run.method}.batch_negatives=true, or lower "
+                "config.optimizer.learning_rate"
+            )
+        return self._warn(
+            "below-untrained",
+            f"kNN is {100 * knn[-1]:.1f} % after {len(knn)} measurements and "
+            f"does not rise; the encoder had {100 * untrained:.1f} % before "
+            "training: what is learnt tells less than random weights. "
+            f"{remedy}{_ELSEWHERE}",
+        )
 
     def pace(self, pace):
         """Warnings of the key encoder's pace, a list.
@@ -139,7 +279,7 @@ class Watch:
                 f"start (momentum {momentum}). Use config."
                 f"{self._run.method}.momentum below 1{_ELSEWHERE}",
             )
-        if self._repeated("follows", pace > _FOLLOWS):
+        if self._repeated("follows", pace > _FOLLOWS and not self._fresh()):
             notices += self._warn(
                 "key-encoder-follows",
                 f"the key encoder goes {100 * pace:.0f} % of the way to the "
@@ -150,11 +290,26 @@ class Watch:
             )
         return notices
 
+    def _keys_of_a_step(self):
+        """How many keys a step makes, int."""
+        symmetric = self._settings.get("symmetric", False)
+        return self._run.batch_size * (2 if symmetric else 1)
+
+    def _fresh(self):
+        """Whether all keys are of two steps, the newest among the negatives.
+
+        Such a run learns with any momentum: its keys are of nearly one encoder.
+        """
+        settings = self._settings
+        return bool(
+            settings.get("batch_negatives")
+            and settings["queue_size"] <= self._keys_of_a_step()
+        )
+
     def _contrast(self, row):
         """Warnings of loss and keys, once the queue holds real keys alone."""
         settings, step = self._settings, row["step"]
-        keys = self._run.batch_size
-        keys *= 2 if settings.get("symmetric", False) else 1
+        keys = self._keys_of_a_step()
         # Without a queue the dictionary is new at every step.
         turnovers = step * keys / (settings.get("queue_size") or keys)
         if turnovers < _TURNOVERS or step < _SETTLED:
@@ -179,14 +334,44 @@ class Watch:
                 "nothing): all images get nearly the same features. "
                 + self._slower(),
             )
-        rank = row.get("key_rank")
-        if rank is not None and rank < min(_CONSTANT, self._run.dim):
+        rank, dim = row.get("key_rank"), self._run.dim
+        if rank is not None and rank < min(_CONSTANT, dim):
             notices += self._warn(
                 "collapse",
                 f"the keys have an effective rank of {rank:.2f}: all images "
                 f"get nearly the same features. {self._slower()}",
             )
-        return notices
+        narrow = rank is not None and rank < min(_NARROW, dim / 8)
+        has_keys = "batch_negatives" in settings
+        if self._repeated("narrow", narrow and has_keys):
+            notices += self._warn(
+                "narrow-keys",
+                f"the keys have an effective rank of {rank:.1f} of {dim}: they "
+                "lie in few directions, and few images differ. Use "
+                "config.model.head=simclr, which has BatchNorm, or raise config."
+                f"{self._run.method}.momentum{_ELSEWHERE}",
+            )
+        return [*notices, *self._prototypes(row)]
+
+    def _prototypes(self, row):
+        """The warning of targets that are the same for all images, a list."""
+        clusters, name = row.get("clusters"), self._run.method
+        if not self._repeated("one cluster", (clusters or _ONE) < _ONE):
+            return []
+        remedy = "Lower config.swav.epsilon, or raise config.swav.frozen_epochs"
+        if "teacher_temperature" in self._settings:
+            remedy = (
+                "Lower config.dino.teacher_temperature and "
+                "config.dino.first_teacher_temperature"
+            )
+            if row["teacher_entropy"] < 0.5 * (self._chance or 0.0):
+                remedy = "Lower config.dino.center_momentum"
+        return self._warn(
+            "prototype-collapse",
+            f"{name} divides the images of a batch into {clusters:.2f} "
+            "clusters: all get nearly the same target, which tells nothing. "
+            f"{remedy}, or lower config.optimizer.learning_rate{_ELSEWHERE}",
+        )
 
     def _slower(self):
         """The remedy for features that become one: smaller steps."""
@@ -234,6 +419,33 @@ class Watch:
         return [Notice(name, text + ".")]
 
 
+def epoch_figures(rows):
+    """What the rules read of an epoch.
+
+    Args:
+      rows: list of dicts, of one epoch, of metrics.csv.
+
+    Returns:
+      dict: columns of which the epoch has one figure, and means over its steps;
+      None where there is none.
+    """
+    figures = {
+        name: [row[name] for row in rows if row.get(name) is not None]
+        for name in _ONCE
+    }
+    once = {name: some[-1] if some else None for name, some in figures.items()}
+    return once | {name: _mean(rows, name) for name in _MEANS}
+
+
+def _mean(rows, name):
+    """The mean of a column over the steps of the rows that have it, or None."""
+    rows = [row for row in rows if row.get(name) is not None]
+    steps = sum(row["steps"] for row in rows)
+    if not steps:
+        return None
+    return math.fsum(row[name] * row["steps"] for row in rows) / steps
+
+
 class Warnings(listener.Listener):
     """The listener that shows the warnings of a run and writes them down."""
 
@@ -267,88 +479,11 @@ class Warnings(listener.Listener):
             self._pace.begin(method)
 
     def on_epoch(self, method, row):
-        column = "instance_top1"
-        if column in method.METRICS:
-            epoch = self._metrics.rows()[-1]["epoch"]
-            row = {**row, column: self._metrics.epoch_mean(epoch, column)}
-        self._warn(row["step"], self._watch.epoch(row))
+        rows = self._metrics.rows()
+        last = [each for each in rows if each["epoch"] == rows[-1]["epoch"]]
+        self._warn(row["step"], self._watch.epoch(epoch_figures(last)))
 
     def _warn(self, step, notices):
         for notice in notices:
             self._show(f"Warning: {notice.name}: {notice.text}")
         self._log.add(step, notices)
-
-
-class WarningLog:
-    """The file warnings.csv: the warnings of a run, each with its step."""
-
-    def __init__(self, path, step):
-        """Reads the warnings of earlier sessions up to a step.
-
-        Args:
-          path: of the file. step: int, of the checkpoint that is resumed.
-
-        Side effects: later warnings are dropped; they will come again.
-        """
-        self._path = pathlib.Path(path)
-        rows, damage = _read(self._path)
-        if damage:
-            other = state_files.set_aside(self._path)
-            state_files.warn(f"{damage}; the file is kept as {other}")
-        rows = [row for row in rows if row["step"] <= step]
-        self.names = [row["name"] for row in rows]
-        if damage or self._path.exists():
-            with filesystem.atomic_file(self._path) as part:
-                _append(part, rows)
-
-    def add(self, step, warnings):
-        """Appends the warnings (Notices) of a step."""
-        if warnings:
-            rows = [{"step": step, **w._asdict()} for w in warnings]
-            _append(self._path, rows)
-
-
-def _append(path, rows):
-    """Appends dicts to a warnings.csv, behind its header."""
-    with path.open(
-        "a", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        writer = csv.DictWriter(file, ("step", *Notice._fields))
-        if not file.tell():
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-def read(path):
-    """The warnings of a run: dicts of "step", "name" and "text".
-
-    Args:
-      path: of warnings.csv; without one, there are none. A torn last line is
-        left out.
-
-    Side effects: says which lines are damaged and left out.
-    """
-    rows, damage = _read(pathlib.Path(path))
-    if damage:
-        state_files.warn(f"{damage} and are left out")
-    return rows
-
-
-def _read(path):
-    """The rows of warnings.csv, and the damage of others in words or ""."""
-    if not os.path.lexists(path):
-        return [], ""
-    columns = ("step", *Notice._fields)
-    try:
-        table, bad, _ = state_files.read_table(path, columns)
-    except state_files.Damaged as error:
-        return [], f"{error} Its lines cannot be read"
-    # Python's own isdigit takes figures that int does not.
-    good = [
-        {**{name: row[name] for name in columns}, "step": int(row["step"])}
-        for row in table
-        if row["step"].isdecimal() and row["text"]
-    ]
-    lost = len(bad) + len(table) - len(good)
-    damage = f"{path}: {lost} of its lines cannot be read" if lost else ""
-    return good, damage

@@ -12,6 +12,13 @@ from moco_tf.monitoring import listener
 TIME = "time"  # a row's column: when it was written, seconds since 1970
 # Features of an encoder that kNN is measured on: columns "knn_" and their name.
 KNN_LAYERS = ("backbone", "projection")
+# What kNN of the encoder is compared with: columns, and their names in words.
+BASELINES = {
+    "knn_pixels": "raw pixels",
+    "untrained_backbone": "untrained encoder (backbone)",
+    "untrained_projection": "untrained encoder (projection)",
+    "knn_chance": "chance",
+}
 COLUMNS = (
     "epoch",
     "steps",
@@ -24,6 +31,7 @@ COLUMNS = (
     "epoch_loss",
     "knn_backbone",
     "knn_projection",
+    *BASELINES,
     "alignment",
     "uniformity",
     "effective_rank",

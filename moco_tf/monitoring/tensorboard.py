@@ -14,7 +14,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import event_file_writer, record_writer
 
 from moco_tf import paths
-from moco_tf.monitoring import listener
+from moco_tf.monitoring import listener, metrics_csv
 
 # Figure of a row -> its tag; the part before "/" groups the charts.
 TAGS = {
@@ -28,6 +28,7 @@ TAGS = {
     "input_wait_share": "speed/input_wait_share",
     "knn_backbone": "knn/backbone",
     "knn_projection": "knn/projection",
+    **{name: f"knn/{words}" for name, words in metrics_csv.BASELINES.items()},
     "alignment": "representation/alignment",
     "uniformity": "representation/uniformity",
     "effective_rank": "representation/effective_rank",

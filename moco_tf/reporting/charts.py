@@ -232,15 +232,38 @@ def _knn(runs):
     if series and _beside_published(runs, lambda config: True):
         series.append(_published_series(runs, "knn"))
         note += " The published curve is of the projection."
+    levels = _baseline_levels(runs) if series else []
+    if levels:
+        note += " Levels: what the encoder is compared with."
     return Chart(
         "knn",
         "kNN accuracy",
         x_name(runs),
         "top-1, %",
         series=series,
+        levels=levels,
         unit="%",
         note=note,
     )
+
+
+def _baseline_levels(runs):
+    """Levels of kNN: raw pixels, the untrained encoder, chance.
+
+    Returns:
+      list of (words, percent); runs that have one in common share it.
+    """
+    levels = []
+    for column, words in metrics_csv.BASELINES.items():
+        names_of: dict[float, list] = {}
+        for run in runs:
+            _, values = run.column(column)
+            if values:
+                names_of.setdefault(100 * values[-1], []).append(run.name)
+        for value, names in names_of.items():
+            of = "" if len(names) == len(runs) else f" of {', '.join(names)}"
+            levels.append((f"{words}{of}, {value:.2f} %", value))
+    return levels
 
 
 def _chance_levels(runs):

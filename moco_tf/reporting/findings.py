@@ -7,7 +7,7 @@ import math
 
 from moco_tf import config as configs
 from moco_tf import paths, plan
-from moco_tf.monitoring import health, metrics_csv
+from moco_tf.monitoring import metrics_csv, warning_log
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 from moco_tf.training import checkpoints
@@ -95,6 +95,10 @@ def figures(run):
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
             texts[f"kNN top-1, {layer}"] = text
+    for column, words in metrics_csv.BASELINES.items():
+        _, values = run.column(column)
+        if values:
+            texts[f"kNN top-1, {words}"] = percent(values[-1])
     last = run.rows[-1] if run.rows else {}
     for name, words in _SHARES.items():
         if last.get(name) is not None:
@@ -170,7 +174,7 @@ def readings(run):
             "unreadable.csv in the workdir names them."
         )
         sentences.append(("warn", words))
-    for notice in health.read(run.workdir / "warnings.csv"):
+    for notice in warning_log.read(run.workdir / "warnings.csv"):
         words = f"At step {notice['step']:,}: {notice['text']}"
         sentences.append(("warn", words))
     return sentences

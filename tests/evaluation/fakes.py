@@ -42,6 +42,9 @@ class Source:
     def name(self, index):
         return f"image-{index}.png"
 
+    def fingerprint(self):
+        return str(self.values.tolist())
+
 
 class Encoder(tf.keras.Model):
     """Backbone features (x, 1 - x) of the mean pixel x, projection (x, 1)."""

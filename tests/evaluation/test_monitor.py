@@ -200,8 +200,72 @@ def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
     assert measure.newest_top1 == rows[-1]["knn_backbone"]
 
 
-def test_the_baseline_names_the_layer_and_both_figures(make):
-    measure = make(fakes.Source([0, 255, 255, 0], [0, 1, 0, 0]))
-    assert measure.baseline(fakes.Encoder()) == (
-        "raw pixels 75.00 %  untrained encoder (backbone) 75.00 %"
+_FIGURES = {
+    "knn_pixels": 0.75,
+    "untrained_backbone": 0.75,
+    "untrained_projection": 0.75,
+    "knn_chance": 0.75,
+}
+
+
+@pytest.fixture(name="measured")
+def _measured(make, tmp_path):
+    """A function: a monitor, which may take up what another one has measured.
+
+    Three of four images are of class 0, so guessing gives 75 %.
+    """
+
+    def measured(encoder=None, **settings):
+        measure = make(fakes.Source([0, 255, 255, 0], [0, 1, 0, 0]))
+        measure.config = _config()
+        measure.config.knn.update(settings)
+        if encoder:
+            measure.measure_baseline(encoder, tmp_path)
+        else:
+            measure.recall_baseline(tmp_path)
+        return measure
+
+    return measured
+
+
+def test_the_baseline_names_the_layer_and_all_figures(measured):
+    measure = measured(fakes.Encoder())
+    assert measure.baseline == _FIGURES
+    assert measure.baseline_words() == (
+        "raw pixels 75.00 %  untrained encoder (backbone) 75.00 %  "
+        "chance 75.00 %"
     )
+
+
+def test_a_later_session_has_the_baseline_in_every_epoch(measured):
+    measured(fakes.Encoder())
+    measure = measured()
+    measure.config.train = {"epochs": 3}
+    measure.config.knn.every_epochs = 3
+    row = {"step": 3}
+    method = types.SimpleNamespace(query_encoder=fakes.Encoder())
+    measure.on_epoch(method, row)
+    assert {name: row[name] for name in _FIGURES} == _FIGURES
+
+
+def test_a_baseline_of_other_votes_is_left_out(measured, capsys):
+    measured(fakes.Encoder())
+    assert measured(k=2).baseline == {}
+    assert "another bank, query set, k" in capsys.readouterr().out
+    assert measured().baseline == _FIGURES
+
+
+def test_a_baseline_that_cannot_be_read_is_kept_beside(
+    measured, tmp_path, capsys
+):
+    path = tmp_path / monitor.BASELINE
+    assert measured().baseline == {}
+    assert measured().baseline_words() == ""
+    path.write_text('{"knn_pixels": 0.5}')
+    assert measured().baseline == {}
+    assert "lacks figures" in capsys.readouterr().out
+    assert path.with_name(path.name + ".damaged-1").exists()
+    path.write_text('{"format": 99}')
+    assert measured().baseline == {}
+    assert "later version" in capsys.readouterr().out
+    assert path.exists()

@@ -1,6 +1,8 @@
 """Each warning fires where it should, once, and a good run hears none."""
 
+import json
 import math
+import pathlib
 import types
 
 import numpy as np
@@ -122,7 +124,10 @@ def test_rising_features_hard_negatives_or_no_labels_are_no_leak(top1, knn):
 
 
 def test_a_resumed_run_remembers_its_first_epochs():
-    rows = [{"knn_backbone": figure} for figure in (None, 0.36, None, 0.36)]
+    rows = [
+        {"epoch": epoch, "steps": 9, "loss": 6.0, "knn_backbone": figure}
+        for epoch, figure in ((1, None), (1, 0.36), (2, None), (2, 0.36))
+    ]
     watch = _watch(rows=rows)
     notices = watch.epoch({"instance_top1": 0.99, "knn_backbone": 0.36})
     assert _names(notices) == ["batch-norm-leak"]
@@ -187,29 +192,6 @@ def test_a_good_run_hears_nothing():
     assert heard == []
 
 
-def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
-    path = tmp_path / "warnings.csv"
-    log = health.WarningLog(path, 0)
-    log.add(0, [health.Notice("large-queue", 'häufig, "so"\nweiter.')])
-    log.add(30, [health.Notice("collapse", "b.")])
-    log.add(40, [])
-    assert [row["step"] for row in health.read(path)] == [0, 30]
-    again = health.WarningLog(path, 20)
-    assert again.names == ["large-queue"]
-    assert health.read(path) == [
-        {"step": 0, "name": "large-queue", "text": 'häufig, "so"\nweiter.'}
-    ]
-
-
-def test_a_torn_line_is_left_out(tmp_path):
-    path = tmp_path / "warnings.csv"
-    health.WarningLog(path, 0).add(5, [health.Notice("collapse", "b.")])
-    with path.open("a") as file:
-        file.write("7,inp")
-    assert [row["name"] for row in health.read(path)] == ["collapse"]
-    assert health.read(tmp_path / "none.csv") == []
-
-
 def test_the_watch_reads_numpy_figures():
     row = _row(400, loss=np.float32(9.0), key_rank=np.float64(50))
     assert _names(_watch().report(row)) == ["chance-loss"]
@@ -255,3 +237,211 @@ def test_targets_that_are_all_the_same_are_a_collapse():
     (notice,) = watch.report(row | {"spread": 0.04})
     assert notice.name == "collapse"
     assert "spread is 0.040" in notice.text
+
+
+def _epochs(watch, knn, **columns):
+    """The names of the warnings of epochs with such figures, in turn.
+
+    A column of one value has it in every epoch.
+    """
+    names = []
+    for number, figure in enumerate(knn):
+        row = {"epoch": number + 1, "knn_backbone": figure, "loss": 6.0}
+        for name, values in columns.items():
+            row[name] = values[number] if isinstance(values, list) else values
+        names += _names(watch.epoch(row))
+    return names
+
+
+# Figures of runs on the embedded images: kNN, and key_age_auc of the queue.
+GOOD = [0.479, 0.583, 0.598], [0.50, 0.496, 0.485]
+AGED = [0.342, 0.351, 0.349, 0.367], [0.80, 0.887, 0.905, 0.902]
+
+
+def test_keys_that_show_their_age_and_teach_nothing_warn():
+    watch = _watch(_config(moco__momentum=0.996))
+    for epoch in range(2):
+        row = {"knn_backbone": AGED[0][epoch], "key_age_auc": AGED[1][epoch]}
+        assert watch.epoch(row) == []
+    (notice,) = watch.epoch({"knn_backbone": 0.349, "key_age_auc": 0.905})
+    assert notice.name == "stale-negatives"
+    assert "in 90 % of pairs" in notice.text
+    assert "Set config.moco.batch_negatives=true" in notice.text
+    fresh = _watch(_config(moco__batch_negatives=True))
+    for figures in zip(*AGED, strict=True):
+        row = dict(zip(("knn_backbone", "key_age_auc"), figures, strict=True))
+        if notices := fresh.epoch(row):
+            break
+    assert "Lower config.moco.queue_size" in notices[0].text
+
+
+@pytest.mark.parametrize(
+    ("knn", "age"),
+    [
+        GOOD,
+        # The nearest queued key is nearer than the own one in all of these.
+        (AGED[0], [0.5] * 4),
+        ([0.31, 0.33, 0.36], [0.9] * 3),
+        ([0.31, 0.31, 0.31], [None] * 3),
+    ],
+)
+def test_keys_without_an_age_or_features_that_rise_are_not_stale(knn, age):
+    columns = {"key_age_auc": age, "positive": 0.6, "hardest_negative": 0.9}
+    assert _epochs(_watch(), knn, **columns) == []
+
+
+def test_without_labels_a_loss_near_that_of_guessing_stands_for_knn():
+    config = _config()
+    losses = {"loss": [0.95 * CHANCE] * 4, "key_age_auc": 0.9}
+    assert _epochs(_watch(config), [None] * 4, **losses) == ["stale-negatives"]
+    assert _epochs(_watch(config), [None] * 2, **losses) == []
+    assert _epochs(_watch(config), [None] * 4, key_age_auc=0.9) == []
+
+
+def test_a_plateau_far_above_the_untrained_encoder_is_no_leak():
+    high = [0.80, 0.80, 0.81, 0.80]
+    columns = {"instance_top1": 0.99, "untrained_backbone": 0.4}
+    assert _epochs(_watch(), high, **columns) == []
+    low = [0.40, 0.41]  # with the untrained encoder, three measurements
+    assert _epochs(_watch(), low, **columns) == ["batch-norm-leak"]
+    assert _epochs(_watch(), low, instance_top1=0.99) == []
+
+
+def test_a_leak_is_named_with_the_loss_beside_that_of_guessing():
+    watch = _watch()
+    row = {"knn_backbone": 0.4, "instance_top1": 0.999, "loss": 0.01}
+    (notice,) = [*watch.epoch(row), *watch.epoch(row), *watch.epoch(row)]
+    assert f"the loss is 0.010 where guessing has {CHANCE:.3f}" in notice.text
+
+
+FALLING = [0.38, 0.55, 0.56, 0.52, 0.48, 0.45]
+
+
+def test_knn_that_falls_while_queries_find_their_keys_warns():
+    rising = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8]
+    watch = _watch(queries=2000)
+    assert _epochs(watch, FALLING[:4], instance_top1=rising) == []
+    (notice,) = [
+        notice
+        for knn, top1 in zip(FALLING[4:], rising[4:], strict=True)
+        for notice in watch.epoch({"knn_backbone": knn, "instance_top1": top1})
+    ]
+    assert notice.name == "knn-falls"
+    assert "from 56.0 % to 48.0 %" in notice.text
+    assert "--checkpoint=best" in notice.text
+
+
+@pytest.mark.parametrize(
+    ("knn", "queries", "columns"),
+    [
+        (FALLING, 2000, {"instance_top1": [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]}),
+        (FALLING, 2000, {"loss": [5.0, 5.1, 5.2, 5.3, 5.4, 5.5]}),
+        (FALLING, 50, {"loss": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]}),  # an accident
+        ([0.5, 0.6, 0.55, 0.6, 0.54], 2000, {"loss": [5.0, 4.0, 3.0, 2.0, 1]}),
+    ],
+)
+def test_a_task_that_is_lost_or_a_few_queries_are_no_fall(
+    knn, queries, columns
+):
+    assert _epochs(_watch(queries=queries), knn, **columns) == []
+
+
+def test_without_keys_the_loss_says_that_the_task_is_learnt():
+    config = configs.load("byol_cifar10", {"data.source": "a"})
+    loss = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    watch = _watch(config, chance=None, queries=2000)
+    assert _epochs(watch, FALLING, loss=loss) == ["knn-falls"]
+
+
+def test_features_that_stay_below_the_untrained_encoder_warn():
+    columns = {"untrained_backbone": 0.377}
+    low = [0.317, 0.31, 0.322, 0.32]
+    assert _epochs(_watch(), low, **columns) == ["below-untrained"]
+    assert _epochs(_watch(), low) == []  # of which nothing is known
+    rising = [0.25, 0.29, 0.32, 0.35]
+    assert _epochs(_watch(), rising, **columns) == []
+    assert _epochs(_watch(), [0.40, 0.34, 0.34, 0.34], **columns) == []
+    # 0.03 below is within what 200 queries differ by.
+    close = [0.345, 0.345, 0.345, 0.345]
+    assert _epochs(_watch(queries=200), close, **columns) == []
+    assert _epochs(_watch(queries=2000), close, **columns) == [
+        "below-untrained"
+    ]
+
+
+def test_keys_of_few_directions_warn_when_it_lasts():
+    watch = _watch()
+    ranks = [60.0, 5.8, 5.5, 17.1, 5.8, 5.5]  # 17 was of a run that learnt
+    for step, rank in enumerate(ranks, start=200):
+        assert watch.report(_row(step, key_rank=rank)) == []
+    (notice,) = watch.report(_row(400, key_rank=5.6))
+    assert notice.name == "narrow-keys"
+    assert "effective rank of 5.6 of 128" in notice.text
+
+
+def test_a_queue_of_one_step_lets_the_key_encoder_follow():
+    """A run that had momentum 0, and kNN of 75.7 % after two epochs."""
+    fields = {"moco__momentum": 0.0, "moco__batch_negatives": True}
+    for size, expected in ((512, []), (1024, ["key-encoder-follows"])):
+        watch = _watch(_config(moco__queue_size=size, **fields))
+        heard = [notice for _ in range(4) for notice in watch.pace(1.0)]
+        assert _names(heard) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "entropy", "words"),
+    [
+        ("swav_imagenet", None, "Lower config.swav.epsilon"),
+        ("dino_imagenet", 11.0, "Lower config.dino.teacher_temperature"),
+        ("dino_imagenet", 0.1, "Lower config.dino.center_momentum"),
+    ],
+)
+def test_targets_of_one_cluster_are_a_collapse(preset, entropy, words):
+    config = configs.load(preset, {"data.source": "a"})
+    watch = _watch(config, 1_281_167, math.log(65536))
+    row = _row(5000, key_rank=None, spread=0.9, teacher_entropy=entropy)
+    for clusters in (1.1, 1.1, 9.0, None, 1.2, 1.1):
+        assert watch.report(row | {"clusters": clusters}) == []
+    (notice,) = watch.report(row | {"clusters": 1.04})
+    assert notice.name == "prototype-collapse"
+    assert "into 1.04 clusters" in notice.text
+    assert words in notice.text
+
+
+def test_an_epoch_has_the_means_of_its_steps_and_its_last_knn():
+    rows = [
+        {"epoch": 2, "steps": 3, "loss": 6.0, "instance_top1": 0.25},
+        {"epoch": 2, "steps": 1, "loss": 2.0, "knn_backbone": 0.4},
+    ]
+    assert health.epoch_figures(rows) == {
+        "epoch": 2,
+        "knn_backbone": 0.4,
+        "untrained_backbone": None,
+        "loss": 5.0,
+        "instance_top1": 0.25,
+        "key_age_auc": None,
+    }
+
+
+@pytest.mark.parametrize("name", ["earlier_ours", "earlier_twin"])
+def test_a_complete_published_schedule_hears_nothing(name):
+    """50 epochs of CIFAR-10, with kNN near the untrained encoder's at first."""
+    path = pathlib.Path(__file__).parents[2] / "docs/results"
+    lines = (path / "whole_schedule.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("run") == name]
+    seeds = {row["seed"] for row in rows}
+    assert seeds
+    for seed in seeds:
+        watch, top1 = _watch(queries=10_000), 0.0
+        for row in rows:
+            if row["seed"] == seed and row["loss"] is not None:
+                top1 = min(top1 + 0.02, 0.9)
+                row = {
+                    "epoch": row["epoch"],
+                    "loss": row["loss"],
+                    "knn_backbone": row["knn_backbone"] / 100,
+                    "instance_top1": top1,
+                    "untrained_backbone": 0.2919,
+                    "key_age_auc": 0.9,  # as if all the queue were old
+                }
+                assert watch.epoch(row) == [], row

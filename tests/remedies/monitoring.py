@@ -15,7 +15,7 @@ from moco_tf.monitoring import (
 from tests.remedies import following
 
 ROWS = following.Rows(
-    "monitoring/health.py",
+    *("monitoring/health.py", "monitoring/warning_log.py"),
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
 )
 
@@ -86,7 +86,7 @@ def leak(instance_top1, preset="moco_cifar10", **fields):
     return shown(notices)
 
 
-@ROWS.followed("monitoring/health.py:Watch.epoch", "shuffle=auto")
+@ROWS.followed("monitoring/health.py:Watch._leak", "shuffle=auto")
 def statistics_that_tell():
     yield lambda: leak(0.99)
     # A run with groups, and keys in another order, finds less.
@@ -94,12 +94,114 @@ def statistics_that_tell():
     yield lambda: leak(0.5, moco__shuffle="auto", **fields)
 
 
-@ROWS.followed("monitoring/health.py:Watch.epoch", "Set config.model.sync_bn")
+@ROWS.followed("monitoring/health.py:Watch._leak", "Set config.model.sync_bn")
 def statistics_that_tell_without_a_shuffle():
     yield lambda: leak(0.99, "memory_bank_imagenet")
     fields = {"model__sync_bn": "true", "model__bn_groups": 1}
     yield lambda: leak(0.5, "memory_bank_imagenet", **fields)
     yield lambda: leak(0.5, "memory_bank_imagenet", data__strength=1.5)
+
+
+def epochs(knn, preset="moco_cifar10", fields=(), **columns):
+    """The warnings of epochs with such kNN, and columns that stay."""
+    rules = watch(preset, **dict(fields))
+    notices = []
+    for number, figure in enumerate(knn, start=1):
+        row = {"epoch": number, "knn_backbone": figure, **columns}
+        notices += rules.epoch(row | {"loss": 6 - 0.1 * number})
+    return shown(notices)
+
+
+LOW = (0.34, 0.35, 0.35, 0.35)
+HIGH = (0.4, 0.5, 0.55, 0.6)
+SLOWER = {"optimizer__learning_rate": 0.01}
+
+
+@ROWS.followed("monitoring/health.py:Watch._stale", "Set config.")
+def keys_that_show_their_age():
+    old = {"key_age_auc": 0.9}
+    text = yield lambda: epochs(LOW, **old)
+    assert "Set config.moco.batch_negatives=true" in text
+    # Runs with fresh keys have had 0.48 to 0.52, and higher kNN.
+    for fields in (
+        {"moco__batch_negatives": "true"},
+        {"moco__momentum": 0.9999},
+        SLOWER,
+    ):
+        yield lambda f=fields: epochs(HIGH, fields=f, key_age_auc=0.5)
+
+
+@ROWS.followed("monitoring/health.py:Watch._stale", "Lower config.")
+def keys_that_show_their_age_beside_fresh_ones():
+    fields = {"moco__batch_negatives": "true"}
+    yield lambda: epochs(LOW, fields=fields, key_age_auc=0.9)
+    shorter = fields | {"moco__queue_size": 512}
+    yield lambda: epochs(HIGH, fields=shorter, key_age_auc=0.5)
+
+
+@ROWS.followed("monitoring/health.py:Watch._falls", "Pass --checkpoint=best")
+def features_that_get_worse():
+    from moco_tf.cli import flags, main
+
+    text = yield lambda: epochs((0.3, 0.6, 0.6, 0.5, 0.4))
+    assert "data.strength" in text and "data.views" in text
+    words = ["knn", "--workdir=x", "--checkpoint=best"]
+    assert flags.parse(words, main.COMMANDS)[1].checkpoint == "best"
+    for fields in ({"data__strength": 1.5}, {"data__views": "v2"}):
+        yield lambda f=fields: epochs(HIGH, fields=f)
+
+
+@ROWS.followed("monitoring/health.py:Watch._below", "Set config.")
+def features_below_the_untrained_encoder():
+    known = {"untrained_backbone": 0.38}
+    text = yield lambda: epochs(LOW, **known)
+    assert "config.moco.batch_negatives=true" in text
+    for fields in ({"moco__batch_negatives": "true"}, SLOWER):
+        yield lambda f=fields: epochs(HIGH, fields=f, **known)
+
+
+@ROWS.followed("monitoring/health.py:Watch._below", "Lower config.")
+def features_below_the_untrained_encoder_without_a_queue():
+    known = {"untrained_backbone": 0.38}
+    text = yield lambda: epochs(LOW, "byol_cifar10", **known)
+    assert "batch_negatives" not in text
+    yield lambda: epochs(HIGH, "byol_cifar10", SLOWER, **known)
+
+
+def divided(preset, clusters, fields=(), entropy=None):
+    """The warnings of rows in which targets divide images into clusters."""
+    rules = watch(preset, 1_281_167, **dict(fields))
+    row = {"step": 5000, "loss": 6.0, "clusters": clusters}
+    row["teacher_entropy"] = entropy
+    return shown([n for _ in range(3) for n in rules.report(row)])
+
+
+@ROWS.followed("monitoring/health.py:Watch._prototypes", "config.swav.epsilon")
+def codes_that_are_all_the_same():
+    yield lambda: divided("swav_imagenet", 1.01)
+    for fields in ({"swav__epsilon": 0.03}, {"swav__frozen_epochs": 2}, SLOWER):
+        yield lambda f=fields: divided("swav_imagenet", 40.0, f)
+
+
+@ROWS.followed(
+    "monitoring/health.py:Watch._prototypes", "config.dino.teacher_temperature"
+)
+def teacher_that_spreads_over_all_outputs():
+    yield lambda: divided("dino_imagenet", 1.01, entropy=11.0)
+    sharper = {
+        "dino__teacher_temperature": 0.03,
+        "dino__first_teacher_temperature": 0.03,
+    }
+    yield lambda: divided("dino_imagenet", 40.0, sharper, 5.0)
+
+
+@ROWS.followed(
+    "monitoring/health.py:Watch._prototypes", "config.dino.center_momentum"
+)
+def teacher_of_one_output():
+    yield lambda: divided("dino_imagenet", 1.01, entropy=0.01)
+    fields = {"dino__center_momentum": 0.5}
+    yield lambda: divided("dino_imagenet", 40.0, fields, 5.0)
 
 
 def pace(momentum, share):
@@ -132,6 +234,19 @@ def loss_of_guessing():
         {"schedule__warmup_epochs": 5},
     ):
         yield lambda taken=fields: shown(report(fields=taken, loss=6.0))
+
+
+@ROWS.followed("monitoring/health.py:Watch._contrast", "config.model.head=")
+def keys_of_few_directions():
+    def lasting(rank, **fields):
+        rules = watch(**fields)
+        row = {"step": 5000, "loss": 6.0, "key_rank": rank}
+        return shown([n for _ in range(3) for n in rules.report(row)])
+
+    yield lambda: lasting(5.5)
+    # Beside runs with a rank of 5.5 and 3.0, those had 17 and 19.
+    yield lambda: lasting(17.1, model__head="simclr")
+    yield lambda: lasting(19.0, moco__momentum=0.999)
 
 
 @ROWS.followed("monitoring/health.py:Watch._slower", "or raise config.")

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from moco_tf.monitoring import health
-from moco_tf.reporting import findings, page
+from moco_tf.monitoring import health, warning_log
+from moco_tf.reporting import charts, findings, page
 from tests.reporting import small_report
 
 CHANCE = math.log(4097)  # of the CIFAR-10 demo's queue
@@ -159,8 +159,32 @@ def test_configurations_are_compared_field_by_field(tmp_path):
 
 def test_warnings_of_the_run_are_repeated(run):
     finished = run(small_report.row(1))
-    log = health.WarningLog(finished.workdir / "warnings.csv", 0)
+    log = warning_log.WarningLog(finished.workdir / "warnings.csv", 0)
     log.add(1200, [health.Notice("collapse", "the keys are <b>equal</b>.")])
     assert (
         _tone(finished, "At step 1,200: the keys are <b>equal</b>.") == "warn"
     )
+
+
+def test_knn_stands_beside_what_it_is_compared_with(tmp_path):
+    first = {"knn_pixels": 0.344, "knn_chance": 0.1}
+    for name, untrained in (("one", 0.3765), ("two", 0.337)):
+        row = small_report.row(1, untrained_backbone=untrained, **first)
+        small_report.write(tmp_path / name, [row])
+    runs = page.read_runs([str(tmp_path / name) for name in ("one", "two")])
+    texts = findings.figures(runs[0])
+    assert texts["kNN top-1, untrained encoder (backbone)"] == "37.65 %"
+    assert texts["kNN top-1, chance"] == "10.00 %"
+    words = "untrained encoder (backbone)"
+    levels = [
+        ("raw pixels, 34.40 %", 34.4),
+        (f"{words} of one, 37.65 %", 37.65),
+        (f"{words} of two, 33.70 %", 33.7),
+        ("chance, 10.00 %", 10.0),
+    ]
+    shown = charts._knn(runs).levels
+    assert [name for name, _ in shown] == [name for name, _ in levels]
+    for (_, value), (_, expected) in zip(shown, levels, strict=True):
+        assert value == pytest.approx(expected)
+    alone = dict(charts._knn(runs[:1]).levels)
+    assert f"{words}, 37.65 %" in alone
