@@ -18,10 +18,11 @@ _TURNOVERS = 4  # of the queue; before, its first random keys still count
 _SETTLED = 200  # steps; before, everything moves
 _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
-_NARROW = 8.0  # effective rank; runs that learn have had 17 and more
+_NARROW = 6.0  # effective rank; runs that learn have had 8 and more
 _ONE = 1.5  # clusters that the targets divide the images into
 _EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
+_FRESH = 2  # steps, whose keys are nearly as new as those of the last
 _STILL = 0.2  # of 1 - momentum, the part of that way in a step
 _SOLVED = 0.95  # of instance_top1 over an epoch
 _STALLED = 0.02  # kNN gained since the start, or below it
@@ -296,14 +297,14 @@ class Watch:
         return self._run.batch_size * (2 if symmetric else 1)
 
     def _fresh(self):
-        """Whether all keys are of two steps, the newest among the negatives.
+        """Whether all keys are of a few steps, the newest among the negatives.
 
         Such a run learns with any momentum: its keys are of nearly one encoder.
         """
         settings = self._settings
         return bool(
             settings.get("batch_negatives")
-            and settings["queue_size"] <= self._keys_of_a_step()
+            and settings["queue_size"] <= _FRESH * self._keys_of_a_step()
         )
 
     def _contrast(self, row):
@@ -316,7 +317,8 @@ class Watch:
             return []
         notices = []
         chance = self._chance
-        if chance is not None and row["loss"] >= _AT_CHANCE * chance:
+        learns = bool(self._epochs) and self._start_and_gain()[1] >= _STALLED
+        if chance and row["loss"] >= _AT_CHANCE * chance and not learns:
             notices += self._warn(
                 "chance-loss",
                 f"the loss {row['loss']:.3f} is that of guessing, "
@@ -348,8 +350,8 @@ class Watch:
                 "narrow-keys",
                 f"the keys have an effective rank of {rank:.1f} of {dim}: they "
                 "lie in few directions, and few images differ. Use "
-                "config.model.head=simclr, which has BatchNorm, or raise config."
-                f"{self._run.method}.momentum{_ELSEWHERE}",
+                "config.model.head=simclr, which has BatchNorm, or raise "
+                f"config.{self._run.method}.momentum{_ELSEWHERE}",
             )
         return [*notices, *self._prototypes(row)]
 

@@ -66,6 +66,13 @@ def test_a_long_queue_has_its_turnovers_first():
     assert _names(watch.report(_row(512, loss=12.0))) == ["chance-loss"]
 
 
+def test_a_loss_of_guessing_is_no_warning_where_knn_rises():
+    watch = _watch()
+    epoch = {"knn_backbone": 0.474, "untrained_backbone": 0.377}
+    assert watch.epoch(epoch) == []
+    assert watch.report(_row(234, loss=1.007 * CHANCE)) == []
+
+
 def test_a_loss_below_chance_is_no_warning():
     assert _watch().report(_row(5000, loss=0.98 * CHANCE)) == []
 
@@ -371,7 +378,7 @@ def test_features_that_stay_below_the_untrained_encoder_warn():
 
 def test_keys_of_few_directions_warn_when_it_lasts():
     watch = _watch()
-    ranks = [60.0, 5.8, 5.5, 17.1, 5.8, 5.5]  # 17 was of a run that learnt
+    ranks = [60.0, 5.8, 5.5, 8.3, 5.8, 5.5]  # 8.3 was of a run that learnt
     for step, rank in enumerate(ranks, start=200):
         assert watch.report(_row(step, key_rank=rank)) == []
     (notice,) = watch.report(_row(400, key_rank=5.6))
@@ -379,10 +386,13 @@ def test_keys_of_few_directions_warn_when_it_lasts():
     assert "effective rank of 5.6 of 128" in notice.text
 
 
-def test_a_queue_of_one_step_lets_the_key_encoder_follow():
-    """A run that had momentum 0, and kNN of 75.7 % after two epochs."""
+def test_a_queue_of_two_steps_lets_the_key_encoder_follow():
+    """Runs of momentum 0 had 76 % kNN with one step, 65 with two, 40 with four.
+
+    The untrained encoder had 38 %.
+    """
     fields = {"moco__momentum": 0.0, "moco__batch_negatives": True}
-    for size, expected in ((512, []), (1024, ["key-encoder-follows"])):
+    for size, expected in ((1024, []), (2048, ["key-encoder-follows"])):
         watch = _watch(_config(moco__queue_size=size, **fields))
         heard = [notice for _ in range(4) for notice in watch.pace(1.0)]
         assert _names(heard) == expected

@@ -244,7 +244,7 @@ def keys_of_few_directions():
         return shown([n for _ in range(3) for n in rules.report(row)])
 
     yield lambda: lasting(5.5)
-    # Beside runs with a rank of 5.5 and 3.0, those had 17 and 19.
+    # Runs with these had 17 and 19, with neither 5.5 and 3.0.
     yield lambda: lasting(17.1, model__head="simclr")
     yield lambda: lasting(19.0, moco__momentum=0.999)
 
