@@ -19,7 +19,7 @@ _SETTLED = 200  # steps; before, everything moves
 _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
 _NARROW = 6.0  # effective rank; runs that learn have had 8 and more
-_ONE = 1.5  # clusters that the targets divide the images into
+_ONE = 1.1  # clusters that the targets divide the images into
 _EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
 _FRESH = 2  # steps, whose keys are nearly as new as those of the last
@@ -358,7 +358,12 @@ class Watch:
     def _prototypes(self, row):
         """The warning of targets that are the same for all images, a list."""
         clusters, name = row.get("clusters"), self._run.method
-        if not self._repeated("one cluster", (clusters or _ONE) < _ONE):
+        if clusters is None:
+            return []
+        # An untrained encoder's features are nearly equal, and targets as well.
+        epochs = row["step"] * self._run.batch_size / self._run.images
+        begun = epochs >= self._settings.get("frozen_epochs", 0) + 1
+        if not self._repeated("one cluster", begun and clusters < _ONE):
             return []
         remedy = "Lower config.swav.epsilon, or raise config.swav.frozen_epochs"
         if "teacher_temperature" in self._settings:

@@ -170,7 +170,7 @@ def features_below_the_untrained_encoder_without_a_queue():
 
 def divided(preset, clusters, fields=(), entropy=None):
     """The warnings of rows in which targets divide images into clusters."""
-    rules = watch(preset, 1_281_167, **dict(fields))
+    rules = watch(preset, **dict(fields))
     row = {"step": 5000, "loss": 6.0, "clusters": clusters}
     row["teacher_entropy"] = entropy
     return shown([n for _ in range(3) for n in rules.report(row)])
