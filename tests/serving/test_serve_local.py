@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import runpy
 import socket
 import struct
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from moco_tf.cli import quiet
 from tests.serving import served_model
 
 pytest.importorskip(
@@ -256,7 +258,6 @@ def test_a_port_that_is_taken_is_named_with_a_way_out(port, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model=/nowhere"], "must be a SavedModel"),
         ([], "--model"),
         (["--model=x", "--port=70000"], "from 0 to 65535. Received '70000'"),
         (["--model=x", "--max_rows=0"], "from 1 to 1024. Received '0'"),
@@ -271,3 +272,12 @@ def test_a_server_that_cannot_start_says_why(words, message):
     )
     assert process.returncode != 0
     assert message in process.stderr
+
+
+def test_a_server_without_a_model_says_so(monkeypatch):
+    # In this process, which has TensorFlow already.
+    script = str(ROOT / "launch" / "serve_local.py")
+    monkeypatch.setattr(sys, "argv", [script, "--model=/nowhere"])
+    monkeypatch.setattr(quiet, "prepare", lambda: None)
+    with pytest.raises(SystemExit, match="error: .* must be a SavedModel"):
+        runpy.run_path(script, run_name="__main__")

@@ -41,34 +41,15 @@ def test_one_cpu_is_the_default_strategy():
     assert not tf.distribute.has_strategy()
 
 
-def _python(code):
-    """Runs code in a process of its own, as devices are set once a process."""
-    code = (
-        "import tensorflow as tf\n"
-        "from moco_tf.training import distribution\n" + code
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_a_process_on_its_own_is_not_disturbed_by_any_tf_config():
-    """--cluster=none is the remedy for one: TensorFlow reads it otherwise."""
-    lines = _python("""
+# In a process of its own, as devices are set once a process.
+_CODE = """
 import os
+import tensorflow as tf
+from tensorflow.python.framework import config
+from moco_tf.training import distribution
 for text in ("{", "", '{"cluster": {"worker": ["a:1", "b:1"]}}'):
     os.environ["TF_CONFIG"] = text
     print(distribution.make_strategy("cpu:2").num_replicas_in_sync)
-""")
-    assert lines == ["2", "2", "2"]
-
-
-def test_logical_cpus_are_mirrored():
-    """Two replicas, numbered 0 and 1; a late change is refused clearly."""
-    lines = _python("""
-from tensorflow.python.framework import config
 print(config.is_op_determinism_enabled())
 strategy = distribution.make_strategy("cpu:2", deterministic=True)
 print(config.is_op_determinism_enabled())
@@ -83,10 +64,29 @@ distribution.set_precision(True)
 print(tf.config.experimental.tensor_float_32_execution_enabled())
 distribution.set_precision(False)
 print(tf.config.experimental.tensor_float_32_execution_enabled())
-""")
-    assert lines[:3] == ["False", "True", "MirroredStrategy [0, 1]"]
-    assert "only before TensorFlow's first operation" in lines[3]
-    assert lines[4:] == ["True", "False"]
+"""
+
+
+@pytest.fixture(name="lines", scope="module")
+def _lines():
+    """What the process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_process_on_its_own_is_not_disturbed_by_any_tf_config(lines):
+    """--cluster=none is the remedy for one: TensorFlow reads it otherwise."""
+    assert lines[:3] == ["2", "2", "2"]
+
+
+def test_logical_cpus_are_mirrored(lines):
+    """Two replicas, numbered 0 and 1; a late change is refused clearly."""
+    assert lines[3:6] == ["False", "True", "MirroredStrategy [0, 1]"]
+    assert "only before TensorFlow's first operation" in lines[6]
+    assert lines[7:] == ["True", "False"]
 
 
 @pytest.mark.parametrize(
