@@ -1,6 +1,6 @@
-"""A ResNet-18 of two blocks where tests need any network: traced much sooner.
+"""A ResNet-18 of few blocks where tests need any network: traced much sooner.
 
-python -m tests.shallow COMMAND ...    is `moco-tf COMMAND ...` with it
+python -m tests.shallow COMMAND ...    is `moco-tf COMMAND ...` with one
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import pytest
 
 from moco_tf.cli import main as cli
 from moco_tf.models import resnet
+
+ONE_BLOCK = (1,)  # of one stage; no convolution has a stride
 
 
 @contextlib.contextmanager

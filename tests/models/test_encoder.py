@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import batch_norm, encoder, heads, resnet
+from tests import shallow
 
 
 def random(shape, seed=0):
@@ -13,15 +14,16 @@ def random(shape, seed=0):
 
 
 def small_encoder(splits=1, precision="float32"):
-    backbone = resnet.resnet(
-        18,
-        0.125,
-        "cifar",
-        norm=functools.partial(batch_norm.BatchNorm, splits=splits),
-        image_size=8,
-        precision=precision,
-    )
-    return encoder.Encoder(backbone, heads.projection_head("mlp", 64, 4))
+    with shallow.network(shallow.ONE_BLOCK):
+        backbone = resnet.resnet(
+            18,
+            0.125,
+            "cifar",
+            norm=functools.partial(batch_norm.BatchNorm, splits=splits),
+            image_size=8,
+            precision=precision,
+        )
+    return encoder.Encoder(backbone, heads.projection_head("mlp", 8, 4))
 
 
 def plain_backbone(pool=True):

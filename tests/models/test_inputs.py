@@ -7,7 +7,8 @@ import tensorflow as tf
 from moco_tf.models import cloning, encoder, inputs, resnet
 from tests import shallow
 
-_network = shallow.fixture((1, 1, 1, 1))
+_network = shallow.fixture(shallow.ONE_BLOCK)
+FEATURES = 8  # of such a network
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -49,13 +50,16 @@ def test_lab_of_known_colours(colour, expected):
 
 def test_each_half_sees_its_channels_alone():
     backbone = inputs.lab_backbone(_resnet(16), 16, MEAN, STD)
-    assert backbone.output_shape[-1] == 2 * 64
+    assert backbone.output_shape[-1] == 2 * FEATURES
     rng = np.random.default_rng(0)
     grey = rng.uniform(0.2, 0.8, [2, 16, 16, 1]) * np.ones(3)
     features = backbone(_normalized(grey)).numpy()
     # Grey images have no colour: one answer for all.
-    np.testing.assert_allclose(features[0, 64:], features[1, 64:], atol=1e-3)
-    assert np.abs(features[0, :64] - features[1, :64]).max() > 1e-2
+    np.testing.assert_allclose(
+        features[0, FEATURES:], features[1, FEATURES:], atol=1e-3
+    )
+    lightness = features[:, :FEATURES]
+    assert np.abs(lightness[0] - lightness[1]).max() > 1e-2
 
 
 def test_each_file_of_a_pair_has_a_network():
@@ -105,7 +109,7 @@ def test_features_of_a_grid_are_the_mean_over_its_patches():
     grid = tf.keras.Model(backbone.input, backbone.get_layer("grid").output)(
         images
     ).numpy()
-    assert grid.shape == (2, 3, 3, 64)
+    assert grid.shape == (2, 3, 3, FEATURES)
     np.testing.assert_allclose(
         backbone(images), grid.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5
     )

@@ -1,5 +1,6 @@
 """BatchNorm under MirroredStrategy, in a process with two logical devices."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import encoder, heads, resnet
+from tests import shallow
 
 # Replica r sees rows r * 4 to r * 4 + 3; then the statistics of each replica
 # and a checkpoint.
@@ -16,14 +18,15 @@ import sys
 import numpy as np
 import tensorflow as tf
 from moco_tf.models import encoder, heads, resnet
+from tests import shallow
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
+with shallow.network(shallow.ONE_BLOCK), strategy.scope():
     query = encoder.Encoder(
         resnet.resnet(18, 0.125, "cifar", image_size=8),
-        heads.projection_head("fc", 64, 4))
+        heads.projection_head("fc", 8, 4))
     key = query.clone()
 images = np.load(sys.argv[1])
 rows = strategy.experimental_distribute_values_from_function(
@@ -50,6 +53,7 @@ def two_replicas(tmp_path_factory):
     paths = [folder / name for name in ("images.npy", "out.npz", "checkpoint")]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *map(str, paths)],
+        cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )
@@ -59,10 +63,11 @@ def two_replicas(tmp_path_factory):
 
 def restored(checkpoint):
     """An encoder of this process, one replica, with the checkpoint's values."""
-    model = encoder.Encoder(
-        resnet.resnet(18, 0.125, "cifar", image_size=8),
-        heads.projection_head("fc", 64, 4),
-    )
+    with shallow.network(shallow.ONE_BLOCK):
+        model = encoder.Encoder(
+            resnet.resnet(18, 0.125, "cifar", image_size=8),
+            heads.projection_head("fc", 8, 4),
+        )
     status = tf.train.Checkpoint(encoder=model).read(checkpoint)
     status.assert_consumed().assert_existing_objects_matched()
     return model
