@@ -89,6 +89,7 @@ evaluation/test_knn.py
 cluster/test_watchdog.py
 cluster/test_rendezvous.py
 models/test_recompute.py
+test_placement.py
 doctor/test_scan.py
 remedies/test_remedies.py
 """.split()
