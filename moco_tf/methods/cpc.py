@@ -118,14 +118,16 @@ class CPC(two_views.TwoViews):
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])
 
     def draw(self, count):
-        """Random patches of a step int32 [K], the same on every replica."""
-        return tf.random.stateless_uniform(
+        """Random patches of a step int64 [K], the same on every replica."""
+        drawn = tf.random.stateless_uniform(
             [self.negatives],
             seed=tf.stack([tf.constant(self.seed, tf.int64), self.step]),
             maxval=count,
             dtype=tf.int32,
             alg="philox",  # the same on every device
         )
+        # GPUs leave comparisons of int32 to the host.
+        return tf.cast(drawn, tf.int64)
 
     def predict(self, below, predictor, context, patches, negatives, drawn):
         """InfoNCE of the patches `below` rows under each context.
@@ -133,15 +135,16 @@ class CPC(two_views.TwoViews):
         Args:
           below: int, k. predictor: W_k. context: float32 [N, g, g, C].
           patches: float32 [N, g, g, C]. negatives: float32 [K, C].
-          drawn: int32 [K], which patches of the global batch they are.
+          drawn: int64 [K], which patches of the global batch they are.
 
         Returns:
           loss and logits [N (g - k) g, 1 + K]; a negative that is the positive
           is left out.
         """
         batch, side, _, dim = patches.shape
-        numbers = shuffle.this_replica(tf.range(batch * self.replicas))
-        numbers = numbers[:, tf.newaxis] * side**2 + tf.range(side**2)
+        numbers = tf.range(batch * self.replicas, dtype=tf.int64)
+        numbers = shuffle.this_replica(numbers)[:, tf.newaxis] * side**2
+        numbers += tf.range(side**2, dtype=tf.int64)
         numbers = tf.reshape(numbers, [batch, side, side])[:, below:]
         positives = tf.reshape(numbers, [-1, 1]) == drawn
         predicted = predictor(tf.reshape(context[:, :-below], [-1, dim]))

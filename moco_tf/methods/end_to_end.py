@@ -52,14 +52,14 @@ class EndToEnd(two_views.Contrastive):
         """One step (v1, Eq. 1), inside a replica.
 
         Args:
-          batch: query, key: uint8 or normalised float [N, H, W, 3]; order int32
+          batch: query, key: uint8 or normalised float [N, H, W, 3]; order int64
             [G]; valid bool [N] (see the stream's contract).
 
         Returns:
           dict of the scalars in METRICS.
         """
         query_view, key_view = self.normalized(batch)  # keys: shuffled order
-        slots = tf.range(batch["order"].shape[0])  # [G]
+        slots = tf.range(batch["order"].shape[0], dtype=tf.int64)  # [G]
         positives = shuffle.this_replica(slots)[:, tf.newaxis] == slots
 
         def contrast(rows):

@@ -29,7 +29,7 @@ def info_nce(query, key, queue, temperature, masked=None):
     if masked is not None:
         masked = tf.pad(masked, [[0, 0], [1, 0]])  # never the positive
         logits = tf.where(masked, logits.dtype.min, logits)
-    labels = tf.zeros(tf.shape(logits)[:1], tf.int32)  # the positive's column
+    labels = tf.zeros(tf.shape(logits)[:1], tf.int64)  # the positive's column
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.reduce_mean(loss), logits
 
@@ -40,7 +40,7 @@ def nt_xent(views, all_views, positions, temperature):
     Args:
       views: float32 [2N, C], L2-normalised; rows 2i and 2i + 1 are of an image.
       all_views: float32 [2G, C], those of all replicas, in the same form.
-      positions: int32 [2N], the rows of `views` in `all_views`.
+      positions: int64 [2N], the rows of `views` in `all_views`.
       temperature: positive float; logits are cosine / temperature.
 
     Returns:
@@ -49,7 +49,7 @@ def nt_xent(views, all_views, positions, temperature):
     """
     pairs = tf.reshape(views, [-1, 2, views.shape[1]])
     others = tf.reshape(pairs[:, ::-1], views.shape)
-    images = tf.range(all_views.shape[0]) // 2
+    images = tf.range(all_views.shape[0], dtype=positions.dtype) // 2
     same_image = (positions // 2)[:, tf.newaxis] == images
     return info_nce(views, others, all_views, temperature, same_image)
 
@@ -69,7 +69,7 @@ def nt_xent_small(small, views, all_views, positions, temperature):
     """
     pairs = tf.reshape(views, [-1, 2, views.shape[1]])
     count = small.shape[0] // pairs.shape[0]
-    images = tf.range(all_views.shape[0]) // 2
+    images = tf.range(all_views.shape[0], dtype=positions.dtype) // 2
     same_image = tf.repeat(positions[::2] // 2, count)[:, tf.newaxis] == images
     terms = [
         info_nce(
@@ -226,7 +226,8 @@ def similarities(logits, temperature):
 def _histogram(cosines):
     """Shares float32 [BINS] of cosines [M]; those left out count nowhere."""
     known = tf.cast(cosines >= -1.5, tf.float32)
-    bins = tf.cast((cosines + 1) * (BINS / 2), tf.int32)
-    bins = tf.clip_by_value(bins, 0, BINS - 1)
+    # Clipped before the cast: GPUs leave arithmetic of int32 to the host.
+    bins = tf.clip_by_value((cosines + 1) * (BINS / 2), 0.0, BINS - 1.0)
+    bins = tf.cast(bins, tf.int32)
     counts = tf.math.unsorted_segment_sum(known, bins, BINS)
     return counts / tf.maximum(tf.reduce_sum(known), 1)

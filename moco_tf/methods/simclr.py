@@ -53,7 +53,8 @@ class SimCLR(two_views.Contrastive):
             views = self.vectors(self.query_encoder, rows["views"])  # [2N, C]
             # Gradients flow back through the gather, to every replica.
             all_views = shuffle.all_gather(views)  # [2G, C]
-            positions = shuffle.this_replica(tf.range(all_views.shape[0]))
+            positions = tf.range(all_views.shape[0], dtype=tf.int64)
+            positions = shuffle.this_replica(positions)
             loss, logits = losses.nt_xent(
                 views, all_views, positions, self.temperature
             )
