@@ -39,9 +39,6 @@ def collectives(graph):
         if not operation.device.endswith("CPU:0"):
             continue
         tensor = operation.inputs[0]
-        # A gather pads what replicas have; its shape is known before that.
-        while not tensor.shape.is_fully_defined():
-            tensor = tensor.op.inputs[0]
         kind = "gather" if "Gather" in operation.type else "reduce"
         size = tensor.shape.num_elements() * tensor.dtype.size
         seen.append((kind, size))
@@ -55,12 +52,11 @@ def expected(batch, dim, image_size, parameters, shuffle):
       batch: of a replica. dim: C. image_size: pixels. parameters: of the query
         encoder, trained. shuffle: "address" or "gather".
     """
-    shape = ("gather", 2 * 4)  # before its rows, each gather asks their number
     exchanged = []
     if shuffle == "gather":
         words = -(-(3 * image_size**2) // 8)  # uint8, eight in an int64
-        exchanged += [shape, ("gather", batch * words * 8)]
-    exchanged += [shape, ("gather", batch * (dim + INDEX) * 4)]
+        exchanged += [("gather", batch * words * 8)]
+    exchanged += [("gather", batch * (dim + INDEX) * 4)]
     return exchanged + [("reduce", parameters * 4), ("reduce", SCALARS * 4)]
 
 

@@ -70,7 +70,7 @@ def main(steps=32, seed=0):
     def train_step(batch, step):
         update_momentum(key_encoder, query_encoder, MOMENTUM)
         key = encode(key_encoder, batch["key"])  # [N, C], in shuffled order
-        slots = tf.math.invert_permutation(batch["order"])
+        slots = tf.argsort(batch["order"])
         key = tf.gather(key, slots)  # row i is the positive of query i
 
         with tf.GradientTape() as tape:

@@ -100,7 +100,7 @@ def noise(config, strategy):
         "query": pictures[0],
         "key": pictures[1],
         "index": np.arange(rows, dtype=np.int64),
-        "order": random.permutation(batch).astype(np.int32),
+        "order": random.permutation(batch),
         "valid": np.ones(rows, bool),
     }
     recipe = views.recipe(config.data.views, config.data.strength)

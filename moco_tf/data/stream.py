@@ -165,7 +165,7 @@ class Stream:
         Returns:
           a distributed data set, one batch a replica: a dict of "query" and
           "key": uint8 [b, S, S, C], C is source.channels; "index": int64 [b];
-          "order": int32 [G]; "valid": bool [b], False for a substitute, but
+          "order": int64 [G]; "valid": bool [b], False for a substitute, but
           for that of an image that was removed.
           Without key views, without "key" and "order"; with small views, with
           "small": uint8 [b, V, s, s, C], of the query's images.
@@ -318,6 +318,8 @@ class Stream:
             for name in rows.keys() & {"key", "key_distortion"}:
                 rows[name] = tf.gather(rows[name], dealt)
         batch = {name: split(values) for name, values in rows.items()}
+        # A GPU would hand int32 back to the host, where its arithmetic is.
+        order = tf.cast(order, tf.int64)
         batch["order"] = tf.tile(order[tf.newaxis], [replicas, 1])
         return batch
 

@@ -88,7 +88,7 @@ class MoCo(two_views.Contrastive):
 
         Args:
           batch: query, key: uint8 or normalised float [N, H, W, 3]; index int64
-            [N]; order int32 [G]; valid bool [N] (see the stream's contract).
+            [N]; order int64 [G]; valid bool [N] (see the stream's contract).
 
         Returns:
           dict of the scalars in METRICS.
@@ -170,7 +170,7 @@ class MoCo(two_views.Contrastive):
           rows: dict of tensors of this replica, of the first direction.
           keys, samples: float32 [G, C], int64 [G], of the first direction.
           key_view: normalised float [N, H, W, 3], in the shuffled order of
-            `order`, int32 [G].
+            `order`, int64 [G].
 
         Returns:
           rows, keys [2G, C] and samples [2G] of both directions.

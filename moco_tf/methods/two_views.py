@@ -139,8 +139,8 @@ class TwoViews(method.Method):
         """Normalised images of both views; the key's in the stream's order."""
         key = batch["key"]
         if self.shuffle_keys == "gather":
-            images = shuffle.gather_images(key)
-            key = tf.gather(images, shuffle.this_replica(batch["order"]))
+            dealt = shuffle.this_replica(batch["order"])
+            key = shuffle.gather_images(key, dealt)
         return self.normalize(batch["query"]), self.normalize(key)
 
     def normalize(self, images):

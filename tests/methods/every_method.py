@@ -20,6 +20,7 @@ from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
 from moco_tf.training import checkpoints, distribution
 from tests import reference_check
+from tools import gpu_placement
 
 BATCH, IMAGES, STEPS = 8, 40, 2
 SMALL = {
@@ -131,9 +132,9 @@ def batches(method, count, fixed=False):
             query, key = (colours + noise).astype(np.uint8)
             shape = [BATCH, SMALL_VIEWS, SMALL_SIZE, SMALL_SIZE, 3]
             small = colours[:, np.newaxis] + rng.integers(0, 60, shape)
-            order = rng.permutation(BATCH).astype(np.int32)
+            order = rng.permutation(BATCH)
         if method.shuffle_keys == "none":
-            order = np.arange(BATCH, dtype=np.int32)
+            order = np.arange(BATCH)
         yield {
             "query": query,
             "key": key[order] if method.shuffle_keys == "address" else key,
@@ -181,6 +182,8 @@ def main(world, path):
                 results[f"{run}/{name}/losses"] = losses
                 for key, value in state(method).items():
                     results[f"{run}/{name}/{key}"] = value
+        faults = gpu_placement.unexpected(method.step_graph)
+        results[f"{name}/unexpected"] = np.array(faults, np.str_)
     np.savez(path, **results)
 
 

@@ -14,6 +14,7 @@ from moco_tf.methods import moco, shuffle
 from moco_tf.models import batch_norm
 from moco_tf.training import distribution, optimizers
 from tests import reference_check
+from tools import gpu_placement
 
 # Kinds of shuffling, and the keys of the batch among the negatives.
 CASES = ("gather", "address", "batch_negatives")
@@ -32,7 +33,7 @@ def inputs():
         # 5 * 3 * 3 = 45 bytes, no multiple of 8.
         "bytes": rng.integers(0, 256, [BATCH, 5, 3, 3], dtype=np.uint8),
         "floats": rng.standard_normal([BATCH, 5, 3, 3]).astype(np.float32),
-        "order": rng.permutation(BATCH).astype(np.int32),
+        "order": rng.permutation(BATCH),
     }
 
 
@@ -109,7 +110,7 @@ def steps(case):
     rng = np.random.default_rng(1)
     shape = [BATCH, 8, 8, 3]
     for step in range(STEPS):
-        order = rng.permutation(BATCH).astype(np.int32)
+        order = rng.permutation(BATCH)
         query, key = rng.integers(0, 256, [2, *shape], dtype=np.uint8)
         yield {
             "query": query,
@@ -144,6 +145,8 @@ def train(method, strategy, case):
     for number, weight in enumerate(weights):
         results[f"weight{number}"] = copies(strategy, weight)
     results["logged"] = method.step_log.read(0, STEPS)["loss"]
+    faults = gpu_placement.unexpected(method.step_graph)
+    results["unexpected"] = np.array(faults, np.str_)
     return results
 
 

@@ -44,7 +44,7 @@ def batches(count, dtype=np.float32, index_step=100, small=0):
             "query": query.astype(dtype),
             "key": key.astype(dtype),
             "index": index_step * number + np.arange(BATCH),
-            "order": rng.permutation(BATCH).astype(np.int32),
+            "order": rng.permutation(BATCH),
             "valid": np.array([True, True, True, number != 1]),
         }
 

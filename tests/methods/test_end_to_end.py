@@ -57,7 +57,7 @@ def test_three_steps_follow_the_formula(shared, shuffle_keys):
     batches = list(small_methods.batches(3))
     if shuffle_keys == "none":
         for batch in batches:
-            batch["order"] = np.arange(BATCH, dtype=np.int32)
+            batch["order"] = np.arange(BATCH)
     for batch in batches:
         loss, wins, *gradients = _contrast(query, key, batch)
         expected.append((loss, wins))

@@ -12,6 +12,7 @@ from moco_tf.methods import table
 from moco_tf.training import checkpoints
 from tests import replicas, small_run
 from tests.methods import every_method
+from tools import gpu_placement
 
 METHODS = sorted(table.METHODS)
 
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     states: list  # at the start, and after STEPS
     folder: pathlib.Path  # checkpoints: half, after STEPS, and end
     fixed: list  # losses of a batch that comes again and again
+    graph: tf.Graph  # of a step
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -55,19 +57,26 @@ def run(request, tmp_path_factory):
     checkpoints.save(method, folder / "half", 1, {})
     losses += every_method.train(method, steps[count:])
     checkpoints.save(method, folder / "end", 1, {})
+    graph = method.step_graph
     still = every_method.STILL.get(name)
     if still:
         fields = {f"{name}__{key}": value for key, value in still.items()}
         method = every_method.make_method(name, **fields)
     again = every_method.batches(method, 80, fixed=True)
     fixed = every_method.train(method, again)
-    return name, Run(losses, states, folder, fixed)
+    return name, Run(losses, states, folder, fixed, graph)
 
 
 def test_the_loss_falls_on_a_fixed_batch(run):
     _, result = run
     assert np.isfinite(result.fixed).all()
     assert np.mean(result.fixed[-5:]) < 0.9 * np.mean(result.fixed[3:8])
+
+
+def test_a_step_stays_on_the_gpu(run, two_replicas):
+    name, result = run
+    assert gpu_placement.unexpected(result.graph) == []
+    assert two_replicas[f"{name}/unexpected"].tolist() == []
 
 
 def test_a_resumed_run_has_the_same_bits(run, tmp_path):

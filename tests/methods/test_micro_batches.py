@@ -49,7 +49,7 @@ def _batch():
         "query": query.astype(np.uint8),
         "key": key.astype(np.uint8),
         "index": np.arange(BATCH),
-        "order": rng.permutation(BATCH).astype(np.int32),
+        "order": rng.permutation(BATCH),
         "valid": np.ones(BATCH, bool),
     }
 

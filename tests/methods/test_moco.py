@@ -54,7 +54,7 @@ def test_three_steps_follow_algorithm_1(fresh, mask, symmetric, shuffle_keys):
     batches = list(_batches(3, index_step=BATCH // 2 if mask else 100))
     if shuffle_keys == "none":
         for batch in batches:
-            batch["order"] = tf.range(BATCH)
+            batch["order"] = tf.range(BATCH, dtype=tf.int64)
     expected = [
         oracle.step(number, b["query"], b["key"], b["index"], 0.1, 0.01)
         for number, b in enumerate(batches)

@@ -71,6 +71,11 @@ def test_queues_and_weights_are_the_same_bits_on_all_replicas(replicas, case):
 
 
 @pytest.mark.parametrize("case", replica_worker.CASES)
+def test_a_step_stays_on_the_gpu(replicas, case):
+    assert replicas[f"{case}_unexpected"].tolist() == []
+
+
+@pytest.mark.parametrize("case", replica_worker.CASES)
 def test_the_queue_holds_the_newest_samples_in_slot_order(replicas, case):
     size, batch = replica_worker.QUEUE, replica_worker.BATCH
     samples, steps = np.full([2, size], -1)
