@@ -153,7 +153,8 @@ class Augmentation(NamedTuple):
 
     def distort_batch(self, crops, choices):
         """Distorts crops [n, size, size, 3] by their choices; float32."""
-        return photometric.distort_batch(crops, self.distortions(choices))
+        distortions = self.distortions(choices)
+        return photometric.distort_batch(crops, distortions, skips=True)
 
 
 class Seeded(NamedTuple):

@@ -205,7 +205,7 @@ def _blur_rows(matrix, sigma):
     rows = first + tf.range(_BLOCK + 2 * radius)
     rows = tf.clip_by_value(rows, 0, height - 1)  # this extends the edges
     tiles = tf.gather(matrix, rows)
-    blurred = tf.matmul(_band(sigma, radius, _BLOCK, radius), tiles)
+    blurred = tf.matmul(_band(sigma, _BLOCK, radius), tiles)
     blurred = tf.reshape(blurred, [blocks * _BLOCK, tf.shape(matrix)[1]])
     return blurred[:height]
 
@@ -218,8 +218,7 @@ def blur_first_axis(image, sigma):
       sigma: float32 scalar, above 0, at most MAX_SIGMA, in rows.
     """
     rows = image.shape[0]
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    kernel = _band(sigma, radius, 1, _RADIUS)[0]
+    kernel = _band(sigma, 1, _RADIUS)[0]
     padded = tf.gather(image, _extended(rows))
     return tf.add_n(
         [kernel[k] * padded[k : k + rows] for k in range(2 * _RADIUS + 1)]
@@ -236,8 +235,7 @@ def blur_batch(planes, sigma):
     size = planes.shape[-1]
     # So small that the neighbours' weights are exactly zero.
     sigma = tf.maximum(sigma, 1e-3)[:, tf.newaxis, tf.newaxis]
-    radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
-    band = _band(sigma, radius, size, _RADIUS)  # [b, S, S + 12]
+    band = _band(sigma, size, _RADIUS)  # [b, S, S + 12]
     planes = tf.matmul(band, tf.gather(planes, _extended(size), axis=-2))
     planes = tf.gather(planes, _extended(size), axis=-1)
     return tf.matmul(planes, band, transpose_b=True)
@@ -249,13 +247,18 @@ def _extended(size):
     return tf.clip_by_value(rows, 0, size - 1)
 
 
-def _band(sigma, radius, rows, margin):
-    """Gaussian kernels of consecutive rows, [..., rows, rows + 2 margin]."""
-    row = tf.range(rows)[:, tf.newaxis]
-    column = tf.range(rows + 2 * margin)[tf.newaxis]
-    distance = column - row - margin
-    inside = tf.cast(tf.abs(distance) <= radius, tf.float32)
-    distance = tf.cast(distance, tf.float32) / sigma
+def _band(sigma, rows, margin):
+    """Gaussian kernels of consecutive rows, [..., rows, rows + 2 margin].
+
+    Each is cut off at 3 sigma, rounded up to a whole row.
+    """
+    # In floats: GPUs leave arithmetic of int32 to the host.
+    row = tf.cast(tf.range(rows), tf.float32)[:, tf.newaxis]
+    column = tf.cast(tf.range(rows + 2 * margin), tf.float32)[tf.newaxis]
+    distance = column - row - tf.cast(margin, tf.float32)
+    inside = tf.abs(distance) <= tf.math.ceil(3.0 * sigma)
+    inside = tf.cast(inside, tf.float32)
+    distance = distance / sigma
     band = inside * tf.exp(-0.5 * distance * distance)
     return band / tf.reduce_sum(band, axis=-1, keepdims=True)
 

@@ -71,7 +71,7 @@ def distort(view, distortion, flip):
     )
 
 
-def distort_batch(images, distortions):
+def distort_batch(images, distortions, skips=False):
     """Distorts a batch of crops on a replica's device, under XLA too.
 
     Every operation is computed for every image, and the drawn one taken.
@@ -79,11 +79,13 @@ def distort_batch(images, distortions):
     Args:
       images: uint8 or float32 [b, S, S, 3] in 0..255.
       distortions: float32 [b, ROW], of `Distortion.to_row`.
+      skips: bool, whether an operation that no image draws is left out: on the
+        host. A GPU would wait until the host knows.
 
     Returns:
       float32 [b, S, S, 3] in 0..255.
     """
-    steps, factors, sigma, solarize = Distortion.from_row(distortions)
+    steps, factors, sigma, solarize = _parts(distortions)
     # All steps but the hue's are blends: GREY with a factor of 0, NONE with a
     # factor of 1.
     hue = factors[:, HUE, tf.newaxis, tf.newaxis]
@@ -93,7 +95,7 @@ def distort_batch(images, distortions):
     )
     planes = tuple(tf.unstack(tf.cast(images, tf.float32), axis=-1))
     for step in tf.unstack(steps, axis=1):
-        factor = tf.gather(factors, step, batch_dims=1)
+        factor = tf.gather(factors, tf.cast(step, tf.int32), batch_dims=1)
         factor = factor[:, tf.newaxis, tf.newaxis]
         step = step[:, tf.newaxis, tf.newaxis]
         other = tf.where(
@@ -103,29 +105,53 @@ def distort_batch(images, distortions):
         )
         other = tf.where(tf.equal(step, BRIGHTNESS), 0.0, other)
         blended = image_ops.blend(planes, other, factor)
-        planes = tf.cond(
-            tf.reduce_any(tf.equal(step, HUE)),
-            lambda planes=planes, blended=blended, step=step: tuple(
-                tf.where(tf.equal(step, HUE), *pair)
-                for pair in zip(
-                    image_ops.shift_hue(planes, hue), blended, strict=True
-                )
-            ),
-            lambda blended=blended: blended,
+        planes = _where_drawn(
+            tf.equal(step, HUE),
+            lambda planes=planes: image_ops.shift_hue(planes, hue),
+            blended,
+            skips,
         )
     planes = tf.stack(planes)
-    planes = tf.cond(
-        tf.reduce_any(sigma > 0),
+    planes = _where_drawn(
+        sigma[:, tf.newaxis, tf.newaxis] > 0,
         lambda: image_ops.blur_batch(planes, sigma),
-        lambda: planes,
+        planes,
+        skips,
     )
     images = tf.transpose(planes, [1, 2, 3, 0])
-    drawn = solarize[:, tf.newaxis, tf.newaxis, tf.newaxis] > 0
-    return tf.cond(
-        tf.reduce_any(drawn),
-        lambda: tf.where(drawn, _solarized(images), images),
-        lambda: images,
+    return _where_drawn(
+        solarize[:, tf.newaxis, tf.newaxis, tf.newaxis] > 0,
+        lambda: _solarized(images),
+        images,
+        skips,
     )
+
+
+def _parts(distortions):
+    """Distortion of rows float32 [b, ROW], its steps as floats.
+
+    GPUs leave comparisons of int32 to the host.
+    """
+    steps, factors, last = tf.split(distortions, [STEPS, 4, 2], axis=-1)
+    return Distortion(steps, factors, *tf.unstack(last, axis=-1))
+
+
+def _where_drawn(drawn, make, rest, skips):
+    """What `make` returns for the images that draw it, and the rest.
+
+    Args:
+      drawn: bool, of each image. make: function -> tensors like `rest`.
+      skips: bool, whether `make` is not called where no image draws it.
+    """
+
+    def choose():
+        return tf.nest.map_structure(
+            lambda made, left: tf.where(drawn, made, left), make(), rest
+        )
+
+    if not skips:
+        return choose()
+    return tf.cond(tf.reduce_any(drawn), choose, lambda: rest)
 
 
 def solarize(view):
