@@ -110,8 +110,11 @@ class Mixing:
         if len(self._layers) == 1:
             return blend(self._layers[0])
         mixup, cutmix = self._layers
-        return tf.cond(
-            choice < 0.5, lambda: blend(mixup), lambda: blend(cutmix)
+        # Both: a condition would make the host wait for the GPU.
+        return tf.nest.map_structure(
+            lambda mixed, cut: tf.where(choice < 0.5, mixed, cut),
+            blend(mixup),
+            blend(cutmix),
         )
 
 

@@ -1,6 +1,5 @@
 """SwAV (arXiv:2006.09882): predict a view's code from another view."""
 
-import functools
 import math
 from typing import Any
 
@@ -156,11 +155,12 @@ class SwAV(two_views.TwoViews):
             filled = -(-queue.size // count)
             uses_queue = self.step >= max(self.queue_from_step, filled)
             more = tf.concat([vectors, queue.keys], axis=0)
+            # Both: a condition would wait for the GPU's step at every step.
             codes.append(
-                tf.cond(
+                tf.where(
                     uses_queue,
-                    functools.partial(self._sinkhorn, more, count),
-                    functools.partial(self._sinkhorn, vectors, count),
+                    self._sinkhorn(more, count),
+                    self._sinkhorn(vectors, count),
                 )
             )
         return [shuffle.this_replica(code) for code in codes]
