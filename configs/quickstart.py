@@ -11,16 +11,9 @@ from moco_tf import config as configs
 
 
 def get_config():
-    """MoCo v2 for a run of four epochs; not a published setting.
-
-    Its queue, its head and its momentum differ for the reasons in
-    docs/results/quickstart.md: in so short a run a key that is a few steps old
-    says more about its age than about its image.
-    """
+    """Not a published setting: docs/results/quickstart.md has the reasons."""
     config = configs.base("moco")
     config.data.source = "shapes:train"  # 20,000 rendered scenes, 10 classes
-    # The base's views "v1" jitter always, hue 0.4: texture tells more than
-    # colour.
     config.data.image_size = 64
     config.data.small_size = 32
     config.model.backbone = "resnet18"

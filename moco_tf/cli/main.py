@@ -2,6 +2,8 @@
 
 import io
 import os
+import pathlib
+import shutil
 import sys
 import traceback
 
@@ -63,6 +65,18 @@ def _pretrain(options, config):
             guard=guard,
             profile_steps=profile_steps,
         )
+    if options.report and (cluster is None or cluster.is_chief):
+        with quiet.imports(options.verbose):
+            from moco_tf.reporting import page
+        page.finish(options.workdir, _program())
+
+
+def _program():
+    """What a person types for this command: a name, or its path."""
+    if shutil.which("moco-tf"):
+        return "moco-tf"
+    script = pathlib.Path(sys.executable).parent / "moco-tf"
+    return paths.quote(os.fspath(script))
 
 
 _PRETRAIN = flags.Command(
@@ -76,6 +90,7 @@ _PRETRAIN = flags.Command(
         flags.boolean(
             "extend", "allow more epochs than the run was started with"
         ),
+        flags.boolean("report", "write report.html at the end"),
         # membership reads both as it reads the environment.
         flags.text(
             "workers", "", "host:port of all workers in order, for a cluster"

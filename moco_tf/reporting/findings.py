@@ -237,6 +237,29 @@ def _read_knn(run):
     return [("warn" if position == "below" else "good", words)]
 
 
+def closing(run, export, report):
+    """The last line of a finished run: what it reached, and how to go on.
+
+    Args:
+      run: page.ReportedRun of a pre-training.
+      export: str, the command that exports its encoder.
+      report: str, the path of its report.
+    """
+    reached = f"Finished: {progress(run).removesuffix(': finished')}"
+    layer = run.config.knn.features
+    _, values = run.column(f"knn_{layer}")
+    _, untrained = run.column(f"untrained_{layer}")
+    if values:
+        reached = f"Finished: kNN classifies {percent(values[-1])}"
+    if values and untrained:
+        points = 100 * (values[-1] - untrained[-1])
+        reached += (
+            f", {abs(points):.1f} points "
+            f"{'above' if points > 0 else 'below'} the untrained encoder"
+        )
+    return f"{reached}. To use the encoder: {export}. Report: {report}"
+
+
 def _read_speed(run):
     """The sentence about the speed; [] before the first measurement."""
     measured = speed(run)

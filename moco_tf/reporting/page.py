@@ -90,6 +90,20 @@ def write(folders, path="", checkpoint="latest", images=2000):
     return path
 
 
+def finish(workdir, program="moco-tf"):
+    """Writes the report of a finished pre-training, and prints its last line.
+
+    Args:
+      workdir: str. program: str, the command that a person types.
+
+    Side effects: those of `write`.
+    """
+    path = write([workdir])
+    (run,) = read_runs([workdir])
+    export = f"{program} export --workdir={paths.quote(os.fspath(workdir))}"
+    print(findings.closing(run, export, paths.shown(path)))
+
+
 def render(runs, checkpoint="latest", images=2000):
     """Renders the page of runs.
 

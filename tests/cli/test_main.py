@@ -267,3 +267,25 @@ def test_a_terminal_that_cannot_write_a_path_gets_its_letters_by_number(
     assert cli.run(["pretrain", f"--config={path}", *words]) == 0
     stream.flush()
     assert b"config.data.source" in written.getvalue()
+
+
+@pytest.mark.parametrize("on_path", [False, True])
+def test_report_ends_a_run_with_a_command_that_can_be_typed(
+    on_path, tmp_path, monkeypatch
+):
+    from moco_tf import pretrain
+    from moco_tf.reporting import page
+
+    done = []
+    monkeypatch.setattr(pretrain, "pretrain", lambda *_, **__: None)
+    monkeypatch.setattr(page, "finish", lambda *words: done.append(words))
+    found = "/bin/moco-tf" if on_path else None
+    monkeypatch.setattr(cli.shutil, "which", lambda name: found)
+    words = ["pretrain", "--config=quickstart", "--cluster=none"]
+    assert cli.run([*words, f"--workdir={tmp_path}"]) == 0
+    assert done == []
+    assert cli.run([*words, f"--workdir={tmp_path}", "--report"]) == 0
+    ((workdir, program),) = done
+    assert workdir == str(tmp_path)
+    script = pathlib.Path(sys.executable).parent / "moco-tf"
+    assert program == ("moco-tf" if on_path else str(script))

@@ -37,14 +37,14 @@ def test_doctor_prints_a_table_and_names_the_images_in_the_workdir(
     assert examine(folder, *words) == 0
     printed = capsys.readouterr().out
     assert "unreadable     warn  1 (5 %) cannot be read: 0007.jpg" in printed
-    assert "--config.moco.queue_size=8" in printed  # 20 images, batch 8
+    assert "--config.moco.queue_size=16" in printed  # of both views
     with (workdir / "doctor.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[1][:2] == ["0007.jpg", "unreadable"]
     table = json.loads(report.read_text())
     assert table["verdict"] == "warn"
     assert table["images"]["unreadable"] == 1
-    assert table["overrides"]["moco.queue_size"] == 8
+    assert table["overrides"]["moco.queue_size"] == 16
     checks = {row["check"] for row in table["checks"]}
     assert {"source", "queue", "memory", "disk", "devices"} <= checks
     # A run may start in this workdir.

@@ -188,3 +188,37 @@ def test_knn_stands_beside_what_it_is_compared_with(tmp_path):
         assert value == pytest.approx(expected)
     alone = dict(charts._knn(runs[:1]).levels)
     assert f"{words}, 37.65 %" in alone
+
+
+@pytest.mark.parametrize(
+    ("figures", "reached"),
+    [
+        (
+            {"knn_backbone": 0.84, "untrained_backbone": 0.337},
+            "kNN classifies 84.00 %, 50.3 points above the untrained encoder",
+        ),
+        (
+            {"knn_backbone": 0.30, "untrained_backbone": 0.337},
+            "kNN classifies 30.00 %, 3.7 points below the untrained encoder",
+        ),
+        ({"knn_backbone": 0.84}, "kNN classifies 84.00 %"),
+        (
+            {"knn_backbone": None, "knn_projection": None},
+            "2 of 2 epochs, step 10",
+        ),
+    ],
+)
+def test_the_last_line_says_what_was_reached(run, figures, reached):
+    finished = run(
+        small_report.row(1),
+        small_report.row(2, **figures),
+        train__epochs=2,
+        knn__features="backbone",
+    )
+    if "knn_backbone" in figures and figures["knn_backbone"] is None:
+        finished = finished._replace(rows=finished.rows[1:])  # no kNN at all
+    line = findings.closing(finished, "moco-tf export --workdir=w", "w/r.html")
+    assert line == (
+        f"Finished: {reached}. To use the encoder: moco-tf export --workdir=w. "
+        "Report: w/r.html"
+    )
