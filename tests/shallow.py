@@ -41,5 +41,5 @@ def fixture(blocks=(1, 1)):
 if __name__ == "__main__":
     # What a shell starts in the background begins deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with network():
+    with network(ONE_BLOCK):
         sys.exit(cli.run())

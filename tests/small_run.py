@@ -67,7 +67,7 @@ def make_config(images, evaluated=False, **fields):
 
 
 def command(images, workdir, *flags, **fields):
-    """The same run as a command line, in a network of two blocks."""
+    """The same run as a command line, in a network of one block."""
     config = make_config(images, **fields)
     sections = ("data", "model", "moco", "train", "checkpoint", "knn", "log")
     values = {

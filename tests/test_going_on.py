@@ -15,7 +15,7 @@ from moco_tf.reporting import page, samples
 from moco_tf.training import checkpoints
 from tests import shallow, small_run
 
-_network = shallow.fixture()
+_network = shallow.fixture(shallow.ONE_BLOCK)
 FIELDS = {"checkpoint__every_steps": 1}
 
 
@@ -142,7 +142,7 @@ def test_removed_images_are_replaced_without_being_counted(
     assert len(again.source) == 50 and len(source) == 50 - len(contents)
 
 
-def test_mended_images_are_read_again(copy, tmp_path, capsys):
+def test_mended_images_are_read_again(copy, stopped, tmp_path, capsys):
     folder, contents = copy
     complete = shutil.copytree(folder / "run", tmp_path / "complete")
     for path, data in contents.items():
@@ -153,8 +153,7 @@ def test_mended_images_are_read_again(copy, tmp_path, capsys):
     assert [int(row["unreadable"]) for row in rows[2:]] == [0, 0]
     # Nothing but the images decides: a run that began with the mended ones
     # goes on from the same state with the same bits.
-    fresh = tmp_path / "fresh"
-    _pretrain(folder / "images", fresh, train__max_steps=1)
+    fresh = shutil.copytree(stopped, tmp_path / "fresh")
     shutil.rmtree(fresh / "checkpoints")
     shutil.copytree(complete / "checkpoints", fresh / "checkpoints")
     _pretrain(folder / "images", fresh)

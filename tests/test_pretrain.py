@@ -1,7 +1,9 @@
 """Whole runs: what they leave behind, and what may interrupt them."""
 
+import contextlib
 import csv
 import glob
+import io
 import os
 import resource
 import shutil
@@ -18,7 +20,7 @@ from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
 
 LAST = 2 * small_run.STEPS_PER_EPOCH
-_network = shallow.fixture()
+_network = shallow.fixture(shallow.ONE_BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,21 @@ def stopped(images, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("stopped")
     _pretrain(images, workdir, train__max_steps=3)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def published(images, tmp_path_factory):
+    """A run without keys of a query's image; lines of each of two sessions."""
+    workdir = tmp_path_factory.mktemp("published")
+    fields = {"moco__mask_same_image": True, "knn__baseline": True}
+    sessions = []
+    for stop in (small_run.STEPS_PER_EPOCH, 0):  # the second one goes on
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            _pretrain(
+                images, workdir, evaluated=True, train__max_steps=stop, **fields
+            )
+        sessions.append(printed.getvalue().splitlines())
+    return workdir, sessions
 
 
 def _open_files(folder):
@@ -89,23 +106,19 @@ def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
     assert checkpoints.best(finished) is not None
 
 
-def test_the_baselines_stand_beside_the_trained_encoder(
-    images, tmp_path, capsys
-):
-    fields = {"evaluated": True, "knn__baseline": True}
+def test_the_baselines_stand_beside_the_trained_encoder(published):
+    workdir, sessions = published
     words = "raw pixels 100.00 %  untrained encoder (projection) "
-    for stop in (6, 0):  # the second session goes on from the first
-        _pretrain(images, tmp_path, train__max_steps=stop, **fields)
-        lines = capsys.readouterr().out.splitlines()
+    rows = [row for row in _rows(workdir) if row["knn_projection"]]
+    for lines, row in zip(sessions, rows, strict=True):
         assert any(x.startswith(f"kNN before training: {words}") for x in lines)
-        row = _rows(tmp_path)[-1]
         trained, chance = float(row["knn_projection"]), row["knn_chance"]
         assert lines[-1].startswith(f"kNN: {words}")
         assert lines[-1].endswith(
             f"chance {100 * float(chance):.2f} %  trained encoder "
             f"{100 * trained:.2f} %"
         )
-    untrained = {row["untrained_projection"] for row in _rows(tmp_path)}
+    untrained = {row["untrained_projection"] for row in _rows(workdir)}
     assert len(untrained - {""}) == 1
 
 
@@ -195,12 +208,14 @@ def test_a_run_of_another_process_is_refused_before_anything_is_written(
         assert contents() == before
 
 
-def test_more_epochs_need_extend_and_then_go_on(images, tmp_path, capsys):
-    _pretrain(images, tmp_path, train__epochs=1)
+def test_more_epochs_need_extend_and_then_go_on(
+    images, finished, tmp_path, capsys
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
     with pytest.raises(ValueError, match="--extend"):
-        _pretrain(images, tmp_path)
-    _pretrain(images, tmp_path, extend=True)
-    assert small_run.step_of(tmp_path) == LAST
+        _pretrain(images, workdir, train__epochs=3)
+    _pretrain(images, workdir, extend=True, train__epochs=3)
+    assert small_run.step_of(workdir) == LAST + small_run.STEPS_PER_EPOCH
     assert "Schedule" in capsys.readouterr().out
 
 
@@ -257,8 +272,11 @@ def test_a_run_that_diverges_says_what_to_lower_and_where(
     images, stopped, tmp_path
 ):
     message = "Lower config.optimizer.learning_rate, in another --workdir"
-    with pytest.raises(FloatingPointError, match=message):
-        _pretrain(images, tmp_path / "run", optimizer__learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=message) as caught:
+        _pretrain(images, tmp_path / "run", optimizer__learning_rate=1e37)
+    said = str(caught.value)
+    assert "The loss of step" in said and "The step was run again" in said
+    assert "the output of layer" in said or "the weights" in said
     # The same with a lower rate, elsewhere, is the run of the fixture; here it
     # would be two runs in one.
     assert small_run.step_of(stopped) == 3
@@ -271,7 +289,7 @@ def test_a_full_disk_keeps_the_checkpoints_from_before(
 ):
     workdir = shutil.copytree(stopped, tmp_path / "run")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
         with pytest.raises(
             OSError, match=r"step 6 [^{]*: [^{]*File too large\. Ea"
@@ -402,26 +420,16 @@ def test_a_run_warns_of_a_key_encoder_that_is_none(
     assert "74 % of the 50 images" in said
 
 
-def test_a_run_as_published_warns_of_nothing(images, tmp_path, capsys):
-    _pretrain(
-        images, tmp_path / "run", evaluated=True, moco__mask_same_image=True
-    )
-    assert _warnings(tmp_path / "run") == []
-    # Of the test's images alone: bank and query set are the same.
-    lines = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in lines if "Warning" in line]
-    assert line.startswith("Warning: kNN: bank and query set")
-    (row, *_) = _rows(tmp_path / "run")
+def test_a_run_as_published_warns_of_nothing(published):
+    workdir, sessions = published
+    assert _warnings(workdir) == []
+    for lines in sessions:
+        # Of the test's images alone: bank and query set are the same.
+        (line,) = [line for line in lines if "Warning" in line]
+        assert line.startswith("Warning: kNN: bank and query set")
+    (row, *_) = _rows(workdir)
     assert float(row["queue_fill"]) == 32 / 37  # four steps of eight
     assert float(row["key_age"]) == 2.5
-
-
-def test_a_loss_that_is_no_number_is_traced_to_its_layer(images, tmp_path):
-    with pytest.raises(FloatingPointError) as caught:
-        _pretrain(images, tmp_path / "run", optimizer__learning_rate=1e37)
-    said = str(caught.value)
-    assert "The loss of step" in said and "The step was run again" in said
-    assert "the output of layer" in said or "the weights" in said
 
 
 def test_the_board_is_complete(finished):
