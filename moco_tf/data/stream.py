@@ -13,6 +13,9 @@ import tensorflow as tf
 from moco_tf.data import augmentation, sources, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
+# Batches that wait on a device. A copy to a GPU begins when the work that it
+# had by then is done: one alone might come after the end of the step before.
+_ON_DEVICE = 2
 
 # AutoGraph's reading of the source is most of the time to the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -188,11 +191,24 @@ class Stream:
             # Else workers ask one another before each step whether all have
             # a batch, and the batches lose their static shape.
             endless = tf.data.experimental.INFINITE_CARDINALITY
-            return batches.apply(
+            batches = batches.apply(
                 tf.data.experimental.assert_cardinality(endless)
             )
+            gpus = tf.config.list_logical_devices("GPU")
+            if replicas == 1 and gpus:  # no strategy copies them there
+                batches = batches.apply(
+                    tf.data.experimental.prefetch_to_device(
+                        gpus[0].name, _ON_DEVICE
+                    )
+                )
+            return batches
 
-        return strategy.distribute_datasets_from_function(batches_of_worker)
+        return strategy.distribute_datasets_from_function(
+            batches_of_worker,
+            tf.distribute.InputOptions(
+                experimental_per_replica_buffer_size=_ON_DEVICE
+            ),
+        )
 
     def batches(self, replicas, first_step, last_step, *, worker=0, workers=1):
         """As `distribute`, as a plain data set: the replicas' batches in turn.

@@ -5,10 +5,13 @@ import time
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import config as tf_config
 
 from moco_tf.data import image_ops, photometric
 from moco_tf.models import batch_norm
+
+# Of gradients that travel at once between hosts: the last layers' are on their
+# way while those of the first are still computed.
+_BYTES_PER_PACK = 25_000_000
 
 
 class Method(tf.keras.Model):
@@ -115,9 +118,16 @@ class Method(tf.keras.Model):
             self.micro_batches,
             variables,
             self.optimizer,
-            factor=1.0 / self.replicas,  # Keras sums gradients over replicas
+            factor=1.0 / self.replicas,  # they are summed over replicas
         )
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        strategy = tf.distribute.get_strategy()
+        hosts = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if hosts:
+            gradients = sum_in_packs(gradients)
+        self.optimizer.apply_gradients(
+            zip(gradients, variables, strict=True),
+            experimental_aggregate_gradients=not hosts,
+        )
         return outputs
 
     def unreadable(self, batch):
@@ -134,14 +144,11 @@ class Method(tf.keras.Model):
         return self._start
 
     def make_train_function(self, force=False):
-        """Compiles input, train_step and step log into one function."""
+        """Makes what `fit` calls: train_step and step log are one function."""
         if self.train_function is not None and not force:
             return self.train_function
 
         def replica_step(batch, input_wait):
-            # The clock is read before the step keeps all threads busy.
-            with tf.control_dependencies([input_wait]):
-                batch = tf.nest.map_structure(tf.identity, batch)
             metrics = self.train_step(finished_views(batch))
             row = [metrics[name] for name in self.METRICS]
             row = tf.stack([*row, self.leave.read()])
@@ -158,17 +165,11 @@ class Method(tf.keras.Model):
             self.step.assign_add(1)
             return dict(zip(names, tf.unstack(row), strict=True))
 
-        def train_function(iterator):
+        def step(batch, input_wait):
             if not tf.executing_eagerly():
                 self.step_graph = tf.compat.v1.get_default_graph()
-            start = _clock()
-            with tf.control_dependencies([start]):
-                batch = next(iterator)
-            parts = tf.nest.map_structure(local_values, batch)
-            with tf.control_dependencies(tf.nest.flatten(parts)):
-                wait = tf.cast(_clock() - start, tf.float32)
             strategy = self.distribute_strategy
-            metrics = strategy.run(replica_step, args=(batch, wait))
+            metrics = strategy.run(replica_step, args=(batch, input_wait))
             return {
                 name: strategy.experimental_local_results(value)[0]
                 for name, value in metrics.items()
@@ -177,11 +178,48 @@ class Method(tf.keras.Model):
         if not self.run_eagerly:
             # AutoGraph's reading of the source took 3 s of every start. Of
             # models it still reads the layers (call_as_keras).
-            train_function = tf.function(
-                train_function, reduce_retracing=True, autograph=False
-            )
-        self.train_function = train_function
+            step = tf.function(step, reduce_retracing=True, autograph=False)
+        self.train_function = TrainFunction(step)
         return self.train_function
+
+
+class TrainFunction:
+    """What `fit` calls for a step: fetches a batch and starts the step.
+
+    The batch is waited for here, on the host. In the step's graph a clock
+    after the input would wait for all that the device has still to do, and
+    nothing of the next step could be started before.
+    """
+
+    def __init__(self, step):
+        """Stores the step.
+
+        Args:
+          step: function of a batch and of the seconds waited for it, a float32
+            scalar.
+        """
+        self._step = step
+
+    def __call__(self, iterator):
+        """Returns what the step returns, which may not be computed yet.
+
+        Raises:
+          StopIteration: at the end of the batches.
+        """
+        return self._step(*_next(iterator))
+
+    def get_concrete_function(self, iterator):
+        """The step traced for an iterator's batches, one of which it takes."""
+        return self._step.get_concrete_function(*_next(iterator))
+
+
+def _next(iterator):
+    """The next batch, and the seconds waited for it, float32 on the host."""
+    start = time.perf_counter()
+    batch = next(iterator)
+    seconds = time.perf_counter() - start
+    with tf.device("CPU:0"):
+        return batch, tf.constant(seconds, tf.float32)
 
 
 def finished_views(batch):
@@ -204,20 +242,32 @@ def finished_views(batch):
     return batch
 
 
-def _clock():
-    """Seconds, float64.
-
-    TensorFlow refuses its own clock where operations must be deterministic.
-    """
-    if tf_config.is_op_determinism_enabled():
-        return tf.numpy_function(time.perf_counter, [], tf.float64)
-    return tf.timestamp()
-
-
 def local_values(value):
     """The values of this process's replicas, a list."""
     strategy = tf.distribute.get_strategy()
     return list(strategy.experimental_local_results(value))
+
+
+def sum_in_packs(gradients):
+    """Sums gradients over all replicas, those of some layers at a time.
+
+    Called in a replica. TensorFlow begins with the last gradients, which the
+    backward pass computes first, and sends a pack when all of it is there.
+    Keras' own sum is one pack: nothing of it leaves before the first layer.
+
+    Args:
+      gradients: list of tensors, in the order of the layers.
+
+    Returns:
+      list of tensors.
+    """
+    return tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM,
+        gradients,
+        options=tf.distribute.experimental.CommunicationOptions(
+            bytes_per_pack=_BYTES_PER_PACK
+        ),
+    )
 
 
 def encode_in_parts(encode_rows, images, count, dim):

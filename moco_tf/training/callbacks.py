@@ -19,6 +19,11 @@ class NotFinite(FloatingPointError):
         self.step = step
 
 
+# Steps between two looks of workers at whether one of them was asked to leave:
+# each look waits for the device, and all must look after the same steps.
+LEAVE_EVERY = 16
+
+
 class StepCallback(tf.keras.callbacks.Callback):
     """Counts steps and ends `fit` after the same step on all workers.
 
@@ -44,7 +49,6 @@ class StepCallback(tf.keras.callbacks.Callback):
         self.guard = guard
         self.left = False
         self._has_asked = False
-        self._leave = None
 
     def resume(self, method):
         """Takes up a method at its step, before `fit`."""
@@ -53,7 +57,7 @@ class StepCallback(tf.keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         del batch, logs
-        if self.guard.asked and not self._has_asked:
+        if self.guard.cluster and self.guard.asked and not self._has_asked:
             self.model.leave.ask()
             self._has_asked = True
 
@@ -61,15 +65,24 @@ class StepCallback(tf.keras.callbacks.Callback):
         del batch
         self.step += 1
         self.guard.step_done(self.step)
-        # The answer of the step before: waiting for this one's would keep the
-        # device idle. It is the same on all workers.
-        asked = self._leave is not None and float(self._leave) > 0
-        self._leave = (logs or {}).get("leave")
+        asked = self._is_asked(logs or {})
         finished = self.step >= self.last_step
         self.left = asked and not finished
         self.after_step()
         if asked or finished:
             self.model.stop_training = True
+
+    def _is_asked(self, logs):
+        """Whether the run is to leave now; the same on all workers.
+
+        Args:
+          logs: dict of the step's results, which may not be computed yet.
+        """
+        if not self.guard.cluster:
+            return self.guard.asked is not None
+        if self.step % LEAVE_EVERY or "leave" not in logs:
+            return False
+        return float(logs["leave"]) > 0
 
     def after_step(self):
         """What this worker does after a step."""

@@ -92,14 +92,21 @@ def test_a_step_returns_whether_its_process_asks_to_leave(counter, tmp_path):
     assert not any("leave" in name or "asked" in name for name in names)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_the_seconds_waited_for_input_are_read_from_either_clock(
-    counter, monkeypatch, deterministic
-):
-    monkeypatch.setattr(
-        method.tf_config, "is_op_determinism_enabled", lambda: deterministic
-    )
+def test_the_seconds_waited_for_input_are_taken_on_the_host(monkeypatch):
+    seconds = iter([1.0, 3.5])
+    monkeypatch.setattr(method.time, "perf_counter", lambda: next(seconds))
+    train = method.TrainFunction(lambda batch, wait: (batch, wait.numpy()))
+    assert train(iter(["a batch"])) == ("a batch", 2.5)
+    with pytest.raises(StopIteration):
+        train(iter([]))
+
+
+def test_a_step_holds_neither_a_clock_nor_the_input(counter):
     _fit(counter, 0, 1)
+    kinds = {
+        operation.type for operation in counter.step_graph.get_operations()
+    }
+    assert "ResourceScatterUpdate" in kinds  # the log
+    assert not kinds & {"Timestamp", "PyFunc", "IteratorGetNext"}
     waits = counter.step_log.read(0, 3)["input_wait"]
-    assert len(waits) == 3
     assert all(0 < seconds < 600 for seconds in waits)
