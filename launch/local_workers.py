@@ -225,6 +225,8 @@ class Launcher:
 def main(argv):
     """Runs the command line and returns the exit status."""
     options, command = parse(argv)
+    # Kernels that the driver compiles at a first start are all to be kept.
+    os.environ.setdefault("CUDA_CACHE_MAXSIZE", "4294967296")
     if os.environ.get("DRY_RUN") == "1":
         for words in commands(command, options.count):
             local_worker.write(1, os.fsencode(f"{shlex.join(words)}\n"))

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Sets up, pre-trains on the embedded images and prints kNN accuracy.
-#   launch/quickstart.sh [WORKDIR] [flags of `moco-tf pretrain`]
+#   launch/quickstart.sh [--gpu] [WORKDIR] [flags of `moco-tf pretrain`]
+# --gpu: installs CUDA for NVIDIA GPUs too (1.9 GB), which stays at updates.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+take_gpu "$@"
+set -- ${words[@]+"${words[@]}"}
 workdir=$root/runs/quickstart
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     workdir=$1

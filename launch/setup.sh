@@ -2,11 +2,16 @@
 #
 # After `setup_environment [dev]`, $python runs the product. Everything is kept
 # in .venv of the checkout, installed from requirements.txt (and, for dev,
-# requirements-dev.txt) with every hash checked.
+# requirements-dev.txt) with every hash checked. With --gpu among the words of a
+# script it gets CUDA too, from requirements-gpu.txt, now and at every update.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment=$root/.venv
 python=$environment/bin/python
+
+# For GPUs that are newer than TensorFlow's kernels the driver compiles these at
+# the first start, for many minutes: it is to keep them all (4 GiB at most).
+export CUDA_CACHE_MAXSIZE=${CUDA_CACHE_MAXSIZE:-4294967296}
 
 fail() {
     printf '%s\n' "$@" >&2
@@ -63,7 +68,9 @@ install() {
 }
 
 install_locked() {
-    rm -rf "$environment"
+    # That CUDA is wanted stays known, however this ends.
+    find "$environment/" -mindepth 1 -maxdepth 1 ! -name wants-gpu \
+        -exec rm -rf {} + 2>/dev/null
     "$base" -m venv "$environment" || return 1
     # What builds the few packages that come as source is checked as well.
     locked setuptools wheel packaging >"$environment/build.txt" &&
@@ -87,13 +94,30 @@ stage() {
 }
 
 make_environment() {
+    if [ -n "${wants_gpu:-}" ]; then
+        mkdir -p "$environment" && : >"$environment/wants-gpu" || return 1
+    fi
     stage "packages (2.5 GB, a few minutes)" requirements.txt install_locked &&
         stage moco-tf pyproject.toml \
             install --no-deps --no-build-isolation -e "$root" || return 1
+    if [ -e "$environment/wants-gpu" ]; then
+        stage "CUDA (1.9 GB)" requirements-gpu.txt install --no-deps \
+            --require-hashes -r "$root/requirements-gpu.txt" || return 1
+    fi
     if [ "$1" = dev ]; then
         stage "test tools" requirements-dev.txt \
             install --require-hashes -r "$root/requirements-dev.txt"
     fi
+}
+
+# Sets $wants_gpu if --gpu is among the arguments, and $words to the others.
+take_gpu() {
+    local word
+    wants_gpu=''
+    words=()
+    for word in "$@"; do
+        if [ "$word" = --gpu ]; then wants_gpu=1; else words+=("$word"); fi
+    done
 }
 
 # $1: "" for the product alone, "dev" to run its tests too.

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests: launch/test.sh [flags of pytest]; the quick ones:
-# launch/test.sh -m quick.
+# Sets up and runs the tests: launch/test.sh [--gpu] [flags of pytest]; the quick
+# ones: launch/test.sh -m quick. --gpu as of quickstart.sh.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+take_gpu "$@"
+set -- ${words[@]+"${words[@]}"}
 setup_environment dev
 cd "$root"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}

@@ -38,6 +38,7 @@ def checkout(tmp_path):
     lock = "setuptools==1 \\\n    --hash=sha256:a\nwheel==2 \\\n    --hash=b\n"
     (tmp_path / "checkout/requirements.txt").write_text(lock + "zipp==3\n")
     (tmp_path / "checkout/requirements-dev.txt").write_text("pytest==9\n")
+    (tmp_path / "checkout/requirements-gpu.txt").write_text("nvidia-x==1\n")
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin/python3.11"
     python.write_text(_PYTHON.format(python=sys.executable))
@@ -197,3 +198,60 @@ def test_two_starts_at_once_set_up_once(checkout):
     assert [process.returncode for process in both] == [0, 0]
     assert all("ran: " in out for out in outputs)
     assert len(notes(checkout)) == 3
+
+
+def cuda(checkout):
+    """How often CUDA was installed."""
+    lines = [line for line in notes(checkout) if "requirements-gpu" in line]
+    assert all("--require-hashes" in line for line in lines)
+    return len(lines)
+
+
+@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/test.sh"])
+def test_cuda_is_installed_where_it_is_asked_for(checkout, script):
+    status, out, err = run(checkout, script)
+    assert (status, cuda(checkout)) == (0, 0), err
+    status, out, err = run(checkout, script, "word", "--gpu", "--flag=1")
+    assert (status, cuda(checkout)) == (0, 1), err
+    ran = out.splitlines()[-1]
+    assert "word" in ran and "--flag=1" in ran and "--gpu" not in ran
+    run(checkout, script)
+    assert cuda(checkout) == 1  # it is there
+
+
+def test_an_update_of_the_lock_does_not_lose_cuda(checkout):
+    run(checkout, "launch/quickstart.sh", "--gpu")
+    old = checkout / "checkout/.venv/of_the_old_lock"
+    old.touch()
+    (checkout / "checkout/requirements.txt").write_text("zipp==4\n")
+    # Nor does one that fails in the middle.
+    status, out, err = run(
+        checkout, "launch/quickstart.sh", FAIL="/requirements.txt"
+    )
+    assert (status, cuda(checkout)) == (1, 1)
+    assert not old.exists()
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert (status, cuda(checkout)) == (0, 2), err
+
+
+def test_a_new_lock_of_cuda_is_installed(checkout):
+    run(checkout, "launch/quickstart.sh", "--gpu")
+    (checkout / "checkout/requirements-gpu.txt").write_text("nvidia-x==2\n")
+    run(checkout, "launch/test.sh")
+    assert cuda(checkout) == 2
+
+
+def test_compiled_kernels_are_kept_unless_the_user_says_how_many(checkout):
+    script = checkout / "checkout/launch/setup.sh"
+    for given, expected in (
+        ({}, "4294967296"),
+        ({"CUDA_CACHE_MAXSIZE": "9"}, "9"),
+    ):
+        command = f". {script}; echo $CUDA_CACHE_MAXSIZE"
+        done = subprocess.run(
+            ["/bin/bash", "-c", command],
+            env={"PATH": "/usr/bin:/bin"} | given,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == expected, done.stderr

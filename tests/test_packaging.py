@@ -7,6 +7,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib import metadata
 
 import pytest
 
@@ -67,13 +68,30 @@ def test_other_extras_are_what_the_tests_run_with(extra):
 
 
 def test_every_locked_package_has_hashes_and_no_address():
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in (
+        *("requirements.txt", "requirements-dev.txt"),
+        "requirements-gpu.txt",
+    ):
         lock = locked(name)
         assert len(lock) >= 10
         assert all(hashes > 0 for _, hashes in lock.values())
         text = (ROOT / name).read_text()
         for word in ("http:", "https:", "file:", "--index", "--find-links"):
             assert word not in text
+
+
+def test_cuda_is_what_the_locked_tensorflow_asks_for():
+    extra = [
+        re.sub(r"[ ()]", "", line.partition(";")[0])
+        for line in metadata.requires("tensorflow")
+        if "and-cuda" in line
+    ]
+    assert len(extra) == 12
+    assert sorted(extra) == sorted(requirements("requirements-gpu.in"))
+    lock = locked("requirements-gpu.txt")
+    assert sorted(extra) == sorted(f"{n}=={v}" for n, (v, _) in lock.items())
+    version = metadata.version("tensorflow")
+    assert locked("requirements.txt")["tensorflow"][0] == version
 
 
 def test_both_locks_agree():

@@ -34,6 +34,7 @@ do = starts[min(start, len(starts) - 1)].split(",")[index]
 for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     signal.signal(number, asked)
 note("argv", *sys.argv[1:])
+note("cache", os.environ["CUDA_CACHE_MAXSIZE"])
 print(f"worker {index} does {do}", flush=True)
 note("pid", os.getpid())
 for other in range(len(starts[0].split(","))):

@@ -141,6 +141,13 @@ def test_a_worker_can_be_killed_and_has_time_to_save(pod):
     assert pod["terminationGracePeriodSeconds"] >= 120
 
 
+def test_a_new_pod_finds_the_kernels_that_an_old_one_compiled(pod):
+    (container,) = pod["containers"]
+    cache = {item["name"]: item["value"] for item in container["env"]}
+    assert cache["CUDA_CACHE_PATH"].startswith("/runs/")  # of the claim
+    assert cache["CUDA_CACHE_MAXSIZE"] == "4294967296"
+
+
 def test_the_claim_is_shared_by_all(indexed, pod):
     claim = indexed["PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]

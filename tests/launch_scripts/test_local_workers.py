@@ -78,6 +78,8 @@ def test_every_worker_gets_the_command_and_its_place(launch, tmp_path):
     matches = [re.fullmatch(pattern, line[0]) for line in lines]
     assert [match[2] for match in matches] == ["0", "1", "2"]
     assert len({match[1] for match in matches}) == 1
+    # For kernels that the driver compiles.
+    assert notes(tmp_path, 2, "cache") == ["4294967296"]
     assert len(set(matches[0][1].split(","))) == 3
 
 

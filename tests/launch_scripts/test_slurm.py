@@ -117,6 +117,15 @@ def test_every_word_goes_to_pretrain(run):
     assert "srun --kill-on-bad-exit=1\nsrun --distribution=block\n" in noted
 
 
+def test_kernels_that_the_driver_compiles_are_kept(run):
+    noted = run(DO='note "cache $CUDA_CACHE_MAXSIZE"')[2]
+    assert "cache 4294967296\n" in noted
+    noted = run(DO='note "cache $CUDA_CACHE_MAXSIZE"', CUDA_CACHE_MAXSIZE="7")[
+        2
+    ]
+    assert "cache 7\n" in noted
+
+
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_failure_keeps_its_status_and_is_not_tried_again(run, status):
     exit_status, err, noted = run(STATUS=str(status))
