@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, pre-trains on the embedded images and prints kNN accuracy.
+# Sets up, pre-trains on the embedded images, prints kNN, writes a report.
 #   launch/quickstart.sh [--gpu] [WORKDIR] [flags of `moco-tf pretrain`]
 # --gpu: installs CUDA for NVIDIA GPUs too (1.9 GB), which stays at updates.
 set -euo pipefail
@@ -13,4 +13,5 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     shift
 fi
 setup_environment
-exec "$python" -m moco_tf pretrain --config=quickstart --workdir="$workdir" "$@"
+exec "$python" -m moco_tf pretrain --config=quickstart --workdir="$workdir" \
+    --report "$@"

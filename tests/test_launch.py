@@ -131,10 +131,10 @@ def test_quickstart_passes_workdir_and_flags_on(checkout):
     default = f"{checkout}/checkout/runs/quickstart"
     command = "ran: -m moco_tf pretrain --config=quickstart --workdir="
     for words, expected in (
-        ([], default),
-        (["w"], "w"),
-        (["--config.seed=1"], f"{default} --config.seed=1"),
-        (["w", "--config.seed=1"], "w --config.seed=1"),
+        ([], f"{default} --report"),
+        (["w"], "w --report"),
+        (["--config.seed=1"], f"{default} --report --config.seed=1"),
+        (["w", "--config.seed=1"], "w --report --config.seed=1"),
     ):
         status, out, err = run(checkout, "launch/quickstart.sh", *words)
         assert status == 0
