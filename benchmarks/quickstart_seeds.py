@@ -20,7 +20,6 @@ import collections
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -39,16 +38,12 @@ WAYS = {
     "threads": "other threads",
     "bfloat16": "bfloat16",
 }
-BATCH = configs.load("quickstart").train.batch_size
+CONFIG = configs.load("quickstart")
 TRAINED = 75.0  # percent, at least
 PIXELS = 40.0  # percent, at most
 UNTRAINED = 45.0  # percent, at most
 SPREAD = 8.0  # points, at most
 APART = 4.0  # points, at most, of the means of two ways
-_BEFORE = re.compile(
-    r"kNN before training: raw pixels ([\d.]+) %  untrained encoder "
-    r"\((\w+)\) ([\d.]+) %"
-)
 
 
 def run(way, seed, workdir, words):
@@ -63,7 +58,7 @@ def run(way, seed, workdir, words):
       of the steps alone; GB at the peak.
 
     Raises:
-      SystemExit: if the run fails or prints no kNN before training.
+      SystemExit: if the run fails.
     """
     command = [sys.executable, "-m", "moco_tf", "pretrain"]
     command += ["--config=quickstart", f"--workdir={workdir}"]
@@ -76,28 +71,22 @@ def run(way, seed, workdir, words):
         environment["TF_NUM_INTRAOP_THREADS"] = str(threads)
         command.append(f"--config.data.threads={threads}")
     start = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    before = None
-    for line in process.stdout:
-        print(f"  {line}", end="", flush=True)
-        before = _BEFORE.search(line) or before
+    process = subprocess.Popen(command, env=environment)
     # wait4 gives the memory of this one child; getrusage that of the largest.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{way}, seed {seed}: ended with {process.returncode}")
-    if before is None:
-        sys.exit(
-            f"{way}, seed {seed}: no kNN before training; is {workdir} new?"
-        )
     rows = metrics_csv.read(workdir / "metrics.csv")
-    column = f"knn_{before[2]}"
-    trained = [row[column] for row in rows if row[column] is not None]
+    column = f"knn_{CONFIG.knn.features}"
+    measured = [row for row in rows if row[column] is not None]
+
+    def percent(name):
+        return [round(100 * row[name], 2) for row in measured]
+
     # A row's speed is of the steps since the row before.
     seconds = sum(
-        row["steps"] * BATCH / row["images_per_second"]
+        row["steps"] * CONFIG.train.batch_size / row["images_per_second"]
         for row in rows
         if row["images_per_second"]
     )
@@ -105,10 +94,10 @@ def run(way, seed, workdir, words):
     return {
         "way": way,
         "seed": seed,
-        "pixels": float(before[1]),
-        "untrained": float(before[3]),
-        "trained": round(100 * trained[-1], 2),
-        "by_epoch": [round(100 * top1, 2) for top1 in trained],
+        "pixels": percent("knn_pixels")[-1],
+        "untrained": percent(f"untrained_{CONFIG.knn.features}")[-1],
+        "trained": percent(column)[-1],
+        "by_epoch": percent(column),
         "seconds": round(time.monotonic() - start),
         "steps_seconds": round(seconds),
         "gigabytes": round(usage.ru_maxrss * unit / 1e9, 2),
