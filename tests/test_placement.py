@@ -1,11 +1,15 @@
 """On a GPU a step runs there, from the first operation to the last.
 
-Here are faults that must be named.
+The steps of every method on one replica and two are looked at where they are
+traced, in methods/test_every_method.py, those with either shuffle in
+methods/test_shuffle.py. Here are faults that must be named, and modes of a step.
 """
 
 import pytest
 import tensorflow as tf
 
+from benchmarks import placement
+from moco_tf.methods import memory_bank
 from tools import gpu_placement
 
 FLOATS = tf.TensorSpec([8, 4], tf.float32)
@@ -146,3 +150,62 @@ def test_what_xla_compiles_is_asked_of_xla():
         (gpu_placement.READ_BACK, "StatelessIf"),
         (gpu_placement.NO_XLA, "Timestamp"),
     ]
+
+
+# Of these modes every method has the same operations.
+MODES = {
+    "micro-batches in float16": (
+        "moco",
+        {
+            "moco__symmetric": True,
+            "moco__batch_negatives": True,
+            "moco__mask_same_image": True,
+            "moco__shuffle": "gather",
+            "train__micro_batches": 2,
+            "train__precision": "mixed_float16",
+            "model__bn_groups": 4,
+        },
+    ),
+    "recomputed by XLA": ("moco", placement.MODES["recompute, XLA"]),
+    "views that the device finishes, LARS": (
+        "byol",
+        placement.MODES["device"] | placement.MODES["lars"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_stays_on_the_gpu(mode):
+    name, fields = MODES[mode]
+    graph = placement.traced(name, tf.distribute.get_strategy(), **fields)
+    assert gpu_placement.unexpected(graph) == []
+
+
+def test_the_probes_step_stays_on_the_gpu():
+    graph = placement.traced_probe(tf.distribute.get_strategy())
+    assert gpu_placement.unexpected(graph) == []
+
+
+def test_faults_of_a_methods_step_are_unexpected(monkeypatch):
+    step = memory_bank.MemoryBank.train_step
+
+    def with_faults(self, batch):
+        metrics = step(self, batch)
+        images = gather_bytes(batch["query"], batch["index"] % 8)
+        values = tf.cast(images, tf.float32)[:, 0, 0]
+        for function in (compare_integers, read_shape, branch, without_kernel):
+            values = tf.reshape(function(values)[:1], [1, -1])
+        return metrics | {"loss": metrics["loss"] + tf.reduce_sum(values)}
+
+    monkeypatch.setattr(memory_bank.MemoryBank, "train_step", with_faults)
+    strategy = tf.distribute.get_strategy()
+    graph = placement.traced("memory_bank", strategy)
+    lines = gpu_placement.unexpected(graph)
+    for operation in (
+        "GatherV2",
+        "Less",
+        "Pack",
+        "StatelessIf",
+        "ScaleAndTranslate",
+    ):
+        assert any(f": {operation}(" in line for line in lines), operation

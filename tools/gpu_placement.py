@@ -84,8 +84,6 @@ class Allowed(NamedTuple):
 
 
 ALLOWED = (
-    Allowed(NO_KERNEL, "Timestamp", "", "the clock of the wait for input"),
-    Allowed(WAIT, "Timestamp", "", "the clock of the wait for input"),
     Allowed(
         READ_BACK,
         "If",
@@ -354,7 +352,8 @@ def _is_matrix(tensor):
     """
     if tensor.op.type == "Const" or tensor.dtype in (tf.string, tf.resource):
         return False
-    return sum(size is None or size > 3 for size in tensor.shape) > 1
+    sizes = tensor.shape.as_list() if tensor.shape.rank else []
+    return sum(size is None or size > 3 for size in sizes) > 1
 
 
 def _types(node):

@@ -19,7 +19,7 @@ BATCH = 8  # G
 STEPS = 3
 
 
-def make_method(strategy):
+def make_method(strategy, mixing=None):
     """A small FineTuned with synchronised BatchNorm everywhere."""
     tf.keras.utils.set_random_seed(3)
     norm = functools.partial(batch_norm.BatchNorm, synchronized=True)
@@ -28,7 +28,12 @@ def make_method(strategy):
         features = backbone.output_shape[-1]
         head = heads.classification_head(features, 3, norm=norm)
         method = finetune.FineTuned(
-            backbone, head, np.arange(24) % 3, views.RECIPES["cifar"], 0.1
+            backbone,
+            head,
+            np.arange(24) % 3,
+            views.RECIPES["cifar"],
+            0.1,
+            mixing,
         )
         factors = [(v, 10.0) for v in head.trainable_variables]
         method.compile(
