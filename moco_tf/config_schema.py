@@ -328,7 +328,14 @@ def _check_patches(model, size):
 
 
 def _check_synchronized(config, replicas):
-    """Refuses groups and micro-batches where BatchNorm is synchronised."""
+    """Refuses what does not go with a BatchNorm that is synchronised."""
+    if config.train.jit_compile and replicas > 1:
+        raise ValueError(
+            "train.jit_compile must be false where model.sync_bn is true on "
+            "several replicas: XLA compiles no exchange between them. Received "
+            f"jit_compile=True, replicas={replicas}. Pass "
+            "--config.train.jit_compile=false."
+        )
     groups, micro_batches = config.model.bn_groups, config.train.micro_batches
     if groups == micro_batches == 1:
         return

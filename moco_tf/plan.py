@@ -108,7 +108,7 @@ class Plan:
     def describe(self, workdir: Any, step: int) -> str:
         """What is about to run after so many steps, in a few lines."""
         config, model, train = self.config, self.config.model, self.config.train
-        devices = f"{self.replicas} replica(s)"
+        devices = f"{self.replicas} {distribution.kind_of_devices()} replica(s)"
         if self.workers > 1:
             devices += f" of {self.workers} workers, shuffle {self.shuffle}"
         words = self.method.describe(self.settings, self.run)

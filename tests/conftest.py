@@ -55,6 +55,7 @@ serving/test_warm_up.py
 serving/test_keras_file.py
 training/test_checkpoints.py
 training/test_distribution.py
+training/test_overlap.py
 training/test_steps.py
 training/test_optimizers_addons.py
 doctor/test_devices.py

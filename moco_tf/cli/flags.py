@@ -181,6 +181,9 @@ WORKDIR = path("workdir", None, "folder of the run")
 CHECKPOINT = path("checkpoint", "latest", "latest, best, a step or a path")
 OUTPUT = path("output", "", "folder of the results; none = one below the run's")
 DEVICES = text("devices", "auto", "auto, cpu, cpu:N, gpu or gpu:N")
+CROSS_DEVICE_OPS = text(
+    "cross_device_ops", "auto", "of one process: auto, nccl or one_device"
+)
 DETERMINISTIC = boolean(
     "deterministic", "the same bits in every run; slower on a GPU"
 )

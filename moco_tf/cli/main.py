@@ -36,6 +36,7 @@ def _pretrain(options, config):
             print(f"This run is finished: {paths.shown(options.workdir)}.")
             return
         cluster = None
+    kinds = cluster and distribution.describe_devices(options.devices, cluster)
 
     def make_strategy():
         strategy = distribution.make_strategy(
@@ -55,6 +56,7 @@ def _pretrain(options, config):
             make_strategy,
             start_timeout=options.start_timeout,
             stall_timeout=options.stall_timeout,
+            devices=kinds or "",
         ) as (strategy, guard),
     ):
         pretrain.pretrain(
@@ -106,14 +108,14 @@ _PRETRAIN = flags.Command(
             "start_timeout", 300.0, "seconds to wait for the other workers"
         ),
         flags.seconds(
-            "stall_timeout", 1800.0, "seconds a step may take in a cluster"
+            "stall_timeout",
+            1800.0,
+            "seconds a step may take in a cluster; the first, four times",
         ),
         flags.integers(
             "profile_steps", (), "first,last step to trace for TensorBoard"
         ),
-        flags.text(
-            "cross_device_ops", "auto", "auto, nccl, hierarchical or one_device"
-        ),
+        flags.CROSS_DEVICE_OPS,
         flags.text(
             "communication", "auto", "between workers: auto, ring or nccl"
         ),

@@ -10,7 +10,9 @@ def _benchmark(options, config):
         from moco_tf import benchmark
         from moco_tf.training import distribution
     strategy = distribution.make_strategy(
-        options.devices, deterministic=options.deterministic
+        options.devices,
+        cross_device_ops=options.cross_device_ops,
+        deterministic=options.deterministic,
     )
     quiet.start_xla(options.verbose)
     benchmark.benchmark(config, strategy, options.steps, path=options.json)
@@ -56,8 +58,15 @@ def _doctor(options, config):
         import tensorflow as tf
 
         from moco_tf.doctor import examination, table
-        from moco_tf.training import distribution
-    strategy = distribution.make_strategy(options.devices)
+        from moco_tf.training import distribution, gpus
+    fault = ""
+    if distribution.parse_devices(options.devices)[0] != "cpu":
+        fault = gpus.examine().fault
+    strategy = distribution.make_strategy(
+        options.devices,
+        cross_device_ops=options.cross_device_ops,
+        deterministic=options.deterministic,
+    )
     quiet.start_xla(options.verbose)  # whose notices would come between rows
     prove = options.prove == "always"
     if options.prove == "auto":
@@ -73,6 +82,7 @@ def _doctor(options, config):
         rate_per_image=(
             written.optimizer.learning_rate / written.train.batch_size
         ),
+        gpu_fault=fault,
     )
     failed = table.failures(examination.examine(request, strategy))
     if failed:
@@ -101,6 +111,7 @@ COMMANDS = {
         flags=(
             flags.CONFIG,
             flags.DEVICES,
+            flags.CROSS_DEVICE_OPS,
             flags.DETERMINISTIC,
             flags.integer("steps", 10, "measured in each of three rounds"),
             flags.path(
@@ -144,6 +155,8 @@ COMMANDS = {
             flags.path(
                 "path", "", "CSV of images at fault; none = in the workdir"
             ),
+            flags.CROSS_DEVICE_OPS,
+            flags.DETERMINISTIC,
             flags.path("json", "", "file to write: the table, for scripts"),
             flags.integer("trial_steps", 20, "steps to time; 0 = none"),
             flags.choice(

@@ -4,12 +4,13 @@ TensorFlow waits for its peers without end, cannot be interrupted then, and
 names none that is missing. Here worker 0 listens on its own port, and every
 other worker connects to it. A message is one line of JSON:
 
-    {"worker": 1, "cluster": HASH, "process": "host, process 7"}
-                                     to worker 0: who connects, of which list
+    {"worker": 1, "cluster": HASH, "process": "host, process 7",
+     "devices": "gpu:8"}             to worker 0: who connects, of which list
     {"go": true}                     to all, once all are connected
     {"missing": "worker 2 (c:1)"}    to those that came, when the time is over
     {"stranger": "a:1, b:1"}         to a worker of another list of workers
     {"twins": "worker 1 (b:1): …"}   to all, where two processes are one worker
+    {"mixture": "gpu:8 at a:1, …"}   to all, where they have unlike devices
 
 A port that speaks otherwise (a process of the last start that has not left
 yet) counts as not there.
@@ -31,6 +32,9 @@ _PAUSE = 0.5  # seconds between two tries
 _CONNECTION_TIMEOUT = 5.0  # seconds for the other side's first message
 _GRACE = 60.0  # seconds for what takes a moment where nothing hangs
 _REPLY_TIMEOUT = 15.0  # seconds more than worker 0 itself waits for all
+# Times the limit of a step: the first one traces, and on a GPU that is newer
+# than TensorFlow's kernels the driver compiles these.
+_FIRST_STEP = 4
 
 
 class PeerMissing(Exception):
@@ -38,7 +42,7 @@ class PeerMissing(Exception):
 
 
 @contextlib.contextmanager
-def joined(cluster, make_strategy, start_timeout, stall_timeout):
+def joined(cluster, make_strategy, start_timeout, stall_timeout, devices=""):
     """Joins the other workers; the block is what they do together.
 
     The order of a start, and why it is this one:
@@ -51,8 +55,8 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout):
        there, and takes SIGTERM for itself.
     4. So only now SIGTERM and SIGUSR1 are taken, to ask the run to leave; in a
        cluster Ctrl-C too.
-    5. The block runs. Its first step is limited by `stall_timeout`; later ones
-       say to the Guard when they are done.
+    5. The block runs. Its first step, which compiles, has four times the
+       `stall_timeout`; later ones say to the Guard when they are done.
     6. The process ends. TensorFlow may wait for a peer there again, so this
        is limited too.
 
@@ -64,13 +68,15 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout):
         does whatever must be done before signals are taken.
       start_timeout: float, seconds to wait for the other workers.
       stall_timeout: float, seconds a step may take in a cluster; 0: no limit.
+      devices: str, this worker's, as "gpu:8"; all must have the same.
 
     Yields:
       what `make_strategy` returned; Guard of this process.
 
     Raises:
       PeerMissing: for workers that did not come in time.
-      ValueError: for workers that were started with another list of workers.
+      ValueError: for workers that were started with another list of workers,
+        or have other devices.
 
     Side effects: the watchdog and the signal handlers stay after the block, to
     the end of the process.
@@ -78,32 +84,33 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout):
     guard = watchdog.Guard(cluster, stall_timeout)
     if cluster:
         guard.limit(start_timeout + _GRACE, "the arrival of all workers")
-        meet(cluster, start_timeout)
+        meet(cluster, start_timeout, devices)
         guard.limit(start_timeout, "joining the other workers")
     strategy = make_strategy()
     guard.take_signals()
-    guard.limit(stall_timeout, "the start of training")
+    guard.limit(_FIRST_STEP * stall_timeout, "the start of training")
     yield strategy, guard
     guard.limit(_GRACE, "the end of the process")
 
 
-def meet(cluster, timeout):
+def meet(cluster, timeout, devices=""):
     """Returns when all workers of a cluster are there.
 
     Args:
       cluster: Cluster of two workers or more.
       timeout: float, seconds to wait for the others.
+      devices: str, this worker's, as "gpu:8".
 
     Raises:
       PeerMissing: naming the workers that did not come in time.
       ValueError: at a worker that was started as part of another cluster, and
-        at all where two processes are the same worker.
+        at all where two processes are the same worker, or have other devices.
     """
     deadline = time.monotonic() + timeout
     if cluster.is_chief:
-        _gather(cluster, deadline, timeout)
+        _gather(cluster, deadline, timeout, devices)
     else:
-        _report_to_chief(cluster, deadline + _REPLY_TIMEOUT, timeout)
+        _report_to_chief(cluster, deadline + _REPLY_TIMEOUT, timeout, devices)
 
 
 def _identity(cluster):
@@ -111,9 +118,9 @@ def _identity(cluster):
     return hashlib.sha256("\n".join(cluster.workers).encode()).hexdigest()
 
 
-def _gather(cluster, deadline, timeout):
+def _gather(cluster, deadline, timeout, devices):
     """Worker 0: waits for the others, then sends them on."""
-    arrivals = _Arrivals(cluster)
+    arrivals = _Arrivals(cluster, devices)
     with _listen(cluster, deadline) as listener:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
@@ -133,6 +140,8 @@ def _gather(cluster, deadline, timeout):
             message = {"twins": arrivals.twins}
         elif missing:
             message = {"missing": _join(missing)}
+        elif mixture := arrivals.mixture():
+            message = {"mixture": mixture}
         for connection in arrivals.connections.values():
             _send(connection, message)
         # The others close first: the port must be free for TensorFlow.
@@ -143,6 +152,8 @@ def _gather(cluster, deadline, timeout):
         raise ValueError(_explain_twins(arrivals.twins))
     if missing:
         raise PeerMissing(_explain_missing(_join(missing), timeout))
+    if "mixture" in message:
+        raise ValueError(_explain_mixture(message["mixture"]))
 
 
 class _Arrivals:
@@ -153,8 +164,9 @@ class _Arrivals:
       twins: str, "" or a worker in words that two living processes claim.
     """
 
-    def __init__(self, cluster):
+    def __init__(self, cluster, devices):
         self.connections: dict[int, Any] = {}
+        self._devices = {0: devices}
         self.twins = ""
         self._cluster = cluster
         self._processes: dict[int, str] = {}  # of the connections
@@ -164,6 +176,17 @@ class _Arrivals:
         """Indices of the workers that are not there."""
         others = range(1, len(self._cluster.workers))
         return [index for index in others if index not in self.connections]
+
+    def mixture(self):
+        """The devices of the workers in words, where they differ; else ""."""
+        workers: dict[str, list[str]] = {}
+        for index, devices in sorted(self._devices.items()):
+            workers.setdefault(devices, []).append(self._cluster.name(index))
+        if len(workers) == 1:
+            return ""
+        return "; ".join(
+            f"{d} at {_join(names)}" for d, names in workers.items()
+        )
 
     def accept(self, listener, selector):
         """Accepts a connection; keeps it if a worker of the cluster has it."""
@@ -193,6 +216,7 @@ class _Arrivals:
             self.connections[index].close()
         self.connections[index] = connection
         self._processes[index] = process
+        self._devices[index] = str(message.get("devices", ""))
         selector.register(connection, selectors.EVENT_READ, index)
 
 
@@ -212,13 +236,14 @@ def _listen(cluster, deadline):
         time.sleep(_PAUSE)
 
 
-def _report_to_chief(cluster, deadline, timeout):
+def _report_to_chief(cluster, deadline, timeout, devices):
     """Another worker: connects to worker 0 until that answers."""
     host, _, port = cluster.workers[0].rpartition(":")
     greeting = {
         "worker": cluster.index,
         "cluster": _identity(cluster),
         "process": f"{socket.gethostname()}, process {os.getpid()}",
+        "devices": devices,
     }
     while (left := deadline - time.monotonic()) > 0:
         answer = {}
@@ -238,6 +263,8 @@ def _report_to_chief(cluster, deadline, timeout):
             raise PeerMissing(_explain_missing(answer["missing"], timeout))
         if "twins" in answer:
             raise ValueError(_explain_twins(answer["twins"]))
+        if "mixture" in answer:
+            raise ValueError(_explain_mixture(answer["mixture"]))
         if "stranger" in answer:
             raise ValueError(
                 "All workers must be started with the same list of workers. "
@@ -262,6 +289,15 @@ def _explain_twins(names):
         f"as {names}. Correct the index of one of them (TF_CONFIG or "
         "--worker_index), or end the one that was left behind; then start all "
         "again."
+    )
+
+
+def _explain_mixture(devices):
+    """The message about workers whose devices differ."""
+    return (
+        "All workers must have the same devices: they could not exchange, or "
+        f"would wait for each other. Received {devices}. Start all with the "
+        "same --devices=cpu or gpu:N (moco-tf doctor says what a machine has)."
     )
 
 

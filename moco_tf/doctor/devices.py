@@ -34,51 +34,61 @@ _MAX_SECONDS = 60.0  # after which a trial begins no further step
 _MAX_WAIT = 0.3  # share of the time; waiting longer for input is a warning
 
 
-def check_gather(strategy):
-    """The row about the collectives of a step, checked against NumPy."""
+def check_gather(strategy, size):
+    """The row about the collectives of a step, checked against NumPy.
+
+    Args:
+      strategy: tf.distribute.Strategy. size: int, pixels of an image's side.
+    """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return table.Row("gather", "one replica: nothing travels")
     rng = np.random.default_rng(0)
     order = rng.permutation(4 * replicas).astype(np.int32)
     rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
-    images = rng.integers(0, 256, (4 * replicas, 3, 3, 3), np.uint8)
+    images = rng.integers(0, 256, (4 * replicas, size, size, 3), np.uint8)
 
-    def keys():
+    def exchange():  # all in one function, as in a step
+        pictures = shuffle.gather_images(
+            shuffle.this_replica(tf.constant(images))
+        )
         part = shuffle.this_replica(tf.gather(tf.constant(rows), order))
-        return shuffle.unshuffle(shuffle.all_gather(part), order)
-
-    def pictures():
-        return shuffle.gather_images(shuffle.this_replica(tf.constant(images)))
-
-    def total():
+        with tf.GradientTape() as tape:
+            tape.watch(part)
+            keys = shuffle.unshuffle(shuffle.all_gather(part), order)
+            loss = tf.reduce_sum(keys * rows)
+        # Every replica's loss holds every row once.
+        gradient = tape.gradient(loss, part) / part
         context = tf.distribute.get_replica_context()
         number = tf.cast(context.replica_id_in_sync_group, tf.float32)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+        return pictures, keys, total, gradient
 
     same = True
-    # One after the other, as in a step, where each depends on the last.
-    for exchange, expected in (
-        (keys, rows),
-        (pictures, images),
-        (total, replicas * (replicas - 1) / 2),
+    expected = (images, rows, replicas * (replicas - 1) / 2)
+    for *values, gradient in zip(
+        *(
+            strategy.experimental_local_results(value)
+            for value in _run(strategy, exchange)
+        ),
+        strict=True,
     ):
-        for value in _run(strategy, exchange):
-            same &= np.array_equal(value.numpy(), expected)
-    words = f"keys, images and a sum over {replicas} replicas"
+        for value, right in zip(values, expected, strict=True):
+            same &= np.array_equal(value.numpy(), right)
+        same &= np.allclose(gradient.numpy(), replicas)
+    words = f"images, keys, a gradient and a sum over {replicas} replicas"
     if same:
         return table.Row("gather", f"{words}: as they must be")
     remedy = (
-        "Try --cross_device_ops=hierarchical of `pretrain`, and check the "
-        "driver."
+        "Try --cross_device_ops=one_device here and in `pretrain`, and check "
+        "the driver."
     )
     return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
 
 
 def _run(strategy, function):
-    """The results of a function on each replica, compiled, a list."""
-    results = tf.function(lambda: strategy.run(function))()
-    return strategy.experimental_local_results(results)
+    """The results of a function, compiled, of all replicas."""
+    return tf.function(lambda: strategy.run(function))()
 
 
 def check_resume(config, strategy):

@@ -15,6 +15,7 @@ from moco_tf.doctor import (
     scan,
     table,
 )
+from moco_tf.training import gpus
 
 
 class Request(NamedTuple):
@@ -27,6 +28,7 @@ class Request(NamedTuple):
       trial_steps: int; 0 = no trial. prove: whether to check the devices.
       rate_per_image: learning rate / batch size in the configuration's file;
         None = not known.
+      gpu_fault: str, why GPUs that are there are not used, and the remedy.
     """
 
     config: object
@@ -36,6 +38,7 @@ class Request(NamedTuple):
     trial_steps: int = 20
     prove: bool = False
     rate_per_image: float | None = None
+    gpu_fault: str = ""
 
 
 def examine(request, strategy):
@@ -55,7 +58,7 @@ def examine(request, strategy):
     rows: list[table.Row] = []
     faults: list[images.Fault] = []
     fits = _check_config(rows, request.config, strategy)
-    rows.append(_devices(strategy))
+    rows.append(_devices(strategy, request.gpu_fault))
     source = _open(rows, request.config)
     if source is not None:
         faults = _examine_images(rows, source, request)
@@ -70,7 +73,7 @@ def examine(request, strategy):
         _announce("the devices: steps of the reference, a gather, a resume")
         rows += [
             reference.check_reference(),
-            devices.check_gather(strategy),
+            devices.check_gather(strategy, request.config.data.image_size),
             devices.check_resume(request.config, strategy),
         ]
     if fits:
@@ -96,8 +99,8 @@ def _check_config(rows, config, strategy):
     return True
 
 
-def _devices(strategy):
-    """The row that lists replicas, devices and cores."""
+def _devices(strategy, fault):
+    """The row that lists replicas, devices and cores; `fault` of Request."""
     names = [d.name for d in tf.config.list_logical_devices()]
     shown = ", ".join(name.rpartition("/device:")[2] for name in names)
     words = (
@@ -106,7 +109,10 @@ def _devices(strategy):
     for gpu in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         words += f"; {details.get('device_name', gpu.name)}"
-    return table.Row("devices", f"{words}; {os.cpu_count()} cores")
+    words += f"; {os.cpu_count()} cores"
+    if fault:
+        return table.Row("devices", words, table.FAIL, fault)
+    return table.Row("devices", words)
 
 
 def _open(rows, config):
@@ -161,7 +167,7 @@ def _resources(request, strategy, count):
     replicas = strategy.num_replicas_in_sync
     parts = resources.predict_memory(request.config, replicas, count)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    free = resources.free_on_gpus() if on_gpu else resources.free_on_host()
+    free = gpus.free_bytes() if on_gpu else resources.free_on_host()
     kind = "GPU" if on_gpu else "CPU"
     size = resources.checkpoint_bytes(parts, request.config, count)
     return [

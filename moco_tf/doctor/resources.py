@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 
 import tensorflow as tf
 
@@ -226,17 +225,3 @@ def free_on_host(root="/"):
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
     return max(0, min(known)) if known else None
-
-
-def free_on_gpus():
-    """Bytes free on the GPU with the least, by nvidia-smi, or None."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    done = subprocess.run(
-        [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-    )
-    free = [int(word) for word in re.findall(r"^\d+$", done.stdout, re.M)]
-    return min(free) * 2**20 if free else None

@@ -7,16 +7,18 @@ import re
 import tensorflow as tf
 
 from moco_tf.cluster import rendezvous
+from moco_tf.training import gpus
 
+# HierarchicalCopyAllReduce is not among them: of an odd number of devices it
+# leaves one's values out (it halves them and takes two halves).
 CROSS_DEVICE_OPS = {
     "auto": None,
     "nccl": tf.distribute.NcclAllReduce,
-    "hierarchical": tf.distribute.HierarchicalCopyAllReduce,
     "one_device": tf.distribute.ReductionToOneDevice,
 }
 _IMPLEMENTATION = tf.distribute.experimental.CommunicationImplementation
 COMMUNICATIONS = {
-    "auto": _IMPLEMENTATION.AUTO,
+    "auto": None,
     "ring": _IMPLEMENTATION.RING,
     "nccl": _IMPLEMENTATION.NCCL,
 }
@@ -57,13 +59,16 @@ def make_strategy(
     With "cpu" and "cpu:N" GPUs are hidden from this process.
 
     Args:
-      devices: "auto" (all GPUs; without a GPU one CPU), "cpu", "cpu:N" (N
-        logical CPU devices, one replica each), "gpu" (all) or "gpu:N".
+      devices: "auto" (all GPUs that TensorFlow can drive; without one, one
+        CPU), "cpu", "cpu:N" (N logical CPU devices, one replica each), "gpu"
+        (all) or "gpu:N".
       cluster: Cluster of several workers, which must all call this; None: this
         process on its own.
       cross_device_ops: name in CROSS_DEVICE_OPS, how the devices of one process
         exchange.
-      communication: name in COMMUNICATIONS, how workers exchange.
+      communication: name in COMMUNICATIONS, how workers exchange; "auto":
+        NCCL between GPUs (TensorFlow's own "auto" sends all of a GPU's data
+        through the hosts, by gRPC), rings between CPUs.
       deterministic: bool; True: operations whose sums come in no fixed order
         (some of a GPU's) are replaced by slower ones of a fixed order, or
         fail where there is none.
@@ -72,31 +77,30 @@ def make_strategy(
       tf.distribute.Strategy.
 
     Raises:
-      ValueError: for another form, GPUs that are not there, or a process
-        whose devices are already in use in another layout.
+      ValueError: for another form, GPUs that are not there or that TensorFlow
+        cannot drive, ways to exchange that these devices do not have, or a
+        process whose devices are already in use in another layout.
 
-    Side effects: `deterministic` is set for the process. In a cluster it sets
+    Side effects: with "auto", says of GPUs that it does not take why.
+      `deterministic` is set for the process. In a cluster it sets
       TF_CONFIG, opens this worker's port and waits for the other workers; else
       it takes TF_CONFIG away, which TensorFlow would read for a process on its
       own too, and fail on a text that is no JSON.
     """
     _check_name("cross_device_ops", cross_device_ops, CROSS_DEVICE_OPS)
     _check_name("communication", communication, COMMUNICATIONS)
-    kind, count = parse_devices(devices)
+    kind, count, usable = find_devices(devices, cluster, say=True)
+    _check_exchange(kind, cluster, cross_device_ops, communication)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    gpus = tf.config.list_physical_devices("GPU")
-    if kind == "auto":
-        kind = "gpu" if gpus else "cpu"
     try:
-        if cluster:
-            _choose_devices_of_worker(kind, count, gpus, cluster)
-            return _cluster_strategy(cluster, communication)
-        os.environ.pop("TF_CONFIG", None)
         if kind == "cpu":
-            names = _choose_cpus(count or 1)
+            names = _choose_cpus(count)
         else:
-            names = _choose_gpus(gpus, count or max(len(gpus), 1))
+            names = _choose_gpus(usable, count)
+        if cluster:
+            return _cluster_strategy(cluster, communication, kind)
+        os.environ.pop("TF_CONFIG", None)
     except RuntimeError as error:  # TensorFlow: the devices are initialised.
         raise ValueError(
             "Devices can be set up only before TensorFlow's first operation. "
@@ -115,32 +119,92 @@ def _check_name(flag, name, known):
         )
 
 
-def _choose_devices_of_worker(kind, count, gpus, cluster):
-    """One CPU, or the GPUs of a worker; on a shared host its part of them."""
+def find_devices(devices, cluster=None, say=False):
+    """Resolves --devices on this machine; nothing is chosen yet.
+
+    Args:
+      devices: str, as of `make_strategy`. cluster: Cluster, or None.
+      say: bool; prints of "auto" why GPUs that are there are not taken.
+
+    Returns:
+      "cpu" or "gpu"; count of replicas; the GPUs that they are chosen from, on
+      a shared host this worker's part of them.
+
+    Raises:
+      ValueError: for another form, or GPUs that cannot be had.
+    """
+    kind, count = parse_devices(devices)
+    seen = gpus.Gpus([], "") if kind == "cpu" else gpus.examine()
+    if kind == "auto":
+        kind = "gpu" if seen.usable else "cpu"
+        if seen.fault and say:
+            taken = f"{len(seen.usable)} GPU(s)" if seen.usable else "the CPU"
+            print(f"Warning: --devices=auto takes {taken}. {seen.fault}")
+    elif seen.fault and (count is None or count > len(seen.usable)):
+        raise ValueError(f"--devices={devices}: {seen.fault}")
     if kind == "cpu":
-        if (count or 1) > 1:
+        if cluster and (count or 1) > 1:
             raise ValueError(
                 "In a cluster a worker has one CPU replica. Received "
                 f"devices=cpu:{count} at {cluster.name()}. Pass --devices=cpu "
                 "and start more workers."
             )
-        _choose_cpus(1)
-        return
-    number, workers = cluster.local()
+        return kind, count or 1, []
+    usable = seen.usable
+    number, workers = cluster.local() if cluster else (0, 1)
     # Too few for all: Slurm or the user has set each worker's GPUs.
-    share = count or len(gpus) // workers
-    if workers > 1 and share and len(gpus) >= workers * share:
-        gpus = gpus[number * share : (number + 1) * share]
-    _choose_gpus(gpus, count or max(len(gpus), 1))
+    share = count or len(usable) // workers
+    if workers > 1 and share and len(usable) >= workers * share:
+        usable = usable[number * share : (number + 1) * share]
+    return kind, count or max(len(usable), 1), usable
 
 
-def _cluster_strategy(cluster, communication):
+def describe_devices(devices, cluster):
+    """A worker's replicas in a word, "gpu:8", for the others to compare."""
+    kind, count, _ = find_devices(devices, cluster)
+    return f"{kind}:{count}"
+
+
+def _check_exchange(kind, cluster, cross_device_ops, communication):
+    """Refuses ways to exchange that do not go with devices or workers."""
+    if cluster and cross_device_ops != "auto":
+        raise ValueError(
+            "--cross_device_ops is of a process on its own; workers have "
+            f"--communication. Received cross_device_ops={cross_device_ops} at "
+            f"{cluster.name()}. Pass --cross_device_ops=auto."
+        )
+    flag, name = "cross_device_ops", cross_device_ops
+    if cluster:
+        flag, name = "communication", communication
+    if kind == "cpu" and name == "nccl":
+        raise ValueError(
+            f"--{flag}=nccl is for GPUs. Received it on the CPU. Pass "
+            f"--{flag}=auto."
+        )
+
+
+def communication_options(name, kind):
+    """tf.distribute's options of a name in COMMUNICATIONS.
+
+    Args:
+      name: str. kind: "cpu" or "gpu", the devices of all workers.
+    """
+    usual = {"gpu": _IMPLEMENTATION.NCCL, "cpu": _IMPLEMENTATION.AUTO}[kind]
+    return tf.distribute.experimental.CommunicationOptions(
+        implementation=COMMUNICATIONS[name] or usual
+    )
+
+
+def _cluster_strategy(cluster, communication, kind):
     os.environ["TF_CONFIG"] = cluster.tf_config()
     return tf.distribute.MultiWorkerMirroredStrategy(
-        communication_options=tf.distribute.experimental.CommunicationOptions(
-            implementation=COMMUNICATIONS[communication]
-        )
+        communication_options=communication_options(communication, kind)
     )
+
+
+def kind_of_devices():
+    """What the replicas of this process run on: "GPU" or "CPU"."""
+    return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
 
 
 def worker_count(strategy):
@@ -222,17 +286,18 @@ def _choose_cpus(count):
     return names
 
 
-def _choose_gpus(gpus, count):
+def _choose_gpus(usable, count):
     """Shows TensorFlow the first `count` of some GPUs; returns their names."""
-    if len(gpus) < count:
+    if len(usable) < count:
         raise ValueError(
-            f"--devices asks for {count} GPU(s). TensorFlow sees {len(gpus)}: "
-            "check the driver and the CUDA wheels (tensorflow[and-cuda]), or "
-            f"pass --devices={'gpu' if gpus else 'cpu'}."
+            f"--devices asks for {count} GPU(s). TensorFlow can use "
+            f"{len(usable)}: check CUDA_VISIBLE_DEVICES, the driver and the "
+            f"CUDA wheels (launch/quickstart.sh --gpu installs them), or pass "
+            f"--devices={'gpu' if usable else 'cpu'}."
         )
-    if tf.config.get_visible_devices("GPU") != gpus[:count]:
-        tf.config.set_visible_devices(gpus[:count], "GPU")
-    for gpu in gpus[:count]:
+    if tf.config.get_visible_devices("GPU") != usable[:count]:
+        tf.config.set_visible_devices(usable[:count], "GPU")
+    for gpu in usable[:count]:
         # Else TensorFlow takes all memory of the GPU at its first operation.
         if not tf.config.experimental.get_memory_growth(gpu):
             tf.config.experimental.set_memory_growth(gpu, True)

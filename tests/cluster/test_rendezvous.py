@@ -12,10 +12,11 @@ from tests import waiting
 from tests.cluster import ports
 
 
-def _meet(workers, index, timeout):
+def _meet(workers, index, timeout, devices="cpu:1"):
     """None, or the error that was raised."""
+    cluster = membership.Cluster(workers, index, "a test")
     try:
-        rendezvous.meet(membership.Cluster(workers, index, "a test"), timeout)
+        rendezvous.meet(cluster, timeout, devices)
     except (rendezvous.PeerMissing, ValueError) as error:
         return error
 
@@ -28,6 +29,22 @@ def _meet_all(workers, indices, timeout=20.0, delays=(0, 0, 0)):
             return _meet(workers, index, timeout)
 
         return list(pool.map(start, indices))
+
+
+def test_workers_with_unlike_devices_are_refused_by_name():
+    workers = ports.workers(3)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        calls = [
+            pool.submit(_meet, workers, index, 20.0, devices)
+            for index, devices in enumerate(["gpu:8", "cpu:1", "gpu:8"])
+        ]
+        errors = [call.result() for call in calls]
+    for error in errors:
+        assert isinstance(error, ValueError)
+        assert f"gpu:8 at worker 0 ({workers[0]}), worker 2 (" in str(error)
+        assert f"cpu:1 at worker 1 ({workers[1]})" in str(error)
+    # The remedy: alike. Nothing of the refused start is left.
+    assert _meet_all(workers, range(3)) == [None] * 3
 
 
 def _port_is_free(worker):
@@ -75,7 +92,8 @@ def test_a_worker_started_again_takes_its_place():
         chief = pool.submit(_meet, workers, 0, 20.0)
         for _ in range(2):  # one that says hello and dies, twice
             first = waiting.wait_for(lambda: _connected(address))
-            rendezvous._send(first, {"worker": 1, "cluster": identity})
+            hello = {"worker": 1, "cluster": identity, "devices": "cpu:1"}
+            rendezvous._send(first, hello)
             time.sleep(0.2)
             first.close()
         last = pool.submit(_meet, workers, 2, 20.0)
@@ -173,7 +191,9 @@ def _calls(monkeypatch):
     monkeypatch.setattr(
         rendezvous,
         "meet",
-        lambda cluster, timeout: calls.append(f"meet for {timeout} s"),
+        lambda cluster, timeout, devices: calls.append(
+            f"meet for {timeout} s, {devices}"
+        ),
     )
     return calls
 
@@ -188,7 +208,7 @@ def _make_strategy(calls):
 
 
 def test_the_order_of_a_start_in_a_cluster(calls, make_strategy):
-    with rendezvous.joined(CLUSTER, make_strategy, 5.0, 9.0) as (
+    with rendezvous.joined(CLUSTER, make_strategy, 5.0, 9.0, "gpu:8") as (
         strategy,
         guard,
     ):
@@ -197,11 +217,12 @@ def test_the_order_of_a_start_in_a_cluster(calls, make_strategy):
     assert calls == [
         "watch worker 1 (b:2)",
         (65.0, "the arrival of all workers"),
-        "meet for 5.0 s",
+        "meet for 5.0 s, gpu:8",
         (5.0, "joining the other workers"),
         "strategy",
         "signals",
-        (9.0, "the start of training"),
+        # The first step compiles, and on new GPUs the driver does.
+        (36.0, "the start of training"),
         (9.0, "the step after step 1"),
         (60.0, "the end of the process"),
     ]
@@ -217,4 +238,4 @@ def test_an_error_of_the_block_is_not_changed(calls, make_strategy):
     with pytest.raises(FloatingPointError, match="loss"):
         with rendezvous.joined(CLUSTER, make_strategy, 5.0, 9.0):
             raise FloatingPointError("loss")
-    assert calls[-1] == (9.0, "the start of training")
+    assert calls[-1] == (36.0, "the start of training")

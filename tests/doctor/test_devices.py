@@ -78,9 +78,9 @@ def test_two_replicas_gather_what_numpy_says():
         "from moco_tf.doctor import devices\n"
         "from moco_tf.methods import shuffle\n"
         "strategy = distribution.make_strategy('cpu:2')\n"
-        "print(devices.check_gather(strategy))\n"
+        "print(devices.check_gather(strategy, 9))\n"
         "shuffle.unshuffle = lambda rows, order: rows\n"
-        "print(devices.check_gather(strategy))\n"
+        "print(devices.check_gather(strategy, 9))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True

@@ -3,10 +3,11 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf.data import sources
-from moco_tf.doctor import images, recipe, scan, table
+from moco_tf.doctor import examination, images, recipe, scan, table
 from moco_tf.methods import table as methods
 from tests.doctor import photographs
 
@@ -318,3 +319,10 @@ def test_classes_that_look_alike_are_named():
     assert first.verdict == table.WARN
     assert first.finding == "'Cat' and 'cat ' look alike"
     assert second.finding == "3 classes of 1 images each"
+
+
+def test_gpus_that_are_not_used_fail_with_the_remedy():
+    strategy = tf.distribute.get_strategy()
+    row = examination._devices(strategy, "Install CUDA.")
+    assert (row.verdict, row.remedy) == (table.FAIL, "Install CUDA.")
+    assert examination._devices(strategy, "").verdict == table.OK

@@ -261,6 +261,11 @@ ROWS.tested(
     "test_two_processes_as_the_same_worker_are_named",
     ("cluster/rendezvous.py:_explain_twins", "Correct the index of one"),
 )
+ROWS.tested(
+    "tests/cluster/test_rendezvous.py::"
+    "test_workers_with_unlike_devices_are_refused_by_name",
+    ("cluster/rendezvous.py:_explain_mixture", "Start all with the same"),
+)
 ROWS.states(
     following.PART_OF_ANOTHER,
     ("cluster/membership.py:expand_tasks", "not a list of tasks"),

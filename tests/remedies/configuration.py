@@ -105,6 +105,16 @@ CASES = [
         [],
     ),
     (
+        "config_schema.py:_check_synchronized",
+        "train.jit_compile must be false",
+        (
+            "moco_cifar10",
+            small(64, 1, model__sync_bn="true", train__jit_compile="true"),
+            2,
+        ),
+        [],
+    ),
+    (
         "config_schema.py:_check_divisors",
         "must divide",
         ("moco_cifar10", small(100, 8), 1),

@@ -57,7 +57,9 @@ for _command in cli.COMMANDS.values():
 OTHERS = {
     "cluster/membership.py": ["distribution"],  # srun
     "data/tfds_records.py": ["data_dir", "file_format"],  # tfds build
-    "doctor/resources.py": ["format", "query"],  # nvidia-smi
+    # nvidia-smi; launch/quickstart.sh
+    "training/gpus.py": ["format", "query", "gpu"],
+    "training/distribution.py": ["gpu"],
     "serving/export.py": ["dir", "tag_set", "signature_def"],
     "serving/model_card.py": ["data"],  # curl
     "reporting/charts.py": ["muted", "line", "curve"],

@@ -3,9 +3,10 @@ import sys
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute import cross_device_utils
 
 from moco_tf.cluster import membership, rendezvous
-from moco_tf.training import distribution
+from moco_tf.training import distribution, gpus
 
 
 @pytest.mark.parametrize(
@@ -97,34 +98,88 @@ def test_an_unknown_way_to_exchange_is_refused(flag, name):
         distribution.make_strategy("cpu", **{flag: name})
 
 
+def _see(monkeypatch, usable):
+    """Lets this machine have such GPUs, none of them out of use."""
+    seen = gpus.Gpus(usable, "")
+    monkeypatch.setattr(gpus, "examine", lambda: seen)
+
+
 def test_workers_of_one_host_share_its_gpus(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(
-        distribution,
-        "_choose_gpus",
-        lambda gpus, count: chosen.append((gpus, count)),
-    )
     two = ("a:1", "a:2")
-    for index, workers, gpus, count in (
-        (0, two, "0123", None),
-        (1, two, "0123", None),
-        (1, two, "0", None),  # its own, given by Slurm or by the user
-        (1, ("a:1", "b:1"), "0123", None),
-        (1, two, "0123", 1),
-        (1, two, "0123", 2),
-        (1, two, "01", 2),  # its own
+    for index, workers, usable, count, expected in (
+        (0, two, "0123", "", ("01", 2)),
+        (1, two, "0123", "", ("23", 2)),
+        # Its own, given by Slurm or by the user.
+        (1, two, "0", "", ("0", 1)),
+        (1, ("a:1", "b:1"), "0123", "", ("0123", 4)),
+        (1, two, "0123", ":1", ("1", 1)),
+        (1, two, "0123", ":2", ("23", 2)),
+        (1, two, "01", ":2", ("01", 2)),  # its own
     ):
+        _see(monkeypatch, usable)
         cluster = membership.Cluster(workers, index, "a test")
-        distribution._choose_devices_of_worker("gpu", count, gpus, cluster)
-    assert chosen == [
-        ("01", 2),
-        ("23", 2),
-        ("0", 1),
-        ("0123", 4),
-        ("1", 1),
-        ("23", 2),
-        ("01", 2),
-    ]
+        found = distribution.find_devices(f"gpu{count}", cluster)
+        assert (found[2], found[1]) == expected
+        words = distribution.describe_devices(f"gpu{count}", cluster)
+        assert words == f"gpu:{expected[1]}"
+
+
+CLUSTER = membership.Cluster(("a:1", "b:2"), 1, "a test")
+
+
+def test_workers_with_gpus_exchange_by_nccl(monkeypatch):
+    """TensorFlow's own "auto" is gRPC through the hosts."""
+    made = []
+
+    def strategy(communication_options):
+        made.append(communication_options.implementation.name)
+
+    monkeypatch.setattr(
+        distribution.tf.distribute, "MultiWorkerMirroredStrategy", strategy
+    )
+    monkeypatch.setattr(distribution, "_choose_gpus", lambda *_: [])
+    monkeypatch.setattr(distribution, "_choose_cpus", lambda *_: [])
+    monkeypatch.setenv("TF_CONFIG", "")
+    _see(monkeypatch, ["GPU"])
+    for devices, communication in (
+        *(("gpu", "auto"), ("auto", "auto"), ("gpu", "ring")),
+        *(("gpu", "nccl"), ("cpu", "auto"), ("cpu", "ring")),
+    ):
+        distribution.make_strategy(
+            devices, CLUSTER, communication=communication
+        )
+    assert made == ["NCCL", "NCCL", "RING", "NCCL", "AUTO", "RING"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "cluster", "flags", "words"),
+    [
+        ("cpu", CLUSTER, {"communication": "nccl"}, "is for GPUs"),
+        ("cpu:2", None, {"cross_device_ops": "nccl"}, "is for GPUs"),
+        ("gpu", CLUSTER, {"cross_device_ops": "nccl"}, "have --communication"),
+        # Of an odd number of GPUs it leaves one's gradients out.
+        ("gpu", None, {"cross_device_ops": "hierarchical"}, "must be one of"),
+    ],
+)
+def test_an_exchange_that_cannot_be_is_refused(
+    monkeypatch, devices, cluster, flags, words
+):
+    _see(monkeypatch, ["GPU"])
+    with pytest.raises(ValueError, match=words):
+        distribution.make_strategy(devices, cluster, **flags)
+
+
+def test_the_exchange_in_halves_leaves_a_device_out():
+    """Why "hierarchical" is not offered, by TensorFlow's own function."""
+
+    def total(count):
+        values = [[(tf.constant(2.0**n), None)] for n in range(count)]
+        sums = cross_device_utils.aggregate_gradients_using_hierarchical_copy(
+            ["/cpu:0"] * count, values
+        )
+        return float(sums[0][0][0])
+
+    assert [total(4), total(3)] == [15.0, 3.0]  # not 7
 
 
 def test_a_worker_has_one_cpu_replica():
