@@ -14,7 +14,7 @@ import tensorflow as tf
 from moco_tf import plan
 from moco_tf.data import views
 from moco_tf.models import inputs
-from moco_tf.training import distribution
+from moco_tf.training import distribution, gpus
 
 _WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
 _READS = 8  # at least, so that what lies in buffers matters little
@@ -170,8 +170,12 @@ def stages(config, source, steps):
 def ceiling(precision):
     """FLOP/s of a large matrix product and a 3 x 3 convolution here."""
     dtype = tf.float32 if precision == "float32" else precision[6:]
-    left, right = tf.cast(tf.random.normal([2, 1024, 1024]), dtype)
-    rows = tf.cast(tf.random.normal([8, 28, 28, 256]), dtype)
+    side, images, at_once = 1024, 8, 1
+    if tf.config.list_logical_devices("GPU"):
+        # It computes those in less time than it takes to start them.
+        side, images, at_once = 8192, 256, 16
+    left, right = tf.cast(tf.random.normal([2, side, side]), dtype)
+    rows = tf.cast(tf.random.normal([images, 28, 28, 256]), dtype)
     kernel = tf.cast(tf.random.normal([3, 3, 256, 256]), dtype)
 
     @tf.function
@@ -185,14 +189,27 @@ def ceiling(precision):
     figures = {}
     for name, run in (("product", product), ("convolution", convolution)):
         operations = count_flops(run.get_concrete_function().graph)
-        float(run())
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < _CEILING_SECONDS:
-            float(run())
-            count += 1
-        rate = operations * count / (time.perf_counter() - start)
-        figures[f"{name}_flops_per_second"] = rate
+        rate = runs_per_second(run, at_once)
+        figures[f"{name}_flops_per_second"] = operations * rate
     return figures
+
+
+def runs_per_second(run, at_once, clock=time.perf_counter):
+    """How often a device computes a function in a second.
+
+    Args:
+      run: function that returns a scalar, which may not be computed yet.
+      at_once: int, runs that are started before one is waited for.
+      clock: function that returns seconds.
+    """
+    float(run())
+    count, start = 0, clock()
+    while clock() - start < _CEILING_SECONDS:
+        for _ in range(at_once):
+            result = run()
+        float(result)  # waits for all of them
+        count += at_once
+    return count / (clock() - start)
 
 
 def _open(stream, strategy):
@@ -338,6 +355,8 @@ def _for_input(config, shared):
 def _for_step(config):
     if config.train.precision == "float32":
         yield "--config.train.precision=mixed_bfloat16"
+        if gpus.take_tf32() and not config.train.tf32:
+            yield "--config.train.tf32=true"
     if config.model.recompute:
         yield "--config.model.recompute=false"
     if config.train.micro_batches > 1:

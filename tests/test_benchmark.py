@@ -137,3 +137,24 @@ def test_what_cannot_be_measured_is_said(tmp_path, capsys):
     assert "no" in capsys.readouterr().err
     assert cli.run([*flags, "--steps=some"]) == 2
     assert "--steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("at_once", [1, 16])
+def test_the_ceiling_is_waited_for_after_so_many_runs(at_once):
+    events = []
+
+    class Result:
+        def __float__(self):
+            events.append("wait")
+            return 1.0
+
+    def run():
+        events.append("run")
+        return Result()
+
+    # Twice within half a second; 4 s in all.
+    seconds = iter([0.0, 0.1, 0.2, 0.6, 4.0])
+    rate = benchmark.runs_per_second(run, at_once, lambda: next(seconds))
+    assert rate == 2 * at_once / 4.0
+    round_of_runs = at_once * ["run"] + ["wait"]
+    assert events == ["run", "wait", *round_of_runs, *round_of_runs]

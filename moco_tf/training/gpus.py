@@ -178,6 +178,12 @@ def query(field, *words):
     return lines, said
 
 
+def take_tf32():
+    """Whether a GPU of this process multiplies TensorFloat-32 (Ampere on)."""
+    visible = tf.config.get_visible_devices("GPU")
+    return any(_details(gpu)[1] >= (8, 0) for gpu in visible)
+
+
 def free_bytes():
     """Bytes free on the GPU of this process that has the least, or None."""
     chosen = _cuda_names(tf.config.get_visible_devices("GPU"))

@@ -561,11 +561,12 @@ def slow_input():
 
 
 @ROWS.followed("benchmark.py:verdict", "_for_step")
-def slow_step():
+def slow_step(monkeypatch):
+    monkeypatch.setattr(benchmark.gpus, "take_tf32", lambda: True)
     fields = {"model.recompute": "true", "train.micro_batches": 2}
     text = yield lambda: rates(100.0, 10.0, fields=fields)
     advised = [*following.advised(text), {"train.micro_batches": 1}]
-    assert len(advised) == 3
+    assert len(advised) == 4
     for remedy in advised:
         yield lambda taken=fields | remedy: plan.check(
             config_of(fields=taken), 1
@@ -580,6 +581,7 @@ ROWS.within(
 ROWS.within(
     ("benchmark.py:verdict", "_for_step"),
     ("benchmark.py:_for_step", "--config.train.precision=mixed_bfloat16"),
+    ("benchmark.py:_for_step", "--config.train.tf32=true"),
     ("benchmark.py:_for_step", "--config.model.recompute=false"),
 )
 ROWS.states(

@@ -131,6 +131,14 @@ def test_of_unlike_gpus_those_that_work_are_named(listed, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES=5,GPU-8a," in gpus.examine().fault
 
 
+@pytest.mark.parametrize("kind, taken", [((7, 5), False), ((8, 0), True)])
+def test_tf32_is_for_ampere_and_later(listed, monkeypatch, kind, taken):
+    listed(kind)
+    visible = tf.config.list_physical_devices("GPU")
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: visible)
+    assert gpus.take_tf32() == taken
+
+
 def test_free_memory_is_that_of_the_gpus_of_this_process(machine, monkeypatch):
     monkeypatch.setattr(
         tf.config, "get_visible_devices", lambda kind: [gpu(0), gpu(1)]
