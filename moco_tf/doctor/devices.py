@@ -44,7 +44,7 @@ def check_gather(strategy, size):
     if replicas == 1:
         return table.Row("gather", "one replica: nothing travels")
     rng = np.random.default_rng(0)
-    order = rng.permutation(4 * replicas).astype(np.int32)
+    order = rng.permutation(4 * replicas)
     rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
     images = rng.integers(0, 256, (4 * replicas, size, size, 3), np.uint8)
 

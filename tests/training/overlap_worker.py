@@ -52,7 +52,7 @@ def traced(strategy):
         "query": views_of_noise,
         "key": views_of_noise,
         "index": np.arange(2),
-        "order": np.arange(4, dtype=np.int32),
+        "order": np.arange(4),
         "valid": np.ones(2, bool),
     }
     dataset = tf.data.Dataset.from_tensors(batch).repeat()
