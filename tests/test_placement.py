@@ -2,7 +2,8 @@
 
 The steps of every method on one replica and two are looked at where they are
 traced, in methods/test_every_method.py, those with either shuffle in
-methods/test_shuffle.py. Here are faults that must be named, and modes of a step.
+methods/test_shuffle.py. Here are faults that must be named, and modes of a
+step.
 """
 
 import pytest
