@@ -77,6 +77,10 @@ PRETRAIN = dict(
         batch_size=256,
         baseline=False,  # first also raw pixels and the untrained encoder
     ),
+    probe=dict(
+        online=False,  # True: a linear classifier learns beside, by labels
+        learning_rate=1.0,  # over the mean squared length of the features
+    ),
     log=dict(
         every_steps=50,  # a row of figures
         tensorboard=True,

@@ -6,12 +6,13 @@ import types
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import config_schema, naming, paths
 from moco_tf.data import sources, stream, views
-from moco_tf.methods import table, two_views
+from moco_tf.methods import online_probe, table, two_views
 from moco_tf.models import batch_norm, heads, inputs, resnet
 from moco_tf.models import encoder as encoders
 from moco_tf.training import distribution, optimizers, schedules
@@ -30,7 +31,7 @@ class Plan:
         section as attributes. run: Run, what the class may ask.
       shuffle: str, how key views travel (methods/shuffle.KINDS).
       chance_loss: float, of features that tell nothing, in nats, or None.
-      steps_per_epoch, total_steps: int.
+      steps_per_epoch, total_steps: int. labels: online_probe.Labels, or None.
       last_step: int, after which the run stops; that of train.max_steps.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     steps_per_epoch: int
     total_steps: int
     last_step: int
+    labels: online_probe.Labels | None = None
 
     def make_method(self, strategy: tf.distribute.Strategy) -> tf.keras.Model:
         """The method, compiled, with its optimiser's slots.
@@ -101,6 +103,7 @@ class Plan:
             micro_batches=micro_batches,
             jit_compile=config.train.jit_compile,
             recompute=model.recompute,
+            probe=_make_probe(config, self.labels, backbone),
             **{name: needs[name] for name in self.method.NEEDS},
             **arguments,
         )
@@ -127,7 +130,7 @@ class Plan:
             f"{sources.remark_lines(self.source, '           ')}"
             f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
             f"{model.dim} features, {train.precision}\n"
-            f"  method   {config.method}: {words}\n"
+            f"  method   {config.method}: {words}\n{_probe_line(self.labels)}"
             f"  batch    {train.batch_size} on {devices}, {norm}\n"
             f"  steps    {self.last_step} ({self.steps_per_epoch} an epoch, "
             f"{train.epochs} epochs)"
@@ -159,16 +162,59 @@ def make_method(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
     images: int,
+    labels: online_probe.Labels | None = None,
 ) -> tf.keras.Model:
     """As Plan.make_method, over so many images that need not be there.
 
-    For a method that is restored, or measured on noise; nothing is checked.
+    For a method that is restored, or measured on noise; nothing is checked. An
+    online probe trains beside it with labels alone.
     """
-    plan = _resolve(config, strategy, images, None, None)
+    plan = _resolve(config, strategy, images, None, None, labels)
     return plan.make_method(strategy)
 
 
-def _resolve(config, strategy, images, source, batches):
+def _probe_labels(config, source):
+    """The online_probe.Labels of a source; None without a probe or a source.
+
+    Raises:
+      ValueError: for a source without labels, or of one class.
+    """
+    if source is None or not config.probe.online:
+        return None
+    without = "Or train without the probe: --config.probe.online=false."
+    sources.labelled(source, "training source", without)  # refuses
+    labels = np.asarray(source.labels, np.int64)
+    classes = len(source.class_names or ()) or int(labels.max()) + 1
+    if classes < 2:
+        raise ValueError(
+            "An online probe needs two classes or more. Received "
+            f"{classes} in the training source. Give one of more classes as "
+            "--config.data.source=SOURCE. " + without
+        )
+    return online_probe.Labels(labels, classes)
+
+
+def _make_probe(config, labels, backbone):
+    """The OnlineProbe of a backbone's features; None without labels."""
+    if labels is None:
+        return None
+    features = encoders.feature_size(backbone)
+    rate = config.probe.learning_rate
+    return online_probe.OnlineProbe(features, labels, rate)
+
+
+def _probe_line(labels):
+    """What a probe learns in a line with its end; "" without one."""
+    if labels is None:
+        return ""
+    labelled = np.count_nonzero(labels.of_images >= 0)
+    return (
+        f"  probe    linear, of {labels.classes} classes, on the labels of "
+        f"{labelled} images\n"
+    )
+
+
+def _resolve(config, strategy, images, source, batches, labels=None):
     """The Plan of `images` images."""
     method, settings, run = resolve_method(config, images)
     workers = distribution.worker_count(strategy)
@@ -187,6 +233,7 @@ def _resolve(config, strategy, images, source, batches):
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         last_step=last_step,
+        labels=labels or _probe_labels(config, source),
     )
 
 

@@ -73,7 +73,7 @@ def pretrain(
     per_epoch = plan.steps_per_epoch
     knn = None
     if guard.is_chief and config.knn.bank:
-        knn = monitor.KnnMonitor(config, per_epoch)
+        knn = monitor.KnnMonitor(config, per_epoch, plan.labels and plan.source)
     with contextlib.ExitStack() as stack:
         if guard.is_chief:
             stack.enter_context(workdirs.hold(workdir))

@@ -47,6 +47,7 @@ _REASONS = {
     "optimizer.": "the steps so far were made by it",
     "schedule.": "the rates so far followed it",
     "data.": "the samples so far were made by it",
+    "probe.online": "the state and the log of the steps hold the probe, or not",
     "probe.": "it is what the result is measured by",
 }
 # Of several ways to the same step (see methods/shuffle.py).
@@ -76,6 +77,8 @@ def meaning(
         unread += ["schedule.first_epoch"]
     if values.get("data.small_views") == 0:
         unread += ["data.small_size", "data.small_scale"]
+    if values.get("probe.online") is False:
+        unread += ["probe.learning_rate"]
     if values.get("model.input", "grid") != "grid":
         unread += ["model.patch"]
     if values.get("probe.way") == "published":

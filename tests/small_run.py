@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf.methods import online_probe
 from moco_tf.training import checkpoints
 from tests import shallow
 
@@ -141,6 +142,18 @@ def assert_same_bits(left, right):
             value, other = value[:, :-1], other[:, :-1]
         if "_train_counter" not in name and "save_counter" not in name:
             np.testing.assert_array_equal(value, other, err_msg=name)
+
+
+def without_probe(state):
+    """A `state` as it is without an online probe, if there is one."""
+    kept = {name: x for name, x in state.items() if "/probe/" not in name}
+    if len(kept) < len(state):
+        # Its figures stand before the time waited.
+        columns = [-1 - len(online_probe.FIGURES), -2]
+        for name in kept:
+            if "step_log" in name:
+                kept[name] = np.delete(kept[name], columns, axis=1)
+    return kept
 
 
 def step_of(workdir):

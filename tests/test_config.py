@@ -391,6 +391,8 @@ LATER = {
     "optimizer.scaling": "none",
     "train.micro_batches": 1,
     "train.jit_compile": False,
+    "probe.online": False,
+    "probe.learning_rate": 1.0,
     "moco.mask_same_image": False,
     "moco.batch_negatives": False,
     "moco.momentum_warmup_epochs": 0,

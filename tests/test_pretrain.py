@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from moco_tf import plan, pretrain, workdirs
+from moco_tf.methods import online_probe
 from moco_tf.monitoring import warning_log
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
@@ -41,7 +42,8 @@ def _pretrain(images, workdir, extend=False, **fields):
 def finished(images, tmp_path_factory):
     """An uninterrupted run, with all that is measured and drawn beside it."""
     workdir = tmp_path_factory.mktemp("finished")
-    _pretrain(images, workdir, evaluated=True, log__tensorboard=True)
+    fields = {"log__tensorboard": True, "probe__online": True}
+    _pretrain(images, workdir, evaluated=True, **fields)
     assert _open_files(workdir) == []
     return workdir
 
@@ -80,6 +82,14 @@ def _rows(workdir):
         return list(csv.DictReader(file))
 
 
+def _assert_same_encoders(finished, workdir):
+    """The same bits but for the online probe, which `finished` has beside."""
+    small_run.assert_same_bits(
+        small_run.without_probe(small_run.state(finished)),
+        small_run.state(workdir),
+    )
+
+
 def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
     names = {path.name for path in finished.iterdir()}
     assert names >= {
@@ -101,6 +111,9 @@ def test_a_run_leaves_its_metrics_checkpoints_and_records(finished):
     assert all(0 < float(row["loss"]) < 10 for row in rows)
     for row in (rows[1], rows[3]):
         assert 0.5 < float(row["knn_backbone"]) <= 1.0
+        assert 0.5 <= float(row["probe_top1"]) <= 1.0
+    losses = [float(row["probe_loss"]) for row in rows]
+    assert losses[0] > losses[-1] > 0
     kept = [step for step, _ in checkpoints.complete(finished)]
     assert kept == [6, 12]
     assert checkpoints.best(finished) is not None
@@ -124,7 +137,7 @@ def test_the_baselines_stand_beside_the_trained_encoder(published):
 
 def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
     before = small_run.state(finished)
-    _pretrain(images, finished)
+    _pretrain(images, finished, probe__online=True)
     assert "finished" in capsys.readouterr().out
     small_run.assert_same_bits(before, small_run.state(finished))
 
@@ -133,15 +146,19 @@ def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
 def test_stopped_at_any_step_and_started_again_gives_the_same_bits(
     images, finished, tmp_path, stop
 ):
-    evaluated = stop == small_run.STEPS_PER_EPOCH
-    _pretrain(images, tmp_path, evaluated=evaluated, train__max_steps=stop)
+    beside = stop == small_run.STEPS_PER_EPOCH
+    fields = {"evaluated": beside, "probe__online": beside}
+    _pretrain(images, tmp_path, train__max_steps=stop, **fields)
     assert small_run.step_of(tmp_path) == stop
-    _pretrain(images, tmp_path, evaluated=evaluated)
-    small_run.assert_same_bits(
-        small_run.state(finished), small_run.state(tmp_path)
-    )
+    _pretrain(images, tmp_path, **fields)
     keep = ["step", "loss", "epoch_loss", "instance_top1"]
-    keep += ["knn_projection"] * evaluated
+    if beside:
+        keep += ["knn_projection", *online_probe.FIGURES, "probe_top1"]
+        small_run.assert_same_bits(
+            small_run.state(finished), small_run.state(tmp_path)
+        )
+    else:
+        _assert_same_encoders(finished, tmp_path)
     last = _rows(tmp_path)[-1], _rows(finished)[-1]
     for name in keep:
         assert last[0][name] == last[1][name], name
@@ -160,9 +177,7 @@ def test_killed_at_a_random_step_and_started_again_gives_the_same_bits(
     )
     assert status == -signal.SIGKILL, f"not killed at {target}"
     _pretrain(images, tmp_path, **every)
-    small_run.assert_same_bits(
-        small_run.state(finished), small_run.state(tmp_path)
-    )
+    _assert_same_encoders(finished, tmp_path)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(images, tmp_path):
@@ -189,6 +204,23 @@ def test_ctrl_c_saves_and_the_run_goes_on(images, tmp_path):
 def test_a_changed_configuration_is_refused_on_resume(images, finished):
     with pytest.raises(ValueError, match="(?s)moco.momentum.*0.99.*0.5"):
         _pretrain(images, finished, moco__momentum=0.5)
+
+
+def test_a_probe_neither_begins_nor_ends_in_the_middle(
+    images, finished, stopped
+):
+    for workdir, online in ((finished, False), (stopped, True)):
+        with pytest.raises(ValueError, match="(?s)probe.online.*hold the pro"):
+            _pretrain(images, workdir, probe__online=online)
+
+
+def test_a_probe_of_images_without_labels_is_refused(tmp_path):
+    small_run.write_images(tmp_path / "images", 20)
+    flat = f"folder:{tmp_path / 'images' / 'dark'}"
+    fields = {"data__source": flat, "probe__online": True}
+    with pytest.raises(ValueError, match="config.probe.online=false"):
+        _pretrain("", tmp_path / "run", **fields)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_process_is_refused_before_anything_is_written(
@@ -328,9 +360,7 @@ def test_a_disk_that_is_full_after_a_checkpoint_costs_nothing(
         monkeypatch.undo()
         ballast[0].unlink()
         _pretrain(images, workdir, evaluated=True)
-        small_run.assert_same_bits(
-            small_run.state(finished), small_run.state(workdir)
-        )
+        _assert_same_encoders(finished, workdir)
         for name in ("epoch_loss", "knn_backbone"):
             found = [row[name] for row in _rows(workdir)]
             assert found == [row[name] for row in _rows(finished)]
@@ -359,9 +389,7 @@ def test_a_damaged_note_of_a_checkpoint_is_named_with_the_way_back(
     if not damage:  # one run is enough to see that it goes on
         path.write_text('{"step": 3}')
         _pretrain(images, workdir)
-        small_run.assert_same_bits(
-            small_run.state(finished), small_run.state(workdir)
-        )
+        _assert_same_encoders(finished, workdir)
 
 
 @pytest.mark.parametrize(

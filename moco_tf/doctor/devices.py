@@ -104,7 +104,7 @@ def check_resume(config, strategy):
     count = 2 * config.train.batch_size
     channels = inputs.CHANNELS[config.model.input]
     pixels = rng.integers(0, 256, (count, _SIZE, _SIZE, channels), np.uint8)
-    labels = np.zeros(count, np.int64)
+    labels = np.arange(count, dtype=np.int64) % 2
     source = sources.ArraySource(pixels, labels, None, "noise")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -23,7 +23,10 @@ class KnnMonitor(listener.Listener):
     """Measures kNN of an encoder between two labelled sources, for one run.
 
     As a listener it measures every few epochs and after the last. From the same
-    features it measures, without labels, the representation.
+    features it measures, without labels, the representation; and the top-1 of
+    the run's online probe, if there is one, on the queries: of single plain
+    views of images that no step trains on, as kNN has it, where the top-1 of
+    its steps is that of training views.
 
     Attributes:
       newest_top1: float, top-1 of the layer that chooses the best checkpoint,
@@ -32,12 +35,13 @@ class KnnMonitor(listener.Listener):
         compared with; {} where it was not measured.
     """
 
-    def __init__(self, config, steps_per_epoch=1):
+    def __init__(self, config, steps_per_epoch=1, probed=None):
         """Opens both sources and checks their labels.
 
         Args:
           config: ConfigDict of a pre-training.
           steps_per_epoch: int, of the run that it listens to.
+          probed: Source that an online probe learns the labels of, or None.
 
         Raises:
           ValueError: if they cannot be compared.
@@ -62,8 +66,9 @@ class KnnMonitor(listener.Listener):
         ]
         self._aligned: list = []  # batches of two training views of the subset
         self._subset: Any = None
-        self._encoded = None
+        self._encoded: Any = None
         self._steps_per_epoch = steps_per_epoch
+        self._probed_truth, self._no_probe = _truth_of_probe(probed, self.query)
         self.newest_top1 = None
         self.baseline: dict[str, float] = {}
 
@@ -73,6 +78,8 @@ class KnnMonitor(listener.Listener):
         if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
             row.update(self(method.query_encoder) | self.baseline)
             self.newest_top1 = row[f"knn_{config.knn.features}"]
+            if self._probed_truth is not None:
+                row["probe_top1"] = self._probe_top1(method.probe)
 
     def describe(self):
         """What a user should know of both sources, a line each, or ""."""
@@ -86,7 +93,7 @@ class KnnMonitor(listener.Listener):
         )
         if words := knn.overlap_words(self.bank, self.query):
             lines += f"Warning: kNN: {words}\n"
-        return lines
+        return lines + self._no_probe
 
     def take(self):
         """Returns the newest features of bank and query once, then None."""
@@ -177,6 +184,12 @@ class KnnMonitor(listener.Listener):
             for name in names
             if name in self.baseline
         )
+
+    def _probe_top1(self, probe):
+        """The share of the newest query features that a probe classes right."""
+        _, query = self._encoded
+        truth = self._probed_truth[query.index]
+        return float(np.mean(probe.classify(query.backbone) == truth))
 
     def _batches_of(self, source, view=None):
         return RepeatedBatches(
@@ -283,6 +296,26 @@ def read_baseline(path, conditions):
     other = state_files.set_aside(path)
     state_files.warn(f"{damage}: {lost}; the file is kept as {other}")
     return {}
+
+
+def _truth_of_probe(probed, query):
+    """The labels of the queries in the numbering of an online probe.
+
+    Args:
+      probed: Source that it learns the labels of, or None. query: Source.
+
+    Returns:
+      int64 [n], or None; and a line with its end, why it cannot be had, or "".
+    """
+    if probed is None:
+        return None, ""
+    names = ("training source", "query set")
+    probed = sources.labelled(probed, names[0])
+    try:
+        return features.common_labels(probed, query, names)[0], ""
+    except ValueError as error:
+        line = f"  probe    not measured on knn.query: {error}\n"
+        return None, line
 
 
 class RepeatedBatches:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf.methods import losses, shuffle, two_views
+from moco_tf.methods import losses, online_probe, shuffle, two_views
 from moco_tf.models import heads, inputs
 
 
@@ -113,6 +113,8 @@ class CPC(two_views.TwoViews):
         if self.jit_encoders:
             encode = tf.function(encode, jit_compile=True, autograph=False)
         features = tf.cast(encode(images), tf.float32)
+        if online_probe.is_watching():  # the backbone's output
+            online_probe.show(tf.reduce_mean(features, axis=[1, 2]))
         flat = tf.reshape(features, [-1, features.shape[-1]])
         z = self.query_encoder.head(flat, training=True)
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from moco_tf.data import image_ops, photometric
+from moco_tf.methods import online_probe
 from moco_tf.models import batch_norm
 
 # Of gradients that travel at once between hosts: the last layers' are on their
@@ -23,7 +24,8 @@ class Method(tf.keras.Model):
 
     Attributes:
       step: int64 variable, number of finished steps.
-      step_log: StepLog of METRICS and of the seconds waited for input.
+      probe: OnlineProbe that trains beside the method, or None.
+      step_log: StepLog of `figures` and of the seconds waited for input.
       last_histograms: LastHistograms.
       step_graph: the graph of a step, once it is compiled.
       leave: LeaveRequest; a step returns "leave", above 0 if any replica asked.
@@ -37,7 +39,11 @@ class Method(tf.keras.Model):
     HISTOGRAMS = tf.TensorShape([0])
 
     def __init__(
-        self, name: str, micro_batches: int = 1, jit_compile: bool = False
+        self,
+        name: str,
+        micro_batches: int = 1,
+        jit_compile: bool = False,
+        probe: online_probe.OnlineProbe | None = None,
     ) -> None:
         """Makes the step's counter and its log.
 
@@ -45,15 +51,17 @@ class Method(tf.keras.Model):
           name: str.
           micro_batches: parts that a replica's batch is encoded in, in turn.
           jit_compile: whether XLA compiles the encoders.
+          probe: OnlineProbe of the features, or None.
         """
         super().__init__(name=name)
+        self.probe = probe
         self.micro_batches = micro_batches
         self.jit_encoders = jit_compile
         self.replicas = batch_norm.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
         )
-        self.step_log = StepLog([*self.METRICS, "input_wait"])
+        self.step_log = StepLog([*self.figures, "input_wait"])
         self.leave = LeaveRequest()
         self.last_histograms = LastHistograms(self.HISTOGRAMS)
         self.step_graph = None
@@ -61,6 +69,12 @@ class Method(tf.keras.Model):
         # What a step returns is already the same on every replica; Keras would
         # sum it over replicas (and workers).
         self.distribute_reduction_method = "first"
+
+    @property
+    def figures(self):
+        """The names of a step's scalars, in the order of the step log."""
+        of_probe = () if self.probe is None else online_probe.FIGURES
+        return (*self.METRICS, *of_probe)
 
     @property
     def backbone(self):
@@ -81,10 +95,18 @@ class Method(tf.keras.Model):
 
     def project(self, encoder, images):
         """Projections float32 [N, C] of images; BatchNorm uses the batch."""
+        watched = online_probe.is_watching()
+        watched = watched and encoder.backbone is self.backbone
         run = functools.partial(encoder, training=True)
+        if watched:
+            run = functools.partial(run, with_features=True)
         if self.jit_encoders:
             run = tf.function(run, jit_compile=True, autograph=False)
-        return run(images)
+        if not watched:
+            return run(images)
+        features, projections = run(images)
+        online_probe.show(features)
+        return projections
 
     def vectors(self, encoder, images):
         """As `project`, unit vectors."""
@@ -113,7 +135,7 @@ class Method(tf.keras.Model):
         """
         variables = self.trained_variables()
         outputs, gradients = loss_and_gradients(
-            loss_of,
+            online_probe.watch(self.probe, loss_of),
             rows,
             self.micro_batches,
             variables,
@@ -128,7 +150,13 @@ class Method(tf.keras.Model):
             zip(gradients, variables, strict=True),
             experimental_aggregate_gradients=not hosts,
         )
-        return outputs
+        return online_probe.take(self.probe, outputs)
+
+    def probed_step(self, batch):
+        """As `train_step`, and a step of the probe, if there is one."""
+        if self.probe is None:
+            return self.train_step(batch)
+        return self.probe.follow(self.train_step, batch)
 
     def unreadable(self, batch):
         """Share of samples that another one stands in for, float32 scalar."""
@@ -149,15 +177,15 @@ class Method(tf.keras.Model):
             return self.train_function
 
         def replica_step(batch, input_wait):
-            metrics = self.train_step(finished_views(batch))
-            row = [metrics[name] for name in self.METRICS]
+            metrics = self.probed_step(finished_views(batch))
+            row = [metrics[name] for name in self.figures]
             row = tf.stack([*row, self.leave.read()])
             histograms = metrics.get("histograms", tf.zeros(self.HISTOGRAMS))
             # One collective carries all.
             row = tf.concat([row, tf.reshape(histograms, [-1])], axis=0)
             context = tf.distribute.get_replica_context()
             row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
-            names = [*self.METRICS, "leave"]
+            names = [*self.figures, "leave"]
             row, histograms = row[: len(names)], row[len(names) :]
             self.last_histograms.write(tf.reshape(histograms, self.HISTOGRAMS))
             logged = tf.concat([row[:-1], [input_wait]], axis=0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from moco_tf.data import image_ops
-from moco_tf.methods import losses, method, shuffle
+from moco_tf.methods import losses, method, online_probe, shuffle
 from moco_tf.models import batch_norm, cloning
 from moco_tf.models import encoder as encoders
 
@@ -91,6 +91,7 @@ class TwoViews(method.Method):
         jit_compile: bool = False,
         recompute: bool = False,
         shuffle_keys: str = "none",
+        probe: online_probe.OnlineProbe | None = None,
     ) -> None:
         """Builds the encoder; the arguments that all methods take.
 
@@ -105,13 +106,13 @@ class TwoViews(method.Method):
             another; the step is the same, with less memory.
           jit_compile: whether XLA compiles the encoders.
           recompute: whether activations are made again on the way back.
-          shuffle_keys: one of shuffle.KINDS.
+          shuffle_keys: one of shuffle.KINDS. probe: OnlineProbe, or None.
 
         Raises:
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        super().__init__(name, micro_batches, jit_compile)
+        super().__init__(name, micro_batches, jit_compile, probe)
         self.refuse_micro_batches(name, micro_batches)
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:

@@ -196,17 +196,20 @@ class Encoder(tf.keras.Model):
         """C, the features of a projection."""
         return self.head.output_shape[-1]
 
-    def call(self, images, training=False):
+    def call(self, images, training=False, with_features=False):
         """Projects images.
 
         Args:
           images: normalised float [N, H, W, 3].
           training: whether BatchNorm uses the batch.
+          with_features: whether to return the backbone's features, too.
 
         Returns:
-          float32 [N, C], not L2-normalised.
+          float32 [N, C], not L2-normalised; with_features: float32 [N, F] and
+          that.
         """
-        return self._encode(images, training)[1]
+        features, projections = self._encode(images, training)
+        return (features, projections) if with_features else projections
 
     def features(self, images):
         """Features for evaluation; BatchNorm uses its moving statistics.

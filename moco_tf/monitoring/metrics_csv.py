@@ -47,6 +47,9 @@ COLUMNS = (
     "spread",
     "teacher_entropy",
     "clusters",
+    "probe_loss",
+    "probe_train_top1",
+    "probe_top1",
     TIME,
 )
 _COLUMN = re.compile(r"[a-z][a-z0-9_]*")

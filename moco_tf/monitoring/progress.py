@@ -100,6 +100,8 @@ class Progress(listener.Listener):
             for layer in metrics_csv.KNN_LAYERS
             if "knn_" + layer in row
         ]
+        if "probe_top1" in row:
+            parts.append(f"probe {100 * row['probe_top1']:.2f} %")
         if "evaluated_top1" in row:
             parts.append(f"top-1 {100 * row['evaluated_top1']:.2f} %")
         self.message("  ".join(parts))
@@ -129,9 +131,9 @@ class Progress(listener.Listener):
 
         Args:
           step: int, finished steps of the run.
-          values: dict with any of loss (nats), instance_top1, top1 (0..1),
-            images_per_second, input_wait_share (0..1), knn_backbone and
-            knn_projection (0..1); None = no figures.
+          values: dict with any of loss (nats), images_per_second, and shares
+            0..1: instance_top1, top1, probe_train_top1, input_wait_share,
+            knn_backbone and knn_projection; None = no figures.
         """
         values = {k: v for k, v in (values or {}).items() if v is not None}
         texts = self._describe(values)
@@ -170,6 +172,9 @@ class Progress(listener.Listener):
             texts["instance_top1"] = f"instance_top1 {share:.1f} %"
         if "top1" in values:
             texts["top1"] = f"top-1 {100 * float(values['top1']):.1f} %"
+        if "probe_train_top1" in values:
+            share = 100 * float(values["probe_train_top1"])
+            texts["probe"] = f"probe {share:.1f} %"
         for layer in metrics_csv.KNN_LAYERS:
             if f"knn_{layer}" in values:
                 share = 100 * float(values[f"knn_{layer}"])

@@ -78,6 +78,7 @@ def draw_all(runs):
     charts = [
         _loss(runs),
         _knn(runs),
+        _probe(runs),
         _column_chart(
             runs,
             "instance_top1",
@@ -264,6 +265,28 @@ def _baseline_levels(runs):
             of = "" if len(names) == len(runs) else f" of {', '.join(names)}"
             levels.append((f"{words}{of}, {value:.2f} %", value))
     return levels
+
+
+def _probe(runs):
+    series = []
+    for number in range(len(runs)):
+        series += _curve(
+            runs, number, "probe_train_top1", "training views", 100, quiet=True
+        )
+        series += _curve(
+            runs, number, "probe_top1", "test images", 100, points=True
+        )
+    return Chart(
+        "probe",
+        "Accuracy of the online probe",
+        x_name(runs),
+        "top-1, %",
+        series=series,
+        unit="%",
+        note="Of a linear classifier that learns beside the encoder and has no "
+        "effect on it. Its test images are those of kNN. A probe of frozen "
+        "features, moco-tf linear, is trained to the end.",
+    )
 
 
 def _chance_levels(runs):

@@ -315,6 +315,8 @@ class RunCallback(StepCallback):
         row = {
             name: math.fsum(window[name]) / count for name in self.model.METRICS
         }
+        if self.model.probe is not None:
+            row |= self.model.probe.means(window)
         row |= {
             "epoch": 1 + (self.step - 1) // self.steps_per_epoch,
             "steps": count,

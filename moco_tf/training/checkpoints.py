@@ -319,6 +319,20 @@ def reader(path):
         raise
 
 
+def shape_of(path, name):
+    """The shape of a variable of a checkpoint, a list of int, or None.
+
+    Args:
+      path: of the checkpoint. name: str, as "model/queue/keys".
+
+    Raises:
+      Damaged: if the checkpoint's files cannot be read.
+    """
+    with reader(path) as opened:
+        shapes = opened.get_variable_to_shape_map()
+    return shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
+
+
 def _raise_damaged(path, error):
     """Raises Damaged if a checkpoint's own files are why reading it failed.
 

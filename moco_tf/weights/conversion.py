@@ -4,15 +4,22 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import plan
+from moco_tf.methods import online_probe
 from moco_tf.training import checkpoints
 from moco_tf.weights import layouts
 
 
-def make_method(config):
-    """The method of a configuration, with a queue and an optimiser."""
+def make_method(config, labels=None):
+    """The method of a configuration, with a queue and an optimiser.
+
+    Args:
+      config: ConfigDict of a pre-training.
+      labels: online_probe.Labels; None: without a probe.
+    """
     # An epoch of one step: the schedule is in no checkpoint.
     images = config.train.batch_size
-    return plan.make_method(config, tf.distribute.get_strategy(), images)
+    strategy = tf.distribute.get_strategy()
+    return plan.make_method(config, strategy, images, labels)
 
 
 def shapes(encoder):
@@ -146,7 +153,12 @@ def holds_queue(path):
 
 def restore_method(config, path):
     """The method of a run, as in one of its checkpoints."""
-    method = make_method(config)
+    # A checkpoint is restored as a whole, with the run's online probe.
+    classes = checkpoints.shape_of(path, "model/probe/bias")
+    labels = None
+    if classes:
+        labels = online_probe.Labels(np.zeros(1, np.int64), *classes)
+    method = make_method(config, labels)
     checkpoints.restore(method, path)
     return method
 

@@ -93,7 +93,14 @@ def _configuration(file, config, overrides):
             "of MoCo, or none."
         )
     texts = {name: str(value) for name, value in fields.items()}
-    return configs.load(config, texts | overrides)
+    loaded = configs.load(config, texts | overrides)
+    if loaded.probe.online:
+        raise ValueError(
+            "An online probe trains from a run's first step on, and a file of "
+            "weights has none. Received probe.online=true. Pass "
+            "--config.probe.online=false."
+        )
+    return loaded
 
 
 def _check(file, encoder, method, path):

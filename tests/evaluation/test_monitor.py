@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from moco_tf.data import sources, views
 from moco_tf.evaluation import features, monitor
+from moco_tf.methods import online_probe
 from tests import small_run
 from tests.evaluation import fakes
 
@@ -102,7 +103,7 @@ def _inverted_in_one_view(image, size, seed):
 def _make(monkeypatch):
     """A function of the query set -> monitor of fake sources."""
 
-    def make(query, augment=_inverted_in_one_view):
+    def make(query, augment=_inverted_in_one_view, probed=None):
         bank = fakes.Source([0, 255], [0, 1])
         opened = {"bank": bank, "query": query}
         monkeypatch.setattr(
@@ -110,7 +111,7 @@ def _make(monkeypatch):
         )
         recipe = fakes.RECIPE._replace(augment=augment)
         monkeypatch.setitem(views.RECIPES, "v1", recipe)
-        return monitor.KnnMonitor(_config())
+        return monitor.KnnMonitor(_config(), probed=probed)
 
     return make
 
@@ -269,3 +270,39 @@ def test_a_baseline_that_cannot_be_read_is_kept_beside(
     assert measured().baseline == {}
     assert "later version" in capsys.readouterr().out
     assert path.exists()
+
+
+def _row_with_probe(measure):
+    """An epoch's row of a probe whose class 0, "b", is of dark images."""
+    labels = online_probe.Labels(np.array([0, 1, -1]), 2)
+    probe = online_probe.OnlineProbe(2, labels, rate=1.0)
+    probe.kernel.assign([[0.0, 5.0], [5.0, 0.0]])  # backbone rows (x, 1 - x)
+    method = types.SimpleNamespace(query_encoder=fakes.Encoder(), probe=probe)
+    measure.config = _config()
+    measure.config.data.source = "train"
+    measure.config.knn.every_epochs = 1
+    measure.config.train = {"epochs": 5}
+    row = {"step": 1}
+    measure.on_epoch(method, row)
+    return row
+
+
+def test_a_probe_is_measured_on_the_queries_by_the_names_of_classes(make):
+    probed = fakes.Source([0, 255, 0], [0, 1, -1], class_names=["b", "w"])
+    # Dark, bright, bright and dark; the third is not, and the last not read.
+    query = fakes.Source(
+        *([0, 255, 255, 0, 0], [1, 0, 1, 1, 0], [4]), class_names=["w", "b"]
+    )
+    measure = make(query, probed=probed)
+    assert _row_with_probe(measure)["probe_top1"] == 3 / 4
+    assert "probe" not in measure.describe()
+
+
+def test_a_probe_of_other_classes_is_not_measured_and_it_is_said(make):
+    probed = fakes.Source([0, 255], [0, 1], class_names=["b", "w"])
+    query = fakes.Source([0, 255, 0], [0, 1, 0], class_names=["b", "grey"])
+    measure = make(query, probed=probed)
+    assert "probe_top1" not in _row_with_probe(measure)
+    said = measure.describe()
+    assert "  probe    not measured on knn.query: " in said
+    assert "missing in the training source: grey" in said

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import plan
+from moco_tf.methods import method as method_lib
 from moco_tf.methods import table
 from moco_tf.models import batch_norm
 from moco_tf.models import encoder as encoders
@@ -95,13 +96,24 @@ def make_config(name, **fields):
     return config
 
 
-def make_method(name, strategy=None, **fields):
-    """A method, compiled, at step 0."""
+def make_method(name, strategy=None, labels=None, **fields):
+    """A method, compiled, at step 0; with labels a probe trains beside it."""
     config = make_config(name, **fields)
     strategy = strategy or tf.distribute.get_strategy()
     plan.check(config, strategy.num_replicas_in_sync)
     with mock.patch.object(encoders, "build_backbone", tiny_backbone):
-        return plan.make_method(config, strategy, IMAGES)
+        return plan.make_method(config, strategy, IMAGES, labels)
+
+
+def restore_beside_probe(method, path):
+    """Restores a method with a probe from a checkpoint that has none."""
+    log = method.step_log
+    method.step_log = method_lib.StepLog([*method.METRICS, "input_wait"])
+    reader = tf.train.Checkpoint(model=method)
+    reader.read(f"{path}/state").expect_partial()
+    count = len(method.METRICS)
+    log.values[:, :count].assign(method.step_log.values[:, :count])
+    method.step_log = log
 
 
 def tiny_backbone(

@@ -10,14 +10,15 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.methods import moco, shuffle
+from moco_tf.methods import moco, online_probe, shuffle
 from moco_tf.models import batch_norm
 from moco_tf.training import distribution, optimizers
 from tests import reference_check
 from tools import gpu_placement
 
-# Kinds of shuffling, and the keys of the batch among the negatives.
-CASES = ("gather", "address", "batch_negatives")
+# Kinds of shuffling, the keys of the batch among the negatives, and "gather"
+# with an online probe.
+CASES = ("gather", "address", "batch_negatives", "probe")
 BATCH = 8  # G
 STEPS = 4
 QUEUE = 21  # not a multiple of the batch: the ring wraps within a step
@@ -91,6 +92,10 @@ def make_method(case="gather", groups=1):
     features = layers.Conv2D(6, 3, 2, use_bias=False, name="conv")(images)
     features = batch_norm.BatchNorm(groups, name="bn")(features)
     features = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
+    probe = None
+    if case == "probe":
+        labels = online_probe.Labels(np.arange(100 * STEPS) % 4 - 1, 3)
+        probe = online_probe.OnlineProbe(6, labels, rate=1.0)
     method = moco.MoCo(
         tf.keras.Model(images, features),
         dim=5,
@@ -99,6 +104,7 @@ def make_method(case="gather", groups=1):
         temperature=0.5,
         shuffle_keys="address" if case == "address" else "gather",
         batch_negatives=case == "batch_negatives",
+        probe=probe,
     )
     method.compile(optimizers.MomentumSGD(0.1, 0.9, 1e-3))
     method.build_optimizer()
@@ -144,6 +150,9 @@ def train(method, strategy, case):
     ]
     for number, weight in enumerate(weights):
         results[f"weight{number}"] = copies(strategy, weight)
+    if method.probe is not None:
+        for number, weight in enumerate(method.probe.variables):
+            results[f"weight_of_probe{number}"] = copies(strategy, weight)
     results["logged"] = method.step_log.read(0, STEPS)["loss"]
     faults = gpu_placement.unexpected(method.step_graph)
     results["unexpected"] = np.array(faults, np.str_)

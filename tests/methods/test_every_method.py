@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf.methods import table
+from moco_tf.methods import online_probe, table
 from moco_tf.training import checkpoints
 from tests import replicas, small_run
 from tests.methods import every_method
@@ -79,17 +79,26 @@ def test_a_step_stays_on_the_gpu(run, two_replicas):
     assert two_replicas[f"{name}/unexpected"].tolist() == []
 
 
-def test_a_resumed_run_has_the_same_bits(run, tmp_path):
+def test_a_resumed_run_has_the_same_bits_with_a_probe_beside_it(run, tmp_path):
     name, result = run
-    method = every_method.make_method(name)
+    labels = np.arange(every_method.IMAGES) % 4 - 1  # -1: without
+    labels = online_probe.Labels(labels, 3)
+    method = every_method.make_method(name, labels=labels)
     half = checkpoints.latest(result.folder / "half")
-    assert checkpoints.restore(method, half) == every_method.STEPS
+    every_method.restore_beside_probe(method, half)
+    assert int(method.step) == every_method.STEPS
     steps = list(every_method.batches(method, 2 * every_method.STEPS))
     every_method.train(method, steps[every_method.STEPS :])
     checkpoints.save(method, tmp_path, 1, {})
+    state = small_run.state(tmp_path)
     small_run.assert_same_bits(
-        small_run.state(tmp_path), small_run.state(result.folder / "end")
+        small_run.without_probe(state), small_run.state(result.folder / "end")
     )
+    # It has learned beside it.
+    log = method.step_log.read(every_method.STEPS, 2 * every_method.STEPS)
+    losses = log["probe_loss"]
+    assert losses[0] == pytest.approx(np.log(3), rel=1e-6)
+    assert losses[1] > 0 and losses[1] != losses[0]
 
 
 def test_the_encoder_alone_is_restored_from_its_checkpoint(run):

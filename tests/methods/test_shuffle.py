@@ -114,6 +114,23 @@ def test_replicas_compute_what_one_replica_with_groups_does(replicas, case):
     np.testing.assert_allclose(
         result["first_mean"].mean(0), one["first_mean"][0], atol=1e-6
     )
+    for name in [name for name in one if "of_probe" in name]:
+        np.testing.assert_allclose(
+            result[name][0], one[name][0], rtol=1e-4, atol=1e-6, err_msg=name
+        )
+
+
+def test_a_probe_changes_no_bit_of_the_method_on_any_replica(replicas):
+    names = [
+        name.removeprefix("probe_")
+        for name in replicas
+        if name.startswith("probe_") and "of_probe" not in name
+    ]
+    assert len(names) > 4 + 2 * 5
+    for name in names:
+        np.testing.assert_array_equal(
+            replicas[f"probe_{name}"], replicas[f"gather_{name}"], err_msg=name
+        )
 
 
 def test_batch_norm_of_keras_is_refused_on_replicas(replicas):

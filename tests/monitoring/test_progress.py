@@ -136,6 +136,16 @@ def test_knn_has_its_own_words():
     assert "kNN backbone 31.1 %  kNN projection 50.0 %" in stream.getvalue()
 
 
+def test_a_probe_has_its_words_in_a_line_and_at_the_end_of_an_epoch():
+    shown, stream, _ = _progress(10, 5)
+    shown.start(0)
+    shown.update(5, {"loss": 1.0, "probe_train_top1": 0.125})
+    shown.on_epoch(None, {"step": 5, "epoch_loss": 1.0, "probe_top1": 0.25})
+    line, end = stream.getvalue().splitlines()
+    assert line.endswith("  probe 12.5 %")
+    assert end.endswith("  probe 25.00 %")
+
+
 def test_no_time_passed_is_no_division_by_zero():
     shown, _, _ = _progress(10, 5)
     shown.start(0)

@@ -85,6 +85,17 @@ def test_the_figures_of_the_representation_are_a_group(tmp_path):
     }
 
 
+def test_the_figures_of_a_probe_are_a_group(tmp_path):
+    writer = tensorboard.EventWriter(tmp_path)
+    writer.write({"step": 9, "probe_loss": 2.5, "probe_train_top1": None})
+    writer.write({"step": 9, "probe_top1": 0.5})
+    writer.close()
+    assert _read(tmp_path) == {
+        "probe/loss": [(9, 2.5)],
+        "probe/top-1 of knn.query": [(9, 0.5)],
+    }
+
+
 def test_tensorboard_recognises_the_points_as_scalars(tmp_path):
     _write(tmp_path, [1])
     reader = plugin_event_accumulator.EventAccumulator(str(tmp_path))

@@ -278,6 +278,58 @@ def statistics_of_replicas():
     yield lambda: refuse(cloning.swap_batch_norm(backbone))
 
 
+def start_with_probe(labels, fields=None):
+    """Makes the plan of a run with a probe, over 16 images."""
+    import numpy as np
+    import tensorflow as tf
+
+    from moco_tf.data import sources
+
+    pixels = np.zeros([16, 32, 32, 3], np.uint8)
+    source = sources.ArraySource(pixels, labels, None, "images")
+    given = {"data.source": "shapes:train", "probe.online": "true"}
+    given |= small(8, 2) | (fields or {})
+    config = configs.load("moco_cifar10", {k: str(v) for k, v in given.items()})
+    plan.make(config, tf.distribute.get_strategy(), source)
+
+
+@ROWS.followed("plan.py:_probe_labels", "Or train without the probe")
+def probe_of_images_without_labels():
+    text = yield lambda: start_with_probe(None)
+    (remedy,) = following.advised(text)
+    yield lambda: start_with_probe(None, remedy)
+
+
+@ROWS.followed("plan.py:_probe_labels", "needs two classes or more")
+def probe_of_one_class():
+    import numpy as np
+
+    one, two = np.zeros(16, np.int64), np.arange(16) % 2
+    text = yield lambda: start_with_probe(one)
+    source, without = following.advised(text)
+    assert source == {"data.source": "SOURCE"}
+    yield lambda: start_with_probe(two)
+    yield lambda: start_with_probe(one, without)
+
+
+@ROWS.followed("methods/online_probe.py:_refusal", "needs a method that calls")
+def probe_of_a_method_that_shows_no_features():
+    import numpy as np
+    import tensorflow as tf
+
+    from moco_tf.methods import online_probe
+
+    def step(batch):
+        return {"loss": tf.reduce_sum(batch["index"])}
+
+    batch = {"index": tf.constant([0, 1], tf.int64)}
+    labels = online_probe.Labels(np.array([0, 1]), 2)
+    probe = online_probe.OnlineProbe(3, labels, 1.0)
+    text = yield lambda: probe.follow(step, batch)
+    assert following.advised(text) == [{"probe.online": "false"}]
+    yield lambda: step(batch)  # what is done then
+
+
 ROWS.within(
     ("config_schema.py:_check_divisors", "must divide"),
     *(

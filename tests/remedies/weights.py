@@ -250,6 +250,15 @@ def run_of_another_method():
         yield lambda c=config: importing._configuration(file, c, fields)
 
 
+@ROWS.followed("weights/importing.py:_configuration", "An online probe trains")
+def probe_of_imported_weights():
+    file = types.SimpleNamespace(query=tensors(), can_resume=False)
+    start = functools.partial(importing._configuration, file, "")
+    text = yield lambda: start({"probe.online": "true"})
+    (remedy,) = following.advised(text)
+    yield lambda: start(remedy)
+
+
 @ROWS.followed("weights/importing.py:_check", "encoders, take one with")
 def encoder_that_does_not_fit():
     from moco_tf.evaluation import frozen

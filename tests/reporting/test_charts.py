@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from moco_tf.reporting import charts
+from moco_tf.reporting import charts, page
+from tests.reporting import small_report
 
 
 @pytest.fixture(name="drawn", scope="module")
@@ -88,3 +89,16 @@ def test_a_single_point_can_be_seen():
     series = [charts.Series("one", 0, np.array([1.0]), np.array([2.0]))]
     drawn = charts.draw(charts.Chart("one", "One", "epoch", "", series))
     assert "<use " in drawn.svg["wide"]  # its mark
+
+
+def test_a_probe_has_a_chart_of_both_accuracies(tmp_path):
+    figures = {"probe_train_top1": 0.25, "probe_loss": 1.0}
+    rows = [small_report.row(1, **figures, probe_top1=0.5)]
+    rows += [small_report.row(2, **figures)]
+    folder = small_report.write(tmp_path / "run", rows)
+    other = small_report.write(tmp_path / "other", [small_report.row(1)])
+    runs = page.read_runs([folder, other])
+    chart = charts._probe(runs)
+    curves = {each.name: each.y.tolist() for each in chart.series}
+    assert curves == {"run: training views": [25, 25], "run: test images": [50]}
+    assert chart.key in {"probe"} and not charts._probe(runs[1:]).series

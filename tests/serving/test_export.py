@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from moco_tf import plan, state_files, workdirs
 from moco_tf.evaluation import embeddings, frozen
+from moco_tf.methods import online_probe
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
 from tests import shallow, small_disk
@@ -254,10 +255,14 @@ def test_a_full_disk_is_told_and_nothing_is_left(encoder, tmp_path):
 
 @pytest.mark.parametrize("method", ["cmc", "cpc"])
 def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
-    config = every_method.make_config(method)
+    config = every_method.make_config(method, probe__online=True)
+    labels = np.arange(every_method.IMAGES) % 3
     with shallow.network():
         pretrained = plan.make_method(
-            config, tf.distribute.get_strategy(), every_method.IMAGES
+            config,
+            tf.distribute.get_strategy(),
+            every_method.IMAGES,
+            online_probe.Labels(labels, 3),
         )
         workdirs.save(config, tmp_path / "run")
         checkpoints.save(pretrained, tmp_path / "run", 1, {})
@@ -265,7 +270,13 @@ def test_an_encoder_of_parts_is_served_as_others_are(method, tmp_path):
         export.export_run(
             encoder, tmp_path / "out", "encoder", workdir=str(tmp_path / "run")
         )
-    served = tf.saved_model.load(str(tmp_path / "out" / "encoder" / "1"))
+    folder = tmp_path / "out" / "encoder" / "1"
+    stored = tf.train.list_variables(str(folder / "variables" / "variables"))
+    # All that is stored, but not the probe that was trained beside it.
+    shapes = [shape for _, shape in stored]
+    assert pretrained.backbone.weights[0].shape.as_list() in shapes
+    assert pretrained.probe.kernel.shape.as_list() not in shapes
+    served = tf.saved_model.load(str(folder))
     images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
     features = served(images, training=False)
     np.testing.assert_allclose(

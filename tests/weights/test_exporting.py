@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import plan, workdirs
+from moco_tf.methods import online_probe
 from moco_tf.training import checkpoints
 from moco_tf.weights import exporting, importing, torch_file
 from tests import shallow, ugly_names
@@ -227,6 +228,27 @@ def test_of_another_methods_queue_nothing_is_written(tmp_path):
     path = _export(tmp_path / "run", tmp_path / "m.pth", "moco")
     state = torch_file.read(path)["state_dict"]
     assert all(name.startswith("module.encoder_q.") for name in state)
+
+
+def test_the_queue_of_a_run_with_a_probe_leaves_without_the_probe(tmp_path):
+    config = every_method.make_config(
+        "moco", model__head="mlp", probe__online=True
+    )
+    method = plan.make_method(
+        config,
+        tf.distribute.get_strategy(),
+        every_method.IMAGES,
+        online_probe.Labels(np.arange(every_method.IMAGES) % 3, 3),
+    )
+    workdirs.save(config, tmp_path / "run")
+    checkpoints.save(method, tmp_path / "run", 1, {})
+    path = _export(tmp_path / "run", tmp_path / "m.pth", "moco")
+    state = torch_file.read(path)["state_dict"]
+    np.testing.assert_array_equal(
+        state["module.queue"], method.queue.keys.numpy().T
+    )
+    parts = {name.split(".")[1] for name in state}
+    assert parts == {"encoder_q", "encoder_k", "queue", "queue_ptr"}
 
 
 @pytest.mark.parametrize("method", ["cmc", "cpc"])
