@@ -244,9 +244,10 @@ def test_more_epochs_need_extend_and_then_go_on(
     images, finished, tmp_path, capsys
 ):
     workdir = shutil.copytree(finished, tmp_path / "run")
+    fields = {"train__epochs": 3, "probe__online": True}
     with pytest.raises(ValueError, match="--extend"):
-        _pretrain(images, workdir, train__epochs=3)
-    _pretrain(images, workdir, extend=True, train__epochs=3)
+        _pretrain(images, workdir, **fields)
+    _pretrain(images, workdir, extend=True, **fields)
     assert small_run.step_of(workdir) == LAST + small_run.STEPS_PER_EPOCH
     assert "Schedule" in capsys.readouterr().out
 

@@ -40,6 +40,7 @@ def write(root, steps=(5,)):
             "data.image_size": "16",
             "model.width": "0.0625",
             "model.dim": "8",
+            "model.head": "mlp",
             "model.stem": "cifar",
             "knn.bank": train,
             "knn.query": test,
