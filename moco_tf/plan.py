@@ -189,7 +189,7 @@ def _probe_labels(config, source):
         raise ValueError(
             "An online probe needs two classes or more. Received "
             f"{classes} in the training source. Give one of more classes as "
-            "--config.data.source=SOURCE. " + without
+            "--config.data.source=SOURCE, or pass --config.probe.online=false."
         )
     return online_probe.Labels(labels, classes)
 

@@ -34,6 +34,8 @@ def test_memory_is_predicted_from_the_graph():
         model__head="fc",
         model__dim=128,
         moco__queue_size=1000,
+        moco__symmetric=False,
+        moco__batch_negatives=False,
         train__batch_size=8,
         data__image_size=64,
     )
