@@ -248,7 +248,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 # What is a flag and no field of a configuration.
 _FLAGS = ("devices", "workdir", "deterministic", "extend", "config", "verbose")
-_LATER = ("knn", "log")  # sections whose fields are less likely meant
+_LATER = ("knn", "log", "probe")  # sections whose fields are less likely meant
 
 
 def _parts(name):
@@ -331,12 +331,17 @@ def _begins_alike(last, names):
 
 def _spelt_alike(name, names):
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    last = _parts(name)[1]
+    section, last = _parts(name)
+    # The first of a name stays: of the likelier sections.
+    names = sorted(names, key=lambda n: _parts(n)[0] in _LATER)
     by_last = {_parts(n)[1]: n for n in reversed(names)}
     lasts = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)
-    if lasts and (not matches or _parts(matches[0])[1] != lasts[0]):
+    if not matches:
+        return by_last[lasts[0]] if lasts else None
+    of_match = _parts(matches[0])
+    if lasts and (of_match[1] != lasts[0] or not _alike(section, of_match[0])):
         return by_last[lasts[0]]
-    return matches[0] if matches else None
+    return matches[0]
 
 
 def suggestion(name, names):
