@@ -198,15 +198,15 @@ def examine(only, replicas):
             words = str(error).split(". ")[0].splitlines()[0]
             print(f"{name}: refused: {words}.", flush=True)
             continue
-        found = gpu_placement.unexpected(graph)
-        faulty += bool(found)
+        faults = gpu_placement.unexpected(graph)
+        faulty += bool(faults)
         print(
             f"{name}, {replicas} replica(s): "
-            f"{len(graph.get_operations())} operations, {len(found)} faults "
+            f"{len(graph.get_operations())} operations, {len(faults)} faults "
             f"({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
-        for fault in found:
+        for fault in faults:
             print(f"  {fault}", flush=True)
     return faulty
 

@@ -279,8 +279,8 @@ def test_report_ends_a_run_with_a_command_that_can_be_typed(
     done = []
     monkeypatch.setattr(pretrain, "pretrain", lambda *_, **__: None)
     monkeypatch.setattr(page, "finish", lambda *words: done.append(words))
-    found = "/bin/moco-tf" if on_path else None
-    monkeypatch.setattr(cli.shutil, "which", lambda name: found)
+    script = "/bin/moco-tf" if on_path else None
+    monkeypatch.setattr(cli.shutil, "which", lambda name: script)
     words = ["pretrain", "--config=quickstart", "--cluster=none"]
     assert cli.run([*words, f"--workdir={tmp_path}"]) == 0
     assert done == []

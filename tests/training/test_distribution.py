@@ -118,8 +118,8 @@ def test_workers_of_one_host_share_its_gpus(monkeypatch):
     ):
         _see(monkeypatch, usable)
         cluster = membership.Cluster(workers, index, "a test")
-        found = distribution.find_devices(f"gpu{count}", cluster)
-        assert (found[2], found[1]) == expected
+        devices = distribution.find_devices(f"gpu{count}", cluster)
+        assert (devices[2], devices[1]) == expected
         words = distribution.describe_devices(f"gpu{count}", cluster)
         assert words == f"gpu:{expected[1]}"
 

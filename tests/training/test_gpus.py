@@ -19,13 +19,13 @@ def _listed(monkeypatch):
     """A function that lets TensorFlow list GPUs of such capabilities."""
 
     def listed(*capabilities):
-        found = [gpu(number) for number in range(len(capabilities))]
+        devices = [gpu(number) for number in range(len(capabilities))]
         details = {
             one.name: {"device_name": f"G{kind}", "compute_capability": kind}
-            for one, kind in zip(found, capabilities, strict=True)
+            for one, kind in zip(devices, capabilities, strict=True)
         }
         monkeypatch.setattr(
-            tf.config, "list_physical_devices", lambda kind=None: found
+            tf.config, "list_physical_devices", lambda kind=None: devices
         )
         monkeypatch.setattr(
             tf.config.experimental,
