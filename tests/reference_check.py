@@ -106,7 +106,7 @@ def batches(config, permutations, rng, shuffle_keys):
         query = rng.standard_normal(shape, dtype=np.float32)
         noise = rng.standard_normal(shape, dtype=np.float32)
         key = (query + 0.3 * noise).astype(np.float32)
-        order = permutations[step].astype(np.int32)
+        order = permutations[step].astype(np.int64)
         if shuffle_keys == "address":
             key = key[order]
         yield {

@@ -236,7 +236,7 @@ def _batches(case, rng):
                 "query": query,
                 "key": (query + 0.3 * noise).astype(np.float32),
                 "index": np.arange(case["batch"]),
-                "order": np.array(order, np.int32),
+                "order": np.array(order, np.int64),
                 "valid": np.ones(case["batch"], bool),
             }
         )

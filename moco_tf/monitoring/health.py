@@ -173,7 +173,7 @@ class Watch:
             "encoder moves faster than the queue is renewed, and queries may "
             "find their key by its age. "
             f"{remedy}, or raise config.{name}.momentum, or lower "
-            f" config.optimizer.learning_rate{_ELSEWHERE}",
+            f"config.optimizer.learning_rate{_ELSEWHERE}",
         )
 
     def _leak(self, epoch):

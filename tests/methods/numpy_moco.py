@@ -144,6 +144,6 @@ def gradients(weights, activations, by_vector):
 def clusters(rows):
     """exp of the mutual information of the rows and columns of [N, K]."""
     joint = np.asarray(rows, np.float64) / len(rows)
-    apart = joint.sum(0) / len(rows)
-    logs = np.log(np.where(joint > 0, joint / apart, 1.0))
+    independent = joint.sum(0) / len(rows)
+    logs = np.log(np.where(joint > 0, joint / independent, 1.0))
     return np.exp(np.sum(joint * logs))
