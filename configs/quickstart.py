@@ -29,6 +29,7 @@ def get_config():
     config.optimizer.learning_rate = 0.06
     config.schedule.name = "cosine"
     config.schedule.unit = "step"  # few epochs: the rate changes at every step
+    config.schedule.warmup_epochs = 1  # at full rate some seeds begin badly
     config.train.batch_size = 128
     config.train.epochs = 4
     config.checkpoint.every_steps = 0  # at the end of every epoch only
