@@ -4,6 +4,7 @@
     config.json        the configuration, the data's fingerprint, the command
     images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
+    log.txt            what every start printed (monitoring/printed.py)
 
 metrics.csv, knn_baseline.json, warnings.csv, unreadable.csv, checkpoints/ and
 tensorboard/ beside them belong to who writes them.
@@ -28,6 +29,7 @@ import moco_tf
 from moco_tf import config as configs
 from moco_tf import filesystem, paths, records, resuming, state_files
 from moco_tf.data import listing, specs
+from moco_tf.monitoring import printed
 
 _PACKAGES = (
     "tensorflow",
@@ -207,8 +209,10 @@ def save(
         starts, other = [], state_files.set_aside(path)
         state_files.warn(f"{error} It is kept as {other}; a new one begins")
     state_files.write_json(workdir / "config.json", saved, with_format=True)
-    starts = {"starts": [*starts, describe()]}
+    start = describe()
+    starts = {"starts": [*starts, start]}
     state_files.write_json(path, starts, with_format=True)
+    printed.keep(workdir, printed.title_of(start))
 
 
 class RunData(NamedTuple):

@@ -1,6 +1,5 @@
 """The command line: command, configuration, strategy, one function call."""
 
-import io
 import os
 import pathlib
 import shutil
@@ -12,6 +11,7 @@ from moco_tf import config as configs
 from moco_tf import config_schema, paths
 from moco_tf.cli import evaluation, flags, quiet, runs, serving
 from moco_tf.cluster import membership, rendezvous, watchdog
+from moco_tf.monitoring import printed
 
 
 def _pretrain(options, config):
@@ -131,6 +131,7 @@ COMMANDS = {
 }
 
 
+@printed.copied()
 def run(argv=None):
     """Runs a command line and returns its exit status.
 
@@ -141,10 +142,6 @@ def run(argv=None):
       0: done. 1: the command failed, with a message. 2: not understood.
       130: interrupted. 138: start the same command again, to go on.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A path may hold letters that the terminal cannot write.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(flags.usage(COMMANDS))
