@@ -20,13 +20,19 @@ _HOMES = {  # name -> module that it is defined in
     "MoCo": "methods.moco",
     "RECIPES": "data.views",
     "Recipe": "data.views",
+    "Run": "api",
     "SimCLR": "methods.simclr",
     "Stream": "data.stream",
     "SwAV": "methods.swav",
     "build_backbone": "models.encoder",
+    "compare": "api",
+    "embed": "api",
     "export_run": "serving.export",
+    "knn": "api",
+    "linear": "api",
     "open_frozen": "evaluation.frozen",
     "open_source": "data.sources",
+    "train": "api",
 }
 
 __all__ = ["__version__", *_MODULES, *_HOMES]

@@ -260,6 +260,10 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         plan.steps_per_epoch,
         chance=plan.chance_loss,
         epochs=config.train.epochs,
+        batch_size=config.train.batch_size,
+        step_seconds=progress.seconds_a_step(
+            metrics.rows(), config.train.batch_size
+        ),
     )
     watch = health.Watch(
         plan.run,

@@ -36,7 +36,7 @@ ROOMS = {
     "serving": (),
     "pretrain": ("benchmark", "prepare", "pretrain"),
     "doctor": (),
-    "cli": ("__main__",),
+    "cli": ("__main__", "api", "keywords"),
 }  # fmt: skip
 LONG_PRESETS = ()  # of configs/; at most two
 

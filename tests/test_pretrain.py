@@ -468,11 +468,11 @@ def test_the_board_is_complete(finished):
     reader.Reload()
     tags = set(reader.Tags()["tensors"])
     assert tags >= {
-        "views/image, query, key",
-        "neighbours/query, nearest",
-        "similarity/own key",
-        "similarity/queued keys",
-        "queue/fill",
-        "contrast/similarity of own key",
+        "9 pictures/image, query, key",
+        "9 pictures/query, nearest",
+        "4 keys/similarities of own keys",
+        "4 keys/similarities of queued keys",
+        "5 queue/fill",
+        "4 keys/similarity of own key",
     }
     assert (finished / "tensorboard" / "projector_config.pbtxt").is_file()

@@ -249,7 +249,7 @@ def read_from(moved, name):
     events.write({"step": 9, "loss": 1.0})
     events.close()
     (file,) = (workdir / "events").iterdir()
-    assert b"loss/contrastive" in file.read_bytes()
+    assert b"1 loss/contrastive" in file.read_bytes()
     shutil.rmtree(workdir / "events")
 
 

@@ -9,19 +9,21 @@ def _export(options, config):
     del config
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import frozen
+        from moco_tf.monitoring import progress
         from moco_tf.serving import export
         from moco_tf.training import distribution
     distribution.make_strategy(options.devices)
-    export.export_run(
-        frozen.open_frozen(options.workdir, options.checkpoint),
-        options.output or os.path.join(options.workdir, "export"),
-        options.name,
-        version=options.version,
-        head=options.head,
-        bank=options.bank,
-        licence=options.licence,
-        workdir=options.workdir,
-    )
+    with progress.Elapsed("exporting"):
+        export.export_run(
+            frozen.open_frozen(options.workdir, options.checkpoint),
+            options.output or os.path.join(options.workdir, "export"),
+            options.name,
+            version=options.version,
+            head=options.head,
+            bank=options.bank,
+            licence=options.licence,
+            workdir=options.workdir,
+        )
 
 
 def _import_weights(options, overrides):

@@ -25,6 +25,7 @@ from absl import logging
 
 from moco_tf import filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
+from moco_tf.monitoring import progress
 
 _CHECKED = 2**26  # bytes of rows whose checksum is computed at once
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
@@ -155,10 +156,12 @@ def _collect(source, batches, batch_size, encode):
       list with one [N, F] array per output, index int64 [N], skipped names.
     """
     outputs, indices = [], []
-    for images, index in batches:
-        encoded = encode(pad_batch(images, batch_size))
-        outputs.append([np.asarray(rows)[: len(index)] for rows in encoded])
-        indices.append(index.numpy())
+    with progress.counted(len(source), 0, "encoding") as bar:
+        for images, index in batches:
+            encoded = encode(pad_batch(images, batch_size))
+            outputs.append([np.asarray(rows)[: len(index)] for rows in encoded])
+            indices.append(index.numpy())
+            bar.add(len(index))
     if not outputs:
         raise unreadable.none_error(source)
     index = np.concatenate(indices)
@@ -361,28 +364,30 @@ def _extract(frozen, source, path, state, batch_size, batches):
     if state["next"]:
         logging.info("extraction goes on at image %d", state["next"])
     arrays, unsaved = {}, 0
-    for images, index in batches(state["next"]):
-        count = len(index)
-        block = slice(state["rows"], state["rows"] + count)
-        encoded = frozen.encode(pad_batch(images, batch_size))
-        for layer in frozen.layers:
-            rows = encoded[layer].numpy()[:count]
-            if layer not in arrays:
-                arrays[layer] = _open_array(
-                    path, layer, (len(source), rows.shape[1]), np.float32
+    with progress.counted(len(source), state["next"], "encoding") as bar:
+        for images, index in batches(state["next"]):
+            before, count = state["next"], len(index)
+            block = slice(state["rows"], state["rows"] + count)
+            encoded = frozen.encode(pad_batch(images, batch_size))
+            for layer in frozen.layers:
+                rows = encoded[layer].numpy()[:count]
+                if layer not in arrays:
+                    arrays[layer] = _open_array(
+                        path, layer, (len(source), rows.shape[1]), np.float32
+                    )
+                arrays[layer][block] = rows
+            if "index" not in arrays:
+                arrays["index"] = _open_array(
+                    path, "index", (len(source),), np.int64
                 )
-            arrays[layer][block] = rows
-        if "index" not in arrays:
-            arrays["index"] = _open_array(
-                path, "index", (len(source),), np.int64
-            )
-        arrays["index"][block] = index
-        state["rows"] += count
-        state["next"] = int(index[-1]) + 1
-        unsaved += count
-        if unsaved >= _FLUSH_ROWS:
-            unsaved = 0
-            _save(path, arrays, state)
+            arrays["index"][block] = index
+            state["rows"] += count
+            state["next"] = int(index[-1]) + 1
+            bar.add(state["next"] - before)
+            unsaved += count
+            if unsaved >= _FLUSH_ROWS:
+                unsaved = 0
+                _save(path, arrays, state)
     if not state["rows"]:
         return  # nothing could be read: the next start tries again
     state["next"] = len(source)

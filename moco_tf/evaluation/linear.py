@@ -27,6 +27,7 @@ from moco_tf.evaluation import (
     results,
     supervised,
 )
+from moco_tf.monitoring import progress
 from moco_tf.training import optimizers
 
 CHUNK = 65_536  # rows in memory at once: 512 MB of 2048 features
@@ -329,14 +330,16 @@ def train_probe(tables, labels, kept, classes, recipe):
     steps = _make_steps(weights, velocity, recipe, batch)
     random = np.random.Generator(np.random.PCG64(recipe.seed))
     blocks = _blocks(tables, labels, kept)
-    for epoch in range(recipe.epochs):
-        drops = sum(epoch >= milestone for milestone in recipe.milestones)
-        rate = tf.constant(rates * recipe.factor**drops)
-        for number in random.permutation(len(blocks)):
-            rows, block_labels = blocks[number]()
-            count = len(rows) // batch * batch
-            order = random.permutation(len(rows))[:count]
-            steps(rows, block_labels, tf.constant(order, tf.int32), rate)
+    with progress.counted(recipe.epochs, 0, "training", "epochs") as bar:
+        for epoch in range(recipe.epochs):
+            drops = sum(epoch >= milestone for milestone in recipe.milestones)
+            rate = tf.constant(rates * recipe.factor**drops)
+            for number in random.permutation(len(blocks)):
+                rows, block_labels = blocks[number]()
+                count = len(rows) // batch * batch
+                order = random.permutation(len(rows))[:count]
+                steps(rows, block_labels, tf.constant(order, tf.int32), rate)
+            bar.add(1)
     return weights.numpy()
 
 

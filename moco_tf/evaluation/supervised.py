@@ -386,8 +386,12 @@ def train(
         begin()
     metrics = metrics_csv.MetricsFile(output / "metrics.csv", COLUMNS)
     metrics.cut_back(step, batches.steps_per_epoch)
+    batch = config.train.batch_size
     shown = progress.Progress(
-        config.train.epochs * batches.steps_per_epoch, batches.steps_per_epoch
+        config.train.epochs * batches.steps_per_epoch,
+        batches.steps_per_epoch,
+        batch_size=batch,
+        step_seconds=progress.seconds_a_step(metrics.rows(), batch),
     )
     stopping = EarlyStopping(patience, metrics, shown.message)
     listeners = [metrics, shown, stopping]

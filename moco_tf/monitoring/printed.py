@@ -1,4 +1,4 @@
-"""log.txt of a run: what its processes printed, line by line, start after start.
+"""log.txt of a run: what its processes printed, start after start.
 
 Text is kept in memory until a run is known to begin, so that a start that is
 refused writes nothing; from then on each line goes to the file at once. Of a
@@ -98,7 +98,9 @@ class _Log:
     def add(self, name, text):
         """Takes the text of a stream, which need not end a line."""
         *ended, rest = (self._rest.get(name, "") + text).split("\n")
-        self._rest[name] = _last_state(rest)
+        # What comes next stands over a line whose start was returned to.
+        end = "\r" if rest.endswith("\r") else ""
+        self._rest[name] = _last_state(rest) + end
         lines = [_last_state(line).rstrip() for line in ended]
         if lines and self._file is not None:
             self._write(lines)

@@ -1,10 +1,11 @@
-"""Progress in words: a bar on a terminal, plain lines elsewhere.
+"""Progress in words: a bar on a terminal and in a notebook, else plain lines.
 
-Of a run with its figures (Progress), and of a count of images that goes up
-(Counter).
+Of a run with its figures (Progress), of a count that goes up (Counter), and of
+work that nothing counts (Elapsed).
 """
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ from moco_tf.monitoring import listener, metrics_csv
 
 _FIRST_IN_BAR = ("loss", "left", "speed")
 _LINE_SECONDS = 15  # between the lines of a Counter
+_ROWS = 20  # of metrics.csv, that an earlier session's speed is taken from
+_PATIENCE = 3  # seconds that a command may be silent
 
 
 def format_duration(seconds):
@@ -36,9 +39,32 @@ def format_bytes(size):
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
+def has_bars(stream):
+    """Whether a bar can be drawn over itself: on a terminal, in a notebook."""
+    of_notebook = "ipykernel" in sys.modules and stream in (
+        sys.stdout,
+        sys.stderr,
+    )
+    return of_notebook or stream.isatty()
+
+
+def seconds_a_step(rows, batch_size):
+    """The time of a step in the newest rows of a run, or None.
+
+    Args:
+      rows: list of dicts of metrics.csv. batch_size: images of a step.
+    """
+    measured = [row for row in rows if row.get("images_per_second")][-_ROWS:]
+    steps = sum(row["steps"] for row in measured)
+    if not steps:
+        return None
+    images = [row["steps"] / row["images_per_second"] for row in measured]
+    return batch_size * sum(images) / steps
+
+
 def _print_line(text, stream):
-    """Prints a line; on a terminal above the bar, if there is one."""
-    if stream.isatty():
+    """Prints a line; above the bar, where there can be one."""
+    if has_bars(stream):
         tqdm.tqdm.write(text, file=stream)
     else:
         print(text, file=stream, flush=True)
@@ -47,8 +73,8 @@ def _print_line(text, stream):
 class Progress(listener.Listener):
     """Shows where a run stands.
 
-    On a terminal each epoch has a bar, which `update` moves. Elsewhere an
-    `update` with figures prints one line.
+    On a terminal and in a notebook each epoch has a bar, which `update` moves.
+    Elsewhere an `update` with figures prints one line.
     """
 
     def __init__(
@@ -59,21 +85,26 @@ class Progress(listener.Listener):
         stream=None,
         clock=time.monotonic,
         epochs=None,
+        batch_size=None,
+        step_seconds=None,
     ):
         """Stores what does not change during a run.
 
         Args:
-          total_steps: of the run, all sessions. steps_per_epoch: steps.
+          total_steps: after which the run stops. steps_per_epoch: steps.
           chance: loss of guessing, nats; None = not shown.
           stream: text stream; None = standard output.
           clock: function that returns seconds.
-          epochs: of the schedule, for the line at an epoch's end; None: those
-            of total_steps.
+          epochs: of the schedule; None: those of total_steps.
+          batch_size: images of a step; None: the speed of the first figures
+            tells nothing of the time left.
+          step_seconds: of a step in an earlier session; None: not known.
         """
         self._total = total_steps
         self._steps_per_epoch = steps_per_epoch
-        self._epochs = -(-total_steps // steps_per_epoch)
-        self._scheduled = epochs or self._epochs
+        self._epochs = epochs or -(-total_steps // steps_per_epoch)
+        self._batch_size = batch_size
+        self._step_seconds = step_seconds
         self._chance = chance
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
@@ -87,13 +118,16 @@ class Progress(listener.Listener):
 
     def on_start(self, method, step):
         self.start(step)
+        left = self.seconds_left(step)
+        if left is not None:
+            self.message(f"{self._left(step, left)} at the speed so far")
 
     def on_report(self, method, row):
         self.update(row["step"], row)
 
     def on_epoch(self, method, row):
         epoch = row["step"] // self._steps_per_epoch
-        parts = [f"epoch {epoch}/{self._scheduled} done"]
+        parts = [f"epoch {epoch}/{self._epochs} done"]
         parts.append(f"loss {row['epoch_loss']:.4f}")
         parts += [
             f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
@@ -115,16 +149,30 @@ class Progress(listener.Listener):
         self._first = None
 
     def seconds_left(self, step):
-        """Estimates the time to the run's end from this session's speed.
+        """Estimates the time to the step after which the run stops.
+
+        From this session's time after its first update, since the first steps
+        compile; before it from the speed of the newest figures, or of an
+        earlier session.
 
         Returns:
-          seconds, or None before the first step of this session.
+          seconds, or None as long as nothing is known.
         """
-        now = self._clock()
-        for since, when in (self._first or self._started, self._started):
-            if step > since and now > when:
-                return (self._total - step) * (now - when) / (step - since)
+        now, steps = self._clock(), self._total - step
+        since, when = self._first or (step, now)
+        if step > since and now > when:
+            return steps * (now - when) / (step - since)
+        if self._step_seconds:
+            return steps * self._step_seconds
+        since, when = self._started
+        if step > since and now > when:
+            return steps * (now - when) / (step - since)
         return None
+
+    def _left(self, step, seconds):
+        """What is left, in epochs and in time."""
+        epochs = (self._total - step) / self._steps_per_epoch
+        return f"left {epochs:.4g} epochs, {format_duration(seconds)}"
 
     def update(self, step, values=None):
         """Moves the progress to `step`.
@@ -137,12 +185,15 @@ class Progress(listener.Listener):
         """
         values = {k: v for k, v in (values or {}).items() if v is not None}
         texts = self._describe(values)
+        if self._batch_size and "images_per_second" in values:
+            speed = values["images_per_second"]
+            self._step_seconds = self._batch_size / speed
         left = self.seconds_left(step)
         if self._first is None:
             self._first = (step, self._clock())
         if left is not None:
-            texts["left"] = f"left {format_duration(left)}"
-        if self._stream.isatty():
+            texts["left"] = self._left(step, left)
+        if has_bars(self._stream):
             self._move_bar(step, texts)
         elif values:
             epoch = self._epoch(step)
@@ -228,59 +279,112 @@ class Progress(listener.Listener):
 
 
 class Counter:
-    """Shows how many of a number of images are done; a context manager."""
+    """Shows how many of a number of things are done; a context manager."""
 
-    def __init__(self, total, done, verb, stream, clock=time.monotonic):
+    def __init__(
+        self,
+        total,
+        done,
+        verb,
+        stream,
+        clock=time.monotonic,
+        unit="images",
+        patience=0,
+    ):
         """Starts the clock.
 
         Args:
           total: int. done: int, by earlier sessions. verb: str, "preparing".
           stream: text stream. clock: function that returns seconds.
+          unit: what is counted.
+          patience: seconds in which nothing is shown; what takes no longer is
+            not shown at all.
         """
         self._total = total
         self._first = self._done = done
-        self._verb = verb
+        self._verb, self._unit = verb, unit
         self._stream = stream
         self._clock = clock
+        self._patience = patience
         self._started = self._last_line = clock()
+        self._next = self._started + (patience or _LINE_SECONDS)
         self._bar = None
-        if stream.isatty():
+        if has_bars(stream):
             self._bar = tqdm.tqdm(
                 total=total,
                 initial=done,
                 desc=verb,
-                unit=" images",
+                unit=f" {unit}",
                 file=stream,
                 dynamic_ncols=True,
+                delay=patience,
             )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        shown = not self._patience or self._last_line > self._started
         if self._bar is not None:
             self._bar.close()
-        elif self._done > self._first:
+        elif self._done > self._first and shown:
             self._line()
 
     def add(self, count):
-        """Counts some more images."""
+        """Counts some more."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif self._clock() - self._last_line >= _LINE_SECONDS:
+        elif self._clock() >= self._next:
             self._line()
 
     def _line(self):
         self._last_line = self._clock()
+        self._next = self._last_line + _LINE_SECONDS
         new, seconds = self._done - self._first, self._last_line - self._started
         text = f"{self._verb} {self._done}/{self._total}"
         if seconds > 0:
             rate = new / seconds
             left = format_duration((self._total - self._done) / rate)
-            text += f"  {rate:.1f} images/s  left {left}"
+            text += f"  {rate:.1f} {self._unit}/s  left {left}"
         self.message(text)
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
         _print_line(text, self._stream)
+
+
+def counted(total, done, verb, unit="images"):
+    """A Counter of a command that prints its result: silent for 3 seconds."""
+    return Counter(total, done, verb, sys.stdout, unit=unit, patience=_PATIENCE)
+
+
+class Elapsed:
+    """Says what is being done, and for how long, from 3 seconds on.
+
+    A context manager, for work whose parts cannot be counted.
+    """
+
+    def __init__(self, verb, stream=None, patience=_PATIENCE):
+        """Stores the words: "exporting"; stream None: standard output."""
+        self._verb = verb
+        self._stream = sys.stdout if stream is None else stream
+        self._patience = patience
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self):
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _show(self):
+        patience = self._patience
+        while not self._over.wait(patience):
+            seconds = format_duration(time.monotonic() - self._started)
+            print(f"{self._verb} ...  {seconds}", file=self._stream, flush=True)
+            patience = _LINE_SECONDS

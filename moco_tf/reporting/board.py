@@ -5,6 +5,8 @@ projector/ features.bytes (float32, row after row), metadata.tsv (name and class
 of each row) and sprite.png (their images). They are of the newest epoch.
 """
 
+import hashlib
+import os
 import pathlib
 import time
 
@@ -30,6 +32,11 @@ _TILE = 96  # side of a picture in a grid, pixels
 _GAP = 4
 _SHARE = 0.005  # of a session's time, for the pictures of epochs
 _POINTS = 1000  # images in the projector
+_METRICS = {  # of the table of hyperparameters: column, name
+    "knn_backbone": "kNN backbone",
+    "knn_projection": "kNN projection",
+    "epoch_loss": "loss of the epoch",
+}
 _SPRITE = 32  # side of an image in the projector, pixels
 
 
@@ -75,13 +82,15 @@ class Board(listener.Listener):
     def on_start(self, method, step):
         """Writes the hyperparameters, and the views of the next batch."""
         metrics = [
-            summary_v2.Metric(tensorboard.TAGS[name], display_name=name)
-            for name in ("epoch_loss", "knn_backbone", "knn_projection")
+            summary_v2.Metric(tensorboard.TAGS[name], display_name=words)
+            for name, words in _METRICS.items()
         ]
-        values = hyperparameters(self._config)
-        names = [summary_v2.HParam(name) for name in columns(self._config)]
+        run = self._folder.absolute().parent
+        values = {"run": paths.shown(run.name), **hyperparameters(self._config)}
+        names = ["run", *columns(self._config)]
+        names = [summary_v2.HParam(name) for name in names]
         self._events.summary(summary_v2.hparams_config_pb(names, metrics))
-        self._events.summary(summary_v2.hparams_pb(values))
+        self._events.summary(summary_v2.hparams_pb(values, trial(run)))
         try:
             pairs = samples.pairs(
                 self._config, self._batches.source, _PAIRS, step
@@ -91,7 +100,9 @@ class Board(listener.Listener):
             return
         rows = [[pair.image, pair.query, pair.key] for pair in pairs]
         if rows:
-            self._events.image("views/image, query, key", step, _grid(rows))
+            self._events.image(
+                "9 pictures/image, query, key", step, _grid(rows)
+            )
 
     def on_report(self, method, row):
         self.histograms(row["step"], method.last_histograms.read())
@@ -114,9 +125,11 @@ class Board(listener.Listener):
         """
         if not fractions.size:
             return
-        names = ("own key", "queued keys")
+        names = ("own keys", "queued keys")
         for name, row in zip(names, fractions, strict=True):
-            self._events.histogram(f"similarity/{name}", step, row, -1.0, 1.0)
+            self._events.histogram(
+                f"4 keys/similarities of {name}", step, row, -1.0, 1.0
+            )
 
     def draw(self, step):
         """Draws neighbours and projector, from the features that kNN has left.
@@ -152,7 +165,7 @@ class Board(listener.Listener):
             ]
             for row, nearest in zip(queries, near, strict=True)
         ]
-        self._events.image("neighbours/query, nearest", step, _grid(rows))
+        self._events.image("9 pictures/query, nearest", step, _grid(rows))
 
     def _project(self, query):
         """The files of the projector; its page shows the newest epoch."""
@@ -209,6 +222,18 @@ class Board(listener.Listener):
                 source, self._monitor.recipe, self._config.data.image_size
             )
         return self._views[source]
+
+
+def trial(run):
+    """The name of a run in the table of hyperparameters.
+
+    Runs of one name would be one row, with the mean of their figures.
+
+    Args:
+      run: pathlib.Path of its folder, absolute.
+    """
+    mark = hashlib.sha256(os.fsencode(run)).hexdigest()[:4]
+    return f"{paths.shown(run.name)} ({mark})"
 
 
 def hyperparameters(config):

@@ -116,6 +116,40 @@ def figures(run):
     return texts
 
 
+def summary(run):
+    """What a run has reached, as numbers.
+
+    Args:
+      run: page.ReportedRun.
+
+    Returns:
+      dict: run, its name; command; method, None for a task; finished; epochs,
+      None where they are not known; step; the last loss, and every last
+      accuracy, 0..1; hours in steps; results of other commands by folder. A
+      figure that a run lacks is not there.
+    """
+    last = run.rows[-1] if run.rows else {}
+    per_epoch, step = run.steps_per_epoch, last.get("step", 0)
+    row = {
+        "run": run.name,
+        "command": run.command,
+        "method": run.config.get("method"),
+        "finished": progress(run).endswith("finished"),
+        "epochs": step / per_epoch if per_epoch else None,
+        "step": step,
+    }
+    _, row["loss"] = _last_loss(run)
+    names = [f"knn_{layer}" for layer in metrics_csv.KNN_LAYERS]
+    for name in (*names, *metrics_csv.BASELINES, "probe_top1", *_SHARES):
+        _, values = run.column(name)
+        if values:
+            row[name] = values[-1]
+    if run.result:
+        row["test_top1"] = run.result.top1
+    row |= {f"{x.folder}_top1": x.top1 for x in run.evaluations}
+    return row | speed(run)
+
+
 def evaluations(run):
     """Results of other commands on the encoder of a run.
 

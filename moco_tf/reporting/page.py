@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jinja2
@@ -43,6 +44,7 @@ _TABLE_HEADS = (
     ("loss, mean", "top-1, last steps", "top-1, evaluated", "learning rate"),
     ("loss, mean", "kNN backbone", "kNN projection", "learning rate"),
 )
+_COLOURS = re.compile(r"--[\w-]+: light-dark\(.*?\);")  # of the page's style
 _REPRESENTATION = ("alignment", "uniformity", "effective_rank")
 _SPEED = ("images_per_second", "input_wait_share")
 
@@ -160,8 +162,28 @@ def render(runs, checkpoint="latest", images=2000):
     )
 
 
+def excerpt(workdir):
+    """A run's figures and first curves, HTML to stand within another page.
+
+    Args:
+      workdir: path.
+    """
+    (run,) = read_runs([workdir])
+    drawn = charts.draw_all([run])
+    template = _template("excerpt.html")
+    css = template.environment.get_template("report.css").render()
+    return template.render(
+        name=run.name,
+        progress=findings.progress(run),
+        figures=findings.figures(run),
+        readings=findings.readings(run),
+        charts=[drawn[key] for key in ("loss", "knn") if key in drawn],
+        variables=" ".join(_COLOURS.findall(css)),
+    )
+
+
 @functools.cache
-def _template():
+def _template(name="report.html"):
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
         autoescape=lambda name: name.endswith(".html"),
@@ -169,7 +191,7 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _part(run, run_pictures):

@@ -1,5 +1,6 @@
 import io
 import math
+import sys
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_the_plain_line():
     assert stream.getvalue() == (
         "epoch 3/200  step 291/19400  loss 6.86 (chance 8.32)  "
         "instance_top1 2.1 %  83 images/s  input wait 3 %  "
-        "left 5 h 18 min\n"
+        "left 197 epochs, 5 h 18 min\n"
     )
 
 
@@ -169,12 +170,91 @@ def test_a_resumed_run_counts_this_session_only():
     assert shown.seconds_left(930) == 70.0  # 20 steps in 20 s, 70 to go
 
 
+def _timed(total, per_epoch, **options):
+    clock, stream = Clock(), io.StringIO()
+    shown = progress.Progress(
+        total, per_epoch, stream=stream, clock=clock, **options
+    )
+    return shown, stream, clock
+
+
+def test_the_first_figures_tell_their_speed_without_what_was_compiled():
+    shown, stream, clock = _timed(100, 10, batch_size=8)
+    shown.start(0)
+    clock.now += 60.0  # compiling
+    shown.update(10, {"images_per_second": 16.0})  # half a second a step
+    assert stream.getvalue().endswith("left 9 epochs, 45 s\n")
+
+
+def test_right_after_a_resume_the_earlier_speed_tells_what_is_left():
+    rows = [
+        {"steps": 10, "images_per_second": 4.0},
+        {"steps": 30, "images_per_second": 12.0},
+        {"steps": 1, "images_per_second": None},
+    ]
+    # 80 images in 20 s, 240 in 20 s: 40 steps in 40 s
+    seconds = progress.seconds_a_step(rows, batch_size=8)
+    assert seconds == 1.0
+    shown, stream, _ = _timed(
+        150, 100, epochs=9, batch_size=8, step_seconds=seconds
+    )
+    shown.on_start(None, 25)  # of 9 epochs; max_steps ends it after 150 steps
+    assert stream.getvalue() == (
+        "left 1.25 epochs, 2 min at the speed so far\n"
+    )
+    shown.update(30, {"loss": 1.0})
+    assert "epoch 1/9  step 30/150" in stream.getvalue()
+
+
+def test_a_new_run_begins_without_a_guess():
+    assert progress.seconds_a_step([], 8) is None
+    shown, stream, _ = _timed(10, 5, batch_size=8)
+    shown.on_start(None, 0)
+    assert stream.getvalue() == ""
+
+
+def test_a_notebook_gets_bars(monkeypatch):
+    stream = io.StringIO()
+    assert not progress.has_bars(stream)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert not progress.has_bars(stream)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert progress.has_bars(stream)
+    assert not progress.has_bars(io.StringIO())
+
+
+def test_what_takes_no_three_seconds_shows_no_progress(monkeypatch):
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("sys.stdout", stream)
+    for pause in (1.0, 2.0):
+        with progress.Counter(
+            4, 0, "encoding", stream, lambda: now[0], patience=3
+        ) as shown:
+            shown.add(1)
+            now[0] += pause
+            shown.add(1)
+            now[0] += pause
+            shown.add(2)
+    assert stream.getvalue() == ("encoding 4/4  1.0 images/s  left 0 s\n" * 2)
+
+
+def test_what_cannot_be_counted_says_how_long_it_takes():
+    stream = io.StringIO()
+    with progress.Elapsed("exporting", stream, patience=3):
+        pass
+    assert stream.getvalue() == ""
+    with progress.Elapsed("exporting", stream, patience=0) as shown:
+        while not stream.getvalue():
+            shown._thread.join(0.01)
+    assert stream.getvalue() == "exporting ...  0 s\n"
+
+
 def test_the_end_has_nothing_left():
     shown, stream, clock = _progress(10, 5)
     shown.start(0)
     clock.now += 5.0
     shown.update(10, {"loss": 1.0})
-    assert stream.getvalue().endswith("left 0 s\n")
+    assert stream.getvalue().endswith("left 0 epochs, 0 s\n")
 
 
 def test_a_partial_last_epoch_counts_as_an_epoch():
@@ -202,7 +282,7 @@ def test_a_terminal_gets_one_bar_per_epoch():
     assert "epoch 2/2 100%" in text
     assert "5/5" in text
     assert "10/10" not in text
-    assert "loss 1.25 (chance 8.32)  left 5 s" in text
+    assert "loss 1.25 (chance 8.32)  left 1 epochs, 5 s" in text
 
 
 def test_a_resumed_bar_starts_inside_its_epoch():

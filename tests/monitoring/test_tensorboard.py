@@ -52,12 +52,12 @@ def test_figures_stand_under_their_groups(tmp_path):
     )
     writer.close()
     assert _read(tmp_path) == {
-        "loss/contrastive": [(50, 6.5)],
-        "loss/chance": [(50, 8.5)],
-        "contrast/instance_top1": [(50, 0.25)],
-        "optimizer/learning_rate": [(50, 0.5)],
-        "speed/images_per_second": [(50, 80.0)],
-        "speed/input_wait_share": [(50, 0.125)],
+        "1 loss/contrastive": [(50, 6.5)],
+        "1 loss/chance": [(50, 8.5)],
+        "4 keys/instance accuracy": [(50, 0.25)],
+        "8 optimizer/learning_rate": [(50, 0.5)],
+        "7 speed/images per second": [(50, 80.0)],
+        "7 speed/share of waiting for images": [(50, 0.125)],
         "health/entropy": [(50, 2.0)],
     }
 
@@ -67,8 +67,8 @@ def test_knn_without_loss_brings_no_chance(tmp_path):
     writer.write({"step": 9, "knn_backbone": 0.5, "knn_projection": 0.25})
     writer.close()
     assert _read(tmp_path) == {
-        "knn/backbone": [(9, 0.5)],
-        "knn/projection": [(9, 0.25)],
+        "2 kNN/backbone": [(9, 0.5)],
+        "2 kNN/projection": [(9, 0.25)],
     }
 
 
@@ -78,10 +78,10 @@ def test_the_figures_of_the_representation_are_a_group(tmp_path):
     writer.write({"step": 18, "uniformity": -2.5, "feature_norm": 4.0})
     writer.close()
     assert _read(tmp_path) == {
-        "representation/alignment": [(9, 0.25)],
-        "representation/effective_rank": [(9, 7.5)],
-        "representation/uniformity": [(18, -2.5)],
-        "representation/feature_norm": [(18, 4.0)],
+        "6 representation/alignment": [(9, 0.25)],
+        "6 representation/effective_rank": [(9, 7.5)],
+        "6 representation/uniformity": [(18, -2.5)],
+        "6 representation/feature_norm": [(18, 4.0)],
     }
 
 
@@ -91,8 +91,8 @@ def test_the_figures_of_a_probe_are_a_group(tmp_path):
     writer.write({"step": 9, "probe_top1": 0.5})
     writer.close()
     assert _read(tmp_path) == {
-        "probe/loss": [(9, 2.5)],
-        "probe/top-1 of knn.query": [(9, 0.5)],
+        "3 probe/loss": [(9, 2.5)],
+        "3 probe/top-1 of knn.query": [(9, 0.5)],
     }
 
 
@@ -100,14 +100,14 @@ def test_tensorboard_recognises_the_points_as_scalars(tmp_path):
     _write(tmp_path, [1])
     reader = plugin_event_accumulator.EventAccumulator(str(tmp_path))
     reader.Reload()
-    metadata = reader.SummaryMetadata("loss/contrastive")
+    metadata = reader.SummaryMetadata("1 loss/contrastive")
     assert metadata.plugin_data.plugin_name == "scalars"
 
 
 def test_points_are_on_disk_before_the_writer_closes(tmp_path):
     writer = tensorboard.EventWriter(tmp_path)
     writer.write({"step": 50, "loss": 6.5})
-    assert _read(tmp_path) == {"loss/contrastive": [(50, 6.5)]}
+    assert _read(tmp_path) == {"1 loss/contrastive": [(50, 6.5)]}
     writer.close()
 
 
@@ -116,7 +116,12 @@ def test_nothing_after_the_checkpoint_shows_twice(tmp_path):
     # Killed at 160, resumed from the checkpoint of step 97, on another grid.
     _write(tmp_path, [120, 170], resumed_step=97, offset=0.5)
     assert _read(tmp_path) == {
-        "loss/contrastive": [(50, 50.0), (97, 97.0), (120, 120.5), (170, 170.5)]
+        "1 loss/contrastive": [
+            (50, 50.0),
+            (97, 97.0),
+            (120, 120.5),
+            (170, 170.5),
+        ]
     }
 
 
@@ -126,7 +131,7 @@ def test_a_reader_that_has_seen_the_old_points_forgets_them(tmp_path):
     reader.Reload()
     _write(tmp_path, [120], resumed_step=97)
     reader.Reload()
-    steps = [event.step for event in reader.Scalars("loss/contrastive")]
+    steps = [event.step for event in reader.Scalars("1 loss/contrastive")]
     assert steps == [50, 97, 120]
 
 
@@ -148,13 +153,13 @@ def test_a_file_torn_by_a_kill_keeps_its_complete_points(tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     _write(tmp_path, [120], resumed_step=50)
-    assert _read(tmp_path) == {"loss/contrastive": [(50, 50.0), (120, 120.0)]}
+    assert _read(tmp_path) == {"1 loss/contrastive": [(50, 50.0), (120, 120.0)]}
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_a_new_chart(tmp_path):
     _write(tmp_path, [0, 5, 10])
     _write(tmp_path, [0, 5], offset=0.5)
-    assert _read(tmp_path) == {"loss/contrastive": [(0, 0.5), (5, 5.5)]}
+    assert _read(tmp_path) == {"1 loss/contrastive": [(0, 0.5), (5, 5.5)]}
 
 
 def test_a_restart_within_a_second_sorts_after_the_earlier_file(tmp_path):

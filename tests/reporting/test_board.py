@@ -56,7 +56,7 @@ def _pictures(folder, tag):
 
 def test_the_views_of_the_next_batch_are_shown_as_pairs(opened):
     opened.board.on_start(None, 3)
-    tag = "views/image, query, key"
+    tag = "9 pictures/image, query, key"
     ((step, picture),) = _pictures(opened.folder, tag)
     assert step == 3
     assert picture.shape == (8 * 100 + 4, 3 * 100 + 4, 3)
@@ -76,12 +76,21 @@ def test_the_fields_are_hyperparameters(opened, config):
     assert start.hparams["schedule.milestones"].string_value == "120, 160"
     experiment = data["_hparams_/experiment"].experiment
     assert [m.name.tag for m in experiment.metric_infos] == [
-        "loss/epoch",
-        "knn/backbone",
-        "knn/projection",
+        "2 kNN/backbone",
+        "2 kNN/projection",
+        "1 loss/epoch",
+    ]
+    assert [m.display_name for m in experiment.metric_infos] == [
+        "kNN backbone",
+        "kNN projection",
+        "loss of the epoch",
     ]
     named = [info.name for info in experiment.hparam_infos]
-    assert named[: len(start.hparams)] == [*board.hyperparameters(config)]
+    first = named[: len(start.hparams)]
+    assert first == ["run", *board.hyperparameters(config)]
+    name = opened.folder.parent.name
+    assert start.hparams["run"].string_value == name
+    assert start.group_name.startswith(f"{name} (")
     end = data["_hparams_/session_end_info"].session_end_info
     assert end.status == board.Status.Value("STATUS_SUCCESS")
 
@@ -101,7 +110,7 @@ def test_neighbours_are_the_nearest_by_cosine(opened, tmp_path):
     bank = _encoded([[9, 9], [1, 0.1], [0, 1]], [1, 4, 2])
     opened.monitor.take = lambda: (bank, query)
     opened.board.draw(6)
-    tag = "neighbours/query, nearest"
+    tag = "9 pictures/query, nearest"
     ((step, picture),) = _pictures(opened.folder, tag)
     assert step == 6
     images = [
@@ -152,7 +161,7 @@ def test_images_that_have_gone_cost_a_picture_and_no_run(opened, tmp_path):
     opened.board.on_start(None, 0)
     opened.board.draw(6)
     tags = _read(opened.folder).Tags()["tensors"]
-    assert "views/image, query, key" not in tags
+    assert "9 pictures/image, query, key" not in tags
 
 
 def test_histograms_keep_their_fractions(opened):
@@ -162,8 +171,8 @@ def test_histograms_keep_their_fractions(opened):
     opened.events.close()
     reader = _read(opened.folder)
     for tag, low, high in (
-        ("similarity/own key", 0.9, 0.95),
-        ("similarity/queued keys", -0.1, 0.1),
+        ("4 keys/similarities of own keys", 0.9, 0.95),
+        ("4 keys/similarities of queued keys", -0.1, 0.1),
     ):
         (event,) = reader.Tensors(tag)
         buckets = tf.make_ndarray(event.tensor_proto)

@@ -1,0 +1,477 @@
+"""Runs from Python: `train`, and what is done with its result.
+
+The functions take the way of the commands of the same names: what a command
+prints they print, what it refuses they raise, with the same words. A workdir
+that a command made can be opened here, and the other way round.
+
+    run = moco_tf.train("photos", "runs/mine", epochs=100)
+    vectors = run.embed("photos").features
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moco_tf import keywords, paths
+from moco_tf.cli import quiet
+from moco_tf.monitoring import metrics_csv, printed
+
+_AT_ONCE = 64  # images in memory, of those that are given as arrays
+
+
+class Embedded(NamedTuple):
+    """Features of images, in their order.
+
+    Attributes:
+      features: float32 [n, F].
+      names: list of str: of files, or numbers of arrays.
+      labels: int64 [n], -1 for an image without a class; None without any.
+      class_names: list of str, or None.
+    """
+
+    features: np.ndarray
+    names: list
+    labels: np.ndarray | None = None
+    class_names: list | None = None
+
+
+class Run:
+    """A run of pre-training in its workdir, finished or not.
+
+    In a notebook it shows its figures and curves.
+
+    Attributes:
+      workdir: pathlib.Path. checkpoint: str, that the encoder is taken from.
+    """
+
+    def __init__(
+        self, workdir: str | pathlib.Path, checkpoint: str = "latest"
+    ) -> None:
+        """Opens a run.
+
+        Args:
+          workdir: of `train` or of the command pretrain.
+          checkpoint: "latest", "best", a step or a path.
+
+        Raises:
+          ValueError: if the folder holds no run.
+        """
+        _start()
+        from moco_tf.evaluation import frozen
+
+        self.workdir = paths.expand(workdir)
+        self.checkpoint = str(checkpoint)
+        self._config = frozen.load_config(self.workdir)
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """The FrozenEncoder of the checkpoint, which the commands take."""
+        from moco_tf.evaluation import frozen
+
+        return frozen.open_frozen(self.workdir, self.checkpoint)
+
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """The backbone, a keras.Model: pixels 0..255 [n, S, S, C] -> [n, F].
+
+        Its weights are a copy, in float32, and can be trained; it holds layers
+        of Keras alone where the backbone does.
+        """
+        from moco_tf.serving import export, signatures
+
+        backbone = signatures.float32_backbone(self.frozen)
+        with contextlib.suppress(ValueError):  # of other layers: as it is
+            backbone = export.stock_model(backbone)
+        return _with_pixels(backbone, self.frozen.recipe)
+
+    @property
+    def metrics(self) -> dict[str, list]:
+        """The figures so far, column -> values, as pandas.DataFrame takes them.
+
+        A row is one of metrics.csv; None where it has no figure. Columns
+        without any are left out.
+        """
+        path = self.workdir / "metrics.csv"
+        rows = metrics_csv.read(path) if path.exists() else []
+        names = rows[0] if rows else {}
+        columns = {name: [row[name] for row in rows] for name in names}
+        return {
+            name: values
+            for name, values in columns.items()
+            if any(value is not None for value in values)
+        }
+
+    def embed(self, images: Any, features: str = "backbone") -> Embedded:
+        """Features of images: see `embed`."""
+        return embed(self, images, features)
+
+    def report(
+        self, path: str | pathlib.Path = "", images: int = 2000
+    ) -> pathlib.Path:
+        """Writes the report (the command report) and returns its path.
+
+        Args:
+          path: of the file; "": report.html in the workdir.
+          images: of the test set, on its map; 0: curves alone.
+        """
+        from moco_tf.reporting import page
+
+        return page.write(
+            [self.workdir], os.fspath(path), self.checkpoint, images
+        )
+
+    def export(
+        self,
+        output: str | pathlib.Path = "",
+        name: str = "encoder",
+        **options: Any,
+    ) -> pathlib.Path:
+        """Writes a SavedModel and a .keras file (the command export).
+
+        Args:
+          output: folder of exports; "": export/ in the workdir.
+          name: of the model. options: of serving.export.export_run.
+
+        Returns:
+          pathlib.Path of the version's folder.
+        """
+        from moco_tf.monitoring import progress
+        from moco_tf.serving import export
+
+        with progress.Elapsed("exporting"):
+            return export.export_run(
+                self.frozen,
+                output or self.workdir / "export",
+                name,
+                workdir=self.workdir,
+                **options,
+            )
+
+    def _repr_html_(self):
+        """The figures and curves so far, as notebooks show them."""
+        from moco_tf.reporting import page
+
+        return page.excerpt(self.workdir)
+
+    def __repr__(self):
+        return f"Run({str(self.workdir)!r})"
+
+
+def train(
+    images: str | pathlib.Path = "",
+    workdir: str | pathlib.Path = "",
+    preset: str | pathlib.Path = "",
+    *,
+    devices: str = "auto",
+    deterministic: bool = False,
+    extend: bool = False,
+    **fields: Any,
+) -> Run:
+    """Trains an encoder on images without labels, or goes on training it.
+
+    Args:
+      images: a folder, or any source ("list:FILE", "tfds:NAME/SPLIT",
+        "shapes:train"); "": the one of the preset, or of the run that is there.
+      workdir: folder of the run. A run that is there goes on.
+      preset: name or .py file of a configuration; "": the run's own, or
+        moco_v2_imagenet with the changes, which are printed, that the number of
+        images demands by the rules of `moco-tf doctor`.
+      devices, deterministic, extend: as the flags of the command pretrain.
+      fields: of the configuration, by name (epochs=20), as section.name in a
+        dict (optimizer={"momentum": 0.9}) where the name alone could be
+        several, or as text ("train.epochs").
+
+    Returns:
+      Run.
+
+    Raises:
+      ValueError: before the first step, for anything that cannot work.
+      FloatingPointError: at a loss that is not finite.
+      OSError: if a checkpoint cannot be written, or the disk is full.
+      KeyboardInterrupt: when interrupted; all is saved, and the same call goes
+        on.
+    """
+    if not os.fspath(workdir):
+        raise ValueError(
+            "A run needs a workdir, for all that it writes. Received "
+            f"workdir={workdir!r}. Pass one, as in "
+            'train("photos", "runs/mine").'
+        )
+    _start()
+    with quiet.imports():
+        from moco_tf import pretrain
+
+    workdir = paths.expand(workdir)
+    with printed.copied():
+        config = keywords.of_run(images, workdir, preset, fields)
+        strategy = _strategy(devices, deterministic)
+        try:
+            pretrain.pretrain(config, workdir, strategy, extend=extend)
+        except KeyboardInterrupt:
+            words = "Interrupted, and saved: the same call goes on."
+            print(f"\n{words}")
+            raise KeyboardInterrupt(words) from None
+    return Run(workdir)
+
+
+def embed(
+    run: Run | str | pathlib.Path,
+    images: Any,
+    features: str = "backbone",
+    path: str | pathlib.Path = "",
+) -> Embedded:
+    """Features of images, by a run's encoder (the command embed).
+
+    Args:
+      run: Run, or its workdir.
+      images: a folder or any source as text; or uint8 [n, H, W, C], or a
+        sequence of uint8 [H, W, C] or PIL images, of any sizes.
+      features: "backbone", or "projection": the head's.
+      path: .npz or .parquet to write as well, of a source; "": none.
+
+    Returns:
+      Embedded. Images of a source that cannot be read are left out, and a
+      warning names them.
+
+    Raises:
+      ValueError: for what cannot be embedded.
+
+    Side effects: the features of a source are stored in the workdir.
+    """
+    run = _open(run)
+    encoder = run.frozen
+    if features not in encoder.layers:
+        raise ValueError(
+            f"The encoder has the features {', '.join(encoder.layers)}. "
+            f"Received {features}. Pass --features={encoder.layers[0]}."
+        )
+    store = run.workdir / "features"
+    if not isinstance(images, str | os.PathLike):
+        return _embed_arrays(encoder, images, features)
+    from moco_tf.data import sources
+    from moco_tf.evaluation import embeddings
+    from moco_tf.evaluation import features as stored_features
+
+    spec = keywords.spec(images)
+    if path:
+        written = embeddings.embed_source(
+            encoder, spec, path, layers=(features,), folder=store
+        )
+        return Embedded(
+            np.asarray(written.rows[features][:]),
+            list(written.names),
+            written.labels,
+            written.class_names,
+        )
+    source = sources.open_source(spec, encoder.channels)
+    stored = stored_features.extract_to_disk(encoder, source, store)
+    return Embedded(
+        np.array(stored.rows[features]),
+        [source.name(int(number)) for number in stored.index],
+        stored.labels,
+        source.class_names,
+    )
+
+
+def knn(
+    run: Run | str | pathlib.Path,
+    bank: str | pathlib.Path = "",
+    query: str | pathlib.Path = "",
+    k: int | Sequence[int] = 200,
+    temperature: float | Sequence[float] = 0.1,
+    features: str = "both",
+    baselines: bool = False,
+) -> list[dict[str, Any]]:
+    """Accuracy of a vote of nearest neighbours (the command knn).
+
+    Args:
+      run: Run, or its workdir.
+      bank, query: labelled folders or sources; "": those of the run.
+      k, temperature: of the vote, one or several; every pair is measured.
+      features: "backbone", "projection" or "both".
+      baselines: also raw pixels and the untrained encoder.
+
+    Returns:
+      list of dicts: features, k, temperature, and top1, 0..1.
+
+    Raises:
+      ValueError: for what cannot be measured.
+    """
+    run = _open(run)
+    from moco_tf.evaluation import knn as knn_lib
+
+    result = knn_lib.evaluate(
+        run.frozen,
+        run.workdir / "features",
+        bank=keywords.spec(bank),
+        query=keywords.spec(query),
+        ks=np.atleast_1d(k).tolist(),
+        temperatures=np.atleast_1d(temperature).tolist(),
+        features=features,
+        baselines=baselines,
+    )
+    return [
+        {"features": name, "k": k, "temperature": t, "top1": float(value)}
+        for (name, k, t), value in result.items()
+    ]
+
+
+def linear(
+    run: Run | str | pathlib.Path,
+    train: str | pathlib.Path = "",
+    test: str | pathlib.Path = "",
+    output: str | pathlib.Path = "",
+    preset: str | pathlib.Path = "linear",
+    *,
+    devices: str = "auto",
+    deterministic: bool = False,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Accuracy of a linear classifier on frozen features (the command linear).
+
+    Args:
+      run: Run, or its workdir.
+      train, test: labelled folders or sources; "": those of the run's kNN.
+      output: folder of the results; "": linear/ in the workdir.
+      preset: name or .py file of a configuration of linear.
+      devices, deterministic: as the flags of the command.
+      fields: of the configuration, as of `train`.
+
+    Returns:
+      dict, as in result.json: top1, its interval, and how it was measured.
+
+    Raises:
+      ValueError: for what cannot be measured.
+    """
+    _start()
+    with quiet.imports():
+        from moco_tf.evaluation import linear as linear_lib
+    named = {"data.train": train, "data.test": test}
+    fields |= {name: value for name, value in named.items() if value}
+    config = keywords.of_command("linear", preset, fields)
+    with printed.copied():
+        strategy = _strategy(devices, deterministic)
+        with strategy.scope():
+            run = _open(run)
+            encoder = run.frozen
+        return linear_lib.run(
+            config,
+            encoder,
+            output or run.workdir / "linear",
+            strategy,
+            folder=run.workdir / "features",
+        )
+
+
+def compare(
+    *runs: Run | str | pathlib.Path, path: str | pathlib.Path = ""
+) -> list[dict[str, Any]]:
+    """What runs have reached, side by side: any methods, lengths and commands.
+
+    Args:
+      runs: Runs, or folders of pretrain, linear or finetune.
+      path: .html to write as well, the report that compares them; "": none.
+
+    Returns:
+      list of dicts, one a run, as pandas.DataFrame takes them: run, its name;
+      method; how far it is; the last loss and accuracies, 0..1; hours; and the
+      fields of the configurations that differ, None for a run without.
+
+    Raises:
+      ValueError: for a folder without a run, or one that is named twice.
+    """
+    _start()
+    from moco_tf.reporting import findings, page
+
+    folders = [x.workdir if isinstance(x, Run) else x for x in runs]
+    read = page.read_runs(folders)
+    rows: list[dict[str, Any]] = [findings.summary(run) for run in read]
+    for field, values in findings.differences(read):
+        for row, value in zip(rows, values, strict=True):
+            row.setdefault(field, None if value is findings.NO_FIELD else value)
+    if path:
+        page.write(folders, os.fspath(path))
+    return rows
+
+
+def _start():
+    """Hides notices; TensorFlow is imported once, with what it prints."""
+    quiet.prepare()
+    with quiet.imports():
+        import tensorflow  # noqa: F401
+
+
+def _open(run):
+    """A Run, of itself or of its workdir."""
+    return run if isinstance(run, Run) else Run(run)
+
+
+def _strategy(devices, deterministic):
+    """The strategy of this process on its own."""
+    from moco_tf.training import distribution
+
+    strategy = distribution.make_strategy(devices, deterministic=deterministic)
+    _start_xla()
+    return strategy
+
+
+@functools.cache
+def _start_xla():
+    quiet.start_xla()
+
+
+def _with_pixels(backbone, recipe):
+    """A model of pixels 0..255 from one of normalised images."""
+    import tensorflow as tf
+
+    channels = backbone.input_shape[-1]
+    pixels = tf.keras.Input(backbone.input_shape[1:], name="pixels")
+    scaled = tf.keras.layers.Rescaling(1 / 255)(pixels)
+    normalised = tf.keras.layers.Normalization(
+        mean=np.resize(recipe.mean, channels),
+        variance=np.square(np.resize(recipe.std, channels)),
+    )(scaled)
+    return tf.keras.Model(pixels, backbone(normalised), name="encoder")
+
+
+def _embed_arrays(encoder, images, layer):
+    """Features of images in memory, as Embedded."""
+    from moco_tf.evaluation import features
+
+    rows = []
+    for first in range(0, len(images), _AT_ONCE):
+        views = [
+            encoder.recipe.evaluate(
+                _pixels(image, encoder.channels), encoder.image_size
+            )
+            for image in images[first : first + _AT_ONCE]
+        ]
+        batch = features.pad_batch(np.stack(views), _AT_ONCE)
+        rows.append(encoder.encode(batch)[layer].numpy()[: len(views)])
+    if not rows:
+        raise ValueError("There must be an image to embed. Received none.")
+    names = [str(number) for number in range(len(images))]
+    return Embedded(np.concatenate(rows), names)
+
+
+def _pixels(image, channels):
+    """An image as uint8 [H, W, C].
+
+    Raises:
+      ValueError: for another type or shape.
+    """
+    if hasattr(image, "convert"):  # of PIL
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
+        raise ValueError(
+            f"An image in memory must be uint8 [H, W, {channels}], of 0 to "
+            f"255, or one of PIL. Received {array.dtype} {list(array.shape)}. "
+            "Multiply fractions by 255 and convert them, or give a folder."
+        )
+    return array

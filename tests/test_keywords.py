@@ -1,0 +1,93 @@
+"""Keywords become the fields that a command line would have set."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from moco_tf import config as configs
+from moco_tf import keywords
+from moco_tf.cli import main as cli
+
+
+def of_run(**fields):
+    return keywords.of_run("shapes:train", pathlib.Path(), "quickstart", fields)
+
+
+def test_a_field_is_named_alone_where_one_has_its_name():
+    config = of_run(epochs=7, image_size=32, jit_compile=True, bank="")
+    assert config.data.source == "shapes:train"
+    assert (config.train.epochs, config.data.image_size) == (7, 32)
+    assert config.train.jit_compile is True and config.knn.bank == ""
+
+
+def test_what_is_trained_comes_before_what_looks_on():
+    # knn.batch_size, knn.temperature and probe.learning_rate are others.
+    config = of_run(batch_size=64, temperature=0.3, learning_rate=0.5)
+    before = configs.load("quickstart")
+    assert config.train.batch_size == 64 and config.moco.temperature == 0.3
+    assert config.optimizer.learning_rate == 0.5
+    assert config.knn == before.knn and config.probe == before.probe
+
+
+def test_a_section_is_a_dict_and_a_full_name_is_text():
+    config = of_run(knn={"k": 5, "every_epochs": 2}, **{"moco.momentum": 0.5})
+    assert (config.knn.k, config.knn.every_epochs) == (5, 2)
+    assert config.moco.momentum == 0.5
+
+
+def test_values_are_those_of_python_and_numpy(tmp_path):
+    config = of_run(
+        milestones=[3, 4],
+        epochs=np.int64(3),
+        small_scale=np.array([0.1, 0.5]),
+        bank=tmp_path,
+        seed=3,
+    )
+    assert config.schedule.milestones == (3, 4) and config.train.epochs == 3
+    assert config.data.small_scale == (0.1, 0.5) and config.seed == 3
+    assert config.knn.bank == f"folder:{tmp_path}"  # a folder needs no kind
+
+
+def test_a_name_that_several_sections_have_is_refused_with_a_way_that_works():
+    with pytest.raises(ValueError) as refused:
+        of_run(momentum=0.5)
+    assert "optimizer.momentum, moco.momentum" in str(refused.value)
+    way = str(refused.value).rpartition("instance, ")[2].rstrip(".")
+    config = of_run(**eval(f"dict({way.replace('...', '0.25')})"))
+    assert config.optimizer.momentum == 0.25
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"epoks": 3}, ["--config.epoks=3"]),
+        ({"train": {"epoks": 3}}, ["--config.train.epoks=3"]),
+        ({"epochs": "many"}, ["--config.train.epochs=many"]),
+        ({"epochs": -1}, ["--config.train.epochs=-1"]),
+        ({"method": "byol"}, ["--config.method=byol"]),
+    ],
+)
+def test_what_the_command_refuses_is_refused_in_its_words(
+    fields, words, tmp_path, capsys
+):
+    command = ["pretrain", "--config=quickstart", f"--workdir={tmp_path}"]
+    assert cli.run([*command, *words]) == 2
+    said = capsys.readouterr().err.splitlines()[0]
+    with pytest.raises(ValueError) as refused:
+        of_run(**fields)
+    assert said == f"moco-tf: error: {refused.value}"
+
+
+def test_without_a_preset_the_rules_of_the_doctor_choose(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for number in range(400):
+        (tmp_path / f"images/{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    config = keywords.of_run(
+        tmp_path / "images", tmp_path / "run", "", {"batch_size": 32}
+    )
+    assert config.train.batch_size == 32  # the user's stays
+    assert config.moco.queue_size == 32
+    said = capsys.readouterr().out
+    assert said.startswith("moco_v2_imagenet for 400 images:\n")
+    assert "  moco.queue_size 32, it was 65536: " in said
