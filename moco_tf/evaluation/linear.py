@@ -319,21 +319,19 @@ def train_probe(tables, labels, kept, classes, recipe):
       classes: int. recipe: Recipe.
 
     Returns:
-      float32 [rates, F + 1, classes]: weights, and the bias as the last row.
+      float32 [rates, F + 1, classes]: weights, and last the bias.
     """
-    size = tables[0].shape[1]
     batch = min(recipe.batch_size, int(kept.sum()))
-    start = initial_weights(size, classes, recipe.seed)
+    start = initial_weights(tables[0].shape[1], classes, recipe.seed)
     weights = tf.Variable(tf.tile(start[tf.newaxis], [len(recipe.rates), 1, 1]))
     velocity = tf.Variable(tf.zeros_like(weights))
-    rates = np.array(recipe.rates, np.float32)
     steps = _make_steps(weights, velocity, recipe, batch)
     random = np.random.Generator(np.random.PCG64(recipe.seed))
     blocks = _blocks(tables, labels, kept)
     with progress.counted(recipe.epochs, 0, "training", "epochs") as bar:
         for epoch in range(recipe.epochs):
             drops = sum(epoch >= milestone for milestone in recipe.milestones)
-            rate = tf.constant(rates * recipe.factor**drops)
+            rate = tf.constant(np.float32(recipe.rates) * recipe.factor**drops)
             for number in random.permutation(len(blocks)):
                 rows, block_labels = blocks[number]()
                 count = len(rows) // batch * batch
