@@ -5,12 +5,13 @@ names none that is missing. Here worker 0 listens on its own port, and every
 other worker connects to it. A message is one line of JSON:
 
     {"worker": 1, "cluster": HASH, "process": "host, process 7",
-     "devices": "gpu:8"}             to worker 0: who connects, of which list
+     "devices": "gpu:1 GPU-0a…"}     to worker 0: who connects, of which list
     {"go": true}                     to all, once all are connected
     {"missing": "worker 2 (c:1)"}    to those that came, when the time is over
     {"stranger": "a:1, b:1"}         to a worker of another list of workers
     {"twins": "worker 1 (b:1): …"}   to all, where two processes are one worker
     {"mixture": "gpu:8 at a:1, …"}   to all, where they have unlike devices
+    {"shared": "GPU-0a… at …"}       to all, where two have the same GPU
 
 A port that speaks otherwise (a process of the last start that has not left
 yet) counts as not there.
@@ -68,7 +69,8 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout, devices=""):
         does whatever must be done before signals are taken.
       start_timeout: float, seconds to wait for the other workers.
       stall_timeout: float, seconds a step may take in a cluster; 0: no limit.
-      devices: str, this worker's, as "gpu:8"; all must have the same.
+      devices: str, this worker's, as "gpu:8", which all must have, and behind
+        it the names of its GPUs, which no other may have.
 
     Yields:
       what `make_strategy` returned; Guard of this process.
@@ -76,7 +78,7 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout, devices=""):
     Raises:
       PeerMissing: for workers that did not come in time.
       ValueError: for workers that were started with another list of workers,
-        or have other devices.
+        or have other devices, or two that have the same GPU.
 
     Side effects: the watchdog and the signal handlers stay after the block, to
     the end of the process.
@@ -99,12 +101,13 @@ def meet(cluster, timeout, devices=""):
     Args:
       cluster: Cluster of two workers or more.
       timeout: float, seconds to wait for the others.
-      devices: str, this worker's, as "gpu:8".
+      devices: str, this worker's, as of `joined`.
 
     Raises:
       PeerMissing: naming the workers that did not come in time.
       ValueError: at a worker that was started as part of another cluster, and
-        at all where two processes are the same worker, or have other devices.
+        at all where two processes are the same worker, have other devices, or
+        the same GPU.
     """
     deadline = time.monotonic() + timeout
     if cluster.is_chief:
@@ -142,6 +145,8 @@ def _gather(cluster, deadline, timeout, devices):
             message = {"missing": _join(missing)}
         elif mixture := arrivals.mixture():
             message = {"mixture": mixture}
+        elif shared := arrivals.shared():
+            message = {"shared": shared}
         for connection in arrivals.connections.values():
             _send(connection, message)
         # The others close first: the port must be free for TensorFlow.
@@ -154,6 +159,8 @@ def _gather(cluster, deadline, timeout, devices):
         raise PeerMissing(_explain_missing(_join(missing), timeout))
     if "mixture" in message:
         raise ValueError(_explain_mixture(message["mixture"]))
+    if "shared" in message:
+        raise ValueError(_explain_shared(message["shared"]))
 
 
 class _Arrivals:
@@ -181,11 +188,27 @@ class _Arrivals:
         """The devices of the workers in words, where they differ; else ""."""
         workers: dict[str, list[str]] = {}
         for index, devices in sorted(self._devices.items()):
-            workers.setdefault(devices, []).append(self._cluster.name(index))
+            kind = devices.partition(" ")[0]
+            workers.setdefault(kind, []).append(self._cluster.name(index))
         if len(workers) == 1:
             return ""
         return "; ".join(
             f"{d} at {_join(names)}" for d, names in workers.items()
+        )
+
+    def shared(self):
+        """The first GPU that two workers have, and who, in words; else ""."""
+        workers: dict[str, list[str]] = {}
+        for index, devices in sorted(self._devices.items()):
+            for gpu in devices.split()[1:]:
+                workers.setdefault(gpu, []).append(self._cluster.name(index))
+        return next(
+            (
+                f"{gpu} at {_join(names)}"
+                for gpu, names in workers.items()
+                if len(names) > 1
+            ),
+            "",
         )
 
     def accept(self, listener, selector):
@@ -265,6 +288,8 @@ def _report_to_chief(cluster, deadline, timeout, devices):
             raise ValueError(_explain_twins(answer["twins"]))
         if "mixture" in answer:
             raise ValueError(_explain_mixture(answer["mixture"]))
+        if "shared" in answer:
+            raise ValueError(_explain_shared(answer["shared"]))
         if "stranger" in answer:
             raise ValueError(
                 "All workers must be started with the same list of workers. "
@@ -298,6 +323,15 @@ def _explain_mixture(devices):
         "All workers must have the same devices: they could not exchange, or "
         f"would wait for each other. Received {devices}. Start all with the "
         "same --devices=cpu or gpu:N (moco-tf doctor says what a machine has)."
+    )
+
+
+def _explain_shared(gpu):
+    """The message about a GPU, with its workers in a text, of several."""
+    return (
+        "Every worker must have GPUs of its own: NCCL refuses two processes on "
+        f"one GPU. Received {gpu}. Pass --devices=gpu:N with fewer, start "
+        "fewer workers on that host, or set CUDA_VISIBLE_DEVICES for each."
     )
 
 

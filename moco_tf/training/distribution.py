@@ -160,9 +160,13 @@ def find_devices(devices, cluster=None, say=False):
 
 
 def describe_devices(devices, cluster):
-    """A worker's replicas in a word, "gpu:8", for the others to compare."""
-    kind, count, _ = find_devices(devices, cluster)
-    return f"{kind}:{count}"
+    """A worker's replicas for the others to compare.
+
+    Returns:
+      str, "gpu:8", and behind it the UUIDs of the GPUs where these are known.
+    """
+    kind, count, usable = find_devices(devices, cluster)
+    return " ".join([f"{kind}:{count}", *gpus.identities(usable[:count])])
 
 
 def _check_exchange(kind, cluster, cross_device_ops, communication):

@@ -184,10 +184,61 @@ def take_tf32():
     return any(_details(gpu)[1] >= (8, 0) for gpu in visible)
 
 
+class _Listed(NamedTuple):
+    """A GPU of the machine, as nvidia-smi lists it."""
+
+    index: str
+    uuid: str
+    name: str
+    free: str  # MiB
+
+
+def _list_all():
+    """All GPUs of the machine, visible here or not; [] where it cannot say."""
+    smi = query("index,uuid,name,memory.free")
+    rows = [line.split(", ") for line in (smi[0] if smi else ())]
+    return [_Listed(*row) for row in rows if len(row) == 4]
+
+
+def _find(chosen, listed):
+    """The rows of nvidia-smi about some GPUs; None where it is not certain.
+
+    CUDA counts the fastest first where GPUs differ, and nvidia-smi by the bus.
+    """
+    alike = len({row.name for row in listed}) == 1
+    ordered = alike or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    found = []
+    for name in _cuda_names(chosen):
+        if name.isdecimal():
+            rows = [row for row in listed if ordered and row.index == name]
+        else:  # CUDA takes the beginning of a UUID too
+            rows = [row for row in listed if row.uuid.startswith(name)]
+        if len(rows) != 1:
+            return None
+        found += rows
+    return found
+
+
 def free_bytes():
     """Bytes free on the GPU of this process that has the least, or None."""
-    chosen = _cuda_names(tf.config.get_visible_devices("GPU"))
-    words = ["-i", ",".join(chosen)] if chosen else []
-    smi = query("memory.free", *words)
-    free = [int(word) for word in (smi[0] if smi else ()) if word.isdecimal()]
+    chosen = tf.config.get_visible_devices("GPU")
+    listed = _list_all()
+    rows = _find(chosen, listed)
+    if rows is None:  # at least, of all of their kind
+        kinds = {_details(gpu)[0] for gpu in chosen}
+        rows = [row for row in listed if row.name in kinds]
+    free = [int(row.free) for row in rows if row.free.isdecimal()]
     return min(free) * 2**20 if free else None
+
+
+def identities(chosen):
+    """Names of some GPUs that no other GPU anywhere has; [] if not certain.
+
+    Args:
+      chosen: list of tf.config.PhysicalDevice.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+        return _cuda_names(chosen)  # parts of a GPU
+    listed = _list_all()
+    rows = _find(chosen, listed) if listed else None
+    return [row.uuid for row in rows or ()]

@@ -47,6 +47,25 @@ def test_workers_with_unlike_devices_are_refused_by_name():
     assert _meet_all(workers, range(3)) == [None] * 3
 
 
+def test_two_workers_on_the_same_gpu_are_refused_by_its_name():
+    workers = ports.workers(3)
+
+    def meet_with(*gpus):
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            calls = [
+                pool.submit(_meet, workers, index, 20.0, f"gpu:1 {gpu}")
+                for index, gpu in enumerate(gpus)
+            ]
+            return [call.result() for call in calls]
+
+    for error in meet_with("GPU-0a", "GPU-1b", "GPU-0a"):
+        assert isinstance(error, ValueError)
+        assert f"GPU-0a at worker 0 ({workers[0]}), worker 2 (" in str(error)
+    # The remedy: each has one; or its name is not known.
+    assert meet_with("GPU-0a", "GPU-1b", "GPU-2c") == [None] * 3
+    assert meet_with("GPU-0a", "", "") == [None] * 3
+
+
 def _port_is_free(worker):
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -266,6 +266,11 @@ ROWS.tested(
     "test_workers_with_unlike_devices_are_refused_by_name",
     ("cluster/rendezvous.py:_explain_mixture", "Start all with the same"),
 )
+ROWS.tested(
+    "tests/cluster/test_rendezvous.py::"
+    "test_two_workers_on_the_same_gpu_are_refused_by_its_name",
+    ("cluster/rendezvous.py:_explain_shared", "with fewer, start fewer"),
+)
 ROWS.states(
     following.PART_OF_ANOTHER,
     ("cluster/membership.py:expand_tasks", "not a list of tasks"),

@@ -139,17 +139,73 @@ def test_tf32_is_for_ampere_and_later(listed, monkeypatch, kind, taken):
     assert gpus.take_tf32() == taken
 
 
-def test_free_memory_is_that_of_the_gpus_of_this_process(machine, monkeypatch):
-    monkeypatch.setattr(
-        tf.config, "get_visible_devices", lambda kind: [gpu(0), gpu(1)]
-    )
+FOUR = """case "$*" in *memory.free*)
+echo 0, GPU-0a11, G, 1
+echo 1, GPU-1b22, G, 500
+echo 2, GPU-2c33, G, 400
+echo 3, GPU-2d44, {other}, 300
+esac"""
+
+
+@pytest.fixture(name="visible")
+def _visible(monkeypatch):
+    """A function that lets this process have so many GPUs, of a name."""
+
+    def visible(count, name="G"):
+        chosen = [gpu(number) for number in range(count)]
+        monkeypatch.setattr(
+            tf.config, "get_visible_devices", lambda kind: chosen
+        )
+        monkeypatch.setattr(gpus, "_details", lambda one: (name, (8, 0)))
+        return chosen
+
+    return visible
+
+
+def test_free_memory_is_that_of_the_gpus_of_this_process(
+    machine, monkeypatch, visible
+):
+    visible(2)
     assert gpus.free_bytes() is None  # no nvidia-smi
-    # Another user fills GPU 0.
-    text = 'case "$*" in *"-i 2,3") echo 400; echo 300;; *) echo 1;; esac'
-    smi(machine, text)
-    assert gpus.free_bytes() == 2**20
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,4")
-    assert gpus.free_bytes() == 300 * 2**20
+    smi(machine, FOUR.format(other="G"))
+    assert gpus.free_bytes() == 2**20  # another user fills GPU 0
+    for names, free in (
+        ("2,3,1", 300),
+        ("1, 2", 400),
+        ("GPU-1b22,GPU-2c", 400),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+        assert gpus.free_bytes() == free * 2**20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7,MIG-8")
+    visible(2, "G MIG 1g.10gb")
+    assert gpus.free_bytes() is None  # it lists no parts of a GPU
+
+
+def test_where_gpus_differ_cuda_counts_otherwise_than_nvidia_smi(
+    machine, monkeypatch, visible
+):
+    smi(machine, FOUR.format(other="H"))
+    chosen = visible(1, "H")
+    assert gpus.free_bytes() == 300 * 2**20  # the fastest is CUDA's first
+    assert gpus.identities(chosen) == []
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert gpus.free_bytes() == 400 * 2**20
+    assert gpus.identities(chosen) == ["GPU-2c33"]
+
+
+def test_gpus_are_known_by_their_uuid_and_parts_by_theirs(
+    machine, monkeypatch, visible
+):
+    chosen = visible(2)
+    assert gpus.identities(chosen) == []  # no nvidia-smi
+    smi(machine, FOUR.format(other="G"))
+    assert gpus.identities([]) == []
+    assert gpus.identities(chosen) == ["GPU-0a11", "GPU-1b22"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2d44,0")
+    assert gpus.identities(chosen) == ["GPU-2d44", "GPU-0a11"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7,MIG-8")
+    assert gpus.identities(chosen) == ["MIG-7", "MIG-8"]
 
 
 @pytest.fixture(name="fault")
