@@ -60,7 +60,7 @@ def child(options):
     config = configs.load(options.config, texts)
     plan.check(config, strategy.num_replicas_in_sync)
     source = sources.open_source(config.data.source)
-    stream = plan.make_stream(config, source, workers)
+    stream = plan.make_stream(config, source, strategy)
     method = plan.make_method(config, strategy, len(stream.source))
     step = method.make_train_function()
     batches = iter(stream.distribute(strategy, 0))

@@ -22,7 +22,7 @@ PRETRAIN = dict(
         small_size=96,  # pixels
         small_scale=(0.05, 0.14),  # shares of the area that one shows
         max_corrupt_fraction=0.01,  # of samples seen; above, the run stops
-        threads=0,  # 0 = all cores
+        threads=0,  # 0 = the cores of the process
         augment_on="host",  # "device": colour and blur run in the step
     ),
     model=dict(
@@ -156,7 +156,7 @@ LINEAR = dict(
         test="",  # labelled source; "" = the run's knn.query
         crop=0.08,  # smallest share of the image that a random crop takes
         max_corrupt_fraction=0.01,  # of samples seen; above, the run stops
-        threads=0,  # 0 = all cores
+        threads=0,  # 0 = the cores of the process
     ),
     probe=dict(
         way="cached",  # "cached": features once; "published": new crops
@@ -196,7 +196,7 @@ FINETUNE = dict(
         holdout=0.0,  # of those, for early stopping; 0 = none
         crop=0.08,  # smallest share of the image that a random crop takes
         max_corrupt_fraction=0.01,  # of samples seen; above, the run stops
-        threads=0,  # 0 = all cores
+        threads=0,  # 0 = the cores of the process
     ),
     model=dict(
         init="encoder",  # "random": the same training from scratch

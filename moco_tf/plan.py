@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import config_schema, naming, paths
+from moco_tf import config_schema, cores, naming, paths
 from moco_tf.data import sources, stream, views
 from moco_tf.methods import online_probe, table, two_views
 from moco_tf.models import batch_norm, heads, inputs, resnet
@@ -154,7 +154,7 @@ def make(
     check(config, strategy.num_replicas_in_sync)
     if source is None:
         source = open_source(config, config.data.source)
-    batches = make_stream(config, source, distribution.worker_count(strategy))
+    batches = make_stream(config, source, strategy)
     return _resolve(config, strategy, len(source), source, batches)
 
 
@@ -406,13 +406,17 @@ def open_source(config, spec):
     return sources.open_source(spec, inputs.CHANNELS[config.model.input])
 
 
-def make_stream(config, source, workers=1):
+def make_stream(config, source, strategy=None):
     """Makes the stream of a configuration over a source.
 
     Args:
       config: ConfigDict of a pre-training. source: Source.
-      workers: int, processes of the run.
+      strategy: tf.distribute.Strategy of the run, whose workers divide the
+        cores of their host; None: a process on its own.
     """
+    workers, of_host = distribution.worker_count(strategy), 1
+    if workers > 1:
+        of_host = distribution.workers_of_host(strategy)
     data = config.data
     method, settings, _ = resolve_method(config)
     recipe = views.recipe(data.views, data.strength)
@@ -427,7 +431,7 @@ def make_stream(config, source, workers=1):
         config.train.batch_size,
         seed=config.seed,
         shuffle_keys=resolve_shuffle(settings, workers),
-        threads=config.data.threads,
+        threads=config.data.threads or cores.count(of_host),
         key_views=method.KEY_VIEWS,
         augment_on=config.data.augment_on,
         small=small,

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import paths, workdirs
+from moco_tf import cores, paths, workdirs
 from moco_tf.data import (
     image_ops,
     prepared_cache,
@@ -143,7 +143,7 @@ def _fill(writer, source, folder, stream):
 def _in_order(source, about):
     """Yields the results of `reader` for all images that are left, in order."""
     read = reader(source, about["short_side"])
-    threads = os.cpu_count() or 1
+    threads = cores.count()
     pool = futures.ThreadPoolExecutor(threads)
     waiting: collections.deque = collections.deque()
     try:
@@ -220,7 +220,7 @@ def verify(folder, stream=None):
     cache = prepared_cache.Cache(folder)
     damaged = []
     with (
-        futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        futures.ThreadPoolExecutor(cores.count()) as pool,
         progress.Counter(
             len(cache), 0, "verifying", stream or sys.stdout
         ) as bar,

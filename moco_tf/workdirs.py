@@ -27,7 +27,7 @@ import ml_collections
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import filesystem, paths, records, resuming, state_files
+from moco_tf import cores, filesystem, paths, records, resuming, state_files
 from moco_tf.data import listing, specs
 from moco_tf.monitoring import printed
 
@@ -479,7 +479,7 @@ def describe():
         "moco_tf": moco_tf.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores.count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }

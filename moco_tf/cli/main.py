@@ -46,7 +46,7 @@ def _pretrain(options, config):
             communication=options.communication,
             deterministic=options.deterministic,
         )
-        quiet.start_xla(options.verbose)
+        quiet.start_xla(options.verbose, cluster)
         return strategy
 
     with (

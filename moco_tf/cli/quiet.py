@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 
-from moco_tf import standard_error
+from moco_tf import cores, standard_error
 
 # Printed as errors or plain lines, whatever the log level: at import a second
 # registration of the CUDA plugins and the date tags of absl before its own
@@ -113,7 +113,7 @@ def imports(verbose=False):
             raise
 
 
-def start_xla(verbose=False):
+def start_xla(verbose=False, cluster=None):
     """Starts XLA, so that what it prints once can be captured here.
 
     It prints notices at its first compilation, and at the first use of each
@@ -122,6 +122,7 @@ def start_xla(verbose=False):
 
     Args:
       verbose: True captures nothing.
+      cluster: Cluster of the run's workers; None: a process on its own.
     """
     import tensorflow as tf  # here: `prepare` comes before it
 
@@ -135,7 +136,8 @@ def start_xla(verbose=False):
             together.wait()
             count(tf.constant(10_000_000))
 
-    count_of_all = 4 * (os.cpu_count() or 1)
+    of_host = cluster.local()[1] if cluster else 1
+    count_of_all = 4 * cores.count(of_host)
     threads = [threading.Thread(target=run) for _ in range(count_of_all)]
     together = threading.Barrier(len(threads))
     with imports(verbose):

@@ -9,10 +9,11 @@ exactly (+ - * / sqrt, comparisons) and PCG64 integers and uniforms are used.
 """
 
 import functools
-import os
 from concurrent import futures
 
 import numpy as np
+
+from moco_tf import cores
 
 # Patterns: coordinates in periods → 0..1, both about half of the area.
 
@@ -221,7 +222,7 @@ def render(split, indices):
         scene = {k: v[indices[rows]] for k, v in scenes.items()}
         images[rows] = _paint(kind, scene)
 
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with futures.ThreadPoolExecutor(cores.count()) as pool:
         list(pool.map(paint, *zip(*parts, strict=True)))  # raises their errors
     return images
 

@@ -5,11 +5,11 @@ ran before and on however many replicas.
 """
 
 import functools
-import os
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import cores
 from moco_tf.data import augmentation, sources, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
@@ -57,7 +57,8 @@ class Stream:
           shuffle_keys: "address": the key views are dealt in the order of
             `order`; "gather": in slot order, to be shuffled in the step;
             "none": in slot order, as is `order`.
-          threads: int, parallel decodes and views; 0: one per core.
+          threads: int, parallel decodes and views; 0: one per core of
+            this process.
           key_views: bool; False: query views alone, for training with labels.
           augment_on: "host", or "device": the host crops, and the replica's
             device distorts (see `augmentation.ViewStage`).
@@ -80,7 +81,7 @@ class Stream:
         self.global_batch = global_batch
         self.seed = seed
         self.shuffle_keys = shuffle_keys
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or cores.count()
         self.key_views = key_views
         self._augment_on = augment_on
         self._small = small

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import paths, plan
+from moco_tf import cores, paths, plan
 from moco_tf.doctor import (
     devices,
     images,
@@ -109,7 +109,7 @@ def _devices(strategy, fault):
     for gpu in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         words += f"; {details.get('device_name', gpu.name)}"
-    words += f"; {os.cpu_count()} cores"
+    words += f"; {cores.count()} cores"
     if fault:
         return table.Row("devices", words, table.FAIL, fault)
     return table.Row("devices", words)
@@ -131,7 +131,7 @@ def _examine_images(rows, source, request):
     """Adds the rows about images; returns their faults."""
     config = request.config
     _announce(f"{len(source)} images")
-    figures = scan.scan_source(source, config.data.threads or os.cpu_count())
+    figures = scan.scan_source(source, config.data.threads or cores.count())
     faults = images.find_faults(source, figures, config.data.image_size)
     rows += images.remark_rows(source)
     rows += images.format_rows(figures)

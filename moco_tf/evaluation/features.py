@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from moco_tf import filesystem, state_files
+from moco_tf import cores, filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
 from moco_tf.monitoring import progress
 
@@ -86,7 +86,7 @@ def evaluation_batches(
         _as_written(lambda index: (source.records(index), index))
     )
     dataset = dataset.unbatch()
-    dataset = dataset.map(make, os.cpu_count(), deterministic=True)
+    dataset = dataset.map(make, cores.count(), deterministic=True)
     if source.may_fail:
         # Before the batch: one bad image takes no other with it.
         dataset = dataset.ignore_errors()

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf import plan
+from moco_tf import cores, plan
 from moco_tf.data import sources, specs, unreadable, views
 from moco_tf.evaluation import embeddings, features, frozen, neighbours
 
@@ -151,7 +151,7 @@ class EvaluationViews:
           those that cannot be read.
         """
         indices = np.unique(indices)
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with futures.ThreadPoolExecutor(cores.count()) as pool:
             read = zip(indices, pool.map(self._read, indices), strict=True)
             return {int(index): x for index, x in read if x is not None}
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import filesystem, naming, paths
+from moco_tf import cores, filesystem, naming, paths
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
 from moco_tf.models import saved_models
@@ -321,7 +321,7 @@ def open_tflite(path, output="features"):
       as `open_onnx`.
     """
     with paths.plain(path) as plain:
-        interpreter = tf.lite.Interpreter(plain, num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(plain, num_threads=cores.count())
     runner = interpreter.get_signature_runner(SIGNATURE)
     return lambda images: runner(images=images)[output]
 

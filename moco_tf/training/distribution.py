@@ -6,7 +6,7 @@ import re
 
 import tensorflow as tf
 
-from moco_tf.cluster import rendezvous
+from moco_tf.cluster import membership, rendezvous
 from moco_tf.training import gpus
 
 # HierarchicalCopyAllReduce is not among them: of an odd number of devices it
@@ -217,6 +217,14 @@ def worker_count(strategy):
         spec = strategy.cluster_resolver.cluster_spec()
         return sum(spec.num_tasks(job) for job in spec.jobs)
     return 1
+
+
+def workers_of_host(strategy):
+    """Number of processes of a strategy that are on this one's host."""
+    resolver = strategy.cluster_resolver
+    workers = resolver.cluster_spec().job_tasks("worker")
+    cluster = membership.Cluster(tuple(workers), resolver.task_id, "TF_CONFIG")
+    return cluster.local()[1]
 
 
 def chief_values(strategy, values):

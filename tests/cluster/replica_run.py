@@ -73,9 +73,7 @@ def train(strategy, shuffle):
     """Losses, as `fit` reports them too, queue and norms of the weights."""
     config = make_config(shuffle)
     source = sources.open_source(config.data.source)
-    stream = plan.make_stream(
-        config, source, distribution.worker_count(strategy)
-    )
+    stream = plan.make_stream(config, source, strategy)
     method = plan.make_method(config, strategy, len(stream.source))
     reported = []
     method.fit(

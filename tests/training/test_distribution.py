@@ -204,3 +204,17 @@ def test_errors_of_a_lost_worker_name_it():
     with pytest.raises(tf.errors.InvalidArgumentError):  # no lost worker
         with distribution.lost_workers(cluster):
             raise tf.errors.InvalidArgumentError(None, None, "a bad image")
+
+
+@pytest.mark.parametrize(("index", "of_host"), [(0, 2), (1, 2), (2, 1)])
+def test_the_workers_of_this_host_are_counted(index, of_host):
+    names = ["a:2222", "a:2223", "b:2222"]
+    strategy = tf.distribute.get_strategy()
+    assert distribution.worker_count(strategy) == 1
+
+    class Strategy:
+        cluster_resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": names}), "", "worker", index
+        )
+
+    assert distribution.workers_of_host(Strategy) == of_host
