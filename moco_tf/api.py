@@ -245,17 +245,14 @@ def embed(
     """
     run = _open(run)
     encoder = run.frozen
-    if features not in encoder.layers:
-        raise ValueError(
-            f"The encoder has the features {', '.join(encoder.layers)}. "
-            f"Received {features}. Pass --features={encoder.layers[0]}."
-        )
-    store = run.workdir / "features"
-    if not isinstance(images, str | os.PathLike):
-        return _embed_arrays(encoder, images, features)
     from moco_tf.data import sources
     from moco_tf.evaluation import embeddings
     from moco_tf.evaluation import features as stored_features
+
+    embeddings.choose_layers(encoder, [features])
+    store = run.workdir / "features"
+    if not isinstance(images, str | os.PathLike):
+        return _embed_arrays(encoder, images, features)
 
     spec = keywords.spec(images)
     if path:
@@ -454,7 +451,9 @@ def _embed_arrays(encoder, images, layer):
         batch = features.pad_batch(np.stack(views), _AT_ONCE)
         rows.append(encoder.encode(batch)[layer].numpy()[: len(views)])
     if not rows:
-        raise ValueError("There must be an image to embed. Received none.")
+        raise ValueError(
+            "There must be an image to embed. Received none. Give one or more."
+        )
     names = [str(number) for number in range(len(images))]
     return Embedded(np.concatenate(rows), names)
 

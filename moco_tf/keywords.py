@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf import config_schema, paths, workdirs
+from moco_tf import config_schema, workdirs
 from moco_tf.methods import table
 
 _PRESET = "moco_v2_imagenet"  # changed by the doctor's rules where it must be
@@ -18,7 +18,8 @@ _SOURCES = ("data.source", "data.train", "data.test", "knn.bank", "knn.query")
 def spec(images):
     """A source as text; of a folder the kind may be left out."""
     text = os.fspath(images)
-    return f"folder:{text}" if os.path.isdir(paths.expand(text)) else text
+    is_folder = os.path.isdir(os.path.expanduser(text))
+    return f"folder:{text}" if is_folder else text
 
 
 def of_run(images, workdir, preset, fields):

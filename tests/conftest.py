@@ -24,6 +24,7 @@ methods/test_every_method.py
 cluster/test_leaving.py
 test_reference_replicas.py
 test_tutorial.py
+test_from_python.py
 evaluation/test_finetune.py
 cluster/test_sameness.py
 data/test_augmentation.py

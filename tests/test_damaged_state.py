@@ -299,7 +299,7 @@ ROWS = {
     },
 }
 # What reading may write: records of a start, and what is made again.
-_REWRITTEN = ("environment.json", "lock", ".damaged-", "tfevents")
+_REWRITTEN = ("environment.json", "lock", "log.txt", ".damaged-", "tfevents")
 CASES = [
     pytest.param(name, read, id=f"{name}-{read.__name__}")
     for name, (readers, _) in ROWS.items()

@@ -1,6 +1,7 @@
 """Every command of the tutorials runs as it stands, only smaller."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -10,10 +11,26 @@ import sys
 
 import pytest
 
-from moco_tf.cli import main as cli
-from tests import page_commands, shallow
+from tests import page_commands
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+# The commands one after another in a process of their own, which has loaded
+# nothing before.
+RUN = """
+import sys
+from moco_tf.cli import main, quiet
+quiet.prepare()
+with quiet.imports():
+    from tests import page_commands, shallow
+with shallow.network((1, 1, 1, 1)):
+    for page in page_commands.TUTORIALS:
+        for words in page_commands.commands(page):
+            print("$", *words, file=sys.stderr, flush=True)
+            if main.run(words):
+                sys.exit(1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +46,27 @@ def place(tmp_path_factory):
             folder / "data" / "test" / kind, 4, 11 + seed
         )
     shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
-    with shallow.network((1, 1, 1, 1)), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for page in page_commands.TUTORIALS:
-            for words in page_commands.commands(page):
-                assert cli.run(words) == 0, words
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The commands themselves choose how much TensorFlow says.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    with open(folder / "stderr", "w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+        )
+    assert done.returncode == 0, (folder / "stderr").read_text()
     return folder
+
+
+def test_no_command_shows_a_notice_of_tensorflow(place):
+    """What stands in standard error are warnings of the commands themselves."""
+    lines = (place / "stderr").read_text().splitlines()
+    assert sum(line.startswith("$ ") for line in lines) > 10
+    others = [x for x in lines if x and not x.startswith(("$ ", "Warning: "))]
+    assert others == []
 
 
 def test_the_pages_have_commands_of_every_kind():

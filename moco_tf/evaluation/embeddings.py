@@ -87,15 +87,7 @@ def embed_source(
 
     Side effects: writes the file. A killed command, started again, goes on.
     """
-    layers = tuple(layers) or encoder.layers
-    unknown = sorted(set(layers) - set(encoder.layers))
-    if unknown:
-        raise ValueError(
-            f"The encoder has the features {', '.join(encoder.layers)}. "
-            f"Received {', '.join(unknown)}. Pass "
-            f"--features={encoder.layers[0]}."
-        )
-    layers = tuple(layer for layer in encoder.layers if layer in layers)
+    layers = choose_layers(encoder, layers)
     path = check_path(path)
     source = sources.open_source(spec, encoder.channels)
     if _embed(encoder, source, spec, path, layers, folder):
@@ -119,6 +111,22 @@ def embed_source(
         f"features    {sizes}"
     )
     return embeddings
+
+
+def choose_layers(encoder, layers):
+    """The layers of an encoder that are wanted, a tuple in its order; (): all.
+
+    Raises:
+      ValueError: for a layer that it does not have.
+    """
+    unknown = sorted(set(layers) - set(encoder.layers))
+    if unknown:
+        raise ValueError(
+            f"The encoder has the features {', '.join(encoder.layers)}. "
+            f"Received {', '.join(unknown)}. Pass "
+            f"--features={encoder.layers[0]}."
+        )
+    return tuple(x for x in encoder.layers if x in layers or not layers)
 
 
 def _embed(encoder, source, spec, path, layers, folder):

@@ -8,6 +8,8 @@ uses it with k = 200 and temperature 0.1.
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.monitoring import progress
+
 # Rows per block: one block of similarities is 512 x 65,536 floats, 128 MB,
 # however large the bank and the query set are.
 QUERY_BLOCK = 512
@@ -78,17 +80,21 @@ def nearest(bank, query, k, query_block=QUERY_BLOCK, bank_block=BANK_BLOCK):
     check_k(k, len(bank))
     similarity = np.full([len(query), k], -np.inf, np.float32)
     index = np.zeros([len(query), k], np.int64)
-    for first in range(0, len(bank), bank_block):
-        block = unit_rows(bank[first : first + bank_block], "bank")
-        for start in range(0, len(query), query_block):
-            rows = slice(start, start + query_block)
-            similarity[rows], index[rows] = merge_nearest(
-                unit_rows(query[rows], "query"),
-                block,
-                tf.constant(first, tf.int64),
-                tf.constant(similarity[rows]),
-                tf.constant(index[rows]),
-            )
+    blocks = range(0, len(bank), bank_block)  # each meets all queries
+    total = len(blocks) * len(query)
+    with progress.counted(total, 0, "searching", "queries") as bar:
+        for first in blocks:
+            block = unit_rows(bank[first : first + bank_block], "bank")
+            for start in range(0, len(query), query_block):
+                rows = slice(start, start + query_block)
+                similarity[rows], index[rows] = merge_nearest(
+                    unit_rows(query[rows], "query"),
+                    block,
+                    tf.constant(first, tf.int64),
+                    tf.constant(similarity[rows]),
+                    tf.constant(index[rows]),
+                )
+                bar.add(len(similarity[rows]))
     return similarity, index
 
 

@@ -172,7 +172,7 @@ class Progress(listener.Listener):
     def _left(self, step, seconds):
         """What is left, in epochs and in time."""
         epochs = (self._total - step) / self._steps_per_epoch
-        return f"left {epochs:.4g} epochs, {format_duration(seconds)}"
+        return f"left {round(epochs, 1):g} epochs, {format_duration(seconds)}"
 
     def update(self, step, values=None):
         """Moves the progress to `step`.

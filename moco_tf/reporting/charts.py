@@ -64,6 +64,7 @@ _SETTINGS = {
 _INK, _GRID = "#010203", "#040506"
 _VARIABLES = {_INK: "--muted", _GRID: "--line"}
 _FIRST_SERIES = 0x0A0B00
+_MARKS = "os^"
 
 
 def draw_all(runs):
@@ -487,7 +488,8 @@ def _plot(axes, each):
         axes.fill_between(
             each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0
         )
-    marked = each.points or len(each.x) == 1
+    # There are eight colours: runs beyond have marks of other shapes.
+    marked = each.points or len(each.x) == 1 or each.colour > 7
     axes.plot(
         each.x,
         each.y,
@@ -495,7 +497,8 @@ def _plot(axes, each):
         linewidth=1.2 if each.quiet else 2,
         alpha=0.6 if each.quiet else 1,
         linestyle=(0, (5, 3)) if each.dashed else "-",
-        marker="o" if marked else None,
+        marker=_MARKS[each.colour // 8 % 3] if marked else None,
+        markevery=max(1, len(each.x) // 12) if each.colour > 7 else None,
         markersize=5,
     )
 

@@ -199,9 +199,7 @@ def test_right_after_a_resume_the_earlier_speed_tells_what_is_left():
         150, 100, epochs=9, batch_size=8, step_seconds=seconds
     )
     shown.on_start(None, 25)  # of 9 epochs; max_steps ends it after 150 steps
-    assert stream.getvalue() == (
-        "left 1.25 epochs, 2 min at the speed so far\n"
-    )
+    assert stream.getvalue() == ("left 1.2 epochs, 2 min at the speed so far\n")
     shown.update(30, {"loss": 1.0})
     assert "epoch 1/9  step 30/150" in stream.getvalue()
 

@@ -281,7 +281,7 @@ def no_room_for_features(tmp_path, monkeypatch):
     yield extract
 
 
-@ROWS.followed("evaluation/embeddings.py:embed_source", "Pass --features=")
+@ROWS.followed("evaluation/embeddings.py:choose_layers", "Pass --features=")
 def features_that_an_encoder_lacks(tmp_path):
     spec = plain_frozen.write_greys(tmp_path / "images", GREYS)
     embed = functools.partial(

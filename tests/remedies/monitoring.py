@@ -9,6 +9,7 @@ from moco_tf import plan
 from moco_tf.monitoring import (
     health,
     metrics_csv,
+    printed,
     representation_plot,
     tensorboard,
 )
@@ -17,6 +18,7 @@ from tests.remedies import following
 ROWS = following.Rows(
     *("monitoring/health.py", "monitoring/warning_log.py"),
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
+    "monitoring/printed.py",
 )
 
 
@@ -346,3 +348,16 @@ ROWS.states(
     following.OF_A_CALLER,
     ("monitoring/tensorboard.py:EventWriter.write", "A scalar is named"),
 )
+
+
+@ROWS.followed("monitoring/printed.py:_Log.open", "Move it away before")
+def log_that_is_a_folder(tmp_path, capsys):
+    def start():
+        with printed.copied():
+            printed.keep(tmp_path, "start")
+        return capsys.readouterr().out
+
+    (tmp_path / "log.txt").mkdir()
+    yield start
+    (tmp_path / "log.txt").rename(tmp_path / "away")
+    yield start
