@@ -242,8 +242,9 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-def test_there_are_at_most_145_modules():
-    assert len(modules()) <= 145
+def test_there_are_at_most_148_modules():
+    # 145, and of the calls from Python api and keywords, of log.txt printed.
+    assert len(modules()) <= 148
 
 
 def lines_of(path):
