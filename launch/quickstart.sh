@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Sets up, pre-trains on the embedded images, prints kNN, writes a report.
-#   launch/quickstart.sh [--gpu] [WORKDIR] [flags of `moco-tf pretrain`]
+#   launch/quickstart.sh [--gpu] [--lane=LANE] [WORKDIR] [flags of `pretrain`]
 # --gpu: installs CUDA for NVIDIA GPUs too (1.9 GB), which stays at updates.
+# --lane: 2.15 (Python 3.11) or current (3.12, 3.13): docs/platform.md. Unless it
+# is said, that of .venv, else the first whose Python is there.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-take_gpu "$@"
+take_words "$@"
 set -- ${words[@]+"${words[@]}"}
 workdir=$root/runs/quickstart
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then

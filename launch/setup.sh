@@ -1,13 +1,14 @@
 # Sourced by the scripts of this folder: makes and reuses the environment.
 #
-# After `setup_environment [dev]`, $python runs the product. Everything is kept
-# in .venv of the checkout, installed from requirements.txt (and, for dev,
-# requirements-dev.txt) with every hash checked. With --gpu among the words of a
-# script it gets CUDA too, from requirements-gpu.txt, now and at every update.
+# After `setup_environment [dev]`, $python runs the product. There are two lanes,
+# docs/platform.md: 2.15 (Python 3.11), kept in .venv of the checkout and
+# installed from requirements.txt, and current (Python 3.12 or 3.13), kept in
+# .venv-current and installed from requirements-current.txt; for dev also from
+# the file of that name with -dev, every hash checked. .venv is a link to
+# .venv-current where that lane was set up first. With --gpu among the words of
+# a script the lane gets CUDA too, now and at every update.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-environment=$root/.venv
-python=$environment/bin/python
 
 # For GPUs that are newer than TensorFlow's kernels the driver compiles these at
 # the first start, for many minutes: it is to keep them all (4 GiB at most).
@@ -18,35 +19,82 @@ fail() {
     exit 1
 }
 
-# Prints a Python 3.11 that can make environments; returns 1 without one.
+# Whether a program is a Python of a version that can make environments.
+is_python() {
+    "$1" -c 'import sys, venv, ensurepip
+sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$2" >/dev/null 2>&1
+}
+
+# Prints a Python of one of the versions, the first that is there; returns 1
+# without one.
 find_python() {
-    local candidate
-    local check='import sys, venv, ensurepip
-sys.exit(sys.version_info[:2] != (3, 11))'
-    for candidate in python3.11 python3 python; do
-        if command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c "$check" >/dev/null 2>&1; then
-            command -v "$candidate"
+    local version candidate
+    for version in "$@"; do
+        for candidate in "python$version" python3 python \
+            "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version".*/bin/python; do
+            if is_python "$candidate" "$version"; then
+                command -v "$candidate"
+                return 0
+            fi
+        done
+    done
+    command -v uv >/dev/null 2>&1 || return 1
+    for version in "$@"; do
+        if candidate=$(uv python find "$version" 2>/dev/null) &&
+            is_python "$candidate" "$version"; then
+            printf '%s\n' "$candidate"
             return 0
         fi
     done
-    if command -v uv >/dev/null 2>&1 &&
-        candidate=$(uv python find 3.11 2>/dev/null) &&
-        "$candidate" -c "$check" >/dev/null 2>&1; then
-        printf '%s\n' "$candidate"
-        return 0
-    fi
     return 1
 }
 
-require_python() {
-    find_python || fail \
-        "Python 3.11 with venv is needed and was not found." \
-        "Install it by one of these, then start this script again:" \
-        "  Debian 12:     apt-get install python3.11 python3.11-venv" \
-        "  Fedora:        dnf install python3.11" \
-        "  macOS:         brew install python@3.11" \
-        "  anywhere else: uv python install 3.11"
+# Sets $base to a Python and $lane to its lane, unless that was chosen: the one
+# of .venv, if it is there, else that of Python 3.11, else the current one.
+choose_lane() {
+    if [ -z "${lane:-}" ] && [ -L "$root/.venv" ]; then
+        lane=current
+    elif [ -z "${lane:-}" ] && [ -d "$root/.venv" ]; then
+        lane=2.15
+    fi
+    case ${lane:-any} in
+    2.15) base=$(find_python 3.11) || needs_python 3.11 ;;
+    current) base=$(find_python 3.12 3.13) || needs_python "3.12 or 3.13" ;;
+    any)
+        if base=$(find_python 3.11); then
+            lane=2.15
+        elif base=$(find_python 3.12 3.13); then
+            lane=current
+        else
+            needs_python "3.11, 3.12 or 3.13"
+        fi
+        ;;
+    *) fail "--lane must be 2.15 or current. Received --lane=$lane." ;;
+    esac
+    suffix=''
+    [ "$lane" = 2.15 ] || suffix=-current
+    environment=$root/.venv$suffix
+    python=$environment/bin/python
+}
+
+needs_python() {
+    local lines=("Python $1 with venv is needed and was not found.")
+    [ -z "${lane:-}" ] || lines=("The lane $lane needs Python $1 with venv," \
+        "which was not found. --lane=2.15 needs 3.11, --lane=current newer ones.")
+    lines+=("Install it by one of these, then start this script again:")
+    case $1 in *3.11*) lines+=(
+        "  Debian 12:     apt-get install python3.11 python3.11-venv") ;;
+    esac
+    case $1 in *3.12*) lines+=(
+        "  Debian 13:     apt-get install python3.13 python3.13-venv"
+        "  Ubuntu 24.04:  apt-get install python3.12 python3.12-venv") ;;
+    esac
+    # The first of the versions that were named.
+    set -- "${1%%[, ]*}"
+    fail "${lines[@]}" \
+        "  Fedora:        dnf install python$1" \
+        "  macOS:         brew install python@$1" \
+        "  anywhere else: uv python install $1"
 }
 
 # Prints what a stage of the setup is made from, as one digest.
@@ -60,7 +108,7 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
 locked() {
     awk -v names=" $* " '
         /^[a-z]/ { split($1, part, "=="); on = index(names, " " part[1] " ") }
-        on' "$root/requirements.txt"
+        on' "$root/requirements$suffix.txt"
 }
 
 install() {
@@ -76,7 +124,7 @@ install_locked() {
     locked setuptools wheel packaging >"$environment/build.txt" &&
         install --require-hashes -r "$environment/build.txt" &&
         install --require-hashes --no-build-isolation \
-            -r "$root/requirements.txt"
+            -r "$root/requirements$suffix.txt"
 }
 
 # stage NAME FILE COMMAND...: runs the command unless it has succeeded with
@@ -88,41 +136,58 @@ stage() {
     if [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi
-    echo "Setting up .venv: $1 ..."
+    echo "Setting up ${environment##*/}: $1 ..."
     shift 2
     "$@" && printf '%s\n' "$wanted" >"$stamp"
 }
 
 make_environment() {
+    # A link is to the other lane's environment, which stays.
+    [ ! -L "$environment" ] || rm "$environment" || return 1
     if [ -n "${wants_gpu:-}" ]; then
         mkdir -p "$environment" && : >"$environment/wants-gpu" || return 1
     fi
-    stage "packages (2.5 GB, a few minutes)" requirements.txt install_locked &&
+    stage "packages (2.5 GB, a few minutes)" "requirements$suffix.txt" \
+        install_locked &&
         stage moco-tf pyproject.toml \
             install --no-deps --no-build-isolation -e "$root" || return 1
     if [ -e "$environment/wants-gpu" ]; then
-        stage "CUDA (1.9 GB)" requirements-gpu.txt install --no-deps \
-            --require-hashes -r "$root/requirements-gpu.txt" || return 1
+        stage "CUDA (1.9 GB)" "requirements$suffix-gpu.txt" install --no-deps \
+            --require-hashes -r "$root/requirements$suffix-gpu.txt" || return 1
     fi
+    # Commands of the documentation begin with .venv/bin.
+    [ -d "$root/.venv" ] || ln -sfn "${environment##*/}" "$root/.venv" ||
+        return 1
     if [ "$1" = dev ]; then
-        stage "test tools" requirements-dev.txt \
-            install --require-hashes -r "$root/requirements-dev.txt"
+        stage "test tools" "requirements$suffix-dev.txt" \
+            install --require-hashes -r "$root/requirements$suffix-dev.txt"
     fi
 }
 
-# Sets $wants_gpu if --gpu is among the arguments, and $words to the others.
-take_gpu() {
-    local word
+# Sets $wants_gpu if --gpu is among the arguments, $lane to what --lane says,
+# and $words to the others.
+take_words() {
     wants_gpu=''
+    lane=''
     words=()
-    for word in "$@"; do
-        if [ "$word" = --gpu ]; then wants_gpu=1; else words+=("$word"); fi
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --gpu) wants_gpu=1 ;;
+        --lane=*) lane=${1#*=} ;;
+        --lane)
+            [ $# -gt 1 ] || fail "--lane must be 2.15 or current."
+            lane=$2
+            shift
+            ;;
+        *) words+=("$1") ;;
+        esac
+        shift
     done
 }
 
 # $1: "" for the product alone, "dev" to run its tests too.
 setup_environment() {
-    base=$(require_python) || exit 1
+    choose_lane
     # The lock is the file's, not the shell's: it ends with the process.
     if command -v flock >/dev/null 2>&1; then
         exec 9>"$root/.setup.lock"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests: launch/test.sh [--gpu] [flags of pytest]; the quick
-# ones: launch/test.sh -m quick. --gpu as of quickstart.sh.
+# Sets up and runs the tests: launch/test.sh [--gpu] [--lane=LANE] [flags of
+# pytest]; the quick ones: launch/test.sh -m quick. --gpu, --lane as of
+# quickstart.sh.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-take_gpu "$@"
+take_words "$@"
 set -- ${words[@]+"${words[@]}"}
 setup_environment dev
 cd "$root"

@@ -1,11 +1,14 @@
-"""Momentum Contrast (MoCo v1 and v2) and its kin in TensorFlow 2.15.
+"""Momentum Contrast (MoCo v1 and v2) and its kin in TensorFlow.
 
 What is imported from here is loaded when it is first used: this module loads
-nothing, and TensorFlow takes seconds.
+nothing, and TensorFlow takes seconds. It chooses the Keras that TensorFlow will
+have, if that is loaded later (moco_tf.lane).
 """
 
 import importlib
 from typing import Any
+
+from moco_tf import lane
 
 __version__ = "0.1.0"
 
@@ -36,6 +39,9 @@ _HOMES = {  # name -> module that it is defined in
 }
 
 __all__ = ["__version__", *_MODULES, *_HOMES]
+
+
+lane.choose_keras()
 
 
 def __getattr__(name: str) -> Any:

@@ -20,25 +20,23 @@ import os
 import pathlib
 import platform
 import sys
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import ml_collections
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import cores, filesystem, paths, records, resuming, state_files
+from moco_tf import (
+    cores,
+    filesystem,
+    lane,
+    paths,
+    records,
+    resuming,
+    state_files,
+)
 from moco_tf.data import listing, specs
 from moco_tf.monitoring import printed
-
-_PACKAGES = (
-    "tensorflow",
-    "keras",
-    "tensorflow-addons",
-    "keras-cv",
-    "tensorflow-datasets",
-    "numpy",
-)
 
 _RESULT = "result.json"  # of a task
 _ANY = "surrogateescape"  # names need not be text
@@ -480,17 +478,11 @@ def describe():
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": cores.count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "lane": lane.NAME,
+        "lamb_and_sgdw": lane.OPTIMIZERS,
+        "packages": {name: lane.version(name) for name in lane.PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }
-
-
-def _version(name):
-    """The version of a package, or None: not all commands need all of them."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _check_encoder(workdir, encoder):

@@ -14,7 +14,7 @@ SCRIPTS = ("launch/quickstart.sh", "launch/test.sh", ".ci/run")
 # makes an environment in which `pip` notes its arguments and `FAIL` fails one.
 _PYTHON = """#!/bin/bash
 case "$*" in
-*sys.version_info*) exit 0 ;;
+*sys.version_info*) [ "${{@: -1}}" = {version} ]; exit ;;
 *hashlib*) exec {python} "$@" ;;
 "-m venv "*)
     mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -36,14 +36,25 @@ def checkout(tmp_path):
         path.write_bytes((ROOT / name).read_bytes())
         path.chmod(0o755)
     lock = "setuptools==1 \\\n    --hash=sha256:a\nwheel==2 \\\n    --hash=b\n"
-    (tmp_path / "checkout/requirements.txt").write_text(lock + "zipp==3\n")
-    (tmp_path / "checkout/requirements-dev.txt").write_text("pytest==9\n")
-    (tmp_path / "checkout/requirements-gpu.txt").write_text("nvidia-x==1\n")
+    for lane in ("", "-current"):
+        path = tmp_path / f"checkout/requirements{lane}"
+        for kind, text in (
+            ("", lock + "zipp==3\n"),
+            ("-dev", "pytest==9\n"),
+            ("-gpu", "nvidia-x==1\n"),
+        ):
+            path.with_name(f"{path.name}{kind}.txt").write_text(text)
     (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin/python3.11"
-    python.write_text(_PYTHON.format(python=sys.executable))
-    python.chmod(0o755)
+    add_python(tmp_path / "bin/python3.11", "3.11")
     return tmp_path
+
+
+def add_python(path, version):
+    """Puts a stand-in of a version of Python to a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_PYTHON.format(python=sys.executable, version=version))
+    path.chmod(0o755)
+
 
 
 def start(checkout, script, *words, path=None, **variables):
@@ -84,9 +95,11 @@ def test_without_python_it_says_what_to_install(checkout):
         (tools / name).symlink_to(f"/usr/bin/{name}")
     status, out, err = run(checkout, "launch/test.sh", path=str(tools))
     assert status == 1
-    assert err.startswith("Python 3.11 with venv is needed")
+    assert err.startswith("Python 3.11, 3.12 or 3.13 with venv is needed")
     assert "apt-get install python3.11 python3.11-venv" in err
-    assert not (checkout / "checkout/.venv").exists()
+    assert "apt-get install python3.12 python3.12-venv" in err
+    assert "uv python install 3.11" in err
+    assert not list(checkout.glob("checkout/.venv*"))
 
 
 @pytest.mark.parametrize("name", ["python3", "python"])
@@ -113,6 +126,88 @@ def test_python_is_found_through_uv(checkout):
     }.items():
         (checkout / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (checkout / "bin" / name).chmod(0o755)
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_a_newer_python_has_the_current_lane(checkout, version):
+    add_python(checkout / "bin/python3.11", "3.10")  # nor the machine's
+    add_python(checkout / "bin/python3", version)
+    status, out, err = run(checkout, "launch/test.sh")
+    assert status == 0, err
+    root = checkout / "checkout"
+    installed = [
+        line.split("-r ")[1] for line in notes(checkout) if "-r " in line
+    ]
+    assert installed == [
+        f"{root}/.venv-current/build.txt",
+        f"{root}/requirements-current.txt",
+        f"{root}/requirements-current-dev.txt",
+    ]
+    # Commands of the documentation begin with .venv/bin.
+    assert (root / ".venv").readlink() == pathlib.Path(".venv-current")
+
+
+def test_the_lane_is_that_of_python_3_11_where_there_are_both(checkout):
+    add_python(checkout / "bin/python3", "3.13")
+    run(checkout, "launch/quickstart.sh")
+    assert [p.name for p in checkout.glob("checkout/.venv*")] == [".venv"]
+    assert "requirements.txt" in notes(checkout)[1]
+
+
+@pytest.mark.parametrize("words", [["--lane=current"], ["--lane", "current"]])
+def test_a_lane_can_be_chosen_and_stays(checkout, words):
+    add_python(checkout / "bin/python3.12", "3.12")
+    status, out, err = run(checkout, "launch/quickstart.sh", *words, "w")
+    assert status == 0, err
+    assert out.splitlines()[-1].endswith("--workdir=w --report")
+    first = notes(checkout)
+    assert "requirements-current.txt" in first[1]
+    run(checkout, "launch/quickstart.sh")
+    assert notes(checkout) == first  # of .venv
+
+
+def test_both_lanes_lie_side_by_side(checkout):
+    add_python(checkout / "bin/python3.12", "3.12")
+    root = checkout / "checkout"
+    run(checkout, "launch/quickstart.sh", "--lane=current")
+    run(checkout, "launch/quickstart.sh", "--lane=2.15")
+    assert not (root / ".venv").is_symlink()
+    first = notes(checkout)
+    for lane in ("2.15", "current"):
+        status, out, err = run(checkout, "launch/quickstart.sh", "--lane", lane)
+        assert status == 0, err
+    assert notes(checkout) == first
+    run(checkout, "launch/test.sh")
+    assert notes(checkout)[-1].endswith("/requirements-dev.txt")
+
+
+def test_a_lane_without_its_python_says_what_to_install(checkout):
+    words = ["launch/quickstart.sh", "--lane=current"]
+    for name in ("python3.12", "python3.13", "python3"):  # nor the machine's
+        add_python(checkout / "bin" / name, "3.10")
+    status, out, err = run(checkout, *words)
+    assert status == 1
+    assert err.startswith("The lane current needs Python 3.12 or 3.13")
+    assert "uv python install 3.12" in err
+    add_python(checkout / "bin/python3.12", "3.12")  # as it says
+    status, out, err = run(checkout, *words)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("word", ["--lane=2.16", "--lane"])
+def test_another_lane_is_refused_with_those_that_there_are(checkout, word):
+    status, out, err = run(checkout, "launch/test.sh", word)
+    assert (status, notes(checkout)) == (1, [])
+    assert "--lane must be 2.15 or current" in err
+
+
+def test_python_is_found_in_pyenv(checkout):
+    add_python(checkout / ".pyenv/versions/3.12.1/bin/python", "3.12")
+    # Shims of another one.
+    for name in ("python3.11", "python3.12", "python3", "python"):
+        add_python(checkout / "bin" / name, "3.10")
     status, out, err = run(checkout, "launch/quickstart.sh")
     assert status == 0, err
 

@@ -4,23 +4,17 @@ import warnings
 
 import tensorflow as tf
 
+from moco_tf import lane
+
 _TRUST = 0.001  # eta of LARS, Eq. 6
 
 
 def _import_addons():
-    """Imports tensorflow-addons without its end-of-life warning."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import tensorflow_addons
-    except ImportError as error:
-        raise ValueError(
-            'optimizer.name "lamb" and "sgdw" need the package '
-            f"tensorflow-addons, which cannot be imported ({error}). Install "
-            "it (pip install tensorflow-addons==0.23.0), or pass "
-            "--config.optimizer.name=sgd."
-        ) from error
-    return tensorflow_addons
+    """tensorflow-addons' optimisers, without its end-of-life warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_addons
+    return tensorflow_addons.optimizers
 
 
 class ScheduledDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -67,15 +61,10 @@ def lamb(learning_rate, weight_decay):
       weight_decay: decay added to the adapted gradient, for every parameter.
 
     Returns:
-      a Keras legacy optimiser.
-
-    Raises:
-      ValueError: if tensorflow-addons is not installed.
+      a Keras legacy optimiser: tensorflow-addons', or `LAMB` without it.
     """
-    addons = _import_addons()
-    return addons.optimizers.LAMB(
-        learning_rate=learning_rate, weight_decay=weight_decay
-    )
+    maker = _import_addons().LAMB if lane.HAS_ADDONS else LAMB
+    return maker(learning_rate=learning_rate, weight_decay=weight_decay)
 
 
 def sgdw(learning_rate, momentum, weight_decay):
@@ -92,13 +81,11 @@ def sgdw(learning_rate, momentum, weight_decay):
         that of one of our schedules, of another schedule its rate at step 0.
 
     Returns:
-      a Keras legacy optimiser.
+      a Keras legacy optimiser: tensorflow-addons', or `SGDW` without it.
 
     Raises:
-      ValueError: if tensorflow-addons is not installed, or the base rate is
-        not above 0.
+      ValueError: if the base rate is not above 0.
     """
-    addons = _import_addons()
     if isinstance(
         learning_rate, tf.keras.optimizers.schedules.LearningRateSchedule
     ):
@@ -112,11 +99,102 @@ def sgdw(learning_rate, momentum, weight_decay):
                 "Use a schedule of moco_tf.training.schedules for a warm-up."
             )
         weight_decay = ScheduledDecay(weight_decay, learning_rate, base_rate)
-    return addons.optimizers.SGDW(
+    maker = _import_addons().SGDW if lane.HAS_ADDONS else SGDW
+    return maker(
         weight_decay=weight_decay,
         learning_rate=learning_rate,
         momentum=momentum,
     )
+
+
+class LAMB(tf.keras.optimizers.legacy.Optimizer):
+    """LAMB (arXiv:1904.00962, Alg. 2) where tensorflow-addons is not installed.
+
+        m = b1 * m + (1 - b1) * g        v = b2 * v + (1 - b2) * g^2
+        d = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + decay * w
+        w = w - rate * |w| / |d| * d     the ratio is 1 where a norm is 0
+
+    Its state has the names of tensorflow-addons' in a checkpoint.
+    """
+
+    def __init__(self, learning_rate, weight_decay, name="LAMB"):
+        """Takes the arguments of `lamb`; betas and epsilon are the paper's."""
+        super().__init__(name)
+        self.epsilon = 1e-6
+        self._set_hyper("weight_decay", weight_decay)
+        self._set_hyper("learning_rate", learning_rate)
+        self._set_hyper("decay", self._initial_decay)
+        self._set_hyper("beta_1", 0.9)
+        self._set_hyper("beta_2", 0.999)
+
+    def _create_slots(self, var_list):
+        for slot in ("m", "v"):
+            for weight in var_list:
+                self.add_slot(weight, slot)
+
+    def _prepare_local(self, var_device, var_dtype, apply_state):
+        super()._prepare_local(var_device, var_dtype, apply_state)
+        # t and what depends on it, read once for all weights of a replica.
+        values = apply_state[var_device, var_dtype]
+        step = tf.cast(self.iterations + 1, var_dtype)
+        for name in ("weight_decay", "beta_1", "beta_2"):
+            values[name] = tf.identity(self._get_hyper(name, var_dtype))
+        for name in ("beta_1", "beta_2"):
+            values[f"{name}_power"] = tf.pow(values[name], step)
+
+    def _resource_apply_dense(self, grad, handle, apply_state):
+        """Updates one weight inside a replica, with the reduced gradient."""
+        values = apply_state[handle.device, handle.dtype.base_dtype]
+        beta_1, beta_2 = values["beta_1"], values["beta_2"]
+        mean, square = self.get_slot(handle, "m"), self.get_slot(handle, "v")
+        mean = mean.assign(mean * beta_1 + grad * (1 - beta_1))
+        square = square.assign(square * beta_2 + (grad * grad) * (1 - beta_2))
+        mean = mean / (1.0 - values["beta_1_power"])
+        square = square / (1.0 - values["beta_2_power"])
+        direction = mean / (tf.sqrt(square) + self.epsilon)
+        direction += values["weight_decay"] * handle
+        weight_norm, norm = tf.norm(handle), tf.norm(direction)
+        known = tf.logical_and(weight_norm > 0, norm > 0)
+        ratio = tf.where(known, weight_norm / norm, 1.0)
+        return handle.assign(handle - ratio * values["lr_t"] * direction)
+
+    def get_config(self):
+        names = ("learning_rate", "weight_decay")
+        hypers = {name: self._serialize_hyperparameter(name) for name in names}
+        return {"name": self._name, **hypers}
+
+
+class SGDW(tf.keras.optimizers.legacy.SGD):
+    """SGD with decoupled decay where tensorflow-addons is not installed.
+
+    The formula is that of `sgdw`. Its state has the names of
+    tensorflow-addons' in a checkpoint.
+    """
+
+    def __init__(self, weight_decay, learning_rate, momentum, name="SGDW"):
+        """Takes the arguments of `sgdw`; the decay may be a schedule."""
+        super().__init__(learning_rate, momentum, name=name)
+        self._set_hyper("weight_decay", weight_decay)
+
+    def _prepare_local(self, var_device, var_dtype, apply_state):
+        super()._prepare_local(var_device, var_dtype, apply_state)
+        decay = self._get_hyper("weight_decay", var_dtype)
+        if callable(decay):  # a schedule
+            decay = tf.cast(decay(self.iterations), var_dtype)
+        apply_state[var_device, var_dtype]["weight_decay"] = tf.identity(decay)
+
+    def _resource_apply_dense(self, grad, var, apply_state):
+        """Decays one weight inside a replica, then updates it."""
+        values = apply_state[var.device, var.dtype.base_dtype]
+        decayed = var.assign_sub(values["weight_decay"] * var)
+        with tf.control_dependencies([decayed]):
+            return super()._resource_apply_dense(grad, var, apply_state)
+
+    def get_config(self):
+        decay = self._serialize_hyperparameter("weight_decay")
+        names = ("name", "learning_rate", "momentum")
+        given = super().get_config()
+        return {**{name: given[name] for name in names}, "weight_decay": decay}
 
 
 class MomentumSGD(tf.keras.optimizers.Optimizer):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf import lane
 from moco_tf.training import optimizers, schedules
 
 
@@ -95,12 +96,6 @@ def test_lamb_decay_scales_with_the_schedule():
     np.testing.assert_allclose(weight.numpy(), [0.475], rtol=1e-5)
 
 
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
-    with pytest.raises(ValueError, match="pip install tensorflow-addons"):
-        optimizers.lamb(0.1, 0.0)
-
-
 _TWO_REPLICAS = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -160,3 +155,74 @@ def test_two_replicas_sum_the_gradients_once_and_decay_once():
     ]
     np.testing.assert_allclose(values, [[-0.1, -0.1], [0.5, 0.5]], rtol=1e-5)
     assert "end of life" not in result.stderr.lower()
+
+
+def _weights():
+    """Three weights: a matrix, a vector, one that is zero."""
+    random = np.random.default_rng(1)
+    values = (random.normal(size=(7, 5)), random.normal(size=4), np.zeros(3))
+    return [tf.Variable(value, dtype=tf.float32) for value in values]
+
+
+def _after_100_steps(make):
+    """The weights after 100 steps of an optimiser on one stream of gradients.
+
+    They shrink as in training; a gradient is 0 now and then.
+    """
+    weights, random = _weights(), np.random.default_rng(2)
+    optimizer = make()
+    for step in range(100):
+        gradients = [
+            tf.constant(random.normal(size=w.shape) * 0.98**step, tf.float32)
+            * (step % 7 != 3)
+            for w in weights
+        ]
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+    return [w.numpy() for w in weights], optimizer
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optimizers.lamb(0.02, 0.1),
+        lambda: optimizers.lamb(schedules.Cosine(0.02, 10, 10), 0.01),
+        lambda: optimizers.sgdw(0.02, 0.9, 1e-3),
+        lambda: optimizers.sgdw(schedules.Cosine(0.02, 10, 10), 0.9, 1e-3),
+        lambda: optimizers.sgdw(0.02, 0.0, 1e-3),
+    ],
+)
+def test_ours_are_tensorflow_addons_over_100_steps(make, monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_addons")
+    expected, theirs = _after_100_steps(make)
+    monkeypatch.setattr(lane, "HAS_ADDONS", False)
+    weights, ours = _after_100_steps(make)
+    assert type(ours).__module__ == optimizers.__name__
+    for weight, other in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-6)
+        assert np.abs(weight).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["lamb", "sgdw"])
+def test_a_checkpoint_goes_from_ours_to_tensorflow_addons_and_back(
+    name, monkeypatch, tmp_path
+):
+    pytest.importorskip("tensorflow_addons")
+
+    def make():
+        schedule = schedules.Cosine(0.02, 10, 10)
+        return optimizers.make_optimizer(name, schedule, 0.9, 1e-3)
+
+    weights, theirs = _after_100_steps(make)
+    monkeypatch.setattr(lane, "HAS_ADDONS", False)
+    _, ours = _after_100_steps(make)
+    for writer, reader in ((theirs, ours), (ours, theirs)):
+        path = tf.train.Checkpoint(optimizer=writer).write(str(tmp_path / "x"))
+        for variable in reader.variables():
+            variable.assign(tf.zeros_like(variable))
+        reading = tf.train.Checkpoint(optimizer=reader).read(path)
+        reading.assert_consumed()
+        for old, new in zip(
+            writer.variables(), reader.variables(), strict=True
+        ):
+            np.testing.assert_array_equal(old, new)
+        assert int(reader.iterations) == 100
