@@ -10,11 +10,23 @@ import zipfile
 from importlib import metadata
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import moco_tf
+from moco_tf import lane as lane_of_this
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+LANES = {  # the start of a lane's files, and its Pythons
+    "requirements": ("3.11",),
+    "requirements-current": ("3.12", "3.13"),
+}
+by_lane = pytest.mark.parametrize("lane", LANES)
+THIS = "requirements" if lane_of_this.NAME == "2.15" else "requirements-current"
 
 
 def requirements(name):
@@ -35,43 +47,80 @@ def locked(name):
     return found
 
 
-def test_pyproject_and_requirements_name_the_same_versions():
-    assert PROJECT["project"]["dependencies"] == requirements("requirements.in")
+def of_python(lines, python):
+    """The requirements of pyproject.toml that a version of Python is given."""
+    chosen = []
+    for line in lines:
+        text, _, marker = line.partition(";")
+        holds = not marker or Marker(marker).evaluate(
+            {"python_version": python}
+        )
+        if holds:
+            chosen.append(text)
+    return chosen
 
 
-def test_the_lock_holds_every_direct_dependency_at_its_version():
-    lock = locked("requirements.txt")
-    for line in requirements("requirements.in"):
+def extra(name, lane):
+    """The requirements of an extra in a lane."""
+    lines = PROJECT["project"]["optional-dependencies"][name]
+    return of_python(lines, LANES[lane][0])
+
+
+@by_lane
+def test_pyproject_and_requirements_name_the_same_versions(lane):
+    wanted = requirements(f"{lane}.in")
+    for python in LANES[lane]:
+        lines = of_python(PROJECT["project"]["dependencies"], python)
+        assert sorted(lines) == sorted(wanted)
+
+
+def test_every_python_of_a_lane_is_allowed_and_no_other():
+    allowed = SpecifierSet(PROJECT["project"]["requires-python"])
+    pythons = [f"3.{minor}" for minor in range(8, 20)]
+    assert list(allowed.filter(pythons)) == [
+        python for lane in LANES.values() for python in lane
+    ]
+
+
+@by_lane
+def test_the_lock_holds_every_direct_dependency_at_its_version(lane):
+    lock = locked(f"{lane}.txt")
+    for line in requirements(f"{lane}.in"):
         name, version = line.split("==")
         assert lock[name.replace("_", "-")][0] == version
 
 
-def test_the_dev_extra_is_what_the_dev_lock_holds():
-    lock = locked("requirements-dev.txt")
-    extra = PROJECT["project"]["optional-dependencies"]["dev"]
-    wanted = requirements("requirements-dev.in")
+@by_lane
+def test_the_dev_extra_is_what_the_dev_lock_holds(lane):
+    lock = locked(f"{lane}-dev.txt")
+    held = extra("dev", lane)
+    wanted = requirements(f"{lane}-dev.in")
     names = [
-        [line.split("==")[0] for line in lines] for lines in (extra, wanted)
+        [line.split("==")[0] for line in lines] for lines in (held, wanted)
     ]
     assert names[0] == names[1]
     # A version is fixed where a later one would not fit.
-    assert {line for line in wanted if "==" in line} <= set(extra)
-    for line in extra:
+    assert {line for line in wanted if "==" in line} <= set(held)
+    for line in held:
         name, version = line.split("==")
         assert lock[name][0] == version
 
 
-@pytest.mark.parametrize("extra", ["convert", "serving"])
-def test_other_extras_are_what_the_tests_run_with(extra):
-    extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras[extra]) <= set(extras["dev"])
+@by_lane
+@pytest.mark.parametrize("name", ["convert", "serving"])
+def test_other_extras_are_what_the_tests_run_with(name, lane):
+    assert set(extra(name, lane)) <= set(extra("dev", lane))
 
 
-def test_every_locked_package_has_hashes_and_no_address():
-    for name in (
-        *("requirements.txt", "requirements-dev.txt"),
-        "requirements-gpu.txt",
-    ):
+@by_lane
+def test_the_gpu_extra_is_of_the_same_tensorflow(lane):
+    (line,) = extra("gpu", lane)
+    assert line.replace("[and-cuda]", "") in requirements(f"{lane}.in")
+
+
+@by_lane
+def test_every_locked_package_has_hashes_and_no_address(lane):
+    for name in (f"{lane}{kind}.txt" for kind in ("", "-dev", "-gpu")):
         lock = locked(name)
         assert len(lock) >= 10
         assert all(hashes > 0 for _, hashes in lock.values())
@@ -81,22 +130,26 @@ def test_every_locked_package_has_hashes_and_no_address():
 
 
 def test_cuda_is_what_the_locked_tensorflow_asks_for():
-    extra = [
+    asked = [
         re.sub(r"[ ()]", "", line.partition(";")[0])
         for line in metadata.requires("tensorflow")
         if "and-cuda" in line
     ]
-    assert len(extra) == 12
-    assert sorted(extra) == sorted(requirements("requirements-gpu.in"))
-    lock = locked("requirements-gpu.txt")
-    assert sorted(extra) == sorted(f"{n}=={v}" for n, (v, _) in lock.items())
+    assert len(asked) == 12
+    assert sorted(asked) == sorted(requirements(f"{THIS}-gpu.in"))
+    lock = locked(f"{THIS}-gpu.txt")
+    assert len(lock) == 12
+    for line in map(Requirement, asked):
+        assert lock[line.name][0] in line.specifier
     version = metadata.version("tensorflow")
-    assert locked("requirements.txt")["tensorflow"][0] == version
+    assert locked(f"{THIS}.txt")["tensorflow"][0] == version
 
 
-def test_both_locks_agree():
-    lock, dev = locked("requirements.txt"), locked("requirements-dev.txt")
-    for name in set(lock) & set(dev):
+@by_lane
+def test_both_locks_agree(lane):
+    lock, dev = locked(f"{lane}.txt"), locked(f"{lane}-dev.txt")
+    assert set(lock) < set(dev)
+    for name in lock:
         assert lock[name][0] == dev[name][0]
 
 
