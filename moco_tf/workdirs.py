@@ -208,9 +208,12 @@ def save(
         state_files.warn(f"{error} It is kept as {other}; a new one begins")
     state_files.write_json(workdir / "config.json", saved, with_format=True)
     start = describe()
+    words = starts and _other_lane(starts[-1], start)
     starts = {"starts": [*starts, start]}
     state_files.write_json(path, starts, with_format=True)
     printed.keep(workdir, printed.title_of(start))
+    if words:
+        print(f"Warning: {words}")
 
 
 class RunData(NamedTuple):
@@ -483,6 +486,21 @@ def describe():
         "packages": {name: lane.version(name) for name in lane.PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }
+
+
+def _other_lane(before, now):
+    """What it means that TensorFlow is another than at the last start, or ""."""
+    then, this = (
+        (start.get("packages") or {}).get("tensorflow")
+        for start in (before, now)
+    )
+    if then == this or not then:
+        return ""
+    return (
+        f"The last start was on TensorFlow {then}, this one is on {this}. The "
+        "run goes on with the same batches and its whole state, but not with "
+        f"the same bits: {lane.TOLERANCE}"
+    )
 
 
 def _check_encoder(workdir, encoder):

@@ -9,6 +9,8 @@ import pathlib
 
 import pytest
 
+import moco_tf  # noqa: F401 - chooses Keras 2, before TensorFlow is loaded
+
 # Not resolved: a test has the path that pytest was given, maybe through links.
 TESTS = pathlib.Path(__file__).absolute().parent
 # Files that start processes with TensorFlow in them, make whole runs or trace

@@ -56,7 +56,6 @@ def add_python(path, version):
     path.chmod(0o755)
 
 
-
 def start(checkout, script, *words, path=None, **variables):
     """Starts a script in a clean environment."""
     path = path or f"{checkout}/bin:/usr/bin:/bin"

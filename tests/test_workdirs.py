@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import lane, workdirs
 from tests import small_disk
 
 
@@ -40,12 +42,30 @@ def test_environment_lists_every_start(tmp_path):
     workdirs.save(cifar(), tmp_path)
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     assert len(starts) == 2
-    assert starts[0]["packages"]["tensorflow"] == "2.15.1"
+    assert starts[0]["packages"]["tensorflow"] == tf.__version__
+    assert starts[0]["packages"]["numpy"] == np.__version__
+    assert starts[0]["lane"] == lane.NAME
+    assert starts[0]["lamb_and_sgdw"] == lane.OPTIMIZERS
     assert starts[1]["devices"] and starts[1]["command"]
 
 
+def test_a_start_on_another_tensorflow_says_what_differs(tmp_path, capsys):
+    workdirs.save(cifar(), tmp_path)
+    workdirs.save(cifar(), tmp_path)
+    assert capsys.readouterr().out == ""
+    path = tmp_path / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["starts"][-1]["packages"]["tensorflow"] = "2.99.0"
+    path.write_text(json.dumps(environment))
+    workdirs.save(cifar(), tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith("Warning: The last start was on TensorFlow 2.99.0")
+    assert f"this one is on {tf.__version__}. The run goes on" in said
+    assert "up to 1e-3 of itself in float32" in said
+
+
 def test_the_environment_of_a_package_that_is_missing_is_none(monkeypatch):
-    monkeypatch.setattr(workdirs, "_PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(lane, "PACKAGES", ("numpy", "no-such-package"))
     packages = workdirs.describe()["packages"]
     assert packages["numpy"] and packages["no-such-package"] is None
 

@@ -26,6 +26,8 @@ _NOTICES = re.compile(
             rb"Using TensorFlow backend",
             rb"Compiled cluster using XLA",
             rb"SetPriority unimplemented",
+            rb"failed call to cuInit: .*(UNKNOWN ERROR|NO_DEVICE)",
+            rb"oneDNN supports DT_\w+ only on platforms",
         ]
     )
 )

@@ -1,12 +1,17 @@
 """What a configuration is refused for, and that what is advised is taken."""
 
+import os
+import shlex
+import sys
+import types
+
 from moco_tf import config as configs
-from moco_tf import naming, plan
+from moco_tf import lane, naming, plan
 from moco_tf.methods import table
-from tests.remedies import following
+from tests.remedies import following, messages
 
 ROWS = following.Rows(
-    "config_schema.py", "naming.py", "plan.py", "methods/*.py"
+    "config_schema.py", "lane.py", "naming.py", "plan.py", "methods/*.py"
 )
 
 GROUPS = "config_schema.py:_larger_groups"
@@ -396,3 +401,56 @@ ROWS.states(
     ("methods/method.py:Method.trained_variables", "names no variables"),
     ("methods/method.py:StepLog.read", "The step log holds"),
 )
+
+
+def on_later_tensorflow(monkeypatch, value, keras="tf_keras"):
+    """Stands in for TensorFlow 2.21, which is loaded, with Keras of a package.
+
+    Args:
+      value: of TF_USE_LEGACY_KERAS; None: unset.
+    """
+    monkeypatch.setattr(lane, "NAME", "current")
+    monkeypatch.setattr(lane, "TENSORFLOW", "2.21.0")
+    monkeypatch.setattr(lane, "is_installed", lambda module: True)
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TF_USE_LEGACY_KERAS", value)
+    monkeypatch.setattr(lane, "KERAS", "tf_keras")
+    model = type("Model", (), {"__module__": f"{keras}.src.models"})
+    loaded = types.SimpleNamespace(keras=types.SimpleNamespace(Model=model))
+    monkeypatch.setitem(sys.modules, "tensorflow", loaded)
+
+
+@ROWS.followed("lane.py:choose_keras", "Install it: pip install tf-keras")
+def tf_keras_is_missing(monkeypatch):
+    on_later_tensorflow(monkeypatch, None)
+    monkeypatch.setattr(lane, "is_installed", lambda module: False)
+    text = yield lane.choose_keras
+    # The lock of that lane has a version that fits what is advised.
+    advised = shlex.split(text.rpartition("pip install ")[2])[0]
+    name, _, release = advised.partition("~=")
+    assert (
+        f"\n{name}=={release}"
+        in (messages.ROOT / "requirements-current.txt").read_text()
+    )
+    monkeypatch.setattr(lane, "is_installed", lambda module: True)
+    yield lane.choose_keras
+
+
+@ROWS.followed("lane.py:choose_keras", "Remove it: unset")
+def keras_3_is_chosen_by_the_environment(monkeypatch):
+    on_later_tensorflow(monkeypatch, "0")
+    text = yield lane.choose_keras
+    monkeypatch.delenv(text.rpartition("unset ")[2].strip())
+    yield lane.choose_keras
+    assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
+
+
+@ROWS.followed("lane.py:choose_keras", "before tensorflow, or start with")
+def tensorflow_has_keras_3_already(monkeypatch):
+    on_later_tensorflow(monkeypatch, None, "keras")
+    yield lane.choose_keras
+    on_later_tensorflow(monkeypatch, "1")  # as it says
+    yield lane.choose_keras
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    yield lane.choose_keras
