@@ -49,6 +49,14 @@ find_python() {
     return 1
 }
 
+# Prints a Python of a lane; returns 1 without one.
+python_of() {
+    case $1 in
+    2.15) find_python 3.11 ;;
+    current) find_python 3.12 3.13 ;;
+    esac
+}
+
 # Sets $base to a Python and $lane to its lane, unless that was chosen: the one
 # of .venv, if it is there, else that of Python 3.11, else the current one.
 choose_lane() {
@@ -58,12 +66,12 @@ choose_lane() {
         lane=2.15
     fi
     case ${lane:-any} in
-    2.15) base=$(find_python 3.11) || needs_python 3.11 ;;
-    current) base=$(find_python 3.12 3.13) || needs_python "3.12 or 3.13" ;;
+    2.15) base=$(python_of 2.15) || needs_python 3.11 ;;
+    current) base=$(python_of current) || needs_python "3.12 or 3.13" ;;
     any)
-        if base=$(find_python 3.11); then
+        if base=$(python_of 2.15); then
             lane=2.15
-        elif base=$(find_python 3.12 3.13); then
+        elif base=$(python_of current); then
             lane=current
         else
             needs_python "3.11, 3.12 or 3.13"

@@ -489,7 +489,7 @@ def describe():
 
 
 def _other_lane(before, now):
-    """What it means that TensorFlow is another than at the last start, or ""."""
+    """What another TensorFlow than at the last start means, or ""."""
     then, this = (
         (start.get("packages") or {}).get("tensorflow")
         for start in (before, now)

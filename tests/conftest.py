@@ -1,4 +1,4 @@
-"""Which tests are quick, and which files are begun first.
+"""Which tests are quick or of the platform, and which files are begun first.
 
 A file is quick unless SLOW names it. Files are handed to the processes in the
 order of SLOW, so that none of the long ones is begun last.
@@ -98,6 +98,36 @@ doctor/test_scan.py
 remedies/test_remedies.py
 """.split()
 
+# What touches TensorFlow and Keras beyond common operations, and how both are
+# installed: these files and folders are run in both lanes (.ci/run).
+PLATFORM = """
+cli/
+cluster/
+methods/
+models/
+serving/
+training/
+data/test_stream.py
+data/test_tfds_records.py
+data/test_views.py
+evaluation/test_embeddings.py
+evaluation/test_frozen.py
+evaluation/test_linear.py
+monitoring/test_tensorboard.py
+test_between_lanes.py
+test_examples.py
+test_lane.py
+test_launch.py
+test_packaging.py
+test_pretrain.py
+test_public.py
+test_readme_example.py
+test_reference_cases.py
+test_reference_replicas.py
+test_workdirs.py
+weights/test_importing.py
+""".split()
+
 
 def name_of(item):
     """The path of a test's file, below tests/."""
@@ -111,6 +141,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if name_of(item) not in place:
             item.add_marker("quick")
+        if name_of(item).startswith(tuple(PLATFORM)):
+            item.add_marker("platform")
 
 
 def pytest_terminal_summary(terminalreporter, config):

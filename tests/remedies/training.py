@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import types
-from importlib import metadata
 from unittest import mock
 
 import tensorflow as tf
@@ -164,21 +163,6 @@ def devices_of_a_process_that_works():
         "assert d.make_strategy('cpu:3').num_replicas_in_sync == 3"
     )
     yield lambda: subprocess.run([sys.executable, "-c", program], check=True)
-
-
-@ROWS.followed("training/optimizers.py:_import_addons", "Install it (pip")
-def addons_are_missing(monkeypatch):
-    def make(name):
-        return optimizers.make_optimizer(name, 0.1, 0.9, 1e-4)
-
-    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
-    text = yield lambda: make("lamb")
-    (remedy,) = following.advised(text)
-    yield lambda: make(remedy["optimizer.name"])
-    monkeypatch.undo()  # the package of that version is installed here
-    yield lambda: make("lamb")
-    installed = metadata.version("tensorflow-addons")
-    assert f"tensorflow-addons=={installed}" in text
 
 
 @ROWS.followed("training/optimizers.py:sgdw", "Use a schedule of")
