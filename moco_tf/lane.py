@@ -67,10 +67,11 @@ def choose_keras() -> None:
     Raises:
       ImportError: where this TensorFlow cannot have Keras 2.
 
-    Side effects: sets TF_USE_LEGACY_KERAS, for child processes too, in the lane
-    "current" alone: without tf-keras it would make tf.keras unusable.
+    Side effects: sets TF_USE_LEGACY_KERAS, for child processes too; in the lane
+    2.15, whose tf.keras it would make unusable, it is removed.
     """
     if NAME == "2.15":
+        os.environ.pop(_LEGACY, None)
         return
     if not is_installed("tf_keras"):
         release = ".".join(TENSORFLOW.split(".")[:2])

@@ -44,7 +44,20 @@ def test_slow_files_come_first_in_their_order_and_new_ones_are_quick():
         "test_new.py",
         "data/test_a.py",
     ]
-    assert [item.marks for item in items] == [[], [], ["quick"], ["quick"]]
+    quick = ["quick" in item.marks for item in items]
+    assert quick == [False, False, True, True]
+
+
+def test_files_of_the_platform_are_there_and_marked():
+    for name in conftest.PLATFORM:
+        assert (conftest.TESTS / name).exists(), name
+    names = ["methods/test_moco.py", "test_lane.py", "reporting/test_page.py"]
+    items = [_Item(name) for name in names]
+    conftest.pytest_collection_modifyitems(items)
+    assert {conftest.name_of(i) for i in items if "platform" in i.marks} == {
+        "methods/test_moco.py",
+        "test_lane.py",
+    }
 
 
 def test_files_are_listed_by_their_seconds():
