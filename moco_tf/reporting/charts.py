@@ -65,6 +65,7 @@ _INK, _GRID = "#010203", "#040506"
 _VARIABLES = {_INK: "--muted", _GRID: "--line"}
 _FIRST_SERIES = 0x0A0B00
 _MARKS = "os^"
+_FEW = 5  # runs of which all curves are drawn
 
 
 def draw_all(runs):
@@ -187,12 +188,17 @@ def _column_chart(runs, key, title, axis, note, factor=1, unit="", span=None):
 
 def _loss(runs):
     series = []
+    few = len(runs) <= _FEW
     for number in range(len(runs)):
-        series += _curve(runs, number, "loss", "as logged", quiet=True)
-        series += _curve(
-            runs, number, "epoch_loss", "mean of an epoch", points=True
-        )
-    levels = [(words, value) for value, words in _chance_levels(runs).items()]
+        words = "mean of an epoch" if few else ""
+        means = _curve(runs, number, "epoch_loss", words, points=True)
+        if few or not means:
+            words = "as logged" if few else ""
+            series += _curve(runs, number, "loss", words, quiet=few)
+        series += means
+    levels = [
+        (words, value) for value, words in findings.chance_levels(runs).items()
+    ]
     note = "Chance is the loss of features that tell nothing." if levels else ""
     if any(run.is_pretraining and plan.queues_keys(run.config) for run in runs):
         note = (
@@ -215,13 +221,13 @@ def _loss(runs):
 def _knn(runs):
     series = []
     for number in range(len(runs)):
-        for layer_number, layer in enumerate(metrics_csv.KNN_LAYERS):
+        for layer_number, layer in enumerate(_layers(runs, runs[number])):
             colour = number if len(runs) > 1 else layer_number
             series += _curve(
                 runs,
                 number,
                 f"knn_{layer}",
-                layer,
+                layer if len(runs) <= _FEW else "",
                 100,
                 colour=colour,
                 points=True,
@@ -234,7 +240,7 @@ def _knn(runs):
     if series and _beside_published(runs, lambda config: True):
         series.append(_published_series(runs, "knn"))
         note += " The published curve is of the projection."
-    levels = _baseline_levels(runs) if series else []
+    levels = findings.baseline_levels(runs) if series else []
     if levels:
         note += " Levels: what the encoder is compared with."
     return Chart(
@@ -249,23 +255,11 @@ def _knn(runs):
     )
 
 
-def _baseline_levels(runs):
-    """Levels of kNN: raw pixels, the untrained encoder, chance.
-
-    Returns:
-      list of (words, percent); runs that have one in common share it.
-    """
-    levels = []
-    for column, words in metrics_csv.BASELINES.items():
-        names_of: dict[float, list] = {}
-        for run in runs:
-            _, values = run.column(column)
-            if values:
-                names_of.setdefault(100 * values[-1], []).append(run.name)
-        for value, names in names_of.items():
-            of = "" if len(names) == len(runs) else f" of {', '.join(names)}"
-            levels.append((f"{words}{of}, {value:.2f} %", value))
-    return levels
+def _layers(runs, run):
+    """The features whose kNN is drawn: of many runs those of the headline."""
+    if len(runs) <= _FEW or not run.is_pretraining:
+        return metrics_csv.KNN_LAYERS
+    return (run.config.knn.features,)
 
 
 def _probe(runs):
@@ -288,21 +282,6 @@ def _probe(runs):
         "effect on it. Its test images are those of kNN. A probe of frozen "
         "features, moco-tf linear, is trained to the end.",
     )
-
-
-def _chance_levels(runs):
-    """Loss at chance -> its words; runs of one queue have it in common."""
-    names_of: dict[float, list] = {}
-    for run in runs:
-        chance = findings.chance_loss(run)
-        if chance is not None:
-            names_of.setdefault(chance, []).append(run.name)
-    if len(names_of) == 1:
-        return {value: f"chance, {value:.3f}" for value in names_of}
-    return {
-        value: f"chance of {', '.join(names)}, {value:.3f}"
-        for value, names in names_of.items()
-    }
 
 
 def _beside_published(runs, rule):

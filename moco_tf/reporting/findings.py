@@ -173,6 +173,45 @@ def chance_loss(run):
     return plan.chance_loss(run.config) if run.is_pretraining else None
 
 
+def chance_levels(runs):
+    """Loss at chance -> its words; runs of one queue have it in common."""
+    names_of: dict[float, list] = {}
+    for run in runs:
+        chance = chance_loss(run)
+        if chance is not None:
+            near = (x for x in names_of if abs(x - chance) < 5e-4)
+            names_of.setdefault(next(near, chance), []).append(run.name)
+    if len(names_of) == 1:
+        return {value: f"chance, {value:.3f}" for value in names_of}
+    return {
+        value: f"chance of {_some(names)}, {value:.3f}"
+        for value, names in names_of.items()
+    }
+
+
+def baseline_levels(runs):
+    """Levels of kNN: raw pixels, the untrained encoder, chance.
+
+    Returns:
+      list of (words, percent); runs that have one in common share it.
+    """
+    levels = []
+    for column, words in metrics_csv.BASELINES.items():
+        names_of: dict[float, list] = {}
+        for run in runs:
+            _, values = run.column(column)
+            if values:
+                names_of.setdefault(100 * values[-1], []).append(run.name)
+        for value, names in names_of.items():
+            of = "" if len(names) == len(runs) else f" of {_some(names)}"
+            levels.append((f"{words}{of}, {value:.2f} %", value))
+    return levels
+
+
+def _some(names):
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} runs"
+
+
 def _last_loss(run):
     """Which loss is the newest, in words, and its value; None without one."""
     for name, words in (("epoch_loss", "last epoch"), ("loss", "last steps")):
