@@ -159,7 +159,7 @@ class Run:
         return page.excerpt(self.workdir)
 
     def __repr__(self):
-        return f"Run({str(self.workdir)!r})"
+        return f"moco_tf.Run({str(self.workdir)!r})"
 
 
 def train(

@@ -52,10 +52,10 @@ def test_values_are_those_of_python_and_numpy(tmp_path):
 def test_a_name_that_several_sections_have_is_refused_with_a_way_that_works():
     with pytest.raises(ValueError) as refused:
         of_run(momentum=0.5)
-    assert "optimizer.momentum, moco.momentum" in str(refused.value)
+    assert "moco.momentum, optimizer.momentum" in str(refused.value)
     way = str(refused.value).rpartition("instance, ")[2].rstrip(".")
     config = of_run(**eval(f"dict({way.replace('...', '0.25')})"))
-    assert config.optimizer.momentum == 0.25
+    assert config.moco.momentum == 0.25
 
 
 @pytest.mark.parametrize(

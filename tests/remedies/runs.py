@@ -364,3 +364,4 @@ ROWS.states(
     following.OF_A_CALLER,
     ("__init__.py:__getattr__", "has no attribute"),
 )
+ROWS.states(following.NO_MESSAGE, ("__init__.py:", "Run"))
