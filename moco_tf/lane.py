@@ -44,6 +44,10 @@ HAS_ADDONS = is_installed("tensorflow_addons")
 # Whose LAMB and SGDW are used: there is no tensorflow-addons for Keras 2 in
 # the lane "current".
 OPTIMIZERS = "tensorflow-addons" if HAS_ADDONS else "moco_tf"
+# Its locks begin with this.
+LOCK = "requirements" if NAME == "2.15" else "requirements-current"
+# The least compute capability that its wheel has kernels for.
+OLDEST_GPU = (5, 0) if NAME == "2.15" else (6, 0)
 # Of a step of one lane beside that of the other: their convolutions add in
 # another order. Measured: docs/platform.md.
 TOLERANCE = (

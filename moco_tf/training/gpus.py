@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# What CUDA 12.2 and TensorFlow's kernels are built for: compute capability 5.0
-# (Maxwell) to 9.0 (Hopper). 10.0 and 12.0 (Blackwell) need a later CUDA.
-_OLDEST, _TOO_NEW = (5, 0), (10, 0)
+from moco_tf import lane
+
+# What CUDA 12 and TensorFlow's kernels are built for: compute capability 5.0 or
+# 6.0 (Maxwell, Pascal) to 9.0 (Hopper). 10.0 and 12.0 (Blackwell) need others.
+_OLDEST, _TOO_NEW = lane.OLDEST_GPU, (10, 0)
 _OLDEST_DRIVER = "525.60.13"  # of CUDA 12 on Linux
 _CPU = "or pass --devices=cpu"
 
@@ -66,8 +68,8 @@ def examine(root="/"):
     return Gpus(
         usable,
         f"TensorFlow {tf.__version__} with CUDA {build.get('cuda_version')} "
-        "drives GPUs of compute capability 5.0 to 9.0. Received GPU "
-        f"{others}. {remedy}.",
+        f"drives GPUs of compute capability {_OLDEST[0]}.0 to 9.0. "
+        f"Received GPU {others}. {remedy}.",
     )
 
 
@@ -113,7 +115,7 @@ def _unseen(root):
         return (
             f"TensorFlow must see the GPUs of the {driver}. It sees none: "
             f"{_join(lacking)}. Install them by launch/quickstart.sh --gpu, or "
-            f"pip install --require-hashes -r requirements-gpu.txt; {_CPU}."
+            f"pip install --require-hashes -r {lane.LOCK}-gpu.txt; {_CPU}."
         )
     return (
         f"TensorFlow must see the GPUs of the {driver}. It sees none, and the "
