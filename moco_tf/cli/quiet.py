@@ -12,7 +12,8 @@ from moco_tf import cores, standard_error
 
 # Printed as errors or plain lines, whatever the log level: at import a second
 # registration of the CUDA plugins and the date tags of absl before its own
-# start; at the first compilation XLA's own.
+# start; when devices are looked for, that there is no driver; at the first
+# compilation XLA's own.
 _NOTICES = re.compile(
     b"|".join(
         [
@@ -110,6 +111,9 @@ def imports(verbose=False):
     ):
         try:
             yield
+            # Looked for at the first question, with notices of their own.
+            if tensorflow := sys.modules.get("tensorflow"):
+                tensorflow.config.list_physical_devices()
         except Exception:
             failed = True
             raise
