@@ -29,7 +29,7 @@ HOST_MATRIX = "computed on host"
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _GPU, _XLA = ("GPU", "DEFAULT"), ("XLA_GPU_JIT",)
-_LIBRARIES = ("keras", "keras_cv", "tensorflow_addons")
+_LIBRARIES = ("keras", "tf_keras", "keras_cv", "tensorflow_addons")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
 _LOOPS = ("While", "StatelessWhile")
