@@ -42,6 +42,7 @@ models/test_keras_cv_backbones.py
 methods/test_moco.py
 methods/test_micro_batches.py
 test_benchmark.py
+test_between_lanes.py
 cli/test_serving.py
 models/test_resnet.py
 models/test_encoder.py

@@ -7,7 +7,14 @@ import pytest
 
 import moco_tf
 
-HEAVY = ("tensorflow", "keras", "tensorflow_datasets", "numpy", "PIL")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "tensorflow_datasets",
+    "numpy",
+    "PIL",
+)
 
 
 def loaded(*words):
