@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import lane, records
+from moco_tf import lane, prepare, records
 from moco_tf.data import sources
 from moco_tf.evaluation import embeddings, frozen
 from moco_tf.training import checkpoints
@@ -105,11 +105,23 @@ def test_a_keras_file_gives_the_same_features(written):
     np.testing.assert_allclose(ours, theirs["backbone"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_prepared_cache_holds_the_same_images(written):
-    ours = sources.open_source(f"folder:{written / 'images'}")
-    theirs = sources.open_source(f"prepared:{written / 'cache'}")
+def test_a_prepared_cache_holds_the_images_of_one_of_this_lane(
+    written, tmp_path
+):
+    prepare.prepare(f"folder:{written / 'images'}", tmp_path / "cache", 12)
+    caches = [
+        sources.open_source(f"prepared:{folder / 'cache'}")
+        for folder in (tmp_path, written)
+    ]
+    ours, theirs = caches
     assert len(ours) == len(theirs) == 50
-    assert list(ours.labels()) == list(theirs.labels())
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    for index in (0, 27, 49):
+        image, other = (
+            cache.image(cache.records(tf.constant([index]))[0])
+            for cache in caches
+        )
+        np.testing.assert_array_equal(image, other)
 
 
 def test_embeddings_are_read(written):
