@@ -243,14 +243,14 @@ def embed(
 
     Side effects: the features of a source are stored in the workdir.
     """
-    run = _open(run)
-    encoder = run.frozen
+    opened = _open(run)
+    encoder = opened.frozen
     from moco_tf.data import sources
     from moco_tf.evaluation import embeddings
     from moco_tf.evaluation import features as stored_features
 
     embeddings.choose_layers(encoder, [features])
-    store = run.workdir / "features"
+    store = opened.workdir / "features"
     if not isinstance(images, str | os.PathLike):
         return _embed_arrays(encoder, images, features)
 
@@ -299,12 +299,12 @@ def knn(
     Raises:
       ValueError: for what cannot be measured.
     """
-    run = _open(run)
+    opened = _open(run)
     from moco_tf.evaluation import knn as knn_lib
 
     result = knn_lib.evaluate(
-        run.frozen,
-        run.workdir / "features",
+        opened.frozen,
+        opened.workdir / "features",
         bank=keywords.spec(bank),
         query=keywords.spec(query),
         ks=np.atleast_1d(k).tolist(),
@@ -354,14 +354,14 @@ def linear(
     with printed.copied():
         strategy = _strategy(devices, deterministic)
         with strategy.scope():
-            run = _open(run)
-            encoder = run.frozen
+            opened = _open(run)
+            encoder = opened.frozen
         return linear_lib.run(
             config,
             encoder,
-            output or run.workdir / "linear",
+            output or opened.workdir / "linear",
             strategy,
-            folder=run.workdir / "features",
+            folder=opened.workdir / "features",
         )
 
 

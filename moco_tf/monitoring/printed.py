@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import traceback
+from typing import Any
 
 from moco_tf import paths, state_files
 
@@ -73,9 +74,9 @@ class _Log:
     """
 
     def __init__(self):
-        self.lines = []
-        self._rest = {}  # by stream: a line that has not ended
-        self._file = None
+        self.lines: Any = []
+        self._rest: dict = {}  # by stream: a line that has not ended
+        self._file: Any = None
 
     def open(self, path, title):
         """Begins the file, or goes on in it."""
