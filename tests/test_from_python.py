@@ -78,7 +78,9 @@ def test_the_command_goes_on_with_the_run_as_its_own(run, images, capsys):
 def test_the_same_call_goes_on_and_so_does_one_without_a_preset(
     run, images, capsys
 ):
-    again = moco_tf.train(images, run.workdir, bank=images, **FIELDS)
+    again = moco_tf.train(
+        images, run.workdir, bank=images, query=images, **FIELDS
+    )
     assert again.workdir == run.workdir
     moco_tf.train(workdir=run.workdir)
     assert capsys.readouterr().out.count("This run is finished") == 2

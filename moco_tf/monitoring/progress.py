@@ -336,7 +336,9 @@ class Counter:
         if self._bar is not None:
             self._bar.update(count)
         elif self._clock() >= self._next:
-            self._line()
+            # A last line comes at the end, if there was one before.
+            if not self._patience or self._done < self._total:
+                self._line()
 
     def _line(self):
         self._last_line = self._clock()

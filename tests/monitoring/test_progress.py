@@ -221,19 +221,29 @@ def test_a_notebook_gets_bars(monkeypatch):
     assert not progress.has_bars(io.StringIO())
 
 
-def test_what_takes_no_three_seconds_shows_no_progress(monkeypatch):
+@pytest.mark.parametrize(
+    ("pause", "lines"),
+    [
+        (1.0, []),  # the result comes at the third second
+        (
+            2.0,
+            [
+                "encoding 4/5  1.0 images/s  left 1 s",
+                "encoding 5/5  0.8 images/s  left 0 s",
+            ],
+        ),
+    ],
+)
+def test_what_takes_no_three_seconds_shows_no_progress(pause, lines):
     stream, now = io.StringIO(), [0.0]
-    monkeypatch.setattr("sys.stdout", stream)
-    for pause in (1.0, 2.0):
-        with progress.Counter(
-            4, 0, "encoding", stream, lambda: now[0], patience=3
-        ) as shown:
-            shown.add(1)
+    with progress.Counter(
+        5, 0, "encoding", stream, lambda: now[0], patience=3
+    ) as shown:
+        for count in (1, 1, 2, 1):
+            shown.add(count)
             now[0] += pause
-            shown.add(1)
-            now[0] += pause
-            shown.add(2)
-    assert stream.getvalue() == ("encoding 4/4  1.0 images/s  left 0 s\n" * 2)
+        now[0] -= pause
+    assert stream.getvalue().splitlines() == lines
 
 
 def test_what_cannot_be_counted_says_how_long_it_takes():
