@@ -4,10 +4,11 @@ Strategies of one process collide, so each number of replicas has its process.
 """
 
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
+
+from tests import forked
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -23,11 +24,7 @@ def run(module, count, folder):
     """
     path = folder / "out.npz"
     name = getattr(module, "__name__", module)
-    done = subprocess.run(
-        [sys.executable, "-m", name, str(count), path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    words = [sys.executable, "-m", name, str(count), path]
+    done = forked.run(words, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return dict(np.load(path))

@@ -13,7 +13,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf.methods import online_probe
 from moco_tf.training import checkpoints
-from tests import shallow
+from tests import forked, shallow
 
 STEPS_PER_EPOCH = 6
 FIELDS = {
@@ -88,27 +88,13 @@ def command(images, workdir, *flags, **fields):
     ]
 
 
-def run(images, workdir, *flags, **fields):
-    """Runs the command line; returns the finished process with its output."""
-    return subprocess.run(
-        command(images, workdir, *flags, **fields),
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-
-
 def run_until(images, workdir, ready, stop=signal.SIGKILL, **fields):
     """Starts the command line, waits until `ready()`, sends a signal.
 
     Returns:
       the exit status.
     """
-    process = subprocess.Popen(
-        command(images, workdir, **fields),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = forked.Process(command(images, workdir, **fields))
     while process.poll() is None and not ready():
         try:
             process.wait(0.02)

@@ -2,12 +2,13 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import reference_check
+
+from tests import forked
 
 HERE = pathlib.Path(__file__).resolve().parent
 V1 = HERE / "reference" / "moco_v1_resnet18_1replica.npz"
@@ -17,9 +18,7 @@ def test_one_replica_computes_the_published_steps():
     paths = sorted((HERE / "reference").glob("moco_*_1replica.npz"))
     # On one replica both shuffles are one; test_reference_replicas.py has two.
     command = [sys.executable, HERE / "reference_check.py", *paths]
-    result = subprocess.run(
-        [*command, "--shuffles", "address"], capture_output=True, text=True
-    )
+    result = forked.run([*command, "--world=1", "--shuffles", "address"])
     assert result.returncode == 0, result.stdout + result.stderr
     verdicts = [line.split()[-1] for line in result.stdout.splitlines()]
     assert verdicts == ["ok"] * 2  # v1 and v2

@@ -1,10 +1,11 @@
 """The published implementation's steps, replayed on two replicas."""
 
 import pathlib
-import subprocess
 import sys
 
 import pytest
+
+from tests import forked
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -20,9 +21,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 def test_two_replicas_compute_the_published_steps(case, shuffle):
     path = HERE / "reference" / f"{case}.npz"
     command = [sys.executable, HERE / "reference_check.py", path, "--world=2"]
-    result = subprocess.run(
-        [*command, "--shuffles", shuffle], capture_output=True, text=True
-    )
+    result = forked.run([*command, "--shuffles", shuffle])
     assert result.returncode == 0, result.stdout + result.stderr
     verdicts = [line.split()[-1] for line in result.stdout.splitlines()]
     assert verdicts == ["ok"]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tests import shallow, small_run
+from tests import forked, shallow, small_run
 from tests.cluster import ports
 
 _LONGEST = 300  # seconds; a busy machine takes minutes
@@ -37,19 +37,14 @@ def start(images, workdir, *flags, indices=(0, 1), changes=None, **fields):
         words = [f"--workers={workers}", f"--worker_index={index}", *flags]
         words += (changes or {}).get(index, [])
         processes.append(
-            subprocess.Popen(
-                small_run.command(images, workdir, *words, **fields),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            forked.Process(small_run.command(images, workdir, *words, **fields))
         )
     return processes
 
 
 def finish(processes):
     """Waits; returns the exit statuses and what each worker wrote."""
-    texts = [process.communicate(timeout=_LONGEST)[0] for process in processes]
+    texts = ["".join(one.communicate(_LONGEST)) for one in processes]
     return [process.returncode for process in processes], texts
 
 

@@ -2,10 +2,11 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import pytest
+
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "collectives.py"
@@ -38,13 +39,7 @@ SCALARS = ["reduce", (5 + 1 + 2 * 40) * 4]
 def test_a_step_exchanges_this_and_nothing_else(replicas, shuffle, expected):
     flags = [f"--count={replicas}", f"--shuffle={shuffle}"]
     flags += [f"--batch_per_replica={BATCH}", "--config=moco_cifar10"]
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = forked.run([sys.executable, "-c", CODE, *flags], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["counted"] == sorted(expected)

@@ -1,7 +1,6 @@
 """Workers that are asked to leave, and what goes on after them."""
 
 import signal
-import subprocess
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import tensorflow as tf
 
 from moco_tf import pretrain
 from moco_tf.cli import main as cli
-from tests import shallow, small_run
+from tests import forked, shallow, small_run
 from tests.cluster import small_cluster
 
 FIELDS = {
@@ -95,12 +94,7 @@ def test_a_finished_run_waits_for_nobody(undisturbed, images, capsys):
 
 def test_one_process_saves_and_leaves_too(images, tmp_path):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        small_run.command(images, workdir, **FIELDS),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = forked.Process(small_run.command(images, workdir, **FIELDS))
     small_cluster.wait_for_step(workdir, 9, process)
     process.send_signal(signal.SIGUSR1)
     (status,), (text,) = small_cluster.finish([process])

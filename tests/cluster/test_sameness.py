@@ -1,13 +1,12 @@
 """One replica = many replicas = many workers."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import shallow
+from tests import forked, shallow
 from tests.cluster import ports, replica_run
 
 # Workers x replicas of each. benchmarks/scaling.py and the tests of faults have
@@ -25,17 +24,11 @@ def _run(folder, layout):
         place = [",".join(addresses), str(index)]
         command = [sys.executable, "-m", "tests.cluster.replica_run"]
         outputs.append(out)
-        processes.append(
-            subprocess.Popen(
-                [*command, out, replicas, *place],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        words = [*command, out, replicas, *place]
+        processes.append(forked.Process(words))
     for process in processes:
-        text, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, text
+        texts = process.communicate(timeout=300)
+        assert process.returncode == 0, texts
     return [np.load(out) for out in outputs]
 
 

@@ -1,7 +1,5 @@
 """BatchNorm under MirroredStrategy, in a process with two logical devices."""
 
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.models import encoder, heads, resnet
-from tests import shallow
+from tests import forked, shallow
 
 # Replica r sees rows r * 4 to r * 4 + 3; then the statistics of each replica
 # and a checkpoint.
@@ -51,12 +49,7 @@ def two_replicas(tmp_path_factory):
     images = rng.standard_normal([8, 8, 8, 3]).astype(np.float32)
     np.save(folder / "images.npy", images)
     paths = [folder / name for name in ("images.npy", "out.npz", "checkpoint")]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, paths)],
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run([sys.executable, "-c", SCRIPT, *paths])
     assert done.returncode == 0, done.stderr
     return np.load(paths[1]), str(paths[2]), images
 

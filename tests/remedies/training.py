@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import types
@@ -19,6 +18,7 @@ from moco_tf.training import (
     optimizers,
     schedules,
 )
+from tests import forked
 from tests.remedies import following, messages
 
 ROWS = following.Rows(
@@ -162,7 +162,8 @@ def devices_of_a_process_that_works():
         "from moco_tf.training import distribution as d;"
         "assert d.make_strategy('cpu:3').num_replicas_in_sync == 3"
     )
-    yield lambda: subprocess.run([sys.executable, "-c", program], check=True)
+    words = [sys.executable, "-c", program]
+    yield lambda: forked.run(words).check_returncode()
 
 
 @ROWS.followed("training/optimizers.py:sgdw", "Use a schedule of")

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import pytest
@@ -7,6 +6,7 @@ from tensorflow.python.distribute import cross_device_utils
 
 from moco_tf.cluster import membership, rendezvous
 from moco_tf.training import distribution, gpus
+from tests import forked
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,7 @@ print(tf.config.experimental.tensor_float_32_execution_enabled())
 @pytest.fixture(name="lines", scope="module")
 def _lines():
     """What the process prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE], capture_output=True, text=True
-    )
+    done = forked.run([sys.executable, "-c", _CODE])
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

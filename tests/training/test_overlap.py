@@ -4,20 +4,17 @@ Graphs and data sets are looked at; that it saves time needs a GPU.
 """
 
 import json
-import subprocess
 import sys
 
 import pytest
+
+from tests import forked
 
 
 @pytest.fixture(name="seen", scope="module")
 def _seen():
     """What overlap_worker prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.overlap_worker"],
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run([sys.executable, "-m", "tests.training.overlap_worker"])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
