@@ -34,6 +34,7 @@ test_reference_cases.py
 serving/test_convert.py
 serving/test_export.py
 cluster/test_collectives.py
+cluster/test_doctor.py
 methods/test_shuffle.py
 weights/test_torch_itself.py
 evaluation/test_linear.py
@@ -63,6 +64,7 @@ training/test_overlap.py
 training/test_steps.py
 training/test_optimizers_addons.py
 doctor/test_devices.py
+doctor/test_report.py
 test_examples.py
 evaluation/test_monitor.py
 methods/test_swav.py

@@ -242,10 +242,10 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-def test_there_are_at_most_149_modules():
+def test_there_are_at_most_151_modules():
     # 145, and of the calls from Python api and keywords, of log.txt printed;
-    # of the two TensorFlows lane.
-    assert len(modules()) <= 149
+    # of the two TensorFlows lane; of the doctor's GPUs exchange and report.
+    assert len(modules()) <= 151
 
 
 def lines_of(path):

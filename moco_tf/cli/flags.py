@@ -65,6 +65,7 @@ class Command(NamedTuple):
       required: names of those that must have a value.
       takes_overrides: whether `run` takes the typed overrides in the place of a
         configuration.
+      config: name of the configuration where none is typed; "": the command's.
     """
 
     run: Callable
@@ -72,6 +73,7 @@ class Command(NamedTuple):
     flags: tuple[Flag, ...]
     required: tuple[str, ...]
     takes_overrides: bool = False
+    config: str = ""
 
     def has(self, name):
         """Whether a flag of this name is among its flags."""
@@ -184,8 +186,25 @@ DEVICES = text("devices", "auto", "auto, cpu, cpu:N, gpu or gpu:N")
 CROSS_DEVICE_OPS = text(
     "cross_device_ops", "auto", "of one process: auto, nccl or one_device"
 )
+COMMUNICATION = text(
+    "communication", "auto", "between workers: auto, ring or nccl"
+)
 DETERMINISTIC = boolean(
     "deterministic", "the same bits in every run; slower on a GPU"
+)
+# membership reads the first two as it reads the environment.
+WORKERS = text(
+    "workers", "", "host:port of all workers in order, for a cluster"
+)
+WORKER_INDEX = text("worker_index", "", "which of them this one is, from 0")
+CLUSTER = choice(
+    "cluster",
+    ("auto", "none"),
+    "auto",
+    "auto: workers, TF_CONFIG, Slurm, Kubernetes; none",
+)
+START_TIMEOUT = seconds(
+    "start_timeout", 300.0, "seconds to wait for the other workers"
 )
 # Every command has these.
 _COMMON = (

@@ -93,20 +93,10 @@ _PRETRAIN = flags.Command(
             "extend", "allow more epochs than the run was started with"
         ),
         flags.boolean("report", "write report.html at the end"),
-        # membership reads both as it reads the environment.
-        flags.text(
-            "workers", "", "host:port of all workers in order, for a cluster"
-        ),
-        flags.text("worker_index", "", "which of them this one is, from 0"),
-        flags.choice(
-            "cluster",
-            ("auto", "none"),
-            "auto",
-            "auto: workers, TF_CONFIG, Slurm, Kubernetes; none",
-        ),
-        flags.seconds(
-            "start_timeout", 300.0, "seconds to wait for the other workers"
-        ),
+        flags.WORKERS,
+        flags.WORKER_INDEX,
+        flags.CLUSTER,
+        flags.START_TIMEOUT,
         flags.seconds(
             "stall_timeout",
             1800.0,
@@ -116,9 +106,7 @@ _PRETRAIN = flags.Command(
             "profile_steps", (), "first,last step to trace for TensorBoard"
         ),
         flags.CROSS_DEVICE_OPS,
-        flags.text(
-            "communication", "auto", "between workers: auto, ring or nccl"
-        ),
+        flags.COMMUNICATION,
         flags.DETERMINISTIC,
     ),
     required=("config", "workdir"),
@@ -212,7 +200,8 @@ def _load(name, options, overrides):
         return None
     # A command without fields of its own takes those of the run it is about.
     table = name if name in config_schema.TABLES else "pretrain"
+    name = options.config or COMMANDS[name].config or name
     try:
-        return configs.load(options.config or name, overrides, table)
+        return configs.load(name, overrides, table)
     except ValueError as error:
         raise flags.UsageError(str(error)) from error

@@ -1,8 +1,13 @@
 """The commands around a run: benchmark, prepare, doctor and report."""
 
+import contextlib
+import os
+import signal
+
 from moco_tf import config as configs
 from moco_tf import paths
 from moco_tf.cli import flags, quiet
+from moco_tf.cluster import membership, rendezvous
 
 
 def _benchmark(options, config):
@@ -49,30 +54,98 @@ def _prepare(options, config):
         print(f"verified    {count} images: all have their checksums")
 
 
+# Of `doctor --report` without a --config: its step is examined, no image.
+_EXAMINED = "moco_v2_imagenet"
+_STALL = 900.0  # seconds of the start, in a cluster
+
+
 def _doctor(options, config):
     if options.trial_steps < 0:
         raise flags.UsageError(
             f"--trial_steps takes 0 or more. Received {options.trial_steps}."
         )
+    cluster = None
+    if options.cluster == "auto":
+        cluster = membership.find(
+            os.environ, options.workers, options.worker_index
+        )
     with quiet.imports(options.verbose):
-        import tensorflow as tf
-
-        from moco_tf.doctor import examination, table
+        from moco_tf.doctor import examination, report, table
         from moco_tf.training import distribution, gpus
     fault = ""
     if distribution.parse_devices(options.devices)[0] != "cpu":
         fault = gpus.examine().fault
-    strategy = distribution.make_strategy(
-        options.devices,
-        cross_device_ops=options.cross_device_ops,
-        deterministic=options.deterministic,
-    )
-    quiet.start_xla(options.verbose)  # whose notices would come between rows
-    prove = options.prove == "always"
+
+    def make_strategy():
+        try:
+            strategy = distribution.make_strategy(
+                options.devices,
+                cluster,
+                cross_device_ops=options.cross_device_ops,
+                communication=options.communication,
+                deterministic=options.deterministic,
+            )
+        except ValueError as error:
+            if options.report:  # others may know more
+                report.write_refusal(options.report, str(error))
+            raise
+        # Notices would come between rows.
+        quiet.start_xla(options.verbose, cluster)
+        return strategy
+
+    with _joined(options, cluster, make_strategy) as (strategy, guard):
+        request = _request(options, config, cluster, fault)
+        failed = table.failures(examination.examine(request, strategy, guard))
+    if failed:
+        raise ValueError(
+            f"{len(failed)} check(s) failed: {', '.join(failed)}. The table "
+            "says what to do."
+        )
+
+
+@contextlib.contextmanager
+def _joined(options, cluster, make_strategy):
+    """The strategy, and the Guard that a worker of a cluster has, or None."""
+    from moco_tf.training import distribution
+
+    if cluster is None:
+        yield make_strategy(), None
+        return
+    devices = distribution.describe_devices(options.devices, cluster)
+    with (
+        distribution.lost_workers(cluster),
+        rendezvous.joined(
+            cluster,
+            make_strategy,
+            start_timeout=options.start_timeout,
+            stall_timeout=_STALL,
+            devices=devices,
+        ) as (strategy, guard),
+    ):
+        # There is nothing to save before this process leaves.
+        for kind in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(kind, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield strategy, guard
+
+
+def _request(options, config, cluster, fault):
+    """What the flags of `doctor` ask for, an examination.Request."""
+    from moco_tf.doctor import examination
+    from moco_tf.training import distribution
+
+    prove = options.prove == "always" or bool(options.report)
     if options.prove == "auto":
-        prove = bool(tf.config.list_logical_devices("GPU"))
-    written = configs.load(options.config)  # as the file has it
-    request = examination.Request(
+        prove |= distribution.kind_of_devices() == "GPU" or bool(cluster)
+    if not options.config:
+        config = config.copy_and_resolve_references().unlock()
+        config.data.source = ""
+    written = configs.load(options.config or _EXAMINED)  # as the file has it
+    exchange = f"cross_device_ops={options.cross_device_ops}"
+    if cluster:
+        exchange = f"communication={options.communication}"
+    known = (options.config or _EXAMINED) in configs.names("pretrain")
+    return examination.Request(
         config,
         workdir=options.workdir or "",
         path=options.path,
@@ -83,13 +156,11 @@ def _doctor(options, config):
             written.optimizer.learning_rate / written.train.batch_size
         ),
         gpu_fault=fault,
+        exchange=exchange,
+        deterministic=options.deterministic,
+        report=options.report,
+        name=(options.config or _EXAMINED) if known else "a file",
     )
-    failed = table.failures(examination.examine(request, strategy))
-    if failed:
-        raise ValueError(
-            f"{len(failed)} check(s) failed: {', '.join(failed)}. The table "
-            "says what to do."
-        )
 
 
 def _report(options, config):
@@ -156,18 +227,31 @@ COMMANDS = {
                 "path", "", "CSV of images at fault; none = in the workdir"
             ),
             flags.CROSS_DEVICE_OPS,
+            flags.COMMUNICATION,
             flags.DETERMINISTIC,
+            flags.WORKERS,
+            flags.WORKER_INDEX,
+            flags.CLUSTER,
+            flags.START_TIMEOUT,
             flags.path("json", "", "file to write: the table, for scripts"),
+            flags.path(
+                "report",
+                "",
+                "file to send to others: devices, proofs and benchmarks; needs "
+                "no --config",
+            )._replace(needs=()),
             flags.integer("trial_steps", 20, "steps to time; 0 = none"),
             flags.choice(
                 "prove",
                 ("auto", "always", "never"),
                 "auto",
-                "check the devices by steps of the reference, a gather and a "
-                "resume: auto (on GPUs), always or never",
+                "check the devices by steps of the reference and of a small "
+                "run, an exchange and a resume: auto (on GPUs, in a cluster, "
+                "for a report), always or never",
             ),
         ),
         required=("config",),
+        config=_EXAMINED,
     ),
     "report": flags.Command(
         run=_report,

@@ -1,8 +1,8 @@
-"""Checks of the devices: their exchange, a resumed run, and a trial.
+"""Checks of the devices by small runs of the recipe, and a trial of it.
 
-The exchange of a step is compared with NumPy; a small run that is stopped and
-resumed, with one that is not; a trial times some steps of the run itself.
-Nothing is written but temporary files.
+Two steps on the devices are compared with two on the CPU, by the plainest way;
+a run that is stopped and resumed, with one that is not; a trial times some
+steps of the run itself. Nothing is written but temporary files.
 """
 
 import math
@@ -17,15 +17,22 @@ import tensorflow as tf
 from moco_tf import plan
 from moco_tf.data import sources
 from moco_tf.doctor import table
-from moco_tf.methods import shuffle
 from moco_tf.models import inputs
 from moco_tf.monitoring import progress
-from moco_tf.training import checkpoints
+from moco_tf.training import checkpoints, distribution, gpus
 
 _SIZE = 32  # pixels of the images of the resumed run
 _PATCH = 8  # pixels, where the encoder sees patches
 _ROWS = 8  # images of a replica
 _CLOSE = 1e-3  # relative; sums in another order may differ by as much
+# What two steps may deviate from the CPU's: the losses, and the changes of the
+# weights. Relative; wide, since BatchNorm over 4 images makes much of rounding.
+LIMITS = {
+    "float32": (1e-3, 3e-2),
+    "tf32": (1e-2, 0.3),
+    "mixed_bfloat16": (5e-2, 0.6),
+    "mixed_float16": (1e-2, 0.3),
+}
 # What counts or times the session, not the run.
 _OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
 
@@ -34,68 +41,27 @@ _MAX_SECONDS = 60.0  # after which a trial begins no further step
 _MAX_WAIT = 0.3  # share of the time; waiting longer for input is a warning
 
 
-def check_gather(strategy, size):
-    """The row about the collectives of a step, checked against NumPy.
+class Figures(NamedTuple):
+    """The first two steps of a small run.
 
-    Args:
-      strategy: tf.distribute.Strategy. size: int, pixels of an image's side.
+    Attributes:
+      losses: list of float. weights: list of arrays, of the query encoder
+        afterwards.
     """
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return table.Row("gather", "one replica: nothing travels")
-    rng = np.random.default_rng(0)
-    order = rng.permutation(4 * replicas)
-    rows = rng.standard_normal((4 * replicas, 5)).astype(np.float32)
-    images = rng.integers(0, 256, (4 * replicas, size, size, 3), np.uint8)
 
-    def exchange():  # all in one function, as in a step
-        pictures = shuffle.gather_images(
-            shuffle.this_replica(tf.constant(images))
-        )
-        part = shuffle.this_replica(tf.gather(tf.constant(rows), order))
-        with tf.GradientTape() as tape:
-            tape.watch(part)
-            keys = shuffle.unshuffle(shuffle.all_gather(part), order)
-            loss = tf.reduce_sum(keys * rows)
-        # Every replica's loss holds every row once.
-        gradient = tape.gradient(loss, part) / part
-        context = tf.distribute.get_replica_context()
-        number = tf.cast(context.replica_id_in_sync_group, tf.float32)
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
-        return pictures, keys, total, gradient
-
-    same = True
-    expected = (images, rows, replicas * (replicas - 1) / 2)
-    for *values, gradient in zip(
-        *(
-            strategy.experimental_local_results(value)
-            for value in _run(strategy, exchange)
-        ),
-        strict=True,
-    ):
-        for value, right in zip(values, expected, strict=True):
-            same &= np.array_equal(value.numpy(), right)
-        same &= np.allclose(gradient.numpy(), replicas)
-    words = f"images, keys, a gradient and a sum over {replicas} replicas"
-    if same:
-        return table.Row("gather", f"{words}: as they must be")
-    remedy = (
-        "Try --cross_device_ops=one_device here and in `pretrain`, and check "
-        "the driver."
-    )
-    return table.Row("gather", f"{words}: wrong", table.FAIL, remedy)
+    losses: list[float]
+    weights: list[np.ndarray]
 
 
-def _run(strategy, function):
-    """The results of a function, compiled, of all replicas."""
-    return tf.function(lambda: strategy.run(function))()
-
-
-def check_resume(config, strategy):
-    """The row about a small run that is saved, and goes on from there.
+def check_small_run(config, strategy, deterministic=False):
+    """The rows "numbers" and "resume", about a small run of the recipe.
 
     Args:
       config: ConfigDict, whose recipe is taken. strategy: of the devices.
+      deterministic: bool, whether sums come in a fixed order.
+
+    Returns:
+      list of table.Row.
 
     Side effects: writes to a temporary folder.
     """
@@ -108,27 +74,107 @@ def check_resume(config, strategy):
     source = sources.ArraySource(pixels, labels, None, "noise")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        method = _make(config, source, strategy)
-        _train(method, config, source, 2)
+        method, batches = _make(config, source, strategy)
+        first = [variable.numpy() for variable in method.variables]
+        start = [w.numpy() for w in method.query_encoder.trainable_weights]
+        figures = _two_steps(method, batches)
         middle = checkpoints.save(method, folder, 2, {})
-        _train(method, config, source, 4)
+        _train(method, batches, 4)
         end = checkpoints.save(method, folder, 2, {})
-        method = _make(config, source, strategy)
+        method, batches = _make(config, source, strategy)
         checkpoints.restore(method, middle)
-        _train(method, config, source, 4)
+        _train(method, batches, 4)
         resumed = checkpoints.save(method, folder / "again", 1, {})
         largest = largest_difference(end, resumed)
-    return resume_row(largest, bool(tf.config.list_logical_devices("GPU")))
+    plain = _on_the_cpu(config, source, first)
+    on_gpu = distribution.kind_of_devices() == "GPU"
+    precision = config.train.precision
+    if config.train.tf32 and gpus.take_tf32() and precision == "float32":
+        precision = "tf32"
+    return [
+        numbers_row(figures, plain, start, precision),
+        resume_row(largest, on_gpu and not deterministic),
+    ]
 
 
-def resume_row(largest, on_gpu):
-    """The row for the largest relative difference to a run not stopped."""
+def _on_the_cpu(config, source, first):
+    """The Figures of one replica on the CPU, in float32 and without XLA.
+
+    Args:
+      config: ConfigDict of the small run. source: Source.
+      first: values of all variables of the method before the first step.
+    """
+    plain = config.copy_and_resolve_references()
+    plain.train.precision, plain.train.tf32 = "float32", False
+    plain.train.jit_compile = False
+    one = tf.distribute.get_strategy()
+    with tf.device("/CPU:0"):
+        method, batches = _make(plain, source, one)
+        for variable, value in zip(method.variables, first, strict=True):
+            variable.assign(value)
+        figures = _two_steps(method, batches)
+    distribution.set_precision(config.train.tf32)
+    return figures
+
+
+def _two_steps(method, batches):
+    """Trains a method for two steps; its Figures."""
+    losses = _train(method, batches, 2)
+    weights = method.query_encoder.trainable_weights
+    return Figures(losses, [weight.numpy() for weight in weights])
+
+
+def numbers_row(figures, plain, start, precision):
+    """The row that compares two steps with the same on the CPU.
+
+    Args:
+      figures, plain: Figures of the devices, and of the CPU.
+      start: list of arrays, the weights before. precision: key of LIMITS.
+    """
+    losses = np.asarray(figures.losses) / np.asarray(plain.losses) - 1
+    apart = _norm(figures.weights, plain.weights)
+    moved = _norm(start, plain.weights)
+    deviations = (float(np.abs(losses).max()), apart / max(moved, 1e-30))
+    words = (
+        f"2 steps as one replica makes them on the CPU in float32: losses "
+        f"differ by {deviations[0]:.1e}, the changes of the weights by "
+        f"{deviations[1]:.1e} ({precision})"
+    )
+    limits = LIMITS[precision]
+    if all(d <= m for d, m in zip(deviations, limits, strict=True)):
+        return table.Row("numbers", words)
+    words += f"; {limits[0]:g} and {limits[1]:g} are allowed"
+    remedy = (
+        "Do not train so. See which of train.jit_compile=false, "
+        "train.precision=float32 and --devices=gpu:1 mends it, and check the "
+        "driver."
+    )
+    return table.Row("numbers", words, table.FAIL, remedy)
+
+
+def _norm(left, right):
+    """The length of the difference of two lists of arrays, a float."""
+    squares = (
+        np.square(one.astype(np.float64) - other).sum()
+        for one, other in zip(left, right, strict=True)
+    )
+    return float(np.sqrt(sum(squares)))
+
+
+def resume_row(largest, unordered):
+    """The row for the largest relative difference to a run not stopped.
+
+    Args:
+      largest: float. unordered: bool, whether sums come in no fixed order.
+    """
     words = "4 steps at once, and 2 and 2 with a checkpoint between"
     if largest == 0:
         return table.Row("resume", f"{words}: the same bits")
     words += f": tensors differ by up to {largest:.1e} of their largest value"
-    if on_gpu and largest <= _CLOSE:
-        words += "; a GPU adds in another order each time"
+    if unordered and largest <= _CLOSE:
+        words += (
+            "; a GPU adds in another order each time, not with --deterministic"
+        )
         return table.Row("resume", words)
     remedy = "Do not trust resumed runs here: check memory and disk for faults."
     return table.Row("resume", words, table.FAIL, remedy)
@@ -158,18 +204,17 @@ def small_config(config, replicas):
 
 
 def _make(config, source, strategy):
-    """The method of a configuration, with new weights."""
-    return plan.make(config, strategy, source).make_method(strategy)
+    """The method of a configuration, with new weights, and its Stream."""
+    run = plan.make(config, strategy, source)
+    return run.make_method(strategy), run.batches
 
 
-def _train(method, config, source, last):
-    """Trains a method from its step on to another."""
+def _train(method, batches, last):
+    """Trains a method from its step on to another; returns the losses."""
     first = int(method.step.numpy())
-    batches = plan.make_stream(config, source)
     iterator = iter(batches.distribute(method.distribute_strategy, first))
     step = method.make_train_function()
-    for _ in range(first, last):
-        step(iterator)
+    return [float(step(iterator)["loss"]) for _ in range(first, last)]
 
 
 def largest_difference(left, right):

@@ -1,21 +1,39 @@
-"""All checks of `doctor`, in their order."""
+"""All checks of `doctor`, in their order.
 
+Several workers prove their devices together, and each calls `examine`: what
+they exchange comes in the same order at all. The chief alone looks at images,
+prints the table and writes files.
+"""
+
+import contextlib
+import faulthandler
+import functools
 import os
-from typing import NamedTuple
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from moco_tf import cores, paths, plan
+from moco_tf.cluster import watchdog
 from moco_tf.doctor import (
     devices,
+    exchange,
     images,
     recipe,
     reference,
+    report,
     resources,
     scan,
     table,
 )
-from moco_tf.training import gpus
+from moco_tf.training import distribution, gpus
+
+_PROOF_SECONDS = 120.0  # after which no further proof begins
+_LONGEST = 600.0  # seconds of a proof, whose first kernels may be compiled
+_PROOFS = "reference", "gather", "numbers", "resume"
 
 
 class Request(NamedTuple):
@@ -29,6 +47,10 @@ class Request(NamedTuple):
       rate_per_image: learning rate / batch size in the configuration's file;
         None = not known.
       gpu_fault: str, why GPUs that are there are not used, and the remedy.
+      exchange: the flag that chose how replicas exchange, without its dashes.
+      deterministic: bool, whether sums come in a fixed order.
+      report: file about the machine, to be sent to others; "" = none.
+      name: of the configuration, in that file.
     """
 
     config: object
@@ -39,28 +61,38 @@ class Request(NamedTuple):
     prove: bool = False
     rate_per_image: float | None = None
     gpu_fault: str = ""
+    exchange: str = "cross_device_ops=auto"
+    deterministic: bool = False
+    report: str = ""
+    name: str = ""
 
 
-def examine(request, strategy):
+def examine(request, strategy, guard=None):
     """Examines data, devices and configuration, and prints the results.
 
     Args:
-      request: Request. strategy: tf.distribute.Strategy of the run.
+      request: Request; without config.data.source no image is looked at.
+      strategy: tf.distribute.Strategy of the run.
+      guard: watchdog.Guard of this process; None: a process on its own.
 
     Returns:
-      list of table.Row.
+      list of table.Row; of a worker that is not the chief, its own.
 
     Raises:
       OSError: if a file that was asked for cannot be written.
 
     Side effects: prints; writes the CSV and JSON files.
     """
+    guard = guard or watchdog.Guard()
+    guard.limit(0, "the examination by worker 0")
     rows: list[table.Row] = []
     faults: list[images.Fault] = []
     fits = _check_config(rows, request.config, strategy)
     rows.append(_devices(strategy, request.gpu_fault))
+    # Before TensorFlow takes some of it, which it never gives back.
+    free = _free()
     source = _open(rows, request.config)
-    if source is not None:
+    if source is not None and guard.is_chief:
         faults = _examine_images(rows, source, request)
         rows += recipe.training_rows(
             request.config,
@@ -68,24 +100,179 @@ def examine(request, strategy):
             request.rate_per_image,
             strategy.num_replicas_in_sync,
         )
-    rows.append(recipe.knn_row(request.config))
+    if request.config.data.source and guard.is_chief:
+        rows.append(recipe.knn_row(request.config))
+    distribution.wait_for_all(strategy)  # however long worker 0 looks
     if request.prove and fits:
-        _announce("the devices: steps of the reference, a gather, a resume")
-        rows += [
-            reference.check_reference(),
-            devices.check_gather(strategy, request.config.data.image_size),
-            devices.check_resume(request.config, strategy),
-        ]
+        rows += _prove(request, strategy, guard)
     if fits:
         count = 0 if source is None else len(source)
-        rows += _resources(request, strategy, count)
+        rows += _resources(request, strategy, count, free)
         ready = source is not None and not table.failures(rows)
-        if request.trial_steps and ready:
-            _announce(f"{request.trial_steps} steps of the run itself")
+        tries = request.trial_steps and request.config.data.source
+        if tries and _agree(strategy, ready):
+            _announce(f"{request.trial_steps} steps of the run itself", guard)
             rows.append(_trial(request, source, strategy))
+    rows.append(_open_row(rows, strategy, guard))
     counts = images.count_faults(faults) if source is not None else {}
-    _report(rows, request, counts)
+    if guard.is_chief:
+        _report(rows, request, counts)
+    elif failing := [row for row in rows if row.verdict == table.FAIL]:
+        table.print_text(f"{guard.cluster.name()}:")
+        table.print_text(table.format_rows(failing))
+    if request.report and fits:
+        _write_report(rows, request, strategy, guard, free)
+    guard.limit(_LONGEST, "the other workers' examination")
+    distribution.wait_for_all(strategy)
     return rows
+
+
+def _free():
+    """Bytes free on the fullest GPU, or on the host; None: not known."""
+    on_gpu = distribution.kind_of_devices() == "GPU"
+    return gpus.free_bytes() if on_gpu else resources.free_on_host()
+
+
+def _agree(strategy, ready):
+    """Whether all workers are ready, which must all call this."""
+    if distribution.worker_count(strategy) == 1:
+        return ready
+    return not _sum(strategy, 0 if ready else 1)
+
+
+def _sum(strategy, number):
+    """The sum of a number over the workers, which must all call this."""
+
+    def add():
+        context = tf.distribute.get_replica_context()
+        value = tf.constant(float(number))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    total = tf.function(lambda: strategy.run(add), autograph=False)()
+    values = strategy.experimental_local_results(total)
+    return round(float(values[0]) / len(values))
+
+
+@functools.cache
+def _watchdog():
+    """The Watchdog of a process on its own, which has none otherwise."""
+    faulthandler.register(signal.SIGUSR2, sys.__stderr__ or 2)
+    return watchdog.Watchdog("doctor")
+
+
+@contextlib.contextmanager
+def _limited(guard, activity):
+    """Kills this process if the block does not end: collectives may wait."""
+    dog: Any = guard if guard.cluster else _watchdog()
+    dog.limit(_LONGEST, activity)
+    try:
+        yield
+    finally:
+        dog.limit(0, "what follows")
+
+
+def _prove(request, strategy, guard, clock=time.monotonic):
+    """The rows of the proofs: of the devices, with all that the run uses."""
+    config, replicas = request.config, strategy.num_replicas_in_sync
+
+    def gather():
+        load = exchange.load_of(config, replicas)
+        return [exchange.check_gather(strategy, load, request.exchange)]
+
+    def small_run():
+        return devices.check_small_run(config, strategy, request.deterministic)
+
+    remedy = exchange.remedy(strategy, request.exchange)
+    begun, rows = clock(), []
+    for names, subject, prove in (
+        (_PROOFS[:1], "steps of the reference", _reference),
+        (_PROOFS[1:2], f"an exchange of {replicas} replicas", gather),
+        (_PROOFS[2:], "a small run", small_run),
+    ):
+        late = clock() - begun > _PROOF_SECONDS
+        if late and distribution.worker_count(strategy) == 1:
+            words = f"not proved: {_PROOF_SECONDS:.0f} s are over"
+            again = "Run it again: what was compiled now is kept by the driver."
+            rows += [table.Row(n, words, table.OPEN, again) for n in names]
+            continue
+        _announce(f"the devices: {subject}", guard)
+        try:
+            with _limited(guard, f"{subject} (if again: {remedy})"):
+                rows += prove()
+        except tf.errors.OpError as error:
+            words = f"failed: {_first_line(error)}"
+            rows.append(table.Row(names[0], words, table.FAIL, remedy))
+            if guard.cluster:  # no worker exchanges anything any more
+                table.print_text(table.format_rows(rows))
+                raise
+    if distribution.worker_count(strategy) > 1:
+        rows.append(_workers(rows, strategy, guard))
+    return rows
+
+
+def _reference():
+    return [reference.check_reference()]
+
+
+def _first_line(error):
+    return error.message.splitlines()[0][:200]
+
+
+def _workers(rows, strategy, guard):
+    """The row about the proofs at all workers, which must all call this."""
+    failed = _sum(strategy, 1 if table.failures(rows) else 0)
+    count = distribution.worker_count(strategy)
+    words = f"{count} workers proved their devices together"
+    if guard.cluster.local()[1] == count:
+        words += ", all on this host: no network between them"
+    if failed:
+        words += f"; at {failed} of them a proof failed"
+        remedy = "Read what each worker printed, and mend that one first."
+        return table.Row("workers", words, table.FAIL, remedy)
+    return table.Row("workers", words)
+
+
+def _open_row(rows, strategy, guard):
+    """The row of what nothing here has proved, in words."""
+    known = {row.check for row in rows if row.verdict == table.OK}
+    lacking = [name for name in _PROOFS if name not in known]
+    lacks = []
+    if len(lacking) == len(_PROOFS):
+        lacks.append("the devices (--prove=always)")
+    elif lacking:
+        lacks.append(", ".join(lacking))
+    if strategy.num_replicas_in_sync == 1:
+        lacks.append("an exchange between devices")
+    if distribution.worker_count(strategy) == 1:
+        lacks.append("several hosts (the same command on each, --workers)")
+    elif guard.cluster.local()[1] == distribution.worker_count(strategy):
+        lacks.append("a network between hosts")
+    if distribution.kind_of_devices() == "CPU":
+        lacks.append("GPUs")
+    if "time" not in known:
+        lacks.append("steps of the run itself, and their memory")
+    lacks.append("the accuracy at the end")
+    return table.Row("not proved", "; ".join(lacks), table.OPEN)
+
+
+def _write_report(rows, request, strategy, guard, free):
+    """Measures what the file for others holds, and writes it at the chief."""
+    replicas = strategy.num_replicas_in_sync
+    collectives = {}
+    if replicas > 1 and not {"gather"} & set(table.failures(rows)):
+        _announce("the time of collectives", guard)
+        load = exchange.load_of(request.config, replicas)
+        with _limited(guard, "the time of collectives"):
+            collectives = exchange.measure(strategy, load)
+    benchmarks = []
+    if distribution.worker_count(strategy) == 1:
+        benchmarks = report.run_benchmarks(strategy, free)
+    if guard.is_chief:
+        report.write(request, strategy, rows, collectives, benchmarks)
+        table.print_text(
+            f"\nThe report is {paths.shown(request.report)}. It has no paths, "
+            "names or addresses; read it before you send it."
+        )
 
 
 def _check_config(rows, config, strategy):
@@ -117,6 +304,8 @@ def _devices(strategy, fault):
 
 def _open(rows, config):
     """The source, or None and a row that says why not."""
+    if not config.data.source:
+        return None
     try:
         source = plan.open_source(config, config.data.source)
     except ValueError as error:
@@ -162,19 +351,20 @@ def _count_classes(source, spec):
         return [table.Row("classes", words, table.FAIL, remedy)]
 
 
-def _resources(request, strategy, count):
+def _resources(request, strategy, count, free):
     """Rows about memory and disk, for a source of `count` images."""
+    workers = distribution.worker_count(strategy)
     replicas = strategy.num_replicas_in_sync
     parts = resources.predict_memory(request.config, replicas, count)
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    free = gpus.free_bytes() if on_gpu else resources.free_on_host()
-    kind = "GPU" if on_gpu else "CPU"
+    kind = distribution.kind_of_devices()
+    if kind == "GPU":
+        parts = resources.with_workspace(parts)
     size = resources.checkpoint_bytes(parts, request.config, count)
     return [
         resources.memory_row(
             parts,
             request.config,
-            replicas,
+            replicas // workers,
             kind,
             free,
             rate_per_image=request.rate_per_image,
@@ -192,24 +382,25 @@ def _trial(request, source, strategy):
             request.config, source, strategy, request.trial_steps
         )
     except tf.errors.ResourceExhaustedError as error:
-        words = f"out of memory: {error.message.splitlines()[0][:200]}"
+        words = f"out of memory: {_first_line(error)}"
         remedy = "Lower train.batch_size, and the rate with it."
         return table.Row("time", words, table.FAIL, remedy)
     except tf.errors.OpError as error:
-        words = f"a step failed: {error.message.splitlines()[0][:200]}"
+        words = f"a step failed: {_first_line(error)}"
         return table.Row("time", words, table.FAIL, "Run with --verbose.")
     return devices.trial_row(request.config, len(source), trial)
 
 
-def _announce(subject):
-    table.print_text(f"examining {subject}")
+def _announce(subject, guard=None):
+    if guard is None or guard.is_chief:
+        table.print_text(f"examining {subject}")
 
 
 def _report(rows, request, counts):
     """Prints the table and the suggested flags; writes the JSON file."""
     table.print_text("\n" + table.format_rows(rows))
     flags = table.flags(table.overrides(rows))
-    if flags:
+    if flags and request.config.data.source:
         table.print_text("\nSuggested:\n  " + " \\\n  ".join(flags))
     if request.json:
         table.write_json(request.json, rows, counts)

@@ -25,6 +25,10 @@ _PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
 # What lives for a moment, times the largest output of a layer: the gradients of
 # some layers, and the outputs of the key encoder.
 _TRANSIENT = 4
+# What a 3 x 3 convolution may want beside its input and output, by the way of
+# Winograd: tiles of 6 x 6 in the place of 4 x 4, of each of the two.
+_TILES = 2 * 36 / 16
+_WORKSPACE = 2**32  # bytes that TensorFlow gives cuDNN at most, its default
 # Share of the free memory that may be filled: measured runs took 0.8 to 1.1
 # times the prediction.
 _FILLED = 0.8
@@ -67,7 +71,16 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
 
 
 class MemoryParts(dict):
-    """Memory of one replica: bytes by part of the step."""
+    """Memory of one replica: bytes by part of the step.
+
+    Attributes:
+      largest: bytes of the largest output of a layer.
+    """
+
+    def __init__(self, parts=(), largest=None, **more):
+        super().__init__(parts, **more)
+        known = getattr(parts, "largest", 0)
+        self.largest = known if largest is None else largest
 
     @property
     def total(self):
@@ -108,10 +121,27 @@ def predict_memory(config, replicas, images):
     trained_views += data.small_views * (data.small_size / data.image_size) ** 2
     kept = round(trained_views * sum(outputs))
     return MemoryParts(
+        largest=max(outputs),
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
         dictionary=method.dictionary_bytes(settings, run, rows),
         activations=kept + _TRANSIENT * max(outputs),
+    )
+
+
+def with_workspace(parts):
+    """The parts on a GPU, with what cuDNN works in while it convolves.
+
+    It takes another algorithm where there is less, so this is no need of the
+    run but of its speed.
+
+    Args:
+      parts: MemoryParts of a replica.
+    """
+    limit = os.environ.get("TF_CUDNN_WORKSPACE_LIMIT_IN_MB", "")
+    most = int(limit) * 2**20 if limit.isdecimal() else _WORKSPACE
+    return MemoryParts(
+        parts, workspace=min(round(_TILES * parts.largest), most)
     )
 
 
@@ -176,7 +206,9 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
     # Two images of a group at least, and of a replica.
     divisor = 2 * max(config.model.bn_groups, replicas)
     for part in (2, 4, 8, 16, 32, 64):
-        smaller = MemoryParts(parts, activations=parts["activations"] // part)
+        smaller = MemoryParts(parts)
+        for name in smaller.keys() & {"activations", "workspace"}:
+            smaller[name] //= part
         fits = _needed(smaller, replicas, kind) <= _FILLED * free
         if fits and batch % (part * divisor) == 0:
             change = {"train.batch_size": batch // part}

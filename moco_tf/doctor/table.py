@@ -10,8 +10,9 @@ from typing import NamedTuple
 from moco_tf import paths
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+OPEN = "open"  # not known: nothing has looked at it
 
-_SEVERITY = {OK: 0, WARN: 1, FAIL: 2}
+_SEVERITY = {OPEN: 0, OK: 1, WARN: 2, FAIL: 3}
 _WIDTHS = (60, 110)  # characters of a line, at least and at most
 
 
@@ -20,8 +21,8 @@ class Row(NamedTuple):
 
     Attributes:
       check: its name. finding: its result, in words.
-      verdict: OK, WARN (the run works, but worse than it could) or FAIL (it
-        cannot work).
+      verdict: OK, WARN (the run works, but worse than it could), FAIL (it
+        cannot work) or OPEN.
       remedy: what to do; "" where there is nothing to do.
       overrides: dict "section.field" -> value, of the configuration.
     """

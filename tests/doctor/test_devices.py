@@ -2,8 +2,7 @@
 
 import json
 import pathlib
-import subprocess
-import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import plan
-from moco_tf.doctor import devices, reference, table
+from moco_tf.doctor import devices, exchange, reference, table
 from moco_tf.methods import table as methods
 from moco_tf.models import encoder
-from tests.doctor import small_backbone
+from tests import replicas
+from tests.doctor import exchanges, small_backbone
 from tests.methods import every_method
 
 REFERENCE = pathlib.Path(__file__).resolve().parents[1] / "reference"
@@ -72,40 +72,80 @@ def test_other_figures_fail_by_name(monkeypatch):
     assert row.verdict == table.OK
 
 
-def test_two_replicas_gather_what_numpy_says():
-    code = (
-        "from moco_tf.training import distribution\n"
-        "from moco_tf.doctor import devices\n"
-        "from moco_tf.methods import shuffle\n"
-        "strategy = distribution.make_strategy('cpu:2')\n"
-        "print(devices.check_gather(strategy, 9))\n"
-        "shuffle.unshuffle = lambda rows, order: rows\n"
-        "print(devices.check_gather(strategy, 9))\n"
+def test_three_replicas_exchange_what_numpy_says(tmp_path):
+    """An odd number, in a process of its own, with each fault planted too."""
+    results = replicas.run(exchanges, 3, tmp_path)
+    assert "3 replicas, 3 times (--cross_device_ops=auto): as they must be" in (
+        str(results.pop("right"))
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    right, wrong = done.stdout.splitlines()
-    assert "over 2 replicas: as they must be" in right
-    assert "verdict='ok'" in right
-    assert "verdict='fail'" in wrong
+    for fault, finding in results.items():
+        assert str(finding).endswith(f"wrong are {fault}"), fault
+    assert len(results) == 3
 
 
-def test_a_resumed_run_has_the_same_bits(monkeypatch):
-    monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
+def test_one_replica_exchanges_nothing():
     strategy = tf.distribute.get_strategy()
-    row = devices.check_resume(configs.load("quickstart"), strategy)
-    assert row.verdict == table.OK
-    assert row.finding.endswith("the same bits")
+    row = exchange.check_gather(strategy, exchange.Load(2, 8, 3, 4, 10))
+    assert row.finding == "one replica: nothing travels"
 
 
-def test_a_pair_of_files_is_resumed_too(monkeypatch):
-    monkeypatch.setattr(encoder, "build_backbone", every_method.tiny_backbone)
-    config = configs.load(
-        "cmc_imagenet", {"model.input": "pair", "data.source": "a"}
+def test_the_load_is_that_of_the_run(monkeypatch):
+    monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
+    fields = {"data.source": "a", "model.head": "fc", "model.dim": "16"}
+    config = configs.load("moco_v2_imagenet", fields)
+    # A 3 x 3 convolution of 3 to 8 channels, and a head 8 -> 16.
+    weights = 27 * 8 + 8 + 8 * 16 + 16
+    assert exchange.load_of(config, 8) == (32, 224, 3, 16, weights)
+
+
+@pytest.fixture(name="rows", scope="module")
+def _rows():
+    """The rows of small runs, by what they are of."""
+    strategy = tf.distribute.get_strategy()
+    pair = {"model.input": "pair", "data.source": "a"}
+    with mock.patch.object(encoder, "build_backbone", small_backbone.build):
+        found = {
+            "plain": devices.check_small_run(
+                configs.load("quickstart", {"train.precision": "float32"}),
+                strategy,
+            )
+        }
+    with mock.patch.object(
+        encoder, "build_backbone", every_method.tiny_backbone
+    ):
+        found["pair"] = devices.check_small_run(
+            configs.load("cmc_imagenet", pair), strategy
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", ["plain", "pair"])
+def test_a_small_run_is_as_on_the_cpu_and_is_resumed(rows, name):
+    numbers, resumed = rows[name]
+    assert numbers.verdict == resumed.verdict == table.OK
+    assert resumed.finding.endswith("the same bits")
+    # The same device: nothing differs at all.
+    assert "differ by 0.0e+00, the changes of the weights by 0.0e+00" in (
+        numbers.finding
     )
-    row = devices.check_resume(config, tf.distribute.get_strategy())
-    assert row.finding.endswith("the same bits")
+
+
+def test_two_steps_that_differ_from_the_cpus_fail():
+    start = [np.zeros(3, np.float32)]
+    plain = devices.Figures([2.0, 1.0], [np.array([3.0, 0.0, 4.0])])
+
+    def row(losses, *weights, precision="float32"):
+        figures = devices.Figures(losses, [np.array(weights)])
+        return devices.numbers_row(figures, plain, start, precision)
+
+    assert row([2.0, 1.0005], 3.0, 0.1, 4.0).verdict == table.OK
+    # A thousandth of a loss; 0.03 of a way of length 5.
+    assert row([2.0, 1.002], 3.0, 0.0, 4.0).verdict == table.FAIL
+    far = row([2.0, 1.0], 3.0, 0.2, 4.0)
+    assert far.verdict == table.FAIL
+    assert "weights by 4.0e-02 (float32); 0.001 and 0.03 are" in far.finding
+    assert row([2.0, 1.0], 3.0, 0.2, 4.0, precision="tf32").verdict == table.OK
+    assert row([np.nan, 1.0], 3.0, 0.0, 4.0).verdict == table.FAIL
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

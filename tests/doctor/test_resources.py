@@ -84,6 +84,23 @@ def test_memory_that_lacks_suggests_a_batch_that_fits():
     }
 
 
+def test_on_a_gpu_cudnn_works_beside_the_largest_layer(monkeypatch):
+    parts = resources.MemoryParts(parts_of(64 * GB), largest=GB // 2)
+    monkeypatch.delenv("TF_CUDNN_WORKSPACE_LIMIT_IN_MB", raising=False)
+    larger = resources.with_workspace(parts)
+    # 6 x 6 tiles for 4 x 4 values, of input and output.
+    assert larger["workspace"] == 2.25 * GB
+    assert larger.total == parts.total + 2.25 * GB
+    largest = resources.MemoryParts(parts, largest=8 * GB)
+    assert resources.with_workspace(largest)["workspace"] == 2**32
+    monkeypatch.setenv("TF_CUDNN_WORKSPACE_LIMIT_IN_MB", "100")
+    assert resources.with_workspace(largest)["workspace"] == 100 * 2**20
+    # 3 GB + (64 + 2.25) GB / 8 fit in 80 % of 14.2 GB.
+    row = resources.memory_row(larger, config_of(), 1, "GPU", 142 * GB // 10)
+    assert "workspace 2.2 GB" in row.finding
+    assert row.overrides["train.batch_size"] == config_of().train.batch_size / 8
+
+
 def test_a_micro_batch_at_a_time_needs_less(monkeypatch):
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
     full = resources.predict_memory(config_of(), 1, 500)

@@ -1,7 +1,9 @@
 """Rows of doctor/ and benchmark.py: findings, and what they suggest."""
 
 import functools
+import itertools
 import pathlib
+import re
 import tempfile
 import types
 from unittest import mock
@@ -11,17 +13,21 @@ import tensorflow as tf
 
 from moco_tf import benchmark, plan
 from moco_tf import config as configs
+from moco_tf.cluster import membership
 from moco_tf.data import sources
 from moco_tf.doctor import (
     devices,
     examination,
+    exchange,
     images,
     recipe,
     reference,
     resources,
     scan,
+    table,
 )
 from moco_tf.models import encoder as encoders
+from moco_tf.training import distribution
 from tests.doctor import photographs, small_backbone
 from tests.remedies import following
 
@@ -257,32 +263,114 @@ def memory_that_is_too_small():
 # Devices.
 
 
-def gathered(monkeypatch, wrong):
+def gathered(way, wrong=True, workers=1):
     """The row about the collectives of two replicas that are not there."""
-    monkeypatch.setattr(devices, "_run", lambda *_: 4 * [tf.constant(0.0)])
-    for name in ("array_equal", "allclose"):
-        monkeypatch.setattr(np, name, lambda *_: not wrong)
-    strategy = types.SimpleNamespace(
-        num_replicas_in_sync=2,
-        experimental_local_results=lambda value: [value],
-    )
-    return devices.check_gather(strategy, 8)
+    strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+    load = exchange.Load(2, 8, 3, 4, 10)
+    with (
+        mock.patch.object(exchange, "_compiled", lambda *_: lambda *_: None),
+        mock.patch.object(exchange, "_scatter"),
+        mock.patch.object(
+            exchange, "_compare", lambda *_: {"images"} if wrong else set()
+        ),
+        mock.patch.object(
+            distribution, "worker_count", lambda strategy: workers
+        ),
+    ):
+        return exchange.check_gather(strategy, load, way)
 
 
-@ROWS.followed("doctor/devices.py:check_gather", "Try --cross_device_ops=")
-def wrong_gather(monkeypatch):
-    from moco_tf.training import distribution
-
-    text = yield lambda: gathered(monkeypatch, wrong=True)
+@ROWS.followed("doctor/exchange.py:remedy", "Try --cross_device_ops=")
+def wrong_gather():
+    text = yield lambda: gathered("cross_device_ops=auto")
     name = text.partition("--cross_device_ops=")[2].split()[0]
     yield lambda: distribution.CROSS_DEVICE_OPS[name]()
-    yield lambda: gathered(monkeypatch, wrong=False)
+    yield lambda: gathered(f"cross_device_ops={name}", wrong=False)
+
+
+@ROWS.followed("doctor/exchange.py:remedy", "Try --communication=")
+def wrong_gather_between_workers():
+    text = yield lambda: gathered("communication=auto", workers=2)
+    name = text.partition("--communication=")[2].split()[0]
+    yield lambda: distribution.communication_options(name, "gpu")
+    yield lambda: gathered(f"communication={name}", wrong=False, workers=2)
+
+
+@ROWS.followed("doctor/exchange.py:remedy", "Do not train on these devices")
+def wrong_gather_in_every_way():
+    yield lambda: gathered("cross_device_ops=one_device")
+    assert "together" in gathered("communication=ring", workers=2).remedy
+    # On one of them.
+    alone = types.SimpleNamespace(num_replicas_in_sync=1)
+    load = exchange.Load(2, 8, 3, 4, 10)
+    yield lambda: exchange.check_gather(alone, load)
+
+
+@ROWS.followed("doctor/devices.py:numbers_row", "Do not train so. See which")
+def numbers_of_another_kind():
+    plain = devices.Figures([1.0], [np.ones(3)])
+
+    def row(loss):
+        figures = devices.Figures([loss], [np.ones(3)])
+        return devices.numbers_row(figures, plain, [np.zeros(3)], "float32")
+
+    text = yield lambda: row(1.1)
+    fields = dict(re.findall(r"(train\.\w+)=(\w+)", text))
+    assert len(fields) == 2
+    yield lambda: config_of(fields=fields)
+    words = text.partition("--devices=")[2].split()[0]
+    yield lambda: distribution.parse_devices(words)
+    yield lambda: row(1.0)
 
 
 @ROWS.followed("doctor/devices.py:resume_row", "Do not trust resumed runs")
 def wrong_resume():
-    yield lambda: devices.resume_row(0.5, on_gpu=False)
-    yield lambda: devices.resume_row(0.0, on_gpu=False)  # on sound memory
+    yield lambda: devices.resume_row(0.5, unordered=False)
+    yield lambda: devices.resume_row(0.0, unordered=False)  # on sound memory
+
+
+def proved(*, workers=1, failed=0, seconds=1.0):
+    """The rows of proofs that take so long each, on fakes."""
+    request = examination.Request(config_of())
+    strategy = types.SimpleNamespace(num_replicas_in_sync=1)
+    cluster = membership.Cluster(("a:1", "b:1"), 0, "a test")
+    guard = mock.Mock(cluster=cluster if workers > 1 else None)
+    good = table.Row("numbers", "")
+    with (
+        mock.patch.object(examination, "_watchdog"),
+        mock.patch.object(examination, "_sum", lambda *_: failed),
+        mock.patch.object(reference, "check_reference", lambda: good),
+        mock.patch.object(exchange, "load_of"),
+        mock.patch.object(exchange, "check_gather", lambda *_: good),
+        mock.patch.object(devices, "check_small_run", lambda *_: [good]),
+        mock.patch.object(
+            distribution, "worker_count", lambda strategy: workers
+        ),
+    ):
+        clock = itertools.count(0.0, seconds).__next__
+        return examination._prove(request, strategy, guard, clock)
+
+
+@ROWS.followed("doctor/examination.py:_prove", "Run it again: what was")
+def proofs_that_come_too_late():
+    def late(seconds):
+        rows = proved(seconds=seconds)
+        return next((r.remedy for r in rows if r.verdict == table.OPEN), "")
+
+    yield lambda: late(100.0)
+    yield lambda: late(1.0)  # what was compiled is there
+
+
+ROWS.states(
+    following.NO_MESSAGE,
+    ("doctor/examination.py:_write_report", "read it before you send it"),
+)
+
+
+@ROWS.followed("doctor/examination.py:_workers", "Read what each worker")
+def proof_that_fails_elsewhere():
+    yield lambda: proved(workers=2, failed=1)[-1]
+    yield lambda: proved(workers=2)[-1]  # after it was mended there
 
 
 @ROWS.followed("doctor/reference.py:check_reference", "check the driver")
