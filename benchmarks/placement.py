@@ -94,6 +94,10 @@ OWN_MODES = {
 }
 
 
+class Refused(Exception):
+    """A mode that the product does not allow for a method."""
+
+
 def traced(name, strategy, **fields):
     """The graph of a method's step.
 
@@ -105,19 +109,24 @@ def traced(name, strategy, **fields):
       FuncGraph.
 
     Raises:
-      ValueError: for fields that the method does not take.
+      Refused: for fields that the method does not take.
     """
-    if fields.get("model__recompute"):  # of a ResNet's blocks
-        config = every_method.make_config(name, **fields)
+    config = every_method.make_config(name, **fields)
+    try:
         plan.check(config, strategy.num_replicas_in_sync)
+    except ValueError as error:
+        raise Refused(error) from error
+    if config.model.recompute:  # of a ResNet's blocks
         with shallow.network():
             images = every_method.IMAGES
             method = plan.make_method(config, strategy, images)
     else:
         method = every_method.make_method(name, strategy, **fields)
     (batch,) = every_method.batches(method, 1)
+    if not config.data.small_views:
+        del batch["small"]
     if fields.get("data__augment_on") == "device":
-        for view in ("query", "key", "small"):
+        for view in {"query", "key", "small"} & set(batch):
             shape = [*batch[view].shape[:-3], photometric.ROW]
             batch[f"{view}_distortion"] = np.zeros(shape, np.float32)
     layout = {
@@ -187,17 +196,24 @@ def examine(only, replicas):
       int, the number of steps with a fault.
     """
     strategy = distribution.make_strategy(f"cpu:{replicas}")
-    faulty = 0
+    faulty = refused = steps = 0
     for name, trace in cases():
         if only not in name:
             continue
         start = time.perf_counter()
         try:
             graph = trace(strategy)
-        except ValueError as error:
-            words = str(error).split(". ")[0].splitlines()[0]
+        except Refused as refusal:
+            words = str(refusal).split(". ")[0].splitlines()[0]
             print(f"{name}: refused: {words}.", flush=True)
+            refused += 1
             continue
+        except Exception as error:  # the others are looked at all the same
+            words = str(error).splitlines()[0]
+            print(f"{name}: {type(error).__name__}: {words}", flush=True)
+            faulty += 1
+            continue
+        steps += 1
         faults = gpu_placement.unexpected(graph)
         faulty += bool(faults)
         print(
@@ -208,6 +224,11 @@ def examine(only, replicas):
         )
         for fault in faults:
             print(f"  {fault}", flush=True)
+    print(
+        f"{replicas} replica(s): {steps} steps traced, {refused} refused, "
+        f"{faulty} with a fault",
+        flush=True,
+    )
     return faulty
 
 

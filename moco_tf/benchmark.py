@@ -2,17 +2,18 @@
 
 import json
 import math
+import os
 import pathlib
 import resource
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import plan
-from moco_tf.data import views
+from moco_tf import cores, plan
+from moco_tf.data import stream, views
 from moco_tf.models import inputs
 from moco_tf.training import distribution, gpus
 
@@ -20,6 +21,26 @@ _WARM_UP = 3  # after it, a full or an empty buffer is as it will stay
 _READS = 8  # at least, so that what lies in buffers matters little
 _CEILING_SECONDS = 0.5
 _NEAR = 1.1  # within it, neither waits for the other
+_READING = 0.01  # of a run's time that reports may take on a GPU
+# Tensor cores since 7.0 multiply float16, those since 8.0 bfloat16 too.
+_FLOAT16, _BFLOAT16 = (7, 0), (8, 0)
+
+
+class Machine(NamedTuple):
+    """What the remedies of a bottleneck depend on.
+
+    Attributes:
+      gpu: compute capability of the oldest GPU in use, a pair of int; None: the
+        step runs on the cores that the input runs on.
+      replicas: int, of the strategy.
+      cores: int, that this process may use.
+      own_launches: bool, whether each GPU has host threads of its own.
+    """
+
+    gpu: tuple[int, int] | None = None
+    replicas: int = 1
+    cores: int = 1
+    own_launches: bool = False
 
 
 def benchmark(config, strategy, steps=10, rounds=3, path=""):
@@ -48,10 +69,10 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     if not has_input:
         config.data.source = "shapes:train"  # checked, not read
     plan.check(config, strategy.num_replicas_in_sync)
-    stream: Any = None
+    batches: Any = None
     if has_input:
         source = plan.open_source(config, config.data.source)
-        stream = plan.make_stream(config, source)
+        batches = plan.make_stream(config, source)
     method = plan.make_method(config, strategy, config.train.batch_size)
     train = method.make_train_function()
     memory = iter(noise(config, strategy))
@@ -59,9 +80,12 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     if has_input:
         reads = max(steps, _READS)
         runs["input"] = lambda: (
-            _read(_open(stream, strategy), reads) * steps / reads
+            _read(_open(batches, strategy), reads) * steps / reads
         )
-        runs["both"] = lambda: _train(train, _open(stream, strategy), steps)
+        runs["both"] = lambda: _train(train, _open(batches, strategy), steps)
+    machine = find_machine(strategy)
+    if machine.gpu:
+        runs["reported"] = lambda: _train(train, memory, steps, read=1)
     for run in runs.values():
         run()  # compiles
     images = steps * config.train.batch_size
@@ -69,18 +93,15 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(run() / images)
-    figures = _figures(config, method, strategy, seconds)
+    figures = _figures(config, method, machine, seconds)
+    figures["workers"] = distribution.worker_count(strategy)
     operations = _count(config, strategy, train, memory)
     figures["flops_per_image"] = operations / config.train.batch_size
     figures |= ceiling(config.train.precision)
     if has_input:
-        figures["stages_ms_per_image"] = stages(config, stream.source, reads)
-    figures["verdict"] = verdict(
-        config,
-        figures.get("input_images_per_second"),
-        figures["step_images_per_second"],
-        figures["shared_cores"],
-    )
+        figures["stages_ms_per_image"] = stages(config, batches.source, reads)
+    rates = {name: figures[f"{name}_images_per_second"] for name in runs}
+    figures["verdict"] = verdict(config, rates, machine)
     _print(figures)
     if path:
         pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
@@ -119,8 +140,9 @@ def noise(config, strategy):
             batch_of_noise[f"{name}_distortion"] = distortions.reshape(
                 *shape, -1
             )
-    return strategy.distribute_datasets_from_function(
-        lambda _: tf.data.Dataset.from_tensors(batch_of_noise).repeat()
+    return stream.distributed(
+        strategy,
+        lambda _: tf.data.Dataset.from_tensors(batch_of_noise).repeat(),
     )
 
 
@@ -158,10 +180,10 @@ def stages(config, source, steps):
     plain.data.augment_on = "host"
     figures, before = {}, 0.0
     for name, both in steps_of.items():
-        stream = plan.make_stream(plain, source)
-        stream.use(*both)
-        batches = _open(stream, tf.distribute.get_strategy())
-        seconds = _read(batches, steps)
+        batches = plan.make_stream(plain, source)
+        batches.use(*both)
+        opened = _open(batches, tf.distribute.get_strategy())
+        seconds = _read(opened, steps)
         total = 1e3 * seconds / (steps * plain.train.batch_size)
         figures[name], before = total - before, total
     return figures
@@ -212,11 +234,11 @@ def runs_per_second(run, at_once, clock=time.perf_counter):
     return count / (clock() - start)
 
 
-def _open(stream, strategy):
-    batches = iter(stream.distribute(strategy, 0))
+def _open(batches, strategy):
+    opened = iter(batches.distribute(strategy, 0))
     for _ in range(_WARM_UP):
-        next(batches)
-    return batches
+        next(opened)
+    return opened
 
 
 def _read(batches, steps):
@@ -226,12 +248,24 @@ def _read(batches, steps):
     return time.perf_counter() - start
 
 
-def _train(train, batches, steps):
+def _train(train, batches, steps, read=0):
+    """Seconds of so many steps; `read`: after how many a figure is read."""
     start = time.perf_counter()
-    for _ in range(steps):
+    for number in range(1, steps + 1):
         metrics = train(batches)
-    float(metrics["loss"])  # waits for the device
+        if number == steps or (read and number % read == 0):
+            float(metrics["loss"])  # waits for the device
     return time.perf_counter() - start
+
+
+def find_machine(strategy):
+    """The Machine of this process, whose devices are chosen."""
+    return Machine(
+        gpu=gpus.oldest_kind(),
+        replicas=strategy.num_replicas_in_sync,
+        cores=cores.count(),
+        own_launches=os.environ.get("TF_GPU_THREAD_MODE") == "gpu_private",
+    )
 
 
 def _count(config, strategy, train, memory):
@@ -246,18 +280,18 @@ def _count(config, strategy, train, memory):
     return count_flops(train.get_concrete_function(memory).graph)
 
 
-def _figures(config, method, strategy, seconds):
+def _figures(config, method, machine, seconds):
     figures = {
         f"{name}_images_per_second": 1 / statistics.median(times)
         for name, times in seconds.items()
     }
-    gpus = tf.config.list_logical_devices("GPU")
-    figures["shared_cores"] = not gpus
+    figures["shared_cores"] = not machine.gpu
+    figures["cores"] = machine.cores
     if "both" in seconds:
         alone = statistics.median(seconds["step"])
         both = statistics.median(seconds["both"])
         figures["input_wait_share"] = max(0.0, 1 - alone / both)
-        if not gpus:
+        if not machine.gpu:
             reading = statistics.median(seconds["input"])
             figures["both_of_what_the_cores_allow"] = (alone + reading) / both
     data = config.data
@@ -269,19 +303,19 @@ def _figures(config, method, strategy, seconds):
         variable.shape.num_elements() * variable.dtype.size
         for variable in [*method.variables, *method.optimizer.variables]
     )
-    if gpus:
-        memory = [tf.config.experimental.get_memory_info(g.name) for g in gpus]
+    if machine.gpu:
+        names = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+        memory = [tf.config.experimental.get_memory_info(x) for x in names]
         figures["peak_memory_bytes"] = max(entry["peak"] for entry in memory)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         figures["peak_memory_bytes"] = 1024 * peak
-    figures["replicas"] = strategy.num_replicas_in_sync
-    figures["workers"] = distribution.worker_count(strategy)
+    figures["replicas"] = machine.replicas
     return figures
 
 
 def _print(figures):
-    for name in ("input", "step", "both"):
+    for name in ("input", "step", "both", "reported"):
         rate = figures.get(f"{name}_images_per_second")
         if rate is not None:
             print(f"{name:<12}{rate:>9.1f} images/s")
@@ -304,64 +338,115 @@ def _print(figures):
         f"{figures['state_bytes'] / 1e9:.2f} GB of it state; "
         f"{figures['input_bytes_per_image'] / 1e3:.0f} kB of views an image"
     )
+    print(f"{'cores':<12}{figures['cores']:>9} that this process may use")
     for name, milliseconds in figures.get("stages_ms_per_image", {}).items():
         print(f"{'stage':<12}{milliseconds:>9.2f} ms an image: {name}")
     print(figures["verdict"])
 
 
-def verdict(config, input_rate, step_rate, shared):
-    """Names the bottleneck.
+def verdict(config, rates, machine):
+    """Names the bottleneck, and what would widen it here.
 
     Args:
       config: ConfigDict of a pre-training.
-      input_rate, step_rate: images/s of each alone; input_rate None: not
-        measured.
-      shared: whether both run on the same cores.
+      rates: dict of images/s: "step" alone; "input" alone and "both" together
+        where there is an input; on GPUs "reported", a step whose figures are
+        read before the next one.
+      machine: Machine.
 
     Returns:
       str.
     """
-    if input_rate is None:
-        return (
-            f"step alone: {step_rate:.0f} images/s; give a source by "
+    if "input" not in rates:
+        words = (
+            f"step alone: {rates['step']:.0f} images/s; give a source by "
             "--config.data.source"
         )
-    ratio = step_rate / input_rate
+        return words + _more(_for_host(config, rates, machine))
+    ratio = rates["step"] / rates["input"]
     if ratio > _NEAR:
         return (
             f"input-bound: {ratio:.1f}x more input would be used; try "
-            + _join(_for_input(config, shared))
+            + _join(_for_input(config, ratio, machine))
+            + _more(_for_host(config, rates, machine))
         )
+    host = _more(_for_host(config, rates, machine))
     if ratio > 1 / _NEAR:
-        return "balanced: input and step take the same time"
+        return f"balanced: input and step take the same time{host}"
     return (
         f"step-bound: the input is {1 / ratio:.1f}x faster than the step; try "
-        + _join(_for_step(config))
+        + _join(_for_step(config, machine))
+        + host
     )
 
 
-def _for_input(config, shared):
+def _for_input(config, ratio, machine):
+    """What would make the input faster, the most useful first."""
     source, pairs = config.data.source, config.model.input == "pair"
     # Pairs of files have no cache, and views that crop on the host alone.
     if not source.startswith(("prepared:", "shapes")) and not pairs:
         yield "a cache (moco-tf prepare)"
-    if config.data.augment_on == "host" and not shared and not pairs:
+    if config.data.augment_on == "host" and machine.gpu and not pairs:
         yield "--config.data.augment_on=device"
-    if config.data.threads:
+    if 0 < config.data.threads < machine.cores:
         yield "--config.data.threads=0"
-    yield "more cores"
+    if machine.gpu is None:
+        yield "more cores"
+        return
+    more = math.ceil(ratio * (config.data.threads or machine.cores))
+    if more > machine.cores:
+        yield f"about {more} cores instead of {machine.cores}"
 
 
-def _for_step(config):
-    if config.train.precision == "float32":
-        yield "--config.train.precision=mixed_bfloat16"
-        if gpus.take_tf32() and not config.train.tf32:
+def _for_step(config, machine):
+    """What would make the step faster, the most useful first."""
+    train, model = config.train, config.model
+    if train.precision == "float32":
+        if machine.gpu is None or machine.gpu >= _BFLOAT16:
+            yield "--config.train.precision=mixed_bfloat16"
+        elif machine.gpu >= _FLOAT16:
+            yield "--config.train.precision=mixed_float16"
+        if machine.gpu and machine.gpu >= _BFLOAT16 and not train.tf32:
             yield "--config.train.tf32=true"
-    if config.model.recompute:
+    if machine.gpu and not train.jit_compile:
+        if not (model.sync_bn and machine.replicas > 1):
+            yield "--config.train.jit_compile=true" + _groups(config, machine)
+    if not machine.gpu and train.jit_compile:
+        yield "--config.train.jit_compile=false"
+    if model.recompute:
         yield "--config.model.recompute=false"
-    if config.train.micro_batches > 1:
+    if train.micro_batches > 1:
         yield "fewer train.micro_batches"
     yield "more devices"
+
+
+def _groups(config, machine):
+    """What XLA also spares where a replica has several BatchNorm groups."""
+    parts = machine.replicas * config.train.micro_batches
+    groups = config.model.bn_groups // parts
+    if config.model.norm != "batch" or groups < 2:
+        return ""
+    return f" (else {groups} BatchNorm groups are {groups} calls a layer)"
+
+
+def _for_host(config, rates, machine):
+    """What keeps the host from holding up a GPU."""
+    if not machine.gpu:
+        return
+    # Seconds an image that a report costs, since the GPU waits meanwhile.
+    pause = 1 / rates["reported"] - 1 / rates["step"]
+    steps = math.ceil(pause * rates["step"] / _READING)
+    if steps > config.log.every_steps:
+        yield f"--config.log.every_steps={min(steps, 1024)}"
+    alone = min(rates["step"], rates.get("input", math.inf))
+    if rates.get("both", alone) * _NEAR < alone and not machine.own_launches:
+        yield "TF_GPU_THREAD_MODE=gpu_private in the environment"
+
+
+def _more(remedies):
+    """Remedies that help besides, with what they are for; or nothing."""
+    words = _join(remedies)
+    return words and f"; that the host holds up the GPU less, try {words}"
 
 
 def _join(remedies):

@@ -47,34 +47,143 @@ def test_unknown_shapes_are_refused():
         benchmark.count_flops(graph)
 
 
+CPU = benchmark.Machine(cores=8)
+
+
+def verdict(*rates, machine=CPU, **fields):
+    """Of images/s of step, input, both and reported, as many as are given."""
+    names = ("step", "input", "both", "reported")
+    known = dict(zip(names, rates, strict=False))
+    config = small_run.make_config("pictures", **fields)
+    return benchmark.verdict(config, known, machine)
+
+
 @pytest.mark.parametrize(
-    ("rates", "shared", "fields", "expected"),
+    ("rates", "fields", "expected"),
     [
-        ((100, 210), True, {}, "input-bound: 2.1x more input would be used"),
-        ((100, 210), True, {}, "try a cache (moco-tf prepare) or"),
-        ((100, 210), False, {}, "--config.data.augment_on=device"),
-        ((100, 105), True, {}, "balanced"),
-        ((300, 100), True, {}, "step-bound: the input is 3.0x faster"),
-        ((300, 100), True, {}, "precision=mixed_bfloat16"),
+        ((210, 100), {}, "input-bound: 2.1x more input would be used"),
+        ((210, 100), {}, "try a cache (moco-tf prepare) or"),
+        ((210, 100), {}, "--config.data.threads=0 or more cores"),
+        ((105, 100), {}, "balanced"),
+        ((100, 300), {}, "step-bound: the input is 3.0x faster"),
+        ((100, 300), {}, "precision=mixed_bfloat16"),
         (
-            (300, 100),
-            True,
+            (100, 300),
             {"train__precision": "mixed_bfloat16", "train__micro_batches": 2},
             "try fewer train.micro_batches or more devices",
         ),
-        ((None, 50), True, {}, "step alone: 50 images/s; give a source by"),
+        (
+            (100, 300),
+            {"train__precision": "mixed_bfloat16", "train__jit_compile": True},
+            "try --config.train.jit_compile=false or more devices",
+        ),
+        ((50,), {}, "step alone: 50 images/s; give a source by"),
     ],
 )
-def test_the_verdict_names_what_waits(rates, shared, fields, expected):
-    config = small_run.make_config("pictures", **fields)
-    assert expected in benchmark.verdict(config, *rates, shared)
+def test_the_verdict_names_what_waits(rates, fields, expected):
+    assert expected in verdict(*rates, **fields)
 
 
 def test_no_remedy_is_named_that_is_in_use():
-    config = small_run.make_config(
-        "x", data__source="prepared:x", data__threads=0
+    text = verdict(100, 10, data__source="prepared:x", data__threads=0)
+    assert text.endswith("try more cores")
+
+
+def on_gpus(kind, replicas=1, own_launches=False):
+    return benchmark.Machine(kind, replicas, 8, own_launches)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ((6, 0), []),  # Pascal multiplies float32 in float32 units alone
+        ((7, 0), ["precision=mixed_float16"]),
+        ((8, 0), ["precision=mixed_bfloat16", "tf32=true"]),
+        ((9, 0), ["precision=mixed_bfloat16", "tf32=true"]),
+    ],
+)
+def test_the_number_format_is_one_that_the_gpu_is_fast_in(kind, expected):
+    machine = on_gpus(kind)
+    text = verdict(100, 300, 100, 100, machine=machine, model__bn_groups=1)
+    words = text.partition("; try ")[2].split(" or ")
+    assert words == [
+        *(f"--config.train.{name}" for name in expected),
+        "--config.train.jit_compile=true",
+        "more devices",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "micro_batches", "expected"),
+    [(1, 1, "8 calls a layer"), (2, 2, "2 calls a layer"), (8, 1, "")],
+)
+def test_xla_is_said_to_spare_calls_of_groups(
+    replicas, micro_batches, expected
+):
+    text = verdict(
+        *(100, 300, 100, 100),
+        machine=on_gpus((8, 0), replicas),
+        model__bn_groups=8,
+        train__micro_batches=micro_batches,
     )
-    assert benchmark.verdict(config, 10, 100, True).endswith("try more cores")
+    assert "--config.train.jit_compile=true" in text
+    assert expected in text
+    assert ("a layer" in text) == bool(expected)
+
+
+def test_xla_is_not_advised_where_it_is_refused():
+    fields = {"model__sync_bn": True, "model__bn_groups": 1}
+    machine = on_gpus((8, 0), replicas=2)
+    assert "jit" not in verdict(1, 3, 1, 1, machine=machine, **fields)
+
+
+def test_cores_are_counted_for_a_gpu_that_waits():
+    fields = {"data__source": "prepared:x", "data__augment_on": "device"}
+    machine = on_gpus((8, 0))
+    text = verdict(300, 100, 100, 300, machine=machine, **fields)
+    # 3 times the input of data.threads=2 takes 6 of the 8 cores.
+    assert text.endswith("try --config.data.threads=0")
+    fields["data__threads"] = 0
+    text = verdict(300, 100, 100, 300, machine=machine, **fields)
+    assert text.endswith("try about 24 cores instead of 8")
+
+
+def test_reports_that_hold_up_a_gpu_are_advised_to_be_rarer():
+    # A report costs as much as a step: a hundredth of 100 steps.
+    rates, machine = (128, 128, 128, 64), on_gpus((8, 0))
+    text = verdict(*rates, machine=machine, log__every_steps=50)
+    assert text.endswith("try --config.log.every_steps=100")
+    text = verdict(*rates, machine=machine, log__every_steps=100)
+    assert text == "balanced: input and step take the same time"
+
+
+def test_input_that_holds_up_launches_is_named():
+    rates = (100, 300, 70, 100)
+    name = "TF_GPU_THREAD_MODE=gpu_private in the environment"
+    assert verdict(*rates, machine=on_gpus((8, 0))).endswith(f"try {name}")
+    rates = (100, 300, 95, 100)
+    assert name not in verdict(*rates, machine=on_gpus((8, 0)))
+    machine = on_gpus((8, 0), own_launches=True)
+    assert name not in verdict(100, 300, 70, 100, machine=machine)
+
+
+@pytest.mark.parametrize(("read", "waits"), [(0, 1), (1, 6), (4, 2)])
+def test_a_step_is_waited_for_as_often_as_its_figures_are_read(read, waits):
+    events = []
+
+    class Loss:
+        def __float__(self):
+            events.append("wait")
+            return 1.0
+
+    def train(batches):
+        events.append(batches)
+        return {"loss": Loss()}
+
+    assert benchmark._train(train, "step", 6, read) > 0
+    assert events.count("wait") == waits
+    assert events.count("step") == 6
+    assert events[-1] == "wait"
 
 
 def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):

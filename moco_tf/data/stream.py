@@ -21,6 +21,35 @@ _ON_DEVICE = 2
 _as_written = tf.autograph.experimental.do_not_convert
 
 
+def distributed(strategy, batches_of_worker):
+    """A distributed data set whose batches are copied ahead to the devices.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      batches_of_worker: function of a tf.distribute.InputContext -> data set
+        of a worker's batches, a replica's at a time.
+    """
+
+    def batches_ahead(context):
+        batches = batches_of_worker(context)
+        gpus = tf.config.list_logical_devices("GPU")
+        if strategy.num_replicas_in_sync == 1 and gpus:
+            # No strategy copies them there.
+            batches = batches.apply(
+                tf.data.experimental.prefetch_to_device(
+                    gpus[0].name, _ON_DEVICE
+                )
+            )
+        return batches
+
+    return strategy.distribute_datasets_from_function(
+        batches_ahead,
+        tf.distribute.InputOptions(
+            experimental_per_replica_buffer_size=_ON_DEVICE
+        ),
+    )
+
+
 class Stream:
     """Two views of every sample, in an order fixed by (seed, step).
 
@@ -192,24 +221,11 @@ class Stream:
             # Else workers ask one another before each step whether all have
             # a batch, and the batches lose their static shape.
             endless = tf.data.experimental.INFINITE_CARDINALITY
-            batches = batches.apply(
+            return batches.apply(
                 tf.data.experimental.assert_cardinality(endless)
             )
-            gpus = tf.config.list_logical_devices("GPU")
-            if replicas == 1 and gpus:  # no strategy copies them there
-                batches = batches.apply(
-                    tf.data.experimental.prefetch_to_device(
-                        gpus[0].name, _ON_DEVICE
-                    )
-                )
-            return batches
 
-        return strategy.distribute_datasets_from_function(
-            batches_of_worker,
-            tf.distribute.InputOptions(
-                experimental_per_replica_buffer_size=_ON_DEVICE
-            ),
-        )
+        return distributed(strategy, batches_of_worker)
 
     def batches(self, replicas, first_step, last_step, *, worker=0, workers=1):
         """As `distribute`, as a plain data set: the replicas' batches in turn.

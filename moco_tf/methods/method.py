@@ -1,6 +1,7 @@
 """The base of all trained models: the compiled step and its log."""
 
 import functools
+import threading
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from moco_tf.models import batch_norm
 # Of gradients that travel at once between hosts: the last layers' are on their
 # way while those of the first are still computed.
 _BYTES_PER_PACK = 25_000_000
+_PROGRAMS = "moco_tf programs of XLA"  # of a graph
 
 
 class Method(tf.keras.Model):
@@ -101,7 +103,7 @@ class Method(tf.keras.Model):
         if watched:
             run = functools.partial(run, with_features=True)
         if self.jit_encoders:
-            run = tf.function(run, jit_compile=True, autograph=False)
+            run = compiled(run, id(encoder), watched)
         if not watched:
             return run(images)
         features, projections = run(images)
@@ -268,6 +270,28 @@ def finished_views(batch):
         rows = photometric.distort_batch(rows, distortions)
         batch[name] = tf.reshape(image_ops.to_uint8(rows), views.shape)
     return batch
+
+
+def compiled(run, *which):
+    """A function under XLA, the same program for all its calls in a replica.
+
+    XLA takes minutes for the passes of a large encoder, and would compile each
+    call of it anew: a symmetric step has two of either encoder.
+
+    Args:
+      run: function of tensors. which: hashable, names it among the functions
+        that are compiled in this graph.
+    """
+    program = tf.function(run, jit_compile=True, autograph=False)
+    if tf.executing_eagerly():
+        return program
+    # Each replica, traced in a thread of its own, has variables of its own.
+    which = (threading.get_ident(), *which)
+    graph = tf.compat.v1.get_default_graph()
+    known = dict(graph.get_collection(_PROGRAMS))
+    if which not in known:
+        graph.add_to_collection(_PROGRAMS, (which, program))
+    return known.get(which, program)
 
 
 def local_values(value):

@@ -180,10 +180,10 @@ def query(field, *words):
     return lines, said
 
 
-def take_tf32():
-    """Whether a GPU of this process multiplies TensorFloat-32 (Ampere on)."""
+def oldest_kind():
+    """The lowest compute capability of this process's GPUs; None without."""
     visible = tf.config.get_visible_devices("GPU")
-    return any(_details(gpu)[1] >= (8, 0) for gpu in visible)
+    return min((_details(gpu)[1] for gpu in visible), default=None)
 
 
 class _Listed(NamedTuple):

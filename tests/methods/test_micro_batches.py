@@ -147,6 +147,38 @@ def test_encoders_under_xla_give_the_same_step(whole_batches):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+def _xla_calls(graph):
+    """Names of the compiled functions that a graph and its functions call."""
+    names = []
+    for operation in graph.get_operations():
+        for value in operation.node_def.attr.values():
+            if value.HasField("func"):
+                body = graph._get_function(value.func.name).graph
+                names += _xla_calls(body)
+        if operation.node_def.attr["_XlaMustCompile"].b:
+            names.append(operation.get_attr("f").name)
+    return names
+
+
+def test_xla_compiles_an_encoder_once_for_both_directions():
+    symmetric = _method(symmetric=True, jit_compile=True)
+    batches = iter(tf.data.Dataset.from_tensors(_batch()))
+    train = symmetric.make_train_function()
+    names = _xla_calls(train.get_concrete_function(batches).graph)
+    names = [name for name in names if "_update_" not in name]
+    # Two views through either encoder, and the query encoder's backward pass
+    # of both: six calls, three programs.
+    assert sorted(map(names.count, set(names))) == [2, 2, 2]
+
+
+def test_symmetric_encoders_under_xla_give_the_same_step():
+    plain, compiled = _method(symmetric=True), _method(1, True, True)
+    expected, result = _train(plain), _train(compiled)
+    np.testing.assert_allclose(result["loss"], expected["loss"], rtol=1e-4)
+    for a, b in zip(_state(compiled), _state(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_float16_takes_nearly_the_step_of_float32(count, whole_batches):
     _, expected = whole_batches[False]

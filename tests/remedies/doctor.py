@@ -620,9 +620,13 @@ def empty_classes(tmp_path):
 # The benchmark.
 
 
-def rates(input_rate, step_rate, shared=False, fields=(), **more):
-    config = config_of(fields=fields, **more)
-    return benchmark.verdict(config, input_rate, step_rate, shared)
+def rates(input_rate, step_rate, kind=(8, 0), fields=(), pause=0.0):
+    """The verdict on a GPU of some kind; `pause` of a report, in steps."""
+    known = {"step": step_rate, "reported": step_rate / (1 + pause)}
+    if input_rate is not None:
+        known |= {"input": input_rate, "both": min(input_rate, step_rate)}
+    machine = benchmark.Machine(kind, cores=8)
+    return benchmark.verdict(config_of(fields=fields), known, machine)
 
 
 @ROWS.followed("benchmark.py:verdict", "give a source by")
@@ -649,16 +653,26 @@ def slow_input():
 
 
 @ROWS.followed("benchmark.py:verdict", "_for_step")
-def slow_step(monkeypatch):
-    monkeypatch.setattr(benchmark.gpus, "take_tf32", lambda: True)
+def slow_step():
     fields = {"model.recompute": "true", "train.micro_batches": 2}
     text = yield lambda: rates(100.0, 10.0, fields=fields)
     advised = [*following.advised(text), {"train.micro_batches": 1}]
-    assert len(advised) == 4
+    advised += following.advised(rates(100.0, 10.0, (7, 0)))[:1]
+    advised += following.advised(
+        rates(100.0, 10.0, None, {"train.jit_compile": "true"})
+    )[1:]
+    assert len(advised) == 7
     for remedy in advised:
         yield lambda taken=fields | remedy: plan.check(
             config_of(fields=taken), 1
         )
+
+
+@ROWS.followed("benchmark.py:_more", "holds up the GPU less")
+def slow_host():
+    text = yield lambda: rates(10.0, 10.0, pause=0.9)
+    (remedy,) = following.advised(text)
+    yield lambda: rates(10.0, 10.0, fields=remedy, pause=0.9)
 
 
 ROWS.within(
@@ -669,8 +683,15 @@ ROWS.within(
 ROWS.within(
     ("benchmark.py:verdict", "_for_step"),
     ("benchmark.py:_for_step", "--config.train.precision=mixed_bfloat16"),
+    ("benchmark.py:_for_step", "--config.train.precision=mixed_float16"),
     ("benchmark.py:_for_step", "--config.train.tf32=true"),
+    ("benchmark.py:_for_step", "--config.train.jit_compile=true"),
+    ("benchmark.py:_for_step", "--config.train.jit_compile=false"),
     ("benchmark.py:_for_step", "--config.model.recompute=false"),
+)
+ROWS.within(
+    ("benchmark.py:_more", "holds up the GPU less"),
+    ("benchmark.py:_for_host", "--config.log.every_steps="),
 )
 ROWS.states(
     following.OF_A_CALLER,

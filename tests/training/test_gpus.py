@@ -131,12 +131,13 @@ def test_of_unlike_gpus_those_that_work_are_named(listed, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES=5,GPU-8a," in gpus.examine().fault
 
 
-@pytest.mark.parametrize("kind, taken", [((7, 5), False), ((8, 0), True)])
-def test_tf32_is_for_ampere_and_later(listed, monkeypatch, kind, taken):
-    listed(kind)
-    visible = tf.config.list_physical_devices("GPU")
+def test_the_oldest_gpu_of_this_process_counts(listed, monkeypatch):
+    listed((5, 2), (9, 0), (8, 6))
+    visible = tf.config.list_physical_devices("GPU")[1:]
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: visible)
-    assert gpus.take_tf32() == taken
+    assert gpus.oldest_kind() == (8, 6)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [])
+    assert gpus.oldest_kind() is None
 
 
 FOUR = """case "$*" in *memory.free*)
