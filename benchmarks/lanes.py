@@ -74,7 +74,7 @@ def main():
         epilog="--config.SECTION.FIELD=VALUE overrides a field.",
         allow_abbrev=False,
     )
-    names = "moco_cifar10,quickstart,moco_v2_imagenet"
+    names = "quickstart,moco_cifar10,byol_cifar10"
     command_line.add_argument("--configs", default=names, help=f"[{names}]")
     names = "float32,mixed_bfloat16"
     command_line.add_argument("--precisions", default=names, help=f"[{names}]")
