@@ -6,9 +6,15 @@ have, if that is loaded later (moco_tf.lane).
 """
 
 import importlib
+import os
 from typing import Any
 
 from moco_tf import lane
+
+# Before HDF5 is loaded, with TensorFlow: it takes code for an array from any
+# library in the folders of the first, unless the second says "none" (::).
+os.environ.setdefault("HDF5_PLUGIN_PATH", "disable")
+os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")
 
 __version__ = "0.1.0"
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from moco_tf import paths, plan, state_files, workdirs
 from moco_tf.data import views
 from moco_tf.models import encoder as encoders
-from moco_tf.models import saved_models
+from moco_tf.models import keras_files, saved_models
 from moco_tf.training import checkpoints, distribution
 
 LAYERS = ("backbone", "projection")
@@ -295,7 +295,7 @@ def read_preprocessing(folder):
 
 def _keras_model(path):
     """Loads a .keras file that has one image input and Keras' own layers."""
-    model = saved_models.load_keras(path)
+    model = keras_files.load(path)
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What is wrong with files of variables, SavedModels and .keras files.
+"""SavedModels, and what is wrong with files of variables.
 
 Checkpoints and SavedModels have variables in PREFIX.index and PREFIX.data-*.
 TensorFlow's errors seldom name the file that they are about.
@@ -7,9 +7,12 @@ TensorFlow's errors seldom name the file that they are about.
 import hashlib
 import os
 import pathlib
+import re
 
 import tensorflow as tf
 from absl import logging
+from google.protobuf import message
+from tensorflow.core.protobuf import saved_model_pb2
 
 from moco_tf import paths, state_files
 
@@ -19,7 +22,18 @@ _REMEDY = (
     "Export it again into a new version, with `moco-tf export` and the "
     "--workdir of its run, or bring back a copy of it."
 )
-_KERAS_REMEDY = "Save it again, or use the SavedModel of the same export."
+
+# Operations that call Python, or read or write files, records, logs or sockets
+# that the graph itself names. An encoder computes, and needs none of them.
+_REACH_OUT = re.compile(
+    "PyFunc|File|Reader|Record|Summary|Rpc|Grpc|Socket|Service|Vocab"
+    "|RemapMatrix|Debug(Identity|Numeric)"
+    "|(TextLine|CSV|Sql|LMDB|Snapshot|Save|Load|Cache)Dataset"
+)
+# Those of the functions that save and restore a SavedModel's own variables,
+# which nothing else may call.
+_OF_VARIABLES = re.compile("^(Save|Restore|MergeV2|ShardedFile)")
+_SAVERS = re.compile(r"^__inference__traced_(save|restore)_\d+$")
 
 # What TensorFlow raises for a file that is damaged or cut off.
 DAMAGED = (IndexError, tf.errors.OpError)
@@ -36,9 +50,11 @@ def load(folder):
 
     Raises:
       state_files.Damaged: naming the file, if it can be told which.
+      ValueError: if its graph does more than to compute.
     """
     folder = pathlib.Path(folder)
     _check_sum(folder)
+    _refuse_reaching_out(folder)
     verbosity = logging.get_verbosity()
     file = folder / "fingerprint.pb"
     damage = os.path.lexists(file) and state_files.look(file, may_be_empty=True)
@@ -70,6 +86,76 @@ def load(folder):
         logging.set_verbosity(verbosity)
 
 
+def _refuse_reaching_out(folder):
+    """Refuses a SavedModel whose graph uses files, sockets or Python.
+
+    A SavedModel is a program, which TensorFlow runs with the rights of its
+    user. A file that cannot be read is reported by who loads it.
+    """
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except (OSError, message.DecodeError):
+        return
+    strange = sorted(
+        {name for meta in saved.meta_graphs for name in reaching_out(meta)}
+    )
+    if strange:
+        raise ValueError(
+            "A SavedModel must compute and do nothing else: its graph may not "
+            "use files, sockets or Python, for it may come from anybody. "
+            f"Received {str(folder)!r} with {', '.join(strange[:5])}. Save the "
+            "model without them, where it was trained."
+        )
+
+
+def reaching_out(meta_graph):
+    """The operations of a graph that do more than to compute.
+
+    Args:
+      meta_graph: MetaGraphDef of a SavedModel.
+
+    Returns:
+      set of str, names of operations.
+    """
+    strange, called, variables = set(), {}, {}
+    for function in meta_graph.graph_def.library.function:
+        name, nodes = function.signature.name, function.node_def
+        called[name] = set(_called(nodes))
+        variables[name] = {n.op for n in nodes if _OF_VARIABLES.match(n.op)}
+        strange |= _strange(nodes)
+    strange |= _strange(meta_graph.graph_def.node)
+    # Reached from what is not the saving of variables.
+    reached = {name for name in called if not _SAVERS.match(name)}
+    waiting = list(reached)
+    while waiting:
+        for name in called.get(waiting.pop(), set()) - reached:
+            reached.add(name)
+            waiting.append(name)
+    return strange.union(*(variables.get(name, set()) for name in reached))
+
+
+def _strange(nodes):
+    """The operations among nodes that reach out of a graph."""
+    strange = set()
+    for node in nodes:
+        if _OF_VARIABLES.match(node.op):
+            continue
+        to_file = node.attr["output_stream"].s.startswith(b"file:")
+        if _REACH_OUT.search(node.op) or (node.op == "PrintV2" and to_file):
+            strange.add(node.op)
+    return strange
+
+
+def _called(nodes):
+    """The names of the functions that nodes call."""
+    for node in nodes:
+        for value in node.attr.values():
+            yield from [value.func.name] if value.func.name else []
+            yield from (function.name for function in value.list.func)
+        yield node.op  # a function may be called by its name
+
+
 def _check_sum(folder):
     """Compares the graph's file with the checksum in the card of an export.
 
@@ -92,38 +178,6 @@ def checksum(folder):
     """Hex SHA-256 of the graph of the SavedModel in a folder."""
     with open(pathlib.Path(folder) / "saved_model.pb", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_keras(path):
-    """Loads a .keras file, without running code that it brings.
-
-    Args:
-      path: of the file.
-
-    Returns:
-      a model of Keras.
-
-    Raises:
-      state_files.Damaged: if the file is not complete.
-      ValueError: if it is not of Keras' own layers.
-    """
-    # Keras does not compare checksums.
-    if damage := state_files.zip_damage(pathlib.Path(path)):
-        raise state_files.Damaged(path, damage, _KERAS_REMEDY)
-    try:
-        with paths.plain(path) as plain:
-            return tf.keras.models.load_model(
-                plain, compile=False, safe_mode=True
-            )
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(
-            "A .keras file must be of Keras' own layers. Received "
-            f"{str(path)!r} ({first_line(error)[:100]}). Save it as a "
-            "SavedModel."
-        ) from error
-    except state_files.DAMAGED_ZIP as error:
-        words = f"is no complete .keras file: {first_line(error)}"
-        raise state_files.Damaged(path, words, _KERAS_REMEDY) from error
 
 
 def first_line(error):

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import paths
 from moco_tf.data import decode, shapes, views
-from moco_tf.models import saved_models
+from moco_tf.models import keras_files, saved_models
 from moco_tf.serving import signatures
 
 LIMIT = 1e-4  # of the largest feature
@@ -114,10 +113,7 @@ def check_export(folder, served, encoder):
     loaded = saved_models.load(folder)
     rows = _embed_by_signatures(loaded.signatures, files, decoded[0], tensors)
     if (folder / "encoder.keras").is_file():
-        with paths.plain(folder) as plain:
-            model = tf.keras.models.load_model(
-                f"{plain}/encoder.keras", compile=False, safe_mode=True
-            )
+        model = keras_files.load(folder / "encoder.keras")
         rows["encoder.keras"] = model(tensors, training=False)
     for form, values in rows.items():
         differences.append(compare(form, values, expected[: len(values)]))

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -320,7 +321,9 @@ def open_tflite(path, output="features"):
     Returns:
       as `open_onnx`.
     """
-    with paths.plain(path) as plain:
+    with paths.plain(path) as plain, warnings.catch_warnings():
+        # TensorFlow 2.21 has it, and warns that a later one will not.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
         interpreter = tf.lite.Interpreter(plain, num_threads=cores.count())
     runner = interpreter.get_signature_runner(SIGNATURE)
     return lambda images: runner(images=images)[output]

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from moco_tf import filesystem, paths
 from moco_tf.evaluation import frozen
-from moco_tf.models import batch_norm, cloning
+from moco_tf.models import batch_norm, cloning, keras_files
 from moco_tf.serving import (
     comparison,
     labelling,
@@ -21,6 +21,9 @@ from moco_tf.serving import (
     signatures,
     warm_up,
 )
+
+# The package that Keras 2 is: "keras", or "tf_keras" beside TensorFlow 2.16 on.
+_KERAS = tf.keras.layers.Layer.__module__.split(".")[0]
 
 
 def export_run(
@@ -148,11 +151,9 @@ def _write_models(folder, served, encoder, name):
 def _write_keras(folder, backbone):
     """Writes encoder.keras; returns "", or why there is none."""
     try:
-        model = stock_model(backbone)
-    except ValueError as error:
+        keras_files.save(stock_model(backbone), folder / "encoder.keras")
+    except keras_files.NotStock as error:
         return str(error)
-    with paths.plain(folder) as plain:
-        model.save(f"{plain}/encoder.keras")
     return ""
 
 
@@ -167,18 +168,19 @@ def stock_model(backbone):
       BatchNormalization takes the whole batch as one group.
 
     Raises:
-      ValueError: for a model that holds other layers, with their names.
+      keras_files.NotStock: for a model that holds other layers, with their
+        names.
     """
     copy = cloning.clone_functional(backbone, _stock)
     foreign = sorted(
         {
             f"{type(layer).__module__}.{type(layer).__name__}"
             for layer in cloning.sublayers(copy)
-            if type(layer).__module__.split(".")[0] != "keras"
+            if type(layer).__module__.split(".")[0] != _KERAS
         }
     )
     if foreign:
-        raise ValueError(
+        raise keras_files.NotStock(
             "A .keras file must hold layers of Keras alone. Received "
             f"{backbone.name!r} with {', '.join(foreign)}."
         )
@@ -206,8 +208,8 @@ def keras_line(card):
     if not card["keras_file"]:
         return card["keras_note"]
     return (
-        f"{card['keras_file']:<16} for Keras 2 (TensorFlow up to 2.15); "
-        "Keras 3 cannot load it: use the SavedModel there"
+        f"{card['keras_file']:<16} for Keras 2 (TensorFlow up to 2.15) and "
+        "tf-keras; Keras 3 cannot load it: use the SavedModel there"
     )
 
 

@@ -293,8 +293,9 @@ Over HTTP, from TensorFlow Serving:
 """
     if card["keras_file"]:
         lines += f"""
-In Keras 2 (TensorFlow up to 2.15), without this package's code; Keras 3 cannot
-load this file, the SavedModel above loads in every TensorFlow 2:
+In Keras 2 (TensorFlow up to 2.15, later with the package tf-keras and
+TF_USE_LEGACY_KERAS=1), without this package's code; Keras 3 cannot load this
+file, the SavedModel above loads in every TensorFlow 2:
 
 ```python
 encoder = tf.keras.models.load_model("{name}/{card["version"]}/encoder.keras")

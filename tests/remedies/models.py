@@ -12,6 +12,7 @@ from moco_tf.models import (
     cloning,
     heads,
     keras_cv_backbones,
+    keras_files,
     saved_models,
 )
 from moco_tf.models import encoder as encoders
@@ -266,24 +267,37 @@ def saved(folder, layer=None):
     return folder
 
 
-@ROWS.followed("models/saved_models.py:load_keras", "Save it as a SavedModel")
+@ROWS.followed("models/keras_files.py:_not_stock", "Save it as a SavedModel")
 def keras_file_of_another_program(tmp_path):
     folder = saved(tmp_path / "a", Elsewhere())
-    yield lambda: saved_models.load_keras(folder / "model.keras")
+    yield lambda: keras_files.load(folder / "model.keras")
     yield lambda: saved_models.load(folder / "model")
 
 
-@ROWS.followed(
-    "models/saved_models.py:", "Save it again, or use the SavedModel"
-)
+@ROWS.followed("models/keras_files.py:", "Save it again, or use the SavedModel")
 def keras_file_that_is_cut(tmp_path):
     folder = saved(tmp_path / "a")
     path = folder / "model.keras"
     path.write_bytes(path.read_bytes()[:99])
-    yield lambda: saved_models.load_keras(path)
+    yield lambda: keras_files.load(path)
     yield lambda: saved_models.load(folder / "model")
     again = saved(tmp_path / "b")
-    yield lambda: saved_models.load_keras(again / "model.keras")
+    yield lambda: keras_files.load(again / "model.keras")
+
+
+@ROWS.followed(
+    "models/saved_models.py:_refuse_reaching_out", "Save the model without"
+)
+def saved_model_that_writes_a_file(tmp_path):
+    def save(name, effect):
+        module = tf.Module()
+        module.run = tf.function(effect, input_signature=[])
+        tf.saved_model.save(module, str(tmp_path / name))
+        return tmp_path / name
+
+    folder = save("a", lambda: tf.io.write_file("x", "y"))
+    yield lambda: saved_models.load(folder)
+    yield lambda: saved_models.load(save("b", lambda: None))
 
 
 @ROWS.followed("models/saved_models.py:", "Export it again into a new version")

@@ -1,0 +1,112 @@
+"""SavedModels of anybody: only those that compute are loaded."""
+
+import sys
+
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from moco_tf.models import saved_models
+
+RAW = tf.raw_ops
+
+
+def write(folder, reach_out=None):
+    """Writes a SavedModel with a variable, which doubles its input.
+
+    Args:
+      folder: pathlib.Path. reach_out: function of what it does besides.
+    """
+    module = tf.Module()
+    module.factor = tf.Variable(2.0)
+
+    @tf.function
+    def inner():
+        if reach_out:
+            reach_out()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
+    def double(x):
+        inner()
+        return {"y": tf.cond(x[0, 0] > 0, lambda: x * module.factor, lambda: x)}
+
+    tf.saved_model.save(module, str(folder), signatures={"double": double})
+    return folder
+
+
+REACHING_OUT = {
+    "ReadFile": lambda: tf.io.read_file("/etc/passwd"),
+    "WriteFile": lambda: tf.io.write_file("/tmp/planted", "x"),
+    "MatchingFiles": lambda: tf.io.matching_files("/home/*"),
+    "EagerPyFunc": lambda: tf.py_function(print, [], []),
+    "PyFunc": lambda: tf.numpy_function(print, [], []),
+    "PrintV2": lambda: tf.print("x", output_stream="file:///tmp/planted"),
+    "SaveV2": lambda: RAW.SaveV2(
+        prefix="/tmp/planted",
+        tensor_names=["x"],
+        shape_and_slices=[""],
+        tensors=[tf.constant(1.0)],
+    ),
+    "RestoreV2": lambda: RAW.RestoreV2(
+        prefix="/tmp/x",
+        tensor_names=["x"],
+        shape_and_slices=[""],
+        dtypes=[tf.float32],
+    ),
+    "TextLineDataset": lambda: RAW.TextLineDataset(
+        filenames="/etc/passwd", compression_type="", buffer_size=0
+    ),
+}
+
+
+@pytest.mark.parametrize("operation", REACHING_OUT)
+def test_a_graph_that_reaches_out_is_refused(tmp_path, operation):
+    write(tmp_path, REACHING_OUT[operation])
+    with pytest.raises(ValueError, match=f"with .*{operation}.* Save"):
+        saved_models.load(tmp_path)
+
+
+def test_a_graph_that_computes_is_loaded(tmp_path):
+    write(tmp_path, lambda: tf.print("x", output_stream=sys.stderr))
+    double = saved_models.load(tmp_path).signatures["double"]
+    assert double(x=tf.ones([1, 3]))["y"].numpy().tolist() == [[2, 2, 2]]
+
+
+def test_a_saver_under_another_name_or_called_is_refused(tmp_path):
+    path = write(tmp_path) / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (meta,) = saved.meta_graphs
+    assert saved_models.reaching_out(meta) == set()
+    library = {f.signature.name: f for f in meta.graph_def.library.function}
+    (saver,) = (name for name in library if "traced_save" in name)
+    (wrapper,) = (name for name in library if "signature_wrapper" in name)
+    node = library[wrapper].node_def.add(op="StatefulPartitionedCall")
+    node.attr["f"].func.name = saver
+    assert "SaveV2" in saved_models.reaching_out(meta)
+    del library[wrapper].node_def[-1]
+    library[wrapper].node_def.add(op=saver)
+    assert "SaveV2" in saved_models.reaching_out(meta)
+    del library[wrapper].node_def[-1]
+    library[saver].signature.name = "saves"
+    assert "SaveV2" in saved_models.reaching_out(meta)
+
+
+def test_a_table_that_is_read_from_a_file_is_refused(tmp_path):
+    (tmp_path / "words").write_text("a\nb\n")
+    module = tf.Module()
+    module.table = tf.lookup.StaticHashTable(
+        tf.lookup.TextFileInitializer(
+            str(tmp_path / "words"),
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        ),
+        -1,
+    )
+    module.find = tf.function(
+        module.table.lookup, input_signature=[tf.TensorSpec([], tf.string)]
+    )
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="with InitializeTableFromTextFileV2"):
+        saved_models.load(tmp_path / "model")
