@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import re
 import struct
 import weakref
@@ -21,7 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf import message
 
-from moco_tf import file_kinds, paths
+from moco_tf import file_kinds, paths, state_files
 from moco_tf.data import host_decode
 
 _HEADER = 12  # u64 length and u32 checksum of it, little-endian
@@ -32,6 +33,12 @@ _BLOCK = 1 << 16  # bytes read at a time while records are small
 _SMALL = 1 << 12  # bytes; larger records are skipped, not read
 _INDEXERS = 32  # files indexed at a time: the disk is what takes time
 _LABELS_AT_ONCE = 1024  # records parsed at a time
+# The names of classes in features.json, of now and of before -> how they begin.
+_FEATURE_HOMES = dict.fromkeys(
+    ("pythonClassName", "python_class_name", "type"),
+    "tensorflow_datasets.core.features.",
+) | {"proto_cls": "tensorflow_datasets."}
+_DEEPEST = 100  # of JSON within JSON: protobuf's own limit
 
 
 def open_tfds(spec):
@@ -64,6 +71,7 @@ def open_tfds(spec):
                 "tfds:cifar10/train."
             )
         folder = _prepared_folder(name, data_dir)
+    _refuse_foreign_features(folder)
     return TfdsSource(tfds.builder_from_directory(folder), split)
 
 
@@ -216,6 +224,44 @@ def _prepared_folder(name, data_dir):
         "(tfds:NAME/CONFIG/SPLIT), or prepare it: "
         + paths.join(["tfds", "build", name, f"--data_dir={data_dir}"])
     )
+
+
+def _refuse_foreign_features(folder):
+    """Refuses a data set with features of other packages than TFDS.
+
+    TFDS imports the module of any class that features.json names, and protobuf
+    before 5.29.6 follows the two files to any depth (CVE-2026-0994).
+    """
+    _foreign_names(pathlib.Path(folder) / "dataset_info.json")
+    path = pathlib.Path(folder) / "features.json"
+    # Without the file TFDS says what to do.
+    if foreign := os.path.lexists(path) and _foreign_names(path):
+        raise ValueError(
+            "The features of a TFDS data set must be classes of TFDS itself: "
+            "another would be imported, and its code run. Received "
+            f"{', '.join(map(repr, sorted(foreign)))} in {str(folder)!r}. Copy "
+            "the images into folders, one per class, and give folder:DIR, or "
+            "build the data set with features of TFDS."
+        )
+
+
+def _foreign_names(path):
+    """The classes that a JSON file of TFDS names and that are not of TFDS."""
+    remedy = "Bring back a copy of the data set, or build it again."
+    waiting, foreign = [(state_files.read_object(path, remedy), 0)], set()
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            words = f"is nested more than {_DEEPEST} deep"
+            raise state_files.Damaged(path, words, remedy)
+        if isinstance(value, list):
+            waiting += [(entry, depth + 1) for entry in value]
+        for key, entry in value.items() if isinstance(value, dict) else ():
+            waiting.append((entry, depth + 1))
+            home = _FEATURE_HOMES.get(key)
+            if home and isinstance(entry, str) and not entry.startswith(home):
+                foreign.add(entry)
+    return foreign
 
 
 def _leaves(features, prefix=""):

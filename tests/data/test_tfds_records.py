@@ -1,6 +1,8 @@
 """Prepared TFDS data sets, made here without a network."""
 
+import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -218,3 +220,53 @@ def test_a_data_set_lies_in_a_folder_of_any_name(name, prepared, tmp_path):
         )
         assert source.labels.shape == (COUNT,)
         assert source.name(0)
+
+
+def change_features(data_dir, change):
+    """Changes the features.json of the data set in a copy of its folder."""
+    (path,) = data_dir.glob("tiny/*/features.json")
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def _of_a_module(value):
+    value["featuresDict"]["features"]["image"]["pythonClassName"] = "planted.X"
+
+
+def _of_before(value):
+    value.clear()
+    value |= {"type": "planted.X", "content": {}}
+
+
+def _message_of_another(value):
+    kind = "tensorflow_datasets.core.features.image_feature.Image"
+    value.clear()
+    value |= {"type": kind, "proto_cls": "google.protobuf.Any", "content": {}}
+
+
+@pytest.mark.parametrize(
+    "change", [_of_a_module, _of_before, _message_of_another]
+)
+def test_features_of_other_modules_are_refused_and_not_imported(
+    prepared, tmp_path, monkeypatch, change
+):
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    change_features(copy, change)
+    with pytest.raises(ValueError, match="must be classes of TFDS itself"):
+        sources.open_source(f"tfds:tiny/train@{copy}")
+    assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_json_nested_beyond_reason_is_refused(prepared, tmp_path, name):
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    (path,) = copy.glob(f"tiny/*/{name}")
+    value = json.loads(path.read_text())
+    for _ in range(200):
+        value = {"@type": "type.googleapis.com/google.protobuf.Any", "a": value}
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=f"{name} is nested more than 100"):
+        sources.open_source(f"tfds:tiny/train@{copy}")

@@ -799,6 +799,36 @@ def damaged_records(tmp_path):
 
 
 @ROWS.followed(
+    "data/tfds_records.py:_refuse_foreign_features", "give folder:DIR"
+)
+def features_of_another_package(tmp_path):
+    folder = shutil.copytree(tiny(), tmp_path / "sets")
+    (path,) = folder.glob("tiny/*/features.json")
+    text = path.read_text()
+    old = "tensorflow_datasets.core.features.image_feature.Image"
+    assert old in text
+    path.write_text(text.replace(old, "elsewhere.Image"))
+    yield lambda: sources.open_source(f"tfds:tiny/train@{folder}")
+    image = tmp_path / "classes" / "a" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(tf.io.encode_png(np.zeros([9, 9, 3], np.uint8)).numpy())
+    yield lambda: sources.open_source(f"folder:{image.parent.parent}")
+    path.write_text(text)  # built with features of TFDS
+    yield lambda: sources.open_source(f"tfds:tiny/train@{folder}")
+
+
+@ROWS.followed("data/tfds_records.py:_foreign_names", "Bring back a copy")
+def features_that_are_cut(tmp_path):
+    folder = shutil.copytree(tiny(), tmp_path / "sets")
+    (path,) = folder.glob("tiny/*/features.json")
+    text = path.read_text()
+    path.write_text(text[:-9])
+    yield lambda: sources.open_source(f"tfds:tiny/train@{folder}")
+    path.write_text(text)
+    yield lambda: sources.open_source(f"tfds:tiny/train@{folder}")
+
+
+@ROWS.followed(
     "data/tfds_records.py:TfdsSource._refuse_damaged", "Copy or prepare"
 )
 def damaged_labels(monkeypatch):
