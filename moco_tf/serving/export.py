@@ -11,7 +11,7 @@ import re
 
 import tensorflow as tf
 
-from moco_tf import filesystem, paths
+from moco_tf import filesystem, lane, paths
 from moco_tf.evaluation import frozen
 from moco_tf.models import batch_norm, cloning, keras_files
 from moco_tf.serving import (
@@ -21,9 +21,6 @@ from moco_tf.serving import (
     signatures,
     warm_up,
 )
-
-# The package that Keras 2 is: "keras", or "tf_keras" beside TensorFlow 2.16 on.
-_KERAS = tf.keras.layers.Layer.__module__.split(".")[0]
 
 
 def export_run(
@@ -176,7 +173,7 @@ def stock_model(backbone):
         {
             f"{type(layer).__module__}.{type(layer).__name__}"
             for layer in cloning.sublayers(copy)
-            if type(layer).__module__.split(".")[0] != _KERAS
+            if type(layer).__module__.split(".")[0] != lane.KERAS
         }
     )
     if foreign:
