@@ -15,6 +15,8 @@ from moco_tf import lane
 # library in the folders of the first, unless the second says "none" (::).
 os.environ.setdefault("HDF5_PLUGIN_PATH", "disable")
 os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")
+# ONNX Runtime 1.29 and later report each session to their maker otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -77,8 +77,11 @@ def test_the_files_that_it_names_are_there():
 
 
 @pytest.mark.parametrize("chosen", ["", "/opt/plugins"])
-def test_plugins_of_hdf5_are_forbidden_before_anything_is_loaded(chosen):
-    names = ("HDF5_PLUGIN_PATH", "HDF5_PLUGIN_PRELOAD")
+def test_plugins_and_reports_are_forbidden_before_anything_is_loaded(chosen):
+    names = (
+        *("HDF5_PLUGIN_PATH", "HDF5_PLUGIN_PRELOAD"),
+        "ORT_DISABLE_TELEMETRY",
+    )
     environment = {k: v for k, v in os.environ.items() if k not in names}
     if chosen:
         environment[names[0]] = chosen  # by the user, whose word it is
@@ -96,4 +99,4 @@ def test_plugins_of_hdf5_are_forbidden_before_anything_is_loaded(chosen):
         capture_output=True,
         text=True,
     ).stdout
-    assert printed == f"{chosen or 'disable'} ::\n"
+    assert printed == f"{chosen or 'disable'} :: 1\n"

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import pathlib
 import shutil
 import sys
 
@@ -100,6 +101,14 @@ def test_a_runtime_gives_the_features_of_the_run(to, count, run, paths):
     assert features.dtype == np.float32
     limit = 1e-4 * np.abs(expected).max()
     np.testing.assert_allclose(features, expected, rtol=0, atol=limit)
+
+
+def test_onnxruntime_reports_to_nobody(paths):
+    FORMATS["onnx"].open(paths["onnx"])(normalised(photographs(1)))
+    opened = [
+        path.resolve() for path in pathlib.Path("/proc/self/fd").iterdir()
+    ]
+    assert not [x for x in opened if "onnxruntime.db" in x.name]
 
 
 @pytest.mark.parametrize("to", FORMATS)
