@@ -21,8 +21,7 @@ from tensorboard.plugins.projector import projector_config_pb2
 from moco_tf import filesystem, paths
 from moco_tf.data import sources
 from moco_tf.evaluation import voting
-from moco_tf.methods import table
-from moco_tf.monitoring import listener, tensorboard
+from moco_tf.monitoring import listener
 from moco_tf.reporting import samples
 
 _PAIRS = 8  # images whose two views are shown
@@ -32,11 +31,6 @@ _TILE = 96  # side of a picture in a grid, pixels
 _GAP = 4
 _SHARE = 0.005  # of a session's time, for the pictures of epochs
 _POINTS = 1000  # images in the projector
-_METRICS = {  # of the table of hyperparameters: column, name
-    "knn_backbone": "kNN backbone",
-    "knn_projection": "kNN projection",
-    "epoch_loss": "loss of the epoch",
-}
 _SPRITE = 32  # side of an image in the projector, pixels
 
 
@@ -81,16 +75,12 @@ class Board(listener.Listener):
 
     def on_start(self, method, step):
         """Writes the hyperparameters, and the views of the next batch."""
-        metrics = [
-            summary_v2.Metric(tensorboard.TAGS[name], display_name=words)
-            for name, words in _METRICS.items()
-        ]
-        run = self._folder.absolute().parent
-        values = {"run": paths.shown(run.name), **hyperparameters(self._config)}
-        names = ["run", *columns(self._config)]
-        names = [summary_v2.HParam(name) for name in names]
-        self._events.summary(summary_v2.hparams_config_pb(names, metrics))
-        self._events.summary(summary_v2.hparams_pb(values, trial(run)))
+        # No list of columns: TensorBoard would show the first by name. Without
+        # one it makes its own, of the fields that differ between runs, and of
+        # the figures in the order of their groups.
+        values = hyperparameters(self._config)
+        name = trial(self._folder.absolute().parent)
+        self._events.summary(summary_v2.hparams_pb(values, name))
         try:
             pairs = samples.pairs(
                 self._config, self._batches.source, _PAIRS, step
@@ -237,16 +227,9 @@ def trial(run):
 
 
 def hyperparameters(config):
-    """The fields of a configuration as "section.name" -> number or text.
-
-    Those by which runs are compared come first: TensorBoard shows the first
-    columns.
-    """
-    fields_by_name, values = {}, config.to_dict()
-    first = ["method", config.method, "optimizer", "train", "model", "data"]
-    rest = [section for section in values if section not in first]
-    for section in [*first, *rest]:
-        value = values[section]
+    """The fields of a configuration as "section.name" -> number or text."""
+    fields_by_name = {}
+    for section, value in config.to_dict().items():
         fields = value if isinstance(value, dict) else {"": value}
         for name, field in fields.items():
             if isinstance(field, (tuple, list)):
@@ -255,17 +238,6 @@ def hyperparameters(config):
                 field = paths.shown(field)
             fields_by_name[f"{section}.{name}".rstrip(".")] = field
     return fields_by_name
-
-
-def columns(config):
-    """The names of the hyperparameters of any run, those of this one first.
-
-    Of runs side by side TensorBoard takes the columns that one of them names.
-    """
-    names = dict.fromkeys(hyperparameters(config))
-    for method in table.METHODS:
-        names |= dict.fromkeys(table.fields(method))
-    return list(names)
 
 
 def _grid(rows):
