@@ -28,11 +28,18 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(images, tmp_path_factory):
-    """State and metrics of a run of two workers that nothing happened to."""
+def there(images, tmp_path_factory):
+    """The images in another place."""
+    return shutil.copytree(images, tmp_path_factory.mktemp("there") / "images")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images, there, tmp_path_factory):
+    """A run of two workers that nothing happened to, each with its images."""
     workdir = tmp_path_factory.mktemp("undisturbed")
+    changes = {1: [f"--config.data.source=folder:{there}/"]}
     statuses, texts = small_cluster.finish(
-        small_cluster.start(images, workdir, **FIELDS)
+        small_cluster.start(images, workdir, changes=changes, **FIELDS)
     )
     assert statuses == [0, 0], texts
     assert small_run.step_of(workdir) == STEPS
@@ -63,7 +70,7 @@ def test_killed_and_frozen_workers_change_no_bit(images, undisturbed, tmp_path):
         # Mostly between two checkpoints, whose steps are then made twice.
         time.sleep(chance.random() * 0.2)
         small_cluster.signal_worker(workdir, worker, kind)
-    status = launcher.wait(300)
+    status = launcher.wait(900)
     logs = [path.read_text() for path in (tmp_path / "logs").glob("*.log")]
     assert status == 0, logs
     assert small_run.step_of(workdir) == STEPS
@@ -88,27 +95,30 @@ def test_a_worker_with_another_seed_is_refused(images, tmp_path):
     assert "Traceback" not in "".join(texts)
 
 
-def test_workers_may_have_their_images_in_other_places(images, tmp_path):
-    here = shutil.copytree(images, tmp_path / "here")
-    there = shutil.copytree(images, tmp_path / "there")
-    os.symlink(here, tmp_path / "link")
-    changes = {1: [f"--config.data.source=folder:{there}/"]}
-
-    def run(folder, *flags, **fields):
-        return small_cluster.finish(
-            small_cluster.start(
-                folder, tmp_path / "run", *flags, changes=changes, **fields
-            )
-        )
-
-    statuses, texts = run(here, train__epochs=1)
-    assert statuses == [0, 0], texts
+def test_workers_may_have_their_images_in_other_places(
+    images, there, undisturbed, tmp_path
+):
+    # They had at the first start, of `undisturbed`; now both have moved.
+    here, there = (
+        shutil.copytree(folder, tmp_path / name)
+        for name, folder in (("here", images), ("there", there))
+    )
     for folder in (here, there):
         (folder / "dark" / "003.png").unlink()
-    statuses, texts = run(tmp_path / "link", "--extend")
+    os.symlink(here, tmp_path / "link")
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    statuses, texts = small_cluster.finish(
+        small_cluster.start(
+            tmp_path / "link",
+            workdir,
+            "--extend",
+            changes={1: [f"--config.data.source=folder:{there}/"]},
+            train__epochs=7,
+        )
+    )
     assert statuses == [0, 0], texts
     assert "1 removed (dark/003.png)" in texts[0]
-    assert small_run.step_of(tmp_path / "run") == 12
+    assert small_run.step_of(workdir) == STEPS + small_run.STEPS_PER_EPOCH
 
 
 def test_a_worker_that_never_comes_is_named(images, tmp_path):

@@ -27,7 +27,7 @@ def _run(folder, layout):
         words = [*command, out, replicas, *place]
         processes.append(forked.Process(words))
     for process in processes:
-        texts = process.communicate(timeout=300)
+        texts = process.communicate(timeout=900)
         assert process.returncode == 0, texts
     return [np.load(out) for out in outputs]
 
