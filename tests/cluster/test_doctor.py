@@ -1,10 +1,9 @@
 """The doctor on two workers: they prove together, and worker 0 reports."""
 
 import json
-import subprocess
 import sys
 
-from tests import shallow
+from tests import forked, shallow
 from tests.cluster import ports, small_cluster
 from tests.doctor import photographs
 
@@ -30,12 +29,7 @@ def _start(folder, *flags):
     ]
     module = [sys.executable, "-m", shallow.__name__]
     return [
-        subprocess.Popen(
-            [*module, *words, f"--worker_index={index}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        forked.Process([*module, *words, f"--worker_index={index}"])
         for index in (0, 1)
     ]
 
