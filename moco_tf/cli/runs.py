@@ -139,7 +139,7 @@ def _request(options, config, cluster, fault):
         prove |= distribution.kind_of_devices() == "GPU" or bool(cluster)
     if not options.config:
         config = config.copy_and_resolve_references().unlock()
-        config.data.source = ""
+        config.data.source = "shapes:train"  # checked, not read
     written = configs.load(options.config or _EXAMINED)  # as the file has it
     exchange = f"cross_device_ops={options.cross_device_ops}"
     if cluster:
@@ -159,6 +159,7 @@ def _request(options, config, cluster, fault):
         exchange=exchange,
         deterministic=options.deterministic,
         report=options.report,
+        look=bool(options.config),
         name=(options.config or _EXAMINED) if known else "a file",
     )
 

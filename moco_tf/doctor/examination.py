@@ -51,6 +51,7 @@ class Request(NamedTuple):
       deterministic: bool, whether sums come in a fixed order.
       report: file about the machine, to be sent to others; "" = none.
       name: of the configuration, in that file.
+      look: bool, whether to look at the images, and time steps on them.
     """
 
     config: object
@@ -65,13 +66,14 @@ class Request(NamedTuple):
     deterministic: bool = False
     report: str = ""
     name: str = ""
+    look: bool = True
 
 
 def examine(request, strategy, guard=None):
     """Examines data, devices and configuration, and prints the results.
 
     Args:
-      request: Request; without config.data.source no image is looked at.
+      request: Request.
       strategy: tf.distribute.Strategy of the run.
       guard: watchdog.Guard of this process; None: a process on its own.
 
@@ -91,7 +93,7 @@ def examine(request, strategy, guard=None):
     rows.append(_devices(strategy, request.gpu_fault))
     # Before TensorFlow takes some of it, which it never gives back.
     free = _free()
-    source = _open(rows, request.config)
+    source = _open(rows, request.config) if request.look else None
     if source is not None and guard.is_chief:
         faults = _examine_images(rows, source, request)
         rows += recipe.training_rows(
@@ -100,7 +102,7 @@ def examine(request, strategy, guard=None):
             request.rate_per_image,
             strategy.num_replicas_in_sync,
         )
-    if request.config.data.source and guard.is_chief:
+    if request.look and guard.is_chief:
         rows.append(recipe.knn_row(request.config))
     distribution.wait_for_all(strategy)  # however long worker 0 looks
     if request.prove and fits:
@@ -109,7 +111,7 @@ def examine(request, strategy, guard=None):
         count = 0 if source is None else len(source)
         rows += _resources(request, strategy, count, free)
         ready = source is not None and not table.failures(rows)
-        tries = request.trial_steps and request.config.data.source
+        tries = request.trial_steps and request.look
         if tries and _agree(strategy, ready):
             _announce(f"{request.trial_steps} steps of the run itself", guard)
             rows.append(_trial(request, source, strategy))
@@ -304,8 +306,6 @@ def _devices(strategy, fault):
 
 def _open(rows, config):
     """The source, or None and a row that says why not."""
-    if not config.data.source:
-        return None
     try:
         source = plan.open_source(config, config.data.source)
     except ValueError as error:
@@ -400,7 +400,7 @@ def _report(rows, request, counts):
     """Prints the table and the suggested flags; writes the JSON file."""
     table.print_text("\n" + table.format_rows(rows))
     flags = table.flags(table.overrides(rows))
-    if flags and request.config.data.source:
+    if flags and request.look:
         table.print_text("\nSuggested:\n  " + " \\\n  ".join(flags))
     if request.json:
         table.write_json(request.json, rows, counts)
