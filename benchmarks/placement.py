@@ -39,7 +39,11 @@ MODES = {
         "train__jit_compile": True,
         "train__precision": "mixed_bfloat16",
     },
-    "micro-batches": {"train__micro_batches": 2, "model__bn_groups": 4},
+    "micro-batches": {
+        "train__micro_batches": 2,
+        "model__bn_groups": 4,
+        "model__sync_bn": False,
+    },
     "recompute": {"model__recompute": True},
     "recompute, XLA": {"model__recompute": True, "train__jit_compile": True},
     "device": {"data__augment_on": "device"},
@@ -80,10 +84,20 @@ OWN_MODES = {
     },
     "memory_bank": {
         "info_nce": {"memory_bank__loss": "info_nce"},
+        "info_nce, micro-batches": {
+            "memory_bank__loss": "info_nce",
+            "train__micro_batches": 2,
+            "model__bn_groups": 4,
+        },
         "nce": {"memory_bank__loss": "nce"},
     },
     "cmc": {
         "info_nce": {"cmc__loss": "info_nce"},
+        "info_nce, micro-batches": {
+            "cmc__loss": "info_nce",
+            "train__micro_batches": 2,
+            "model__bn_groups": 4,
+        },
         "nce": {"cmc__loss": "nce"},
     },
     "swav": {"no queue": {"swav__queue_size": 0}},

@@ -180,10 +180,20 @@ def query(field, *words):
     return lines, said
 
 
+def take_tf32():
+    """Whether a GPU of this process multiplies TensorFloat-32 (Ampere on)."""
+    return any(kind >= (8, 0) for kind in _kinds())
+
+
 def oldest_kind():
     """The lowest compute capability of this process's GPUs; None without."""
+    return min(_kinds(), default=None)
+
+
+def _kinds():
+    """The compute capability of each GPU of this process."""
     visible = tf.config.get_visible_devices("GPU")
-    return min((_details(gpu)[1] for gpu in visible), default=None)
+    return [_details(gpu)[1] for gpu in visible]
 
 
 class _Listed(NamedTuple):

@@ -136,8 +136,10 @@ def test_the_oldest_gpu_of_this_process_counts(listed, monkeypatch):
     visible = tf.config.list_physical_devices("GPU")[1:]
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: visible)
     assert gpus.oldest_kind() == (8, 6)
+    assert gpus.take_tf32()
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: [])
     assert gpus.oldest_kind() is None
+    assert not gpus.take_tf32()
 
 
 FOUR = """case "$*" in *memory.free*)
