@@ -10,6 +10,11 @@ import pathlib
 from typing import Any
 
 
+def of_machine() -> int:
+    """The cores of the machine, which a process need not be allowed."""
+    return os.cpu_count() or 1
+
+
 def count(workers: int = 1, root: Any = "/") -> int:
     """The cores of this process, by its affinity and its control group.
 
@@ -24,7 +29,7 @@ def count(workers: int = 1, root: Any = "/") -> int:
     Returns:
       int, at least 1; a part of a core counts as one.
     """
-    allowed: float = os.cpu_count() or 1
+    allowed: float = of_machine()
     if hasattr(os, "sched_getaffinity"):  # of Linux
         allowed = len(os.sched_getaffinity(0))
     groups = _groups(pathlib.Path(root))
@@ -86,7 +91,7 @@ def _cores_of(folders):
             if words := _words(folder / name):
                 ends = [part.split("-") for part in words[0].split(",")]
                 return sum(int(e[-1]) - int(e[0]) + 1 for e in ends)
-    return os.cpu_count() or 1
+    return of_machine()
 
 
 def _words(path):

@@ -297,7 +297,7 @@ def machine():
     ]
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores.of_machine(),
         "cores of this process": cores.count(),
         "free memory": resources.free_on_host(),
         "gpus": cards,
