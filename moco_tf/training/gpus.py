@@ -199,7 +199,7 @@ def _kinds():
 class _Listed(NamedTuple):
     """A GPU of the machine, as nvidia-smi lists it."""
 
-    index: str
+    index: str  # type: ignore[assignment]
     uuid: str
     name: str
     free: str  # MiB
