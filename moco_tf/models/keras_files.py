@@ -88,8 +88,8 @@ def load(path):
     if damage := state_files.zip_damage(path):
         raise state_files.Damaged(path, damage, _REMEDY)
     try:
-        config, weights = _accepted(path)
-        return _load_copy(config, weights)
+        described, weights = _accepted(path)
+        return _load_copy(described, weights)
     except Refused as error:
         raise _not_stock(path, error) from error
     except (TypeError, AttributeError, KeyError) as error:
@@ -99,11 +99,11 @@ def load(path):
         raise state_files.Damaged(path, words, _REMEDY) from error
 
 
-def _load_copy(config, weights):
+def _load_copy(described, weights):
     """Gives Keras a file of what was accepted, so that it reads no other."""
     with tempfile.TemporaryDirectory(prefix="moco_tf-") as folder:
         copied = os.path.join(folder, "model.keras")
-        _write(copied, config, weights)
+        _write(copied, described, weights)
         with paths.plain(copied) as plain:
             return tf.keras.models.load_model(
                 plain, compile=False, safe_mode=True
@@ -130,13 +130,13 @@ def save(model, path):
     with paths.plain(path) as plain:
         model.save(plain)
     try:
-        config, weights = _accepted(path)
+        described, weights = _accepted(path)
     except Refused as error:
         os.unlink(path)
         raise _not_stock(path, error) from error
     with zipfile.ZipFile(path) as archive:
         metadata = archive.read(_METADATA)
-    _write(path, config, weights, metadata)
+    _write(path, described, weights, metadata)
 
 
 def _accepted(path):
@@ -146,7 +146,8 @@ def _accepted(path):
       path: of a zip that is not damaged.
 
     Returns:
-      config: the layers, as in config.json, with Keras 2.15's names of modules
+      described: the layers, as in config.json, with Keras 2.15's names of
+        modules
         and without optimizers, losses and metrics.
       weights: bytes of the HDF5 file.
 
@@ -165,29 +166,29 @@ def _accepted(path):
                 raise Refused(f"{part.filename} is compressed beyond reason")
         text, weights = archive.read(_CONFIG), archive.read(_WEIGHTS)
     try:
-        config = accept_config(json.loads(text))
+        described = accept_config(json.loads(text))
     except RecursionError as error:
         raise Refused("its layers are nested beyond reason") from error
     except ValueError as error:  # no JSON, or no text
         raise Refused(f"{_CONFIG}: {error}") from error
-    if not isinstance(config, dict) or not _is_model(config):
+    if not isinstance(described, dict) or not _is_model(described):
         raise Refused("it is no model of layers")
     check_weights(io.BytesIO(weights))
-    return config, weights
+    return described, weights
 
 
-def _write(path, config, weights, metadata=b"{}"):
+def _write(path, described, weights, metadata=b"{}"):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(_METADATA, metadata)
-        archive.writestr(_CONFIG, json.dumps(config))
+        archive.writestr(_CONFIG, json.dumps(described))
         archive.writestr(_WEIGHTS, weights)
 
 
-def accept_config(config):
+def accept_config(described):
     """Copies the configuration of a model that is of Keras' own parts alone.
 
     Args:
-      config: value of JSON.
+      described: value of JSON.
 
     Returns:
       the same with Keras 2.15's names of modules and its arguments, and
@@ -196,50 +197,50 @@ def accept_config(config):
     Raises:
       Refused: naming the first part that is of another kind.
     """
-    if isinstance(config, list):
-        return [accept_config(value) for value in config]
-    if not isinstance(config, dict):
-        return config
-    config = {k: v for k, v in config.items() if k != "compile_config"}
-    if "class_name" in config:
-        config = _accept_part(config)
-    elif "registered_name" in config:
+    if isinstance(described, list):
+        return [accept_config(value) for value in described]
+    if not isinstance(described, dict):
+        return described
+    described = {k: v for k, v in described.items() if k != "compile_config"}
+    if "class_name" in described:
+        described = _accept_part(described)
+    elif "registered_name" in described:
         raise Refused("a registered name without a class")
-    return {key: accept_config(value) for key, value in config.items()}
+    return {key: accept_config(value) for key, value in described.items()}
 
 
-def _accept_part(config):
+def _accept_part(described):
     """A copy of the configuration of one object, if Keras itself has it."""
-    name, module = config["class_name"], config.get("module")
+    name, module = described["class_name"], described.get("module")
     if not isinstance(name, str):
         raise Refused(f"{name!r} as the name of a class")
     if name in _VALUES:
-        if module or not isinstance(config.get("config"), dict):
+        if module or not isinstance(described.get("config"), dict):
             raise Refused(f"{name} of a module")
-        return config
+        return described
     if not isinstance(module, str):
         raise Refused(f"{name} of no module")
     stock = _stock_module(module)
     full = f"{module}.{name}"
     if name == "function":  # the config is its name
-        full = f"{module}.{config.get('config')}"
-        known = module == "builtins" and _is_activation(config.get("config"))
+        full = f"{module}.{described.get('config')}"
+        known = module == "builtins" and _is_activation(described.get("config"))
     elif (stock, name) == (_OPERATION, "TFOpLambda"):
-        inner = config.get("config")
+        inner = described.get("config")
         known = isinstance(inner, dict) and inner.get("function") in _ARITHMETIC
         full = f"{name} of {inner}"[:80]
     else:
         known = is_stock(stock, name)
-    registered = config.get("registered_name")
+    registered = described.get("registered_name")
     if known and name != "function" and registered not in (None, name):
         full, known = f"{registered} registered by a program", False
     if not known:
         raise Refused(f"{full} is not one of them")
-    inner = config.get("config")
+    inner = described.get("config")
     if isinstance(inner, dict):
         before = {k: v for k, v in inner.items() if k not in _LATER or v}
-        config = {**config, "config": before}
-    return {**config, "module": stock}
+        described = {**described, "config": before}
+    return {**described, "module": stock}
 
 
 def _stock_module(module):
@@ -251,8 +252,8 @@ def _stock_module(module):
     return module
 
 
-def _is_model(config):
-    return (config.get("module"), config.get("class_name")) in _MODELS
+def _is_model(described):
+    return (described.get("module"), described.get("class_name")) in _MODELS
 
 
 def is_stock(module, name):
