@@ -147,8 +147,7 @@ def _accepted(path):
 
     Returns:
       described: the layers, as in config.json, with Keras 2.15's names of
-        modules
-        and without optimizers, losses and metrics.
+        modules and without optimizers, losses and metrics.
       weights: bytes of the HDF5 file.
 
     Raises:

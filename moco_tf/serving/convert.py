@@ -245,7 +245,7 @@ def _compare(chosen, path, exported, tensors):
     signature = exported.loaded.signatures[SIGNATURE]
     expected = signature(images=tf.constant(tensors))
     differences = []
-    for output, rows in expected.items():
+    for output, rows in sorted(expected.items()):
         encode = chosen.open(path, output)
         for count in sorted({1, len(tensors)}):
             title = f"{output} [{count}]"
