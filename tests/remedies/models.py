@@ -331,3 +331,24 @@ ROWS.states(
     following.OF_A_CALLER,
     ("models/batch_norm.py:BatchNorm.build", "needs a batch axis"),
 )
+ROWS.states(
+    following.PART_OF_ANOTHER,
+    # In the message of _not_stock, or of NotStock in the card of an export.
+    ("models/keras_files.py:_accepted", "beside or in place of weights"),
+    ("models/keras_files.py:_accepted", "is compressed beyond reason"),
+    ("models/keras_files.py:_accepted", "are nested beyond reason"),
+    ("models/keras_files.py:_accepted", "{_CONFIG}: {error}"),
+    ("models/keras_files.py:_accepted", "it is no model of layers"),
+    ("models/keras_files.py:accept_config", "a registered name without"),
+    ("models/keras_files.py:_accept_part", "as the name of a class"),
+    ("models/keras_files.py:_accept_part", "{name} of a module"),
+    ("models/keras_files.py:_accept_part", "{name} of no module"),
+    ("models/keras_files.py:_accept_part", "is not one of them"),
+    ("models/keras_files.py:check_weights", "cannot be read"),
+    ("models/keras_files.py:_check_groups", "is a link"),
+    ("models/keras_files.py:_check_groups", "is there twice"),
+    ("models/keras_files.py:_check_array", "is no array of numbers"),
+    ("models/keras_files.py:_check_array", "is of another file"),
+    ("models/keras_files.py:_check_array", "needs a plug-in of HDF5"),
+    ("models/keras_files.py:_check_array", "is larger than what is stored"),
+)
