@@ -283,7 +283,7 @@ def gathered(way, wrong=True, workers=1):
 @ROWS.followed("doctor/exchange.py:remedy", "Try --cross_device_ops=")
 def wrong_gather():
     text = yield lambda: gathered("cross_device_ops=auto")
-    name = text.partition("--cross_device_ops=")[2].split()[0]
+    name = text.partition("Try --cross_device_ops=")[2].split()[0]
     yield lambda: distribution.CROSS_DEVICE_OPS[name]()
     yield lambda: gathered(f"cross_device_ops={name}", wrong=False)
 
@@ -291,7 +291,7 @@ def wrong_gather():
 @ROWS.followed("doctor/exchange.py:remedy", "Try --communication=")
 def wrong_gather_between_workers():
     text = yield lambda: gathered("communication=auto", workers=2)
-    name = text.partition("--communication=")[2].split()[0]
+    name = text.partition("Try --communication=")[2].split()[0]
     yield lambda: distribution.communication_options(name, "gpu")
     yield lambda: gathered(f"communication={name}", wrong=False, workers=2)
 
