@@ -32,7 +32,9 @@ from moco_tf.doctor import (
 from moco_tf.training import distribution, gpus
 
 _PROOF_SECONDS = 120.0  # after which no further proof begins
-_LONGEST = 600.0  # seconds of a proof, whose first kernels may be compiled
+# Seconds of a proof. First kernels may be compiled; between GPUs an exchange
+# may wait for ever, and CPUs may be busy.
+_LONGEST = {"GPU": 600.0, "CPU": 3600.0}
 _PROOFS = "reference", "gather", "numbers", "resume"
 
 
@@ -124,7 +126,8 @@ def examine(request, strategy, guard=None):
         table.print_text(table.format_rows(failing))
     if request.report and fits:
         _write_report(rows, request, strategy, guard, free)
-    guard.limit(_LONGEST, "the other workers' examination")
+    longest = _LONGEST[distribution.kind_of_devices()]
+    guard.limit(longest, "the other workers' examination")
     distribution.wait_for_all(strategy)
     return rows
 
@@ -166,7 +169,7 @@ def _watchdog():
 def _limited(guard, activity):
     """Kills this process if the block does not end: collectives may wait."""
     dog: Any = guard if guard.cluster else _watchdog()
-    dog.limit(_LONGEST, activity)
+    dog.limit(_LONGEST[distribution.kind_of_devices()], activity)
     try:
         yield
     finally:

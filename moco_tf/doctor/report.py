@@ -54,7 +54,10 @@ _SMI = (
     *("pcie.link.gen.max", "pcie.link.width.max", "mig.mode.current"),
     *("ecc.mode.current", "clocks.max.sm"),
 )
-_PACKAGES = ("tensorflow", "keras", "numpy", "protobuf", "tensorflow-addons")
+_PACKAGES = (
+    *("tensorflow", "keras", "tf-keras", "numpy", "protobuf"),
+    "tensorflow-addons",
+)
 _ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _PATH = re.compile(r"(?<![\w.])~?/[^\s:;,'\")]*[^\s:;,'\").]")
 

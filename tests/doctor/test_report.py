@@ -212,9 +212,8 @@ def test_a_machine_without_a_gpu_that_works_writes_why(
     assert cli.run(["doctor", "--devices=gpu", f"--report={path}"]) == 1
     assert "no CUDA" in capsys.readouterr().err
     value = json.loads(path.read_text())
-    assert value["text"] == [
-        "--devices=gpu: no CUDA at PATH Pass --devices=cpu."
-    ]
+    (text,) = value["text"]
+    assert text == "--devices=gpu: no CUDA at PATH. Pass --devices=cpu."
     assert value["versions"]["tensorflow"] == tf.__version__
     assert value["machine"]["cores"]
 
