@@ -128,14 +128,14 @@ def traced(name, strategy, **fields):
     config = every_method.make_config(name, **fields)
     try:
         plan.check(config, strategy.num_replicas_in_sync)
+        if config.model.recompute:  # of a ResNet's blocks
+            with shallow.network():
+                images = every_method.IMAGES
+                method = plan.make_method(config, strategy, images)
+        else:
+            method = every_method.make_method(name, strategy, **fields)
     except ValueError as error:
         raise Refused(error) from error
-    if config.model.recompute:  # of a ResNet's blocks
-        with shallow.network():
-            images = every_method.IMAGES
-            method = plan.make_method(config, strategy, images)
-    else:
-        method = every_method.make_method(name, strategy, **fields)
     (batch,) = every_method.batches(method, 1)
     if not config.data.small_views:
         del batch["small"]

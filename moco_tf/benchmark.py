@@ -306,7 +306,8 @@ def _figures(config, method, machine, seconds):
     if machine.gpu:
         names = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
         memory = [tf.config.experimental.get_memory_info(x) for x in names]
-        figures["peak_memory_bytes"] = max(entry["peak"] for entry in memory)
+        peaks = [entry["peak"] for entry in memory]
+        figures["peak_memory_bytes"] = max(peaks, default=0)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         figures["peak_memory_bytes"] = 1024 * peak
