@@ -36,6 +36,7 @@ MODES = {
     "bfloat16": {"train__precision": "mixed_bfloat16"},
     "float16": {"train__precision": "mixed_float16"},
     "XLA": {
+        "model__sync_bn": False,  # XLA compiles no exchange
         "train__jit_compile": True,
         "train__precision": "mixed_bfloat16",
     },
@@ -45,7 +46,11 @@ MODES = {
         "model__sync_bn": False,
     },
     "recompute": {"model__recompute": True},
-    "recompute, XLA": {"model__recompute": True, "train__jit_compile": True},
+    "recompute, XLA": {
+        "model__recompute": True,
+        "model__sync_bn": False,
+        "train__jit_compile": True,
+    },
     "device": {"data__augment_on": "device"},
     "sync_bn": {"model__sync_bn": True, "model__bn_groups": 1},
     "large views alone": {"data__small_views": 0},
