@@ -37,6 +37,7 @@ MODES = {
     "float16": {"train__precision": "mixed_float16"},
     "XLA": {
         "model__sync_bn": False,  # XLA compiles no exchange
+        "model__bn_groups": 2,
         "train__jit_compile": True,
         "train__precision": "mixed_bfloat16",
     },
@@ -49,6 +50,7 @@ MODES = {
     "recompute, XLA": {
         "model__recompute": True,
         "model__sync_bn": False,
+        "model__bn_groups": 2,
         "train__jit_compile": True,
     },
     "device": {"data__augment_on": "device"},
