@@ -28,6 +28,7 @@ OTHERS = {
     "sbatch": "needs Slurm; launch_scripts/test_slurm.py takes a stand-in",
     "kubectl": "needs a cluster; test_kubernetes.py reads the files",
     "pip": "needs the network; test_packaging.py compares the versions",
+    "pip-audit": "asks a server; test_security.py reads the locks",
     "curl": "test_tutorial.py sends the same request to a server",
     "tensorboard": "opens a server; test_tensorboard.py reads its files",
     "ruff": "is the linter's own command",

@@ -64,7 +64,7 @@ def test_a_package_that_is_missing_has_no_version():
 
 
 _ASKS = re.compile(
-    r"TF_USE_LEGACY_KERAS|(?<!moco_tf\.)__version__\S*\s*(<|>|==|in\b)|"
+    r"\"TF_USE_LEGACY_KERAS\"|(?<!moco_tf\.)__version__\S*\s*(<|>|==|in\b)|"
     r"__version__\.(split|startswith)|sys\.version_info"
 )
 
