@@ -62,6 +62,20 @@ def test_a_run_can_be_compared_with_any_other(workdirs, undrawn, kind):
             assert expected[0] == expected[1] or f"<code>{name}</code>" in text
 
 
+def test_twenty_runs_are_rows_and_have_a_curve_each(workdirs, undrawn):
+    runs = page.read_runs(list(workdirs.values())[:20])
+    text = page.render(runs, images=0)
+    table = text[text.index('aria-label="Final figures"') :]
+    table = table[: table.index("</table>")]
+    rows = re.findall(r'<th scope="row"><span.*?</span>(.*?)</th>', table)
+    assert rows == [run.name for run in runs]
+    for key in ("loss", "knn"):
+        series = charts.draw_all(runs)[key].chart.series
+        names = [each.name for each in series]
+        assert len(names) > 8 and len(set(names)) == len(names)
+        assert set(names) <= set(rows)
+
+
 def test_the_command_line_compares_two_methods(workdirs, tmp_path, capsys):
     path = tmp_path / "both.html"
     words = ["report", "--images=0", f"--path={path}"]
