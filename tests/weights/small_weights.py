@@ -1,5 +1,6 @@
 """Tiny files of weights in the layouts of others, put together by hand."""
 
+import functools
 import pathlib
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from moco_tf import config as configs
 from moco_tf.evaluation import frozen
+from moco_tf.models import resnet
 from tests.weights import torch_files
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -16,8 +18,10 @@ FIELDS = {"data.image_size": "32"}
 QUEUE, DIM, STEPS = 24, 8, 700
 
 
-def tensors(seed=3, head="mlp", depth=18, counted=True, stem="imagenet"):
-    """An encoder's tensors by torch's names, with BatchNorm's counters."""
+@functools.cache
+def _variables(head, depth, stem, stages):
+    """The variables of an encoder, whose names and shapes are read."""
+    del stages  # of the network, which tests/shallow.py changes
     config = configs.load(
         "moco_v2_imagenet",
         {
@@ -29,7 +33,12 @@ def tensors(seed=3, head="mlp", depth=18, counted=True, stem="imagenet"):
             **FIELDS,
         },
     )
-    named = torch_layout.named_variables(frozen.build_encoder(config))
+    return torch_layout.named_variables(frozen.build_encoder(config))
+
+
+def tensors(seed=3, head="mlp", depth=18, counted=True, stem="imagenet"):
+    """An encoder's tensors by torch's names, with BatchNorm's counters."""
+    named = _variables(head, depth, stem, resnet.DEPTHS[depth])
     rng = np.random.default_rng(seed)
     values = {}
     for name, value in torch_layout.reference_weights(named, seed).items():
