@@ -231,7 +231,8 @@ def change_features(data_dir, change):
 
 
 def _of_a_module(value):
-    value["featuresDict"]["features"]["image"]["pythonClassName"] = "planted.X"
+    features = value["featuresDict"]["features"]
+    min(features.items())[1]["pythonClassName"] = "planted.X"
 
 
 def _of_before(value):

@@ -290,8 +290,11 @@ def keras_file_that_is_cut(tmp_path):
 )
 def saved_model_that_writes_a_file(tmp_path):
     def save(name, effect):
+        def run():
+            effect()  # whose operation is no result
+
         module = tf.Module()
-        module.run = tf.function(effect, input_signature=[])
+        module.run = tf.function(run, input_signature=[])
         tf.saved_model.save(module, str(tmp_path / name))
         return tmp_path / name
 
