@@ -44,7 +44,10 @@ def start(images, workdir, *flags, indices=(0, 1), changes=None, **fields):
 
 def finish(processes):
     """Waits; returns the exit statuses and what each worker wrote."""
-    texts = ["".join(one.communicate(_LONGEST)) for one in processes]
+    texts = [
+        "".join(filter(None, one.communicate(timeout=_LONGEST)))
+        for one in processes
+    ]
     return [process.returncode for process in processes], texts
 
 

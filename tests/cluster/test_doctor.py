@@ -1,9 +1,10 @@
 """The doctor on two workers: they prove together, and worker 0 reports."""
 
 import json
+import subprocess
 import sys
 
-from tests import forked, shallow
+from tests import shallow
 from tests.cluster import ports, small_cluster
 from tests.doctor import photographs
 
@@ -29,7 +30,12 @@ def _start(folder, *flags):
     ]
     module = [sys.executable, "-m", shallow.__name__]
     return [
-        forked.Process([*module, *words, f"--worker_index={index}"])
+        subprocess.Popen(
+            [*module, *words, f"--worker_index={index}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for index in (0, 1)
     ]
 
