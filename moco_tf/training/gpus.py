@@ -140,18 +140,31 @@ def lacking_wheels():
     except metadata.PackageNotFoundError:  # a build of another name
         return []
     for line in lines:
-        match = re.match(r"([\w-]+) ?\(?==([\d.]+)\)?.*and-cuda", line)
+        match = re.match(r"([\w-]+)([^;]*);.*and-cuda", line)
         if not match:
             continue
-        name, wanted = match.groups()
+        # "==12.2.5.6" or "<13.0,>=12.5.3.2"
+        name, wanted = match[1], re.sub("[ ()]", "", match[2])
+        limits = re.findall(r"(==|>=|<)([\d.]+)", wanted)
+        wanted = wanted.removeprefix("==")
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             lacking.append(f"{name} {wanted} is not installed")
             continue
-        if version != wanted:
+        if not all(_holds(version, *limit) for limit in limits):
             lacking.append(f"{name} is {version} instead of {wanted}")
     return lacking
+
+
+def _holds(version, sign, limit):
+    """Whether a version is equal to, at least or below a limit."""
+    numbers, bound = (
+        tuple(map(int, re.findall(r"\d+", text))) for text in (version, limit)
+    )
+    if sign == "==":
+        return numbers == bound
+    return numbers >= bound if sign == ">=" else numbers < bound
 
 
 def query(field, *words):

@@ -1,12 +1,16 @@
 """A machine with GPUs that TensorFlow cannot use, made of files and fakes."""
 
+import pathlib
+import re
 from importlib import metadata
 
 import pytest
 import tensorflow as tf
 
+from moco_tf import lane
 from moco_tf.training import distribution, gpus
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat\n"
 
 
@@ -62,25 +66,38 @@ def test_without_a_driver_there_is_no_fault(tmp_path, listed):
     assert gpus.examine(tmp_path) == ([], "")
 
 
+def _wanted(name):
+    """What TensorFlow's extra asks of a package: "==12.2.5.6", "<13,>=12.5"."""
+    (line,) = [
+        line
+        for line in metadata.requires("tensorflow")
+        if "and-cuda" in line and re.match(name + r"\W", line)
+    ]
+    return re.sub("[ ()]", "", line.partition(";")[0].removeprefix(name))
+
+
 def test_an_environment_without_cuda_is_named_with_what_lacks(machine):
     fault = gpus.examine(machine).fault
     assert "\n" not in fault
     assert "the NVIDIA driver 535.104.05" in fault
-    assert "nvidia-cublas-cu12 12.2.5.6 is not installed" in fault
+    wanted = _wanted("nvidia-cublas-cu12").removeprefix("==")
+    assert f"nvidia-cublas-cu12 {wanted} is not installed" in fault
     assert "and 10 more" in fault  # 12 in all
     assert "launch/quickstart.sh --gpu" in fault
 
 
 def test_a_wheel_of_another_version_is_named(machine, monkeypatch):
-    versions = {
-        line.split(" ")[0]: line.partition("==")[2].partition(")")[0]
-        for line in metadata.requires("tensorflow")
-        if "and-cuda" in line
-    } | {"nvidia-cudnn-cu12": "9.1"}
+    lock = (ROOT / f"{lane.LOCK}-gpu.txt").read_text()
+    versions = dict(re.findall(r"^([\w-]+)==([\d.]+)", lock, re.M))
     monkeypatch.setattr(gpus.metadata, "version", versions.__getitem__)
-    assert "nvidia-cudnn-cu12 is 9.1 instead of 8.9.4.25" in (
-        gpus.examine(machine).fault
-    )
+    assert gpus.lacking_wheels() == []
+    wanted = _wanted("nvidia-cudnn-cu12").removeprefix("==")
+    for other in ("9.1", "10.0"):  # too old or too new, in both lanes
+        versions["nvidia-cudnn-cu12"] = other
+        assert gpus.lacking_wheels() == [
+            f"nvidia-cudnn-cu12 is {other} instead of {wanted}"
+        ]
+    assert f"is {other} instead of {wanted}" in gpus.examine(machine).fault
 
 
 def test_with_all_wheels_it_is_the_driver(machine, monkeypatch):
@@ -107,7 +124,9 @@ def test_a_job_that_was_given_no_gpu_has_no_fault(machine, monkeypatch):
     assert gpus.examine(machine).fault == ""
 
 
-@pytest.mark.parametrize("kind", [(5, 0), (7, 0), (8, 0), (8, 9), (9, 0)])
+@pytest.mark.parametrize(
+    "kind", [lane.OLDEST_GPU, (7, 0), (8, 0), (8, 9), (9, 0)]
+)
 def test_gpus_up_to_hopper_are_usable(machine, listed, kind):
     listed(kind)
     assert gpus.examine(machine) == ([gpu(0)], "")
