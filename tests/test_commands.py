@@ -110,7 +110,10 @@ def check_moco_tf(words):
         return
     if "config" in options and name != "import-weights":
         table = name if name in configs.config_schema.TABLES else "pretrain"
-        configs.load(options.config or name, overrides, table)
+        if options.config or table == name:
+            configs.load(options.config or name, overrides, table)
+        else:  # as the doctor does for a report
+            assert not overrides, "fields without --config"
 
 
 def check_script(words):
