@@ -23,6 +23,8 @@ PAGES = (
     "../README.md",
     "serving.md",
 )
+# Its commands want a GPU: test_commands.py parses them.
+GPU_PAGE = "gpu.md"
 # What a page speaks of, and what stands for it here.
 PLACES = (
     ("/data/imagenet/train", "train"),
@@ -107,10 +109,17 @@ def _write_dino(source, path):
 
 
 def test_no_page_is_left_out():
-    known = {*PAGES, *page_commands.TUTORIALS}
+    known = {*PAGES, *page_commands.TUTORIALS, GPU_PAGE}
     for path in pathlib.Path(page_commands.ROOT, "docs").glob("*.md"):
         if "moco-tf " in "".join(page_commands.blocks(path.name, "sh")):
             assert path.name in known
+
+
+def test_the_page_that_is_not_run_is_of_gpus_alone():
+    text = "".join(page_commands.blocks(GPU_PAGE, "sh"))
+    lines = [line for line in text.splitlines() if "moco-tf " in line]
+    assert lines
+    assert all(" --devices=gpu " in line for line in lines)
 
 
 @pytest.mark.parametrize(
