@@ -94,7 +94,7 @@ def test_both_files_are_measured_together(run):
             variables=[],
             optimizer=types.SimpleNamespace(variables=[]),
         ),
-        tf.distribute.get_strategy(),
+        benchmark.find_machine(tf.distribute.get_strategy()),
         {"step": [1.0]},
     )
     assert figures["input_bytes_per_image"] == 6 * 16 * 16
