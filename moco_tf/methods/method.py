@@ -103,7 +103,8 @@ class Method(tf.keras.Model):
         if watched:
             run = functools.partial(run, with_features=True)
         if self.jit_encoders:
-            run = compiled(run, id(encoder), watched)
+            part = batch_norm.current_part()
+            run = compiled(run, id(encoder), watched, part)
         if not watched:
             return run(images)
         features, projections = run(images)

@@ -284,6 +284,16 @@ def micro_batch(number, count):
         del _current.part
 
 
+def current_part():
+    """The part that `micro_batch` marks, hashable; None outside of it.
+
+    Two calls of layers that are traced in one graph are the same program only
+    if they are calls with the same part.
+    """
+    number, _ = getattr(_current, "part", (None, 1))
+    return number.ref() if tf.is_tensor(number) else number
+
+
 @contextlib.contextmanager
 def frozen_statistics(frozen=True):
     """Leaves the moving statistics of the layers that are called as they are.
