@@ -102,7 +102,7 @@ remedies/test_remedies.py
 """.split()
 
 # What touches TensorFlow and Keras beyond common operations, and how both are
-# installed: these files and folders are run in both lanes (.ci/run).
+# installed: to be run in both lanes after a change that concerns them.
 PLATFORM = """
 cli/
 cluster/
@@ -131,6 +131,46 @@ test_workdirs.py
 weights/test_importing.py
 """.split()
 
+# What CI has time for in both lanes, of each kind something.
+BOTH_LANES = """
+methods/test_moco.py
+models/test_keras_files.py
+serving/test_signatures.py
+test_between_lanes.py
+test_lane.py
+test_public.py
+test_readme_example.py
+test_reference_cases.py
+training/test_checkpoints.py
+training/test_optimizers_addons.py
+""".split()
+# Long proofs that take turns in CI: the former on even days of the year, the
+# latter on odd ones. Without --turn all are run.
+TURNS = {
+    "even": """
+cluster/test_doctor.py
+launch_scripts/test_slurm.py
+serving/test_convert.py
+test_reference_replicas.py
+test_ugly_paths.py
+""".split(),
+    "odd": """
+cluster/test_faults.py
+data/test_views.py
+test_pages.py
+test_tutorial.py
+""".split(),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--turn",
+        choices=("all", *TURNS),
+        default="all",
+        help="of the long proofs that take turns in CI run these alone",
+    )
+
 
 def name_of(item):
     """The path of a test's file, below tests/."""
@@ -138,7 +178,7 @@ def name_of(item):
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(name_of(item), len(place)))
     for item in items:
@@ -146,6 +186,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker("quick")
         if name_of(item).startswith(tuple(PLATFORM)):
             item.add_marker("platform")
+        if name_of(item) in BOTH_LANES:
+            item.add_marker("both_lanes")
+    turn = config.getoption("turn")
+    if turn != "all":
+        wait = {
+            name
+            for other, names in TURNS.items()
+            if other != turn
+            for name in names
+        }
+        later = [item for item in items if name_of(item) in wait]
+        items[:] = [item for item in items if name_of(item) not in wait]
+        config.hook.pytest_deselected(items=later)
 
 
 def pytest_terminal_summary(terminalreporter, config):

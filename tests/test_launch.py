@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -195,7 +196,7 @@ def test_a_lane_without_its_python_says_what_to_install(checkout):
     assert status == 0, err
 
 
-def test_ci_runs_all_in_one_lane_and_the_platform_in_the_other(checkout):
+def test_ci_runs_its_turn_in_one_lane_and_a_part_in_the_other(checkout):
     (checkout / "bin/id").write_text("#!/bin/bash\necho 1000\n")  # no root
     (checkout / "bin/id").chmod(0o755)
     for name in ("python3.12", "python3.13", "python3"):  # nor the machine's
@@ -204,14 +205,15 @@ def test_ci_runs_all_in_one_lane_and_the_platform_in_the_other(checkout):
     assert status == 0, err
     assert "The lane current is not tested: there is no Python" in out
     started = [line for line in out.splitlines() if line.startswith("ran: -m")]
-    assert len(started) == 1 and "platform" not in started[0]
+    assert len(started) == 1
+    assert re.search(" --turn=(even|odd)$", started[0])
     add_python(checkout / "bin/python3.13", "3.13")
     status, out, err = run(checkout, ".ci/run")
     assert status == 0, err
     started = [line for line in out.splitlines() if line.startswith("ran: -m")]
     assert len(started) == 2
-    assert "platform" not in started[0]
-    assert started[1].endswith(" -m platform")
+    assert re.search(" --turn=(even|odd)$", started[0])
+    assert started[1].endswith(" -m both_lanes")
     assert "requirements-current-dev.txt" in notes(checkout)[-1]
 
 

@@ -4,8 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests import shallow
-from tests.cluster import ports, small_cluster
+from tests.cluster import ports, shallow_doctor, small_cluster
 from tests.doctor import photographs
 
 
@@ -13,7 +12,6 @@ def _start(folder, *flags):
     """Two workers on photographs; their processes."""
     workers = ",".join(ports.workers(2))
     words = [
-        "doctor",
         "--config=moco_cifar10",
         f"--config.data.source=folder:{folder}",
         "--config.knn.bank=",
@@ -28,7 +26,7 @@ def _start(folder, *flags):
         f"--workers={workers}",
         *flags,
     ]
-    module = [sys.executable, "-m", shallow.__name__]
+    module = [sys.executable, "-m", shallow_doctor.__name__]
     return [
         subprocess.Popen(
             [*module, *words, f"--worker_index={index}"],
