@@ -190,12 +190,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("both_lanes")
     turn = config.getoption("turn")
     if turn != "all":
-        wait = {
-            name
-            for other, names in TURNS.items()
-            if other != turn
-            for name in names
-        }
+        (wait,) = [names for other, names in TURNS.items() if other != turn]
         later = [item for item in items if name_of(item) in wait]
         items[:] = [item for item in items if name_of(item) not in wait]
         config.hook.pytest_deselected(items=later)

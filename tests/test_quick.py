@@ -23,6 +23,15 @@ class _Item:
         self.marks.append(name)
 
 
+def _collect(names, turn="all"):
+    """The tests that are run of some files, as the hook leaves them."""
+    items = [_Item(name) for name in names]
+    hook = types.SimpleNamespace(pytest_deselected=lambda items: None)
+    config = types.SimpleNamespace(getoption=lambda name: turn, hook=hook)
+    conftest.pytest_collection_modifyitems(config, items)
+    return items
+
+
 def test_every_slow_file_is_there_and_named_once():
     assert set(conftest.SLOW) <= FILES
     assert len(set(conftest.SLOW)) == len(conftest.SLOW)
@@ -36,8 +45,7 @@ def test_every_folder_has_quick_tests():
 
 def test_slow_files_come_first_in_their_order_and_new_ones_are_quick():
     names = ["test_new.py", conftest.SLOW[1], "data/test_a.py"]
-    items = [_Item(name) for name in [*names, conftest.SLOW[0]]]
-    conftest.pytest_collection_modifyitems(items)
+    items = _collect([*names, conftest.SLOW[0]])
     assert [conftest.name_of(item) for item in items] == [
         conftest.SLOW[0],
         conftest.SLOW[1],
@@ -52,12 +60,27 @@ def test_files_of_the_platform_are_there_and_marked():
     for name in conftest.PLATFORM:
         assert (conftest.TESTS / name).exists(), name
     names = ["methods/test_moco.py", "test_lane.py", "reporting/test_page.py"]
-    items = [_Item(name) for name in names]
-    conftest.pytest_collection_modifyitems(items)
+    items = _collect(names)
     assert {conftest.name_of(i) for i in items if "platform" in i.marks} == {
         "methods/test_moco.py",
         "test_lane.py",
     }
+
+
+def test_on_two_days_every_file_is_run():
+    days = {
+        turn: {conftest.name_of(item) for item in _collect(FILES, turn)}
+        for turn in conftest.TURNS
+    }
+    assert days["even"] | days["odd"] == FILES
+    assert FILES - days["odd"] == set(conftest.TURNS["even"])
+    assert FILES - days["even"] == set(conftest.TURNS["odd"])
+
+
+def test_what_both_lanes_run_is_there_and_of_the_platform():
+    items = _collect(conftest.BOTH_LANES)
+    assert {conftest.name_of(item) for item in items} <= FILES
+    assert all({"platform", "both_lanes"} <= set(i.marks) for i in items)
 
 
 def test_files_are_listed_by_their_seconds():

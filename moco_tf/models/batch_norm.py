@@ -8,6 +8,7 @@ that lies on several replicas.
 
 import contextlib
 import threading
+from typing import Any
 
 import tensorflow as tf
 
@@ -290,7 +291,7 @@ def current_part():
     Two calls of layers that are traced in one graph are the same program only
     if they are calls with the same part.
     """
-    number, _ = getattr(_current, "part", (None, 1))
+    number: Any = getattr(_current, "part", (None, 1))[0]
     return number.ref() if tf.is_tensor(number) else number
 
 
