@@ -118,7 +118,7 @@ def compare(policy, shape, jit_compile, rounds, clock):
             steps[name](images, gradients)[0].numpy()
             seconds[name].append(clock() - start)
     for name, values in results.items():
-        apart = [
+        deviations = [
             np.abs(a - b).max() / np.abs(b).max()
             for a, b in zip(values, results["groups"], strict=True)
         ]
@@ -126,8 +126,8 @@ def compare(policy, shape, jit_compile, rounds, clock):
             f"{policy:<15} {str(shape):<17} "
             f"{'XLA' if jit_compile else 'plain':<6}{name:<9}"
             f"{1e3 * statistics.median(seconds[name]):>7.1f} ms; apart: output "
-            f"{apart[0]:.0e}, statistics {max(apart[1:3]):.0e}, gradients "
-            f"{max(apart[3:]):.0e}",
+            f"{deviations[0]:.0e}, statistics {max(deviations[1:3]):.0e}, "
+            f"gradients {max(deviations[3:]):.0e}",
             flush=True,
         )
 

@@ -132,9 +132,9 @@ def numbers_row(figures, plain, start, precision):
       start: list of arrays, the weights before. precision: key of LIMITS.
     """
     losses = np.asarray(figures.losses) / np.asarray(plain.losses) - 1
-    apart = _norm(figures.weights, plain.weights)
+    difference = _norm(figures.weights, plain.weights)
     moved = _norm(start, plain.weights)
-    deviations = (float(np.abs(losses).max()), apart / max(moved, 1e-30))
+    deviations = (float(np.abs(losses).max()), difference / max(moved, 1e-30))
     words = (
         f"2 steps as one replica makes them on the CPU in float32: losses "
         f"differ by {deviations[0]:.1e}, the changes of the weights by "

@@ -274,7 +274,7 @@ def _text(checks, collectives, benchmarks):
 
 def versions():
     """Versions of what takes part, a dict of str."""
-    found = {
+    named = {
         "moco-tf": moco_tf.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -283,12 +283,12 @@ def versions():
     for distributed in metadata.distributions():
         name = (distributed.name or "").lower()
         if name in _PACKAGES or name.startswith(("nvidia-", "keras-cv")):
-            found[name] = distributed.version
+            named[name] = distributed.version
     build = tf.sysconfig.get_build_info()
     for name in ("cuda_version", "cudnn_version", "cuda_compute_capabilities"):
         if name in build:
-            found[f"built for {name}"] = str(build[name])
-    return dict(sorted(found.items()))
+            named[f"built for {name}"] = str(build[name])
+    return dict(sorted(named.items()))
 
 
 def machine():

@@ -232,7 +232,7 @@ def _find(chosen, listed):
     """
     alike = len({row.name for row in listed}) == 1
     ordered = alike or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    found = []
+    gpus = []
     for name in _cuda_names(chosen):
         if name.isdecimal():
             rows = [row for row in listed if ordered and row.index == name]
@@ -240,8 +240,8 @@ def _find(chosen, listed):
             rows = [row for row in listed if row.uuid.startswith(name)]
         if len(rows) != 1:
             return None
-        found += rows
-    return found
+        gpus += rows
+    return gpus
 
 
 def free_bytes():

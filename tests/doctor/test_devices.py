@@ -104,7 +104,7 @@ def _rows():
     strategy = tf.distribute.get_strategy()
     pair = {"model.input": "pair", "data.source": "a"}
     with mock.patch.object(encoder, "build_backbone", small_backbone.build):
-        found = {
+        deviations = {
             "plain": devices.check_small_run(
                 configs.load("quickstart", {"train.precision": "float32"}),
                 strategy,
@@ -113,10 +113,10 @@ def _rows():
     with mock.patch.object(
         encoder, "build_backbone", every_method.tiny_backbone
     ):
-        found["pair"] = devices.check_small_run(
+        deviations["pair"] = devices.check_small_run(
             configs.load("cmc_imagenet", pair), strategy
         )
-    return found
+    return deviations
 
 
 @pytest.mark.parametrize("name", ["plain", "pair"])

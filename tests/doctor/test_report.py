@@ -234,10 +234,10 @@ def test_a_proof_that_cannot_run_is_a_row(monkeypatch):
     request = examination.Request(configs.load("quickstart"))
     guard = examination.watchdog.Guard()
     strategy = tf.distribute.get_strategy()
-    found = examination._prove(request, strategy, guard)
-    assert [row.check for row in found] == [
+    findings = examination._prove(request, strategy, guard)
+    assert [row.check for row in findings] == [
         *("reference", "gather", "numbers", "resume"),
     ]
-    assert found[1].finding == "failed: NCCL: invalid usage"
-    assert table.failures(found) == ["reference", "gather"]
+    assert findings[1].finding == "failed: NCCL: invalid usage"
+    assert table.failures(findings) == ["reference", "gather"]
     assert distribution.kind_of_devices() == "CPU"
