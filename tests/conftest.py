@@ -151,12 +151,14 @@ TURNS = {
 cluster/test_doctor.py
 launch_scripts/test_slurm.py
 serving/test_convert.py
+test_going_on.py
 test_reference_replicas.py
 test_ugly_paths.py
 """.split(),
     "odd": """
 cluster/test_faults.py
 data/test_views.py
+methods/test_every_method.py
 test_pages.py
 test_tutorial.py
 """.split(),
