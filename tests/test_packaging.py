@@ -93,15 +93,15 @@ def test_the_lock_holds_every_direct_dependency_at_its_version(lane):
 @by_lane
 def test_the_dev_extra_is_what_the_dev_lock_holds(lane):
     lock = locked(f"{lane}-dev.txt")
-    held = extra("dev", lane)
+    pins = extra("dev", lane)
     wanted = requirements(f"{lane}-dev.in")
     names = [
-        [line.split("==")[0] for line in lines] for lines in (held, wanted)
+        [line.split("==")[0] for line in lines] for lines in (pins, wanted)
     ]
     assert names[0] == names[1]
     # A version is fixed where a later one would not fit.
-    assert {line for line in wanted if "==" in line} <= set(held)
-    for line in held:
+    assert {line for line in wanted if "==" in line} <= set(pins)
+    for line in pins:
         name, version = line.split("==")
         assert lock[name][0] == version
 
