@@ -46,6 +46,12 @@ HAS_ADDONS = is_installed("tensorflow_addons")
 OPTIMIZERS = "tensorflow-addons" if HAS_ADDONS else "moco_tf"
 # Its locks begin with this.
 LOCK = "requirements" if NAME == "2.15" else "requirements-current"
+# protobuf's word for "print fields that have their default value too".
+WITH_DEFAULTS = (
+    "including_default_value_fields"
+    if NAME == "2.15"
+    else "always_print_fields_with_no_presence"
+)
 # The least compute capability that its wheel has kernels for.
 OLDEST_GPU = (5, 0) if NAME == "2.15" else (6, 0)
 # Of a step of one lane beside that of the other: their convolutions add in

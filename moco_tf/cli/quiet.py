@@ -120,11 +120,12 @@ def imports(verbose=False):
 
 
 def start_xla(verbose=False, cluster=None):
-    """Starts XLA, so that what it prints once can be captured here.
+    """Starts XLA and oneDNN, so that what they print once is captured here.
 
-    It prints notices at its first compilation, and at the first use of each
-    stream: as many streams are used as views are made at once later. Call it
-    after the devices are chosen.
+    XLA prints notices at its first compilation, and at the first use of each
+    stream: as many streams are used as views are made at once later. oneDNN
+    prints one at the first transposition of bytes, in the lane current. Call
+    it after the devices are chosen.
 
     Args:
       verbose: True captures nothing.
@@ -136,8 +137,13 @@ def start_xla(verbose=False, cluster=None):
     def count(last):  # long enough for all threads to be in it at once
         return tf.while_loop(lambda x: x < last, lambda x: (x + 1,), (0,))
 
+    @tf.function(autograph=False)
+    def turn(image):
+        return tf.transpose(image, [2, 0, 1])
+
     def run():
         with tf.device("CPU:0"):
+            turn(tf.zeros([1, 1, 3], tf.uint8))
             count(tf.constant(0))
             together.wait()
             count(tf.constant(10_000_000))

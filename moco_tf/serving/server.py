@@ -19,7 +19,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from moco_tf import paths
+from moco_tf import lane, paths
 from moco_tf.models import saved_models
 from moco_tf.serving import batching, image_size, predict_api, request_body
 
@@ -300,8 +300,8 @@ def _signature_defs(folder, names):
     return {
         name: json_format.MessageToDict(
             graph.signature_def[name],
-            including_default_value_fields=True,
             preserving_proto_field_name=True,
+            **{lane.WITH_DEFAULTS: True},
         )
         for name in sorted(names)
     }
