@@ -13,6 +13,7 @@ from moco_tf import cores
 from moco_tf.data import augmentation, sources, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
+_CHUNK = 16  # jobs at most that share a data set
 # Batches that wait on a device. A copy to a GPU begins when the work that it
 # had by then is done: one alone might come after the end of the step before.
 _ON_DEVICE = 2
@@ -248,26 +249,9 @@ class Stream:
         dataset = tf.data.Dataset.range(first_step, last_step)
         dataset = dataset.map(functools.partial(self._jobs, part)).unbatch()
         if self.source.may_fail:
-            dataset = dataset.interleave(
-                functools.partial(self._readable, part),
-                cycle_length=2 * self.threads,
-                num_parallel_calls=2 * self.threads,
-                deterministic=True,
-            )
+            dataset = self._views_of_chunks(part, dataset)
         else:
-            dataset = dataset.map(self._image)
-        in_parallel = {
-            "num_parallel_calls": 4 * self.threads,
-            "deterministic": True,
-        }
-        if self._views.can_batch(dataset.element_spec.image.shape):
-            dataset = dataset.batch(part.jobs, drop_remainder=True)
-            dataset = dataset.map(self._views_of_batch, **in_parallel)
-        else:
-            dataset = dataset.map(
-                functools.partial(self._views_of_image, part), **in_parallel
-            )
-            dataset = dataset.batch(part.jobs, drop_remainder=True)
+            dataset = self._views_of_all(part, dataset)
         local = replicas // workers
         dataset = dataset.map(functools.partial(self._deal, part, local))
         dataset = dataset.unbatch().prefetch(2 * local)
@@ -277,6 +261,62 @@ class Stream:
         # Its thread sleeps ever longer, and an iterator waits for it to end.
         options.autotune.enabled = False
         return dataset.with_options(options)
+
+    def _views_of_all(self, worker, dataset):
+        """A step's rows at a time, of images that are all readable."""
+        in_parallel = {
+            "num_parallel_calls": 4 * self.threads,
+            "deterministic": True,
+        }
+        dataset = dataset.map(functools.partial(self._image, worker))
+        if self._views.can_batch(dataset.element_spec.image.shape):
+            dataset = dataset.batch(worker.jobs, drop_remainder=True)
+            return dataset.map(self._views_of_batch, **in_parallel)
+        make = functools.partial(self._views_of_image, worker)
+        dataset = dataset.map(make, **in_parallel)
+        return dataset.batch(worker.jobs, drop_remainder=True)
+
+    def _views_of_chunks(self, worker, dataset):
+        """A step's rows at a time, of images that may be unreadable.
+
+        An error ends the data set in which it is met. One of a single image
+        costs more than its crops; so a few images have one, which is made
+        again, image by image, only where one of them cannot be read.
+        """
+        size = worker.chunk
+        dataset = dataset.batch(size, drop_remainder=True)
+        dataset = dataset.interleave(
+            functools.partial(self._chunk, worker),
+            cycle_length=2 * self.threads,
+            num_parallel_calls=2 * self.threads,
+            deterministic=True,
+        )
+        if size == worker.jobs:
+            return dataset
+        dataset = dataset.batch(worker.jobs // size, drop_remainder=True)
+
+        def flat(*rows):
+            return tf.nest.map_structure(
+                lambda x: tf.reshape(x, [worker.jobs, *x.shape[2:]]), rows
+            )
+
+        return dataset.map(flat)
+
+    @_as_written
+    def _chunk(self, worker, *jobs):
+        """A data set of one element: the rows of a few jobs."""
+        jobs = tf.data.Dataset.from_tensor_slices(jobs)
+
+        def rows(images):
+            if self._views.can_batch(images.element_spec.image.shape):
+                images = images.batch(worker.chunk, drop_remainder=True)
+                return images.map(self._views_of_batch)
+            images = images.map(functools.partial(self._views_of_image, worker))
+            return images.batch(worker.chunk, drop_remainder=True)
+
+        rows_at_once = rows(jobs.map(functools.partial(self._image, worker)))
+        readable = jobs.flat_map(functools.partial(self._readable, worker))
+        return rows_at_once.ignore_errors().concatenate(rows(readable)).take(1)
 
     @_as_written
     def _jobs(self, worker, step):
@@ -293,9 +333,18 @@ class Stream:
         return positions, wanted, choices, indices, records
 
     @_as_written
-    def _image(self, position, wanted, choices, index, record):
-        image = self.source.image(record)
+    def _image(self, worker, position, wanted, choices, index, record):
+        image = self._decoded(worker, wanted, record)
         return Job(position, wanted, choices, index, image, True)
+
+    def _decoded(self, worker, wanted, record):
+        if not self.source.may_fail:  # in memory, of one shape
+            return self.source.image(record)
+        return worker.if_wanted(
+            tf.reduce_any(wanted),
+            lambda: self.source.image(record),
+            lambda: tf.zeros([1, 1, self.source.channels], tf.uint8),
+        )
 
     @_as_written
     def _readable(self, worker, position, wanted, choices, index, record):
@@ -309,11 +358,7 @@ class Stream:
                 return index[0], self.source.records(index)[0]
 
             sample, chosen = tf.cond(first, lambda: (index, record), substitute)
-            image = worker.if_wanted(
-                tf.reduce_any(wanted),
-                lambda: self.source.image(chosen),
-                lambda: tf.zeros([1, 1, self.source.channels], tf.uint8),
-            )
+            image = self._decoded(worker, wanted, chosen)
             # The place of a removed image is not counted as unreadable.
             valid = tf.logical_or(first, self.is_removed(index))
             return Job(position, wanted, choices, sample, image, valid)
@@ -386,6 +431,11 @@ class Worker(NamedTuple):
     def jobs(self):
         """Jobs of a step."""
         return 2 * self.slots if self.crosses_hosts else self.slots
+
+    @property
+    def chunk(self):
+        """Jobs that share a data set: as many as divide those of a step."""
+        return max(n for n in range(1, _CHUNK + 1) if self.jobs % n == 0)
 
     def local(self, rows):
         """The rows of this worker's slots, of [G, ...]."""

@@ -211,16 +211,21 @@ def test_the_shuffled_order_is_a_permutation_that_changes_every_step():
     assert len(set(orders)) == 9
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_an_unreadable_sample_is_replaced_by_the_next_of_the_order(replicas):
+@pytest.mark.parametrize(
+    ("batch", "replicas"),
+    [(BATCH, 1), (BATCH, 2), (24, 1)],  # 24 are two data sets of 12
+)
+def test_an_unreadable_sample_is_replaced_by_the_next_of_the_order(
+    batch, replicas
+):
     bad = (3, 4, 17)
-    good = _steps(_stream(), 0, 6)
-    mended = _steps(_stream(bad=bad), 0, 6, replicas)
-    batches = _stream(bad=bad)
+    good = _steps(_stream(batch=batch), 0, 6)
+    batches = _stream(bad=bad, batch=batch)
+    mended = _steps(batches, 0, 6, replicas)
     replaced = 0
     for step, (before, after) in enumerate(zip(good, mended, strict=True)):
         positions = batches.positions(step)
-        for slot in range(BATCH):
+        for slot in range(batch):
             expected, tries = before["index"][slot], 0
             while expected in bad:
                 tries += 1
