@@ -242,11 +242,12 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-def test_there_are_at_most_152_modules():
+def test_there_are_at_most_153_modules():
     # 145, and of the calls from Python api and keywords, of log.txt printed;
     # of the two TensorFlows lane; of the doctor's GPUs exchange and report;
-    # keras_files: what is accepted of a .keras file, and its form.
-    assert len(modules()) <= 152
+    # keras_files: what is accepted of a .keras file, and its form; paired: the
+    # interval of a difference.
+    assert len(modules()) <= 153
 
 
 def lines_of(path):

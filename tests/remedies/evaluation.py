@@ -22,6 +22,7 @@ from moco_tf.evaluation import (
     linear,
     monitor,
     neighbours,
+    paired,
     representation,
     supervised,
     voting,
@@ -185,6 +186,18 @@ def the_same_images_twice(tmp_path):
     two = sources.open_source(plain_frozen.write_greys(tmp_path / "2", others))
     yield lambda: knn.overlap_words(one, one)
     yield lambda: knn.overlap_words(one, two)
+
+
+@ROWS.followed("evaluation/paired.py:difference", "Measure both on the same")
+def outcomes_of_other_images():
+    yield lambda: paired.difference([1, 0, 1], [1, 0])
+    yield lambda: paired.difference([1, 0, 1], [1, 0, 0])
+
+
+@ROWS.followed("evaluation/paired.py:difference", "Give an earlier checkpoint")
+def outcomes_of_a_diverged_encoder():
+    yield lambda: paired.difference([1.0, 0.0], [np.nan, 0.0])
+    yield lambda: paired.difference([1.0, 0.0], [0.5, 0.0])
 
 
 @ROWS.followed("evaluation/features.py:_alike", "write them alike")
