@@ -38,8 +38,8 @@ def main():
     quiet.prepare()
     config = configs.load("linear", command="linear")
     with quiet.imports():
-        from moco_tf.evaluation import linear
-    recipe = linear.Recipe(
+        from moco_tf.evaluation import cached_probe
+    recipe = cached_probe.Recipe(
         tuple(config.probe.rates),
         options.epochs,
         tuple(m for m in config.schedule.milestones if m < options.epochs),
@@ -57,7 +57,7 @@ def main():
     rows, labels = np.abs(rows).astype("f4"), random.integers(0, 10, len(rows))
     kept = np.ones(len(rows), bool)
     start = time.perf_counter()
-    linear.train_probe([rows], labels, kept, 10, recipe)
+    cached_probe.train_probe([rows], labels, kept, 10, recipe)
     seconds = time.perf_counter() - start
     print(
         f"{len(recipe.rates)} rates x {recipe.epochs} epochs on {len(rows)} x "
@@ -71,7 +71,7 @@ def compare(options, config, recipe):
     """Prints accuracy and seconds of both on a run's features."""
     import pathlib
 
-    from moco_tf.evaluation import features, frozen, linear, supervised
+    from moco_tf.evaluation import cached_probe, features, frozen, supervised
 
     encoder = frozen.open_frozen(options.workdir)
     pair = supervised.open_labelled(options.train, options.test, encoder.config)
@@ -86,12 +86,16 @@ def compare(options, config, recipe):
 
     start = time.perf_counter()
     classes = len(pair.names)
-    weights = linear.train_probe([rows], labels, ~held_out, classes, recipe)
-    accuracies = linear.top1(rows, labels, held_out, weights)
+    weights = cached_probe.train_probe(
+        [rows], labels, ~held_out, classes, recipe
+    )
+    accuracies = cached_probe.top1(rows, labels, held_out, weights)
     rate = recipe.rates[int(np.argmax(accuracies))]
     recipe = recipe._replace(rates=(rate,))
-    weights = linear.train_probe([rows], labels, everything, classes, recipe)
-    (top1,) = linear.top1(tests, truth, tested, weights)
+    weights = cached_probe.train_probe(
+        [rows], labels, everything, classes, recipe
+    )
+    (top1,) = cached_probe.top1(tests, truth, tested, weights)
     seconds = time.perf_counter() - start
     print(
         f"probe, rate {rate:g}: {100 * top1:.2f} %, {seconds:.1f} s", flush=True

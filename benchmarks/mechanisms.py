@@ -36,7 +36,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.data import sources
-from moco_tf.evaluation import linear, monitor, supervised
+from moco_tf.evaluation import cached_probe, monitor, supervised
 
 POINTS = 10.0  # percent
 BUDGET = ("data", "test", "epochs", "size", "precision", "images")
@@ -123,14 +123,18 @@ def linear_accuracy(bank, query, truth, classes):
     rows = bank.backbone
     _, held_out = supervised.split(bank.labels, 0.1, 0)
     held_out = np.isin(np.arange(len(rows)), held_out)
-    recipe = linear.Recipe(_RATES, 60, (36, 48), 0.1, 0.9, 0.0, 256, 0)
-    weights = linear.train_probe(
+    recipe = cached_probe.Recipe(_RATES, 60, (36, 48), 0.1, 0.9, 0.0, 256, 0)
+    weights = cached_probe.train_probe(
         [rows], bank.labels, ~held_out, classes, recipe
     )
-    best = int(np.argmax(linear.top1(rows, bank.labels, held_out, weights)))
+    best = int(
+        np.argmax(cached_probe.top1(rows, bank.labels, held_out, weights))
+    )
     everyone = np.ones(len(query.index), bool)
     chosen = weights[best : best + 1]
-    top1 = linear.top1(query.backbone, truth[query.index], everyone, chosen)
+    top1 = cached_probe.top1(
+        query.backbone, truth[query.index], everyone, chosen
+    )
     return 100 * float(top1[0])
 
 

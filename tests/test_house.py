@@ -242,12 +242,13 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-def test_there_are_at_most_153_modules():
+def test_there_are_at_most_154_modules():
     # 145, and of the calls from Python api and keywords, of log.txt printed;
     # of the two TensorFlows lane; of the doctor's GPUs exchange and report;
     # keras_files: what is accepted of a .keras file, and its form; paired: the
-    # interval of a difference.
-    assert len(modules()) <= 153
+    # interval of a difference; cached_probe: linear
+    # classifiers of several encoders.
+    assert len(modules()) <= 154
 
 
 def lines_of(path):

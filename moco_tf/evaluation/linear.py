@@ -5,13 +5,11 @@ every epoch, through the frozen encoder (MoCo v1, Sec. 4.1). "cached": features
 once, then many learning rates in one pass, and the best by held-out images.
 
 Both are one optimisation: SGD with momentum on raw features, a rate that drops
-at milestones, weights that start from N(0, 0.01). On cached features all rates
-see the same batches, so their matrix products are one.
+at milestones, weights that start from N(0, 0.01).
 """
 
-import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -21,19 +19,17 @@ from moco_tf import filesystem, paths, plan, state_files, workdirs
 from moco_tf.data import stream, views
 from moco_tf.evaluation import (
     accuracy,
+    cached_probe,
     features,
     frozen,
     representation,
     results,
     supervised,
 )
-from moco_tf.monitoring import progress
 from moco_tf.training import optimizers
 
-CHUNK = 65_536  # rows in memory at once: 512 MB of 2048 features
 # Of result.json, in what is printed.
 _SHOWN = "way features feature_size feature_norm rate encoder_weights".split()
-IN_MEMORY = 2**30  # bytes; no more are read once for all epochs
 
 
 def run(
@@ -110,7 +106,7 @@ def _measure(config, encoder, labelled, output, strategy, folder, begin):
         )
     rows = test.rows[config.probe.features]
     labels = labelled.test_labels[test.index]
-    logits = scores(rows, weights)[0]
+    logits = cached_probe.scores(rows, weights)[0]
     result = {
         "way": config.probe.way,
         "encoder": encoder.title,
@@ -206,8 +202,38 @@ def train_cached(config, encoder, labelled, folder):
     if config.probe.views:
         tables = _cropped(config, encoder, labelled.train, plain, folder)
     rates = tuple(config.probe.rates)
-    recipe = Recipe(
-        rates=rates,
+    recipe = recipe_of(config)
+    classes = len(labelled.names)
+    everything = np.ones(len(labels), bool)
+    held_out = cached_probe.hold_out(
+        labels, everything, config.probe.holdout, config.seed
+    )
+    if not held_out.any() and len(rates) > 1:
+        raise ValueError(
+            "Of several rates the best is chosen by images that are held out, "
+            "of classes with two or more. Received "
+            f"probe.holdout={config.probe.holdout} and {len(labels)} images, "
+            "of which none can be held out. Give one rate, such as "
+            "--config.probe.rates=30."
+        )
+    weights, rate, accuracies = cached_probe.choose_and_train(
+        tables, plain.rows[layer], labels, everything, held_out, classes, recipe
+    )
+    if accuracies:
+        print("rate      " + "".join(f"{rate:>9g}" for rate in rates))
+        print("held out  " + "".join(f"{100 * x:>7.2f} %" for x in accuracies))
+    return weights, {
+        "rate": rate,
+        "held_out": dict(zip(map(str, rates), accuracies, strict=False)),
+        "train_images": len(labels),
+        "train_views": len(tables),
+    }
+
+
+def recipe_of(config):
+    """The cached_probe.Recipe of a configuration of `linear`."""
+    return cached_probe.Recipe(
+        rates=tuple(config.probe.rates),
         epochs=config.train.epochs,
         milestones=tuple(config.schedule.milestones),
         factor=config.schedule.factor,
@@ -216,34 +242,6 @@ def train_cached(config, encoder, labelled, folder):
         batch_size=config.train.batch_size,
         seed=config.seed,
     )
-    classes = len(labelled.names)
-    _, held_out = supervised.split(labels, config.probe.holdout, config.seed)
-    if not len(held_out) and len(rates) > 1:
-        raise ValueError(
-            "Of several rates the best is chosen by images that are held out, "
-            "of classes with two or more. Received "
-            f"probe.holdout={config.probe.holdout} and {len(labels)} images, "
-            "of which none can be held out. Give one rate, such as "
-            "--config.probe.rates=30."
-        )
-    rate, accuracies = rates[0], []
-    if len(held_out):
-        held_out = np.isin(np.arange(len(labels)), held_out)
-        weights = train_probe(tables, labels, ~held_out, classes, recipe)
-        accuracies = top1(plain.rows[layer], labels, held_out, weights)
-        rate = rates[int(np.argmax(accuracies))]
-        print("rate      " + "".join(f"{rate:>9g}" for rate in rates))
-        print("held out  " + "".join(f"{100 * x:>7.2f} %" for x in accuracies))
-    # Held-out images served the choice alone: the chosen rate trains on all.
-    all_images = np.ones(len(labels), bool)
-    recipe = recipe._replace(rates=(rate,))
-    weights = train_probe(tables, labels, all_images, classes, recipe)
-    return weights, {
-        "rate": rate,
-        "held_out": dict(zip(map(str, rates), accuracies, strict=False)),
-        "train_images": len(labels),
-        "train_views": len(tables),
-    }
 
 
 def _cropped(config, encoder, source, plain, folder):
@@ -288,176 +286,6 @@ def _cropped(config, encoder, source, plain, folder):
     return tables
 
 
-class Recipe(NamedTuple):
-    """The hyper-parameters of the training on cached features."""
-
-    rates: tuple  # learning rates, each of a classifier
-    epochs: int
-    milestones: tuple  # epochs at which the rates drop
-    factor: float  # each milestone multiplies the rates by it
-    momentum: float
-    weight_decay: float  # coupled: gradient + weight_decay * weight
-    batch_size: int
-    seed: int
-
-
-def initial_weights(features, classes, seed):
-    """Draws N(0, 0.01) weights and zero biases, float32 [F + 1, classes]."""
-    weights = 0.01 * tf.random.stateless_normal(
-        [features, classes], [seed, 0], alg="philox"
-    )
-    return tf.concat([weights, tf.zeros([1, classes])], axis=0)
-
-
-def train_probe(tables, labels, kept, classes, recipe):
-    """Trains one linear classifier for each rate, in one pass.
-
-    Args:
-      tables: list of float32 [n, F] arrays, in memory or mapped from disk:
-        features of one or more views of the same images.
-      labels: int64 [n]. kept: bool [n], whether an image is trained on.
-      classes: int. recipe: Recipe.
-
-    Returns:
-      float32 [rates, F + 1, classes]: weights, and last the bias.
-    """
-    batch = min(recipe.batch_size, int(kept.sum()))
-    start = initial_weights(tables[0].shape[1], classes, recipe.seed)
-    weights = tf.Variable(tf.tile(start[tf.newaxis], [len(recipe.rates), 1, 1]))
-    velocity = tf.Variable(tf.zeros_like(weights))
-    steps = _make_steps(weights, velocity, recipe, batch)
-    random = np.random.Generator(np.random.PCG64(recipe.seed))
-    blocks = _blocks(tables, labels, kept)
-    with progress.counted(recipe.epochs, 0, "training", "epochs") as bar:
-        for epoch in range(recipe.epochs):
-            drops = sum(epoch >= milestone for milestone in recipe.milestones)
-            rate = tf.constant(np.float32(recipe.rates) * recipe.factor**drops)
-            for number in random.permutation(len(blocks)):
-                rows, block_labels = blocks[number]()
-                count = len(rows) // batch * batch
-                order = random.permutation(len(rows))[:count]
-                steps(rows, block_labels, tf.constant(order, tf.int32), rate)
-            bar.add(1)
-    return weights.numpy()
-
-
-def _blocks(tables, labels, kept):
-    """Splits tables into blocks that fit in memory.
-
-    Tables that fit are one block, read once. Larger ones are read block by
-    block in every epoch. A block holds every n-th row: rows often come class
-    by class, and steps on a few classes at a time are others than those of
-    the published way.
-
-    Args:
-      tables, labels, kept: as `train_probe`.
-
-    Returns:
-      list of functions, () -> rows float32 [m, F], labels int64 [m], of the
-      images to train on.
-    """
-
-    def read(table, block):
-        chosen = kept[block]
-        return (
-            tf.constant(np.asarray(table[block])[chosen]),
-            tf.constant(labels[block][chosen]),
-        )
-
-    if sum(table.nbytes for table in tables) <= IN_MEMORY:
-        parts = [read(table, slice(0, len(labels))) for table in tables]
-        rows, row_labels = (
-            tf.concat(part, axis=0) for part in zip(*parts, strict=True)
-        )
-        return [lambda: (rows, row_labels)]
-    count = -(-len(labels) // CHUNK)
-    return [
-        functools.partial(read, table, slice(start, None, count))
-        for table in tables
-        for start in range(count)
-        if kept[start::count].any()
-    ]
-
-
-def _make_steps(weights, velocity, recipe, batch):
-    """Makes a function that takes all steps of one block, in the graph.
-
-    Args:
-      weights, velocity: variables float32 [rates, F + 1, classes].
-      recipe: Recipe. batch: int, rows of a step.
-
-    Returns:
-      tf.function of rows float32 [n, F], labels int64 [n], the order of the
-      rows int32 [steps * batch], and the rates float32 [rates].
-    """
-    classes = weights.shape[2]
-    models = weights.shape[0]
-
-    @tf.function(reduce_retracing=True)
-    def steps(rows, labels, order, rates):
-        rates = rates[:, tf.newaxis, tf.newaxis]
-        for step in tf.range(tf.size(order) // batch):
-            chosen = order[step * batch : (step + 1) * batch]
-            x = tf.gather(rows, chosen)  # [b, F]
-            x = tf.concat([x, tf.ones_like(x[:, :1])], axis=1)
-            target = tf.one_hot(tf.gather(labels, chosen), classes)
-            # One product for all rates: [b, F + 1] x [F + 1, R * classes].
-            flat = tf.reshape(
-                tf.transpose(weights, [1, 0, 2]), [x.shape[1], -1]
-            )
-            logits = tf.reshape(x @ flat, [-1, models, classes])
-            error = tf.nn.softmax(logits) - target[:, tf.newaxis]
-            error = tf.reshape(error, [-1, models * classes])
-            gradient = tf.matmul(x, error, transpose_a=True) / batch
-            gradient = tf.reshape(gradient, [-1, models, classes])
-            gradient = tf.transpose(gradient, [1, 0, 2])
-            gradient += recipe.weight_decay * weights
-            velocity.assign(recipe.momentum * velocity + gradient)
-            weights.assign_sub(rates * velocity)
-
-    return steps
-
-
-def scores(rows, weights):
-    """Applies linear classifiers to features, block by block.
-
-    Args:
-      rows: float32 [n, F], in memory or mapped from the disk.
-      weights: float32 [models, F + 1, classes].
-
-    Returns:
-      logits float32 [models, n, classes].
-    """
-    logits = []
-    for first in range(0, len(rows), CHUNK):
-        block = np.ascontiguousarray(rows[first : first + CHUNK])
-        logits.append(
-            tf.einsum("nf,rfc->rnc", block, weights[:, :-1]) + weights[:, -1:]
-        )
-    return np.concatenate(logits, axis=1)
-
-
-def top1(rows, labels, chosen, weights):
-    """Measures the top-1 of each classifier on the chosen images.
-
-    Args:
-      rows: float32 [n, F]. labels: int64 [n]. chosen: bool [n].
-      weights: float32 [models, F + 1, classes].
-
-    Returns:
-      list of floats in 0..1; 0 for a classifier that has diverged.
-    """
-    correct = np.zeros(len(weights), np.int64)
-    for first in range(0, len(labels), CHUNK):
-        block = slice(first, first + CHUNK)
-        part = np.asarray(rows[block])[chosen[block]]
-        if len(part):
-            best = scores(part, weights).argmax(axis=2)
-            correct += (best == labels[block][chosen[block]]).sum(axis=1)
-    finite = np.isfinite(weights).all(axis=(1, 2))
-    return (correct * finite / chosen.sum()).tolist()
-
-
 class LinearProbe(supervised.Classifier):
     """One linear layer on the frozen features of an encoder."""
 
@@ -473,7 +301,7 @@ class LinearProbe(supervised.Classifier):
         self._layer = layer
         shape = [1, encoder.image_size, encoder.image_size, encoder.channels]
         row = encoder.encode(tf.zeros(shape, tf.uint8))[layer]
-        start = initial_weights(row.shape[1], classes, seed)
+        start = cached_probe.initial_weights(row.shape[1], classes, seed)
         self.kernel = tf.Variable(start[:-1], name="kernel")
         self.bias = tf.Variable(start[-1], name="bias")
 

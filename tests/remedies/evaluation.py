@@ -14,6 +14,7 @@ from moco_tf import plan, workdirs
 from moco_tf.data import sources
 from moco_tf.evaluation import (
     accuracy,
+    cached_probe,
     embeddings,
     features,
     finetune,
@@ -478,10 +479,10 @@ def diverged_classifier(tmp_path):
     labels = np.arange(40) % 2
 
     def probe(rate):
-        recipe = linear.Recipe((rate,), 4, (), 0.1, 0.9, 0.0, 8, 0)
+        recipe = cached_probe.Recipe((rate,), 4, (), 0.1, 0.9, 0.0, 8, 0)
         kept = np.ones(40, bool)
-        weights = linear.train_probe([rows], labels, kept, 2, recipe)
-        accuracy.summary(linear.scores(rows, weights)[0], labels)
+        weights = cached_probe.train_probe([rows], labels, kept, 2, recipe)
+        accuracy.summary(cached_probe.scores(rows, weights)[0], labels)
 
     yield lambda: probe(1e38)
     yield lambda: probe(0.1)
