@@ -242,13 +242,13 @@ def test_imports_are_seen_wherever_they_stand(tmp_path):
     }
 
 
-def test_there_are_at_most_154_modules():
+def test_there_are_at_most_180_modules():
     # 145, and of the calls from Python api and keywords, of log.txt printed;
     # of the two TensorFlows lane; of the doctor's GPUs exchange and report;
-    # keras_files: what is accepted of a .keras file, and its form; paired: the
-    # interval of a difference; cached_probe: linear
-    # classifiers of several encoders.
-    assert len(modules()) <= 154
+    # keras_files: what is accepted of a .keras file, and its form; then starts
+    # from weights, comparisons, rules of --config=auto, the compiled views, a
+    # cache of JPEGs, completion, other loggers, folders for Hugging Face.
+    assert len(modules()) <= 180
 
 
 def lines_of(path):
