@@ -11,15 +11,15 @@ those of METHODS the published ones of each method. No preset reads another.
 
 # Of every pre-training, beside the section of its method.
 PRETRAIN = dict(
-    seed=0,
-    method="moco",  # the name that the base was asked for
+    seed=0,  # of all random numbers
+    method="moco",  # that of the preset, which has its section
     data=dict(
         source="",  # folder:DIR, list:FILE, tfds:NAME/SPLIT, shapes:train
         views="v1",  # v1, v2, cifar, simclr, byol, swav, dino, cmc or cpc
         strength=1.0,  # of the colour jitter
-        image_size=224,  # pixels
+        image_size=224,  # pixels of a view's side
         small_views=0,  # of multi-crop, beside the two large ones
-        small_size=96,  # pixels
+        small_size=96,  # pixels of their side
         small_scale=(0.05, 0.14),  # shares of the area that one shows
         max_corrupt_fraction=0.01,  # of samples seen; above, the run stops
         threads=0,  # 0 = the cores of the process
@@ -43,20 +43,20 @@ PRETRAIN = dict(
         name="sgd",  # sgd, lars, lamb, sgdw or adam
         learning_rate=0.03,  # before its scaling
         scaling="none",  # "linear": x batch / 256; "sqrt": x sqrt(batch)
-        momentum=0.9,
+        momentum=0.9,  # of the steps
         weight_decay=1e-4,  # sgd: L2, of all; lars: no biases, BatchNorm
     ),
     schedule=dict(
         name="step",  # "step" or "cosine"
         milestones=(120, 160),  # epochs; of the step schedule only
-        factor=0.1,  # of the step schedule only
+        factor=0.1,  # of the rate at each of them
         warmup_epochs=0,  # in which the rate rises
         unit="epoch",  # "epoch": changes between epochs; "step": at each step
         first_epoch=0,  # 1: epochs count from 1
     ),
     train=dict(
         batch_size=256,  # of all replicas together
-        epochs=200,
+        epochs=200,  # passes over all images
         max_steps=0,  # 0 = all; else stops there, on the same schedule
         micro_batches=1,  # of one step; more: less memory
         precision="float32",  # "mixed_bfloat16" is faster
@@ -71,10 +71,10 @@ PRETRAIN = dict(
         bank="",  # labelled source, as folder:/data/imagenet/train; "" = none
         query="",  # labelled source, as folder:/data/imagenet/val
         every_epochs=5,  # and at the end
-        k=200,
-        temperature=0.1,
+        k=200,  # neighbours that vote
+        temperature=0.1,  # of their votes
         features="backbone",  # or "projection"; decides which is best
-        batch_size=256,
+        batch_size=256,  # images encoded at once
         baseline=False,  # first also raw pixels and the untrained encoder
     ),
     probe=dict(
@@ -83,7 +83,7 @@ PRETRAIN = dict(
     ),
     log=dict(
         every_steps=50,  # a row of figures
-        tensorboard=True,
+        tensorboard=True,  # False: no files for it
     ),
 )
 
@@ -92,7 +92,7 @@ METHODS = dict(
     moco=dict(
         queue_size=65536,  # keys
         momentum=0.999,  # of the key encoder
-        temperature=0.07,
+        temperature=0.07,  # of the logits
         symmetric=False,  # True: each view is query and key once
         mask_same_image=False,  # True for small data: see docs/health.md
         batch_negatives=False,  # True for short runs: fresh keys beside them
@@ -102,43 +102,43 @@ METHODS = dict(
     memory_bank=dict(
         negatives=4096,  # drawn from the bank at each step
         momentum=0.5,  # of an image's feature, once an epoch
-        temperature=0.07,
+        temperature=0.07,  # of the logits
         loss="nce",  # "nce", or "info_nce" as MoCo's
     ),
     end_to_end=dict(
-        temperature=0.07,
+        temperature=0.07,  # of the logits
         shared_encoder=False,  # True: one encoder for both views
         shuffle="auto",  # auto: address on one host, gather across; or none
     ),
     simclr=dict(
-        temperature=0.1,
+        temperature=0.1,  # of the logits
     ),
     byol=dict(
         momentum=0.996,  # of the first step; rises to 1 by a cosine
     ),
     swav=dict(
-        prototypes=3000,
-        temperature=0.1,
-        epsilon=0.05,
+        prototypes=3000,  # that images are divided among
+        temperature=0.1,  # of the logits
+        epsilon=0.05,  # entropy of the codes; smaller: sharper
         iterations=3,  # of Sinkhorn-Knopp
         queue_size=0,  # features that help to make codes; 0 = none
-        queue_from_epoch=15,
+        queue_from_epoch=15,  # it helps from then on
         frozen_epochs=1,  # prototypes do not learn in them
     ),
     dino=dict(
-        outputs=65536,
-        temperature=0.1,
+        outputs=65536,  # of the head, that images are divided among
+        temperature=0.1,  # of the logits
         teacher_temperature=0.04,  # after the warm-up
-        first_teacher_temperature=0.04,
+        first_teacher_temperature=0.04,  # at the first step
         warmup_epochs=0,  # in which the teacher's temperature rises
         momentum=0.996,  # of the first step; rises to 1 by a cosine
-        center_momentum=0.9,
+        center_momentum=0.9,  # of the mean that outputs are centred by
         frozen_epochs=1,  # the last layer does not learn in them
     ),
     cmc=dict(
         negatives=16384,  # drawn from the other sensor's bank at each step
         momentum=0.5,  # of an image's features, once an epoch
-        temperature=0.07,
+        temperature=0.07,  # of the logits
         loss="nce",  # "nce", or "info_nce" as MoCo's
     ),
     cpc=dict(
@@ -150,7 +150,7 @@ METHODS = dict(
 
 # Of a linear classifier.
 LINEAR = dict(
-    seed=0,
+    seed=0,  # of all random numbers
     data=dict(
         train="",  # labelled source; "" = the run's knn.bank
         test="",  # labelled source; "" = the run's knn.query
@@ -167,8 +167,8 @@ LINEAR = dict(
     ),
     optimizer=dict(
         learning_rate=30.0,  # of the published way
-        momentum=0.9,
-        weight_decay=0.0,
+        momentum=0.9,  # of the steps
+        weight_decay=0.0,  # L2, of all weights
     ),
     schedule=dict(
         name="step",  # "step" or "cosine"
@@ -178,8 +178,8 @@ LINEAR = dict(
         unit="epoch",  # "epoch": changes between epochs; "step": at each step
     ),
     train=dict(
-        batch_size=256,
-        epochs=100,
+        batch_size=256,  # of all replicas together
+        epochs=100,  # passes over all images
     ),
     log=dict(
         every_steps=50,  # a row of figures
@@ -211,8 +211,8 @@ FINETUNE = dict(
     optimizer=dict(
         learning_rate=0.01,  # of the backbone
         head_factor=3.0,  # the head's rate is as many times larger
-        momentum=0.9,
-        weight_decay=1e-4,
+        momentum=0.9,  # of the steps
+        weight_decay=1e-4,  # L2, of all weights
     ),
     schedule=dict(
         name="cosine",  # "cosine" or "step"
@@ -222,10 +222,10 @@ FINETUNE = dict(
         unit="step",  # "epoch": changes between epochs; "step": at each step
     ),
     train=dict(
-        batch_size=64,
-        epochs=50,
+        batch_size=64,  # of all replicas together
+        epochs=50,  # passes over all images
         precision="run",  # of the pre-training; or float32, mixed_bfloat16
-        label_smoothing=0.0,
+        label_smoothing=0.0,  # share of the other classes; 0 = off
         early_stopping=0,  # epochs with none better; 0 = off
     ),
     log=dict(

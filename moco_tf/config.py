@@ -6,6 +6,7 @@ import math
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -123,6 +124,48 @@ def show(
     left, middle = (max(len(row[i]) for row in rows) for i in (0, 1))
     lines = [f"{a:<{left}}  # {b:<{middle}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join(lines)
+
+
+class Described(NamedTuple):
+    """A field of a configuration as the help shows it.
+
+    Attributes:
+      name: "section.key". default: value of the base.
+      meaning: the base's comment on it. rule: what it takes, in words.
+      field: config_schema.Field.
+    """
+
+    name: str
+    default: Any
+    meaning: str
+    rule: str
+    field: config_schema.Field
+
+
+def describe(command: str = "pretrain", method: str = "moco") -> list:
+    """The fields of a command, in the order of the base.
+
+    Args:
+      command: key of config_schema.TABLES.
+      method: of a pre-training, whose section is among them.
+
+    Returns:
+      list of Described.
+    """
+    name = method if command == "pretrain" else command
+    defaults = flatten(_base_tree(name))
+    fields = _fields({"method": method}, command)
+    comments = _base_comments(command)
+    return [
+        Described(
+            key,
+            default,
+            comments.get(key, ""),
+            config_schema.rule(fields[key]),
+            fields[key],
+        )
+        for key, default in defaults.items()
+    ]
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:

@@ -143,6 +143,26 @@ def _words(field):
     return whole + _KINDS[field.kind]
 
 
+def rule(field):
+    """What a field takes, in words: its type, and its values or bounds."""
+    if field.names is not None:
+        return f"one of {', '.join(field.names)}"
+    return ", ".join(filter(None, (_words(field), _bounds(field))))
+
+
+def _bounds(field):
+    """The bounds of a field in words; "" without any."""
+    bounds = {
+        "at least": field.low,
+        "above": field.above,
+        "at most": field.high,
+        "below": field.below,
+    }
+    return " and ".join(
+        f"{word} {bound}" for word, bound in bounds.items() if bound is not None
+    )
+
+
 def parse(fields, name, text):
     """Returns the value of a field from the text of a command line.
 
@@ -219,16 +239,9 @@ def check_field(fields, name, value):
     values = value if field.kind is tuple else (value,)
     if field.kind in (bool, str) or all(_inside(v, field) for v in values):
         return
-    bounds = {
-        "at least": field.low,
-        "above": field.above,
-        "at most": field.high,
-        "below": field.below,
-    }
-    rule = " and ".join(
-        f"{word} {bound}" for word, bound in bounds.items() if bound is not None
+    raise ValueError(
+        f"config.{name} must be {_bounds(field)}. Received {value!r}."
     )
-    raise ValueError(f"config.{name} must be {rule}. Received {value!r}.")
 
 
 def _inside(value, field):

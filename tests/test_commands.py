@@ -108,6 +108,8 @@ def check_moco_tf(words):
         missing = re.findall(r"--\w+", str(error))
         check_moco_tf([*words, *(f"{flag}=quickstart" for flag in missing)])
         return
+    if options.help:
+        return  # an answer that needs no configuration
     if "config" in options and name != "import-weights":
         table = name if name in configs.config_schema.TABLES else "pretrain"
         if options.config or table == name:

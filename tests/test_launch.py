@@ -1,6 +1,7 @@
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -23,7 +24,9 @@ case "$*" in
     echo "$*" >>"$NOTES"
     [ -z "$SLOW" ] || sleep "$SLOW"
     if [ -n "$FAIL" ] && [[ "$*" == *"$FAIL"* ]]; then exit 1; fi ;;
-*) echo "ran: $*" ;;
+*)
+    echo "ran: $*"
+    exit ${{STATUS:-0}} ;;
 esac
 """
 
@@ -76,6 +79,11 @@ def run(*arguments, **variables):
     process = start(*arguments, **variables)
     out, err = process.communicate()
     return process.returncode, out, err
+
+
+def started(out):
+    """The line of the last program that a script started."""
+    return [line for line in out.splitlines() if line.startswith("ran: ")][-1]
 
 
 def notes(checkout):
@@ -161,7 +169,7 @@ def test_a_lane_can_be_chosen_and_stays(checkout, words):
     add_python(checkout / "bin/python3.12", "3.12")
     status, out, err = run(checkout, "launch/quickstart.sh", *words, "w")
     assert status == 0, err
-    assert out.splitlines()[-1].endswith("--workdir=w --report")
+    assert started(out).endswith("--workdir=w --report")
     first = notes(checkout)
     assert "requirements-current.txt" in first[1]
     run(checkout, "launch/quickstart.sh")
@@ -204,16 +212,16 @@ def test_ci_runs_its_turn_in_one_lane_and_a_part_in_the_other(checkout):
     status, out, err = run(checkout, ".ci/run")
     assert status == 0, err
     assert "The lane current is not tested: there is no Python" in out
-    started = [line for line in out.splitlines() if line.startswith("ran: -m")]
-    assert len(started) == 1
-    assert re.search(" --turn=(even|odd)$", started[0])
+    begun = [line for line in out.splitlines() if line.startswith("ran: -m")]
+    assert len(begun) == 1
+    assert re.search(" --turn=(even|odd)$", begun[0])
     add_python(checkout / "bin/python3.13", "3.13")
     status, out, err = run(checkout, ".ci/run")
     assert status == 0, err
-    started = [line for line in out.splitlines() if line.startswith("ran: -m")]
-    assert len(started) == 2
-    assert re.search(" --turn=(even|odd)$", started[0])
-    assert started[1].endswith(" -m both_lanes")
+    begun = [line for line in out.splitlines() if line.startswith("ran: -m")]
+    assert len(begun) == 2
+    assert re.search(" --turn=(even|odd)$", begun[0])
+    assert begun[1].endswith(" -m both_lanes")
     assert "requirements-current-dev.txt" in notes(checkout)[-1]
 
 
@@ -254,7 +262,25 @@ def test_quickstart_passes_workdir_and_flags_on(checkout):
     ):
         status, out, err = run(checkout, "launch/quickstart.sh", *words)
         assert status == 0
-        assert out.splitlines()[-1] == command + expected
+        assert started(out) == command + expected
+
+
+def test_quickstart_ends_with_how_to_go_on(checkout):
+    status, out, err = run(checkout, "launch/quickstart.sh")
+    assert status == 0, err
+    lines = [line.strip() for line in out.splitlines()]
+    activate = shlex.split(lines[lines.index("moco-tf --help") - 1])
+    assert activate[0] == "source"
+    folder = pathlib.Path(activate[1]).parent
+    assert folder.parts[-2:] == (".venv", "bin")
+    assert (folder / "python").exists()
+    assert shlex.split(lines[-1]) == [str(folder / "moco-tf"), "--help"]
+
+
+def test_quickstart_that_fails_ends_with_its_status_alone(checkout):
+    status, out, err = run(checkout, "launch/quickstart.sh", STATUS="3")
+    assert status == 3
+    assert "To go on" not in out
 
 
 def test_a_ready_environment_is_reused_by_both_scripts(checkout):
@@ -329,7 +355,7 @@ def test_cuda_is_installed_where_it_is_asked_for(checkout, script):
     assert (status, cuda(checkout)) == (0, 0), err
     status, out, err = run(checkout, script, "word", "--gpu", "--flag=1")
     assert (status, cuda(checkout)) == (0, 1), err
-    ran = out.splitlines()[-1]
+    ran = started(out)
     assert "word" in ran and "--flag=1" in ran and "--gpu" not in ran
     run(checkout, script)
     assert cuda(checkout) == 1  # it is there

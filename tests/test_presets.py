@@ -241,11 +241,17 @@ def test_show_config_says_what_came_from_where(capsys):
         "--config.seed=0",
     )
     preset = "preset moco_v2_imagenet  "
-    assert lines["moco.temperature"] == (0.2, preset.strip())
+    temperature = f"{preset}of the logits"
+    assert lines["moco.temperature"] == (0.2, temperature)
     assert lines["model.head"][1].startswith(f"{preset}fc, mlp, simclr")
-    assert lines["train.epochs"] == (800, "command line")
-    assert lines["seed"] == (0, "command line")  # as said, though the base's
-    assert re.fullmatch("base  +pixels", lines["data.image_size"][1])
+    assert lines["train.epochs"][0] == 800
+    assert lines["train.epochs"][1].startswith("command line  ")
+    # As typed, though it is the base's.
+    assert lines["seed"][0] == 0
+    assert lines["seed"][1].startswith("command line  ")
+    assert re.fullmatch(
+        "base  +pixels of a view's side", lines["data.image_size"][1]
+    )
     assert re.fullmatch("base  +keys", lines["moco.queue_size"][1])
     origins = [re.split("  +", row[1])[0] for row in lines.values()]
     assert origins.count(preset.strip()) == 4
@@ -256,7 +262,7 @@ def test_show_config_names_a_users_own_file(capsys, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text((FOLDER / "moco_v2_imagenet.py").read_text())
     lines = shown(capsys, "pretrain", f"--config={path}")
-    assert lines["moco.temperature"] == (0.2, str(path))
+    assert lines["moco.temperature"] == (0.2, f"{path}  of the logits")
 
 
 def test_show_config_refuses_what_a_run_would(capsys):

@@ -149,10 +149,16 @@ COMMANDS = {
             flags.OUTPUT,
             flags.DEVICES,
             flags.text(
-                "bank", "", "labelled source that votes; none = the run's own"
+                "bank",
+                "",
+                "labelled source that votes; none = the run's own",
+                flags.SOURCES,
             ),
             flags.text(
-                "query", "", "labelled source to classify; none = the run's own"
+                "query",
+                "",
+                "labelled source to classify; none = the run's own",
+                flags.SOURCES,
             ),
             flags.integers("k", (200,), "neighbours; several with commas"),
             flags.floats(
@@ -169,6 +175,11 @@ COMMANDS = {
             ),
         ),
         required=(),
+        examples=(
+            "knn --workdir=runs/mine --checkpoint=best",
+            "knn --workdir=runs/mine --bank=folder:photos/train "
+            "--query=folder:photos/val --k=20,200",
+        ),
     ),
     "linear": flags.Command(
         run=_linear,
@@ -182,6 +193,12 @@ COMMANDS = {
             flags.DETERMINISTIC,
         ),
         required=(),
+        examples=(
+            "linear --workdir=runs/mine",
+            "linear --workdir=runs/mine --config.probe.way=published "
+            "--config.data.train=folder:photos/train "
+            "--config.data.test=folder:photos/val",
+        ),
     ),
     "finetune": flags.Command(
         run=_finetune,
@@ -196,6 +213,11 @@ COMMANDS = {
             flags.DETERMINISTIC,
         ),
         required=("workdir",),
+        examples=(
+            "finetune --workdir=runs/mine --config.data.labels=0.1",
+            "finetune --workdir=runs/mine --config=finetune "
+            "--config.model.init=random --output=runs/mine/from_scratch",
+        ),
     ),
     "embed": flags.Command(
         run=_embed,
@@ -205,12 +227,21 @@ COMMANDS = {
             flags.OUTPUT,
             flags.DEVICES,
             flags.text(
-                "source", None, "any source of images, with labels or without"
+                "source",
+                None,
+                "any source of images, with labels or without",
+                flags.SOURCES,
             ),
             flags.path("path", None, "file to write: .npz or .parquet"),
             _FEATURES,
         ),
         required=("source", "path"),
+        examples=(
+            "embed --workdir=runs/mine --source=folder:photos "
+            "--path=photos.npz",
+            "embed --workdir=runs/mine --checkpoint=best --features=backbone "
+            "--source=list:files.csv --path=files.parquet",
+        ),
     ),
     "neighbours": flags.Command(
         run=_neighbours,
@@ -228,9 +259,19 @@ COMMANDS = {
                 "picture to write: queries and their neighbours (.png)",
             ),
             flags.text("names", "", "queries by name, with commas; none = all"),
-            flags.text("features", "backbone", "backbone or projection"),
+            flags.text(
+                "features",
+                "backbone",
+                "backbone or projection",
+                ("backbone", "projection"),
+            ),
             flags.integer("shown", 10, "queries in the picture"),
         ),
         required=("bank", "csv"),
+        examples=(
+            "neighbours --bank=photos.npz --csv=nearest.csv --grid=nearest.png",
+            "neighbours --bank=photos.npz --query=new.npz --k=5 "
+            "--csv=nearest.csv",
+        ),
     ),
 }

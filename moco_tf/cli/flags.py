@@ -45,6 +45,8 @@ class Flag(NamedTuple):
       repeats: True: the flag may be typed again; its value is a list.
       needs: of a flag that is answered instead of running the command, the
         required flags that the answer needs. None: the command runs.
+      choices: texts that completion offers; of `choice` and `answer` no other
+        is taken.
     """
 
     name: str
@@ -53,6 +55,12 @@ class Flag(NamedTuple):
     read: Callable[[str], Any] | None
     repeats: bool = False
     needs: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def takes_path(self):
+        """Whether its text is a path."""
+        return self.read is _read_path
 
 
 class Command(NamedTuple):
@@ -66,6 +74,9 @@ class Command(NamedTuple):
       takes_overrides: whether `run` takes the typed overrides in the place of a
         configuration.
       config: name of the configuration where none is typed; "": the command's.
+      examples: command lines of its help, without the program's name.
+      unread: sections of a configuration that it does not look at.
+      word: name of the flag that a first word without dashes is the value of.
     """
 
     run: Callable
@@ -74,6 +85,9 @@ class Command(NamedTuple):
     required: tuple[str, ...]
     takes_overrides: bool = False
     config: str = ""
+    examples: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    word: str = ""
 
     def has(self, name):
         """Whether a flag of this name is among its flags."""
@@ -85,9 +99,14 @@ def boolean(name, purpose, needs=None):
     return Flag(name, False, purpose, None, needs=needs)
 
 
-def text(name, default, purpose):
-    """A flag with any text."""
-    return Flag(name, default, purpose, str)
+def answer(name, choices, purpose):
+    """A flag that is answered; typed alone, or with one of some texts."""
+    return Flag(name, False, purpose, None, needs=(), choices=choices)
+
+
+def text(name, default, purpose, choices=()):
+    """A flag with any text; completion offers the choices, if there are any."""
+    return Flag(name, default, purpose, str, choices=choices)
 
 
 def path(name, default, purpose):
@@ -108,7 +127,7 @@ def choice(name, choices, default, purpose):
             raise ValueError(f"must be one of {', '.join(choices)}.")
         return text
 
-    return Flag(name, default, purpose, read)
+    return Flag(name, default, purpose, read, choices=choices)
 
 
 def integer(name, default, purpose):
@@ -180,14 +199,27 @@ SHOW_CONFIG = boolean(
     needs=("config",),
 )
 WORKDIR = path("workdir", None, "folder of the run")
-CHECKPOINT = path("checkpoint", "latest", "latest, best, a step or a path")
+CHECKPOINT = path(
+    "checkpoint", "latest", "latest, best, a step or a path"
+)._replace(choices=("latest", "best"))
 OUTPUT = path("output", "", "folder of the results; none = one below the run's")
-DEVICES = text("devices", "auto", "auto, cpu, cpu:N, gpu or gpu:N")
+DEVICES = text(
+    "devices",
+    "auto",
+    "auto, cpu, cpu:N, gpu or gpu:N",
+    choices=("auto", "cpu", "gpu"),
+)
 CROSS_DEVICE_OPS = text(
-    "cross_device_ops", "auto", "of one process: auto, nccl or one_device"
+    "cross_device_ops",
+    "auto",
+    "of one process: auto, nccl or one_device",
+    choices=("auto", "nccl", "one_device"),
 )
 COMMUNICATION = text(
-    "communication", "auto", "between workers: auto, ring or nccl"
+    "communication",
+    "auto",
+    "between workers: auto, ring or nccl",
+    choices=("auto", "ring", "nccl"),
 )
 DETERMINISTIC = boolean(
     "deterministic", "the same bits in every run; slower on a GPU"
@@ -206,12 +238,17 @@ CLUSTER = choice(
 START_TIMEOUT = seconds(
     "start_timeout", 300.0, "seconds to wait for the other workers"
 )
+# What completion offers of a source; the user goes on behind a colon.
+SOURCES = (
+    *("folder:", "list:", "prepared:", "tfds:"),
+    *("shapes:train", "shapes:test"),
+)
 # Every command has these.
-_COMMON = (
+COMMON = (
     boolean("verbose", "show TensorFlow's notices, and tracebacks of errors"),
     # Read before the others: `expand_files` puts the lines in its place.
     path("flagfile", "", "file of flags, one a line"),
-    boolean("help", "show this text", needs=()),
+    answer("help", ("fields",), "show this text"),
 )
 
 _FILE_FLAGS = ("--flagfile", "-flagfile")
@@ -324,6 +361,9 @@ def parse(argv, commands, fields=lambda name, config: ()):
             f"There is no command {name!r}. "
             + naming.suggestion(name, commands)
         )
+    command = commands[name]
+    if command.word and rest and not rest[0].startswith("-"):
+        rest = [f"--{command.word}={rest[0]}", *rest[1:]]
     overrides, plain = {}, []
     words = iter(rest)
     for word in words:
@@ -335,8 +375,8 @@ def parse(argv, commands, fields=lambda name, config: ()):
             overrides[key.removeprefix("config.")] = value
         else:
             plain.append(word)
-    values = _parse_flags(commands[name], [name, *plain], fields)
-    if overrides and not commands[name].has("config"):
+    values = _parse_flags(command, [name, *plain], fields)
+    if overrides and not command.has("config"):
         raise UsageError(
             f"{name} takes no configuration: it reads that of the run. "
             f"Received --config.{next(iter(overrides))}. Leave it out."
@@ -361,10 +401,36 @@ class _Parser(flags.ArgumentParser):
             ) from None
 
 
+class _Answer(flags.ArgumentParser):
+    """Reads a flag of `answer`: True typed alone, else its text."""
+
+    def __init__(self, flag):
+        self._flag = flag
+
+    def parse(self, argument):
+        if argument in (True, "true"):  # absl's word for one typed alone
+            return True
+        if argument in (False, "false"):
+            return False
+        if argument in self._flag.choices:
+            return argument
+        name, known = self._flag.name, ", ".join(self._flag.choices)
+        raise UsageError(
+            f"--{name} is typed alone, or with one of {known}. Received "
+            f"{argument!r}."
+        )
+
+
 def _define(flag, values):
     """Defines a flag in a FlagValues."""
     name, default, purpose = flag.name, flag.default, flag.purpose
-    if flag.read is None:
+    if flag.read is None and flag.choices:
+        single = flags.Flag(
+            _Answer(flag), flags.ArgumentSerializer(), name, default, purpose
+        )
+        single.boolean = True  # no word behind it is its text
+        flags.DEFINE_flag(single, flag_values=values)
+    elif flag.read is None:
         flags.DEFINE_bool(name, default, purpose, flag_values=values)
     elif flag.repeats:
         flags.DEFINE_multi(
@@ -381,7 +447,7 @@ def _define(flag, values):
 
 def _meant(flag, command, argv, fields):
     """A sentence on what an unknown flag may mean: a flag, or a field."""
-    known = [f"--{one.name}" for one in (*command.flags, *_COMMON)]
+    known = [f"--{one.name}" for one in (*command.flags, *COMMON)]
     if command.has("config"):
         typed = [w.partition("=")[2] for w in argv if "-config=" in w]
         names = fields(argv[0], typed[-1] if typed else "")
@@ -393,7 +459,7 @@ def _meant(flag, command, argv, fields):
 
 def _parse_flags(command, argv, fields):
     """Parses the flags of one command into FlagValues of its own."""
-    allowed = (*command.flags, *_COMMON)
+    allowed = (*command.flags, *COMMON)
     values = flags.FlagValues()
     for flag in allowed:
         _define(flag, values)
@@ -423,44 +489,3 @@ def _parse_flags(command, argv, fields):
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given.")
     return values
-
-
-def usage(commands):
-    """Returns the list of commands."""
-    lines = ["Usage: moco-tf COMMAND [flags]", "", "Commands:"]
-    lines += [f"  {name:<16}{c.purpose}" for name, c in commands.items()]
-    lines += ["", "moco-tf COMMAND --help lists the flags of a command."]
-    return "\n".join(lines)
-
-
-def command_usage(name, command, configurations):
-    """Returns the help of a command.
-
-    Args:
-      name: str. command: Command.
-      configurations: names of the configurations that `--config` knows.
-    """
-    rows = []
-    for flag in (*command.flags, *_COMMON):
-        value = "" if flag.read is None else f"={flag.name.upper()}"
-        rows.append((f"--{flag.name}{value}", flag.purpose, _default(flag)))
-    if command.has("config"):
-        row = ("--config.SECTION.FIELD=VALUE", "override a field", "")
-        rows.insert(1, row)
-    width = max(len(row[0]) for row in rows) + 2
-    lines = [f"moco-tf {name}: {command.purpose}", ""]
-    for flag, purpose, default in rows:
-        lines.append(f"  {flag:<{width}}{purpose}{default}")
-    if command.has("config"):
-        lines += ["", f"Configurations: {', '.join(configurations)}"]
-    return "\n".join(lines)
-
-
-def _default(flag):
-    """The default of a flag as the help shows it."""
-    default = flag.default
-    if flag.read is None or default in (None, "", ()):
-        return ""
-    values = default if isinstance(default, tuple) else (default,)
-    shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-    return f" [{','.join(shown)}]"

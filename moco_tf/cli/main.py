@@ -9,7 +9,15 @@ import traceback
 import moco_tf
 from moco_tf import config as configs
 from moco_tf import config_schema, paths
-from moco_tf.cli import evaluation, flags, quiet, runs, serving
+from moco_tf.cli import (
+    completion,
+    evaluation,
+    flags,
+    quiet,
+    runs,
+    serving,
+    usage,
+)
 from moco_tf.cluster import membership, rendezvous, watchdog
 from moco_tf.monitoring import printed
 
@@ -110,12 +118,43 @@ _PRETRAIN = flags.Command(
         flags.DETERMINISTIC,
     ),
     required=("config", "workdir"),
+    examples=(
+        "pretrain --config=quickstart --workdir=runs/quickstart --report",
+        "pretrain --config=moco_v2_imagenet "
+        "--config.data.source=folder:photos --workdir=runs/mine",
+    ),
+)
+
+
+def _completion(options, config):
+    del config
+    usage.show(completion.script(options.shell, COMMANDS)[:-1])
+
+
+_COMPLETION = flags.Command(
+    run=_completion,
+    purpose="print what lets a shell complete these commands",
+    flags=(
+        flags.choice(
+            "shell",
+            completion.SHELLS,
+            None,
+            "bash or zsh; also typed without --shell=",
+        ),
+    ),
+    required=("shell",),
+    examples=(
+        "completion bash > ~/.moco-tf-completion",
+        "completion zsh > ~/.zsh/completions/_moco-tf",
+    ),
+    word="shell",
 )
 COMMANDS = {
     "pretrain": _PRETRAIN,
     **evaluation.COMMANDS,
     **serving.COMMANDS,
     **runs.COMMANDS,
+    "completion": _COMPLETION,
 }
 
 
@@ -132,7 +171,7 @@ def run(argv=None):
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("--help", "-h", "help"):
-        print(flags.usage(COMMANDS))
+        usage.show(usage.usage(COMMANDS))
         return 0
     if argv[0] == "--version":
         print(f"moco-tf {moco_tf.__version__}")
@@ -142,14 +181,12 @@ def run(argv=None):
         words = [words[0], *flags.expand_files(words[1:])]
         name, options, overrides = flags.parse(words, COMMANDS, _fields)
         if options.help:
-            print(
-                flags.command_usage(name, COMMANDS[name], configs.names(name))
-            )
+            usage.show(_help(name, options))
             return 0
         config = _load(name, options, overrides)
         if "show_config" in options and options.show_config:
             shown = options.config or name
-            print(configs.show(config, shown, overrides, name))
+            usage.show(configs.show(config, shown, overrides, name))
             return 0
         quiet.prepare(options.verbose)
         COMMANDS[name].run(options, config)
@@ -190,6 +227,18 @@ def _fields(name, config):
         return [*configs.flatten(configs.load(config).to_dict())]
     except ValueError:
         return [*tables["pretrain"]]
+
+
+def _help(name, options):
+    """The help of a command, with the fields of the configuration typed."""
+    command = COMMANDS[name]
+    config = options.config if command.has("config") else ""
+    try:
+        return usage.command_usage(
+            name, command, config or "", options.help == "fields"
+        )
+    except ValueError as error:
+        raise flags.UsageError(str(error)) from error
 
 
 def _load(name, options, overrides):

@@ -193,13 +193,22 @@ COMMANDS = {
             ),
         ),
         required=("config",),
+        examples=(
+            "benchmark --config=quickstart",
+            "benchmark --config=moco_v2_imagenet "
+            "--config.data.source=folder:photos --json=figures.json",
+        ),
+        unread=("checkpoint", "knn"),
     ),
     "prepare": flags.Command(
         run=_prepare,
         purpose="decode a source once, into a cache that is faster to read",
         flags=(
             flags.text(
-                "source", "", "any source of images; with --verify not needed"
+                "source",
+                "",
+                "any source of images; with --verify not needed",
+                flags.SOURCES,
             ),
             flags.path(
                 "path", None, "folder of the cache; the same command resumes"
@@ -214,6 +223,10 @@ COMMANDS = {
             ),
         ),
         required=("path",),
+        examples=(
+            "prepare --source=folder:photos --path=photos.prepared",
+            "prepare --path=photos.prepared --verify",
+        ),
     ),
     "doctor": flags.Command(
         run=_doctor,
@@ -253,6 +266,11 @@ COMMANDS = {
         ),
         required=("config",),
         config=_EXAMINED,
+        examples=(
+            "doctor --config=moco_v2_imagenet "
+            "--config.data.source=folder:photos --workdir=runs/mine",
+            "doctor --report=report.txt --devices=gpu",
+        ),
     ),
     "report": flags.Command(
         run=_report,
@@ -271,5 +289,10 @@ COMMANDS = {
             flags.DEVICES,
         ),
         required=("workdir",),
+        examples=(
+            "report --workdir=runs/mine",
+            "report --workdir=runs/first --workdir=runs/second "
+            "--path=both.html --images=0",
+        ),
     ),
 }

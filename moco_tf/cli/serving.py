@@ -89,6 +89,12 @@ COMMANDS = {
             ),
         ),
         required=("path", "workdir"),
+        examples=(
+            "import-weights --path=moco_v2_800ep_pretrain.pth.tar "
+            "--workdir=runs/published",
+            "import-weights --path=resnet50.safetensors "
+            "--workdir=runs/resnet50 --config=moco_v2_imagenet",
+        ),
         takes_overrides=True,  # the file sets the other fields
     ),
     "export-weights": flags.Command(
@@ -102,9 +108,19 @@ COMMANDS = {
                 None,
                 "new file; .safetensors = that format, else one of torch",
             ),
-            flags.text("layout", "moco", "moco, torchvision or detectron2"),
+            flags.text(
+                "layout",
+                "moco",
+                "moco, torchvision or detectron2",
+                ("moco", "torchvision", "detectron2"),
+            ),
         ),
         required=("workdir", "path"),
+        examples=(
+            "export-weights --workdir=runs/mine --path=mine.pth.tar",
+            "export-weights --workdir=runs/mine --checkpoint=best "
+            "--layout=torchvision --path=mine.safetensors",
+        ),
     ),
     "export": flags.Command(
         run=_export,
@@ -130,11 +146,17 @@ COMMANDS = {
                 "bank",
                 "",
                 "labelled file of `embed`, or source: adds neighbours",
+                flags.SOURCES,
             ),
             flags.text("licence", "", "of the weights, for the model card"),
             flags.DEVICES,
         ),
         required=("workdir",),
+        examples=(
+            "export --workdir=runs/mine",
+            "export --workdir=runs/mine --checkpoint=best --name=photos "
+            "--head=runs/mine/linear/linear.npz --licence=CC-BY-4.0",
+        ),
     ),
     "convert": flags.Command(
         run=_convert,
@@ -145,7 +167,12 @@ COMMANDS = {
                 None,
                 "folder of an export, or of its versions: the newest",
             ),
-            flags.text("to", None, "onnx, tflite or openvino"),
+            flags.text(
+                "to",
+                None,
+                "onnx, tflite or openvino",
+                ("onnx", "tflite", "openvino"),
+            ),
             flags.path(
                 "path", "", "to write; none = NAME-VERSION beside the versions"
             ),
@@ -153,8 +180,14 @@ COMMANDS = {
                 "images",
                 "",
                 "source to compare features on; none = photographs",
+                flags.SOURCES,
             ),
         ),
         required=("model", "to"),
+        examples=(
+            "convert --model=runs/mine/export/encoder --to=onnx",
+            "convert --model=runs/mine/export/encoder/2 --to=tflite "
+            "--path=encoder.tflite --images=folder:photos",
+        ),
     ),
 }

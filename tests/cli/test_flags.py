@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 import moco_tf
-from moco_tf.cli import flags
+from moco_tf.cli import flags, usage
 from moco_tf.cli import main as cli
 
 COMMAND = flags.Command(
@@ -125,7 +125,7 @@ def test_an_answer_needs_fewer_flags_than_the_command():
 
 
 def test_the_help_shows_types_and_defaults():
-    lines = flags.command_usage("bake", COMMAND, []).splitlines()
+    lines = usage.command_usage("bake", COMMAND).splitlines()
     assert lines == [
         "moco-tf bake: bake",
         "",

@@ -187,6 +187,7 @@ def cache_of_nothing(monkeypatch):
 ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,
     ("cli/flags.py:choice.read", "must be one of"),
+    ("cli/flags.py:_Answer.parse", "is typed alone, or with one of"),
     ("cli/flags.py:_numbers.read", "with commas between"),
     ("cli/flags.py:_read_integer", "takes one whole number"),
     ("cli/flags.py:_read_seconds", "takes one number"),
@@ -201,8 +202,16 @@ ROWS.states(
 )
 ROWS.states(
     following.NO_MESSAGE,
-    ("cli/flags.py:command_usage", "--config.SECTION.FIELD=VALUE"),
+    ("cli/usage.py:_flag_rows", "--config.SECTION.FIELD=VALUE"),
+    ("cli/usage.py:_fields", "--config.SECTION.FIELD=VALUE, with"),
     ("cli/evaluation.py:", "draw the logged figures"),
+    ("cli/completion.py:_head", "to be made again after an update"),
+    ("cli/evaluation.py:", "--config.probe.way=published"),
+    ("cli/evaluation.py:", "--config.data.labels=0.1"),
+    ("cli/evaluation.py:", "--config.model.init=random"),
+    ("cli/main.py:", "--config.data.source=folder:photos"),
+    ("cli/runs.py:", "--json=figures.json"),
+    ("cli/runs.py:", "--config.data.source=folder:photos --workdir"),
     ("cli/main.py:", "run it again to go on"),
     ("cli/runs.py:", "name the bottleneck"),
     ("cli/runs.py:", "give it again to compare"),

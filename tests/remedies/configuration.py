@@ -383,7 +383,7 @@ ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,
     ("config_schema.py:parse", "must be"),
     ("config_schema.py:coerce", "must be"),
-    ("config_schema.py:check_field", "{rule}"),
+    ("config_schema.py:check_field", "{_bounds(field)}"),
     # Its field, or CPC.check, refuses the same before.
     ("methods/cpc.py:CPC.__init__", "rows must lie in"),
     ("methods/dictionaries.py:check_loss", "loss must be one of"),

@@ -51,7 +51,7 @@ FILES = (
 )
 FLAGS = collections.defaultdict(list)
 for _command in cli.COMMANDS.values():
-    for _flag in (*_command.flags, *flags._COMMON):
+    for _flag in (*_command.flags, *flags.COMMON):
         FLAGS[_flag.name].append(_flag)
 # Flags of other programs that texts name, or custom properties of a style.
 OTHERS = {
