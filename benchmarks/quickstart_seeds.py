@@ -95,7 +95,7 @@ def run(way, seed, workdir, words):
         "way": way,
         "seed": seed,
         "pixels": percent("knn_pixels")[-1],
-        "untrained": percent(f"untrained_{CONFIG.knn.features}")[-1],
+        "untrained": percent(f"start_{CONFIG.knn.features}")[-1],
         "trained": percent(column)[-1],
         "by_epoch": percent(column),
         "seconds": round(time.monotonic() - start),

@@ -75,7 +75,8 @@ PRETRAIN = dict(
         temperature=0.1,  # of their votes
         features="backbone",  # or "projection"; decides which is best
         batch_size=256,  # images encoded at once
-        baseline=False,  # first also raw pixels and the untrained encoder
+        baseline=True,  # first also the starting encoder: what has it gained?
+        sample=512,  # training images, looked at without a bank; 0 = none
     ),
     probe=dict(
         online=False,  # True: a linear classifier learns beside, by labels

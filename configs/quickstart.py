@@ -36,6 +36,5 @@ def get_config():
     config.knn.bank = "shapes:train"
     config.knn.query = "shapes:test"
     config.knn.every_epochs = 1
-    config.knn.baseline = True  # first also raw pixels, untrained encoder
     config.log.every_steps = 39
     return config

@@ -89,6 +89,7 @@ PRETRAIN = {
     "knn.features": Field(str, names=("projection", "backbone")),
     "knn.batch_size": Field(int, low=1),
     "knn.baseline": Field(bool),
+    "knn.sample": Field(int, low=0, later=True),
     "probe.online": Field(bool, later=True),
     "probe.learning_rate": Field(float, above=0, later=True),
     "log.tensorboard": Field(bool),

@@ -314,6 +314,12 @@ def chance_loss(config: ml_collections.ConfigDict) -> float | None:
     return method.chance_loss(settings, run)
 
 
+def start_words(config: ml_collections.ConfigDict) -> str:
+    """What the encoder of a pre-training is before its first step, in words."""
+    is_random = not config.model.get("init", "")
+    return "untrained encoder" if is_random else "starting encoder"
+
+
 def queues_keys(config: ml_collections.ConfigDict) -> bool:
     """Whether a queue holds keys of a momentum encoder, as negatives.
 

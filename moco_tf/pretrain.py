@@ -19,6 +19,7 @@ from moco_tf.monitoring import (
     metrics_csv,
     progress,
     tensorboard,
+    verdict,
     warning_log,
 )
 from moco_tf.reporting import board
@@ -72,8 +73,9 @@ def pretrain(
     plan = plans.make(config, strategy, data.source)
     per_epoch = plan.steps_per_epoch
     knn = None
-    if guard.is_chief and config.knn.bank:
-        knn = monitor.KnnMonitor(config, per_epoch, plan.labels and plan.source)
+    if guard.is_chief:
+        probed = plan.labels and plan.source
+        knn = monitor.of_run(config, per_epoch, plan.source, probed)
     with contextlib.ExitStack() as stack:
         if guard.is_chief:
             stack.enter_context(workdirs.hold(workdir))
@@ -99,7 +101,7 @@ def pretrain(
             listeners = make_listeners(plan, files, method, knn, profile_steps)
             callback = make_callback(plan, files, guard, listeners)
             stack.callback(callback.close)
-        if config.knn.bank and step % per_epoch == 0:
+        if (config.knn.bank or config.knn.sample) and step % per_epoch == 0:
             # The chief may measure first, for any time.
             guard.limit(0, "the evaluation before training")
         callback.resume(method)
@@ -118,18 +120,48 @@ def _train(plan, method, strategy, callback, workdir, knn):
         print(plan.describe(workdir, step))
         if knn:
             print(knn.describe(), end="")
-        if knn and plan.config.knn.baseline and step == 0:
-            knn.measure_baseline(method.query_encoder, workdir)
-        if knn and knn.baseline:
-            print(f"kNN before training: {knn.baseline_words()}")
+        _measure_start(knn, method, workdir, step)
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
     _fit(plan, method, strategy, callback)
     if callback.left:
         raise watchdog.Left(callback.step, guard.status())
-    if knn and knn.baseline and knn.newest_top1 is not None:
+    if knn and knn.baseline:
+        _print_verdict(knn, workdir)
+
+
+def _measure_start(knn, method, workdir, step):
+    """Measures and prints what the encoder will be compared with.
+
+    Args:
+      knn: Monitor, or None. method: Method. workdir: Path.
+      step: int, of which the run goes on.
+
+    Side effects: those of `measure_baseline`; the starting encoder is the
+    run's best/ until a checkpoint is better.
+    """
+    if not knn:
+        return
+    if step == 0 and knn.config.knn.baseline:
+        knn.measure_baseline(method.query_encoder, workdir)
+        if knn.is_labelled:
+            checkpoints.keep_start(method.query_encoder, workdir)
+    if words := knn.baseline_words():
+        kind = "kNN" if knn.is_labelled else "Representation"
+        print(f"{kind} before training: {words}")
+
+
+def _print_verdict(knn, workdir):
+    """Prints what the trained encoder is against its baseline."""
+    if knn.newest_top1 is not None:
         trained = f"trained encoder {100 * knn.newest_top1:.2f} %"
         print(f"kNN: {knn.baseline_words()}  {trained}")
+    rows = metrics_csv.read(workdir / "metrics.csv")
+    start = plans.start_words(knn.config)
+    layer = knn.config.knn.features
+    reached = verdict.of_rows(rows, layer, f"the {start}")
+    if reached:
+        print(f"Verdict: {reached.words}.")
 
 
 def _fit(plan, method, strategy, callback):
@@ -248,7 +280,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
 
     Args:
       plan: Plan. files: Files. method: Method, restored.
-      knn: KnnMonitor, or None.
+      knn: evaluation.monitor.Monitor, or None.
       profile_steps: first and last step (from 1) to trace, or ().
 
     Returns:
@@ -271,7 +303,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         plan.chance_loss,
         known=files.warnings.names,
         rows=metrics.rows(),
-        queries=len(knn.query) if knn else 0,
+        queries=len(knn.query) if knn and knn.is_labelled else 0,
     )
     pace = None if method.momentum is None else diagnostics.Pace()
     listeners: list[listener.Listener] = []
@@ -282,10 +314,9 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         )
     listeners.append(diagnostics.Inspector(plan.batches))
     if knn:
-        column = f"knn_{config.knn.features}"
-        rows = metrics.rows()
-        best = callbacks.BestCheckpoint(files.workdir, column, rows)
-        listeners += [knn, best]
+        listeners.append(knn)
+    if knn and knn.is_labelled:
+        listeners.append(_best_checkpoint(files, knn))
     listeners.append(metrics)
     if events:
         listeners.append(events)
@@ -301,11 +332,23 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
                 events,
                 files.events_folder,
                 batches=plan.batches,
-                monitor=knn,
+                monitor=knn if knn and knn.is_labelled else None,
                 last_step=plan.last_step,
             )
         )
     return listeners
+
+
+def _best_checkpoint(files, knn):
+    """The listener that keeps the best encoder, the first among them."""
+    layer = knn.config.knn.features
+
+    def start():
+        return knn.baseline and knn.baseline.figures[f"start_{layer}"]
+
+    return callbacks.BestCheckpoint(
+        files.workdir, f"knn_{layer}", files.metrics.rows(), start
+    )
 
 
 def make_callback(plan, files, guard, listeners):

@@ -31,6 +31,8 @@ FIELDS = {
     "knn.query": "",
     "knn.k": 5,
     "knn.every_epochs": 1,
+    "knn.baseline": False,
+    "knn.sample": 0,
 }
 
 

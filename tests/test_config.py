@@ -391,6 +391,7 @@ LATER = {
     "optimizer.scaling": "none",
     "train.micro_batches": 1,
     "train.jit_compile": False,
+    "knn.sample": 512,
     "probe.online": False,
     "probe.learning_rate": 1.0,
     "moco.mask_same_image": False,

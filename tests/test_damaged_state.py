@@ -17,7 +17,13 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import pretrain, state_files, workdirs
 from moco_tf.data import prepared_cache, sources, unreadable
-from moco_tf.evaluation import embeddings, features, frozen, monitor, results
+from moco_tf.evaluation import (
+    baseline,
+    embeddings,
+    features,
+    frozen,
+    results,
+)
 from moco_tf.models import saved_models
 from moco_tf.monitoring import health, metrics_csv, tensorboard, warning_log
 from moco_tf.reporting import findings, page
@@ -75,8 +81,8 @@ def write_run(run):
     warning_log.WarningLog(run / "warnings.csv", 0).add(5, notices)
     lines = "name,reason,first_step\na.png,empty,1\nb.png,empty,2\n"
     (run / "unreadable.csv").write_text(lines)
-    baseline = dict.fromkeys(metrics_csv.BASELINES, 0.25) | {"k": 200}
-    state_files.write_json(run / monitor.BASELINE, baseline, True)
+    figures = dict.fromkeys(metrics_csv.BASELINES, 0.25) | {"k": 200}
+    state_files.write_json(run / baseline.FILE, figures, True)
     events = tensorboard.EventWriter(run / "tensorboard")
     events.write({"step": 5, "loss": 1.0})
     events.close()
@@ -150,9 +156,9 @@ def resume(root, method):
 
 
 def read_baseline(root, method=None):
-    path = root / "run" / monitor.BASELINE
+    path = root / "run" / baseline.FILE
     if path.is_symlink() or path.exists():
-        monitor.read_baseline(path, {"k": 200})
+        baseline.read(path, {"k": 200})
 
 
 def report(root, method=None):
@@ -262,7 +268,7 @@ ROWS = {
     "run/metrics.csv": ([resume, report], ("cut",)),
     "run/warnings.csv": ([resume, report], ("empty", "cut", "missing")),
     "run/unreadable.csv": ([resume], ("empty", "cut", "missing")),
-    f"run/{monitor.BASELINE}": ([read_baseline], ("missing",)),
+    f"run/{baseline.FILE}": ([read_baseline], ("missing",)),
     f"run/checkpoints/{LAST}/meta.json": ([resume, evaluate("latest")], ()),
     f"run/checkpoints/{LAST}/state.index": ([resume, evaluate("10")], ()),
     f"run/checkpoints/{LAST}/{DATA}": ([resume, evaluate("10")], ()),

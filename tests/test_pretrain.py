@@ -129,12 +129,13 @@ def test_the_baselines_stand_beside_the_trained_encoder(resumed):
     for lines, row in zip(sessions, rows, strict=True):
         assert any(x.startswith(f"kNN before training: {words}") for x in lines)
         trained, chance = float(row["knn_projection"]), row["knn_chance"]
-        assert lines[-1].startswith(f"kNN: {words}")
-        assert lines[-1].endswith(
+        assert lines[-2].startswith(f"kNN: {words}")
+        assert lines[-2].endswith(
             f"chance {100 * float(chance):.2f} %  trained encoder "
             f"{100 * trained:.2f} %"
         )
-    untrained = {row["untrained_projection"] for row in _rows(workdir)}
+        assert lines[-1].startswith("Verdict: ")
+    untrained = {row["start_projection"] for row in _rows(workdir)}
     assert len(untrained - {""}) == 1
 
 

@@ -172,7 +172,11 @@ def _report(options, config):
     distribution.make_strategy(options.devices)
     quiet.start_xla(options.verbose)
     page.write(
-        options.workdir, options.path, options.checkpoint, options.images
+        options.workdir,
+        options.path,
+        options.checkpoint,
+        options.images,
+        options.json,
     )
 
 
@@ -285,6 +289,11 @@ COMMANDS = {
             flags.CHECKPOINT,
             flags.integer(
                 "images", 2000, "of the test set, on its map; 0 = curves alone"
+            ),
+            flags.path(
+                "json",
+                "",
+                "file to write: what each run has reached, and its verdict",
             ),
             flags.DEVICES,
         ),

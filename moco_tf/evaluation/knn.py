@@ -16,26 +16,42 @@ def compare(bank, query, truth, classes, k, temperature):
     """Measures kNN top-1 of an encoder's two outputs.
 
     Args:
-      bank, query: features.Features. truth: int64 [n], the queries' labels in
-        the bank's numbering. classes: int, their number.
-      k: int, neighbours that vote. temperature: of the vote.
+      bank, query, truth, classes, k, temperature: as `hits`.
 
     Returns:
       dict with "backbone" and "projection": top-1 accuracy, 0..1.
 
     Raises:
-      ValueError: as `sweep` does.
+      ValueError: as `hits` does.
+    """
+    right = hits(bank, query, truth, classes, k, temperature)
+    return {layer: int(rows.sum()) / len(rows) for layer, rows in right.items()}
+
+
+def hits(bank, query, truth, classes, k, temperature):
+    """Says which queries kNN of an encoder's two outputs classes right.
+
+    Args:
+      bank, query: features.Features. truth: int64 [n], the queries' labels in
+        the bank's numbering. classes: int, their number.
+      k: int, neighbours that vote. temperature: of the vote.
+
+    Returns:
+      dict with "backbone" and "projection": bool [n].
+
+    Raises:
+      ValueError: as `voting.hits` does.
     """
     return {
-        layer: voting.top1(
+        layer: voting.hits(
             getattr(bank, layer),
             bank.labels,
             getattr(query, layer),
             truth,
-            k=k,
-            temperature=temperature,
+            ks=[k],
+            temperatures=[temperature],
             classes=classes,
-        )
+        )[k, temperature]
         for layer in frozen.LAYERS
     }
 

@@ -194,8 +194,27 @@ def sweep(bank, bank_labels, query, query_labels, ks, temperatures, classes):
       ks: neighbour counts. temperatures: positive numbers.
 
     Returns:
-      dict (k, temperature) -> share of queries, 0..1, whose best-scored
-      class is theirs; of classes with equal scores the lower number wins.
+      dict (k, temperature) -> share of queries, 0..1, as `hits`.
+
+    Raises:
+      ValueError: as `hits` does.
+    """
+    right = hits(
+        bank, bank_labels, query, query_labels, ks, temperatures, classes
+    )
+    return {key: int(rows.sum()) / len(query) for key, rows in right.items()}
+
+
+def hits(bank, bank_labels, query, query_labels, ks, temperatures, classes):
+    """Says which queries every k and temperature class right, in one pass.
+
+    Args:
+      bank, bank_labels, query, query_labels, classes: as `weighted_vote`.
+      ks: neighbour counts. temperatures: positive numbers.
+
+    Returns:
+      dict (k, temperature) -> bool [Q], whether a query's best-scored class is
+      its own; of classes with equal scores the lower number wins.
 
     Raises:
       ValueError: as `weighted_vote` does, and for an empty query set.
@@ -212,7 +231,9 @@ def sweep(bank, bank_labels, query, query_labels, ks, temperatures, classes):
         )
     check_k(min(ks), len(bank))
     similarity, index = nearest(bank, query, max(ks))
-    correct = {(k, t): 0 for k in ks for t in temperatures}
+    right = {
+        (k, t): np.zeros(len(query), bool) for k in ks for t in temperatures
+    }
     for start in range(0, len(query), QUERY_BLOCK):
         rows = slice(start, start + QUERY_BLOCK)
         label = labels[index[rows]]
@@ -220,12 +241,12 @@ def sweep(bank, bank_labels, query, query_labels, ks, temperatures, classes):
         # no temperature is too small for the exponential.
         distance = similarity[rows].astype(np.float64)
         distance -= distance[:, :1]
-        for k, t in correct:
+        for k, t in right:
             votes = count_votes(
                 np.exp(distance[:, :k] / t), label[:, :k], classes
             )
-            correct[k, t] += int(np.sum(votes.argmax(axis=1) == truth[rows]))
-    return {key: count / len(query) for key, count in correct.items()}
+            right[k, t][rows] = votes.argmax(axis=1) == truth[rows]
+    return right
 
 
 def top1(bank, bank_labels, query, query_labels, k, temperature, classes):

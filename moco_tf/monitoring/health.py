@@ -4,8 +4,8 @@ A warning has a name, a cause and a remedy. The rules (Watch) read rows of
 metrics.csv and nothing else, so that they can be tried on the rows of any run.
 They are about collapse, a key encoder that stands still or follows too fast, a
 loss at chance, keys that show their age, statistics that give the key away,
-kNN that falls or stays below the untrained encoder's, large queues, slow input
-and images that cannot be read.
+kNN that falls or stays below that of the start, large queues, slow input and
+images that cannot be read.
 """
 
 import itertools
@@ -36,7 +36,11 @@ _IN_A_ROW = 3  # reports; one may be an accident
 # Columns whose means over an epoch the rules read, and those that an epoch has
 # once.
 _MEANS = ("loss", "instance_top1", "key_age_auc")
-_ONCE = ("epoch", "knn_backbone", "untrained_backbone")
+_ONCE = (
+    *("epoch", "knn_backbone", "start_backbone"),
+    *("neighbour_stability", "start_neighbour_stability", "stability_error"),
+    *("effective_rank", "start_effective_rank"),
+)
 # A run goes on with the recipe that it was started with.
 _ELSEWHERE = ", in another --workdir"
 
@@ -70,7 +74,7 @@ class Watch:
         self._chance = chance
         self._known = set(known)
         self._in_a_row = dict.fromkeys(
-            ("still", "follows", "waiting", "narrow", "one cluster"), 0
+            ("still", "follows", "waiting", "narrow", "one cluster", "worse"), 0
         )
         error = (0.25 / queries / 2) ** 0.5 if queries else 0.0
         self._fallen = max(_FALLEN, _DEVIATIONS * error)
@@ -121,23 +125,28 @@ class Watch:
             self._epochs.append(epoch)
         notices = self._stale(epoch)
         if epoch["knn_backbone"] is not None:
-            notices += [*self._leak(epoch), *self._falls(), *self._below()]
-        return notices
+            return [
+                *notices,
+                *self._leak(epoch),
+                *self._falls(),
+                *self._worse_than_start(),
+            ]
+        return [*notices, *self._worse_without_labels(epoch)]
 
     def _start_and_gain(self):
         """kNN at the start, and the most that it has gained since.
 
-        The start is the untrained encoder, where it was measured, else the
-        first epoch: a plateau far above the untrained encoder is no standstill.
+        The start is the starting encoder, where it was measured, else the first
+        epoch: a plateau far above the starting encoder is no standstill.
         """
         knn = [epoch["knn_backbone"] for epoch in self._epochs]
-        untrained = self._epochs[-1]["untrained_backbone"]
-        start = knn[0] if untrained is None else untrained
+        known = self._epochs[-1]["start_backbone"]
+        start = knn[0] if known is None else known
         return start, max(knn) - start
 
     def _measurements(self):
-        """How many figures of kNN there are, with the untrained encoder's."""
-        known = self._epochs[-1]["untrained_backbone"] is not None
+        """How many figures of kNN there are, with the starting encoder's."""
+        known = self._epochs[-1]["start_backbone"] is not None
         return len(self._epochs) + known
 
     def _stale(self, epoch):
@@ -236,31 +245,55 @@ class Watch:
             f"{_ELSEWHERE}",
         )
 
-    def _below(self):
-        """The warning of kNN that stays below the untrained encoder's."""
-        untrained = self._epochs[-1]["untrained_backbone"]
+    def _worse_than_start(self):
+        """The warning of kNN that stays below the starting encoder's."""
+        start = self._epochs[-1]["start_backbone"]
         knn = [epoch["knn_backbone"] for epoch in self._epochs]
         last = knn[-_IN_A_ROW:]
-        if untrained is None or len(last) < _IN_A_ROW:
+        if start is None or len(last) < _IN_A_ROW:
             return []
         if (
-            max(knn) > untrained - self._below_by
+            max(last) > start - self._below_by
             or last[-1] - min(last) >= _STALLED
         ):
-            return []  # it has been there, or it is on its way
+            return []  # it is there, or on its way
+        return self._warn(
+            "worse-than-start",
+            f"kNN is {100 * knn[-1]:.1f} % after {len(knn)} measurements and "
+            f"does not rise; the encoder had {100 * start:.1f} % before "
+            "training: what is learnt tells less than what it began with. "
+            f"{self._gentler()}",
+        )
+
+    def _worse_without_labels(self, epoch):
+        """The same by neighbours and directions, where there is no kNN."""
+        stability = epoch["neighbour_stability"]
+        start = epoch["start_neighbour_stability"]
+        error = epoch["stability_error"]
+        if None in (stability, start, error):
+            return []
+        rank, before = epoch["effective_rank"], epoch["start_effective_rank"]
+        is_worse = start - stability > _DEVIATIONS / 2 * error and rank < before
+        if not self._repeated("worse", is_worse):
+            return []
+        return self._warn(
+            "worse-than-start",
+            f"two views of an image share {100 * stability:.1f} % of their "
+            f"neighbours, {100 * start:.1f} % before training, and the "
+            f"features use {rank:.1f} directions, {before:.1f} then: they tell "
+            "less than what the encoder began with, as far as can be seen "
+            f"without labels. {self._gentler()}",
+        )
+
+    def _gentler(self):
+        """The remedy for an encoder that gets worse: other or smaller steps."""
         remedy = "Lower config.optimizer.learning_rate"
         if self._settings.get("batch_negatives") is False:
             remedy = (
                 f"Set config.{self._run.method}.batch_negatives=true, or lower "
                 "config.optimizer.learning_rate"
             )
-        return self._warn(
-            "below-untrained",
-            f"kNN is {100 * knn[-1]:.1f} % after {len(knn)} measurements and "
-            f"does not rise; the encoder had {100 * untrained:.1f} % before "
-            "training: what is learnt tells less than random weights. "
-            f"{remedy}{_ELSEWHERE}",
-        )
+        return f"{remedy}{_ELSEWHERE}"
 
     def pace(self, pace):
         """Warnings of the key encoder's pace, a list.

@@ -15,9 +15,22 @@ KNN_LAYERS = ("backbone", "projection")
 # What kNN of the encoder is compared with: columns, and their names in words.
 BASELINES = {
     "knn_pixels": "raw pixels",
-    "untrained_backbone": "untrained encoder (backbone)",
-    "untrained_projection": "untrained encoder (projection)",
+    "start_backbone": "starting encoder (backbone)",
+    "start_projection": "starting encoder (projection)",
     "knn_chance": "chance",
+}
+# Queries that kNN classes and the starting encoder did not ("gained"), the
+# other way round ("lost"), and how many both have classed.
+COUNTS = (
+    *(f"{kind}_{layer}" for layer in KNN_LAYERS for kind in ("gained", "lost")),
+    "knn_queries",
+)
+# The starting encoder's figures that need no labels, and of which they are.
+STARTS = {
+    "start_alignment": "alignment",
+    "start_uniformity": "uniformity",
+    "start_effective_rank": "effective_rank",
+    "start_neighbour_stability": "neighbour_stability",
 }
 COLUMNS = (
     "epoch",
@@ -32,10 +45,14 @@ COLUMNS = (
     "knn_backbone",
     "knn_projection",
     *BASELINES,
+    *COUNTS,
     "alignment",
     "uniformity",
     "effective_rank",
     "feature_norm",
+    "neighbour_stability",
+    "stability_error",
+    *STARTS,
     "positive",
     "hardest_negative",
     "queue_fill",
@@ -52,6 +69,8 @@ COLUMNS = (
     "probe_top1",
     TIME,
 )
+# Columns of earlier versions, and what they are called now.
+RENAMED = {f"untrained_{layer}": f"start_{layer}" for layer in KNN_LAYERS}
 _COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 _TORN = re.compile(r"[a-z0-9_,.+\r-]*")  # what a kill leaves of a line
 
@@ -101,6 +120,15 @@ def check(path, columns=COLUMNS):
             )
 
 
+def words_of(column, start="untrained encoder"):
+    """What a column of BASELINES is of, in words.
+
+    Args:
+      column: str. start: words for the starting encoder of the run.
+    """
+    return BASELINES[column].replace("starting encoder", start)
+
+
 def last_time(rows):
     """When the last of some rows was written, seconds since 1970, or None.
 
@@ -136,6 +164,7 @@ def _parse(path):
     if not lines and _TORN.fullmatch(text):
         return [], [], [], True
     header = (lines or [text])[0].split(",")
+    header = [RENAMED.get(name, name) for name in header]
     if not all(map(_COLUMN.fullmatch, header)):
         words = (
             "Move it away, which keeps it: the run goes on without its earlier "

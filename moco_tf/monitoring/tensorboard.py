@@ -38,6 +38,11 @@ TAGS = {
     "uniformity": "6 representation/uniformity",
     "effective_rank": "6 representation/effective_rank",
     "feature_norm": "6 representation/feature_norm",
+    "neighbour_stability": "6 representation/neighbour_stability",
+    **{
+        name: f"6 representation/{of} of the starting encoder"
+        for name, of in metrics_csv.STARTS.items()
+    },
     "positive": "4 keys/similarity of own key",
     "hardest_negative": "4 keys/similarity of nearest queued key",
     "spread": "6 representation/spread of targets",
@@ -50,7 +55,10 @@ TAGS = {
     "key_age_auc": "5 queue/how well keys show their age (AUC)",
     "key_drift": "5 queue/drift of key encoder",
 }
-_NOT_CHARTED = ("step", "steps", "epoch")
+_NOT_CHARTED = (
+    *("step", "steps", "epoch", "stability_error"),
+    *metrics_csv.COUNTS,
+)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,10 @@
-"""The curves of a report: which are drawn, and their drawing as SVG.
+"""The curves of a report: which are drawn, from the rows of metrics.csv."""
 
-Values come from the rows of metrics.csv. A curve has the page's colours, by its
-CSS variables, and brings its figures for the script that reads them off at the
-pointer.
-"""
-
-import io
-import re
-from typing import NamedTuple
-
-import matplotlib
-import matplotlib.figure
-import matplotlib.ticker
 import numpy as np
 
 from moco_tf import plan
 from moco_tf.monitoring import metrics_csv
-from moco_tf.reporting import findings, published
+from moco_tf.reporting import drawing, findings, published
 
 # Key, title, axis, note.
 _REPRESENTATION = (
@@ -41,6 +29,44 @@ _REPRESENTATION = (
         "How many directions the features of the test set really use. Near "
         "1: the encoder is collapsing.",
     ),
+    (
+        "neighbour_stability",
+        "Stability of neighbours",
+        "of the 10 nearest images, %",
+        "How many of its nearest images an image keeps in another view of all. "
+        "A rise is what training asks for; a fall below the start is a loss.",
+    ),
+)
+KEYS = ("own_key", "key_rank", "key_age", "key_age_auc", "instance_top1")
+REPRESENTATION = tuple(key for key, *_ in _REPRESENTATION)
+
+# Key, title, axis, note, factor, unit.
+_KEYS = (
+    (
+        *("key_rank", "Effective rank of the keys", "dimensions in use"),
+        "In how many directions the keys of the queue spread. Near 1: "
+        "collapse.",
+        *(1, ""),
+    ),
+    (
+        *("key_age", "Age of the queue", "steps, mean"),
+        "How many steps ago the keys were made: by encoders that old.",
+        *(1, ""),
+    ),
+    (
+        *("key_age_auc", "How well keys show their age", "of pairs, %"),
+        "Pairs of a newer and an older key that a direction puts in order. "
+        "50 %: age does not show; near 100 %: queries may find their key by "
+        "its age.",
+        *(100, "%"),
+    ),
+    (
+        *("instance_top1", "Instance accuracy", "of queries, %"),
+        "How often a query finds its own key in the dictionary. It is not the "
+        "accuracy of a classifier, and a high value early in a run is no good "
+        "sign.",
+        *(100, "%"),
+    ),
 )
 
 _WITH_LABELS = (  # of `linear` and `finetune`
@@ -52,19 +78,6 @@ _WITH_LABELS = (  # of `linear` and `finetune`
     ),
 )
 
-# Width, height in pixels: the page shows the one that fits the screen.
-SIZES = {"wide": (540, 280), "narrow": (330, 250)}
-_SETTINGS = {
-    "svg.fonttype": "none",  # the reader's own font, at its own contrast
-    "font.size": 11,
-    "axes.linewidth": 0.8,
-    "svg.hashsalt": "report",  # else each run of the program has other names
-}
-# Matplotlib knows no CSS: it draws in colours that stand for the page's own.
-_INK, _GRID = "#010203", "#040506"
-_VARIABLES = {_INK: "--muted", _GRID: "--line"}
-_FIRST_SERIES = 0x0A0B00
-_MARKS = "os^"
 _FEW = 5  # runs of which all curves are drawn
 
 
@@ -75,22 +88,16 @@ def draw_all(runs):
       runs: list of page.ReportedRun.
 
     Returns:
-      dict key -> Drawn, without those that have no figures yet.
+      dict key -> drawing.Drawn, without those that have no figures yet.
     """
     charts = [
         _loss(runs),
         _knn(runs),
         _probe(runs),
-        _column_chart(
-            runs,
-            "instance_top1",
-            "Instance accuracy",
-            "of queries, %",
-            "How often a query finds its own key in the dictionary. It is not "
-            "the accuracy of a classifier, and a high value early in a run is "
-            "no good sign.",
-            factor=100,
-            unit="%",
+        _own_key(runs),
+        *(
+            _column_chart(runs, key, title, axis, note, factor, unit)
+            for key, title, axis, note, factor, unit in _KEYS
         ),
         *(
             _column_chart(
@@ -106,10 +113,7 @@ def draw_all(runs):
             "As the optimiser used it, the schedule included.",
             span=(0.0, 0.0),
         ),
-        *(
-            _column_chart(runs, key, title, axis, note)
-            for key, title, axis, note in _REPRESENTATION
-        ),
+        *(_representation(runs, *row) for row in _REPRESENTATION),
         _column_chart(
             runs,
             "images_per_second",
@@ -129,7 +133,7 @@ def draw_all(runs):
             span=(0.0, 10.0),
         ),
     ]
-    return {chart.key: draw(chart) for chart in charts if chart.series}
+    return {chart.key: drawing.draw(chart) for chart in charts if chart.series}
 
 
 def x_name(runs):
@@ -158,14 +162,14 @@ def _curve(runs, number, column, words, factor=1, **style):
     rows, values = run.column(column)
     if not rows:
         return []
-    x, y, low, high = thin(
+    x, y, low, high = drawing.thin(
         _x_values(runs, run, rows),
         factor * np.array(values, np.float64),
         [row.get("steps") or 1 for row in rows],
     )
     label = _label(runs, run, words)
     style = {"colour": number, **style}
-    return [Series(label, x=x, y=y, low=low, high=high, **style)]
+    return [drawing.Series(label, x=x, y=y, low=low, high=high, **style)]
 
 
 def _column_chart(runs, key, title, axis, note, factor=1, unit="", span=None):
@@ -174,7 +178,7 @@ def _column_chart(runs, key, title, axis, note, factor=1, unit="", span=None):
     for number in range(len(runs)):
         words = title.lower() if len(runs) == 1 else ""
         series += _curve(runs, number, key, words, factor)
-    return Chart(
+    return drawing.Chart(
         key,
         title,
         x_name(runs),
@@ -183,6 +187,37 @@ def _column_chart(runs, key, title, axis, note, factor=1, unit="", span=None):
         unit=unit,
         note=note,
         span=span,
+    )
+
+
+def _representation(runs, key, title, axis, note):
+    """A figure that needs no labels, and where it began."""
+    share = key == "neighbour_stability"
+    factor, unit = (100, "%") if share else (1, "")
+    chart = _column_chart(runs, key, title, axis, note, factor, unit)
+    words = {f"start_{key}": "starting encoder"}
+    levels = findings.levels_of(runs, words, factor, unit)
+    return chart._replace(levels=levels if chart.series else [])
+
+
+def _own_key(runs):
+    """A query's own key against the nearest of the others."""
+    series = []
+    for number in range(len(runs)):
+        series += _curve(runs, number, "positive", "own key")
+        series += _curve(
+            *(runs, number, "hardest_negative", "nearest other key"),
+            colour=number if len(runs) > 1 else 1,
+            dashed=len(runs) > 1,
+        )
+    return drawing.Chart(
+        "own_key",
+        "Own key and nearest other",
+        x_name(runs),
+        "cosine with the query",
+        series=series,
+        note="The nearest other key is above the own one in good short runs "
+        "too. Both near 1: the keys are becoming one.",
     )
 
 
@@ -207,7 +242,7 @@ def _loss(runs):
         )
     if series and _beside_published(runs, published.compares_loss):
         series.append(_published_series(runs, "loss"))
-    return Chart(
+    return drawing.Chart(
         "loss",
         "Loss",
         x_name(runs),
@@ -240,10 +275,11 @@ def _knn(runs):
     if series and _beside_published(runs, lambda config: True):
         series.append(_published_series(runs, "knn"))
         note += " The published curve is of the projection."
-    levels = findings.baseline_levels(runs) if series else []
+    words = metrics_csv.BASELINES
+    levels = findings.levels_of(runs, words, 100, " %") if series else []
     if levels:
         note += " Levels: what the encoder is compared with."
-    return Chart(
+    return drawing.Chart(
         "knn",
         "kNN accuracy",
         x_name(runs),
@@ -271,7 +307,7 @@ def _probe(runs):
         series += _curve(
             runs, number, "probe_top1", "test images", 100, points=True
         )
-    return Chart(
+    return drawing.Chart(
         "probe",
         "Accuracy of the online probe",
         x_name(runs),
@@ -295,7 +331,7 @@ def _published_series(runs, figure):
     """The published curve with its band, a little beyond the last epoch."""
     last = max(run.epoch_of(run.rows[-1]) for run in runs if run.rows)
     epoch, low, middle, high = published.band(figure, max(3, 1.2 * last))
-    return Series(
+    return drawing.Series(
         "MoCo, published, 200 epochs",
         colour=7,
         x=epoch,
@@ -304,221 +340,3 @@ def _published_series(runs, figure):
         high=high,
         dashed=True,
     )
-
-
-class Series(NamedTuple):
-    """One curve.
-
-    Attributes:
-      name: of it. colour: number of the page's curve colours, from 0.
-      x, y: float [n], finite.
-      low, high: float [n] around it, shaded; or None.
-      points: whether each point has a mark. dashed: bool.
-      quiet: drawn thin, behind the others.
-    """
-
-    name: str
-    colour: int
-    x: np.ndarray
-    y: np.ndarray
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
-    points: bool = False
-    dashed: bool = False
-    quiet: bool = False
-
-
-class Chart(NamedTuple):
-    """Curves over one axis.
-
-    Attributes:
-      key: of the chart in the page, a word. title, x_name, y_name: text.
-      series: list of Series.
-      levels: list of (name, y), horizontal lines.
-      unit: "" or "%", of what is read off. note: text below the chart.
-      span: (low, high) that the axis covers at least; None: that of the curves.
-    """
-
-    key: str
-    title: str
-    x_name: str
-    y_name: str
-    series: list
-    levels: list = []
-    unit: str = ""
-    note: str = ""
-    span: tuple | None = None
-
-
-class Drawn(NamedTuple):
-    """A chart for the page.
-
-    Attributes:
-      chart: Chart. svg: dict of SIZES -> SVG element, text.
-      data: dict for the page's script: series, and of each size the linear
-        scales "ax + b" from figures to pixels [a_x, b_x, a_y, b_y] and the
-        drawing area.
-    """
-
-    chart: Chart
-    svg: dict
-    data: dict
-
-
-def draw(chart):
-    """Draws a chart in all SIZES; returns Drawn."""
-    svg, scales = {}, {}
-    for size, (width, height) in SIZES.items():
-        with matplotlib.rc_context(_SETTINGS):
-            figure, axes = _figure(chart, width, height)
-            text = io.StringIO()
-            figure.savefig(
-                text,
-                format="svg",
-                transparent=True,
-                metadata={"Date": None, "Creator": None},
-            )
-            scales[size] = _scales(axes, width, height)
-        svg[size] = _for_page(text.getvalue(), f"{chart.key}-{size}")
-    series = [
-        {
-            "name": each.name,
-            "colour": each.colour,
-            "x": _rounded(each.x),
-            "y": _rounded(each.y),
-        }
-        for each in chart.series
-    ]
-    return Drawn(
-        chart,
-        svg,
-        {
-            "x_name": chart.x_name,
-            "unit": chart.unit,
-            "series": series,
-            "scales": scales,
-        },
-    )
-
-
-def thin(x, y, weights, max_points=400):
-    """Joins neighbouring points where there are more than a screen shows.
-
-    Args:
-      x, y: float [n]. weights: float [n], steps that a point is the mean of.
-      max_points: int.
-
-    Returns:
-      x, y, low, high float [m], m at most `max_points`: of each group the last
-      x, the weighted mean, the least and the greatest value of y; low and high
-      are None where nothing was joined.
-    """
-    if len(x) <= max_points:
-        return np.asarray(x), np.asarray(y), None, None
-    groups = np.array_split(np.arange(len(x)), max_points)
-    y, weights = np.asarray(y), np.asarray(weights)
-    return (
-        np.array([x[group[-1]] for group in groups]),
-        np.array([np.average(y[g], weights=weights[g]) for g in groups]),
-        np.array([y[group].min() for group in groups]),
-        np.array([y[group].max() for group in groups]),
-    )
-
-
-def _figure(chart, width, height):
-    """The figure, an inch for 72 pixels, and its axes."""
-    # The object interface: pyplot would keep the figure in a global list.
-    figure = matplotlib.figure.Figure(
-        figsize=(width / 72, height / 72), dpi=72, layout="constrained"
-    )
-    axes = figure.add_subplot()
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.spines["bottom"].set_visible(True)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, pad=6)
-    axes.set_xlabel(chart.x_name, color=_INK)
-    axes.set_ylabel(chart.y_name, color=_INK)
-    axes.xaxis.set_major_locator(
-        matplotlib.ticker.MaxNLocator(nbins=width // 70, integer=True)
-    )
-    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5))
-    for name, value in chart.levels:
-        del name  # the page's legend has it
-        axes.axhline(value, color=_INK, linewidth=1.4, linestyle=(0, (2, 3)))
-    for each in sorted(chart.series, key=lambda each: not each.quiet):
-        _plot(axes, each)
-    axes.margins(x=0.02)
-    if chart.span:
-        low, high = axes.dataLim.intervaly
-        low, high = min(low, chart.span[0]), max(high, chart.span[1])
-        axes.set_ylim(low, high + 0.05 * (high - low))
-    figure.draw_without_rendering()  # lays it out: scales can be asked for
-    figure.set_layout_engine("none")
-    return figure, axes
-
-
-def _plot(axes, each):
-    """Draws a Series."""
-    colour = f"#{_FIRST_SERIES + each.colour:06x}"
-    if each.low is not None:
-        axes.fill_between(
-            each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0
-        )
-    # There are eight colours: runs beyond have marks of other shapes.
-    marked = each.points or len(each.x) == 1 or each.colour > 7
-    axes.plot(
-        each.x,
-        each.y,
-        color=colour,
-        linewidth=1.2 if each.quiet else 2,
-        alpha=0.6 if each.quiet else 1,
-        linestyle=(0, (5, 3)) if each.dashed else "-",
-        marker=_MARKS[each.colour // 8 % 3] if marked else None,
-        markevery=max(1, len(each.x) // 12) if each.colour > 7 else None,
-        markersize=5,
-    )
-
-
-def _scales(axes, width, height):
-    """Pixels from the upper left of x and y, and the drawing area."""
-    (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)])
-    box = axes.bbox
-    area = [box.x0, height - box.y1, box.x1, height - box.y0]
-    scale = [x1 - x0, x0, y0 - y1, height - y0]
-    return {
-        "size": [width, height],
-        "scale": [float(f"{value:.7g}") for value in scale],
-        "area": [round(value, 1) for value in area],
-    }
-
-
-def _for_page(svg, prefix):
-    """Takes the SVG element out of Matplotlib's file, to stand in a page.
-
-    Its text is that of this program alone, axis names and numbers: names of
-    classes and files never come here.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s*xmlns(:xlink)?="[^"]*"', "", svg)
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    # Another chart of the page has the same names.
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
-    svg = re.sub(r"font(-family)?: [^;\"]*(sans-serif|'DejaVu Sans')", "", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    series = rf"#{_FIRST_SERIES >> 8:04x}([0-9a-f]{{2}})"
-    svg = re.sub(series, lambda m: f"var(--curve-{int(m[1], 16) % 8})", svg)
-    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1).strip()
-
-
-def _rounded(values):
-    """Numbers with the digits that a reader can see."""
-    return [float(f"{value:.6g}") for value in values]

@@ -7,7 +7,7 @@ import math
 
 from moco_tf import config as configs
 from moco_tf import paths, plan
-from moco_tf.monitoring import metrics_csv, warning_log
+from moco_tf.monitoring import metrics_csv, verdict, warning_log
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 from moco_tf.training import checkpoints
@@ -15,8 +15,9 @@ from moco_tf.training import checkpoints
 _WAITS, _STARVED = 0.05, 0.2  # of the time, in which a step waits for images
 _NEAR_CHANCE = 0.02  # of the loss
 NO_FIELD = "–"  # in place of a value
-_SHARES = {  # columns of the last row, and their labels
-    "instance_top1": "instance accuracy, last steps",
+# Columns of the last row, and their labels. Not how often a query finds its own
+# key: it is high in runs that learn nothing, and has its place among the keys.
+_SHARES = {
     "top1": "training accuracy, last steps",
     "evaluated_top1": "top-1 of held-out images, last epoch",
 }
@@ -95,9 +96,10 @@ def figures(run):
                 epoch = run.epoch_of(rows[best])
                 text += f" (best {percent(values[best])}, epoch {epoch:.4g})"
             texts[f"kNN top-1, {layer}"] = text
-    for column, words in metrics_csv.BASELINES.items():
+    for column in metrics_csv.BASELINES:
         _, values = run.column(column)
         if values:
+            words = metrics_csv.words_of(column, start_words(run))
             texts[f"kNN top-1, {words}"] = percent(values[-1])
     last = run.rows[-1] if run.rows else {}
     for name, words in _SHARES.items():
@@ -126,7 +128,9 @@ def summary(run):
       dict: run, its name; command; method, None for a task; finished; epochs,
       None where they are not known; step; the last loss, and every last
       accuracy, 0..1; hours in steps; results of other commands by folder. A
-      figure that a run lacks is not there.
+      figure that a run lacks is not there. Of a verdict: verdict, its kind,
+      verdict_words, and where it has them verdict_measure, verdict_step, and
+      gain, gain_low and gain_high, 0..1.
     """
     last = run.rows[-1] if run.rows else {}
     per_epoch, step = run.steps_per_epoch, last.get("step", 0)
@@ -147,7 +151,77 @@ def summary(run):
     if run.result:
         row["test_top1"] = run.result.top1
     row |= {f"{x.folder}_top1": x.top1 for x in run.evaluations}
-    return row | speed(run)
+    return row | _verdict_fields(verdict_of(run)) | speed(run)
+
+
+def _verdict_fields(reached):
+    """A verdict as entries of a summary; {} without one."""
+    if not reached:
+        return {}
+    fields = {"verdict": reached.kind, "verdict_words": reached.words}
+    if reached.gain is not None:
+        fields |= {
+            "verdict_measure": reached.measure,
+            "verdict_step": reached.step,
+            "gain": reached.gain,
+            "gain_low": reached.low,
+            "gain_high": reached.high,
+        }
+    return fields
+
+
+def start_words(run):
+    """What the encoder of a run was before its first step, in words."""
+    return plan.start_words(run.config) if run.is_pretraining else "start"
+
+
+def verdict_of(run):
+    """The Verdict on a run so far; None before a measurement, or of a task."""
+    if not run.is_pretraining:
+        return None
+    layer = run.config.knn.features
+    return verdict.of_rows(run.rows, layer, f"the {start_words(run)}")
+
+
+def headline(run):
+    """What a run has come to, in a line that its report begins with.
+
+    Returns:
+      (tone, text); None before the first measurement, or of a task.
+    """
+    reached = verdict_of(run)
+    if reached is None:
+        return None
+    layer = run.config.knn.features
+    _, values = run.column(f"knn_{layer}")
+    if not values:
+        return reached.tone, f"{_sentence(reached.words)}."
+    words = f"kNN {percent(values[-1], 1)}{_above_start(run, layer)}"
+    _, counted = run.column("knn_queries")
+    words += {
+        1: "; still rising: more epochs would help",
+        -1: "; falling at the end: --checkpoint=best is the encoder before",
+        0: "; level at the end",
+        None: "",
+    }[verdict.trend(run.rows, layer, int(counted[-1]) if counted else 0)]
+    if reached.gain is not None:
+        words += f". {_sentence(reached.words)}"
+    return reached.tone, f"{words}."
+
+
+def _sentence(words):
+    return words[:1].upper() + words[1:]
+
+
+def _above_start(run, layer):
+    """How far the last kNN is from the starting encoder's, or ""."""
+    _, values = run.column(f"knn_{layer}")
+    _, start = run.column(f"start_{layer}")
+    if not values or not start:
+        return ""
+    points = 100 * (values[-1] - start[-1])
+    side = "above" if points > 0 else "below"
+    return f", {abs(points):.1f} points {side} the {start_words(run)}"
 
 
 def evaluations(run):
@@ -189,22 +263,32 @@ def chance_levels(runs):
     }
 
 
-def baseline_levels(runs):
-    """Levels of kNN: raw pixels, the untrained encoder, chance.
+def levels_of(runs, columns, factor, unit):
+    """Levels of figures that were measured before the first step.
+
+    Args:
+      runs: list of ReportedRun.
+      columns: dict column -> its words; "starting encoder" among them becomes
+        what that was, where it was the same in all runs.
+      factor, unit: of the figures as they are shown.
 
     Returns:
-      list of (words, percent); runs that have one in common share it.
+      list of (words, value); runs that have one in common share it.
     """
     levels = []
-    for column, words in metrics_csv.BASELINES.items():
+    starts = {start_words(run) for run in runs}
+    start = starts.pop() if len(starts) == 1 else "starting encoder"
+    for column, words in columns.items():
+        words = words.replace("starting encoder", start)
         names_of: dict[float, list] = {}
         for run in runs:
             _, values = run.column(column)
             if values:
-                names_of.setdefault(100 * values[-1], []).append(run.name)
+                names_of.setdefault(factor * values[-1], []).append(run.name)
         for value, names in names_of.items():
             of = "" if len(names) == len(runs) else f" of {_some(names)}"
-            levels.append((f"{words}{of}, {value:.2f} %", value))
+            shown = f"{value:.2f}{unit}" if unit else f"{value:.4g}"
+            levels.append((f"{words}{of}, {shown}", value))
     return levels
 
 
@@ -321,16 +405,24 @@ def closing(run, export, report):
     reached = f"Finished: {progress(run).removesuffix(': finished')}"
     layer = run.config.knn.features
     _, values = run.column(f"knn_{layer}")
-    _, untrained = run.column(f"untrained_{layer}")
     if values:
         reached = f"Finished: kNN classifies {percent(values[-1])}"
-    if values and untrained:
-        points = 100 * (values[-1] - untrained[-1])
-        reached += (
-            f", {abs(points):.1f} points "
-            f"{'above' if points > 0 else 'below'} the untrained encoder"
-        )
-    return f"{reached}. To use the encoder: {export}. Report: {report}"
+        reached += _above_start(run, layer)
+        others = []
+        for column in ("knn_pixels", "knn_chance"):
+            _, known = run.column(column)
+            words = metrics_csv.words_of(column)
+            others += [f"{words} {percent(x)}" for x in known[-1:]]
+        reached += f" ({', '.join(others)})" if others else ""
+    outcome = verdict_of(run)
+    if outcome and outcome.gain is not None:
+        reached += f". {_sentence(outcome.words)}"
+    if outcome and outcome.kind == verdict.KEPT and not outcome.is_last:
+        export += " --checkpoint=best"
+    use = f" To use the encoder: {export}."
+    if outcome and outcome.kind == verdict.START:
+        use = ""
+    return f"{reached}.{use} Report: {report}"
 
 
 def _read_speed(run):

@@ -45,11 +45,10 @@ _TABLE_HEADS = (
     ("loss, mean", "kNN backbone", "kNN projection", "learning rate"),
 )
 _COLOURS = re.compile(r"--[\w-]+: light-dark\(.*?\);")  # of the page's style
-_REPRESENTATION = ("alignment", "uniformity", "effective_rank")
 _SPEED = ("images_per_second", "input_wait_share")
 
 
-def write(folders, path="", checkpoint="latest", images=2000):
+def write(folders, path="", checkpoint="latest", images=2000, json_path=""):
     """Writes the report of one run or of several, and prints where it is.
 
     Args:
@@ -58,6 +57,8 @@ def write(folders, path="", checkpoint="latest", images=2000):
       path: of the file; "": report.html in the first workdir.
       checkpoint: "latest", "best", a step or a path: its features are shown.
       images: int, of the test set on the map; 0: curves alone.
+      json_path: of a file for other programs: what each run has reached, with
+        its verdict; "": none.
 
     Returns:
       pathlib.Path of the file.
@@ -82,6 +83,12 @@ def write(folders, path="", checkpoint="latest", images=2000):
             f"{str(path)!r}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    if json_path:
+        state_files.write_json(
+            paths.expand(json_path),
+            {"runs": [findings.summary(run) for run in runs]},
+            with_format=True,
+        )
     page = render(runs, checkpoint, images)
     with filesystem.atomic_file(path) as part:
         # A file's name need not be text: what cannot be written becomes "?".
@@ -134,9 +141,10 @@ def render(runs, checkpoint="latest", images=2000):
         charts=[
             drawn[key]
             for key in drawn
-            if key not in (*_REPRESENTATION, *_SPEED)
+            if key not in (*charts.REPRESENTATION, *charts.KEYS, *_SPEED)
         ],
-        representation=[drawn[k] for k in _REPRESENTATION if k in drawn],
+        representation=[drawn[k] for k in charts.REPRESENTATION if k in drawn],
+        keys=[drawn[key] for key in charts.KEYS if key in drawn],
         speed=[drawn[key] for key in _SPEED if key in drawn],
         sheets=sheets.sheets,
         figures=_side_by_side(
@@ -175,6 +183,7 @@ def excerpt(workdir):
     return template.render(
         name=run.name,
         progress=findings.progress(run),
+        headline=findings.headline(run),
         figures=findings.figures(run),
         readings=findings.readings(run),
         charts=[drawn[key] for key in ("loss", "knn") if key in drawn],
@@ -208,6 +217,7 @@ def _part(run, run_pictures):
         "name": run.name,
         "workdir": str(run.workdir),
         "progress": findings.progress(run),
+        "headline": findings.headline(run),
         "written": f"{run.written:%Y-%m-%d %H:%M} UTC" if run.written else "",
         "figures": findings.figures(run),
         "evaluations": findings.evaluations(run),

@@ -358,24 +358,29 @@ class RunCallback(StepCallback):
 class BestCheckpoint(listener.Listener):
     """Keeps the checkpoint of the epoch with the largest figure of a column.
 
-    It stands between what measures the figure and metrics.csv: without the row
-    of an epoch, the epoch is measured again at the next start.
+    It has to be larger than that of the start, where there is one. The listener
+    stands between what measures the figure and metrics.csv: without the row of
+    an epoch, the epoch is measured again at the next start.
     """
 
-    def __init__(self, workdir, column, rows):
+    def __init__(self, workdir, column, rows, start=None):
         """Takes the best figure from an earlier session.
 
         Args:
           workdir: Path of the folder of checkpoints/. column: str.
           rows: of metrics.csv so far.
+          start: function that returns the figure of the starting encoder, or
+            None; it is asked when an epoch ends.
         """
         self._workdir = workdir
         self._column = column
         self._best = max(map(self._value, rows), default=-math.inf)
+        self._start = start
 
     def on_epoch(self, method, row):
         value = self._value(row)
-        if value > self._best:
+        start = self._start and self._start()
+        if value > max(self._best, -math.inf if start is None else start):
             self._best = value
             checkpoints.keep_as_best(checkpoints.latest(self._workdir))
 

@@ -3,7 +3,8 @@
 Layout of a workdir:
 
     checkpoints/step-000000097/{state.index, state.data-*, meta.json}
-    checkpoints/best/          a copy of the checkpoint with the best kNN
+    checkpoints/best/          a copy of the checkpoint with the best kNN; until
+                               one is better than the start, the first encoder
 
 A folder is written under a name that starts with a dot and then renamed, so a
 folder with its final name is complete. One copy serves every replica count.
@@ -169,7 +170,7 @@ def save(method, workdir, keep, meta):
     """
     step = int(method.step.numpy())
     state = tf.train.Checkpoint(model=method)
-    final = _write(state, workdir, step, {"step": step, **meta})
+    final = _write(state, _path(workdir, step), {"step": step, **meta})
     for _, old in complete(workdir)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -185,17 +186,32 @@ def save_query_encoder(encoder, workdir, step, meta):
     Returns:
       the checkpoint's path.
     """
+    return _write_encoder(encoder, _path(workdir, step), step, meta)
+
+
+def keep_start(encoder, workdir):
+    """Makes the encoder of a run without steps its best/, for want of a better.
+
+    Args:
+      encoder: Encoder. workdir: of the run.
+    """
+    for name in ("best", ".best-old"):  # of a start that came to no checkpoint
+        _clear(folder(workdir) / name)
+    _write_encoder(encoder, folder(workdir) / "best", 0, {"epoch": 0})
+
+
+def _write_encoder(encoder, final, step, meta):
+    """Writes a checkpoint of an Encoder alone to a path, and returns that."""
     model = tf.train.Checkpoint(query_encoder=encoder)
     meta = {"step": step, "holds": _QUERY_ENCODER, **meta}
-    return _write(tf.train.Checkpoint(model=model), workdir, step, meta)
+    return _write(tf.train.Checkpoint(model=model), final, meta)
 
 
-def _write(checkpoint, workdir, step, meta):
+def _write(checkpoint, final, meta):
     """Writes a checkpoint's folder, complete or not; returns its path."""
-    final = _path(workdir, step)
     if (final / "meta.json").is_file():
         return final  # the state is a function of the step
-    partial = folder(workdir) / f".step-{step:09d}"
+    partial = final.parent / f".{final.name}"
     _clear(partial)
     try:
         if os.path.lexists(final):
@@ -213,8 +229,8 @@ def _write(checkpoint, workdir, step, meta):
     except (OSError, tf.errors.OpError) as error:
         _clear(partial)
         raise OSError(
-            f"The checkpoint of step {step} could not be written to "
-            f"{folder(workdir)}: {_reason(error)} Earlier checkpoints are "
+            f"The checkpoint of step {meta['step']} could not be written to "
+            f"{final.parent}: {_reason(error)} Earlier checkpoints are "
             "intact. Free space or mend the folder, then give the same command "
             "again to go on from the last one."
         ) from error

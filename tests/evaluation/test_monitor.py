@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.data import sources, views
-from moco_tf.evaluation import features, monitor
+from moco_tf.evaluation import baseline, features, monitor
 from moco_tf.methods import online_probe
 from tests import small_run
 from tests.evaluation import fakes
@@ -203,8 +203,8 @@ def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
 
 _FIGURES = {
     "knn_pixels": 0.75,
-    "untrained_backbone": 0.75,
-    "untrained_projection": 0.75,
+    "start_backbone": 0.75,
+    "start_projection": 0.75,
     "knn_chance": 0.75,
 }
 
@@ -229,9 +229,15 @@ def _measured(make, tmp_path):
     return measured
 
 
+def _kept(measure):
+    """The baseline's kNN."""
+    figures = measure.baseline.figures
+    return {name: figures[name] for name in _FIGURES}
+
+
 def test_the_baseline_names_the_layer_and_all_figures(measured):
     measure = measured(fakes.Encoder())
-    assert measure.baseline == _FIGURES
+    assert _kept(measure) == _FIGURES
     assert measure.baseline_words() == (
         "raw pixels 75.00 %  untrained encoder (backbone) 75.00 %  "
         "chance 75.00 %"
@@ -251,23 +257,23 @@ def test_a_later_session_has_the_baseline_in_every_epoch(measured):
 
 def test_a_baseline_of_other_votes_is_left_out(measured, capsys):
     measured(fakes.Encoder())
-    assert measured(k=2).baseline == {}
+    assert measured(k=2).baseline is None
     assert "another bank, query set, k" in capsys.readouterr().out
-    assert measured().baseline == _FIGURES
+    assert _kept(measured()) == _FIGURES
 
 
 def test_a_baseline_that_cannot_be_read_is_kept_beside(
     measured, tmp_path, capsys
 ):
-    path = tmp_path / monitor.BASELINE
-    assert measured().baseline == {}
+    path = tmp_path / baseline.FILE
+    assert measured().baseline is None
     assert measured().baseline_words() == ""
     path.write_text('{"knn_pixels": 0.5}')
-    assert measured().baseline == {}
+    assert measured().baseline is None
     assert "lacks figures" in capsys.readouterr().out
     assert path.with_name(path.name + ".damaged-1").exists()
     path.write_text('{"format": 99}')
-    assert measured().baseline == {}
+    assert measured().baseline is None
     assert "later version" in capsys.readouterr().out
     assert path.exists()
 

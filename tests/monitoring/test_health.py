@@ -68,7 +68,7 @@ def test_a_long_queue_has_its_turnovers_first():
 
 def test_a_loss_of_guessing_is_no_warning_where_knn_rises():
     watch = _watch()
-    epoch = {"knn_backbone": 0.474, "untrained_backbone": 0.377}
+    epoch = {"knn_backbone": 0.474, "start_backbone": 0.377}
     assert watch.epoch(epoch) == []
     assert watch.report(_row(234, loss=1.007 * CHANCE)) == []
 
@@ -307,7 +307,7 @@ def test_without_labels_a_loss_near_that_of_guessing_stands_for_knn():
 
 def test_a_plateau_far_above_the_untrained_encoder_is_no_leak():
     high = [0.80, 0.80, 0.81, 0.80]
-    columns = {"instance_top1": 0.99, "untrained_backbone": 0.4}
+    columns = {"instance_top1": 0.99, "start_backbone": 0.4}
     assert _epochs(_watch(), high, **columns) == []
     low = [0.40, 0.41]  # with the untrained encoder, three measurements
     assert _epochs(_watch(), low, **columns) == ["batch-norm-leak"]
@@ -360,20 +360,47 @@ def test_without_keys_the_loss_says_that_the_task_is_learnt():
     assert _epochs(watch, FALLING, loss=loss) == ["knn-falls"]
 
 
-def test_features_that_stay_below_the_untrained_encoder_warn():
-    columns = {"untrained_backbone": 0.377}
+def test_features_that_stay_below_the_start_warn():
+    columns = {"start_backbone": 0.377}
     low = [0.317, 0.31, 0.322, 0.32]
-    assert _epochs(_watch(), low, **columns) == ["below-untrained"]
+    assert _epochs(_watch(), low, **columns) == ["worse-than-start"]
     assert _epochs(_watch(), low) == []  # of which nothing is known
     rising = [0.25, 0.29, 0.32, 0.35]
     assert _epochs(_watch(), rising, **columns) == []
-    assert _epochs(_watch(), [0.40, 0.34, 0.34, 0.34], **columns) == []
+    assert _epochs(_watch(), [0.40, 0.34, 0.40, 0.34], **columns) == []
+    assert _epochs(_watch(), [0.40, 0.34, 0.34, 0.34], **columns) == [
+        "worse-than-start"
+    ]
     # 0.03 below is within what 200 queries differ by.
     close = [0.345, 0.345, 0.345, 0.345]
     assert _epochs(_watch(queries=200), close, **columns) == []
     assert _epochs(_watch(queries=2000), close, **columns) == [
-        "below-untrained"
+        "worse-than-start"
     ]
+
+
+@pytest.mark.parametrize(
+    ("stability", "rank", "expected"),
+    [
+        (0.30, 8.0, ["worse-than-start"]),
+        (0.30, 12.0, []),  # fewer neighbours, and more directions
+        (0.38, 8.0, []),  # within three standard errors
+        (0.50, 8.0, []),
+    ],
+)
+def test_without_labels_neighbours_and_directions_are_watched(
+    stability, rank, expected
+):
+    columns = {
+        "neighbour_stability": stability,
+        "start_neighbour_stability": 0.4,
+        "stability_error": 0.01,
+        "effective_rank": rank,
+        "start_effective_rank": 10.0,
+    }
+    watch = _watch()
+    heard = [n for _ in range(4) for n in watch.epoch(columns)]
+    assert _names(heard) == expected
 
 
 def test_keys_of_few_directions_warn_when_it_lasts():
@@ -433,14 +460,14 @@ def test_an_epoch_has_the_means_of_its_steps_and_its_last_knn():
         {"epoch": 2, "steps": 3, "loss": 6.0, "instance_top1": 0.25},
         {"epoch": 2, "steps": 1, "loss": 2.0, "knn_backbone": 0.4},
     ]
-    assert health.epoch_figures(rows) == {
+    figures = health.epoch_figures(rows)
+    assert {k: v for k, v in figures.items() if v is not None} == {
         "epoch": 2,
         "knn_backbone": 0.4,
-        "untrained_backbone": None,
         "loss": 5.0,
         "instance_top1": 0.25,
-        "key_age_auc": None,
     }
+    assert {"start_backbone", "key_age_auc"} <= figures.keys()
 
 
 @pytest.mark.parametrize("name", ["earlier_ours", "earlier_twin"])
@@ -461,7 +488,7 @@ def test_a_complete_published_schedule_hears_nothing(name):
                     "loss": row["loss"],
                     "knn_backbone": row["knn_backbone"] / 100,
                     "instance_top1": top1,
-                    "untrained_backbone": 0.2919,
+                    "start_backbone": 0.2919,
                     "key_age_auc": 0.9,  # as if all the queue were old
                 }
                 assert watch.epoch(row) == [], row

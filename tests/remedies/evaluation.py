@@ -667,5 +667,5 @@ ROWS.states(
     ("evaluation/voting.py:nearest", "of the same C"),
     ("evaluation/voting.py:check_labels", "one label per image"),
     ("evaluation/voting.py:check_labels", "from 0 to classes - 1"),
-    ("evaluation/voting.py:sweep", "at least one query, one k"),
+    ("evaluation/voting.py:hits", "at least one query, one k"),
 )

@@ -12,13 +12,14 @@ from moco_tf.monitoring import (
     printed,
     representation_plot,
     tensorboard,
+    verdict,
 )
 from tests.remedies import following
 
 ROWS = following.Rows(
     *("monitoring/health.py", "monitoring/warning_log.py"),
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
-    "monitoring/printed.py",
+    *("monitoring/printed.py", "monitoring/verdict.py"),
 )
 
 
@@ -153,18 +154,18 @@ def features_that_get_worse():
         yield lambda f=fields: epochs(HIGH, fields=f)
 
 
-@ROWS.followed("monitoring/health.py:Watch._below", "Set config.")
-def features_below_the_untrained_encoder():
-    known = {"untrained_backbone": 0.38}
+@ROWS.followed("monitoring/health.py:Watch._gentler", "Set config.")
+def features_below_the_start():
+    known = {"start_backbone": 0.38}
     text = yield lambda: epochs(LOW, **known)
     assert "config.moco.batch_negatives=true" in text
     for fields in ({"moco__batch_negatives": "true"}, SLOWER):
         yield lambda f=fields: epochs(HIGH, fields=f, **known)
 
 
-@ROWS.followed("monitoring/health.py:Watch._below", "Lower config.")
-def features_below_the_untrained_encoder_without_a_queue():
-    known = {"untrained_backbone": 0.38}
+@ROWS.followed("monitoring/health.py:Watch._gentler", "Lower config.")
+def features_below_the_start_without_a_queue():
+    known = {"start_backbone": 0.38}
     text = yield lambda: epochs(LOW, "byol_cifar10", **known)
     assert "batch_negatives" not in text
     yield lambda: epochs(HIGH, "byol_cifar10", SLOWER, **known)
@@ -361,3 +362,35 @@ def log_that_is_a_folder(tmp_path, capsys):
     yield start
     (tmp_path / "log.txt").rename(tmp_path / "away")
     yield start
+
+
+def against_the_start(*gained):
+    """The verdict on checkpoints that class so many more of 1,000 queries."""
+    rows = [
+        {
+            "step": step,
+            "knn_backbone": 0.5 + count / 1000,
+            "gained_backbone": 100 + max(count, 0),
+            "lost_backbone": 100 + max(-count, 0),
+            "knn_queries": 1000,
+        }
+        for step, count in enumerate(gained, start=1)
+    ]
+    return verdict.of_rows(rows)
+
+
+@ROWS.followed("monitoring/verdict.py:of_rows", "Pass --checkpoint=best")
+def a_run_whose_best_is_not_its_last():
+    from moco_tf.cli import flags, main
+
+    text = yield lambda: against_the_start(10, 120, -50).words
+    assert text.startswith("kept: step 2")
+    words = ["export", "--workdir=x", "--checkpoint=best"]
+    assert flags.parse(words, main.COMMANDS)[1].checkpoint == "best"
+    yield lambda: against_the_start(10, 120).words
+
+
+@ROWS.followed("monitoring/verdict.py:of_rows", "do not use this run")
+def a_run_that_is_worse_than_its_start():
+    yield lambda: against_the_start(10, -50, -120).words
+    yield lambda: against_the_start(10, 50, 120).words

@@ -62,7 +62,7 @@ OTHERS = {
     "training/distribution.py": ["gpu"],
     "serving/export.py": ["dir", "tag_set", "signature_def"],
     "serving/model_card.py": ["data"],  # curl
-    "reporting/charts.py": ["muted", "line", "curve"],
+    "reporting/drawing.py": ["muted", "line", "curve"],
 }
 
 

@@ -10,7 +10,7 @@ from moco_tf import config as configs
 from moco_tf import config_schema
 from moco_tf.cli import main as cli
 from moco_tf.methods import table
-from moco_tf.reporting import charts, findings, page
+from moco_tf.reporting import charts, drawing, findings, page
 from tests.reporting import every_workdir, small_report
 
 TASKS = sorted(set(config_schema.TABLES) - {"pretrain"})
@@ -39,7 +39,7 @@ def _workdirs(tmp_path_factory):
 def _undrawn(monkeypatch):
     """Charts without their SVG, which takes most of the time."""
     monkeypatch.setattr(
-        charts, "draw", lambda chart: charts.Drawn(chart, {}, {})
+        drawing, "draw", lambda chart: drawing.Drawn(chart, {}, {})
     )
 
 

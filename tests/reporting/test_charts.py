@@ -3,15 +3,17 @@ import re
 import numpy as np
 import pytest
 
-from moco_tf.reporting import charts, page
+from moco_tf.reporting import charts, drawing, page
 from tests.reporting import small_report
 
 
 @pytest.fixture(name="drawn", scope="module")
 def _drawn():
     series = [
-        charts.Series("one", 0, np.array([0.0, 1.0, 3.0]), np.array([2, 5, 1])),
-        charts.Series(
+        drawing.Series(
+            "one", 0, np.array([0.0, 1.0, 3.0]), np.array([2, 5, 1])
+        ),
+        drawing.Series(
             "two",
             7,
             np.array([1.0, 2.0]),
@@ -22,8 +24,8 @@ def _drawn():
         ),
     ]
     levels = [("chance", 6.0)]
-    return charts.draw(
-        charts.Chart("loss", "Loss", "epoch", "nats", series, levels)
+    return drawing.draw(
+        drawing.Chart("loss", "Loss", "epoch", "nats", series, levels)
     )
 
 
@@ -33,7 +35,7 @@ def _corners(svg, style):
     return np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float)
 
 
-@pytest.mark.parametrize("size", charts.SIZES)
+@pytest.mark.parametrize("size", drawing.SIZES)
 def test_the_scales_lead_to_the_points_that_are_drawn(drawn, size):
     corners = _corners(drawn.svg[size], "stroke: var(--curve-0)")
     per_x, from_x, per_y, from_y = drawn.data["scales"][size]["scale"]
@@ -43,9 +45,9 @@ def test_the_scales_lead_to_the_points_that_are_drawn(drawn, size):
     np.testing.assert_allclose(corners, np.stack([across, down], 1), atol=0.01)
 
 
-@pytest.mark.parametrize("size", charts.SIZES)
+@pytest.mark.parametrize("size", drawing.SIZES)
 def test_the_drawing_fits_its_size(drawn, size):
-    width, height = charts.SIZES[size]
+    width, height = drawing.SIZES[size]
     assert f'viewBox="0 0 {width} {height}"' in drawn.svg[size]
     left, top, right, bottom = drawn.data["scales"][size]["area"]
     assert 15 < left < right <= width and 0 <= top < bottom < height - 15
@@ -71,13 +73,13 @@ def test_a_drawing_names_no_address(drawn):
 
 
 def test_few_points_stay_as_they_are():
-    x, y, low, high = charts.thin([1, 2], [3.0, 4.0], [1, 1], max_points=2)
+    x, y, low, high = drawing.thin([1, 2], [3.0, 4.0], [1, 1], max_points=2)
     assert x.tolist() == [1, 2] and y.tolist() == [3, 4]
     assert low is None and high is None
 
 
 def test_joined_points_are_means_by_steps_between_their_extremes():
-    x, y, low, high = charts.thin(
+    x, y, low, high = drawing.thin(
         [1, 2, 3, 4], [1.0, 5.0, 2.0, 2.0], [3, 1, 1, 1], max_points=2
     )
     assert x.tolist() == [2, 4]
@@ -86,8 +88,8 @@ def test_joined_points_are_means_by_steps_between_their_extremes():
 
 
 def test_a_single_point_can_be_seen():
-    series = [charts.Series("one", 0, np.array([1.0]), np.array([2.0]))]
-    drawn = charts.draw(charts.Chart("one", "One", "epoch", "", series))
+    series = [drawing.Series("one", 0, np.array([1.0]), np.array([2.0]))]
+    drawn = drawing.draw(drawing.Chart("one", "One", "epoch", "", series))
     assert "<use " in drawn.svg["wide"]  # its mark
 
 

@@ -169,7 +169,7 @@ def test_warnings_of_the_run_are_repeated(run):
 def test_knn_stands_beside_what_it_is_compared_with(tmp_path):
     first = {"knn_pixels": 0.344, "knn_chance": 0.1}
     for name, untrained in (("one", 0.3765), ("two", 0.337)):
-        row = small_report.row(1, untrained_backbone=untrained, **first)
+        row = small_report.row(1, start_backbone=untrained, **first)
         small_report.write(tmp_path / name, [row])
     runs = page.read_runs([str(tmp_path / name) for name in ("one", "two")])
     texts = findings.figures(runs[0])
@@ -194,11 +194,11 @@ def test_knn_stands_beside_what_it_is_compared_with(tmp_path):
     ("figures", "reached"),
     [
         (
-            {"knn_backbone": 0.84, "untrained_backbone": 0.337},
+            {"knn_backbone": 0.84, "start_backbone": 0.337},
             "kNN classifies 84.00 %, 50.3 points above the untrained encoder",
         ),
         (
-            {"knn_backbone": 0.30, "untrained_backbone": 0.337},
+            {"knn_backbone": 0.30, "start_backbone": 0.337},
             "kNN classifies 30.00 %, 3.7 points below the untrained encoder",
         ),
         ({"knn_backbone": 0.84}, "kNN classifies 84.00 %"),
