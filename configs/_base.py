@@ -26,6 +26,8 @@ PRETRAIN = dict(
         augment_on="host",  # "device": colour and blur run in the step
     ),
     model=dict(
+        init="",  # weights to start from: RUN, RUN@best, a file; "" = random
+        init_head="auto",  # its head where it fits; "file" or "new": always
         backbone="resnet50",  # by name, ours or keras-cv's
         input="rgb",  # or "lab", "pair": two sensors; "grid": patches
         patch=0,  # pixels, of the input "grid"

@@ -55,6 +55,8 @@ PRETRAIN = {
     "data.small_size": Field(int, low=8, later=True),
     "data.small_scale": Field(tuple, above=0, high=1, item=float, later=True),
     "data.augment_on": Field(str, names=("host", "device"), later=True),
+    "model.init": Field(str, later=True),
+    "model.init_head": Field(str, names=("auto", "file", "new"), later=True),
     "model.backbone": Field(str),
     "model.input": Field(str, names=("rgb", "lab", "pair", "grid"), later=True),
     "model.patch": Field(int, low=0, later=True),

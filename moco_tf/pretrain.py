@@ -29,6 +29,7 @@ from moco_tf.training import (
     distribution,
     nonfinite,
 )
+from moco_tf.weights import origin, starting
 
 
 def pretrain(
@@ -82,8 +83,7 @@ def pretrain(
             workdirs.check(config, workdir, data.fingerprint, extend)
             Files.check(workdir)
         path = _agree(config, data, workdir, strategy, guard)
-        method = plan.make_method(strategy)
-        step = checkpoints.restore(method, path) if path else 0
+        method, step, start = _begin(plan, path, strategy, guard)
         callback = callbacks.StepCallback(per_epoch, plan.last_step, guard)
         if guard.is_chief:
             # Not before all is known to go on: a refused start writes nothing.
@@ -95,6 +95,8 @@ def pretrain(
             )
             if words := data.describe():
                 print(words)
+            if start:
+                _save_start(plan, method, start, workdir)
             files = Files(plan, workdir, step)
             if knn and step:
                 knn.recall_baseline(workdir)
@@ -237,6 +239,57 @@ def _agree(config, data, workdir, strategy, guard):
             "compare the data folders."
         )
     return path
+
+
+def _begin(plan, path, strategy, guard):
+    """Makes the method, and sets it to a checkpoint or to its first weights.
+
+    Args:
+      plan: Plan. path: of the checkpoint to go on from, or None.
+      strategy: tf.distribute.Strategy. guard: Guard of this process.
+
+    Returns:
+      Method; int, its step; starting.Start, or None where it goes on or starts
+      from random weights.
+    """
+    text, weights = plan.config.model.init, None
+    if text and not path:
+        weights = origin.read(text, plan.config.method)
+        _compare(weights, strategy, guard)
+    method = plan.make_method(strategy)
+    if path:
+        return method, checkpoints.restore(method, path), None
+    if weights is None:
+        return method, 0, None
+    return method, 0, starting.start(weights, method, plan.config)
+
+
+def _compare(weights, strategy, guard):
+    """Refuses other weights on this worker than the chief starts from."""
+    if guard.cluster is None:
+        return
+    digest = int(weights.digest()[:15], 16)
+    if distribution.chief_values(strategy, [digest]) != [digest]:
+        raise ValueError(
+            "All workers must start from the same weights. Received others at "
+            f"{guard.cluster.name()} than at {guard.cluster.name(0)} as "
+            f"{weights.text!r}. Put them on a shared file system."
+        )
+
+
+def _save_start(plan, method, start, workdir):
+    """Prints and saves what a run starts from, and its state, as step 0.
+
+    So the weights are read once: whoever goes on needs them no more.
+    """
+    print(start.describe())
+    start.save(workdir)
+    meta = {
+        "epoch": 0.0,
+        "replicas": plan.replicas,
+        "last_step": plan.last_step,
+    }
+    checkpoints.save(method, workdir, plan.config.checkpoint.keep, meta)
 
 
 class Files:

@@ -43,6 +43,7 @@ _REASONS = {
     "it: more than speed",
     "train.tf32": "it rounds products to 10 bits: more than speed",
     "train.": "the training so far followed it",
+    "model.init": "the first weights came from it; the checkpoints hold them",
     "model.": "the weights in the checkpoint are of that network",
     "optimizer.": "the steps so far were made by it",
     "schedule.": "the rates so far followed it",
@@ -79,6 +80,8 @@ def meaning(
         unread += ["data.small_size", "data.small_scale"]
     if values.get("probe.online") is False:
         unread += ["probe.learning_rate"]
+    if values.get("model.init") == "":
+        unread += ["model.init_head"]
     if values.get("model.input", "grid") != "grid":
         unread += ["model.patch"]
     if values.get("probe.way") == "published":

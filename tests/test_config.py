@@ -382,6 +382,8 @@ LATER = {
     "data.small_size": 96,
     "data.small_scale": (0.05, 0.14),
     "data.augment_on": "host",
+    "model.init": "",
+    "model.init_head": "auto",
     "model.input": "rgb",
     "model.patch": 0,
     "model.norm": "batch",

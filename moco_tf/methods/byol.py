@@ -26,6 +26,7 @@ class BYOL(two_views.TwoViews):
     NEEDS = ("total_steps", "hidden", "norm")
     METRICS = ("loss", "unreadable", "positive", "spread")
     MULTI_CROP = True
+    BEHIND_HEAD = ("predictor",)
 
     def __init__(
         self,

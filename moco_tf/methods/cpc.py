@@ -24,6 +24,7 @@ class CPC(two_views.TwoViews):
     NEEDS = ("seed",)
     KEY_VIEWS = False
     INPUTS = ("grid",)
+    BEHIND_HEAD = ("context", "predictors")
     WHOLE_BATCH = "negatives are drawn from the whole batch"
 
     def __init__(

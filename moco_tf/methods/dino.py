@@ -27,6 +27,10 @@ class DINO(two_views.TwoViews):
     NEEDS = ("total_steps", "steps_per_epoch")
     METRICS = ("loss", "unreadable", "spread", "teacher_entropy", "clusters")
     MULTI_CROP = True
+    BEHIND_HEAD = ("last_layer", "center")
+    START_EQUAL = two_views.TwoViews.START_EQUAL | {
+        "key_last_layer": "last_layer"
+    }
 
     def __init__(
         self,

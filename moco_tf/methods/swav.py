@@ -20,6 +20,7 @@ class SwAV(two_views.TwoViews):
     NEEDS = ("seed", "steps_per_epoch")
     METRICS = ("loss", "unreadable", "positive", "spread", "clusters")
     MULTI_CROP = True
+    BEHIND_HEAD = ("prototypes",)
     WHOLE_BATCH = "codes are shares of the whole batch"
 
     def __init__(

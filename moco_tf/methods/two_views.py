@@ -76,6 +76,11 @@ class TwoViews(method.Method):
     KEY_VIEWS = True  # whether a batch holds "key" and "order"
     INPUTS: tuple[str, ...] = ("rgb",)  # of model.input, that it takes
     MULTI_CROP = False  # whether small views, if there are any, are trained on
+    # Attributes behind the query encoder's head, which a run hands on to one of
+    # the same method that starts from it.
+    BEHIND_HEAD: tuple[str, ...] = ()
+    # Attributes that start equal to others.
+    START_EQUAL: dict[str, str] = {"key_encoder": "query_encoder"}
     # Why the loss needs the whole batch at once; "": it takes micro-batches.
     WHOLE_BATCH = ""
 
@@ -135,6 +140,21 @@ class TwoViews(method.Method):
 
     def trained_variables(self):
         return self.query_encoder.trainable_variables
+
+    def start_equal(self):
+        """Sets what starts equal to another part to what that is now.
+
+        Returns:
+          dict of the attributes that were set -> the ones that they equal.
+        """
+        equal = {
+            name: other
+            for name, other in self.START_EQUAL.items()
+            if getattr(self, name) is not None
+        }
+        for name, other in equal.items():
+            cloning.copy_weights(getattr(self, other), getattr(self, name))
+        return equal
 
     def normalized(self, batch):
         """Normalised images of both views; the key's in the stream's order."""

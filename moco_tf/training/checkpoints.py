@@ -300,7 +300,20 @@ def restore_query_encoder(encoder, path):
     Raises:
       ValueError: if the checkpoint is damaged or of another model.
     """
-    model = tf.train.Checkpoint(query_encoder=encoder)
+    restore_parts({"query_encoder": encoder}, path)
+
+
+def restore_parts(parts, path):
+    """Sets parts of a method to those of a checkpoint; the others are not read.
+
+    Args:
+      parts: dict of the method's attribute -> model or layer of the run's form.
+      path: of the checkpoint.
+
+    Raises:
+      ValueError: if the checkpoint is damaged or of another model.
+    """
+    model = tf.train.Checkpoint(**parts)
     try:
         with paths.plain(path) as plain:
             checkpoint = tf.train.Checkpoint(model=model)

@@ -110,6 +110,38 @@ def from_torch(value):
     return value.T if value.ndim == 2 else value
 
 
+def keras_name(name):
+    """A tensor's name as our networks have it: "bn1.weight" -> "bn1/gamma".
+
+    A name of no layer of a ResNet or its head stays as it is.
+    """
+    layer, _, part = name.rpartition(".")
+    variable = _variables_of(layer).get(part)
+    return f"{layer}/{variable}" if variable else name
+
+
+def torch_name(name):
+    """The reverse of `keras_name`."""
+    layer, _, variable = name.rpartition("/")
+    for part, attribute in _variables_of(layer).items():
+        if attribute == variable:
+            return f"{layer}.{part}"
+    return name
+
+
+def is_of_resnet(name):
+    """Whether a name, ours or torch's, is of a tensor of a ResNet's layer."""
+    layer = re.split(r"[./](?=[^./]*$)", name)[0]
+    return bool(_LAYER.fullmatch(layer))
+
+
+def _variables_of(layer):
+    """Torch's names of a layer's tensors, and Keras' of its variables."""
+    if _LAYER.fullmatch(layer):
+        return _NORM if _NORM_LAYER.search(layer) else _CONVOLUTION
+    return _LINEAR if layer in ("fc", "fc.0", "fc.2") else {}
+
+
 def to_detectron2(name):
     """A name as MoCo's conversion to detectron2 makes it."""
     if "layer" not in name:

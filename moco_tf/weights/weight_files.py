@@ -40,6 +40,7 @@ class WeightFile(NamedTuple):
       queue: array [C, K], keys in columns; None: none.
       pointer: array [1], the next column to write; None: none.
       left_out: names of tensors and objects that are not used.
+      rest: (name, shape) of the tensors among them, each by itself.
       optimizer: its state dict, unchecked; None: none.
       chosen: Candidate of the query encoder. key_chosen: of the key encoder.
       others: list of Candidate, the encoders that were not taken.
@@ -53,6 +54,7 @@ class WeightFile(NamedTuple):
     queue: np.ndarray | None
     pointer: np.ndarray | None
     left_out: tuple
+    rest: tuple
     optimizer: object
     chosen: candidates.Candidate
     key_chosen: candidates.Candidate | None
@@ -152,6 +154,7 @@ def _file(saved, about, values, encoders, chosen):
         queue=queue,
         pointer=pointer,
         left_out=tuple(_left_out(values, used, others, chosen)),
+        rest=tuple(_rest(values, used)),
         optimizer=optimizer,
         chosen=chosen,
         key_chosen=key_chosen,
@@ -244,6 +247,14 @@ def _left_out(values, used, others, chosen):
             counted.setdefault(owner, []).append(value.value)
     for owner, group in counted.items():
         yield f"{owner} ({_counted(group)})"
+
+
+def _rest(values, used):
+    """Yields name and shape of each tensor that is not used."""
+    for value in values:
+        name = ".".join(value.parts)
+        if name not in used and isinstance(value.value, np.ndarray):
+            yield printable(name), value.value.shape
 
 
 def _counted(group):

@@ -333,6 +333,23 @@ def worker_with_another_seed(tmp_path, monkeypatch):
     yield lambda: agree(config_of())
 
 
+@ROWS.followed("pretrain.py:_compare", "Put them on a shared file system")
+def worker_with_other_weights(monkeypatch):
+    guard = types.SimpleNamespace(
+        cluster=types.SimpleNamespace(name=lambda number=1: f"worker {number}")
+    )
+    monkeypatch.setattr(
+        distribution, "chief_values", lambda strategy, values: [0xABC]
+    )
+
+    def compare(digest):
+        weights = types.SimpleNamespace(digest=lambda: digest, text="a.pth")
+        pretrain._compare(weights, None, guard)
+
+    yield lambda: compare("def")
+    yield lambda: compare("abc")
+
+
 ROWS.tested(
     "tests/test_damaged_state.py::"
     "test_a_configuration_of_a_later_version_says_so",

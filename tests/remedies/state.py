@@ -85,7 +85,7 @@ def checkpoint_of_another_network(tmp_path):
     yield lambda: checkpoints.restore(Trained(size=4), other)
 
 
-@ROWS.followed("training/checkpoints.py:restore_query_encoder", "Use the conf")
+@ROWS.followed("training/checkpoints.py:restore_parts", "Use the conf")
 def encoder_of_another_network(tmp_path):
     path = checkpoints.save(Trained(), tmp_path, 2, {})
 

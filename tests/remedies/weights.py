@@ -8,11 +8,23 @@ import types
 import zipfile
 
 import numpy as np
+import pytest
 import safetensors.numpy
+import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import workdirs
 from moco_tf.cli import flags, main
-from moco_tf.weights import candidates, exporting, importing, weight_files
+from moco_tf.weights import (
+    candidates,
+    conversion,
+    exporting,
+    importing,
+    origin,
+    starting,
+    weight_files,
+)
+from tests import shallow
 from tests.remedies import following
 from tests.weights import small_weights, torch_files
 
@@ -340,6 +352,201 @@ def path_that_is_taken(tmp_path):
     yield lambda: export(path=tmp_path / "y.pth")
     path.unlink()
     yield lambda: export(path=path)
+
+
+# What a run starts from.
+
+
+BLOCKS = (1, 1, 1, 1)
+TINY = {
+    "model.backbone": "resnet18",
+    "model.width": 0.0625,
+    "model.dim": small_weights.DIM,
+    "model.bn_groups": 1,
+    "data.image_size": 32,
+    "moco.queue_size": 64,
+    "train.batch_size": 8,
+}
+
+
+def begin(init, preset="moco_v2_imagenet", **fields):
+    """How a run starts from weights, in words."""
+    fields = {name.replace("__", "."): v for name, v in fields.items()}
+    method = configs.load(preset).method
+    tiny = {
+        n: v for n, v in TINY.items() if n[:5] != "moco." or method == "moco"
+    }
+    texts = {name: str(value) for name, value in (tiny | fields).items()}
+    config = configs.load(preset, {"model.init": str(init)} | texts)
+    with shallow.network(BLOCKS):
+        weights = origin.read(config.model.init, config.method)
+        start = starting.start(weights, conversion.make_method(config), config)
+    return start.describe()
+
+
+def given(text, number=0, **more):
+    """Starts as a message advises."""
+    fields = {"init": "", **more}
+    for name, value in following.advised(text)[number].items():
+        name = "init" if name == "model.init" else name
+        fields[name.replace(".", "__")] = value
+    return begin(**fields)
+
+
+def small(tmp_path, *lacking):
+    """A file of a backbone as TINY describes it."""
+    with shallow.network(BLOCKS):
+        saved = small_weights.tensors(counted=False)
+    kept = {n: v for n, v in saved.items() if n[:2] != "fc"}
+    path = tmp_path / "small.safetensors"
+    kept = {n: v for n, v in kept.items() if n not in lacking}
+    safetensors.numpy.save_file(kept, path)
+    return path
+
+
+def small_two(tmp_path):
+    """A file of two encoders, of which no name says that it was trained."""
+    saved = safetensors.numpy.load_file(small(tmp_path))
+    both = {f"one.{name}": value for name, value in saved.items()}
+    both |= {f"two.{name}": value + 1 for name, value in saved.items()}
+    path = tmp_path / "two.safetensors"
+    safetensors.numpy.save_file(both, path)
+    return path
+
+
+def run_of(tmp_path):
+    """A workdir with a checkpoint of step 0."""
+    path = tmp_path / "workdir"
+    if not path.exists():
+        with shallow.network(BLOCKS):
+            importing.import_weights(small(tmp_path), path)
+    return path
+
+
+@ROWS.followed("weights/origin.py:_split", "where nothing is. Pass")
+def init_that_is_not_there(tmp_path):
+    yield lambda: begin(tmp_path / "none")
+    yield lambda: begin(small(tmp_path))
+
+
+@ROWS.followed("weights/origin.py:_split", "is neither. Pass")
+def checkpoint_of_no_run(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    text = yield lambda: origin._split(f"{path}@best")
+    (advice,) = following.advised(text)
+    yield lambda: origin._split(advice["model.init"])
+
+
+@ROWS.followed("weights/origin.py:_refuse_folder", "or one of its files")
+def folder_of_weights(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    yield lambda: begin(path)
+    yield lambda: begin(small(path))
+    yield lambda: begin(run_of(tmp_path))
+
+
+@ROWS.followed("weights/origin.py:_refuse_folder", "the newest version there")
+def folder_of_exports(tmp_path):
+    for version in ("2", "10"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").touch()
+    text = yield lambda: begin(tmp_path)
+    named = following.advised(text)[0]["model.init"]
+    assert named == str(tmp_path / "10")
+    # tests/weights/test_starting.py starts from an export.
+    yield lambda: origin._split(named)
+
+
+@ROWS.followed("weights/origin.py:_checkpoint", "whose run has saved a check")
+def run_without_a_checkpoint(tmp_path):
+    path = tmp_path / "empty"
+    workdirs.save(configs.load("moco_v2_imagenet"), path)
+    yield lambda: begin(path)
+    yield lambda: begin(run_of(tmp_path))
+
+
+@ROWS.followed("weights/origin.py:_checkpoint", "@{known[-1]}.")
+def step_that_a_run_has_not(tmp_path):
+    text = yield lambda: begin(f"{run_of(tmp_path)}@7")
+    yield lambda: given(text)
+
+
+@ROWS.followed("weights/origin.py:_read_file", "to see the encoders that it")
+def choice_of_another_kind(tmp_path):
+    path = small_two(tmp_path)
+    text = yield lambda: begin(f"{path}@first=one")
+    (advice,) = following.advised(text)
+    with pytest.raises(ValueError, match="Choose one with") as error:
+        begin(advice["model.init"])
+    choice = flags_of(str(error.value))[0]
+    ending = ",".join(f"{name}={value}" for name, value in choice.items())
+    yield lambda: begin(f"{path}@{ending}")
+
+
+@ROWS.followed("weights/origin.py:_read_file", "they stand behind the file")
+def two_encoders_to_start_from(tmp_path):
+    text = yield lambda: begin(small_two(tmp_path))
+    named = following.advised(text)[-1]["model.init"]
+    for choice in flags_of(text)[:2]:
+        ending = named.replace("ENTRY", choice["entry"])
+        yield lambda e=ending, c=choice: begin(e.replace("PREFIX", c["prefix"]))
+
+
+@ROWS.followed("weights/origin.py:_read_saved_model", "Pass the workdir of its")
+def saved_model_of_another_program(tmp_path):
+    path = tmp_path / "model"
+    tf.saved_model.save(tf.Module(), str(path))
+    yield lambda: begin(path)
+    yield lambda: begin(run_of(tmp_path))
+    yield lambda: begin(small(tmp_path))
+
+
+@ROWS.followed("weights/starting.py:_head", "init_head=auto for a new one")
+def head_that_is_not_there(tmp_path):
+    path = small(tmp_path)
+    text = yield lambda: begin(path, model__init_head="file")
+    yield lambda: given(text, init=path)
+
+
+@ROWS.followed("weights/starting.py:_refusal", "or other weights as")
+def weights_of_another_stem(tmp_path):
+    path = small(tmp_path)
+    fields = {"model__stem": "cifar", "model__width": 0.125}
+    text = yield lambda: begin(path, **fields)
+    flags_in_text = following.advised(text)[0]
+    assert set(flags_in_text) == {"model.stem", "model.width"}
+    given_fields = {n.replace(".", "__"): v for n, v in flags_in_text.items()}
+    yield lambda: begin(path, **fields | given_fields)
+
+
+@ROWS.followed("weights/starting.py:_refusal", "takes model.input=")
+def weights_of_another_input(tmp_path):
+    text = yield lambda: begin(small(tmp_path), "cmc_imagenet")
+    assert following.advised(text) == [{"model.init": ""}]
+    # A start that tests/weights/test_starting.py makes for every method.
+    yield lambda: configs.load("cmc_imagenet", following.advised(text)[0])
+
+
+@ROWS.followed("weights/starting.py:_refusal", "Give weights of such an enc")
+def weights_that_lack_a_tensor(tmp_path):
+    yield lambda: begin(small(tmp_path, "layer1.0.bn1.bias"))
+    yield lambda: begin(small(tmp_path))
+
+
+@ROWS.followed("weights/starting.py:_notes", "to keep more of them")
+def rate_of_random_weights(tmp_path):
+    path = small(tmp_path)
+    text = yield lambda: begin(path)
+    yield lambda: given(text, init=path)
+
+
+@ROWS.followed("weights/starting.py:_notes", "momentum_warmup_epochs=0")
+def momentum_that_rises_from_0(tmp_path):
+    path = small(tmp_path)
+    text = yield lambda: begin(path, moco__momentum_warmup_epochs=2)
+    yield lambda: given(text, number=-1, init=path)
 
 
 ROWS.states(
