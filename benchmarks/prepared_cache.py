@@ -2,10 +2,11 @@
 
 python benchmarks/prepared_cache.py --config.data.source=folder:photos
 
-Prepares the source in a temporary folder (or --path), then alternates in one
-process: the stream's two finished views of every image, normalised to float,
-from both; and the images alone. The cache is in the system's memory; what the
-disk must deliver where it is not is printed too.
+Prepares the source in a temporary folder (or --path) as pixels and as JPEGs,
+then alternates in one process: the stream's two finished views of every image,
+normalised to float, from the files and from both caches; and the images alone.
+The caches are in the system's memory; what the disk must deliver where they are
+not is printed too.
 """
 
 import os
@@ -18,43 +19,47 @@ import measure
 from moco_tf.cli import quiet
 
 DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
+IMAGENET = 1_281_167  # images
 
 
 def main():
     parser = measure.parser(
-        "A prepared cache against decoding.", "moco_v2_imagenet"
+        "Prepared caches against decoding.", "moco_v2_imagenet"
     )
     parser.add_argument("--images", type=int, default=640, help="a round [640]")
     parser.add_argument("--rounds", type=int, default=7, help="[7]")
-    parser.add_argument("--short_side", type=int, default=256, help="[256]")
-    parser.add_argument("--path", default="", help="folder of the cache")
+    parser.add_argument(
+        "--short_side", type=int, default=0, help="0 = of the format [0]"
+    )
+    parser.add_argument("--path", default="", help="folder of the caches")
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
         import finished_views
 
         from moco_tf import prepare
-        from moco_tf.data import sources
+        from moco_tf.data import sources, stored_images
+    caches = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.path or os.path.join(temporary, "cache")
-        start = time.perf_counter()
-        about = prepare.prepare(config.data.source, folder, options.short_side)
-        preparing = time.perf_counter() - start
-        files = sources.open_source(config.data.source)
-        cache = sources.open_source(f"prepared:{folder}")
-        runs = {
-            "files: views": finished_views.FinishedViews(
-                config, files, options.images
-            ),
-            "cache: views": finished_views.FinishedViews(
-                config, cache, options.images
-            ),
-            "files: images": Images(files, config, options.images),
-            "cache: images": Images(cache, config, options.images),
-        }
+        opened = {"files": sources.open_source(config.data.source)}
+        for name in stored_images.FORMS:
+            folder = os.path.join(options.path or temporary, name)
+            start = time.perf_counter()
+            about = prepare.prepare(
+                *(config.data.source, folder, options.short_side),
+                stored_as=name,
+            )
+            caches[name] = about, time.perf_counter() - start
+            opened[name] = sources.open_source(f"prepared:{folder}")
+        runs = {}
+        for name, source in opened.items():
+            runs[f"{name}: views"] = finished_views.FinishedViews(
+                config, source, options.images
+            )
+            runs[f"{name}: images"] = Images(source, config, options.images)
         for run in runs.values():
             run()  # traces
         seconds = measure.alternate(runs, options.rounds)
-    report(seconds, options, config, about, preparing)
+    report(seconds, options, config, caches)
 
 
 class Images:
@@ -83,8 +88,13 @@ class Images:
         return time.perf_counter() - start
 
 
-def report(seconds, options, config, about, preparing):
-    """Prints rates, ratios, sizes, and when preparing has paid."""
+def report(seconds, options, config, caches):
+    """Prints rates, ratios, sizes, and when preparing has paid.
+
+    Args:
+      seconds: dict of `measure.alternate`. options, config: of the command.
+      caches: dict name -> about.json and the seconds of preparing.
+    """
     medians = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
@@ -96,31 +106,35 @@ def report(seconds, options, config, about, preparing):
             f"  {name:<15}{options.images / median:>7.0f} images/s "
             f"({rates[0]:.0f} to {rates[-1]:.0f})"
         )
-    for what in ("views", "images"):
-        pairs = zip(
-            seconds[f"files: {what}"], seconds[f"cache: {what}"], strict=True
-        )
-        ratios = sorted(files / cache for files, cache in pairs)
+    for name, (about, preparing) in caches.items():
+        print(f"{name}, short side {about['short_side']}:")
+        for what in ("views", "images"):
+            pairs = zip(
+                seconds[f"files: {what}"],
+                seconds[f"{name}: {what}"],
+                strict=True,
+            )
+            ratios = sorted(files / cache for files, cache in pairs)
+            print(
+                f"  {what}: {statistics.median(ratios):.2f} times the rate "
+                f"from files, round by round ({ratios[0]:.2f} to "
+                f"{ratios[-1]:.2f})"
+            )
+        images = about["images"]
+        size = about["bytes"]["images.bin"] / images
+        rate = options.images / medians[f"{name}: views"]
         print(
-            f"{what} from the cache: {statistics.median(ratios):.2f} times the "
-            f"rate from files, round by round ({ratios[0]:.2f} to "
-            f"{ratios[-1]:.2f})"
+            f"  {size / 1e3:.1f} kB an image: {size * IMAGENET / 1e9:.0f} GB "
+            f"of ImageNet; prepared at {images / preparing:.0f} images/s\n"
+            f"  the disk must deliver {rate * size / 1e6:.0f} MB/s where the "
+            "cache is not in memory"
         )
-    images = about["images"]
-    size = about["bytes"]["images.bin"]
-    print(
-        f"{size / images / 1e3:.0f} kB an image on disk at a short side of "
-        f"{about['short_side']}, prepared at {images / preparing:.0f} images/s"
-    )
-    rate = options.images / medians["cache: views"]
-    print(
-        f"the disk must deliver {rate * size / images / 1e6:.0f} MB/s where "
-        "the cache is not in memory"
-    )
-    saved = (medians["files: views"] - medians["cache: views"]) / options.images
-    if saved > 0:
-        epochs = preparing / images / saved
-        print(f"preparing has paid after {epochs:.1f} epochs of input alone")
+        saved = medians["files: views"] - medians[f"{name}: views"]
+        if saved > 0:
+            epochs = preparing / images / (saved / options.images)
+            print(
+                f"  preparing has paid after {epochs:.1f} epochs of input alone"
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import shutil
 import sys
 from concurrent import futures
 
-import numpy as np
 import tensorflow as tf
 
 import moco_tf
@@ -17,6 +16,7 @@ from moco_tf.data import (
     prepared_cache,
     sources,
     specs,
+    stored_images,
     unreadable,
 )
 from moco_tf.monitoring import progress
@@ -35,7 +35,16 @@ _NOT_THE_IMAGE = (
 )
 
 
-def prepare(spec, folder, short_side=256, stream=None):
+def prepare(
+    spec,
+    folder,
+    short_side=0,
+    stream=None,
+    *,
+    stored_as="raw",
+    shard=0,
+    shards=1,
+):
     """Writes a source's decoded images as a cache; goes on with one begun.
 
     Images whose short side is longer are resized to it, antialiased; others
@@ -45,11 +54,14 @@ def prepare(spec, folder, short_side=256, stream=None):
     Args:
       spec: str, of the source (see `sources.open_source`).
       folder: of the cache; made if missing.
-      short_side: int, pixels.
+      short_side: int, pixels; 0: that of the form.
       stream: text stream of the progress; None: standard output.
+      stored_as: "raw" or "jpeg" (see data/stored_images.py).
+      shard, shards: int, which part of how many is written: a run of the
+        images, in a folder of its own below `folder`.
 
     Returns:
-      dict, about.json of the finished cache.
+      dict, about.json of the finished cache, or of the shard.
 
     Raises:
       ValueError: before any work, for a folder that holds something else;
@@ -57,15 +69,25 @@ def prepare(spec, folder, short_side=256, stream=None):
       OSError: when the disk is full; what is committed stays.
     """
     stream = stream or sys.stdout
-    if short_side < 1:
+    if short_side < 0:
         raise ValueError(
-            "short_side must be at least 1 pixel. Received "
-            f"short_side={short_side}."
+            "short_side must be at least 1 pixel, or 0 for that of the format. "
+            f"Received short_side={short_side}."
         )
     folder = paths.absolute(folder)
     source = sources.open_source(spec)
-    settings = _settings(source, spec, short_side)
+    images = _part(len(source), shard, shards)
+    form = stored_images.FORMS[stored_as]
+    settings = _settings(source, spec, short_side or form.short_side)
+    settings["of"] = len(images)
+    if stored_as != "raw" or shards > 1:
+        settings |= {"stored_as": stored_as, **form.settings}
+    if shards > 1:
+        settings |= {"shard": shard, "shards": shards}
     try:
+        if shards > 1:
+            prepared_cache.check_shards(folder, settings)
+        folder = prepared_cache.shard_folder(folder, shard, shards)
         about = prepared_cache.check_folder(folder, settings)
         if about is not None and about["finished"]:
             print(f"This cache is finished: {paths.shown(folder)}", file=stream)
@@ -73,7 +95,7 @@ def prepare(spec, folder, short_side=256, stream=None):
         print(sources.remark_lines(source), end="", file=stream)
         writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):
-            _fill(writer, source, folder, stream)
+            _fill(writer, source, images, folder, stream)
             return writer.about
     except BrokenPipeError:
         raise  # of the stream, not of the folder
@@ -81,8 +103,19 @@ def prepare(spec, folder, short_side=256, stream=None):
         raise _with_remedy(error, folder) from error
 
 
+def _part(count, shard, shards):
+    """The indices of a shard, a range; refuses one that there cannot be."""
+    if not 0 <= shard < shards or shards > count:
+        raise ValueError(
+            "Shards are numbered from 0, and each has an image at least. "
+            f"Received shard={shard}, shards={shards} and {count} images. Give "
+            "--shards from 1 to the number of images, and --shard below it."
+        )
+    return range(count * shard // shards, count * (shard + 1) // shards)
+
+
 def _settings(source, spec, short_side):
-    """The settings of a cache, for about.json."""
+    """The settings of a cache in one part, for about.json."""
     return {
         "source": specs.absolute(spec),
         "fingerprint": source.fingerprint(),
@@ -110,21 +143,31 @@ def _with_remedy(error, folder):
     )
 
 
-def _fill(writer, source, folder, stream):
-    """Appends all images that the writer does not have yet, in order."""
-    count, first = len(source), writer.about["images"]
-    labels = np.full(count, -1) if source.labels is None else source.labels
+def _fill(writer, source, images, folder, stream):
+    """Appends all images that the writer does not have yet, in order.
+
+    Args:
+      writer: Writer. source: Source. images: range, the indices of its part.
+      folder: str. stream: text stream.
+    """
+    count, first = len(images), writer.about["images"]
+    labels = source.labels
     forecast = False
     with (
-        contextlib.closing(_in_order(source, writer.about)) as images,
+        contextlib.closing(
+            _in_order(source, writer.about, images[first:])
+        ) as results,
         progress.Counter(count, first, "preparing", stream) as bar,
     ):
-        for index, (image, reason) in enumerate(images, first):
-            label, name = int(labels[index]), source.name(index)
-            if image is None:
+        for index, (stored, reason) in zip(
+            images[first:], results, strict=True
+        ):
+            label = -1 if labels is None else int(labels[index])
+            name = source.name(index)
+            if stored is None:
                 writer.append_unreadable(reason, label, name)
             else:
-                writer.append(image, label, name)
+                writer.append(stored, label, name)
             bar.add(1)
             if not forecast and writer.about["images"] > first:
                 forecast = True
@@ -140,14 +183,15 @@ def _fill(writer, source, folder, stream):
     writer.commit(finished=True)
 
 
-def _in_order(source, about):
-    """Yields the results of `reader` for all images that are left, in order."""
-    read = reader(source, about["short_side"])
+def _in_order(source, about, images):
+    """Yields the results of `reader` for the indices of images, in order."""
+    form = prepared_cache.form_of(about)
+    read = reader(source, about["short_side"], form)
     threads = cores.count()
     pool = futures.ThreadPoolExecutor(threads)
     waiting: collections.deque = collections.deque()
     try:
-        for index in range(about["images"], len(source)):
+        for index in images:
             waiting.append(pool.submit(read, index))
             if len(waiting) > _AHEAD * threads:
                 yield waiting.popleft().result()
@@ -169,26 +213,29 @@ def _forecast(about, folder):
     return text if size < free else f"warning: {text}"
 
 
-def reader(source, short_side):
-    """Makes a function that reads and shrinks one image of a source.
+def reader(source, short_side, form=stored_images.RAW):
+    """Makes a function that reads, shrinks and encodes one image of a source.
 
     Args:
-      source: Source. short_side: int, pixels.
+      source: Source. short_side: int, pixels. form: stored_images.Form.
 
     Returns:
-      a function of an index: (uint8 [H, W, 3], None), or (None, reason) for an
-      image that cannot be read. It raises a ValueError for an error that is
-      not the image's fault and may not come again.
+      a function of an index: (stored_images.Stored, None), or (None, reason)
+      for an image that cannot be read. It raises a ValueError for an error that
+      is not the image's fault and may not come again.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
     def shrunk(index):
         image = unreadable.image_at(source, index)
-        return image_ops.shrink_to_short_side(image, short_side)
+        image = image_ops.shrink_to_short_side(image, short_side)
+        return form.encode(image), tf.shape(image)[:2]
 
     def read(index):
         try:
-            return shrunk(tf.constant(index, tf.int64)).numpy(), None
+            encoded, size = shrunk(tf.constant(index, tf.int64))
+            stored = form.stored(encoded.numpy(), *size.numpy().tolist())
+            return (stored, None) if stored.data else (None, form.refusal)
         except _NOT_THE_IMAGE as error:
             why = error.message
         except (tf.errors.OpError, UnicodeDecodeError):
@@ -209,7 +256,8 @@ def verify(folder, stream=None):
     """Reads every image of a finished cache and compares its checksum.
 
     Args:
-      folder: of the cache. stream: text stream of the progress.
+      folder: of the cache, with all its shards if it has some.
+      stream: text stream of the progress.
 
     Returns:
       int, number of images.
@@ -217,28 +265,37 @@ def verify(folder, stream=None):
     Raises:
       ValueError: for a damaged cache, with the names of the damaged images.
     """
-    cache = prepared_cache.Cache(folder)
+    caches = prepared_cache.open_caches(folder)
+    count = sum(map(len, caches))
     damaged = []
     with (
         futures.ThreadPoolExecutor(cores.count()) as pool,
-        progress.Counter(
-            len(cache), 0, "verifying", stream or sys.stdout
-        ) as bar,
+        progress.Counter(count, 0, "verifying", stream or sys.stdout) as bar,
     ):
-        for first in range(0, len(cache), _BLOCK):
-            block = range(first, min(first + _BLOCK, len(cache)))
-            intact = pool.map(cache.is_intact, block)
-            pairs = zip(block, intact, strict=True)
-            damaged += [index for index, good in pairs if not good]
-            bar.add(len(block))
+        for cache in caches:
+            damaged += _damaged_images(cache, pool, bar)
     if damaged:
-        names = cache.names()
-        shown = ", ".join(names[index] for index in damaged[:5])
+        shown = ", ".join(damaged[:5])
         shown += ", ..." if damaged[5:] else ""
         raise ValueError(
             "Every image of a cache must have the checksum it was written "
-            f"with. In {str(folder)!r} {len(damaged)} of {len(cache)} differ: "
+            f"with. In {str(folder)!r} {len(damaged)} of {count} differ: "
             f"{shown}. Prepare it again with another --path, and keep this "
             "folder until that is done."
         )
-    return len(cache)
+    return count
+
+
+def _damaged_images(cache, pool, bar):
+    """The names of a cache's damaged images; counts all in a bar."""
+    damaged = []
+    for first in range(0, len(cache), _BLOCK):
+        block = range(first, min(first + _BLOCK, len(cache)))
+        intact = pool.map(cache.is_intact, block)
+        pairs = zip(block, intact, strict=True)
+        damaged += [index for index, good in pairs if not good]
+        bar.add(len(block))
+    if not damaged:
+        return []
+    names = cache.names()
+    return [names[index] for index in damaged]

@@ -40,6 +40,12 @@ from moco_tf.monitoring import printed
 
 _RESULT = "result.json"  # of a task
 _ANY = "surrogateescape"  # names need not be text
+# How images are stored, by the marks of their Listing.
+_STORED = {
+    "bytes": "files",
+    "crc32": "a raw cache",
+    "farmhash64": "a cache of JPEGs",
+}
 # Of an OSError: there is no room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -294,7 +300,8 @@ def restore_source(
     relabelled = labelled and differing.relabelled
     if relabelled or not differing.is_the_same_set(known_bad):
         if images.kind != listed.kind:
-            numbers += ", files at one time and a cache at the other"
+            then, now = _STORED[images.kind], _STORED[listed.kind]
+            numbers += f", {then} at one time and {now} at the other"
         numbers += f"; {differing.describe()}"
         raise _other_images(workdir, field, was, numbers)
     unlabelled = images.labels is not None and listed.labels is None

@@ -8,7 +8,7 @@ finished/         the same run at its end, the sixth step
 batch.npz         the batch of the second step
 encoded.npz       features of images by the finished run
 embeddings.npz    what `moco-tf embed` writes of it
-cache/            what `moco-tf prepare` writes of the images
+cache/, jpegs/    what `moco-tf prepare` writes of the images
 export/encoder/1  what `moco-tf export` writes of the run
 """
 
@@ -72,6 +72,7 @@ def write(folder):
     path = folder / "embeddings.npz"
     embeddings.embed_source(encoder, f"folder:{images}", path)
     prepare.prepare(f"folder:{images}", folder / "cache", 12)
+    prepare.prepare(f"folder:{images}", folder / "jpegs", 12, stored_as="jpeg")
     export.export_run(encoder, folder / "export", "encoder", 1)
     (folder / "lane.json").write_text(json.dumps(lane.NAME))
 

@@ -105,13 +105,17 @@ def test_a_keras_file_gives_the_same_features(written):
     np.testing.assert_allclose(ours, theirs["backbone"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("folder", "stored_as"), [("cache", "raw"), ("jpegs", "jpeg")]
+)
 def test_a_prepared_cache_holds_the_images_of_one_of_this_lane(
-    written, tmp_path
+    written, tmp_path, folder, stored_as
 ):
-    prepare.prepare(f"folder:{written / 'images'}", tmp_path / "cache", 12)
+    spec = f"folder:{written / 'images'}"
+    prepare.prepare(spec, tmp_path / folder, 12, stored_as=stored_as)
     caches = [
-        sources.open_source(f"prepared:{folder / 'cache'}")
-        for folder in (tmp_path, written)
+        sources.open_source(f"prepared:{root / folder}")
+        for root in (tmp_path, written)
     ]
     ours, theirs = caches
     assert len(ours) == len(theirs) == 50

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import pretrain, state_files, workdirs
-from moco_tf.data import prepared_cache, sources, unreadable
+from moco_tf.data import prepared_source, sources, unreadable
 from moco_tf.evaluation import (
     baseline,
     embeddings,
@@ -69,6 +69,13 @@ def _good(tmp_path_factory):
     prepared_caches.write_pictures(root / "pictures")
     (root / "pictures" / "a" / "0.png").write_bytes(b"none")
     prepared_caches.make(root / "pictures", root / "cache")
+    for shard in range(2):
+        prepared_caches.make(
+            *(root / "pictures", root / "shards"),
+            stored_as="jpeg",
+            shard=shard,
+            shards=2,
+        )
     return root
 
 
@@ -223,7 +230,11 @@ def open_model(name=""):
 
 
 def open_cache(root, method=None):
-    prepared_cache.open_prepared(str(root / "cache"))
+    prepared_source.open_prepared(str(root / "cache"))
+
+
+def open_shards(root, method=None):
+    prepared_source.open_prepared(str(root / "shards"))
 
 
 def _cut(path):
@@ -294,6 +305,9 @@ ROWS = {
     "cache/index.bin": ([open_cache], ()),
     "cache/names.bin": ([open_cache], ()),
     "cache/unreadable.csv": ([open_cache], ()),
+    "shards/shard-1-of-2/about.json": ([open_shards], ()),
+    "shards/shard-1-of-2/images.bin": ([open_shards], ("garbled", "zeros")),
+    "shards/shard-0-of-2/index.bin": ([open_shards], ()),
     **{
         f"run/features/{name}": ([extract], silent)
         for name, silent in (

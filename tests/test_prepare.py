@@ -34,7 +34,7 @@ def test_the_command_prepares_verifies_and_names_the_source(
     words = ["prepare", f"--source=folder:{images}", f"--path={cache}"]
     assert cli.run([*words, "--short_side=8", "--verify"]) == 0
     out = capsys.readouterr().out
-    assert f"10 images of folder:{images}, short side at most 8" in out
+    assert f"10 images of folder:{images}, short side at most 8, raw" in out
     assert "unreadable  1, named in unreadable.csv" in out
     assert f"use it as   prepared:{cache}" in out
     assert "verified    10 images" in out
@@ -180,7 +180,7 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
         (["--path=x"], 2, "--source must be given"),
         (["--source=shapes"], 2, "--path must be given"),
         (["--source=shapes", "--path=x", "--short_side=s"], 2, "whole number"),
-        (["--source=shapes", "--path=x", "--short_side=0"], 1, "at least 1"),
+        (["--source=shapes", "--path=x", "--short_side=-1"], 1, "at least 1"),
         (["--verify", "--path=/nowhere"], 1, "which has no about.json"),
         (["--source=nothing", "--path=x"], 1, "A source must be"),
     ],
@@ -193,6 +193,7 @@ def test_a_wrong_command_is_refused(words, status, message, capsys):
 def test_an_array_and_a_cache_can_be_prepared_too(tmp_path):
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     source = sources.ArraySource(images, np.array([1, 0]), ["a", "b"], "x")
-    image, reason = prepare.reader(source, 8)(1)
-    np.testing.assert_array_equal(image, images[1])
+    stored, reason = prepare.reader(source, 8)(1)
+    assert bytes(stored.data) == images[1].tobytes()
+    assert (stored.height, stored.width) == (4, 4)
     assert reason is None

@@ -37,17 +37,26 @@ def _prepare(options, config):
     distribution.make_strategy("cpu")  # decoding leaves GPUs to others
     if options.source:
         about = prepare.prepare(
-            options.source, options.path, options.short_side
+            options.source,
+            options.path,
+            options.short_side,
+            stored_as=options.format,
+            shard=options.shard,
+            shards=options.shards,
         )
         size = about["bytes"]["images.bin"]
+        part = ""
+        if options.shards > 1:
+            part = f", shard {options.shard} of {options.shards}"
         print(
             f"cache       {about['images']} images of "
-            f"{paths.shown(about['source'])}, short side at most "
-            f"{about['short_side']}\n"
+            f"{paths.shown(about['source'])}{part}, short side at most "
+            f"{about['short_side']}, {options.format}\n"
             f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
             f"size        {progress.format_bytes(size)}, "
             f"{size / about['images'] / 1e3:.0f} kB an image\n"
             f"use it as   {paths.quote(f'prepared:{options.path}')}"
+            + (", once all shards are there" if part else "")
         )
     if options.verify:
         count = prepare.verify(options.path)
@@ -217,11 +226,20 @@ COMMANDS = {
             flags.path(
                 "path", None, "folder of the cache; the same command resumes"
             ),
+            flags.choice(
+                "format",
+                ("raw", "jpeg"),
+                "raw",
+                "raw (pixels) or jpeg (an eighth of the size)",
+            ),
             flags.integer(
                 "short_side",
-                256,
-                "pixels; longer short sides are resized to it",
+                0,
+                "pixels; longer short sides are resized to it; 0 = 256 (raw), "
+                "320 (jpeg)",
             ),
+            flags.integer("shards", 1, "hosts that prepare it, each a part"),
+            flags.integer("shard", 0, "which part this host prepares, from 0"),
             flags.boolean(
                 "verify", "compare the checksum of every image in the cache"
             ),

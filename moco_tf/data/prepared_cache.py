@@ -1,53 +1,40 @@
-"""Prepared caches: decoded images behind one another, in one folder.
+"""The files of prepared caches: images behind one another, in one folder.
 
     about.json      settings, class names, sizes and checksums of the others
-    images.bin      uint8 [H, W, 3] of every image, at multiples of ALIGNMENT
-    index.bin       a ROW of every image: where it lies, its label, checksum
+    images.bin      the images, each as its form has it (data/stored_images.py)
+    index.bin       a row of every image: where it lies, its label, checksum
     names.bin       the names of the originals, a zero byte after each
     unreadable.csv  the originals that could not be read, and why
 
 An original that cannot be read keeps its index and its label: its height is 0.
-`PreparedSource` reads the images through a mapping of the file. `Writer`
-appends them block by block, and a kill costs the last block.
+`Writer` appends images block by block, and a kill costs the last block. A cache
+of several hosts is a folder of such folders, shard-0-of-2 and shard-1-of-2,
+each a run of the images.
 """
 
-import copy
 import csv
-import ctypes
-import functools
 import hashlib
 import io
 import json
-import mmap
 import os
 import pathlib
+import re
 import time
-import zlib
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from moco_tf import filesystem, paths, state_files
-from moco_tf.data import file_bytes, listing
+from moco_tf.data import stored_images
 
-FORMAT = 2  # 1 had no checksum of about.json
+# 1 had no checksum of about.json. 2 is of pixels in one folder; 3 names the
+# form of its images and its place among shards.
+FORMATS = (2, 3)
 ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
     "about.json",
     "images.bin",
     "index.bin",
     "names.bin",
     "unreadable.csv",
-)
-ALIGNMENT = 64  # bytes; TensorFlow takes a slice that starts there uncopied
-ROW = np.dtype(
-    [
-        ("offset", "<i8"),  # bytes; of an unreadable one its line in the log
-        ("height", "<i4"),
-        ("width", "<i4"),
-        ("label", "<i8"),  # -1 without labels
-        ("crc32", "<u4"),  # of the pixels
-    ]
 )
 LOG_HEADER = ("place", "name", "reason")
 _REMEDY = (
@@ -58,163 +45,19 @@ _ANY = "surrogateescape"  # a file name need not be text, so its bytes are kept
 _GROWING = FILES[1:]  # appended to until the cache is finished
 _COMMIT_BYTES = 64 * 2**20
 _COMMIT_SECONDS = 20  # between two commits, at most
-
-
-def open_prepared(path):
-    """Opens the cache in a folder.
-
-    Args:
-      path: str.
-
-    Returns:
-      PreparedSource.
-
-    Raises:
-      ValueError: as `Cache`.
-    """
-    return PreparedSource(os.path.expanduser(path))
-
-
-class PreparedSource:
-    """Images that `prepare` has written; nothing is decoded any more.
-
-    One tensor lies over the mapped file of pixels. A record says where an
-    image lies, and taking it is a slice in the graph: without Python, without
-    a copy, and with the disk read only where a view looks.
-    """
-
-    channels = 3
-    removed: Any = None
-
-    def __init__(self, folder):
-        """Opens a cache (see Cache for what is checked)."""
-        self._cache = cache = Cache(folder)
-        rows = cache.rows
-        self.class_names = cache.about["class_names"]
-        self.labels = None
-        self.why_unlabelled = (
-            f"its source, {cache.about.get('source')}, had none when it was "
-            "prepared. Prepare one that has labels."
-        )
-        if cache.about["labelled"]:
-            self.labels = rows["label"].astype(np.int64)
-        self.may_fail = bool(cache.about["unreadable"])
-        sizes = np.stack([rows["height"], rows["width"]], axis=1)
-        # Small images of one size are augmented in whole batches.
-        same = not self.may_fail and (sizes == sizes[0]).all()
-        self._shape = [*sizes[0].tolist(), 3] if same else [None, None, 3]
-        records = np.column_stack([rows["offset"], sizes])
-        with tf.device("CPU:0"):
-            self._records = tf.constant(records, tf.int64)
-            self._reasons = tf.constant(cache.reasons() or [b""])
-            self._pixels = _map(cache.folder / IMAGES)
-
-    def __len__(self):
-        return len(self._records)
-
-    def records(self, indices):
-        """Offset, height and width, int64 [n, 3], of int64 [n] indices."""
-        return tf.gather(self._records, indices)
-
-    def image(self, record):
-        """Takes one image: uint8 [H, W, 3].
-
-        Raises:
-          tf.errors.InvalidArgumentError: when run, for an original that could
-            not be read.
-        """
-        offset, height, width = tf.unstack(record)
-        checks = []
-        if self.may_fail:
-            readable = height > 0
-            line = tf.where(readable, tf.zeros_like(offset), offset)
-            reason = tf.gather(self._reasons, line)
-            checks = file_bytes.require(
-                readable, "Unreadable when it was prepared:", reason
-            )
-        with tf.control_dependencies(checks):
-            size = tf.reshape(3 * height * width, [1])
-        pixels = tf.slice(self._pixels, tf.reshape(offset, [1]), size)
-        image = tf.reshape(pixels, tf.stack([height, width, 3]))
-        return tf.ensure_shape(image, self._shape)
-
-    @functools.cached_property
-    def _names(self):
-        return self._cache.names()
-
-    def name(self, index):
-        """The original's name in its source."""
-        return self._names[index]
-
-    def fingerprint(self):
-        """Hex digest of the pixels' checksums, labels, names and settings."""
-        about = self._cache.about
-        names = ("fingerprint", "short_side", "class_names", "sha256")
-        identity = json.dumps({name: about[name] for name in names})
-        if self.removed is not None:
-            gone = np.packbits(self.removed).tobytes().hex()
-            identity += json.dumps([self._names, gone])
-        return hashlib.sha256(identity.encode()).hexdigest()
-
-    def marks(self, indices):
-        """Checksums of the pixels, int64 [n] of [n]; -1: it has none."""
-        rows = self._cache.rows[indices]
-        return np.where(rows["height"] > 0, rows["crc32"].astype(np.int64), -1)
-
-    def listing(self):
-        """The Listing of the originals, for the workdir of a run."""
-        names = [name.encode(errors=_ANY) for name in self._names]
-        return listing.of(self, names, "crc32", np.arange(len(self)))
-
-    def relisted(self, before, difference):
-        """This cache with the numbers and labels of an earlier Listing.
-
-        Args:
-          before: Listing. difference: Difference of it and this cache.
-
-        Returns:
-          PreparedSource of len(before.names); the first reason is that of the
-          images that are gone.
-        """
-        source = copy.copy(self)
-        names = [name.decode(errors=_ANY) for name in difference.names]
-        places = {name: place for place, name in enumerate(self._names)}
-        rows = np.array([places.get(name, 0) for name in names])
-        records = self._records.numpy()[rows]
-        records[records[:, 1] == 0, 0] += 1  # lines of the reasons
-        records[difference.gone] = 0
-        with tf.device("CPU:0"):
-            source._records = tf.constant(records, tf.int64)
-            source._reasons = tf.concat([[b"removed"], self._reasons], axis=0)
-        source._names, source.removed = names, difference.gone
-        source.labels, source.class_names = before.labels, before.class_names
-        source.may_fail, source._shape = True, [None, None, 3]
-        return source
-
-
-def _map(path):
-    """A file as a tensor uint8 [bytes], read from the disk on access."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    array = np.frombuffer(mapped, np.uint8)
-    # NumPy hands out no read-only memory, so this is called writable. A mapping
-    # that may be written would have to fit into memory and swap on many
-    # systems. TensorFlow writes into no tensor that is in use; if it did, the
-    # process would end and the file stay as it is. (ImmutableConst, which maps
-    # a file too, crashes for some sizes above 4 GB.)
-    memory = (ctypes.c_uint8 * len(array)).from_address(array.ctypes.data)
-    # Lives as long as the tensor.
-    memory.mapped = array  # type: ignore[attr-defined]
-    shared = np.ctypeslib.as_array(memory)
-    return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
+# Of about.json, what one cache has to share with another to go on, or to be a
+# shard of the same. Format 2 lacks those of the second line.
+_SHARED = ("fingerprint", "short_side", "labelled", "class_names")
+_FORM = ("stored_as", "quality", "chroma", "shards")
+_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
 class Cache:
     """A finished cache, open for reading.
 
     Attributes:
-      about: dict of about.json.
-      rows: ROW [N].
+      about: dict of about.json. form: stored_images.Form.
+      rows: form.row [N].
     """
 
     def __init__(self, folder):
@@ -240,9 +83,10 @@ class Cache:
                 f"{str(folder)!r}. Start its command again: it goes on where "
                 "it was."
             )
+        self.form = form_of(about)
         self._check(about)
         self.about = about
-        self.rows = np.fromfile(self.folder / INDEX, ROW)
+        self.rows = np.fromfile(self.folder / INDEX, self.form.row)
 
     def _check(self, about):
         for name, size in about["bytes"].items():
@@ -257,7 +101,7 @@ class Cache:
         for name, expected in about["sha256"].items():
             if _digest(self.folder / name) != expected:
                 raise _damaged(self.folder, f"the checksum of {name} differs")
-        if about["bytes"][INDEX] != about["images"] * ROW.itemsize:
+        if about["bytes"][INDEX] != about["images"] * self.form.row.itemsize:
             raise _damaged(self.folder, f"{INDEX} has another number of rows")
 
     def __len__(self):
@@ -276,15 +120,95 @@ class Cache:
         return [row["reason"].encode(errors=_ANY) for row in rows]
 
     def is_intact(self, index):
-        """Whether the pixels of an image have their checksum."""
+        """Whether the bytes of an image have their checksum."""
         row = self.rows[index]
-        size = int(row["height"]) * int(row["width"]) * 3
+        size = int(self.form.sizes(row))
         if not size:
             return True
         # Not by a mapping: there, a disk that fails ends the process.
         with (self.folder / IMAGES).open("rb", buffering=0) as file:
-            pixels = os.pread(file.fileno(), size, int(row["offset"]))
-        return zlib.crc32(pixels) == row["crc32"]
+            data = os.pread(file.fileno(), size, int(row["offset"]))
+        return self.form.checksum(data) == row[self.form.mark]
+
+
+def open_caches(folder):
+    """Opens the cache in a folder, or all of its shards.
+
+    Returns:
+      list of Cache, in the order of their images.
+
+    Raises:
+      ValueError: as `Cache`; for shards that are not all there, or are not of
+        the same source and settings.
+    """
+    shards = _shards_in(folder)
+    if os.path.lexists(os.path.join(folder, ABOUT)) or not shards:
+        return [Cache(folder)]
+    counts = {count for _, count in shards}
+    wanted = [(shard, max(counts)) for shard in range(max(counts))]
+    missing = [shard_folder("", *x) for x in wanted if x not in shards]
+    if missing or len(counts) > 1:
+        lack = f"lacks {', '.join(missing[:5])}"
+        if len(counts) > 1:
+            lack = f"has shards of {', '.join(map(str, sorted(counts)))} parts"
+        raise ValueError(
+            "A cache in shards must have all of one division. "
+            f"{str(folder)!r} {lack}. Prepare or copy what is missing, and "
+            "move what is of another division to another folder."
+        )
+    caches = [Cache(shard_folder(folder, *x)) for x in wanted]
+    for cache in caches:
+        _check_same(caches[0].about, cache.about, folder)
+    return caches
+
+
+def _shards_in(folder):
+    """The shards in a folder: set of (int, which one; int, of how many)."""
+    if not os.path.isdir(folder):
+        return set()
+    matches = map(_SHARD.fullmatch, os.listdir(folder))
+    return {(int(match[1]), int(match[2])) for match in matches if match}
+
+
+def shard_folder(folder, shard, shards):
+    """The folder of a shard in that of its cache; the latter of one alone."""
+    name = f"shard-{shard}-of-{shards}"
+    return folder if shards == 1 else os.path.join(folder, name)
+
+
+def check_shards(folder, settings):
+    """Refuses a folder that holds something else than shards of a cache.
+
+    Args:
+      folder: str, of all shards. settings: dict, of one of them.
+
+    Raises:
+      ValueError: for such a folder, or one with shards of another cache.
+    """
+    if not os.path.isdir(folder):
+        return
+    shards = settings["shards"]
+    names = {shard_folder("", shard, shards) for shard in range(shards)}
+    others = sorted(set(os.listdir(folder)) - names)
+    if others:
+        raise _not_its_own(folder, others)
+    for name in sorted(names):
+        about = read_about(os.path.join(folder, name))
+        if about is not None:
+            _check_same(about, settings, folder)
+
+
+def _check_same(about, other, folder):
+    """Refuses two shards that are not of one cache."""
+    differ = _differing(about, other)
+    if differ:
+        raise ValueError(
+            "The shards of a cache must be of one source, as it was at one "
+            f"time, and of one form. In {str(folder)!r} one is of "
+            f"{_in_words(about)}. Another is of {_in_words(other)}; they "
+            f"differ in {', '.join(differ)}. Prepare all shards in another "
+            "folder, from the same images."
+        )
 
 
 class Writer:
@@ -309,6 +233,7 @@ class Writer:
         """
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._form = form_of(settings)
         self._files = {}
         try:
             self._open(IMAGES)
@@ -357,25 +282,25 @@ class Writer:
             self._write(UNREADABLE, _encode_log(LOG_HEADER))
         self._committed = time.monotonic()
 
-    def append(self, image, label, name):
-        """Adds an image: uint8 [H, W, 3]; label: int, -1 for none."""
-        # Pixels start at a multiple of the alignment: the end is filled.
-        pixels = np.ascontiguousarray(image).data.cast("B")
+    def append(self, stored, label, name):
+        """Adds an image: Stored of its form; label: int, -1 for none."""
         offset = self._sizes[IMAGES]
-        self._write(IMAGES, pixels)
-        self._write(IMAGES, bytes(-len(pixels) % ALIGNMENT))
-        height, width, _ = image.shape
-        self._add((offset, height, width, label, zlib.crc32(pixels)), name)
+        self._write(IMAGES, stored.data)
+        # The next one starts at a multiple of the alignment.
+        fill = -self._sizes[IMAGES] % self._form.alignment
+        self._write(IMAGES, bytes(fill))
+        self._add(self._form.row_of(stored, offset, label), name)
 
     def append_unreadable(self, reason, label, name):
         """Adds an original that could not be read, without pixels."""
         line = _encode_log((self._images, name, reason))
         self._write(UNREADABLE, line)
         self._unreadable += 1
-        self._add((self._unreadable - 1, 0, 0, label, 0), name)
+        nothing = stored_images.NOTHING
+        self._add(self._form.row_of(nothing, self._unreadable - 1, label), name)
 
     def _add(self, row, name):
-        self._write(INDEX, np.array(row, ROW).tobytes())
+        self._write(INDEX, row.tobytes())
         self._write(NAMES, _encode_name(name))
         self._images += 1
         behind = self._sizes[IMAGES] - self.about["bytes"][IMAGES]
@@ -440,23 +365,42 @@ def check_folder(folder, settings):
             entries = os.scandir(folder)
             others = sorted(x.name for x in entries if not _is_leftover(x))
         if others:
-            raise ValueError(
-                "A cache needs a folder of its own. Received "
-                f"{str(folder)!r}, which holds {', '.join(others[:5])}. Give "
-                "another --path."
-            )
+            raise _not_its_own(folder, others)
         return None
-    names = ("fingerprint", "short_side", "of", "labelled", "class_names")
-    differ = [name for name in names if about[name] != settings[name]]
+    differ = _differing(about, settings, ("of", "shard"))
     if differ:
         raise ValueError(
             "A cache goes on only with the source and settings it was begun "
-            f"with. {str(folder)!r} is of {about['source']}, short_side="
-            f"{about['short_side']}. Received {settings['source']}, "
-            f"short_side={settings['short_side']}, which differ in "
-            f"{', '.join(differ)}. Give another --path, or remove that folder."
+            f"with. {str(folder)!r} is of {_in_words(about)}. Received "
+            f"{_in_words(settings)}, which differ in {', '.join(differ)}. Give "
+            "another --path, or remove that folder."
         )
     return about
+
+
+def _not_its_own(folder, others):
+    return ValueError(
+        "A cache needs a folder of its own. Received "
+        f"{str(folder)!r}, which holds {', '.join(others[:5])}. Give "
+        "another --path."
+    )
+
+
+def _in_words(about):
+    """Source and settings of a cache, for people."""
+    return (
+        f"{about['source']}, short_side={about['short_side']}, format="
+        f"{about.get('stored_as', 'raw')}"
+    )
+
+
+def _differing(about, settings, others=()):
+    """The settings of two caches, or shards, that are not the same."""
+    return [
+        name
+        for name in (*_SHARED, *_FORM, *others)
+        if about.get(name) != settings.get(name)
+    ]
 
 
 def _is_leftover(entry):
@@ -478,9 +422,9 @@ def read_about(folder):
     about = state_files.read_object(path, _REMEDY)
     if "format" not in about:
         raise state_files.Damaged(path, "is of no prepared cache", _REMEDY)
-    if about["format"] != FORMAT:
+    if about["format"] not in FORMATS:
         raise ValueError(
-            f"A prepared cache must be of format {FORMAT}. Received format "
+            f"A prepared cache must be of format 2 or 3. Received format "
             f"{about['format']!r} in {str(folder)!r}. Prepare it with this "
             "version, in another folder, or use the version that wrote it."
         )
@@ -497,10 +441,15 @@ def write_about(folder, about):
     filesystem.sync(folder)
 
 
+def form_of(about):
+    """The Form of the images of an about.json, or of settings for one."""
+    return stored_images.FORMS[about.get("stored_as", "raw")]
+
+
 def _new(settings):
     """The about.json of a cache without images."""
     return {
-        "format": FORMAT,
+        "format": FORMATS["stored_as" in settings],
         **settings,
         "finished": False,
         "images": 0,

@@ -12,7 +12,7 @@ from moco_tf.data import (
     class_folders,
     image_files,
     listing,
-    prepared_cache,
+    prepared_source,
     shapes,
 )
 
@@ -183,7 +183,7 @@ _SOURCES = {
     "folder": image_files.open_folder,
     "list": image_files.open_list,
     "pairs": image_files.open_pairs,
-    "prepared": prepared_cache.open_prepared,
+    "prepared": prepared_source.open_prepared,
     "tfds": _open_tfds,
     "shapes": _open_shapes,
 }

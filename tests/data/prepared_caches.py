@@ -26,10 +26,10 @@ def write_pictures(root, count=6, size=(12, 9), seed=0):
     return images
 
 
-def make(images, cache, short_side=256):
+def make(images, cache, short_side=256, **options):
     """Prepares a folder of images; returns about.json."""
     return prepare.prepare(
-        f"folder:{images}", str(cache), short_side, io.StringIO()
+        f"folder:{images}", str(cache), short_side, io.StringIO(), **options
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.data import image_files, listing, prepared_cache, sources
+from moco_tf.data import image_files, listing, prepared_source, sources
 from tests import small_run
 from tests.data import prepared_caches
 
@@ -23,7 +23,7 @@ def _difference(before, source):
 
 def _prepare(images, cache):
     prepared_caches.make(images, cache)
-    return prepared_cache.open_prepared(str(cache))
+    return prepared_source.open_prepared(str(cache))
 
 
 def test_a_listing_is_read_as_it_was_written(tmp_path):
@@ -195,7 +195,7 @@ def test_a_cache_is_put_in_the_first_order(tmp_path):
         "1 removed (bright/002.png); 1 changed (dark/007.png)"
     )
     again = now.relisted(before, difference)
-    assert isinstance(again, prepared_cache.PreparedSource)
+    assert isinstance(again, prepared_source.PreparedSource)
     assert len(again) == 8 and again.fingerprint() != now.fingerprint()
     for place in (0, 2, 7):
         path = images / os.fsdecode(before.names[place])

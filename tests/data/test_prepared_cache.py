@@ -12,7 +12,9 @@ from moco_tf.data import (
     image_files,
     image_ops,
     prepared_cache,
+    prepared_source,
     sources,
+    stored_images,
     stream,
     views,
 )
@@ -45,7 +47,7 @@ def _mixed(tmp_path_factory):
 
 def test_small_images_are_kept_pixel_by_pixel_in_their_order(small):
     root, images = small
-    source = prepared_cache.open_prepared(str(root / "cache"))
+    source = prepared_source.open_prepared(str(root / "cache"))
     assert len(source) == 6
     assert not source.may_fail
     for index, image in enumerate(images):
@@ -65,7 +67,7 @@ def test_names_labels_and_classes_are_those_of_the_source(small):
 def test_a_source_without_labels_gives_a_cache_without(tmp_path):
     pictures.write(tmp_path / "images", "x.png", "y.png")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
+    source = prepared_source.open_prepared(str(tmp_path / "cache"))
     assert source.labels is None
     assert source.class_names is None
 
@@ -79,7 +81,7 @@ def test_longer_short_sides_are_resized_as_pillow_does(tmp_path, size, shrunk):
     (image, *_) = prepared_caches.write_pictures(tmp_path / "images", 2, size)
     prepared_caches.make(tmp_path / "images", tmp_path / "cache", 16)
     cached = pictures.read(
-        prepared_cache.open_prepared(str(tmp_path / "cache")), 0
+        prepared_source.open_prepared(str(tmp_path / "cache")), 0
     ).astype(int)
     bilinear = Image.Resampling.BILINEAR  # Pillow's is antialiased
     expected = np.asarray(Image.fromarray(image).resize(shrunk, bilinear))
@@ -113,7 +115,7 @@ def test_many_sizes_lie_behind_one_another(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
+    source = prepared_source.open_prepared(str(tmp_path / "cache"))
     for index, pixels in enumerate(images.values()):
         np.testing.assert_array_equal(pictures.read(source, index), pixels)
     # 3, 195 and 192 bytes; each starts at a multiple of 64.
@@ -125,14 +127,14 @@ def test_many_sizes_lie_behind_one_another(tmp_path):
 
 def test_images_of_one_size_have_a_static_shape(small):
     root, _ = small
-    source = prepared_cache.open_prepared(str(root / "cache"))
+    source = prepared_source.open_prepared(str(root / "cache"))
     dataset = tf.data.Dataset.from_tensors([0]).map(source.records).unbatch()
     assert dataset.map(source.image).element_spec.shape == [9, 12, 3]
 
 
 def test_taking_an_image_copies_nothing_and_runs_no_python(small):
     root, _ = small
-    source = prepared_cache.open_prepared(str(root / "cache"))
+    source = prepared_source.open_prepared(str(root / "cache"))
     graph = tf.function(source.image).get_concrete_function(
         tf.TensorSpec([3], tf.int64)
     )
@@ -145,7 +147,7 @@ def test_taking_an_image_copies_nothing_and_runs_no_python(small):
 
 def test_the_memory_outlives_the_source(small):
     root, images = small
-    source = prepared_cache.open_prepared(str(root / "cache"))
+    source = prepared_source.open_prepared(str(root / "cache"))
     dataset = tf.data.Dataset.from_tensors([5]).map(source.records).unbatch()
     dataset = dataset.map(source.image)
     del source
@@ -173,7 +175,7 @@ def test_views_and_substitutes_are_those_of_the_folder(mixed):
 
 
 def test_an_unreadable_image_says_why(mixed):
-    source = prepared_cache.open_prepared(str(mixed / "cache"))
+    source = prepared_source.open_prepared(str(mixed / "cache"))
     record = source.records(tf.constant([1, 9]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="an empty file"):
         source.image(record[0])
@@ -184,7 +186,7 @@ def test_an_unreadable_image_says_why(mixed):
 
 
 def test_evaluation_leaves_unreadable_images_out(mixed):
-    source = prepared_cache.open_prepared(str(mixed / "cache"))
+    source = prepared_source.open_prepared(str(mixed / "cache"))
     table = features.raw_pixels(source, views.RECIPES["cifar"], 4)
     assert table.index.tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
     assert table.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -202,7 +204,7 @@ def test_the_fingerprint_changes_with_the_pixels_and_the_size(tmp_path):
         prepared_caches.make(images, cache, short_side)
         return (
             image_files.open_folder(str(images)).fingerprint(),
-            prepared_cache.open_prepared(str(cache)).fingerprint(),
+            prepared_source.open_prepared(str(cache)).fingerprint(),
         )
 
     first = fingerprints("first", 100, 8)
@@ -220,7 +222,7 @@ def test_names_that_are_no_text_keep_their_bytes(tmp_path):
     shutil.copy(tmp_path / "images/x.png", tmp_path / "images/\udcff\n,.png")
     (tmp_path / "images/\udcfe.png").symlink_to("nowhere")
     prepared_caches.make(tmp_path / "images", tmp_path / "cache")
-    source = prepared_cache.open_prepared(str(tmp_path / "cache"))
+    source = prepared_source.open_prepared(str(tmp_path / "cache"))
     names = ["x.png", "\udcfe.png", "\udcff\n,.png"]
     assert pictures.names(source) == names
     with pytest.raises(tf.errors.InvalidArgumentError, match="when it was"):
@@ -240,10 +242,10 @@ def test_a_missing_and_a_cut_file_are_named(small, tmp_path, name):
     with (cache / name).open("r+b") as file:
         file.truncate(size - 1)
     with pytest.raises(ValueError, match=f"{name} has {size - 1} bytes, not"):
-        prepared_cache.open_prepared(str(cache))
+        prepared_source.open_prepared(str(cache))
     (cache / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
-        prepared_cache.open_prepared(str(cache))
+        prepared_source.open_prepared(str(cache))
 
 
 @pytest.mark.parametrize("name", ["index.bin", "names.bin", "unreadable.csv"])
@@ -254,7 +256,7 @@ def test_a_flipped_bit_beside_the_images_is_found_at_once(
     shutil.copytree(small[0] / "cache", cache)
     prepared_caches.flip(cache / name, 5)
     with pytest.raises(ValueError, match=f"checksum of {name} differs"):
-        prepared_cache.open_prepared(str(cache))
+        prepared_source.open_prepared(str(cache))
 
 
 def test_a_changed_about_json_is_found(small, tmp_path):
@@ -264,13 +266,15 @@ def test_a_changed_about_json_is_found(small, tmp_path):
     text = about.read_text()
     about.write_text(text.replace('"short_side": 256', '"short_side": 255'))
     with pytest.raises(ValueError, match="checksum of about.json differs"):
-        prepared_cache.open_prepared(str(cache))
+        prepared_source.open_prepared(str(cache))
     about.write_text(text[:50])
     with pytest.raises(ValueError, match="about.json is cut off after 50"):
-        prepared_cache.open_prepared(str(cache))
+        prepared_source.open_prepared(str(cache))
     about.write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="must be of format 2. Received .* 99"):
-        prepared_cache.open_prepared(str(cache))
+    with pytest.raises(
+        ValueError, match="must be of format 2 or 3. Received .* 99"
+    ):
+        prepared_source.open_prepared(str(cache))
 
 
 SETTINGS = {
@@ -290,7 +294,8 @@ def _append(writer, index):
         return
     random = np.random.default_rng(index)
     image = random.integers(0, 256, [index + 1, 5, 3], np.uint8)
-    writer.append(image, index % 2, f"{index}.png")
+    stored = stored_images.RAW.stored(image, *image.shape[:2])
+    writer.append(stored, index % 2, f"{index}.png")
 
 
 def _finish(folder):

@@ -173,7 +173,7 @@ def cache_of_nothing(monkeypatch):
 
     about = {"bytes": {"images.bin": 1}, "images": 1, "unreadable": 0}
     about |= {"source": "x", "short_side": 8}
-    monkeypatch.setattr(prepare, "prepare", lambda *_: about)
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: about)
     monkeypatch.setattr(prepare, "verify", lambda *_: 1)
 
     def run(*words):

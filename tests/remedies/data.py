@@ -147,7 +147,7 @@ _opened(
     opens=labels_of,
 )
 _opened(
-    *("prepared_cache.py:PreparedSource.__init__", "Prepare one that has"),
+    *("prepared_source.py:PreparedSource.__init__", "Prepare one that has"),
     lambda root: _cache(write(root / "flat", "1.png", "2.png"), root / "c"),
     lambda root: _cache(write(root / "two", "a/1.png", "b/1.png"), root / "d"),
     opens=labels_of,
@@ -451,9 +451,17 @@ def list_that_is_a_folder(tmp_path):
 def make_cache(images, folder, **options):
     """Prepares few images, without the graph that takes a second to trace."""
 
-    def reader(source, short_side):
+    def reader(source, short_side, form):
         del short_side
-        return functools.partial(unreadable.read, source)
+
+        def read(index):
+            image, reason = unreadable.read(source, index)
+            if reason:
+                return None, reason
+            encoded = form.encode(image)
+            return form.stored(encoded.numpy(), *image.shape[:2]), None
+
+        return read
 
     with mock.patch.object(prepare, "reader", reader):
         return prepared_caches.make(images, folder, **options)
@@ -519,7 +527,7 @@ def cache_that_lost_its_end(tmp_path):
     yield lambda: make_cache(images, tmp_path / "other")
 
 
-@ROWS.followed("data/prepared_cache.py:check_folder", "a folder of its own")
+@ROWS.followed("data/prepared_cache.py:_not_its_own", "a folder of its own")
 def folder_of_something_else(tmp_path):
     images, _ = made(tmp_path)
     write(tmp_path / "mine", "1.png")
@@ -556,6 +564,61 @@ def damaged_cache(tmp_path):
     other = tmp_path / "other"
     make_cache(images, other)
     yield lambda: sources.open_source(f"prepared:{other}")
+
+
+@ROWS.followed("data/stored_images.py:", "Prepare them again with another")
+def damaged_jpeg_of_a_cache(tmp_path):
+    images, folder = made(tmp_path, stored_as="jpeg")
+    prepared_caches.flip(folder / prepared_cache.IMAGES, 100)
+
+    def read(folder):
+        source = sources.open_source(f"prepared:{folder}")
+        for index in range(len(source)):
+            _, reason = unreadable.read(source, index)
+            if reason:
+                raise ValueError(reason)
+
+    yield lambda: read(folder)
+    make_cache(images, tmp_path / "other", stored_as="jpeg")
+    yield lambda: read(tmp_path / "other")
+
+
+def in_shards(tmp_path, name, shards=2):
+    """A cache in shards, and the function that makes one of them again."""
+
+    def make(shard, **options):
+        options |= {"shard": shard, "shards": shards}
+        return made(tmp_path, name, **options)
+
+    for shard in range(shards):
+        _, folder = make(shard)
+    return folder, make
+
+
+@ROWS.followed("data/prepared_cache.py:open_caches", "Prepare or copy what is")
+def cache_without_a_shard(tmp_path):
+    folder, make = in_shards(tmp_path, "cache")
+    shutil.rmtree(folder / "shard-0-of-2")
+    (folder / "shard-0-of-3").mkdir()
+    yield lambda: sources.open_source(f"prepared:{folder}")
+    (folder / "shard-0-of-3").rename(tmp_path / "shard-0-of-3")
+    make(0)
+    yield lambda: sources.open_source(f"prepared:{folder}")
+
+
+@ROWS.followed("data/prepared_cache.py:_check_same", "Prepare all shards in")
+def shards_of_two_caches(tmp_path):
+    folder, make = in_shards(tmp_path, "cache")
+    shutil.rmtree(folder / "shard-1-of-2")
+    yield lambda: make(1, short_side=4)
+    other, _ = in_shards(tmp_path, "other")
+    yield lambda: sources.open_source(f"prepared:{other}")
+
+
+@ROWS.followed("prepare.py:_part", "Give --shards from 1 to the number")
+def shard_that_there_is_not(tmp_path):
+    yield lambda: made(tmp_path, shard=2, shards=2)
+    yield lambda: made(tmp_path, shard=1, shards=2)
 
 
 @ROWS.followed("prepare.py:_fill", "Mend them, then prepare them with")
