@@ -40,6 +40,7 @@ PRETRAIN = dict(
         bn_groups=8,  # of the global batch; 8: 8 GPUs of 32 images each
         sync_bn=False,  # True: of all replicas' images, with bn_groups 1
         recompute=False,  # True: less memory, a slower step
+        freeze="",  # of a start by init: stem,stage1 to stage4 stay as they are
     ),
     optimizer=dict(
         name="sgd",  # sgd, lars, lamb, sgdw or adam
@@ -47,6 +48,7 @@ PRETRAIN = dict(
         scaling="none",  # "linear": x batch / 256; "sqrt": x sqrt(batch)
         momentum=0.9,  # of the steps
         weight_decay=1e-4,  # sgd: L2, of all; lars: no biases, BatchNorm
+        clip_norm=0.0,  # largest norm of the gradient; 0 = not clipped
     ),
     schedule=dict(
         name="step",  # "step" or "cosine"
@@ -100,6 +102,7 @@ METHODS = dict(
         mask_same_image=False,  # True for small data: see docs/health.md
         batch_negatives=False,  # True for short runs: fresh keys beside them
         momentum_warmup_epochs=0,  # in which the momentum rises from 0
+        fill_queue=False,  # True: with keys of images before the first step
         shuffle="auto",  # auto: address on one host, gather across; or none
     ),
     memory_bank=dict(

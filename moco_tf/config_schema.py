@@ -69,7 +69,9 @@ PRETRAIN = {
     "model.bn_groups": Field(int, low=1),
     "model.sync_bn": Field(bool, later=True),
     "model.recompute": Field(bool, later=True),
+    "model.freeze": Field(str, later=True),
     "optimizer.name": Field(str, names=("sgd", "lars", "lamb", "sgdw", "adam")),
+    "optimizer.clip_norm": Field(float, low=0, later=True),
     "optimizer.scaling": Field(
         str, names=("none", "linear", "sqrt"), later=True
     ),

@@ -83,6 +83,7 @@ class Plan:
         norm = make_norm(config, splits)
         recipe = views.RECIPES[config.data.views]
         backbone, head = make_parts(config, recipe.mean, recipe.std, norm)
+        encoders.freeze(backbone, frozen_stages(config))
         needs = {
             "seed": config.seed,
             "images": self.run.images,
@@ -103,6 +104,7 @@ class Plan:
             micro_batches=micro_batches,
             jit_compile=config.train.jit_compile,
             recompute=model.recompute,
+            clip_norm=config.optimizer.clip_norm,
             probe=_make_probe(config, self.labels, backbone),
             **{name: needs[name] for name in self.method.NEEDS},
             **arguments,
@@ -110,31 +112,38 @@ class Plan:
 
     def describe(self, workdir: Any, step: int) -> str:
         """What is about to run after so many steps, in a few lines."""
-        config, model, train = self.config, self.config.model, self.config.train
-        devices = f"{self.replicas} {distribution.kind_of_devices()} replica(s)"
-        if self.workers > 1:
-            devices += f" of {self.workers} workers, shuffle {self.shuffle}"
-        words = self.method.describe(self.settings, self.run)
-        norm = f"{model.bn_groups} BatchNorm groups of "
-        norm += f"{train.batch_size // model.bn_groups}"
-        if model.norm == "layer":
-            norm = "LayerNorm of each image"
-        elif model.sync_bn:
-            norm = "BatchNorm over all of it"
-        start = f"goes on after step {step}" if step else "starts"
-        return (
-            f"moco-tf {start} in {paths.shown(workdir)}\n"
-            f"  data     {self.run.images} images of "
-            f"{paths.shown(config.data.source)}, "
-            f"views {config.data.views} at {config.data.image_size} px\n"
-            f"{sources.remark_lines(self.source, '           ')}"
-            f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
-            f"{model.dim} features, {train.precision}\n"
-            f"  method   {config.method}: {words}\n{_probe_line(self.labels)}"
-            f"  batch    {train.batch_size} on {devices}, {norm}\n"
-            f"  steps    {self.last_step} ({self.steps_per_epoch} an epoch, "
-            f"{train.epochs} epochs)"
-        )
+        return _describe(self, workdir, step)
+
+
+def _describe(plan, workdir, step):
+    """The lines of Plan.describe."""
+    config, model, train = plan.config, plan.config.model, plan.config.train
+    devices = f"{plan.replicas} {distribution.kind_of_devices()} replica(s)"
+    if plan.workers > 1:
+        devices += f" of {plan.workers} workers, shuffle {plan.shuffle}"
+    words = plan.method.describe(plan.settings, plan.run)
+    norm = f"{model.bn_groups} BatchNorm groups of "
+    norm += f"{train.batch_size // model.bn_groups}"
+    if model.norm == "layer":
+        norm = "LayerNorm of each image"
+    elif model.sync_bn:
+        norm = "BatchNorm over all of it"
+    start = f"goes on after step {step}" if step else "starts"
+    frozen = ", ".join(frozen_stages(config))
+    return (
+        f"moco-tf {start} in {paths.shown(workdir)}\n"
+        f"  data     {plan.run.images} images of "
+        f"{paths.shown(config.data.source)}, "
+        f"views {config.data.views} at {config.data.image_size} px\n"
+        f"{sources.remark_lines(plan.source, '           ')}"
+        f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
+        f"{model.dim} features, {train.precision}"
+        + (f"; frozen: {frozen}\n" if frozen else "\n")
+        + f"  method   {config.method}: {words}\n{_probe_line(plan.labels)}"
+        f"  batch    {train.batch_size} on {devices}, {norm}\n"
+        f"  steps    {plan.last_step} ({plan.steps_per_epoch} an epoch, "
+        f"{train.epochs} epochs)"
+    )
 
 
 def make(
@@ -298,11 +307,25 @@ def check(config: ml_collections.ConfigDict, replicas: int) -> None:
             f"{config.model.backbone!r}. "
             + naming.suggestion(config.model.backbone, backbones)
         )
+    stages = frozen_stages(config)
+    encoders.check_stages(config.model.backbone, stages)
+    if stages and not config.model.init:
+        raise ValueError(
+            "model.freeze keeps stages of weights that are there. Received "
+            f"freeze={config.model.freeze!r} for random weights. Pass "
+            "--config.model.init=PATH, or --config.model.freeze="
+        )
     # First what the method does not take: groups and parts of a batch are then
     # advised among those that it takes.
     method, settings, run = resolve_method(config)
     method.check(settings, run)
     config_schema.check_relations(config, replicas)
+
+
+def frozen_stages(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The stages of the backbone that model.freeze names."""
+    names = config.model.freeze.split(",")
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def chance_loss(config: ml_collections.ConfigDict) -> float | None:

@@ -1,6 +1,7 @@
 """Pre-training: stream, model, callbacks, fit."""
 
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from moco_tf import plan as plans
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
 from moco_tf.evaluation import diagnostics, monitor
+from moco_tf.methods import method as method_lib
 from moco_tf.monitoring import (
     health,
     listener,
@@ -95,7 +97,7 @@ def pretrain(
             )
             if words := data.describe():
                 print(words)
-            if start:
+            if path is None:
                 _save_start(plan, method, start, workdir)
             files = Files(plan, workdir, step)
             if knn and step:
@@ -259,9 +261,41 @@ def _begin(plan, path, strategy, guard):
     method = plan.make_method(strategy)
     if path:
         return method, checkpoints.restore(method, path), None
-    if weights is None:
-        return method, 0, None
-    return method, 0, starting.start(weights, method, plan.config)
+    start = None
+    if weights is not None:
+        start = starting.start(weights, method, plan.config)
+    _make_first_passes(plan, method, strategy, guard)
+    return method, 0, start
+
+
+def _make_first_passes(plan, method, strategy, guard):
+    """Shows a method the batches that it wants before the first step.
+
+    They are the last of an epoch: with fewer than an epoch has, their keys have
+    left the queue again when their images come as queries.
+    """
+    batch_size, per_epoch = plan.config.train.batch_size, plan.steps_per_epoch
+    count = method.first_passes(batch_size)
+    if not count:
+        return
+    guard.limit(0, "the passes before the first step")
+    if guard.is_chief:
+        print(
+            f"Filling the queue: {count} forward passes of the key encoder, of "
+            f"{batch_size} images each ..."
+        )
+
+    @functools.partial(tf.function, autograph=False)
+    def show(batch):
+        strategy.run(
+            lambda batch: method.first_pass(method_lib.finished_views(batch)),
+            args=(batch,),
+        )
+
+    first = -(-count // per_epoch) * per_epoch - count
+    batches = iter(plan.batches.distribute(strategy, first))
+    for _ in range(count):
+        show(next(batches))
 
 
 def _compare(weights, strategy, guard):
@@ -280,10 +314,14 @@ def _compare(weights, strategy, guard):
 def _save_start(plan, method, start, workdir):
     """Prints and saves what a run starts from, and its state, as step 0.
 
-    So the weights are read once: whoever goes on needs them no more.
+    So the weights are read once: whoever goes on needs them no more. A run that
+    starts at random is made again by its seed.
     """
-    print(start.describe())
-    start.save(workdir)
+    if start:
+        print(start.describe())
+        start.save(workdir)
+    elif not method.first_passes(plan.config.train.batch_size):
+        return
     meta = {
         "epoch": 0.0,
         "replicas": plan.replicas,

@@ -390,6 +390,8 @@ LATER = {
     "model.hidden": 0,
     "model.sync_bn": False,
     "model.recompute": False,
+    "model.freeze": "",
+    "optimizer.clip_norm": 0.0,
     "optimizer.scaling": "none",
     "train.micro_batches": 1,
     "train.jit_compile": False,
@@ -399,6 +401,7 @@ LATER = {
     "moco.mask_same_image": False,
     "moco.batch_negatives": False,
     "moco.momentum_warmup_epochs": 0,
+    "moco.fill_queue": False,
 }
 
 

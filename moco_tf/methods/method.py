@@ -46,6 +46,7 @@ class Method(tf.keras.Model):
         micro_batches: int = 1,
         jit_compile: bool = False,
         probe: online_probe.OnlineProbe | None = None,
+        clip_norm: float = 0.0,
     ) -> None:
         """Makes the step's counter and its log.
 
@@ -54,11 +55,13 @@ class Method(tf.keras.Model):
           micro_batches: parts that a replica's batch is encoded in, in turn.
           jit_compile: whether XLA compiles the encoders.
           probe: OnlineProbe of the features, or None.
+          clip_norm: float, largest norm of the gradient of a step; 0: any.
         """
         super().__init__(name=name)
         self.probe = probe
         self.micro_batches = micro_batches
         self.jit_encoders = jit_compile
+        self.clip_norm = clip_norm
         self.replicas = batch_norm.replica_count()
         self.step = tf.Variable(
             tf.constant(0, tf.int64), trainable=False, name="step"
@@ -145,15 +148,31 @@ class Method(tf.keras.Model):
             self.optimizer,
             factor=1.0 / self.replicas,  # they are summed over replicas
         )
+        self._apply(gradients, variables)
+        return online_probe.take(self.probe, outputs)
+
+    def _apply(self, gradients, variables):
+        """A step of the optimiser on gradients that replicas are to sum.
+
+        Clipped (arXiv:1211.5063, Alg. 1), all together have a norm of clip_norm
+        at most; those of a smaller norm stay as they are, bit by bit.
+        """
         strategy = tf.distribute.get_strategy()
-        hosts = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        if hosts:
+        sums = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if self.clip_norm:
+            sums = self.replicas > 1
+        if sums:
             gradients = sum_in_packs(gradients)
+        if self.clip_norm:
+            norm = tf.linalg.global_norm(gradients)
+            factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
+            # Where one is not finite all are not: float16 leaves the step out.
+            factor = tf.where(tf.math.is_finite(norm), factor, float("nan"))
+            gradients = [gradient * factor for gradient in gradients]
         self.optimizer.apply_gradients(
             zip(gradients, variables, strict=True),
-            experimental_aggregate_gradients=not hosts,
+            experimental_aggregate_gradients=not (sums or self.clip_norm),
         )
-        return online_probe.take(self.probe, outputs)
 
     def probed_step(self, batch):
         """As `train_step`, and a step of the probe, if there is one."""

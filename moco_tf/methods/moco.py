@@ -11,6 +11,7 @@ from moco_tf.methods.momentum import (
     update_momentum,
     warmed_momentum,
 )
+from moco_tf.models import batch_norm
 
 
 class MoCo(two_views.Contrastive):
@@ -37,6 +38,7 @@ class MoCo(two_views.Contrastive):
         mask_same_image: bool = False,
         batch_negatives: bool = False,
         momentum_warmup_epochs: int = 0,
+        fill_queue: bool = False,
         steps_per_epoch: int = 1,
         shuffle_keys: str = "gather",
         seed: int = 0,
@@ -57,6 +59,8 @@ class MoCo(two_views.Contrastive):
             beside the queue: G - 1 fresh ones, G of the global batch.
           momentum_warmup_epochs: in which the momentum rises from 0 along a
             cosine; 0: it is the same from the first step on.
+          fill_queue: whether the queue is to hold keys of images before the
+            first step (`first_pass`); else it begins with random ones.
           steps_per_epoch: int, of the run; matters to that rise alone.
           shuffle_keys: one of shuffle.KINDS.
           seed: int, of the queue's first keys.
@@ -82,6 +86,7 @@ class MoCo(two_views.Contrastive):
         self.symmetric = symmetric
         self.mask_same_image = mask_same_image
         self.batch_negatives = batch_negatives
+        self.fill_queue = fill_queue
 
     def train_step(self, batch):
         """One step of Algorithm 1 (v1, section 3.2), inside a replica.
@@ -122,6 +127,26 @@ class MoCo(two_views.Contrastive):
         # After the logits: no key is a negative of its own query.
         self.queue.enqueue(keys, samples, self.step)
         return {"loss": loss, **scores, "unreadable": self.unreadable(batch)}
+
+    def first_passes(self, batch_size):
+        """As many batches as fill the queue, if it is to be filled."""
+        return self.fill_queue * -(-self.queue.size // batch_size)
+
+    def first_pass(self, batch):
+        """Puts the keys of a batch into the queue, inside a replica.
+
+        Nothing learns, and the key encoder stays as it is, its BatchNorm's
+        moving statistics too: it begins equal to the query encoder.
+
+        Args:
+          batch: as of `train_step`.
+        """
+        _, key_view = self.normalized(batch)
+        with batch_norm.frozen_statistics():
+            key = self.encode(self.key_encoder, key_view)
+        keys, samples = shuffle.gather_keys(key, batch["index"])
+        keys = shuffle.unshuffle(keys, batch["order"])
+        self.queue.enqueue(keys, samples, self.step)
 
     def step_momentum(self):
         """m of Eq. 2 at this step."""

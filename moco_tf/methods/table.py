@@ -55,6 +55,7 @@ METHODS = {
             "mask_same_image": Field(bool, later=True),
             "batch_negatives": Field(bool, later=True),
             "momentum_warmup_epochs": Field(int, low=0, later=True),
+            "fill_queue": Field(bool, later=True),
             "shuffle": _SHUFFLE,
         },
         configs=(

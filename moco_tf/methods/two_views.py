@@ -97,6 +97,7 @@ class TwoViews(method.Method):
         recompute: bool = False,
         shuffle_keys: str = "none",
         probe: online_probe.OnlineProbe | None = None,
+        clip_norm: float = 0.0,
     ) -> None:
         """Builds the encoder; the arguments that all methods take.
 
@@ -112,12 +113,13 @@ class TwoViews(method.Method):
           jit_compile: whether XLA compiles the encoders.
           recompute: whether activations are made again on the way back.
           shuffle_keys: one of shuffle.KINDS. probe: OnlineProbe, or None.
+          clip_norm: float, largest norm of the gradient of a step; 0: any.
 
         Raises:
           ValueError: for a value outside its range, or a backbone that cannot
             be one.
         """
-        super().__init__(name, micro_batches, jit_compile, probe)
+        super().__init__(name, micro_batches, jit_compile, probe, clip_norm)
         self.refuse_micro_batches(name, micro_batches)
         encoder = encoders.make_encoder(backbone, head, dim, recompute)
         if shuffle_keys not in shuffle.KINDS:
@@ -155,6 +157,19 @@ class TwoViews(method.Method):
         for name, other in equal.items():
             cloning.copy_weights(getattr(self, other), getattr(self, name))
         return equal
+
+    def first_passes(self, batch_size):
+        """How many batches `first_pass` takes before the first step, an int.
+
+        Args:
+          batch_size: int, of all replicas together.
+        """
+        del batch_size
+        return 0
+
+    def first_pass(self, batch):
+        """What a method does with a batch before the first step."""
+        raise NotImplementedError(f"{type(self).__name__} has no first pass.")
 
     def normalized(self, batch):
         """Normalised images of both views; the key's in the stream's order."""

@@ -26,7 +26,8 @@ class BatchNorm(tf.keras.layers.Layer):
 
     Differences to keras.layers.BatchNormalization:
       * `training=True` uses the batch's statistics whatever `trainable` is: a
-        frozen key encoder still normalises by its batch.
+        frozen key encoder still normalises by its batch. A layer that is
+        `frozen` does not.
       * The moving statistics belong to the replica. They change without
         communication; reading and saving takes the first replica's (those of
         all are the same where they are synchronised).
@@ -48,6 +49,7 @@ class BatchNorm(tf.keras.layers.Layer):
         center=True,
         scale=True,
         synchronized=False,
+        frozen=False,
         **kwargs,
     ):
         """Checks the arguments.
@@ -61,6 +63,8 @@ class BatchNorm(tf.keras.layers.Layer):
           scale: whether there is a gamma.
           synchronized: whether training takes the statistics of the batches of
             all replicas together; `splits` must be 1 then.
+          frozen: whether training, too, normalises by the moving statistics,
+            which then stay as they are.
           **kwargs: of keras.layers.Layer (name, dtype, trainable).
 
         Raises:
@@ -89,6 +93,7 @@ class BatchNorm(tf.keras.layers.Layer):
         self.center = center
         self.scale = scale
         self.synchronized = synchronized
+        self.frozen = frozen
         self.supports_masking = True
 
     def build(self, input_shape):
@@ -143,6 +148,7 @@ class BatchNorm(tf.keras.layers.Layer):
             "center": self.center,
             "scale": self.scale,
             "synchronized": self.synchronized,
+            "frozen": self.frozen,
         }
 
     def _add_parameter(self, name, channels, initializer, wanted):
@@ -184,7 +190,7 @@ class BatchNorm(tf.keras.layers.Layer):
         return tf.ensure_shape(outputs, inputs.shape)
 
     def _normalize(self, images, training):
-        if not training:
+        if not training or self.frozen:
             return self._fused(
                 images, False, self.moving_mean, self.moving_variance
             )[0]

@@ -7,10 +7,11 @@ and a head, as a query or key encoder.
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
+from moco_tf import naming
 from moco_tf.models import (
     batch_norm,
     cloning,
@@ -21,6 +22,12 @@ from moco_tf.models import (
 
 RESNETS = {f"resnet{depth}": depth for depth in resnet.DEPTHS}
 KERAS_CV = "keras_cv:"  # before a name of keras_cv_backbones.BACKBONES
+
+# Parts of our ResNets that can be frozen, by the names of their layers.
+STAGES = {
+    "stem": re.compile(r"conv1|bn1"),
+    **{f"stage{n}": re.compile(rf"layer{n}\..*") for n in range(1, 5)},
+}
 
 # The last layer of a residual block of our ResNets.
 _BLOCK_END = re.compile(r"layer\d+\.\d+\.relu")
@@ -130,6 +137,47 @@ def feature_size(backbone):
             "keras.layers.Flatten() at its end."
         )
     return int(shape[-1])
+
+
+def check_stages(backbone: str, stages: Iterable[str]) -> None:
+    """Refuses to freeze what a backbone does not have.
+
+    Args:
+      backbone: its name. stages: to freeze.
+
+    Raises:
+      ValueError: naming the stages that there are.
+    """
+    if stages and backbone not in RESNETS:
+        raise ValueError(
+            "model.freeze knows the stages of the ResNets alone. Received "
+            f"{','.join(stages)!r} for {backbone!r}. Pass "
+            "--config.model.freeze= to train all of it."
+        )
+    for name in stages:
+        if name not in STAGES:
+            raise ValueError(
+                f"model.freeze must name stages: {', '.join(STAGES)}, with "
+                f"commas between. Received {name!r}. "
+                + naming.suggestion(name, STAGES)
+            )
+
+
+def freeze(backbone: tf.keras.Model, stages: Iterable[str]) -> None:
+    """Freezes stages of a ResNet, of both where there are two in a backbone.
+
+    Their variables are trained no more, and their BatchNorm uses its moving
+    statistics, which stay. Copies of the backbone are frozen likewise.
+
+    Args:
+      backbone: keras.Model, not called in training yet; changed in place.
+      stages: names of STAGES.
+    """
+    for layer in cloning.sublayers(backbone):
+        if any(STAGES[name].fullmatch(layer.name) for name in stages):
+            layer.trainable = False
+            if isinstance(layer, batch_norm.BatchNorm):
+                layer.frozen = True
 
 
 def make_encoder(backbone, head, dim, recompute=False):

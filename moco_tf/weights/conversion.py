@@ -90,7 +90,10 @@ def read_velocities(optimizer, encoder):
 
 
 def _velocity_variables(method):
-    """The optimiser's velocity of each parameter of the query encoder."""
+    """The optimiser's velocities of the query encoder's parameters, by name.
+
+    Frozen parameters have none.
+    """
     named = layouts.named_variables(method.query_encoder)
     by_variable = {
         weight.ref(): velocity
@@ -103,6 +106,7 @@ def _velocity_variables(method):
     return {
         name: by_variable[named[name].ref()]
         for name in parameters(method.query_encoder)
+        if named[name].ref() in by_variable
     }
 
 
@@ -117,7 +121,7 @@ def torch_optimizer(method, config):
     """The state dict of torch.optim.SGD over query and key encoder.
 
     The published code gives it both encoders' parameters; the key encoder's
-    get no gradient, so they have no velocity.
+    get no gradient, so they have no velocity; nor have frozen ones.
 
     Args:
       method: MoCo, with a MomentumSGD. config: of the run.
@@ -125,13 +129,16 @@ def torch_optimizer(method, config):
     Returns:
       dict, as optimizer.state_dict() of the published code.
     """
+    names = parameters(method.query_encoder)
+    velocities = _velocity_variables(method)
     state = {
         number: {
             "momentum_buffer": np.ascontiguousarray(
-                layouts.to_torch(variable.numpy())
+                layouts.to_torch(velocities[name].numpy())
             )
         }
-        for number, variable in enumerate(_velocity_variables(method).values())
+        for number, name in enumerate(names)
+        if name in velocities
     }
     group = {
         "lr": config.optimizer.learning_rate,
@@ -139,7 +146,7 @@ def torch_optimizer(method, config):
         "dampening": 0,
         "weight_decay": config.optimizer.weight_decay,
         "nesterov": False,
-        "params": list(range(2 * len(state))),
+        "params": list(range(2 * len(names))),
     }
     return {"state": state, "param_groups": [group]}
 

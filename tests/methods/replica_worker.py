@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.methods import moco, online_probe, shuffle
-from moco_tf.models import batch_norm
+from moco_tf.models import batch_norm, encoder
 from moco_tf.training import distribution, optimizers
 from tests import reference_check
 from tools import gpu_placement
@@ -21,6 +21,7 @@ from tools import gpu_placement
 CASES = ("gather", "address", "batch_negatives", "probe")
 BATCH = 8  # G
 STEPS = 4
+CLIP = 0.1  # far below the norm of the first gradients
 QUEUE = 21  # not a multiple of the batch: the ring wraps within a step
 
 
@@ -85,25 +86,36 @@ def run_exchange(strategy):
 
 
 def make_method(case="gather", groups=1):
-    """A tiny MoCo with BatchNorm, for 8 x 8 images."""
+    """A tiny MoCo with BatchNorm, for 8 x 8 images.
+
+    Of the case "start" the stem is frozen and gradients are clipped.
+    """
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
-    images = tf.keras.Input([8, 8, 3])
-    features = layers.Conv2D(6, 3, 2, use_bias=False, name="conv")(images)
+    images = features = tf.keras.Input([8, 8, 3])
+    if case == "start":
+        features = layers.Conv2D(3, 3, padding="same", name="conv1")(images)
+        features = batch_norm.BatchNorm(groups, name="bn1")(features)
+    features = layers.Conv2D(6, 3, 2, use_bias=False, name="conv")(features)
     features = batch_norm.BatchNorm(groups, name="bn")(features)
     features = layers.GlobalAveragePooling2D()(layers.ReLU()(features))
     probe = None
     if case == "probe":
         labels = online_probe.Labels(np.arange(100 * STEPS) % 4 - 1, 3)
         probe = online_probe.OnlineProbe(6, labels, rate=1.0)
+    backbone = tf.keras.Model(images, features)
+    if case == "start":
+        encoder.freeze(backbone, ["stem"])
     method = moco.MoCo(
-        tf.keras.Model(images, features),
+        backbone,
         dim=5,
         queue_size=QUEUE,
         momentum=0.9,
         temperature=0.5,
         shuffle_keys="address" if case == "address" else "gather",
         batch_negatives=case == "batch_negatives",
+        fill_queue=case == "start",
+        clip_norm=CLIP if case == "start" else 0.0,
         probe=probe,
     )
     method.compile(optimizers.MomentumSGD(0.1, 0.9, 1e-3))
@@ -159,6 +171,50 @@ def train(method, strategy, case):
     return results
 
 
+def fill(method, strategy):
+    """Fills the queue before the first step; what each replica holds then."""
+    world = strategy.num_replicas_in_sync
+    batches = reference_check.iterator(
+        {"batch": BATCH, "world": world}, strategy, steps("gather")
+    )
+
+    @tf.function(autograph=False)
+    def show(batch):
+        strategy.run(method.first_pass, args=(batch,))
+
+    for _ in range(method.first_passes(BATCH)):
+        show(next(batches))
+    results = {
+        f"filled_{name}": copies(strategy, getattr(method.queue, name))
+        for name in ("keys", "samples", "steps", "pointer")
+    }
+    for side in ("query", "key"):
+        parts = getattr(method, f"{side}_encoder").backbone.weights
+        parts = [
+            copies(strategy, weight).reshape(world, -1) for weight in parts
+        ]
+        results[f"filled_{side}"] = np.concatenate(parts, axis=1)
+    return results
+
+
+def frozen(method):
+    """Values of the stem of both encoders, one after another."""
+    layers = [
+        encoder.backbone.get_layer(name)
+        for encoder in (method.query_encoder, method.key_encoder)
+        for name in ("conv1", "bn1")
+    ]
+    values = [w.numpy().reshape(-1) for layer in layers for w in layer.weights]
+    return np.concatenate(values)
+
+
+def start(method, strategy):
+    """Fills the queue and trains; what each replica holds."""
+    before = frozen(method)
+    results = fill(method, strategy) | train(method, strategy, "gather")
+    return results | {"frozen": np.stack([before, frozen(method)])}
+
+
 def copies(strategy, variable):
     """A variable's value on each replica, [R, ...]."""
     values = strategy.experimental_local_results(variable)
@@ -186,6 +242,10 @@ def main(world, path):
             method = make_method(case)
         result = train(method, strategy, case)
         results |= {f"{case}_{name}": v for name, v in result.items()}
+    with strategy.scope():
+        method = make_method("start")
+    result = start(method, strategy)
+    results |= {f"start_{name}": v for name, v in result.items()}
     np.savez(path, refusal=refusal(strategy), **results)
 
 

@@ -1,4 +1,4 @@
-"""Micro-batches, XLA and float16: the step stays Algorithm 1."""
+"""Micro-batches, XLA, float16, clipping: the step stays Algorithm 1."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from moco_tf.models import batch_norm
 from moco_tf.training import optimizers
 
 BATCH, GROUPS = 8, 4
+RATE, DECAY = 0.05, 1e-3
 layers = tf.keras.layers
 
 
@@ -23,7 +24,14 @@ def _backbone(splits, dtype="float32"):
     return tf.keras.Model(images, x)
 
 
-def _method(count=1, symmetric=False, jit_compile=False, dtype="float32"):
+def _method(
+    count=1,
+    symmetric=False,
+    jit_compile=False,
+    dtype="float32",
+    clip_norm=0.0,
+    optimizer=None,
+):
     tf.keras.utils.set_random_seed(0)
     method = moco.MoCo(
         _backbone(GROUPS // count, dtype),
@@ -33,10 +41,13 @@ def _method(count=1, symmetric=False, jit_compile=False, dtype="float32"):
         symmetric=symmetric,
         micro_batches=count,
         jit_compile=jit_compile,
+        clip_norm=clip_norm,
     )
-    optimizer = optimizers.MomentumSGD(0.05, 0.9, 1e-3)
-    if dtype == "mixed_float16":
-        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    if optimizer is None:
+        optimizer = optimizers.MomentumSGD(RATE, 0.9, DECAY)
+        if dtype == "mixed_float16":
+            mixed = tf.keras.mixed_precision
+            optimizer = mixed.LossScaleOptimizer(optimizer)
     method.compile(optimizer)
     return method
 
@@ -194,6 +205,83 @@ def test_float16_skips_a_step_whose_gradient_overflows():
     batch = _batch()
     bright = batch["query"].astype(np.float32)
     bright[0] = np.inf
+    key = batch["key"].astype(np.float32)
+    _train(method, 1, batch | {"query": bright, "key": key})
+    for weight, old in zip(method.trained_variables(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert float(method.optimizer.loss_scale) == scale / 2
+
+
+def _trained(method, steps=1):
+    """Values of the trained variables before and after some steps."""
+    before = [w.numpy() for w in method.trained_variables()]
+    _train(method, steps)
+    return before, [w.numpy() for w in method.trained_variables()]
+
+
+@pytest.fixture(scope="module")
+def first_step():
+    """Weights before a step that is not clipped, its gradients, and after."""
+    before, after = _trained(_method())
+    gradients = [
+        (old.astype(np.float64) - new) / RATE - DECAY * old
+        for old, new in zip(before, after, strict=True)
+    ]
+    return before, gradients, after
+
+
+def _norm(gradients):
+    return np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_clipped_gradients_have_the_largest_norm_together(first_step, count):
+    before, gradients, _ = first_step
+    largest = 0.3 * _norm(gradients)
+    _, after = _trained(_method(count, clip_norm=largest))
+    for old, gradient, new in zip(before, gradients, after, strict=True):
+        # Alg. 1 of arXiv:1211.5063, then SGD; the decay is not clipped.
+        expected = old - RATE * (0.3 * gradient + DECAY * old)
+        np.testing.assert_allclose(new, expected, atol=3e-6)
+
+
+def test_a_gradient_of_a_smaller_norm_keeps_its_bits(first_step):
+    _, gradients, expected = first_step
+    _, after = _trained(_method(clip_norm=2.0 * _norm(gradients)))
+    for new, old in zip(after, expected, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("lars", "float32"),
+        ("lamb", "mixed_float16"),
+        ("sgdw", "float32"),
+        ("adam", "mixed_float16"),
+    ],
+)
+def test_other_optimisers_take_clipped_gradients(first_step, name, dtype):
+    largest = 0.3 * _norm(first_step[1])
+    optimizer = optimizers.make_optimizer(name, 0.01, 0.9, 1e-4)
+    if dtype == "mixed_float16":
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    clipped = _method(dtype=dtype, clip_norm=largest, optimizer=optimizer)
+    before, after = _trained(clipped)
+    assert all(np.isfinite(new).all() for new in after)
+    assert all(
+        (new != old).any() for new, old in zip(after, before, strict=True)
+    )
+
+
+def test_a_clipped_step_in_float16_is_skipped_where_it_overflows():
+    method = _method(dtype="mixed_float16", clip_norm=1e-3)
+    _train(method, 1)
+    scale = float(method.optimizer.loss_scale)
+    batch = _batch()
+    bright = batch["query"].astype(np.float32)
+    bright[0] = np.inf
+    before = [w.numpy() for w in method.trained_variables()]
     key = batch["key"].astype(np.float32)
     _train(method, 1, batch | {"query": bright, "key": key})
     for weight, old in zip(method.trained_variables(), before, strict=True):

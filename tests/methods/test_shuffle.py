@@ -133,6 +133,47 @@ def test_a_probe_changes_no_bit_of_the_method_on_any_replica(replicas):
         )
 
 
+@pytest.fixture(scope="module")
+def started(replicas):
+    """What one replica computes with a filled queue, a frozen stem, clipping,
+    and what several do."""
+    method = replica_worker.make_method("start", replicas["count"])
+    one = replica_worker.start(method, tf.distribute.get_strategy())
+    return one, {name: replicas[f"start_{name}"] for name in one}
+
+
+def test_a_queue_is_filled_by_the_images_and_nothing_learns(started):
+    for result in started:
+        np.testing.assert_array_equal(
+            result["filled_query"][0], result["filled_key"][0]
+        )
+        expected = np.zeros(replica_worker.QUEUE, int)
+        for number in range(24):  # three batches: the last keys wrap around
+            place, slot = divmod(number, replica_worker.BATCH)
+            expected[number % len(expected)] = 100 * place + slot
+        np.testing.assert_array_equal(result["filled_samples"][0], expected)
+        assert result["filled_pointer"][0] == 24 % replica_worker.QUEUE
+        assert (result["filled_steps"] == 0).all()
+        lengths = np.linalg.norm(result["filled_keys"][0], axis=1)
+        np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
+
+
+def test_a_start_is_that_of_one_replica_on_several(started):
+    one, several = started
+    for name in ("filled_keys", "keys"):
+        np.testing.assert_allclose(several[name][0], one[name][0], atol=1e-5)
+    np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5)
+    for name in [name for name in one if name.startswith("weight")]:
+        np.testing.assert_allclose(
+            several[name][0], one[name][0], atol=1e-5, err_msg=name
+        )
+        for copy in several[name][1:]:
+            np.testing.assert_array_equal(copy, several[name][0])
+    for result in started:
+        np.testing.assert_array_equal(*result["frozen"])
+        assert result["unexpected"].tolist() == []
+
+
 def test_batch_norm_of_keras_is_refused_on_replicas(replicas):
     message = str(replicas["refusal"])
     assert "theirs" in message
