@@ -247,6 +247,7 @@ COMMANDS = {
         required=("path",),
         examples=(
             "prepare --source=folder:photos --path=photos.prepared",
+            "prepare --source=folder:photos --path=photos.jpegs --format=jpeg",
             "prepare --path=photos.prepared --verify",
         ),
     ),
