@@ -178,9 +178,9 @@ def train(
       images: a folder, or any source ("list:FILE", "tfds:NAME/SPLIT",
         "shapes:train"); "": the one of the preset, or of the run that is there.
       workdir: folder of the run. A run that is there goes on.
-      preset: name or .py file of a configuration; "": the run's own, or
-        moco_v2_imagenet with the changes, which are printed, that the number of
-        images demands by the rules of `moco-tf doctor`.
+      preset: name or file of a configuration; "" or "auto": the run's own, or
+        one that is chosen for images and devices by the rules of docs/auto.md,
+        printed, and kept as preset.py in the workdir.
       devices, deterministic, extend: as the flags of the command pretrain.
       fields: of the configuration, by name (epochs=20), as section.name in a
         dict (optimizer={"momentum": 0.9}) where the name alone could be
@@ -208,10 +208,14 @@ def train(
 
     workdir = paths.expand(workdir)
     with printed.copied():
-        config = keywords.of_run(images, workdir, preset, fields)
         strategy = _strategy(devices, deterministic)
+        config, text = keywords.of_run(
+            images, workdir, preset, fields, strategy
+        )
         try:
-            pretrain.pretrain(config, workdir, strategy, extend=extend)
+            pretrain.pretrain(
+                config, workdir, strategy, extend=extend, preset=text
+            )
         except KeyboardInterrupt:
             words = "Interrupted, and saved: the same call goes on."
             print(f"\n{words}")

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import math
 import pathlib
 import re
@@ -9,10 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
+import yaml
 
 from moco_tf import config_schema, naming, paths
 from moco_tf.methods import table
 
+AUTO = "auto"  # in the place of a name: doctor/rules.py chooses at the start
+_ENDINGS = (".py", ".yaml", ".yml", ".json")
 _PACKAGE = pathlib.Path(__file__).parent
 # A line of configs/_base.py: of a section, or of a field with its comment.
 _BASE_LINE = re.compile(r"(?m)^ +(\w+)=dict\($|^ +(\w+)=.*?,  # (.*)$")
@@ -59,8 +63,9 @@ def load(
     """Loads a configuration by name or by path, locked.
 
     Args:
-      name: "moco_cifar10", or the path of a file that ends in .py and defines
-        get_config().
+      name: "moco_cifar10", or the path of a file: of Python (.py), which
+        defines get_config(); of YAML (.yaml, .yml) or JSON, whose fields count
+        over those of the base; or the config.json of a run.
       overrides: dict "section.key" -> text of the command line.
       command: key of config_schema.TABLES, whose fields it must hold.
 
@@ -72,7 +77,7 @@ def load(
         value of another type or out of its range.
     """
     overrides = overrides or {}
-    values = flatten(_read(_find(name, command)).to_dict())
+    values = _read(_find(name, command), command)
     if "method" in overrides and command == "pretrain":
         raise ValueError(
             "config.method has a section of its own fields and cannot be "
@@ -195,7 +200,7 @@ def learning_rate(config: ml_collections.ConfigDict) -> float:
 def _find(name, command):
     """The file of a configuration's name or path."""
     path = paths.expand(name)
-    if path.suffix == ".py" or len(path.parts) > 1:
+    if path.suffix in _ENDINGS or len(path.parts) > 1:
         if path.is_file():
             return path
         raise ValueError(f"--config names a file that is not there: {path}.")
@@ -208,13 +213,15 @@ def _find(name, command):
     )
 
 
-def _read(path):
-    """Runs a configuration file: its get_config()."""
-    if path.suffix != ".py":
+def _read(path, command):
+    """The fields of a file, "section.key" -> value of any type."""
+    if path.suffix not in _ENDINGS:
         raise ValueError(
-            "A configuration must be a file whose name ends in .py. Received "
-            f"{str(path)!r}. Rename it."
+            "A configuration must be a file whose name ends in "
+            f"{', '.join(_ENDINGS)}. Received {str(path)!r}. Rename it."
         )
+    if path.suffix != ".py":
+        return _read_fields(path, command)
     try:
         config = _module(path).get_config()
     except Exception as error:  # the file is the user's: say where, and what
@@ -226,7 +233,51 @@ def _read(path):
             f"get_config() of {path} must return a ConfigDict. Received "
             f"{type(config).__name__}."
         )
-    return config
+    return flatten(config.to_dict())
+
+
+def _read_fields(path, command):
+    """The fields of a file of YAML or JSON, over those of the base.
+
+    The config.json of a run has all, and where its sources lay.
+    """
+    read = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        tree = read(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{path} must be {kind}. {error}. Mend it.") from error
+    if not isinstance(tree, dict):
+        raise ValueError(
+            f"{path} must hold sections of fields, as train: {{epochs: 20}}. "
+            f"Received {type(tree).__name__}. Write the fields by their names."
+        )
+    if isinstance(tree.get("config"), dict):  # of a run
+        if tree.get("command", command) != command:
+            raise ValueError(
+                f"{path} must be of the command {command}. Received one of "
+                f"{tree['command']}. Give that of another folder."
+            )
+        values = flatten(tree["config"])
+        return values | tree.get("sources", {})
+    values = flatten({str(name): part for name, part in tree.items()})
+    base = values.get("method", "moco") if command == "pretrain" else command
+    defaults = flatten(_base_tree(base))
+    fields = _fields(values, command)
+    for name, value in values.items():
+        if isinstance(value, str) and name in fields:  # as 1e-4 of YAML
+            values[name] = config_schema.parse(fields, name, value)
+    return defaults | values
+
+
+def auto_base(given: Mapping[str, str]) -> str:
+    """The preset whose fields may be given to --config=auto.
+
+    Args:
+      given: dict "section.key" -> text of the command line.
+    """
+    pairs = given.get("data.source", "").startswith("pairs:")
+    return "cmc_imagenet" if pairs else "moco_v2_imagenet"
 
 
 def _module(path):

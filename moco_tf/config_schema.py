@@ -260,15 +260,20 @@ def _inside(value, field):
     )
 
 
-def check_relations(config, replicas):
-    """Refuses fields that do not go together, on this number of replicas."""
-    batch, groups = config.train.batch_size, config.model.bn_groups
+def check_source(config):
+    """Refuses a configuration that names no images."""
     if not config.data.source:
         raise ValueError(
             "config.data.source must name the images to train on. Received "
             "''. Pass --config.data.source=folder:DIR (or list:FILE, "
             "tfds:NAME/SPLIT, shapes:train)."
         )
+
+
+def check_relations(config, replicas):
+    """Refuses fields that do not go together, on this number of replicas."""
+    batch, groups = config.train.batch_size, config.model.bn_groups
+    check_source(config)
     _check_divisors(config, replicas)
     if batch // groups < 2:
         remedy = _larger_groups(config, replicas)

@@ -39,6 +39,19 @@ def count(workers: int = 1, root: Any = "/") -> int:
     return max(1, math.ceil(quota) if quota < allowed else int(allowed))
 
 
+def multiply_bfloat16(root: Any = "/") -> bool:
+    """Whether the cores have instructions for products of bfloat16.
+
+    Args:
+      root: folder that holds proc/.
+    """
+    try:
+        text = (pathlib.Path(root) / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(text.split()))
+
+
 def _groups(root):
     """Folders of this process's control groups, the innermost first.
 

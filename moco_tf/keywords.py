@@ -6,10 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf import config_schema, workdirs
+from moco_tf import config_schema, paths, records, workdirs
 from moco_tf.methods import table
 
-_PRESET = "moco_v2_imagenet"  # changed by the doctor's rules where it must be
 # Where the name of a field alone is looked up first: what is trained.
 _TRAINED = ("data", "model", "optimizer", "schedule", "train")
 _SOURCES = ("data.source", "data.train", "data.test", "knn.bank", "knn.query")
@@ -22,67 +21,67 @@ def spec(images):
     return f"folder:{text}" if is_folder else text
 
 
-def of_run(images, workdir, preset, fields):
-    """The configuration of a pre-training: a preset's, or its own, or fitted.
+def of_run(images, workdir, preset, fields, strategy=None):
+    """The configuration of a pre-training: a preset's, its own, or chosen.
 
     Args:
       images: folder or source; "" = as configured.
       workdir: pathlib.Path; a run that is there keeps its configuration, where
         no preset is named.
-      preset: name or path, or "". fields: keyword -> value.
+      preset: name or path, "auto", or "": "auto". fields: keyword -> value.
+      strategy: tf.distribute.Strategy of the run, which a choice looks at.
 
     Returns:
-      ConfigDict.
+      ConfigDict, and the text of its preset file; "": it was not chosen here.
 
     Raises:
       ValueError: as of configs.load.
 
-    Side effects: prints what was changed for the number of images.
+    Side effects: prints what is chosen or kept.
     """
     if os.fspath(images):
         fields = {"data.source": images, **fields}
-    if preset:
+    if preset and preset != configs.AUTO:
         known = configs.flatten(configs.load(preset).to_dict())
-        return configs.load(preset, _overrides(known, fields))
+        return configs.load(preset, _overrides(known, fields)), ""
     if os.path.lexists(workdir / "config.json"):
-        values = configs.flatten(workdirs.load_saved(workdir).to_dict())
-        for name, text in _overrides(values, fields).items():
-            method = table.fields(values["method"])
-            values[name] = config_schema.parse(method, name, text)
-        return configs.build(values)
-    known = configs.flatten(configs.load(_PRESET).to_dict())
-    overrides = _overrides(known, fields)
-    return _fitted(configs.load(_PRESET, overrides), frozenset(overrides))
+        known = configs.flatten(workdirs.load_saved(workdir).to_dict())
+        return of_saved(workdir, _overrides(known, fields)), ""
+    source = spec(fields.get("data.source", ""))
+    base = configs.auto_base({"data.source": source})
+    known = configs.flatten(configs.load(base).to_dict())
+    from moco_tf.doctor import auto
+
+    return auto.start(_overrides(known, fields), strategy)
 
 
-def _fitted(config, given):
-    """A configuration with what the doctor's rules change for the images.
+def of_saved(workdir, overrides):
+    """The configuration of the run in a workdir, with overrides.
 
     Args:
-      config: ConfigDict. given: names of fields that stay as they are.
+      workdir: path; None and "": none.
+      overrides: dict "section.field" -> text.
 
-    Side effects: prints the changes.
+    Returns:
+      ConfigDict; None where there is no run.
+
+    Raises:
+      ValueError: for a field that is not there, or a damaged config.json.
+
+    Side effects: prints that it is kept.
     """
-    from moco_tf import plan
-    from moco_tf.doctor import recipe
-
-    count = len(plan.open_source(config, config.data.source))
-    values = configs.flatten(config.to_dict())
-    print(f"{_PRESET} for {count} images:")
-    for _ in range(8):  # a change may ask for another
-        config = configs.build(values)
-        rows = recipe.training_rows(config, count)
-        changes = {
-            name: (value, row.finding)
-            for row in rows
-            for name, value in row.overrides.items()
-            if name not in given
-        }
-        if not changes:
-            break
-        for name, (value, why) in changes.items():
-            print(f"  {name} {value!r}, it was {values[name]!r}: {why}")
-            values[name] = value
+    if not workdir or not os.path.lexists(os.path.join(workdir, "config.json")):
+        return None
+    values = configs.flatten(workdirs.load_saved(workdir).to_dict())
+    for name, text in overrides.items():
+        method = table.fields(values["method"])
+        values[name] = config_schema.parse(method, name, text)
+    how = "it began with"
+    if records.was_chosen(workdir):
+        how = f"was chosen at its first start ({records.PRESET})"
+    print(
+        f"The run in {paths.shown(workdir)} keeps the configuration that {how}."
+    )
     return configs.build(values)
 
 

@@ -41,6 +41,7 @@ def pretrain(
     extend: bool = False,
     guard: watchdog.Guard | None = None,
     profile_steps: Sequence[int] = (),
+    preset: str = "",
 ) -> tf.keras.Model:
     """Trains, or goes on training, the encoder that a configuration describes.
 
@@ -56,6 +57,7 @@ def pretrain(
       guard: Guard of this process; None: a process on its own, whose signals
         are left alone.
       profile_steps: first and last step (from 1) to trace, or ().
+      preset: text of the preset file of a chosen configuration; "": none.
 
     Returns:
       the Method, trained.
@@ -94,6 +96,7 @@ def pretrain(
                 workdir,
                 data.fingerprint,
                 listings=[("images", data.images)],
+                preset=preset,
             )
             if words := data.describe():
                 print(words)

@@ -5,6 +5,8 @@ import pathlib
 
 from moco_tf import paths, state_files
 
+PRESET = "preset.py"  # of a configuration that was chosen (doctor/auto.py)
+
 
 def read_saved(workdir):
     """Reads config.json: a dict with the configuration and what goes with it.
@@ -18,6 +20,13 @@ def read_saved(workdir):
         words = "is not the config.json of a run: it has no configuration"
         raise state_files.Damaged(path, words, way_back(workdir))
     return saved
+
+
+def was_chosen(workdir):
+    """Whether the run in a workdir, if there is one, began with auto."""
+    if not os.path.lexists(os.path.join(workdir, "config.json")):
+        return False
+    return bool(read_saved(workdir).get("chosen", False))
 
 
 def read_starts(workdir):

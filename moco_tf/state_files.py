@@ -187,6 +187,12 @@ def write_json(path, value, with_format=False):
         part.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def write_text(path, text):
+    """Writes a file of text in ASCII, complete or not at all."""
+    with filesystem.atomic_file(path) as part:
+        part.write_text(text, encoding="ascii")
+
+
 def read_table(path, columns):
     """Reads a CSV file that has a header.
 

@@ -2,6 +2,7 @@
 
     lock               the process that writes here, while it does
     config.json        the configuration, the data's fingerprint, the command
+    preset.py          the configuration as a preset file, where it was chosen
     images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
     log.txt            what every start printed (monitoring/printed.py)
@@ -173,7 +174,13 @@ def check(
 
 
 def save(
-    config, workdir, fingerprint="", command="pretrain", encoder="", listings=()
+    config,
+    workdir,
+    fingerprint="",
+    command="pretrain",
+    encoder="",
+    listings=(),
+    preset="",
 ):
     """Writes config.json, and this start's entry of environment.json.
 
@@ -181,9 +188,13 @@ def save(
       config, workdir, fingerprint, command, encoder: as of `check`.
       listings: (name, Listing or None) of each source; a run keeps those of
         its first start.
+      preset: text of preset.py, of a configuration that was chosen; "": none.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    chosen = bool(preset) or records.was_chosen(workdir)
+    if preset:
+        state_files.write_text(workdir / records.PRESET, preset)
     for name, images in listings:
         path = workdir / f"{name}.npz"
         if images:  # none where the file has them
@@ -204,6 +215,7 @@ def save(
         "workdir": os.path.abspath(workdir),
         # As they can be opened from any folder.
         "sources": {name: specs.absolute(values[name]) for name in names},
+        "chosen": chosen,
         "config": config.to_dict(),
     }
     path = workdir / "environment.json"

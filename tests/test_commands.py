@@ -112,7 +112,10 @@ def check_moco_tf(words):
         return  # an answer that needs no configuration
     if "config" in options and name != "import-weights":
         table = name if name in configs.config_schema.TABLES else "pretrain"
-        if options.config or table == name:
+        chosen = name == "pretrain" or (name == "doctor" and not options.report)
+        if chosen and options.config in (None, configs.AUTO):
+            configs.load(configs.auto_base(overrides), overrides)
+        elif options.config or table == name:
             configs.load(options.config or name, overrides, table)
         else:  # as the doctor does for a report
             assert not overrides, "fields without --config"

@@ -1,10 +1,11 @@
+import json
 import re
 
 import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import config_schema, plan
+from moco_tf import config_schema, plan, workdirs
 from moco_tf.data import augmentation, views
 from moco_tf.methods import dictionaries, table
 from moco_tf.models import heads, inputs, resnet
@@ -480,5 +481,69 @@ def test_a_method_refuses_what_it_cannot_honour(recipe, overrides, message):
 def test_a_file_of_another_ending_is_refused(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("")
-    with pytest.raises(ValueError, match=r"ends in \.py\. Received .*mine.txt"):
+    with pytest.raises(
+        ValueError, match=r"ends in \.py, .*Received .*mine.txt"
+    ):
         configs.load(str(path))
+
+
+YAML = """
+data: {source: shapes:train}
+model:
+  width: 0.5
+train.epochs: 7
+optimizer:
+  weight_decay: 1e-5
+schedule: {name: cosine, milestones: [3, 4]}
+"""
+
+
+def test_yaml_and_json_count_over_the_base(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(YAML)
+    config = configs.load(path, {"train.batch_size": "64"})
+    assert config.model.width == 0.5 and config.train.epochs == 7
+    assert config.optimizer.weight_decay == 1e-5  # text, to YAML
+    assert config.schedule.milestones == (3, 4)
+    assert config.train.batch_size == 64
+    assert config.moco == configs.load("moco_v1_imagenet").moco
+    tree = {"method": "byol", "byol": {"momentum": 0.5}}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(tree))
+    config = configs.load(path)
+    assert config.method == "byol" and config.byol.momentum == 0.5
+
+
+def test_the_config_json_of_a_run_is_a_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configs.load("simclr_cifar10", {"data.source": "folder:a"})
+    workdirs.save(config, tmp_path / "run")
+    monkeypatch.chdir("/")
+    again = configs.load(tmp_path / "run" / "config.json")
+    assert again.data.source == f"folder:{tmp_path / 'a'}"  # from anywhere
+    with again.unlocked():
+        again.data.source = "folder:a"
+    assert again.to_dict() == config.to_dict()
+    with pytest.raises(ValueError, match="of the command linear. Received"):
+        configs.load(tmp_path / "run" / "config.json", {}, "linear")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("train: {epoks: 3}", "no field config.train.epoks. Did you mean"),
+        ("train: {epochs: many}", "config.train.epochs must be a whole number"),
+        ("train: {epochs: 0}", "config.train.epochs must be at least 1"),
+        ("train: {epochs: null}", "config.train.epochs must be a whole number"),
+        ("train: 3", "no field config.train"),
+        ("- 3", "must hold sections of fields.*Received list"),
+        ("a: [", "mine.yaml must be YAML"),
+        ("method: mocco", "config.method must name a method.*'moco'"),
+        ("a: !!python/object/apply:os.getcwd []", "mine.yaml must be YAML"),
+    ],
+)
+def test_a_slip_in_yaml_is_refused_by_its_field(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        configs.load(path)

@@ -4,14 +4,21 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import keywords
+from moco_tf import keywords, workdirs
 from moco_tf.cli import main as cli
+from moco_tf.doctor import devices, rules
+from tests.doctor import photographs
 
 
 def of_run(**fields):
-    return keywords.of_run("shapes:train", pathlib.Path(), "quickstart", fields)
+    config, text = keywords.of_run(
+        "shapes:train", pathlib.Path(), "quickstart", fields
+    )
+    assert text == ""
+    return config
 
 
 def test_a_field_is_named_alone_where_one_has_its_name():
@@ -79,15 +86,38 @@ def test_what_the_command_refuses_is_refused_in_its_words(
     assert said == f"moco-tf: error: {refused.value}"
 
 
-def test_without_a_preset_the_rules_of_the_doctor_choose(tmp_path, capsys):
-    (tmp_path / "images").mkdir()
-    for number in range(400):
-        (tmp_path / f"images/{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    config = keywords.of_run(
-        tmp_path / "images", tmp_path / "run", "", {"batch_size": 32}
-    )
-    assert config.train.batch_size == 32  # the user's stays
-    assert config.moco.queue_size == 32
+def test_without_a_preset_the_rules_choose_and_a_run_keeps_its_own(
+    tmp_path, capsys, monkeypatch
+):
+    photographs.write(tmp_path / "images", 60)
+    timed = []
+
+    def trial(config, *_):
+        timed.append(config.train.batch_size)
+        return devices.Trial(0.5, 0.0, 1.0, 5, None)
+
+    monkeypatch.setattr(devices, "run_trial", trial)
+    monkeypatch.setattr(rules.resources.Forecast, "__call__", lambda *_: 10**9)
+    strategy = tf.distribute.get_strategy()
+    workdir, fields = tmp_path / "run", {"moco": {"queue_size": 32}}
+
+    def of_run():
+        images = tmp_path / "images"
+        return keywords.of_run(images, workdir, "", fields, strategy)
+
+    config, text = of_run()
+    assert config.moco.queue_size == 32  # the user's stays
+    assert timed == [config.train.batch_size] == [16]
     said = capsys.readouterr().out
-    assert said.startswith("moco_v2_imagenet for 400 images:\n")
-    assert "  moco.queue_size 32, it was 65536: " in said
+    assert said.startswith("--config=auto: 60 images, short side 72 px")
+    assert "  train.batch_size" in said and "too few: start from weights" in said
+    # As a preset file, and as the run that is there.
+    workdirs.save(config, workdir, preset=text)
+    again = configs.load(workdir / "preset.py")
+    assert again.to_dict() == config.to_dict()
+    kept, text = of_run()
+    assert kept.to_dict() == config.to_dict() and text == ""
+    assert "was chosen at its first start (preset.py)." in (
+        capsys.readouterr().out
+    )
+    assert len(timed) == 1

@@ -192,11 +192,16 @@ def _read_seconds(text):
     return value
 
 
-CONFIG = path("config", None, "name or .py file of a configuration")
+CONFIG = path(
+    "config",
+    None,
+    "a configuration's name or file: .py, .yaml, .json; that of a run",
+)
+CONFIG_OR_AUTO = CONFIG._replace(
+    purpose=f"{CONFIG.purpose}; auto, or none: chosen for images and devices"
+)
 SHOW_CONFIG = boolean(
-    "show_config",
-    "print every field and its origin, and end",
-    needs=("config",),
+    "show_config", "print every field and its origin, and end", needs=()
 )
 WORKDIR = path("workdir", None, "folder of the run")
 CHECKPOINT = path(

@@ -8,7 +8,7 @@ import traceback
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import config_schema, paths
+from moco_tf import config_schema, keywords, paths
 from moco_tf.cli import (
     completion,
     evaluation,
@@ -23,18 +23,13 @@ from moco_tf.monitoring import printed
 
 
 def _pretrain(options, config):
-    profile_steps = options.profile_steps
-    if len(profile_steps) not in (0, 2):
-        text = ",".join(str(step) for step in profile_steps)
-        raise flags.UsageError(
-            "--profile_steps takes a first and a last step. Received "
-            f"{text!r}. Pass, for example, 10,20."
-        )
+    profile_steps = _profile_steps(options)
     cluster = None
     if options.cluster == "auto":
         cluster = membership.find(
             os.environ, options.workers, options.worker_index
         )
+    runs.check_chosen(config, cluster)
     with quiet.imports(options.verbose):
         from moco_tf import pretrain
         from moco_tf.training import distribution
@@ -67,6 +62,7 @@ def _pretrain(options, config):
             devices=kinds or "",
         ) as (strategy, guard),
     ):
+        config, preset = _choose(config, strategy)
         pretrain.pretrain(
             config,
             options.workdir,
@@ -74,11 +70,33 @@ def _pretrain(options, config):
             extend=options.extend,
             guard=guard,
             profile_steps=profile_steps,
+            preset=preset,
         )
     if options.report and (cluster is None or cluster.is_chief):
         with quiet.imports(options.verbose):
             from moco_tf.reporting import page
         page.finish(options.workdir, _program())
+
+
+def _profile_steps(options):
+    """The first and the last step to trace, or ()."""
+    steps = options.profile_steps
+    if len(steps) not in (0, 2):
+        text = ",".join(str(step) for step in steps)
+        raise flags.UsageError(
+            "--profile_steps takes a first and a last step. Received "
+            f"{text!r}. Pass, for example, 10,20."
+        )
+    return steps
+
+
+def _choose(config, strategy):
+    """A configuration, and the text of its preset file where it is chosen."""
+    if not isinstance(config, dict):
+        return config, ""
+    from moco_tf.doctor import auto
+
+    return auto.start(config, strategy)
 
 
 def _program():
@@ -93,7 +111,7 @@ _PRETRAIN = flags.Command(
     run=_pretrain,
     purpose="train an encoder without labels; run it again to go on",
     flags=(
-        flags.CONFIG,
+        flags.CONFIG_OR_AUTO,
         flags.SHOW_CONFIG,
         flags.WORKDIR,
         flags.DEVICES,
@@ -117,7 +135,7 @@ _PRETRAIN = flags.Command(
         flags.COMMUNICATION,
         flags.DETERMINISTIC,
     ),
-    required=("config", "workdir"),
+    required=("workdir",),
     examples=(
         "pretrain --config=quickstart --workdir=runs/quickstart --report",
         "pretrain --config=moco_v2_imagenet "
@@ -233,6 +251,8 @@ def _help(name, options):
     """The help of a command, with the fields of the configuration typed."""
     command = COMMANDS[name]
     config = options.config if command.has("config") else ""
+    if config == configs.AUTO:
+        config = ""  # its fields are any preset's
     try:
         return usage.command_usage(
             name, command, config or "", options.help == "fields"
@@ -241,12 +261,43 @@ def _help(name, options):
         raise flags.UsageError(str(error)) from error
 
 
+def _chooses(name, options):
+    """Whether the configuration is to be chosen for images and devices."""
+    if name == "pretrain" or (name == "doctor" and not options.report):
+        return options.config in (None, configs.AUTO)
+    return name == "doctor" and options.config == configs.AUTO
+
+
+def _given(options, overrides):
+    """That of the run in the workdir, or else what was typed, a dict."""
+    if "show_config" in options and options.show_config:
+        raise flags.UsageError(
+            "--config must be given, to be shown. What auto chooses, moco-tf "
+            "doctor prints."
+        )
+    saved = keywords.of_saved(options.workdir, overrides)
+    if saved is not None:
+        return saved
+    try:
+        config = configs.load(configs.auto_base(overrides), overrides)
+        config_schema.check_source(config)
+    except ValueError as error:
+        raise flags.UsageError(str(error)) from error
+    return overrides
+
+
 def _load(name, options, overrides):
-    """The configuration, or the overrides, that a command takes; or None."""
+    """The configuration, or the overrides, that a command takes; or None.
+
+    A dict of overrides is also what --config=auto begins with.
+    """
     if COMMANDS[name].takes_overrides:
         return overrides
     if "config" not in options:
         return None
+    if _chooses(name, options):
+        options.config = configs.AUTO
+        return _given(options, overrides)
     # A command without fields of its own takes those of the run it is about.
     table = name if name in config_schema.TABLES else "pretrain"
     name = options.config or COMMANDS[name].config or name

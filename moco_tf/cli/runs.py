@@ -5,7 +5,7 @@ import os
 import signal
 
 from moco_tf import config as configs
-from moco_tf import paths
+from moco_tf import paths, records
 from moco_tf.cli import flags, quiet
 from moco_tf.cluster import membership, rendezvous
 
@@ -68,6 +68,22 @@ _EXAMINED = "moco_v2_imagenet"
 _STALL = 900.0  # seconds of the start, in a cluster
 
 
+def check_chosen(config, cluster):
+    """Refuses a choice of several workers, each by its own machine.
+
+    Args:
+      config: ConfigDict, or dict of what --config=auto begins with.
+      cluster: membership.Cluster, or None.
+    """
+    if cluster and isinstance(config, dict):
+        raise flags.UsageError(
+            "--config=auto is for one process: several could choose "
+            f"differently. Received {len(cluster.workers)} workers. Let "
+            "moco-tf doctor --config=auto --cluster=none --workdir=DIR choose "
+            f"on one machine, and pass --config=DIR/{records.PRESET} to all."
+        )
+
+
 def _doctor(options, config):
     if options.trial_steps < 0:
         raise flags.UsageError(
@@ -78,6 +94,7 @@ def _doctor(options, config):
         cluster = membership.find(
             os.environ, options.workers, options.worker_index
         )
+    check_chosen(config, cluster)
     with quiet.imports(options.verbose):
         from moco_tf.doctor import examination, report, table
         from moco_tf.training import distribution, gpus
@@ -146,14 +163,20 @@ def _request(options, config, cluster, fault):
     prove = options.prove == "always" or bool(options.report)
     if options.prove == "auto":
         prove |= distribution.kind_of_devices() == "GPU" or bool(cluster)
-    if not options.config:
+    given = config if isinstance(config, dict) else None
+    if given is not None:
+        config = None  # the examination chooses it
+    elif not options.config:
         config = config.copy_and_resolve_references().unlock()
         config.data.source = "shapes:train"  # checked, not read
-    written = configs.load(options.config or _EXAMINED)  # as the file has it
     exchange = f"cross_device_ops={options.cross_device_ops}"
     if cluster:
         exchange = f"communication={options.communication}"
-    known = (options.config or _EXAMINED) in configs.names("pretrain")
+    name, rate = options.config or _EXAMINED, None
+    if name != configs.AUTO:
+        written = configs.load(name)  # as the file has it
+        rate = written.optimizer.learning_rate / written.train.batch_size
+    known = name in (configs.AUTO, *configs.names("pretrain"))
     return examination.Request(
         config,
         workdir=options.workdir or "",
@@ -161,15 +184,14 @@ def _request(options, config, cluster, fault):
         json=options.json,
         trial_steps=options.trial_steps,
         prove=prove,
-        rate_per_image=(
-            written.optimizer.learning_rate / written.train.batch_size
-        ),
+        rate_per_image=rate,
         gpu_fault=fault,
         exchange=exchange,
         deterministic=options.deterministic,
         report=options.report,
         look=bool(options.config),
-        name=(options.config or _EXAMINED) if known else "a file",
+        name=name if known else "a file",
+        given=given,
     )
 
 
@@ -255,7 +277,7 @@ COMMANDS = {
         run=_doctor,
         purpose="examine images, devices and a configuration before a run",
         flags=(
-            flags.CONFIG,
+            flags.CONFIG_OR_AUTO,
             flags.path(
                 "workdir", "", "folder of the planned run; for disk and CSV"
             ),
@@ -276,7 +298,7 @@ COMMANDS = {
                 "",
                 "file to send to others: devices, proofs and benchmarks; needs "
                 "no --config",
-            )._replace(needs=()),
+            ),
             flags.integer("trial_steps", 20, "steps to time; 0 = none"),
             flags.choice(
                 "prove",
@@ -287,7 +309,7 @@ COMMANDS = {
                 "for a report), always or never",
             ),
         ),
-        required=("config",),
+        required=(),
         config=_EXAMINED,
         examples=(
             "doctor --config=moco_v2_imagenet "

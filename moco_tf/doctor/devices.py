@@ -36,7 +36,7 @@ LIMITS = {
 # What counts or times the session, not the run.
 _OF_SESSION = ("_train_counter", "save_counter", "OBJECT_GRAPH", "step_log")
 
-_WARM_UP = 3  # steps of a trial that trace and fill buffers, and are not timed
+WARM_UP = 3  # steps of a trial that trace and fill buffers, and are not timed
 _MAX_SECONDS = 60.0  # after which a trial begins no further step
 _MAX_WAIT = 0.3  # share of the time; waiting longer for input is a warning
 
@@ -263,13 +263,21 @@ class Trial(NamedTuple):
     peak: int | None
 
 
-def run_trial(config, source, strategy, steps, clock=time.perf_counter):
+def run_trial(
+    config,
+    source,
+    strategy,
+    steps,
+    clock=time.perf_counter,
+    done=lambda: None,
+):
     """Trains some steps on the real images.
 
     Args:
       config: ConfigDict. source: Source. strategy: tf.distribute.Strategy.
       steps: int, timed ones, at least 1; fewer when they are slow.
       clock: function that returns seconds.
+      done: function, called after each step.
 
     Returns:
       Trial.
@@ -280,21 +288,23 @@ def run_trial(config, source, strategy, steps, clock=time.perf_counter):
     method = run.make_method(strategy)
     iterator = iter(run.batches.distribute(strategy, 0))
     step = method.make_train_function()
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         loss = float(step(iterator)["loss"])
-    start, done = clock(), 0
-    while done < steps and clock() - start < _MAX_SECONDS:
+        done()
+    start, timed = clock(), 0
+    while timed < steps and clock() - start < _MAX_SECONDS:
         loss = float(step(iterator)["loss"])
-        done += 1
-    seconds = (clock() - start) / done
-    read = min(done, method.step_log.CAPACITY)
-    log = method.step_log.read(_WARM_UP + done - read, _WARM_UP + done)
+        timed += 1
+        done()
+    seconds = (clock() - start) / timed
+    read = min(timed, method.step_log.CAPACITY)
+    log = method.step_log.read(WARM_UP + timed - read, WARM_UP + timed)
     wait = sum(log["input_wait"]) / (read * seconds)
     return Trial(
         seconds=seconds,
         wait=min(wait, 1.0),
         loss=loss,
-        steps=done,
+        steps=timed,
         peak=_peak(),
     )
 
@@ -316,7 +326,7 @@ def trial_row(config, count, trial):
     if not math.isfinite(trial.loss):
         remedy = "Lower optimizer.learning_rate, and look at the images."
         words = (
-            f"the loss was {trial.loss} within {trial.steps + _WARM_UP} steps"
+            f"the loss was {trial.loss} within {trial.steps + WARM_UP} steps"
         )
         return table.Row("time", words, table.FAIL, remedy)
     words = (

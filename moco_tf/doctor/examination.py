@@ -15,10 +15,12 @@ import time
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+import tqdm
 
 from moco_tf import cores, paths, plan
 from moco_tf.cluster import watchdog
 from moco_tf.doctor import (
+    auto,
     devices,
     exchange,
     images,
@@ -26,10 +28,11 @@ from moco_tf.doctor import (
     reference,
     report,
     resources,
+    rules,
     scan,
     table,
 )
-from moco_tf.training import distribution, gpus
+from moco_tf.training import distribution
 
 _PROOF_SECONDS = 120.0  # after which no further proof begins
 # Seconds of a proof. First kernels may be compiled; between GPUs an exchange
@@ -54,9 +57,11 @@ class Request(NamedTuple):
       report: file about the machine, to be sent to others; "" = none.
       name: of the configuration, in that file.
       look: bool, whether to look at the images, and time steps on them.
+      given: dict "section.field" -> text, what was typed, where `config` is
+        None and is to be chosen; None.
     """
 
-    config: object
+    config: Any
     workdir: str = ""
     path: str = ""
     json: str = ""
@@ -69,6 +74,7 @@ class Request(NamedTuple):
     report: str = ""
     name: str = ""
     look: bool = True
+    given: dict | None = None
 
 
 def examine(request, strategy, guard=None):
@@ -85,57 +91,162 @@ def examine(request, strategy, guard=None):
     Raises:
       OSError: if a file that was asked for cannot be written.
 
-    Side effects: prints; writes the CSV and JSON files.
+    Side effects: prints; writes the CSV and JSON files, and the preset file of
+    a configuration that is chosen.
     """
     guard = guard or watchdog.Guard()
     guard.limit(0, "the examination by worker 0")
-    rows: list[table.Row] = []
-    faults: list[images.Fault] = []
-    fits = _check_config(rows, request.config, strategy)
-    rows.append(_devices(strategy, request.gpu_fault))
     # Before TensorFlow takes some of it, which it never gives back.
-    free = _free()
-    source = _open(rows, request.config) if request.look else None
-    if source is not None and guard.is_chief:
-        faults = _examine_images(rows, source, request)
-        rows += recipe.training_rows(
-            request.config,
-            len(source),
-            request.rate_per_image,
-            strategy.num_replicas_in_sync,
-        )
-    if request.look and guard.is_chief:
-        rows.append(recipe.knn_row(request.config))
-    distribution.wait_for_all(strategy)  # however long worker 0 looks
-    if request.prove and fits:
-        rows += _prove(request, strategy, guard)
-    if fits:
-        count = 0 if source is None else len(source)
-        rows += _resources(request, strategy, count, free)
-        ready = source is not None and not table.failures(rows)
-        tries = request.trial_steps and request.look
-        if tries and _agree(strategy, ready):
-            _announce(f"{request.trial_steps} steps of the run itself", guard)
-            rows.append(_trial(request, source, strategy))
-    rows.append(_open_row(rows, strategy, guard))
-    counts = images.count_faults(faults) if source is not None else {}
+    free = resources.free_here()
+    choice = None
+    if request.config is None:
+        choice = auto.Choice(request.given, strategy, free)
+        if choice.fault:
+            row = table.Row("choice", choice.fault, table.FAIL)
+            rows = [row, _devices(strategy, request.gpu_fault)]
+            _report(rows, request, {}, table.overrides(rows))
+            return rows
+        request = _chosen(request, choice)
+    visit = _Visit(request, strategy, guard, free, choice)
+    rows = visit.rows()
+    counts = images.count_faults(visit.faults) if visit.source else {}
     if guard.is_chief:
-        _report(rows, request, counts)
+        _report(rows, visit.request, counts, visit.suggestions(rows))
+        if choice:
+            choice.keep(request.workdir)
     elif failing := [row for row in rows if row.verdict == table.FAIL]:
         table.print_text(f"{guard.cluster.name()}:")
         table.print_text(table.format_rows(failing))
-    if request.report and fits:
-        _write_report(rows, request, strategy, guard, free)
+    if request.report and visit.fits:
+        _write_report(rows, visit.request, strategy, guard, free)
     longest = _LONGEST[distribution.kind_of_devices()]
     guard.limit(longest, "the other workers' examination")
     distribution.wait_for_all(strategy)
     return rows
 
 
-def _free():
-    """Bytes free on the fullest GPU, or on the host; None: not known."""
-    on_gpu = distribution.kind_of_devices() == "GPU"
-    return gpus.free_bytes() if on_gpu else resources.free_on_host()
+def _chosen(request, choice):
+    """A Request with the configuration of an auto.Choice."""
+    chosen = choice.chosen
+    rate = rules.rate_of(chosen.preset)
+    return request._replace(config=chosen.config, rate_per_image=rate)
+
+
+class _Visit:
+    """One examination, whose rows are made in their order.
+
+    Attributes:
+      request: Request, with the configuration. source: Source, or None.
+      faults: list of images.Fault. fits: bool, whether the configuration can
+        work at all.
+    """
+
+    def __init__(self, request, strategy, guard, free, choice):
+        """Takes what `examine` has; `choice`: auto.Choice, or None."""
+        self.request, self.source = request, None  # type: Any, Any
+        self.faults: list[images.Fault] = []
+        self._strategy, self._guard = strategy, guard
+        self._free, self._choice, self._figures = free, choice, None
+        self.fits = False
+
+    def rows(self):
+        """All checks: list of table.Row."""
+        request, strategy, guard = self.request, self._strategy, self._guard
+        rows: list[table.Row] = []
+        self.fits = _check_config(rows, request.config, strategy)
+        rows.append(_devices(strategy, request.gpu_fault))
+        if request.look:
+            self.source = _open(rows, request.config)
+        with _bar(self._work()) as bar:
+            if self.source is not None and guard.is_chief:
+                rows += self._look(bar)
+            if request.look and guard.is_chief:
+                rows.append(recipe.knn_row(self.request.config))
+            distribution.wait_for_all(strategy)  # however long worker 0 looks
+            if request.prove and self.fits:
+                rows += _prove(self.request, strategy, guard)
+            if self.fits:
+                rows += self._run(rows, bar)
+        rows.append(_open_row(rows, strategy, guard))
+        return rows
+
+    def _work(self):
+        """What the bar counts: images that are read, and those of a trial."""
+        if self.source is None or not self._guard.is_chief:
+            return 0
+        return len(self.source) + self._of_trial() * bool(self.fits)
+
+    def _of_trial(self):
+        """Images of the steps of a trial."""
+        steps = self.request.trial_steps
+        batch = self.request.config.train.batch_size
+        return (devices.WARM_UP + steps) * batch if steps else 0
+
+    def _look(self, bar):
+        """The rows about images, and about the recipe for so many."""
+        source, config = self.source, self.request.config
+        _announce(f"{len(source)} images", bar=bar)
+        threads = config.data.threads or cores.count()
+        self._figures = scan.scan_source(source, threads, bar.update)
+        if self._choice:
+            short, pixels = recipe.median_sizes(self._figures)
+            self._choice.again(short_side=short, pixels=pixels)
+            self.request = _chosen(self.request, self._choice)
+        rows, self.faults = _examine_images(source, self._figures, self.request)
+        return rows + recipe.training_rows(
+            self.request.config,
+            len(source),
+            self.request.rate_per_image,
+            self._strategy.num_replicas_in_sync,
+        )
+
+    def _run(self, rows, bar):
+        """The rows about memory, disk and time."""
+        count = 0 if self.source is None else len(self.source)
+        more = _resources(self.request, self._strategy, count, self._free)
+        ready = self.source is not None
+        ready &= not table.failures(rows + more)
+        tries = self.request.trial_steps and self.request.look
+        if not (tries and _agree(self._strategy, ready)):
+            return more
+        subject = f"{self.request.trial_steps} steps of the run itself"
+        _announce(subject, self._guard, bar)
+        batch = self.request.config.train.batch_size
+        trial, row = _try(
+            self.request,
+            self.source,
+            self._strategy,
+            lambda: bar.update(batch),
+        )
+        if trial and self._choice:
+            self._choice.again(step_seconds=trial.seconds)
+            self.request = _chosen(self.request, self._choice)
+            row = devices.trial_row(self.request.config, count, trial)
+        return [*more, row]
+
+    def suggestions(self, rows):
+        """The overrides with which these checks have nothing to say."""
+        if not self.fits or self._figures is None:
+            return table.overrides(rows)
+        facts = auto.measure(self.source, self._strategy, self._figures)
+        facts = facts._replace(free=self._free)
+        request = self.request
+        settled = rules.settle(
+            request.config, facts, auto.forecast(facts), request.rate_per_image
+        )
+        return settled.changes
+
+
+def _bar(total):
+    """The progress bar of an examination; none without a terminal."""
+    return tqdm.tqdm(
+        total=total,
+        unit=" images",
+        file=sys.stdout,
+        disable=not total or not sys.stdout.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+    )
 
 
 def _agree(strategy, ready):
@@ -319,13 +430,11 @@ def _open(rows, config):
     return source
 
 
-def _examine_images(rows, source, request):
-    """Adds the rows about images; returns their faults."""
+def _examine_images(source, figures, request):
+    """The rows about images, and their faults."""
     config = request.config
-    _announce(f"{len(source)} images")
-    figures = scan.scan_source(source, config.data.threads or cores.count())
     faults = images.find_faults(source, figures, config.data.image_size)
-    rows += images.remark_rows(source)
+    rows = images.remark_rows(source)
     rows += images.format_rows(figures)
     rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
     rows += _count_classes(source, config.data.source)
@@ -342,7 +451,7 @@ def _examine_images(rows, source, request):
         table.print_text(
             "Pass --path=FILE.csv to have all of these images named."
         )
-    return faults
+    return rows, faults
 
 
 def _count_classes(source, spec):
@@ -370,7 +479,6 @@ def _resources(request, strategy, count, free):
             replicas // workers,
             kind,
             free,
-            rate_per_image=request.rate_per_image,
         ),
         resources.disk_row(
             request.workdir, size, request.config.checkpoint.keep
@@ -378,32 +486,38 @@ def _resources(request, strategy, count, free):
     ]
 
 
-def _trial(request, source, strategy):
-    """The row about some steps of the run itself."""
+def _try(request, source, strategy, done):
+    """Some steps of the run itself: devices.Trial or None, and its row."""
     try:
         trial = devices.run_trial(
-            request.config, source, strategy, request.trial_steps
+            request.config, source, strategy, request.trial_steps, done=done
         )
     except tf.errors.ResourceExhaustedError as error:
         words = f"out of memory: {_first_line(error)}"
         remedy = "Lower train.batch_size, and the rate with it."
-        return table.Row("time", words, table.FAIL, remedy)
+        return None, table.Row("time", words, table.FAIL, remedy)
     except tf.errors.OpError as error:
         words = f"a step failed: {_first_line(error)}"
-        return table.Row("time", words, table.FAIL, "Run with --verbose.")
-    return devices.trial_row(request.config, len(source), trial)
+        remedy = "Run with --verbose."
+        return None, table.Row("time", words, table.FAIL, remedy)
+    return trial, devices.trial_row(request.config, len(source), trial)
 
 
-def _announce(subject, guard=None):
-    if guard is None or guard.is_chief:
+def _announce(subject, guard=None, bar=None):
+    """Says what begins: on the bar, or where there is none in a line."""
+    if guard is not None and not guard.is_chief:
+        return
+    if bar is not None and not bar.disable:
+        bar.set_description(subject)
+    else:
         table.print_text(f"examining {subject}")
 
 
-def _report(rows, request, counts):
+def _report(rows, request, counts, suggestions):
     """Prints the table and the suggested flags; writes the JSON file."""
     table.print_text("\n" + table.format_rows(rows))
-    flags = table.flags(table.overrides(rows))
+    flags = table.flags(suggestions)
     if flags and request.look:
         table.print_text("\nSuggested:\n  " + " \\\n  ".join(flags))
     if request.json:
-        table.write_json(request.json, rows, counts)
+        table.write_json(request.json, rows, counts, suggestions)

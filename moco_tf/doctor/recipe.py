@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.doctor import table
 from moco_tf.evaluation import knn
@@ -11,41 +12,73 @@ from moco_tf.evaluation import knn
 _RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
 _QUEUE_SHARE = 10  # the queue holds a tenth of the images at most
 _FACTOR = 1.5  # that a rate may differ from the rule
-_GROUP = 8  # images of a BatchNorm group at least
+_BATCH_SHARE = 10  # a batch is a tenth of the images at most, where that is
+GROUP = 8  # images of a BatchNorm group at least
+_WIDE = 16  # that it has where there are enough
 _MEMORIES = 3  # memories of the key encoder that a run lasts at least
+_LOWEST = 0.9  # momentum that is advised at least; then more epochs
+_LEAST = 32  # pixels of a view: networks halve a picture five times
 _LARGE = 2_000_000  # pixels, above which decoding takes most of the time
 
 
 def size_rows(config, figures):
     """Rows about the sizes of images, from a scan.Scan of them."""
+    short, pixels = median_sizes(figures)
+    return [] if short is None else [size_row(config, short, pixels)]
+
+
+def median_sizes(figures):
+    """The medians of the short side and of the pixels of a scan.Scan.
+
+    Returns:
+      int, float; None, None where no image can be read.
+    """
     readable = figures.readable
     if not len(readable):
-        return []
+        return None, None
     height = figures.columns["height"][readable].astype(np.int64)
     width = figures.columns["width"][readable].astype(np.int64)
     short = int(np.median(np.minimum(height, width)))
-    pixels = float(np.median(height * width))
+    return short, float(np.median(height * width))
+
+
+def fitting_size(short):
+    """The side of views for images of a short side, a multiple of 32."""
+    return max(_LEAST, short // _LEAST * _LEAST)
+
+
+def size_row(config, short, pixels):
+    """The row about views, for images of a median short side and pixels."""
     size = config.data.image_size
     words = f"views of {size} px from images of {short} px (median short side)"
+    if short < size <= _LEAST:
+        words += "; encoders take no smaller ones"
+        return table.Row("image size", words)
     if short < size:
-        # Of 32, as networks halve a picture five times.
-        fitting = max(32, short // 32 * 32)
+        fitting = fitting_size(short)
         remedy = "Views are enlarged: smaller ones cost less and show as much."
         change = {"data.image_size": fitting} if fitting < size else {}
         if change and config.model.input == "grid":
             change = {}  # its patches would have to fit
-        small = config.data.small_views and config.data.small_size
-        if change and small >= fitting:
-            change["data.small_size"] = max(8, fitting * small // size)
-        return [table.Row("image size", words, table.WARN, remedy, change)]
+        if change:
+            change |= small_views_for(config, fitting)
+        return table.Row("image size", words, table.WARN, remedy, change)
     if pixels > _LARGE and short > 4 * size:
         remedy = (
             "Most time goes into decoding. Resize the files once, to a short "
             f"side of about {2 * size} px."
         )
         words += f", {pixels / 1e6:.1f} million pixels"
-        return [table.Row("image size", words, table.WARN, remedy)]
-    return [table.Row("image size", words)]
+        return table.Row("image size", words, table.WARN, remedy)
+    return table.Row("image size", words)
+
+
+def small_views_for(config, size):
+    """The override of small views that goes with another size of the large."""
+    small = config.data.small_views and config.data.small_size
+    if not small or small < size:
+        return {}
+    return {"data.small_size": max(8, size * small // config.data.image_size)}
 
 
 def training_rows(config, count, rate_per_image=None, replicas=1):
@@ -62,7 +95,7 @@ def training_rows(config, count, rate_per_image=None, replicas=1):
         return [_small_data(config, count, replicas)]
     rows = [
         _rate(config, rate_per_image),
-        _groups(config, replicas),
+        _groups(config, replicas, count, rate_per_image),
         _length(config, count),
     ]
     if plan.queues_keys(config):
@@ -90,20 +123,82 @@ def rate_for(config, batch, rate_per_image):
     return {"optimizer.learning_rate": rate_per_image * batch}
 
 
+def batch_for(config, count, most, replicas):
+    """The batch, and the BatchNorm groups in it, for so many images.
+
+    Args:
+      config: ConfigDict, whose groups are not exceeded where that can be.
+      count: int, N, images. most: int, of the batch. replicas: int.
+
+    Returns:
+      batch, groups: int; None, None where the images are too few.
+    """
+    wanted = max(_power_of_two(most), 2 * GROUP)
+    if config.model.sync_bn:
+        groups, unit = 1, replicas
+    else:
+        unit = replicas * config.train.micro_batches
+        least = unit
+        if "shuffle" in config[config.method] and unit == 1:
+            least = 2  # in one group a query knows its key
+        groups = least
+        while (
+            2 * groups <= config.model.bn_groups
+            and wanted // (2 * groups) >= _WIDE
+        ):
+            groups *= 2
+        unit = groups
+    share = max(_power_of_two(wanted // unit), 1 if groups < unit else GROUP)
+    while share > 2 and share * unit > count:
+        share //= 2
+    if share * unit > count or share * unit < 2 * groups:
+        return None, None
+    return share * unit, groups
+
+
+def usual_batch(count, most):
+    """A batch of so many images: a tenth of them, and the usual at most."""
+    return min(most, _power_of_two(count // _BATCH_SHARE))
+
+
+def batch_changes(config, count, most, replicas, rate_per_image=None):
+    """The overrides of another batch, and of all that goes with it.
+
+    Args:
+      config, count, most, replicas: as of `batch_for`.
+      rate_per_image: as of `rate_for`.
+
+    Returns:
+      dict "section.field" -> value; empty where no such batch can be.
+    """
+    batch, groups = batch_for(config, count, most, replicas)
+    if batch is None:
+        return {}
+    change = {"train.batch_size": batch, "model.bn_groups": groups}
+    change |= rate_for(config, batch, rate_per_image)
+    if plan.queues_keys(config):
+        section = config[config.method]
+        keys = batch * (2 if section.get("symmetric", False) else 1)
+        queue = max(section.queue_size // keys, 1) * keys
+        change[f"{config.method}.queue_size"] = queue
+    return _differing(config, change)
+
+
+def _differing(config, change):
+    """The overrides that are none yet."""
+    known = configs.flatten(config.to_dict())
+    return {name: x for name, x in change.items() if known[name] != x}
+
+
 def _small_data(config, count, replicas):
-    # Those of synchronised statistics are one, on any number of replicas.
-    groups = max(config.model.bn_groups, replicas)
-    change = {}
-    if count >= 2 * groups:
-        batch = max(_power_of_two(count // 10), 2 * groups) // groups * groups
-        change = {"train.batch_size": batch} | rate_for(config, batch, None)
+    most = usual_batch(count, config.train.batch_size)
     return table.Row(
         "batch",
         f"a batch of {config.train.batch_size} from {count} images",
         table.FAIL,
         "A batch must not be larger than the data set: use a smaller batch or "
         "more images.",
-        change,
+        batch_changes(config, count, most, replicas),
     )
 
 
@@ -111,21 +206,47 @@ def _queue(config, count):
     section = config[config.method]
     size = section.queue_size
     words = f"{size} keys from {count} images"
-    if size * _QUEUE_SHARE <= count:
+    if section.mask_same_image and size <= count:
+        words += ", none of the query's own image"
         return table.Row("queue", words)
-    # A step must fit: the batch, twice that when symmetric.
-    keys = config.train.batch_size
-    keys *= 2 if section.get("symmetric", False) else 1
-    fit_size = max(_power_of_two(count // _QUEUE_SHARE), keys)
+    if not is_crowded(config, count):
+        return table.Row("queue", words)
+    fitting = queue_for(config, count)
     field = f"{config.method}.queue_size"
-    change = {field: fit_size} if fit_size < size else {}
+    change = {field: fitting} if fitting < size else {}
     remedy = (
         "A queue of more than a tenth of the images holds older keys of the "
         "batch's own images, as negatives."
     )
-    if not change:
+    if fitting * _QUEUE_SHARE > count and fitting <= count:
+        # A step's keys are more than a tenth of the images.
+        change[f"{config.method}.mask_same_image"] = True
+        remedy += (
+            " Leave these out (mask_same_image), or lower the batch, then the "
+            "queue."
+        )
+    elif not change:
         remedy += " Lower the batch, then the queue."
+    change = _differing(config, change)
     return table.Row("queue", words, table.WARN, remedy, change)
+
+
+def is_crowded(config, count):
+    """Whether a queue holds more than a tenth of the images."""
+    return config[config.method].queue_size * _QUEUE_SHARE > count
+
+
+def queue_for(config, count):
+    """The keys that a queue may hold of so many images: a tenth of these.
+
+    A step must fit in: the batch, twice that when symmetric. A multiple of
+    these, as the published code has it.
+    """
+    section = config[config.method]
+    keys = config.train.batch_size
+    keys *= 2 if section.get("symmetric", False) else 1
+    most = max(_power_of_two(count // _QUEUE_SHARE), keys)
+    return min(most, max(section.queue_size, keys)) // keys * keys
 
 
 def _rate(config, rate_per_image):
@@ -152,7 +273,7 @@ def _rate(config, rate_per_image):
     return table.Row("learning rate", words, table.WARN, remedy, change)
 
 
-def _groups(config, replicas):
+def _groups(config, replicas, count, rate_per_image):
     batch, groups = config.train.batch_size, config.model.bn_groups
     size = batch // groups
     if config.model.norm != "batch":
@@ -164,20 +285,31 @@ def _groups(config, replicas):
     words = f"{groups} BatchNorm groups of {size} images"
     if groups == 1 and "shuffle" in config[config.method]:
         better = next((n for n in (8, 4, 2) if batch % n == 0), 1)
-        change = {"model.bn_groups": better} if batch >= 2 * better > 2 else {}
+        if batch < 2 * better:
+            better = 1
+        change = _differing(config, {"model.bn_groups": better})
         remedy = (
             "In one group a query and its key share their batch statistics, "
             "and the network can cheat: use two groups or more."
         )
         return table.Row("batch norm", words, table.WARN, remedy, change)
-    if size < _GROUP:
+    if size < GROUP:
         parts = replicas * config.train.micro_batches  # each has its groups
         fewer = [n for n in range(parts, groups, parts) if groups % n == 0]
-        large = [n for n in fewer if n > 1 and batch // n >= _GROUP]
+        large = [n for n in fewer if n > 1 and batch // n >= GROUP]
         change = {"model.bn_groups": max(large)} if large else {}
+        needed = max(parts, 2 if "shuffle" in config[config.method] else 1)
+        if (
+            not change and 2 * needed * GROUP <= count
+        ):  # with keys of both views
+            most = max(batch, needed * GROUP)
+            change = batch_changes(
+                config, count, most, replicas, rate_per_image
+            )
         remedy = (
-            f"Statistics of fewer than {_GROUP} images are noise: use "
+            f"Statistics of fewer than {GROUP} images are noise: use "
             + ("fewer groups or " if fewer else "")
+            + ("fewer devices or " if replicas > 1 else "")
             + "a larger batch."
         )
         return table.Row("batch norm", words, table.WARN, remedy, change)
@@ -185,7 +317,7 @@ def _groups(config, replicas):
 
 
 def _length(config, count):
-    *_, steps = plan.count_steps(config, count)
+    of_epoch, _, steps = plan.count_steps(config, count)
     words = f"{steps} steps in {config.train.epochs} epochs"
     if not plan.queues_keys(config):
         return table.Row("length", words)
@@ -198,14 +330,19 @@ def _length(config, count):
         return table.Row("length", words, table.WARN, remedy, change)
     memory = 1 / (1 - momentum)
     words += f"; the key encoder follows over about {memory:.0f}"
-    if steps >= _MEMORIES * memory:
+    if steps * (1 - momentum) >= _MEMORIES - 1e-6:
         return table.Row("length", words)
     fitting = 1 - _MEMORIES / steps if steps > _MEMORIES else 0
     remedy = (
         "The run ends before the key encoder has left its first weights: "
         "train longer, or lower the momentum."
     )
-    change = {field: float(f"{max(fitting, 0.9):.4g}")}
+    # Down, so that the rule holds of what is left.
+    change = {field: max(math.floor(1e4 * fitting + 1e-6) / 1e4, _LOWEST)}
+    if fitting < _LOWEST and not config.train.max_steps:
+        epochs = math.ceil(_MEMORIES / (1 - _LOWEST) / of_epoch)
+        change["train.epochs"] = max(epochs, config.train.epochs)
+    change = _differing(config, change)
     return table.Row("length", words, table.WARN, remedy, change)
 
 

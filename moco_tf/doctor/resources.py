@@ -7,14 +7,17 @@ import os
 import pathlib
 import re
 import shutil
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf import paths, plan
 from moco_tf.data import views
-from moco_tf.doctor import recipe, table
+from moco_tf.doctor import table
 from moco_tf.models import cloning, inputs
 from moco_tf.monitoring import progress
+from moco_tf.training import distribution, gpus
 
 _EXTRA = 2  # checkpoints: best/, and the one that is being written
 
@@ -88,7 +91,76 @@ class MemoryParts(dict):
         return sum(self.values())
 
 
-def predict_memory(config, replicas, images):
+class Forecast:
+    """Predicts the memory of configurations on one machine.
+
+    The graph of each network is built once: of another batch, another queue it
+    is known what they take.
+    """
+
+    def __init__(self, images, kind, replicas, here):
+        """Of a source on devices.
+
+        Args:
+          images: int, N of the source. kind: "CPU" or "GPU", as of
+            `memory_row`. replicas, here: int, of the run, of this machine.
+        """
+        self._images, self._kind = images, kind
+        self._replicas, self._here = replicas, here
+        self._networks = {}
+
+    def parts(self, config):
+        """The MemoryParts of a replica, on a GPU with cuDNN's."""
+        key = _network_key(config)
+        if key not in self._networks:
+            self._networks[key] = _network(config)
+        parts = predict_memory(
+            config, self._replicas, self._images, self._networks[key]
+        )
+        return with_workspace(parts) if self._kind == "GPU" else parts
+
+    def __call__(self, config):
+        """Bytes of a device that a step of a configuration needs, int."""
+        return needed_of(self.parts(config), self._here, self._kind)
+
+
+class _Network(NamedTuple):
+    """What a network takes: its weights, and its outputs for an image.
+
+    Attributes:
+      weights: int. outputs: bytes of each layer's, of one image.
+    """
+
+    weights: int
+    outputs: list[int]
+
+
+def _network_key(config):
+    """What of a configuration the network depends on."""
+    fields = configs.flatten(config.model.to_dict())
+    for name in ("bn_groups", "sync_bn", "recompute"):
+        del fields[name]
+    size = config.data.image_size
+    return size, config.train.precision, *sorted(fields.items())
+
+
+def _network(config):
+    """The _Network of a configuration, from its graph."""
+    pixels = views.RECIPES[config.data.views]
+    one_size = config.copy_and_resolve_references()
+    one_size.data.small_views = 0  # so that the sizes of layers are known
+    backbone, head = plan.make_parts(one_size, pixels.mean, pixels.std)
+    model, patches = config.model, 1
+    if model.input == "grid":
+        side = inputs.patches_a_side(config.data.image_size, model.patch)
+        patches = side**2
+    return _Network(
+        backbone.count_params() + head.count_params(),
+        _outputs(backbone, 1, patches) + _outputs(head, 1),
+    )
+
+
+def predict_memory(config, replicas, images, network=None):
     """Predicts the memory of a step, from the graph of the encoder.
 
     The backward pass needs the output of every layer of the query encoder; of
@@ -96,36 +168,28 @@ def predict_memory(config, replicas, images):
 
     Args:
       config: ConfigDict. replicas: int. images: N of the source.
+      network: _Network of it; None: it is built.
 
     Returns:
       MemoryParts: weights (both encoders and the gradient), optimiser,
       dictionary (with the logits), activations.
     """
-    pixels = views.RECIPES[config.data.views]
-    one_size = config.copy_and_resolve_references()
-    one_size.data.small_views = 0  # so that the sizes of layers are known
-    backbone, head = plan.make_parts(one_size, pixels.mean, pixels.std)
-    model = config.model
-    weights = backbone.count_params() + head.count_params()
+    weights, outputs = network or _network(config)
     rows = config.train.batch_size // replicas
-    patches = 1
-    if model.input == "grid":
-        side = inputs.patches_a_side(config.data.image_size, model.patch)
-        patches = side**2
     encoded = rows // config.train.micro_batches  # at a time
-    outputs = _outputs(backbone, encoded, patches) + _outputs(head, encoded)
     method, settings, run = plan.resolve_method(config, images)
     trained_views = method.trained_views(settings)
     # Small views: by their pixels.
     data = config.data
     trained_views += data.small_views * (data.small_size / data.image_size) ** 2
-    kept = round(trained_views * sum(outputs))
+    kept = round(trained_views * sum(outputs) * encoded)
+    largest = max(outputs) * encoded
     return MemoryParts(
-        largest=max(outputs),
+        largest=largest,
         weights=3 * weights * _FLOAT,
         optimiser=_SLOTS[config.optimizer.name] * weights * _FLOAT,
         dictionary=method.dictionary_bytes(settings, run, rows),
-        activations=kept + _TRANSIENT * max(outputs),
+        activations=kept + _TRANSIENT * largest,
     )
 
 
@@ -168,7 +232,7 @@ def checkpoint_bytes(parts, config, images):
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 
 
-def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
+def memory_row(parts, config, replicas, kind, free):
     """The row of the table about memory.
 
     Args:
@@ -177,8 +241,6 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
       kind: "CPU": replicas share the memory, which also holds the process;
         "GPU": each replica has its memory.
       free: bytes, for one device; None = not known.
-      rate_per_image: learning rate / batch size that is kept when the batch
-        changes; None = that of the config.
     """
     words = ", ".join(
         f"{name} {progress.format_bytes(count)}"
@@ -186,7 +248,7 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
     )
     if kind == "CPU":
         words += f", process {progress.format_bytes(_PROCESS)}"
-    needed = _needed(parts, replicas, kind)
+    needed = needed_of(parts, replicas, kind)
     per_device = " a GPU" if kind == "GPU" else ""
     bound = config.model.recompute  # keeps less than is counted
     about = "at most" if bound else "about"
@@ -199,34 +261,33 @@ def memory_row(parts, config, replicas, kind, free, rate_per_image=None):
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
         return table.Row("memory", words, table.OK, remedy)
     words += f"; {progress.format_bytes(free)} free"
-    if needed <= _FILLED * free:
+    if fits(needed, free):
         return table.Row("memory", words)
-    batch = config.train.batch_size
-    change = {}
-    # Two images of a group at least, and of a replica.
-    divisor = 2 * max(config.model.bn_groups, replicas)
-    for part in (2, 4, 8, 16, 32, 64):
-        smaller = MemoryParts(parts)
-        for name in smaller.keys() & {"activations", "workspace"}:
-            smaller[name] //= part
-        fits = _needed(smaller, replicas, kind) <= _FILLED * free
-        if fits and batch % (part * divisor) == 0:
-            change = {"train.batch_size": batch // part}
-            change |= recipe.rate_for(config, batch // part, rate_per_image)
-            break
     remedy = (
         "Lower train.batch_size, and the rate with it; or use "
         "train.micro_batches or model.recompute where the method takes them, "
         "train.precision=mixed_bfloat16, or more devices."
     )
     verdict = table.WARN if bound or needed <= free else table.FAIL
-    return table.Row("memory", words, verdict, remedy, change)
+    return table.Row("memory", words, verdict, remedy)
 
 
-def _needed(parts, replicas, kind):
+def fits(needed, free):
+    """Whether so many bytes go into the free ones, with some room."""
+    return needed <= _FILLED * free
+
+
+def needed_of(parts, replicas, kind):
+    """Bytes that a step needs of a device: as of `memory_row`."""
     if kind == "CPU":
         return replicas * parts.total + _PROCESS
     return parts.total
+
+
+def free_here():
+    """Bytes free on the fullest GPU, or on the host; None: not known."""
+    on_gpu = distribution.kind_of_devices() == "GPU"
+    return gpus.free_bytes() if on_gpu else free_on_host()
 
 
 def free_on_host(root="/"):

@@ -10,12 +10,10 @@ what happened: only a warning on standard error says so, which is read here.
 
 import contextlib
 import re
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from moco_tf import standard_error
 from moco_tf.data import (
@@ -80,40 +78,50 @@ class Scan(NamedTuple):
         return np.setdiff1d(indices, list(self.unreadable))
 
 
-def scan_source(source, threads, stream=None):
+def scan_source(source, threads, done=lambda count: None):
     """Reads all images of a source in parallel.
 
     Args:
       source: Source (moco_tf/data/sources.py).
       threads: int, images read at a time.
-      stream: text stream of the progress bar; None = standard output. Without
-        a terminal there is none.
+      done: function, called with the number of images that have been read.
 
     Returns:
       Scan.
 
     Side effects: standard error is captured meanwhile.
     """
-    stream = sys.stdout if stream is None else stream
     read = _reader(source, threads)
     columns = {
         name: np.zeros(len(source), kind) for name, kind in _COLUMNS.items()
     }
     columns["thumbnail"] = np.zeros([len(source), THUMBNAIL_SIDE**2], np.uint8)
     scan = Scan(columns, {}, {})
-    bar = tqdm.tqdm(
-        total=len(source),
-        desc="images",
-        file=stream,
-        disable=not stream.isatty(),
-        dynamic_ncols=True,
-    )
-    with bar, _decoder_warnings() as warnings:
+    with _decoder_warnings() as warnings:
         for start in range(0, len(source), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(source)))
             _add_chunk(scan, source, read, warnings, indices)
-            bar.update(len(indices))
+            done(len(indices))
     return scan
+
+
+def sample(source, threads, most=_CHUNK):
+    """Reads images of a source, evenly from all of it.
+
+    Args:
+      source: Source. threads: int, images read at a time.
+      most: int, images.
+
+    Returns:
+      Scan of them alone: position n in its columns is no number in the source.
+
+    Side effects: standard error is captured meanwhile.
+    """
+    indices = np.unique(np.linspace(0, len(source) - 1, most).astype(np.int64))
+    with _decoder_warnings():
+        rows = _reader(source, threads)(indices)
+    del rows["index"]
+    return Scan(rows, {}, {})
 
 
 def _add_chunk(scan, source, read, warnings, indices):

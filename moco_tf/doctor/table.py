@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import NamedTuple
 
+import tqdm
+
 from moco_tf import paths
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -90,7 +92,7 @@ def format_rows(rows, width=None):
     return "\n".join(lines)
 
 
-def write_json(path, rows, counts):
+def write_json(path, rows, counts, suggestions):
     """Writes the rows for a script.
 
     Args:
@@ -105,7 +107,7 @@ def write_json(path, rows, counts):
         ),
         "checks": [{key: getattr(row, key) for key in keys} for row in rows],
         "images": counts,
-        "overrides": overrides(rows),
+        "overrides": suggestions,
     }
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,4 +120,5 @@ def print_text(text, stream=None):
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     safe = text.encode(encoding, "backslashreplace").decode(encoding)
-    print(safe, file=stream, flush=True)
+    tqdm.tqdm.write(safe, file=stream)  # above a bar, where there is one
+    stream.flush()

@@ -203,6 +203,17 @@ def oldest_kind():
     return min(_kinds(), default=None)
 
 
+def half_precision():
+    """The 16 bits that all GPUs of this process multiply faster, or "".
+
+    Tensor cores since 7.0 multiply float16, those since 8.0 bfloat16 too.
+    """
+    kind = oldest_kind()
+    if kind is None or kind < (7, 0):
+        return ""
+    return "mixed_float16" if kind < (8, 0) else "mixed_bfloat16"
+
+
 def _kinds():
     """The compute capability of each GPU of this process."""
     visible = tf.config.get_visible_devices("GPU")

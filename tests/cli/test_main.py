@@ -61,7 +61,7 @@ def test_help_of_a_command_lists_its_flags(name, capsys, calls):
         (["pretrain", "--confg=x"], "Did you mean '--config'?"),
         (["pretrain", "--k=3"], "There is no flag --k."),
         (["pretrain", "--config=quickstart"], "--workdir must be given"),
-        (["pretrain"], "--config and --workdir must be given"),
+        (["pretrain"], "--workdir must be given"),
         (["knn", "--workdir"], "Missing value for flag --workdir"),
         (["knn", "runs/x"], "'runs/x' is neither a flag nor a value"),
         (["knn", "--workdir=x", "--config.seed=1"], "takes no configuration"),

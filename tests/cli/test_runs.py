@@ -82,7 +82,7 @@ def test_a_configuration_that_cannot_work_fails(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["doctor"], "--config must be given"),
+        (["doctor"], "config.data.source must name the images"),
         (["doctor", "--config=none"], "no configuration 'none'"),
         (["doctor", "--config=linear"], "lacks "),
         (

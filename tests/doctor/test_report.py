@@ -220,7 +220,7 @@ def test_a_machine_without_a_gpu_that_works_writes_why(
 
 def test_without_a_configuration_only_a_report_is_written(capsys):
     assert cli.run(["doctor", "--devices=cpu"]) == 2
-    assert "--config must be given" in capsys.readouterr().err
+    assert "config.data.source must name the images" in capsys.readouterr().err
 
 
 def test_a_proof_that_cannot_run_is_a_row(monkeypatch):

@@ -117,8 +117,12 @@ def test_image_size_against_the_images(height, width, verdict, change):
         (655_360, table.OK, {}),
         # A tenth of 50,000 is 5000, 4096 the power of two below.
         (50_000, table.WARN, {"moco.queue_size": 4096}),
-        # 256 keys come in a step.
-        (1000, table.WARN, {"moco.queue_size": 256}),
+        # 256 keys come in a step: more than a tenth.
+        (
+            1000,
+            table.WARN,
+            {"moco.queue_size": 256, "moco.mask_same_image": True},
+        ),
     ],
 )
 def test_queue_against_the_number_of_images(count, verdict, change):
@@ -137,9 +141,11 @@ def test_the_recipe_of_any_method_is_looked_at(name):
 def test_a_batch_larger_than_the_data_fails():
     (row,) = recipe.training_rows(config_of(), 200)
     assert row.verdict == table.FAIL
-    # A tenth is 20, two images for each of 8 groups are 16; 0.03 * 16 / 256.
+    # A tenth is 20, 16 the power of two below: two groups of 8 images;
+    # 0.03 * 16 / 256.
     assert row.overrides == {
         "train.batch_size": 16,
+        "model.bn_groups": 2,
         "optimizer.learning_rate": 0.001875,
     }
 
@@ -280,7 +286,7 @@ def test_suggestions_become_flags_and_the_last_one_counts():
 
 
 def test_the_json_file_holds_the_worst_verdict(tmp_path):
-    table.write_json(tmp_path / "a.json", ROWS, {"tiny": 3})
+    table.write_json(tmp_path / "a.json", ROWS, {"tiny": 3}, {"a.b": 0.5})
     saved = json.loads((tmp_path / "a.json").read_text())
     assert saved["verdict"] == "fail"
     assert saved["checks"][1] == {
@@ -290,6 +296,7 @@ def test_the_json_file_holds_the_worst_verdict(tmp_path):
         "remedy": "shorten",
     }
     assert saved["images"] == {"tiny": 3}
+    assert saved["overrides"] == {"a.b": 0.5}
     assert table.failures(ROWS) == ["disk"]
 
 

@@ -1,5 +1,7 @@
 """Rows of cli/: command lines that are not understood."""
 
+import types
+
 from moco_tf import pretrain
 from moco_tf.cli import evaluation, flags, main, runs
 from moco_tf.monitoring import representation_plot
@@ -129,7 +131,31 @@ def help_on_a_command(capsys):
     yield lambda: run(*words)
 
 
-@ROWS.followed("cli/main.py:_pretrain", "Pass, for example, 10,20")
+@ROWS.followed("cli/main.py:_given", "doctor prints")
+def choice_that_is_not_made_yet(capsys):
+    def show(*words):
+        return main.run(["pretrain", "--show_config", *words]) == 0
+
+    def refused():
+        assert not show()
+        raise ValueError(capsys.readouterr().err)
+
+    yield refused
+    yield lambda: show("--config=quickstart")
+    yield lambda: parse("doctor", "--config.data.source=folder:x")
+
+
+@ROWS.followed("cli/runs.py:check_chosen", "choose on one machine")
+def choice_of_a_cluster():
+    cluster = types.SimpleNamespace(workers=("a:1", "b:1"))
+    text = yield lambda: runs.check_chosen({}, cluster)
+    words = text.partition("moco-tf ")[2].partition(" choose")[0].split()
+    yield lambda: parse(*words, "--config.data.source=folder:x")
+    yield lambda: runs.check_chosen({}, None)
+    yield lambda: runs.check_chosen(object(), cluster)  # of the file
+
+
+@ROWS.followed("cli/main.py:_profile_steps", "Pass, for example, 10,20")
 def one_step_to_trace(monkeypatch):
     monkeypatch.setattr(pretrain, "pretrain", lambda *_, **__: None)
 

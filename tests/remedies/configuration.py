@@ -35,7 +35,7 @@ def small(batch, groups, **more):
 # fields that the message has in words; those that it writes out follow.
 CASES = [
     (
-        "config_schema.py:check_relations",
+        "config_schema.py:check_source",
         "Pass --config.data.source=folder:DIR",
         ("moco_cifar10", {"data.source": ""}, 1),
         [{"data.source": "shapes:train"}],

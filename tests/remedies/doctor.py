@@ -16,6 +16,7 @@ from moco_tf import config as configs
 from moco_tf.cluster import membership
 from moco_tf.data import sources
 from moco_tf.doctor import (
+    auto,
     devices,
     examination,
     exchange,
@@ -23,6 +24,7 @@ from moco_tf.doctor import (
     recipe,
     reference,
     resources,
+    rules,
     scan,
     table,
 )
@@ -73,14 +75,14 @@ def sizes(side, width=0, preset="moco_v2_imagenet", **more):
 # The recipe.
 
 
-@ROWS.followed("doctor/recipe.py:size_rows", "Resize the files once, to a")
+@ROWS.followed("doctor/recipe.py:size_row", "Resize the files once, to a")
 def large_images():
     text = yield lambda: advice(sizes(3000, 4000), "image size")
     side = int(text.rpartition("about ")[2].split()[0])
     yield lambda: advice(sizes(side, side * 4 // 3), "image size")
 
 
-@ROWS.followed("doctor/recipe.py:size_rows", "Views are enlarged: smaller")
+@ROWS.followed("doctor/recipe.py:size_row", "Views are enlarged: smaller")
 def small_images():
     yield lambda: advice(sizes(100), "image size")
     fields = changes(sizes(100), "image size")
@@ -105,16 +107,31 @@ def long_queue():
     yield lambda: ask(50_000, fields=fields)
 
 
-@ROWS.followed("doctor/recipe.py:_queue", "Lower the batch, then the queue")
+@ROWS.followed("doctor/recipe.py:_queue", "Leave these out (mask_same")
 def queue_of_a_batch():
     def rows(fields):
         return training(1000, fields={"moco.queue_size": 256} | fields)
 
     yield lambda: advice(rows({}), "queue")
+    assert changes(rows({}), "queue") == {"moco.mask_same_image": True}
+    yield lambda: advice(rows(changes(rows({}), "queue")), "queue")
     batch = {"train.batch_size": 64, "optimizer.learning_rate": 0.0075}
     queue = changes(rows(batch), "queue")
     assert queue == {"moco.queue_size": 64}
     yield lambda: advice(rows(batch | queue), "queue")
+
+
+@ROWS.followed("doctor/recipe.py:_queue", "Lower the batch, then the queue")
+def queue_of_all_images():
+    def rows(count, fields):
+        fields = {"train.batch_size": 128, "moco.queue_size": 256} | fields
+        return training(count, "quickstart", fields)
+
+    # A step's keys, of both views, are more than there are images.
+    yield lambda: advice(rows(200, {}), "queue")
+    fields = {"train.batch_size": 32, "moco.queue_size": 64}
+    masked = fields | {"moco.mask_same_image": True}
+    yield lambda: advice(rows(200, masked), "queue")
 
 
 @ROWS.followed("doctor/recipe.py:_rate", "Scale the rate with the batch")
@@ -126,6 +143,36 @@ def rate_of_another_batch():
     yield lambda: ask(fields=batch)
     fields = changes(training(10**6, fields=batch), "learning rate")
     yield lambda: ask(fields=batch | fields)
+
+
+@ROWS.followed("doctor/rules.py:remarks", "Use fewer devices")
+def devices_for_few_images():
+    def crowd(replicas):
+        facts = rules.Facts(60, replicas=replicas, here=replicas)
+        given = {"data.source": "shapes:train"}
+        chosen = rules.choose(facts, given, lambda config: 0)
+        return "".join(x for x in chosen.remarks if "replicas" in x)
+
+    text = yield lambda: crowd(8)
+    most = int(text.rpartition("devices, ")[2].split()[0])
+    yield lambda: crowd(most)
+
+
+@ROWS.followed("doctor/auto.py:Choice.keep", "Pass --workdir=DIR to have it")
+def choice_without_a_workdir(tmp_path, capsys, monkeypatch):
+    photographs.write(tmp_path / "images", 60)
+    given = {"data.source": f"folder:{tmp_path / 'images'}"}
+    monkeypatch.setattr(encoders, "build_backbone", small_backbone.build)
+    choice = auto.Choice(given, tf.distribute.get_strategy(), 100 * GB)
+
+    def keep(workdir):
+        choice.keep(workdir)
+        said = capsys.readouterr().out
+        return said if "Pass --workdir" in said else ""
+
+    yield lambda: keep("")
+    yield lambda: keep(str(tmp_path / "DIR"))
+    yield lambda: configs.load(tmp_path / "DIR" / "preset.py")
 
 
 @ROWS.followed("doctor/recipe.py:_groups", "use two groups or more")
@@ -245,8 +292,8 @@ def memory_that_is_too_small():
     needed, _ = memory()
     _, row = memory(free=needed // 2)
     yield lambda: row
-    assert row.overrides["train.batch_size"] < 4096
-    yield lambda: memory(row.overrides, free=needed // 2)[1]
+    fields = {"train.batch_size": 1024, "optimizer.learning_rate": 0.12}
+    yield lambda: memory(fields, free=needed // 2)[1]
     for fields, replicas in (
         ({"train.micro_batches": 4}, 1),
         ({}, 4),  # more devices
@@ -411,17 +458,17 @@ def stepped(monkeypatch, error=None):
     """The row about some steps of the run itself."""
     request = examination.Request(config_of())
 
-    def run(*_):
+    def run(*_, **__):
         if error:
             raise error(None, None, "out of it")
         return devices.Trial(0.1, 0.0, 5.0, 20, None)
 
     monkeypatch.setattr(devices, "run_trial", run)
     source = range(10**6)
-    return examination._trial(request, source, None)
+    return examination._try(request, source, None, None)[1]
 
 
-@ROWS.followed("doctor/examination.py:_trial", "Lower train.batch_size, and")
+@ROWS.followed("doctor/examination.py:_try", "Lower train.batch_size, and")
 def steps_out_of_memory(monkeypatch):
     yield lambda: stepped(monkeypatch, tf.errors.ResourceExhaustedError)
     half = {"train.batch_size": 128, "optimizer.learning_rate": 0.015}
@@ -429,7 +476,7 @@ def steps_out_of_memory(monkeypatch):
     yield lambda: stepped(monkeypatch)
 
 
-@ROWS.followed("doctor/examination.py:_trial", "Run with --verbose")
+@ROWS.followed("doctor/examination.py:_try", "Run with --verbose")
 def steps_that_fail(monkeypatch):
     from moco_tf.cli import flags, main
 
@@ -448,7 +495,8 @@ def images_that_are_not_named(tmp_path, capsys):
         config = config_of(fields={"data.source": spec, "data.threads": 1})
         source = plan.open_source(config, spec)
         request = examination.Request(config, path=path)
-        examination._examine_images([], source, request)
+        figures = scan.scan_source(source, 1)
+        examination._examine_images(source, figures, request)
         return capsys.readouterr().out
 
     yield find

@@ -85,6 +85,33 @@ def file_of_another_ending(tmp_path):
     yield lambda: configs.load(str(tmp_path / "mine.py"))
 
 
+@ROWS.followed("config.py:_read_fields", "Mend it")
+def file_that_is_no_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {epochs: 3")
+    yield lambda: configs.load(path)
+    path.write_text("train: {epochs: 3}")
+    yield lambda: configs.load(path)
+
+
+@ROWS.followed("config.py:_read_fields", "Write the fields by their names")
+def file_of_a_list(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("- 20")
+    text = yield lambda: configs.load(path)
+    path.write_text(text.partition("fields, as ")[2].partition(". Rec")[0])
+    yield lambda: configs.load(path)
+
+
+@ROWS.followed("config.py:_read_fields", "Give that of another folder")
+def config_json_of_a_run(tmp_path):
+    workdirs.save(configs.load("quickstart"), tmp_path / "run")
+    linear = configs.load("linear", {}, "linear")
+    workdirs.save(linear, tmp_path / "linear", command="linear")
+    yield lambda: configs.load(tmp_path / "linear" / "config.json")
+    yield lambda: configs.load(tmp_path / "run" / "config.json")
+
+
 # Workdirs.
 
 
