@@ -23,7 +23,7 @@ PRETRAIN = dict(
         small_scale=(0.05, 0.14),  # shares of the area that one shows
         max_corrupt_fraction=0.01,  # of samples seen; above, the run stops
         threads=0,  # 0 = the cores of the process
-        augment_on="host",  # "device": colour and blur run in the step
+        augment_on="host",  # "graph": by TensorFlow; "device": in the step
     ),
     model=dict(
         init="",  # weights to start from: RUN, RUN@best, a file; "" = random

@@ -54,7 +54,9 @@ PRETRAIN = {
     "data.small_views": Field(int, low=0, later=True),
     "data.small_size": Field(int, low=8, later=True),
     "data.small_scale": Field(tuple, above=0, high=1, item=float, later=True),
-    "data.augment_on": Field(str, names=("host", "device"), later=True),
+    "data.augment_on": Field(
+        str, names=("host", "device", "graph"), later=True
+    ),
     "model.init": Field(str, later=True),
     "model.init_head": Field(str, names=("auto", "file", "new"), later=True),
     "model.backbone": Field(str),

@@ -67,6 +67,7 @@ PACKAGES = (
     "tensorflow-addons",
     "keras-cv",
     "tensorflow-datasets",
+    "numba",
     "numpy",
 )
 

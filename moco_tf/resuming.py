@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from moco_tf import config as configs
+from moco_tf import lane
 
 # Fields that name a source, by command.
 SOURCES = {
@@ -50,6 +51,12 @@ _REASONS = {
     "data.": "the samples so far were made by it",
     "probe.online": "the state and the log of the steps hold the probe, or not",
     "probe.": "it is what the result is measured by",
+}
+# By what views are made: values of data.augment_on in words.
+_FORMS = {
+    "host": "a compiled kernel",
+    "graph": "TensorFlow on the host",
+    "device": "the device",
 }
 # Of several ways to the same step (see methods/shuffle.py).
 _SAME_SHUFFLES = ("auto", "gather", "address")
@@ -213,4 +220,54 @@ def _schedule(config):
     return (
         f"{shape}, from {configs.learning_rate(config):g}, over "
         f"{config.train.epochs} epochs"
+    )
+
+
+def form_of_views(values: Mapping[str, Any]) -> dict[str, str]:
+    """By what a start makes its views, for environment.json.
+
+    Args:
+      values: fields of its configuration by name; a task's say nothing.
+    """
+    where = values.get("data.augment_on")
+    return {"views": _FORMS[where]} if where else {}
+
+
+def other_bits(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why a run does not go on with the same bits: sentences, or none.
+
+    Args:
+      before, now: of environment.json, the last start and this one.
+    """
+    return [
+        words for f in (_other_lane, _other_views) if (words := f(before, now))
+    ]
+
+
+def _other_lane(before, now):
+    """What another TensorFlow than at the last start means, or ""."""
+    then, this = (
+        (start.get("packages") or {}).get("tensorflow")
+        for start in (before, now)
+    )
+    if then == this or not then:
+        return ""
+    return (
+        f"The last start was on TensorFlow {then}, this one is on {this}. The "
+        "run goes on with the same batches and its whole state, but not with "
+        f"the same bits: {lane.TOLERANCE}"
+    )
+
+
+def _other_views(before, now):
+    """What it means that views are made otherwise than before, or ""."""
+    then = before.get("views", _FORMS["graph"])  # as earlier versions did
+    this = now.get("views", then)
+    if then == this:
+        return ""
+    return (
+        f"The last start made views by {then}, this one makes them by {this}. "
+        "The run goes on with the same images, crops and colours, but not with "
+        "the same bits: pixels are up to one level apart, a few where the "
+        "device makes them. config.data.augment_on chooses."
     )

@@ -225,13 +225,13 @@ def save(
         starts, other = [], state_files.set_aside(path)
         state_files.warn(f"{error} It is kept as {other}; a new one begins")
     state_files.write_json(workdir / "config.json", saved, with_format=True)
-    start = describe()
-    words = starts and _other_lane(starts[-1], start)
+    start = describe() | resuming.form_of_views(values)
+    words = resuming.other_bits(starts[-1], start) if starts else []
     starts = {"starts": [*starts, start]}
     state_files.write_json(path, starts, with_format=True)
     printed.keep(workdir, printed.title_of(start))
-    if words:
-        print(f"Warning: {words}")
+    for sentence in words:
+        print(f"Warning: {sentence}")
 
 
 class RunData(NamedTuple):
@@ -505,21 +505,6 @@ def describe():
         "packages": {name: lane.version(name) for name in lane.PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }
-
-
-def _other_lane(before, now):
-    """What another TensorFlow than at the last start means, or ""."""
-    then, this = (
-        (start.get("packages") or {}).get("tensorflow")
-        for start in (before, now)
-    )
-    if then == this or not then:
-        return ""
-    return (
-        f"The last start was on TensorFlow {then}, this one is on {this}. The "
-        "run goes on with the same batches and its whole state, but not with "
-        f"the same bits: {lane.TOLERANCE}"
-    )
 
 
 def _check_encoder(workdir, encoder):

@@ -190,3 +190,17 @@ def test_workers_may_have_their_data_in_other_places():
     assert workdirs.identity(here, "f") != workdirs.identity(here, "g")
     without = load(data__source="folder:/here")
     assert workdirs.identity(here, "f") != workdirs.identity(without, "f")
+
+
+def test_views_of_another_form_are_named():
+    def start(where):
+        return resuming.form_of_views({"data.augment_on": where})
+
+    assert resuming.other_bits(start("host"), start("host")) == []
+    (words,) = resuming.other_bits(start("host"), start("graph"))
+    assert "views by a compiled kernel, this one makes them by Tensor" in words
+    # Earlier versions noted nothing, and had no kernel; tasks have no choice.
+    (words,) = resuming.other_bits({}, start("host"))
+    assert "by TensorFlow on the host, this one" in words
+    assert resuming.other_bits({}, start("graph")) == []
+    assert resuming.other_bits({}, resuming.form_of_views({})) == []

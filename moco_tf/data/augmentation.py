@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import image_ops, photometric, resize
+from moco_tf.data import compiled_views, image_ops, photometric, resize
 
-HOST, DEVICE = AUGMENT_ON = ("host", "device")
+HOST, DEVICE, GRAPH = AUGMENT_ON = ("host", "device", "graph")
 VIEW_NAMES = ("query", "key")
 CHOICE = image_ops.BOX_UNIFORMS + 1 + photometric.ROW  # numbers of a choice
 
@@ -27,6 +27,7 @@ _NUMBERS = sum(_SIZES)  # a multiple of four, as one step of Philox draws
 # Pixels; up to here an image's kernels take longer to call than to run. At 32 a
 # batch at a time is a third faster than an image at a time, at 64 half as fast.
 _SMALL = 32
+_SMALL_COMPILED = 64  # the same of a compiled kernel: a call is 0.03 ms
 _SMALL_KEYS = 2**32  # a seed is below this
 
 
@@ -69,7 +70,7 @@ class Augmentation(NamedTuple):
           count: int, views.
 
         Returns:
-          choices float32 [count, CHOICE]: the box's uniforms, whether to flip,
+          choices float32 [count, CHOICE]: the box's numbers, whether to flip,
           and the row of a Distortion.
         """
         draws = draw_many(seed, count)
@@ -85,7 +86,8 @@ class Augmentation(NamedTuple):
         distortion = photometric.Distortion(
             tf.concat(parts, axis=-1), factors, sigma, inverted
         )
-        return tf.concat([draws.box, flip, distortion.to_row()], axis=-1)
+        box = image_ops.box_numbers(draws.box, (self.low, self.high))
+        return tf.concat([box, flip, distortion.to_row()], axis=-1)
 
     def boxes(self, images, choices):
         """Boxes of the crops, int32 [..., 4]: top, left, height, width.
@@ -95,7 +97,7 @@ class Augmentation(NamedTuple):
         """
         shape = tf.shape(images)[-3:-1]
         box, _, _ = _split(choices)
-        return image_ops.sample_box(shape, box, (self.low, self.high))
+        return image_ops.box_of(shape, box)
 
     @property
     def distorts(self):
@@ -227,9 +229,10 @@ class ViewStage(NamedTuple):
       parts: (query, key), each an Augmentation or Seeded.
       size: int, pixels of a view's side.
       names: the views to make: VIEW_NAMES, or "query" alone.
-      augment_on: "host", or "device": crops leave the host, and with each,
-        under "query_distortion" or "key_distortion", the row of a Distortion
-        for the device.
+      augment_on: "host", by a compiled kernel (compiled_views.py); "graph":
+        on the host by TensorFlow; or "device": crops leave the host, and with
+        each, under "query_distortion" or "key_distortion", the row of a
+        Distortion for the device.
       small: SmallViews, made beside the others under "small", or None.
       channels: int, of an image.
     """
@@ -267,14 +270,32 @@ class ViewStage(NamedTuple):
                 "config.data.views=cmc and config.data.augment_on=host."
             )
 
+        if self.augment_on == HOST and self._distorts():
+            compiled_views.require()
+
+    @property
+    def is_compiled(self):
+        """Whether the compiled kernel makes the views, or their crops.
+
+        Where it cannot be compiled, what crops and flips alone is made by
+        TensorFlow, to the same bits.
+        """
+        compiles = self.augment_on != GRAPH and self._published()
+        return compiles and compiled_views.is_there()
+
+    def _distorts(self):
+        return self._published() and any(
+            part.distorts for part in self._all_parts()
+        )
+
     def _published(self):
         return all(
             isinstance(parts, Augmentation) for parts in self._all_parts()
         )
 
     def _only_crops(self):
-        on_host = self.augment_on == HOST and self._published()
-        return on_host and not any(part.distorts for part in self._all_parts())
+        on_host = self.augment_on != DEVICE and self._published()
+        return on_host and not self._distorts()
 
     def _all_parts(self):
         return self.parts + ((self.small.parts,) if self.small else ())
@@ -315,7 +336,7 @@ class ViewStage(NamedTuple):
         return (
             shape.is_fully_defined()
             and shape[-1] == 3
-            and self.size <= _SMALL
+            and self.size <= (_SMALL_COMPILED if self.is_compiled else _SMALL)
             and self._published()
         )
 
@@ -332,6 +353,8 @@ class ViewStage(NamedTuple):
         Returns:
           dict of uint8 by name: [S, S, C], and "small" [V, s, s, C].
         """
+        if self.is_compiled:
+            return self._compiled(image, choices, wanted)
         query, key = self.parts
         pair = choices["pair"]
         boxes = [
@@ -362,8 +385,18 @@ class ViewStage(NamedTuple):
             )
         return views | self._distortions(choices)
 
+    def _compiled(self, images, choices, wanted):
+        sizes = dict.fromkeys(self.names, self.size)
+        if self.small:
+            sizes["small"] = self.small.size
+        distorts = self.augment_on == HOST and self._distorts()
+        views = compiled_views.make_views(
+            images, choices, wanted, sizes, distorts
+        )
+        return views | self._distortions(choices)
+
     def _traced(self, parts, size):
-        make = parts.view if self.augment_on == HOST else parts.crop
+        make = parts.crop if self.augment_on == DEVICE else parts.view
 
         @tf.function(autograph=False)
         def view(image, box, choice):
@@ -393,9 +426,12 @@ class ViewStage(NamedTuple):
           dict as of `views_of_image`, with a first axis more.
         """
 
+        if self.is_compiled:
+            return self._compiled(images, choices, tf.constant([True, True]))
+
         def view(parts, size, choices):
             crops = parts.crop_batch(images, size, choices)
-            if self.augment_on == HOST:
+            if self.augment_on != DEVICE:
                 crops = parts.distort_batch(crops, choices)
             return image_ops.to_uint8(crops)
 
@@ -411,7 +447,7 @@ class ViewStage(NamedTuple):
         return views | self._distortions(choices)
 
     def _distortions(self, choices):
-        if self.augment_on == HOST:
+        if self.augment_on != DEVICE:
             return {}
         rows = self.parts[0].distortions(choices["pair"])
         distortions = {
@@ -491,7 +527,7 @@ def jitter_numbers(draws, reach):
 
 
 def _split(choices):
-    """Uniforms of the box, flip bool [...], row of the distortion."""
+    """Numbers of the box, flip bool [...], row of the distortion."""
     sizes = [image_ops.BOX_UNIFORMS, 1, photometric.ROW]
     box, flip, distortion = tf.split(choices, sizes, axis=-1)
     return box, flip[..., 0] > 0, distortion

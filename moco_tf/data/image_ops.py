@@ -277,10 +277,36 @@ def sample_box(shape, uniforms, scale):
     Returns:
       int32 [..., 4]: top, left, height, width, in pixels.
     """
+    return box_of(shape, box_numbers(uniforms, scale))
+
+
+def box_numbers(uniforms, scale):
+    """The part of `sample_box` that does not need the image.
+
+    Args:
+      uniforms, scale: as of `sample_box`.
+
+    Returns:
+      float32 [..., BOX_UNIFORMS]: of each try the area, a fraction of the
+      image's, and the square root of the ratio; the corner, in 0..1.
+    """
     area, log_ratio, position = tf.split(uniforms, [_TRIES, _TRIES, 2], axis=-1)
-    root_ratio = tf.exp((log_ratio - 0.5) * np.log(4 / 3))
-    size = tf.cast(shape, tf.float32)
+    # In float64: the platform's float32 exp depends on the place in a vector.
+    half_log = tf.cast((log_ratio - 0.5) * np.log(4 / 3), tf.float64)
+    root_ratio = tf.cast(tf.exp(half_log), tf.float32)
     area = scale[0] + (scale[1] - scale[0]) * area
+    return tf.concat([area, root_ratio, position], axis=-1)
+
+
+def box_of(shape, numbers):
+    """The box of an image, int32 [..., 4], by `box_numbers`.
+
+    Args:
+      shape: int32 [2], height and width of the image.
+      numbers: float32 [..., BOX_UNIFORMS].
+    """
+    area, root_ratio, position = tf.split(numbers, [_TRIES, _TRIES, 2], axis=-1)
+    size = tf.cast(shape, tf.float32)
     side = tf.sqrt(area * tf.reduce_prod(size))
     boxes = tf.stack([side / root_ratio, side * root_ratio], axis=-1)
     boxes = tf.round(boxes)  # [..., tries, 2]

@@ -305,7 +305,7 @@ class Stream:
     @_as_written
     def _chunk(self, worker, *jobs):
         """A data set of one element: the rows of a few jobs."""
-        jobs = tf.data.Dataset.from_tensor_slices(jobs)
+        each = tf.data.Dataset.from_tensor_slices(jobs)
 
         def rows(images):
             if self._views.can_batch(images.element_spec.image.shape):
@@ -314,8 +314,8 @@ class Stream:
             images = images.map(functools.partial(self._views_of_image, worker))
             return images.batch(worker.chunk, drop_remainder=True)
 
-        rows_at_once = rows(jobs.map(functools.partial(self._image, worker)))
-        readable = jobs.flat_map(functools.partial(self._readable, worker))
+        rows_at_once = rows(each.map(functools.partial(self._image, worker)))
+        readable = each.flat_map(functools.partial(self._readable, worker))
         return rows_at_once.ignore_errors().concatenate(rows(readable)).take(1)
 
     @_as_written

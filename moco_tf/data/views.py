@@ -14,12 +14,13 @@ has functions of the same form, for example v2 without colour and with cutout:
     recipe = views.RECIPES["v2"]._replace(augment=augment)
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf.data import augmentation, image_ops
+from moco_tf.data import augmentation, compiled_views, image_ops
 
 # Building blocks of a user's recipe, beside those of image_ops.py.
 draw = augmentation.draw
@@ -51,6 +52,10 @@ class Recipe(NamedTuple):
     augment_key: Augment | None = None
     augment_small: Augment | None = None
 
+    def evaluate_on_host(self, image, size):
+        """As `evaluate`, in a data set of this process: by compiled code."""
+        return getattr(self.evaluate, "on_host", self.evaluate)(image, size)
+
     @property
     def both(self):
         """The functions of the query view and of the key view."""
@@ -80,17 +85,32 @@ class Recipe(NamedTuple):
         return augmentation.SmallViews(parts, count, size)
 
 
-def evaluate_imagenet(image, size):
-    """Short side to 256/224 of the size, then the centre: 256 and 224."""
-    short_side = round(size * 256 / 224)
-    view = image_ops.resize_and_centre_crop(image, short_side, size)
-    return image_ops.to_uint8(view)
+@dataclasses.dataclass(frozen=True)
+class Centre:
+    """An evaluation view: the short side resized, then the centre cut out.
+
+    Attributes:
+      ratio: float, of the short side to the view's, at least 1.
+    """
+
+    ratio: float
+
+    def __call__(self, image, size):
+        """The view in the graph alone, as `evaluate` of a Recipe."""
+        short_side = round(size * self.ratio)
+        view = image_ops.resize_and_centre_crop(image, short_side, size)
+        return image_ops.to_uint8(view)
+
+    def on_host(self, image, size):
+        """The same bits by the compiled kernel, where the host runs Python."""
+        if not compiled_views.is_there():
+            return self(image, size)
+        short_side = round(size * self.ratio)
+        return compiled_views.make_evaluation_view(image, short_side, size)
 
 
-def evaluate_cifar(image, size):
-    """Short side to the size, then the centre: a 32 x 32 image as it is."""
-    view = image_ops.resize_and_centre_crop(image, size, size)
-    return image_ops.to_uint8(view)
+evaluate_imagenet = Centre(256 / 224)  # 256 and 224
+evaluate_cifar = Centre(1.0)  # a 32 x 32 image as it is
 
 
 def random_resized_crop(image, size, draws, scale):

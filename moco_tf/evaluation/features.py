@@ -75,7 +75,7 @@ def evaluation_batches(
     def make(record, index):
         image = source.image(record)
         if view is None:
-            image = recipe.evaluate(image, image_size)
+            image = recipe.evaluate_on_host(image, image_size)
         else:
             image = view(image, index)
         shape = [image_size, image_size, source.channels]

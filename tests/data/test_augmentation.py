@@ -65,11 +65,33 @@ def _views_of(name, augment_on="host", small=None):
 
 
 @pytest.mark.parametrize("name", views.RECIPES)
+def test_the_kernels_views_are_at_most_a_level_from_the_graphs(name):
+    small = SMALL if name == "dino" else None
+    _, kernel = _views_of(name, "host", small)
+    _, graph = _views_of(name, "graph", small)
+    assert kernel.keys() == graph.keys()
+    for view, made in kernel.items():
+        distance = np.abs(made - graph[view].astype(int))
+        assert distance.max() <= (0 if name in ("cmc", "cpc") else 1)
+        assert np.mean(distance > 0) < 1e-3
+
+
+@pytest.mark.parametrize("name", views.RECIPES)
+def test_the_kernel_takes_a_batch_at_once(name):
+    choices, single = _views_of(name)
+    batch = _stage(views.RECIPES[name].both).views_of_batch(
+        _images(24), choices
+    )
+    for view in augmentation.VIEW_NAMES:
+        np.testing.assert_array_equal(batch[view], single[view])
+
+
+@pytest.mark.parametrize("name", views.RECIPES)
 def test_a_batch_of_small_images_has_the_views_of_each_image(name):
     # Crops alone: equal weights of whole numbers often end on a half.
     limit = 5e-3 if name in ("cmc", "cpc") else 1e-3
-    choices, single = _views_of(name)
-    stage = _stage(views.RECIPES[name].both)
+    choices, single = _views_of(name, "graph")
+    stage = _stage(views.RECIPES[name].both, "graph")
     batch = stage.views_of_batch(_images(24), choices)
     for view in augmentation.VIEW_NAMES:
         distance = np.abs(single[view] - batch[view].numpy().astype(int))
@@ -208,8 +230,8 @@ SMALL = views.RECIPES["dino"].small(3, 12, (0.05, 0.14))
 
 
 def test_small_views_of_a_batch_are_those_of_each_image():
-    choices, single = _views_of("dino", small=SMALL)
-    stage = _stage(views.RECIPES["dino"].both, small=SMALL)
+    choices, single = _views_of("dino", "graph", SMALL)
+    stage = _stage(views.RECIPES["dino"].both, "graph", SMALL)
     batch = stage.views_of_batch(_images(24), choices)["small"].numpy()
     assert batch.shape == (24, 3, 12, 12, 3)
     distance = np.abs(single["small"] - batch.astype(int))
@@ -229,7 +251,7 @@ def test_small_views_show_a_small_part_of_the_image():
 
 def test_small_views_leave_the_others_as_they_are():
     _, alone = _views_of("dino")
-    choices, beside = _views_of("dino", small=SMALL)
+    choices, beside = _views_of("dino", "host", SMALL)
     for name in augmentation.VIEW_NAMES:
         np.testing.assert_array_equal(alone[name], beside[name])
     # Unrelated numbers: no box is another's.

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import struct
+import sys
 import types
 import zlib
 from unittest import mock
@@ -17,6 +18,7 @@ from moco_tf import config as configs
 from moco_tf import file_kinds, plan, prepare
 from moco_tf.data import (
     augmentation,
+    compiled_views,
     decode,
     prepared_cache,
     shapes,
@@ -755,6 +757,19 @@ def views_of_two_kinds():
 def views_that_a_device_cannot_make():
     yield lambda: stage(by_hand, by_hand, on="device")
     yield lambda: stage(by_hand, by_hand, on="host")
+
+
+@ROWS.followed("data/compiled_views.py:require", "so Numba must be installed")
+def views_without_numba(monkeypatch):
+    compiled_views.why_not.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    yield lambda: stage(V2, V2)
+    monkeypatch.undo()
+    compiled_views.why_not.cache_clear()
+    yield lambda: stage(V2, V2)  # installed
+    monkeypatch.setattr(compiled_views, "why_not", lambda: "no")
+    graph = configs.load("quickstart", {"data.augment_on": "graph"})
+    yield lambda: stage(V2, V2, on=graph.data.augment_on)
 
 
 @ROWS.followed("data/augmentation.py:ViewStage.check", "Images of two files")
