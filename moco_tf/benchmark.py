@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import cores, plan
+from moco_tf import cores, input_cost, plan
 from moco_tf.data import stream, views
 from moco_tf.models import inputs
 from moco_tf.training import distribution, gpus
@@ -43,7 +43,7 @@ class Machine(NamedTuple):
     own_launches: bool = False
 
 
-def benchmark(config, strategy, steps=10, rounds=3, path=""):
+def benchmark(config, strategy, steps=10, rounds=3, path="", gpu_rate=0):
     """Measures input, step and both in turn, and prints a table.
 
     Args:
@@ -52,6 +52,8 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
       strategy: tf.distribute.Strategy.
       steps: int, of a round. rounds: int; medians are reported.
       path: of a JSON file of the same figures; "": none.
+      gpu_rate: int, images/s of GPUs elsewhere, whose cores are to be counted;
+        0: of those here, if there are any.
 
     Returns:
       dict of the figures, units in their names.
@@ -98,10 +100,16 @@ def benchmark(config, strategy, steps=10, rounds=3, path=""):
     operations = _count(config, strategy, train, memory)
     figures["flops_per_image"] = operations / config.train.batch_size
     figures |= ceiling(config.train.precision)
-    if has_input:
-        figures["stages_ms_per_image"] = stages(config, batches.source, reads)
     rates = {name: figures[f"{name}_images_per_second"] for name in runs}
-    figures["verdict"] = verdict(config, rates, machine)
+    cache = None
+    if has_input:
+        parts = stages(config, batches.source, reads)
+        figures["stages_ms_per_image"] = parts
+        cache = input_cost.cache_for(config, batches.source, parts)
+        gpu_rate = gpu_rate or (rates["step"] if machine.gpu else 0)
+        used = min(config.data.threads or machine.cores, machine.cores)
+        figures |= input_cost.needs(rates["input"], used, gpu_rate, cache)
+    figures["verdict"] = verdict(config, rates, machine, cache)
     _print(figures)
     if path:
         pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
@@ -342,10 +350,11 @@ def _print(figures):
     print(f"{'cores':<12}{figures['cores']:>9} that this process may use")
     for name, milliseconds in figures.get("stages_ms_per_image", {}).items():
         print(f"{'stage':<12}{milliseconds:>9.2f} ms an image: {name}")
+    print(input_cost.describe(figures), end="")
     print(figures["verdict"])
 
 
-def verdict(config, rates, machine):
+def verdict(config, rates, machine, cache=None):
     """Names the bottleneck, and what would widen it here.
 
     Args:
@@ -353,7 +362,7 @@ def verdict(config, rates, machine):
       rates: dict of images/s: "step" alone; "input" alone and "both" together
         where there is an input; on GPUs "reported", a step whose figures are
         read before the next one.
-      machine: Machine.
+      machine: Machine. cache: input_cost.Cache that would help, or None.
 
     Returns:
       str.
@@ -368,7 +377,7 @@ def verdict(config, rates, machine):
     if ratio > _NEAR:
         return (
             f"input-bound: {ratio:.1f}x more input would be used; try "
-            + _join(_for_input(config, ratio, machine))
+            + _join(_for_input(config, ratio, machine, cache))
             + _more(_for_host(config, rates, machine))
         )
     host = _more(_for_host(config, rates, machine))
@@ -381,12 +390,11 @@ def verdict(config, rates, machine):
     )
 
 
-def _for_input(config, ratio, machine):
+def _for_input(config, ratio, machine, cache):
     """What would make the input faster, the most useful first."""
-    source, pairs = config.data.source, config.model.input == "pair"
-    # Pairs of files have no cache, and views that crop on the host alone.
-    if not source.startswith(("prepared:", "shapes")) and not pairs:
-        yield "a cache (moco-tf prepare)"
+    if cache:
+        yield f"a cache ({cache.command}; about {cache.gain:.1f}x)"
+    pairs = config.model.input == "pair"  # whose views crop, on the host
     if config.data.augment_on == "host" and machine.gpu and not pairs:
         yield "--config.data.augment_on=device"
     if 0 < config.data.threads < machine.cores:

@@ -6,7 +6,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from moco_tf import benchmark
+from moco_tf import benchmark, input_cost
 from moco_tf.cli import main as cli
 from tests import shallow, small_run
 
@@ -32,6 +32,84 @@ def test_operations_of_a_convolution_and_its_gradients():
     assert benchmark.count_flops(graph) == 3 * 2 * (4 * 4 * 3 * 5) * 27
 
 
+class Scenes:
+    """A number of images of one size, black."""
+
+    def __init__(self, count, height, width):
+        self.count = count
+        with tf.device("CPU:0"):
+            self.pixels = tf.zeros([height, width, 3], tf.uint8)
+
+    def __len__(self):
+        return self.count
+
+    def records(self, indices):
+        return indices
+
+    def image(self, record):
+        del record
+        return self.pixels
+
+
+STAGES = {"read and decode": 2.0, "two crops": 1.0, "grey": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "stages", "gigabytes", "expected"),
+    [
+        # Half of the time is decoding: it is spared.
+        (Scenes(1000, 512, 768), STAGES, 1, ("moco-tf prepare", 2.0)),
+        # 1.28 million of 256 x 384 x 3 are 377 GB. JPEGs of 320 x 480 have 39 %
+        # of the pixels: 61 % of half of the time is spared.
+        (
+            Scenes(1_280_000, 512, 768),
+            STAGES,
+            512,
+            ("moco-tf prepare --format=jpeg", 1 / (1 - 0.5 * 0.609375)),
+        ),
+        (Scenes(1_280_000, 512, 768), STAGES, 768, ("moco-tf prepare", 2.0)),
+        # As small as in a cache already.
+        (Scenes(1_280_000, 320, 320), STAGES, 64, None),
+        # Next to nothing is decoding.
+        (Scenes(9, 512, 768), STAGES | {"read and decode": 0.2}, 1, None),
+        (Scenes(9, 512, 768), STAGES | {"read and decode": -0.1}, 1, None),
+        (Scenes(9, 512, 768), {}, 1, None),
+    ],
+)
+def test_a_cache_is_named_where_it_spares_time(
+    source, stages, gigabytes, expected
+):
+    config = small_run.make_config("pictures")
+    memory = gigabytes * 10**9
+    cache = input_cost.cache_for(config, source, stages, memory)
+    if expected is None:
+        assert cache is None
+    else:
+        assert cache.command == expected[0]
+        assert cache.gain == pytest.approx(expected[1])
+    config.data.source = "prepared:cache"
+    assert input_cost.cache_for(config, source, stages, memory) is None
+
+
+def test_cores_that_gpus_need_are_counted_by_those_that_were_measured():
+    figures = input_cost.needs(300.0, 2, 14_000, CACHE)
+    assert figures["input_images_per_second_per_core"] == 150.0
+    assert figures["input_cores_needed"] == 94  # 93.3
+    assert figures["input_cores_needed_with_cache"] == 49  # 93.3 / 1.94 = 48.1
+    assert input_cost.describe(figures).splitlines() == [
+        "a core          150.0 images/s of input",
+        "needed             94 cores for 14,000 images/s; about 49 from a "
+        "cache (moco-tf prepare)",
+    ]
+    figures = input_cost.needs(300.0, 2, 0, CACHE)
+    assert input_cost.describe(figures).splitlines()[1:] == [
+        "cache             1.9 times the input, about: moco-tf prepare"
+    ]
+    figures = input_cost.needs(300.0, 4, 0, None)
+    assert figures == {"input_images_per_second_per_core": 75.0}
+    assert input_cost.describe({}) == ""
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_operations_of_a_matrix_product(transposed):
     shapes = ([7, 2], [7, 5]) if transposed else ([2, 7], [7, 5])
@@ -50,19 +128,26 @@ def test_unknown_shapes_are_refused():
 CPU = benchmark.Machine(cores=8)
 
 
-def verdict(*rates, machine=CPU, **fields):
+CACHE = input_cost.Cache("moco-tf prepare", 1.94)
+
+
+def verdict(*rates, machine=CPU, cache=None, **fields):
     """Of images/s of step, input, both and reported, as many as are given."""
     names = ("step", "input", "both", "reported")
     known = dict(zip(names, rates, strict=False))
     config = small_run.make_config("pictures", **fields)
-    return benchmark.verdict(config, known, machine)
+    return benchmark.verdict(config, known, machine, cache)
 
 
 @pytest.mark.parametrize(
     ("rates", "fields", "expected"),
     [
         ((210, 100), {}, "input-bound: 2.1x more input would be used"),
-        ((210, 100), {}, "try a cache (moco-tf prepare) or"),
+        (
+            (210, 100),
+            {"cache": CACHE},
+            "try a cache (moco-tf prepare; about 1.9x) or",
+        ),
         ((210, 100), {}, "--config.data.threads=0 or more cores"),
         ((105, 100), {}, "balanced"),
         ((100, 300), {}, "step-bound: the input is 3.0x faster"),
@@ -201,6 +286,7 @@ def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):
             "--devices=cpu",
             "--steps=1",
             f"--json={path}",
+            "--gpu_rate=12345",
             f"--config.data.source=folder:{images}",
             *flags,
         ]
@@ -219,6 +305,10 @@ def test_figures_of_a_small_run(tmp_path, capsys, monkeypatch):
         "jitter",
         "blur",
     ]
+    each = found["input_images_per_second_per_core"]
+    cores = min(found["cores"], fields["data.threads"])
+    assert each * cores == pytest.approx(found["input_images_per_second"])
+    assert f"{found['input_cores_needed']} cores for 12,345 images/s" in printed
     # The first convolution of a ResNet of width 1/8: 8 channels of 16 x 16
     # places, 27 products each; the whole is more than both encoders' of it.
     first = 2 * 16 * 16 * 8 * 27

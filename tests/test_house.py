@@ -34,7 +34,7 @@ ROOMS = {
     "reporting": (),
     "weights": (),
     "serving": (),
-    "pretrain": ("benchmark", "prepare", "pretrain"),
+    "pretrain": ("benchmark", "input_cost", "prepare", "pretrain"),
     "doctor": (),
     "cli": ("__main__", "api", "keywords"),
 }  # fmt: skip

@@ -20,7 +20,13 @@ def _benchmark(options, config):
         deterministic=options.deterministic,
     )
     quiet.start_xla(options.verbose)
-    benchmark.benchmark(config, strategy, options.steps, path=options.json)
+    benchmark.benchmark(
+        config,
+        strategy,
+        options.steps,
+        path=options.json,
+        gpu_rate=options.gpu_rate,
+    )
 
 
 def _prepare(options, config):
@@ -221,6 +227,11 @@ COMMANDS = {
             flags.CROSS_DEVICE_OPS,
             flags.DETERMINISTIC,
             flags.integer("steps", 10, "measured in each of three rounds"),
+            flags.integer(
+                "gpu_rate",
+                0,
+                "images/s of GPUs elsewhere; says how many cores they need",
+            ),
             flags.path(
                 "json",
                 "",

@@ -339,9 +339,14 @@ def trial_row(config, count, trial):
         words += f"; {progress.format_bytes(trial.peak)} on the fullest GPU"
     if trial.wait > _MAX_WAIT:
         remedy = (
-            "The devices wait for images: resize the files to about twice "
-            "data.image_size once, put them on a local disk, or use more "
-            "cores (data.threads=0)."
+            "The devices wait for images: decode them once (`moco-tf prepare`; "
+            "`moco-tf benchmark` says whether and how), put them on a local "
+            "disk, or use more cores (data.threads=0)."
         )
+        if config.data.source.startswith("prepared:"):
+            remedy = (
+                "The devices wait for views: use more cores (data.threads=0). "
+                "`moco-tf benchmark` says how many."
+            )
         return table.Row("time", words, table.WARN, remedy)
     return table.Row("time", words)

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import benchmark, plan
+from moco_tf import benchmark, input_cost, plan
 from moco_tf import config as configs
 from moco_tf.cluster import membership
 from moco_tf.data import sources
@@ -33,7 +33,7 @@ from moco_tf.training import distribution
 from tests.doctor import photographs, small_backbone
 from tests.remedies import following
 
-ROWS = following.Rows("doctor/*.py", "benchmark.py")
+ROWS = following.Rows("doctor/*.py", "benchmark.py", "input_cost.py")
 
 GB = 10**9
 
@@ -431,9 +431,9 @@ def wrong_steps(monkeypatch):
     yield lambda: row(0.0)  # on a sound device
 
 
-def trial(loss=5.0, wait=0.0):
+def trial(loss=5.0, wait=0.0, **fields):
     parts = devices.Trial(0.1, wait, loss, 20, None)
-    return devices.trial_row(config_of(), 10**6, parts)
+    return devices.trial_row(config_of(**fields), 10**6, parts)
 
 
 @ROWS.followed("doctor/devices.py:trial_row", "Lower optimizer.learning_rate")
@@ -446,9 +446,18 @@ def trial_that_diverges():
 
 @ROWS.followed("doctor/devices.py:trial_row", "The devices wait for images")
 def trial_that_waits():
-    yield lambda: trial(wait=0.5)
+    text = yield lambda: trial(wait=0.5)
+    assert "moco-tf prepare" in text
     yield lambda: trial(wait=0.1)
     yield lambda: config_of(data__threads=0)
+
+
+@ROWS.followed("doctor/devices.py:trial_row", "The devices wait for views")
+def trial_that_waits_for_a_cache():
+    fields = {"data__source": "prepared:x", "data__threads": 2}
+    text = yield lambda: trial(wait=0.5, **fields)
+    assert "prepare" not in text
+    yield lambda: trial(wait=0.1, **fields | {"data__threads": 0})
 
 
 # The examination.
@@ -674,7 +683,9 @@ def rates(input_rate, step_rate, kind=(8, 0), fields=(), pause=0.0):
     if input_rate is not None:
         known |= {"input": input_rate, "both": min(input_rate, step_rate)}
     machine = benchmark.Machine(kind, cores=8)
-    return benchmark.verdict(config_of(fields=fields), known, machine)
+    cache = input_cost.Cache("moco-tf prepare --format=jpeg", 1.4)
+    config = config_of(fields=fields)
+    return benchmark.verdict(config, known, machine, cache)
 
 
 @ROWS.followed("benchmark.py:verdict", "give a source by")
