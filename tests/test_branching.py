@@ -12,7 +12,7 @@ from moco_tf import plan, pretrain
 from moco_tf.cli import main as cli
 from moco_tf.training import checkpoints
 from moco_tf.weights import starting
-from tests import shallow, small_run
+from tests import forked, shallow, small_run
 
 _network = shallow.fixture(shallow.ONE_BLOCK)
 # Of one epoch the demo's schedule, which counts from 1, would have the rate 0.
@@ -212,3 +212,43 @@ def test_an_epoch_of_another_precision_goes_on_from_a_run(
         train__max_steps=2,
     )
     assert small_run.step_of(tmp_path / "run") == 2
+
+
+def test_two_replicas_start_as_one_does_and_go_on_alike(
+    images, first, warm, tmp_path
+):
+    def train(workdir):
+        fields = FIELDS | {k: v for k, v in WARM.items() if k[:5] != "optim"}
+        words = small_run.command(
+            images, workdir, "--devices=cpu:2", "--deterministic", **fields
+        )
+        words += [
+            f"--config.model.init={tmp_path / 'gone'}",
+            "--config.schedule.first_epoch=0",
+            "--config.optimizer.clip_norm=0.5",
+            "--config.optimizer.learning_rate=0.003",
+        ]
+        done = forked.run(words)
+        assert done.returncode == 0, done.stderr
+
+    shutil.copytree(first, tmp_path / "gone")
+    train(tmp_path / "run")
+    one, two = _state(warm[0], 0), _state(tmp_path / "run", 0)
+    for side in ("query", "key"):
+        for name, value in _encoder(one, side).items():
+            np.testing.assert_array_equal(_encoder(two, side)[name], value)
+    for name in [name for name in one if "model/queue/" in name]:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5)
+    one, two = _state(warm[0], 3), _state(tmp_path / "run", 3)
+    for name, value in _encoder(one).items():
+        if "moving" not in name:  # those of the first replica
+            np.testing.assert_allclose(_encoder(two)[name], value, atol=1e-4)
+    parts = shutil.copytree(tmp_path / "run", tmp_path / "parts")
+    for step, path in checkpoints.complete(parts):
+        if step > 3:
+            shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "gone")
+    train(parts)
+    small_run.assert_same_bits(
+        small_run.state(parts), small_run.state(tmp_path / "run")
+    )

@@ -94,6 +94,12 @@ def _configuration(file, config, overrides):
         )
     texts = {name: str(value) for name, value in fields.items()}
     loaded = configs.load(config, texts | overrides)
+    if loaded.model.init:
+        raise ValueError(
+            "import-weights takes weights from its file alone. Received "
+            f"model.init={loaded.model.init!r}. Pass --config.model.init= , or "
+            "give the file as --config.model.init to pretrain."
+        )
     if loaded.probe.online:
         raise ValueError(
             "An online probe trains from a run's first step on, and a file of "

@@ -235,6 +235,17 @@ def unknown_name():
     yield lambda: check("moco_cifar10", {"schedule.name": name})
 
 
+@ROWS.followed("plan.py:check", "keeps stages of weights that are there")
+def frozen_stage_of_random_weights():
+    fields = {"model.freeze": "stem, stage1"}
+    text = yield lambda: check("moco_v2_imagenet", fields)
+    path, freeze = following.advised(text)
+    assert freeze == {"model.freeze": ""}
+    # tests/test_branching.py starts from weights that are there.
+    yield lambda: check("moco_v2_imagenet", fields | path)
+    yield lambda: check("moco_v2_imagenet", fields | freeze)
+
+
 @ROWS.followed("plan.py:check", "must name a known backbone")
 def unknown_backbone():
     text = yield lambda: check("moco_cifar10", {"model.backbone": "resnet_50"})

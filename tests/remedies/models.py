@@ -173,6 +173,21 @@ def options_of_resnets(monkeypatch):
     yield lambda: build(width=1.0, stem="imagenet", channels=3)
 
 
+@ROWS.followed("models/encoder.py:check_stages", "to train all of it")
+def stages_of_another_network():
+    name = "keras_cv:densenet121"
+    text = yield lambda: encoders.check_stages(name, ["stem"])
+    assert following.advised(text) == [{"model.freeze": ""}]
+    yield lambda: encoders.check_stages(name, [])
+
+
+@ROWS.followed("models/encoder.py:check_stages", "must name stages")
+def stage_that_there_is_not():
+    text = yield lambda: encoders.check_stages("resnet18", ["stage"])
+    name = following.suggested(text)
+    yield lambda: encoders.check_stages("resnet18", [name])
+
+
 @ROWS.followed("models/encoder.py:feature_size", "Wrap it")
 def backbone_that_is_subclassed():
     backbone = Subclassed()

@@ -354,6 +354,19 @@ def path_that_is_taken(tmp_path):
     yield lambda: export(path=path)
 
 
+@ROWS.followed("weights/importing.py:_configuration", "from its file alone")
+def import_that_starts_from_other_weights(tmp_path):
+    path, fields = small(tmp_path), {"model.init": "other"}
+
+    def imported(fields):
+        with shallow.network(BLOCKS):
+            importing.import_weights(path, tmp_path / "new", overrides=fields)
+
+    yield lambda: imported(fields)
+    yield lambda: begin(path)
+    yield lambda: imported({"model.init": ""})
+
+
 # What a run starts from.
 
 

@@ -11,6 +11,7 @@ from moco_tf.evaluation import embeddings, frozen
 from moco_tf.methods import online_probe
 from moco_tf.serving import export, signatures
 from moco_tf.training import checkpoints
+from moco_tf.weights import conversion, origin, starting
 from tests import shallow, small_disk
 from tests.evaluation import plain_frozen, small_encoder
 from tests.methods import every_method
@@ -114,6 +115,34 @@ def test_a_second_export_is_the_next_version(
         assert float(cosine) > 0.9999
     assert f"saved_model_cli show --dir={path}" in output
     assert "/v1/models/encoder:predict" in output
+
+
+@pytest.mark.parametrize("name", ["", "encoder.keras"])
+def test_a_run_starts_from_an_export_as_from_its_run(exported, encoder, name):
+    path = exported / name
+    config = encoder.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({"seed": 1, "moco.queue_size": 64})
+    weights = origin.read(str(path), "moco")
+    method = conversion.make_method(config)
+    start = starting.start(weights, method, config)
+    images = tf.random.stateless_normal([2, 16, 16, 3], [0, 1])
+    expected = encoder.encoder.features(images)[0]
+    for begun in (method.query_encoder, method.key_encoder):
+        np.testing.assert_allclose(
+            begun.features(images)[0], expected, atol=1e-5
+        )
+    assert {part for part, *_ in start.taken} == {"backbone"}
+    assert weights.fields == {
+        "backbone": "resnet18",
+        "width": 0.0625,
+        "stem": "cifar",
+        "input": "rgb",
+        "norm": "batch",
+    }
+    assert weights.recipe == encoder.recipe
+    # Served beside it, and no part of the encoder.
+    others = {each.group for each in weights.left_out}
+    assert others == (set() if name else {"head", "bank"})
 
 
 @pytest.mark.parametrize("name", ["", "encoder.keras"])

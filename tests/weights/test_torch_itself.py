@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf.evaluation import frozen
-from moco_tf.weights import exporting, importing, torch_file
+from moco_tf.weights import (
+    conversion,
+    exporting,
+    importing,
+    origin,
+    starting,
+    torch_file,
+)
 from tests.weights import small_weights, torch_files
 
 torch = pytest.importorskip(
@@ -266,3 +274,43 @@ def test_the_exported_backbone_is_torchvisions(run, tmp_path):
     }
     assert list(loaded) == list(expected)
     assert all(torch.equal(loaded[n], v) for n, v in expected.items())
+
+
+@pytest.mark.parametrize("layout", ["official", "torchvision"])
+def test_a_start_has_the_features_that_torch_computes(layout, tmp_path):
+    """Before the first step, query and key encoder of MoCo."""
+    tensors = small_weights.tensors()
+    state = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    saved = dict(state)
+    if layout == "official":
+        saved = {
+            "state_dict": {
+                name: torch.from_numpy(value)
+                for name, value in small_weights.state_dict().items()
+            }
+        }
+    path = tmp_path / "weights.pth"
+    torch.save(saved, path)
+    fields = {"model.backbone": "resnet18", "model.width": "0.0625"}
+    fields |= {"model.dim": str(small_weights.DIM), "moco.queue_size": "256"}
+    config = configs.load("moco_v2_imagenet", fields | small_weights.FIELDS)
+    method = conversion.make_method(config)
+    weights = origin.read(str(path), "moco")
+    starting.start(weights, method, config)
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3))
+    images = images.astype(np.float32)
+    expected = _resnet(state, torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    projected = _head(state, expected)
+    scale = float(expected.abs().max())
+    for encoder in (method.query_encoder, method.key_encoder):
+        features, projections = encoder.features(tf.constant(images))
+        np.testing.assert_allclose(
+            features / scale, expected.numpy() / scale, atol=1e-5
+        )
+        if layout == "official":
+            scale_of_head = float(projected.abs().max())
+            np.testing.assert_allclose(
+                projections / scale_of_head,
+                projected.numpy() / scale_of_head,
+                atol=1e-5,
+            )
