@@ -25,7 +25,7 @@ _LINES = 30  # of tensors in a message
 _GROUPS = 6  # of what is left out, in the short form
 # A rate above this share of a recipe's is one for random weights, and this
 # share of it is advised: published weights ended their schedule at a hundredth
-# or less (docs/small_data.md).
+# or less (docs/training.md).
 _HIGH, _WARM = 0.3, 0.1
 # Attributes of a method that are no weights.
 _NO_WEIGHTS = ("optimizer", "step", "step_log", "probe", "query_encoder")
