@@ -29,6 +29,13 @@ def was_chosen(workdir):
     return bool(read_saved(workdir).get("chosen", False))
 
 
+def keep_preset(workdir, text):
+    """Writes preset.py, of text that is not ""; whether the run was chosen."""
+    if text:
+        state_files.write_text(pathlib.Path(workdir) / PRESET, text)
+    return bool(text) or was_chosen(workdir)
+
+
 def read_starts(workdir):
     """The starts that environment.json lists, dicts; [] without the file.
 

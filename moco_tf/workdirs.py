@@ -193,9 +193,6 @@ def save(
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    chosen = bool(preset) or records.was_chosen(workdir)
-    if preset:
-        state_files.write_text(workdir / records.PRESET, preset)
     for name, images in listings:
         path = workdir / f"{name}.npz"
         if images:  # none where the file has them
@@ -216,7 +213,7 @@ def save(
         "workdir": os.path.abspath(workdir),
         # As they can be opened from any folder.
         "sources": {name: specs.absolute(values[name]) for name in names},
-        "chosen": chosen,
+        "chosen": records.keep_preset(workdir, preset),
         "config": config.to_dict(),
     }
     path = workdir / "environment.json"

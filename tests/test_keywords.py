@@ -110,7 +110,9 @@ def test_without_a_preset_the_rules_choose_and_a_run_keeps_its_own(
     assert timed == [config.train.batch_size] == [16]
     said = capsys.readouterr().out
     assert said.startswith("--config=auto: 60 images, short side 72 px")
-    assert "  train.batch_size" in said and "too few: start from weights" in said
+    assert (
+        "  train.batch_size" in said and "too few: start from weights" in said
+    )
     # As a preset file, and as the run that is there.
     workdirs.save(config, workdir, preset=text)
     again = configs.load(workdir / "preset.py")

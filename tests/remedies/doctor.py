@@ -158,6 +158,19 @@ def devices_for_few_images():
     yield lambda: crowd(most)
 
 
+@ROWS.followed("doctor/rules.py:remarks", "start from weights that were")
+def few_images():
+    def few(**more):
+        given = {"data.source": "shapes:train"} | more
+        facts = rules.Facts(60)
+        chosen = rules.choose(facts, given, lambda config: 0)
+        return "".join(x for x in chosen.remarks if "too few" in x)
+
+    text = yield few
+    field, path = re.search(r"--config.([\w.]+)=(\w+)", text).groups()
+    yield lambda: few(**{field: path})
+
+
 @ROWS.followed("doctor/auto.py:Choice.keep", "Pass --workdir=DIR to have it")
 def choice_without_a_workdir(tmp_path, capsys, monkeypatch):
     photographs.write(tmp_path / "images", 60)
