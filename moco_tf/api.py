@@ -370,23 +370,65 @@ def linear(
 
 
 def compare(
-    *runs: Run | str | pathlib.Path, path: str | pathlib.Path = ""
+    *runs: Run | str | pathlib.Path,
+    path: str | pathlib.Path = "",
+    images: str | pathlib.Path = "",
+    query: str | pathlib.Path = "",
+    output: str | pathlib.Path = "",
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """What runs have reached, side by side: any methods, lengths and commands.
+    """Runs side by side: what they have reached, or what their encoders do.
+
+    Without `images` the runs' own figures are read, as the command report does
+    of several: any methods, lengths and commands. With `images` the encoders
+    are measured on them, as the command compare does.
 
     Args:
-      runs: Runs, or folders of pretrain, linear or finetune.
+      runs: Runs, or folders of pretrain, linear or finetune. With `images`
+        encoders: Runs, or text as the command takes it: "runs/a@best", a file
+        of weights, a SavedModel, "untrained", "pixels".
       path: .html to write as well, the report that compares them; "": none.
+      images, query: a folder or source, labelled or not; query "": each of the
+        images by the others.
+      output: folder of the results and features; only with `images`.
+      options: k, temperature, probe and rounds of comparing.compare.
 
     Returns:
       list of dicts, one a run, as pandas.DataFrame takes them: run, its name;
       method; how far it is; the last loss and accuracies, 0..1; hours; and the
-      fields of the configurations that differ, None for a run without.
+      fields of the configurations that differ, None for a run without. With
+      `images` one an encoder, as in compare.csv: accuracies, their differences
+      to the first with intervals of 95 %, and what needs no labels.
 
     Raises:
-      ValueError: for a folder without a run, or one that is named twice.
+      ValueError: for a folder without a run, one that is named twice, or what
+        cannot be measured.
     """
     _start()
+    if os.fspath(images):
+        if os.fspath(path):
+            raise ValueError(
+                "The page of a comparison on images stands in its folder. "
+                f"Received path={os.fspath(path)!r}. Pass output=DIR alone."
+            )
+        with quiet.imports():
+            from moco_tf import comparing
+        names = [_encoder_name(run) for run in runs]
+        result = comparing.compare(
+            names,
+            keywords.spec(images),
+            keywords.spec(query),
+            os.fspath(output),
+            **options,
+        )
+        return comparing.rows(result)
+    if os.fspath(query) or os.fspath(output) or options:
+        given = [name for name in ("query", "output") if locals()[name]]
+        raise ValueError(
+            "Encoders are measured on images. Received "
+            f"{', '.join([*given, *options])} without images. Pass "
+            'images="photos" too, or the runs alone for their own figures.'
+        )
     from moco_tf.reporting import findings, page
 
     folders = [x.workdir if isinstance(x, Run) else x for x in runs]
@@ -398,6 +440,14 @@ def compare(
     if path:
         page.write(folders, os.fspath(path))
     return rows
+
+
+def _encoder_name(run):
+    """A Run, or anything else, as the command compare names it."""
+    if not isinstance(run, Run):
+        return os.fspath(run)
+    ending = "" if run.checkpoint == "latest" else f"@{run.checkpoint}"
+    return f"{run.workdir}{ending}"
 
 
 def _start():

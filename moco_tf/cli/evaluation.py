@@ -89,6 +89,25 @@ def _finetune(options, config):
     )
 
 
+def _compare(options, config):
+    del config
+    with quiet.imports(options.verbose):
+        from moco_tf import comparing
+        from moco_tf.training import distribution
+    distribution.make_strategy(options.devices)
+    quiet.start_xla(options.verbose)
+    comparing.compare(
+        options.encoder,
+        options.images,
+        options.query,
+        options.output,
+        k=options.k,
+        temperature=options.temperature,
+        probe=not options.skip_probe,
+        rounds=options.rounds,
+    )
+
+
 def _embed(options, config):
     del config
     with quiet.imports(options.verbose):
@@ -217,6 +236,46 @@ COMMANDS = {
             "finetune --workdir=runs/mine --config.data.labels=0.1",
             "finetune --workdir=runs/mine --config=finetune "
             "--config.model.init=random --output=runs/mine/from_scratch",
+        ),
+    ),
+    "compare": flags.Command(
+        run=_compare,
+        purpose="measure encoders side by side on the same images",
+        flags=(
+            flags.paths(
+                "encoder",
+                "RUN, RUN@best, RUN@1200, a file of weights, a SavedModel, a "
+                ".keras file, untrained or pixels; 2 to 20, the first is what "
+                "the others are compared with",
+            ),
+            flags.text(
+                "images",
+                "",
+                "any source, with labels or without; none = bank and query of "
+                "the first run",
+                flags.SOURCES,
+            ),
+            flags.text(
+                "query",
+                "",
+                "source to classify; none = the images, each by the others",
+                flags.SOURCES,
+            ),
+            flags.path("output", None, "folder of the results and features"),
+            flags.integer("k", 20, "neighbours that vote and are compared"),
+            flags.number("temperature", 0.1, "of the vote"),
+            flags.boolean("skip_probe", "leave out the linear probe"),
+            flags.integer("rounds", 5, "of the timing, in turn; 0 = none"),
+            flags.DEVICES,
+        ),
+        required=("encoder", "output"),
+        words="encoder",
+        examples=(
+            "compare runs/mine@best resnet50.pth untrained "
+            "--images=folder:photos --output=compared",
+            "compare runs/a runs/b exports/encoder pixels "
+            "--images=folder:photos/train --query=folder:photos/val "
+            "--output=compared",
         ),
     ),
     "embed": flags.Command(

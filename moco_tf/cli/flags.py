@@ -77,6 +77,8 @@ class Command(NamedTuple):
       examples: command lines of its help, without the program's name.
       unread: sections of a configuration that it does not look at.
       word: name of the flag that a first word without dashes is the value of.
+      words: name of a flag that repeats, of which words without dashes are
+        values too.
     """
 
     run: Callable
@@ -88,6 +90,7 @@ class Command(NamedTuple):
     examples: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     word: str = ""
+    words: str = ""
 
     def has(self, name):
         """Whether a flag of this name is among its flags."""
@@ -133,6 +136,11 @@ def choice(name, choices, default, purpose):
 def integer(name, default, purpose):
     """A flag with a whole number."""
     return Flag(name, default, purpose, _read_integer)
+
+
+def number(name, default, purpose):
+    """A flag with a number."""
+    return Flag(name, default, purpose, _read_number)
 
 
 def seconds(name, default, purpose):
@@ -182,11 +190,15 @@ def _read_integer(text):
         raise ValueError("takes one whole number.") from None
 
 
-def _read_seconds(text):
+def _read_number(text):
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         raise ValueError("takes one number.") from None
+
+
+def _read_seconds(text):
+    value = _read_number(text)
     if not 0 <= value < math.inf:
         raise ValueError("takes seconds from 0 on.")
     return value
@@ -466,10 +478,16 @@ def _parse_flags(command, argv, fields):
     """Parses the flags of one command into FlagValues of its own."""
     allowed = (*command.flags, *COMMON)
     values = flags.FlagValues()
+    values.set_gnu_getopt(bool(command.words))  # flags behind words, too
     for flag in allowed:
         _define(flag, values)
     try:
         rest = values(argv)[1:]
+        if command.words:
+            (words,) = [x for x in allowed if x.name == command.words]
+            typed = [words.read(word) for word in rest]
+            values[words.name].value = [*typed, *values[words.name].value]
+            rest = []
     except flags.UnrecognizedFlagError as error:
         raise UsageError(
             f"There is no flag --{error.flagname}. "

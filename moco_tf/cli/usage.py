@@ -52,6 +52,9 @@ def command_usage(name, command, config="", in_full=False):
       ValueError: for a configuration that cannot be loaded.
     """
     lines = [f"moco-tf {name}: {command.purpose}", ""]
+    if command.words:
+        word = command.words.upper()
+        lines += [f"Usage: moco-tf {name} {word} {word} ... [flags]", ""]
     if command.examples:
         lines += ["Examples:"]
         lines += [f"  moco-tf {example}" for example in command.examples]

@@ -165,12 +165,11 @@ def describe(encoder, source, spec, layers):
       source, fingerprint, layers, moco_tf (the version).
     """
     recipe = encoder.recipe
-    named = [name for name, x in views.RECIPES.items() if x == recipe]
     return {
         "encoder": encoder.identity,
         "title": encoder.title,
         "image_size": encoder.image_size,
-        "views": named[0] if named else "",
+        "views": describe_views(encoder),
         "mean": list(recipe.mean),
         "std": list(recipe.std),
         "source": specs.absolute(spec),
@@ -178,6 +177,12 @@ def describe(encoder, source, spec, layers):
         "layers": list(layers),
         "moco_tf": moco_tf.__version__,
     }
+
+
+def describe_views(encoder):
+    """The name of the views that an encoder expects; "" for a user's own."""
+    named = [x for x, one in views.RECIPES.items() if one == encoder.recipe]
+    return named[0] if named else ""
 
 
 def _check_same(path, about):

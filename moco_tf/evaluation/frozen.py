@@ -124,6 +124,28 @@ def freeze(encoder, config, title):
     return frozen._replace(identity=digest(frozen))
 
 
+def backbone_of(frozen):
+    """The same encoder without its head, FrozenEncoder.
+
+    Two encoders of one backbone have the same features and the same identity,
+    whatever their heads are.
+    """
+    if frozen.encoder is None:  # a SavedModel has none
+        return frozen
+    backbone, recipe = frozen.encoder.backbone, frozen.recipe
+
+    @tf.function
+    def encode(images):
+        images = views.normalize(images, recipe.mean, recipe.std)
+        rows = encoders.call_as_keras(backbone, images, training=False)
+        return {LAYERS[0]: tf.cast(rows, tf.float32)}
+
+    alone = frozen._replace(
+        encode=encode, layers=LAYERS[:1], weights=backbone.weights
+    )
+    return alone._replace(identity=digest(alone))
+
+
 def digest(frozen):
     """Computes the identity of a FrozenEncoder from its weights as of now."""
     recipe = frozen.recipe

@@ -99,8 +99,8 @@ def difference(first, second, resamples=10_000, seed=0):
     if is_binary and sign_test(better, worse) >= 2 * _TAIL:
         low, high = min(low, 0.0), max(high, 0.0)
     mean = float(change.mean())
-    # The mean of a skewed sample may lie beside its percentiles.
-    low, high = min(float(low), mean), max(float(high), mean)
+    # The mean of a skewed sample may lie beside its percentiles; + 0.0: no -0.
+    low, high = min(float(low), mean) + 0.0, max(float(high), mean) + 0.0
     return Difference(mean, low, high, better, worse, len(change))
 
 

@@ -161,6 +161,24 @@ def count_votes(weight, label, classes):
     return total.reshape(len(label), classes)
 
 
+def winners(similarity, label, temperature, classes):
+    """The best-scored class of each query, of the votes of its neighbours.
+
+    Args:
+      similarity: float [Q, k], nearest first. label: int64 [Q, k].
+      temperature: positive. classes: int.
+
+    Returns:
+      int64 [Q]; of classes with equal scores the lower number.
+    """
+    # Scores relative to the nearest neighbour's: the same winner, and no
+    # temperature is too small for the exponential.
+    distance = similarity.astype(np.float64)
+    distance -= distance[:, :1]
+    votes = count_votes(np.exp(distance / temperature), label, classes)
+    return votes.argmax(axis=1)
+
+
 def weighted_vote(bank, bank_labels, query, k, temperature, classes):
     """Scores each class by its share of the k nearest neighbours.
 
@@ -237,15 +255,9 @@ def hits(bank, bank_labels, query, query_labels, ks, temperatures, classes):
     for start in range(0, len(query), QUERY_BLOCK):
         rows = slice(start, start + QUERY_BLOCK)
         label = labels[index[rows]]
-        # Scores relative to the nearest neighbour's: the same winner, and
-        # no temperature is too small for the exponential.
-        distance = similarity[rows].astype(np.float64)
-        distance -= distance[:, :1]
         for k, t in right:
-            votes = count_votes(
-                np.exp(distance[:, :k] / t), label[:, :k], classes
-            )
-            right[k, t][rows] = votes.argmax(axis=1) == truth[rows]
+            winner = winners(similarity[rows, :k], label[:, :k], t, classes)
+            right[k, t][rows] = winner == truth[rows]
     return right
 
 

@@ -15,15 +15,15 @@ import numpy as np
 
 # Width, height in pixels: the page shows the one that fits the screen.
 SIZES = {"wide": (540, 280), "narrow": (330, 250)}
-_SETTINGS = {
+SETTINGS = {  # of Matplotlib
     "svg.fonttype": "none",  # the reader's own font, at its own contrast
     "font.size": 11,
     "axes.linewidth": 0.8,
     "svg.hashsalt": "report",  # else each run of the program has other names
 }
 # Matplotlib knows no CSS: it draws in colours that stand for the page's own.
-_INK, _GRID = "#010203", "#040506"
-_VARIABLES = {_INK: "--muted", _GRID: "--line"}
+INK, GRID = "#010203", "#040506"
+_VARIABLES = {INK: "--muted", GRID: "--line"}
 _FIRST_SERIES = 0x0A0B00
 _MARKS = "os^"
 
@@ -91,7 +91,7 @@ def draw(chart):
     """Draws a chart in all SIZES; returns Drawn."""
     svg, scales = {}, {}
     for size, (width, height) in SIZES.items():
-        with matplotlib.rc_context(_SETTINGS):
+        with matplotlib.rc_context(SETTINGS):
             figure, axes = _figure(chart, width, height)
             text = io.StringIO()
             figure.savefig(
@@ -101,7 +101,7 @@ def draw(chart):
                 metadata={"Date": None, "Creator": None},
             )
             scales[size] = _scales(axes, width, height)
-        svg[size] = _for_page(text.getvalue(), f"{chart.key}-{size}")
+        svg[size] = for_page(text.getvalue(), f"{chart.key}-{size}")
     series = [
         {
             "name": each.name,
@@ -157,19 +157,19 @@ def _figure(chart, width, height):
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.spines["bottom"].set_visible(True)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines["bottom"].set_color(GRID)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, pad=6)
-    axes.set_xlabel(chart.x_name, color=_INK)
-    axes.set_ylabel(chart.y_name, color=_INK)
+    axes.tick_params(colors=INK, length=0, pad=6)
+    axes.set_xlabel(chart.x_name, color=INK)
+    axes.set_ylabel(chart.y_name, color=INK)
     axes.xaxis.set_major_locator(
         matplotlib.ticker.MaxNLocator(nbins=width // 70, integer=True)
     )
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5))
     for name, value in chart.levels:
         del name  # the page's legend has it
-        axes.axhline(value, color=_INK, linewidth=1.4, linestyle=(0, (2, 3)))
+        axes.axhline(value, color=INK, linewidth=1.4, linestyle=(0, (2, 3)))
     for each in sorted(chart.series, key=lambda each: not each.quiet):
         _plot(axes, each)
     axes.margins(x=0.02)
@@ -184,7 +184,7 @@ def _figure(chart, width, height):
 
 def _plot(axes, each):
     """Draws a Series."""
-    colour = f"#{_FIRST_SERIES + each.colour:06x}"
+    colour = stand_in(each.colour)
     if each.low is not None:
         axes.fill_between(
             each.x, each.low, each.high, color=colour, alpha=0.18, linewidth=0
@@ -204,6 +204,11 @@ def _plot(axes, each):
     )
 
 
+def stand_in(number):
+    """The colour that stands for a curve's own in a drawing, "#rrggbb"."""
+    return f"#{_FIRST_SERIES + number:06x}"
+
+
 def _scales(axes, width, height):
     """Pixels from the upper left of x and y, and the drawing area."""
     (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)])
@@ -217,11 +222,12 @@ def _scales(axes, width, height):
     }
 
 
-def _for_page(svg, prefix):
+def for_page(svg, prefix):
     """Takes the SVG element out of Matplotlib's file, to stand in a page.
 
-    Its text is that of this program alone, axis names and numbers: names of
-    classes and files never come here.
+    Colours that stand for others become the page's own. Its text is that of
+    this program alone, axis names and numbers: names of classes and files
+    never come here.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -134,7 +134,7 @@ def render(runs, checkpoint="latest", images=2000):
     _join_equal_pairs(parts)
     drawn = charts.draw_all(runs)
     now = datetime.datetime.now(datetime.UTC)
-    return _template().render(
+    return template().render(
         version=moco_tf.__version__,
         time=f"{now:%Y-%m-%d %H:%M} UTC",
         runs=parts,
@@ -178,9 +178,9 @@ def excerpt(workdir):
     """
     (run,) = read_runs([workdir])
     drawn = charts.draw_all([run])
-    template = _template("excerpt.html")
-    css = template.environment.get_template("report.css").render()
-    return template.render(
+    excerpts = template("excerpt.html")
+    css = excerpts.environment.get_template("report.css").render()
+    return excerpts.render(
         name=run.name,
         progress=findings.progress(run),
         headline=findings.headline(run),
@@ -192,7 +192,8 @@ def excerpt(workdir):
 
 
 @functools.cache
-def _template(name="report.html"):
+def template(name="report.html"):
+    """A template of the pages, jinja2.Template, by its file."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("moco_tf.reporting", "templates"),
         autoescape=lambda name: name.endswith(".html"),

@@ -74,6 +74,30 @@ def import_weights(
     return saved
 
 
+def read_encoder(path, entry="", prefix="", config="", overrides=None):
+    """Builds the encoder of a file of weights, without a workdir.
+
+    Args:
+      path, entry, prefix, config, overrides: as of `import_weights`.
+
+    Returns:
+      encoder.Encoder, whose head is random where the file has none of ours; and
+      the ConfigDict of its run.
+
+    Raises:
+      ValueError: as `import_weights` does.
+
+    Side effects: seeds the generators of Keras.
+    """
+    path = paths.expand(path)
+    file = weight_files.read(path, entry, prefix)
+    loaded = _configuration(file, config, overrides or {})
+    encoder = frozen.build_encoder(loaded)
+    _check(file, encoder, None, path)
+    conversion.assign(encoder, file.query)
+    return encoder, loaded
+
+
 def _configuration(file, config, overrides):
     """The configuration of the file's encoder, with the user's fields."""
     fields = layouts.architecture(file.query)

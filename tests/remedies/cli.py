@@ -216,7 +216,7 @@ ROWS.states(
     ("cli/flags.py:_Answer.parse", "is typed alone, or with one of"),
     ("cli/flags.py:_numbers.read", "with commas between"),
     ("cli/flags.py:_read_integer", "takes one whole number"),
-    ("cli/flags.py:_read_seconds", "takes one number"),
+    ("cli/flags.py:_read_number", "takes one number"),
     ("cli/flags.py:_read_seconds", "seconds from 0 on"),
     ("cli/flags.py:_Parser.parse", "Received"),
     ("cli/flags.py:_read_lines", "names what cannot be read"),

@@ -21,10 +21,12 @@ from moco_tf.evaluation import (
     frozen,
     knn,
     linear,
+    logistic,
     monitor,
     neighbours,
     paired,
     representation,
+    side_by_side,
     supervised,
     voting,
 )
@@ -199,6 +201,38 @@ def outcomes_of_other_images():
 def outcomes_of_a_diverged_encoder():
     yield lambda: paired.difference([1.0, 0.0], [np.nan, 0.0])
     yield lambda: paired.difference([1.0, 0.0], [0.5, 0.0])
+
+
+@ROWS.followed("evaluation/logistic.py:fit", "Give more images, or")
+def a_probe_of_single_images():
+    rows = np.eye(4, dtype=np.float32)
+    labels = np.arange(4)
+
+    def fit(labels):
+        logistic.fit(rows, labels, np.ones(4, bool), 4)
+
+    yield lambda: fit(labels)
+    yield lambda: fit(labels // 2)
+
+
+@ROWS.followed("evaluation/side_by_side.py:open_sets", "Give a larger --query")
+def one_image_to_classify(tmp_path):
+    bank = plain_frozen.write_greys(tmp_path / "bank", GREYS)
+    one = plain_frozen.write_greys(tmp_path / "one", {"a/1.png": 9})
+    two = plain_frozen.write_greys(tmp_path / "2", {"a/1.png": 9, "b/2.png": 8})
+    yield lambda: side_by_side.open_sets(bank, one, 3, k=2)
+    yield lambda: side_by_side.open_sets(bank, two, 3, k=2)
+
+
+@ROWS.followed("evaluation/side_by_side.py:check", "Leave it out, or name an")
+def an_encoder_that_has_diverged():
+    good = plain_frozen.make_frozen()
+
+    def encode(images):
+        return {"backbone": good.encode(images)["backbone"] * np.nan}
+
+    yield lambda: side_by_side.check(good._replace(encode=encode), "a")
+    yield lambda: side_by_side.check(good, "a@1200")
 
 
 @ROWS.followed("evaluation/features.py:_alike", "write them alike")

@@ -45,3 +45,20 @@ def name_of_several_sections():
 
     yield lambda: configure(momentum=0.5)
     yield lambda: configure(optimizer={"momentum": 0.5})
+
+
+@ROWS.followed("api.py:compare", "Pass output=DIR alone")
+def page_of_a_comparison_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setattr("moco_tf.comparing.compare", lambda *a, **k: None)
+    monkeypatch.setattr("moco_tf.comparing.rows", lambda result: [])
+    names, images = ("untrained", "pixels"), "shapes:test"
+    yield lambda: api.compare(*names, images=images, path="both.html")
+    yield lambda: api.compare(*names, images=images, output=tmp_path)
+
+
+@ROWS.followed("api.py:compare", 'Pass images="photos" too')
+def encoders_without_images(monkeypatch):
+    monkeypatch.setattr("moco_tf.comparing.compare", lambda *a, **k: None)
+    monkeypatch.setattr("moco_tf.comparing.rows", lambda result: [])
+    yield lambda: api.compare("untrained", "pixels", k=5)
+    yield lambda: api.compare("untrained", "pixels", k=5, images="photos")
