@@ -30,6 +30,7 @@ def _pretrain(options, config):
             os.environ, options.workers, options.worker_index
         )
     runs.check_chosen(config, cluster)
+    runs.render_ahead(config)
     with quiet.imports(options.verbose):
         from moco_tf import pretrain
         from moco_tf.training import distribution

@@ -29,6 +29,25 @@ def _benchmark(options, config):
     )
 
 
+def render_ahead(config):
+    """Begins to render the embedded images of a run; none for --config=auto.
+
+    Call it before TensorFlow's import (see shapes.render_ahead).
+
+    Args:
+      config: ConfigDict of a pre-training, or dict of a choice to come.
+    """
+    if isinstance(config, dict):
+        return
+    from moco_tf.data import shapes
+
+    specs = config.data.source, config.knn.bank, config.knn.query
+    kinds = [str(spec).partition(":") for spec in specs]
+    shapes.render_ahead(
+        [split or "train" for kind, _, split in kinds if kind == "shapes"]
+    )
+
+
 def _prepare(options, config):
     del config
     if not options.source and not options.verify:

@@ -9,6 +9,10 @@ exactly (+ - * / sqrt, comparisons) and PCG64 integers and uniforms are used.
 """
 
 import functools
+import mmap
+import os
+import sys
+import threading
 from concurrent import futures
 
 import numpy as np
@@ -190,9 +194,56 @@ def load(split):
     return _load(split)
 
 
+# Splits that other processes render -> their numbers, and what they fill.
+_ahead: dict[str, tuple[int, mmap.mmap]] = {}
+
+
+def render_ahead(splits):
+    """Renders splits in processes of their own, for the first `load` of each.
+
+    TensorFlow's import keeps one core busy for seconds, in which the others can
+    render. A thread could not: it would wait for the interpreter.
+
+    Args:
+      splits: of "train" and "test"; others are left to `load`.
+
+    Side effects: none where processes cannot be forked, or not safely: once
+    there are threads, as TensorFlow has them.
+    """
+    is_safe = "tensorflow" not in sys.modules and threading.active_count() == 1
+    if not is_safe or not hasattr(os, "fork"):
+        return
+    for split in set(splits) & set(COUNTS):
+        memory = mmap.mmap(-1, COUNTS[split] * SIZE**2 * 3)
+        process = os.fork()
+        if not process:
+            try:
+                _in(memory)[:] = render(split, np.arange(COUNTS[split]))
+                os._exit(0)
+            finally:  # whatever it was, `load` will render, and show it
+                os._exit(1)
+        _ahead[split] = process, memory
+
+
+def _in(memory):
+    """Mapped memory as images uint8 [N, 64, 64, 3]."""
+    return np.frombuffer(memory, np.uint8).reshape(-1, SIZE, SIZE, 3)
+
+
+def _rendered_ahead(split):
+    """The images of `render_ahead`, or None."""
+    if split not in _ahead:
+        return None
+    process, memory = _ahead.pop(split)
+    _, status = os.waitpid(process, 0)
+    return None if status else _in(memory)
+
+
 @functools.lru_cache(maxsize=len(COUNTS))
 def _load(split):
-    images = render(split, np.arange(COUNTS[split]))
+    images = _rendered_ahead(split)
+    if images is None:
+        images = render(split, np.arange(COUNTS[split]))
     labels = np.arange(COUNTS[split], dtype=np.int64) % len(CLASS_NAMES)
     images.setflags(write=False)
     labels.setflags(write=False)

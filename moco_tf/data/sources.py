@@ -1,5 +1,6 @@
 """Random-access sources: folders, lists, pairs, TFDS, caches, the shapes."""
 
+import functools
 import hashlib
 import os
 from typing import Any, Protocol
@@ -104,6 +105,10 @@ class ArraySource:
 
     def fingerprint(self):
         """Hex digest of the images and labels."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self):
         digest = hashlib.sha256(self._images.numpy())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()

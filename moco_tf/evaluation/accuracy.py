@@ -4,9 +4,7 @@ import csv
 import functools
 import pathlib
 
-import matplotlib.figure
 import numpy as np
-from matplotlib import font_manager
 
 from moco_tf import naming
 
@@ -148,6 +146,8 @@ def drawn(name, otherwise):
 @functools.cache
 def _font():
     """The font that pictures are written in."""
+    from matplotlib import font_manager  # half a second of every start
+
     properties = font_manager.FontProperties()
     return font_manager.get_font(font_manager.findfont(properties))
 
@@ -158,11 +158,13 @@ def _open(path):
 
 def _draw(path, counts, names):
     """Draws the share of each label's images by prediction."""
+    from matplotlib import figure as figures
+
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(names) <= _NAMED
     side = 2.5 + (0.42 * len(names) if named else 5.5)
     # The object interface: pyplot would keep the figure in a global list.
-    figure = matplotlib.figure.Figure(figsize=(side, side), dpi=120)
+    figure = figures.Figure(figsize=(side, side), dpi=120)
     axes = figure.add_subplot()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     axes.set_xlabel("prediction")

@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib.figure
-import matplotlib.patches
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -317,12 +315,14 @@ def _draw(path, result, query, bank, query_source, bank_source):
 
     Side effects: writes the file, complete or not at all.
     """
+    from matplotlib import figure as figures  # half a second of every start
+
     count = min(_COLUMNS, result.index.shape[1])
     height = len(result.query) * _CELL[0]
     width = (1 + count) * _CELL[1] + _QUERY_MARGIN
     canvas = np.full([height, width, 3], 255, np.uint8)
     # The object interface: pyplot would keep the figure in a global list.
-    figure = matplotlib.figure.Figure(figsize=(width / 100, height / 100))
+    figure = figures.Figure(figsize=(width / 100, height / 100))
     axes = figure.add_axes([0, 0, 1, 1])
     axes.axis("off")
 
@@ -388,8 +388,10 @@ def _caption(axes, title, cosine, top, left):
 
 def _frame(axes, same, top, left):
     """Draws a green or red frame around an image."""
+    from matplotlib import patches
+
     axes.add_patch(
-        matplotlib.patches.Rectangle(
+        patches.Rectangle(
             (left - 2, top - 2),
             _SIDE + 3,
             _SIDE + 3,

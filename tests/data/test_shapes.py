@@ -1,6 +1,8 @@
 """The embedded data set: its images, and that pixels do not show the class."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +116,38 @@ def test_raw_pixels_say_little_about_the_class(some):
         pixels[:1000], labels[:1000], pixels[1000:], labels[1000:], 50, 0.1, 10
     )
     assert accuracy < 0.25
+
+
+AHEAD = """
+import sys
+import numpy as np
+from moco_tf.data import shapes
+shapes.COUNTS |= {"test": 30, "train": 20}
+render, parent, calls = shapes.render, shapes.os.getpid(), []
+def count_calls(split, indices):
+    calls.append(split)
+    if sys.argv[1] == "fails" and shapes.os.getpid() != parent:
+        raise MemoryError
+    return render(split, indices)
+shapes.render = count_calls
+shapes.render_ahead(["test", "train", "none"])
+assert set(shapes._ahead) == {"test", "train"}
+for split, count in shapes.COUNTS.items():
+    images, labels = shapes.load(split)
+    np.testing.assert_array_equal(images, render(split, np.arange(count)))
+    assert not images.flags.writeable
+    assert shapes.load(split)[0] is images
+assert shapes._ahead == {}
+assert len(calls) == (2 if sys.argv[1] == "fails" else 0)  # of this process
+sys.modules["tensorflow"] = None  # which has threads
+shapes.render_ahead(["test"])
+assert shapes._ahead == {}
+"""
+
+
+@pytest.mark.parametrize("way", ["works", "fails"])
+def test_images_rendered_ahead_are_those_that_a_call_renders(way):
+    done = subprocess.run(
+        [sys.executable, "-c", AHEAD, way], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
