@@ -3,7 +3,7 @@
     lock               the process that writes here, while it does
     config.json        the configuration, the data's fingerprint, the command
     preset.py          the configuration as a preset file, where it was chosen
-    init.json          what the first weights were taken from (weights/starting.py)
+    init.json          where the first weights came from (weights/starting.py)
     images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
     log.txt            what every start printed (monitoring/printed.py)

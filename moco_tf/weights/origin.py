@@ -366,9 +366,6 @@ def _read_saved_model(text, path):
             "workdir of its run, or a file of its weights."
         )
 
-    class _Variables(NamedTuple):
-        weights: list
-
     with paths.plain(path) as plain:
         reader = tf.train.load_checkpoint(f"{plain}/variables/variables")
         shapes = reader.get_variable_to_shape_map()
@@ -377,7 +374,7 @@ def _read_saved_model(text, path):
         for name, shape in sorted(shapes.items())
         if name.endswith(_VALUE) and not name.startswith("variables/")
     ]
-    values = _values(_Variables(list(variables)))
+    values = _values(list(variables))
     return _of_model(text, path, "a SavedModel", values, path, others)
 
 

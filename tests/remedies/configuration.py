@@ -408,6 +408,7 @@ ROWS.states(
     following.OF_A_CALLER,
     ("methods/byol.py:BYOL.__init__", "total_steps must be"),
     ("methods/cmc.py:CMC.__init__", "those of two sensors"),
+    ("methods/two_views.py:TwoViews.first_pass", "has no first pass"),
     ("methods/method.py:Method.backbone", "names no backbone"),
     ("methods/method.py:Method.trained_variables", "names no variables"),
     ("methods/method.py:StepLog.read", "The step log holds"),
