@@ -13,7 +13,7 @@ from moco_tf import paths, resuming, workdirs
 from moco_tf import plan as plans
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
-from moco_tf.evaluation import diagnostics, monitor
+from moco_tf.evaluation import diagnostics, monitor, verdict
 from moco_tf.methods import method as method_lib
 from moco_tf.monitoring import (
     health,
@@ -21,7 +21,6 @@ from moco_tf.monitoring import (
     metrics_csv,
     progress,
     tensorboard,
-    verdict,
     warning_log,
 )
 from moco_tf.reporting import board

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-_TAIL = 0.025  # of an interval of 95 %, on both sides
 _ROWS = 2**22  # numbers that are drawn at once
 
 
@@ -58,7 +57,7 @@ class Difference(NamedTuple):
         )
 
 
-def difference(first, second, resamples=10_000, seed=0):
+def difference(first, second, resamples=10_000, seed=0, level=0.95):
     """The mean of second - first over the same queries, and its interval.
 
     The interval is of the percentiles of the paired bootstrap. Of outcomes 0
@@ -71,6 +70,7 @@ def difference(first, second, resamples=10_000, seed=0):
       first, second: bool or float [n], outcomes of the same n queries in the
         same order; n at least 1.
       resamples: int, of the bootstrap. seed: int, of its draws.
+      level: share of cases that the interval is to hold, 0..1.
 
     Returns:
       Difference. The same arrays give 0 exactly, with the interval 0 to 0.
@@ -94,9 +94,10 @@ def difference(first, second, resamples=10_000, seed=0):
         )
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     means = _resampled(change, resamples, seed)
-    low, high = np.quantile(means, [_TAIL, 1 - _TAIL])
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
     is_binary = all(np.isin(x, (0, 1)).all() for x in (first, second))
-    if is_binary and sign_test(better, worse) >= 2 * _TAIL:
+    if is_binary and sign_test(better, worse) >= 2 * tail:
         low, high = min(low, 0.0), max(high, 0.0)
     mean = float(change.mean())
     # The mean of a skewed sample may lie beside its percentiles; + 0.0: no -0.

@@ -7,7 +7,8 @@ import math
 
 from moco_tf import config as configs
 from moco_tf import paths, plan
-from moco_tf.monitoring import metrics_csv, verdict, warning_log
+from moco_tf.evaluation import verdict
+from moco_tf.monitoring import metrics_csv, warning_log
 from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 from moco_tf.training import checkpoints

@@ -28,6 +28,7 @@ from moco_tf.evaluation import (
     representation,
     side_by_side,
     supervised,
+    verdict,
     voting,
 )
 from tests.evaluation import plain_frozen
@@ -703,3 +704,35 @@ ROWS.states(
     ("evaluation/voting.py:check_labels", "from 0 to classes - 1"),
     ("evaluation/voting.py:hits", "at least one query, one k"),
 )
+
+
+def against_the_start(*gained):
+    """The verdict on checkpoints that class so many more of 1,000 queries."""
+    rows = [
+        {
+            "step": step,
+            "knn_backbone": 0.5 + count / 1000,
+            "gained_backbone": 100 + max(count, 0),
+            "lost_backbone": 100 + max(-count, 0),
+            "knn_queries": 1000,
+        }
+        for step, count in enumerate(gained, start=1)
+    ]
+    return verdict.of_rows(rows)
+
+
+@ROWS.followed("evaluation/verdict.py:of_rows", "Pass --checkpoint=best")
+def a_run_whose_best_is_not_its_last():
+    from moco_tf.cli import flags, main
+
+    text = yield lambda: against_the_start(10, 120, -50).words
+    assert text.startswith("kept: step 2")
+    words = ["export", "--workdir=x", "--checkpoint=best"]
+    assert flags.parse(words, main.COMMANDS)[1].checkpoint == "best"
+    yield lambda: against_the_start(10, 120).words
+
+
+@ROWS.followed("evaluation/verdict.py:of_rows", "do not use this run")
+def a_run_that_is_worse_than_its_start():
+    yield lambda: against_the_start(10, -50, -120).words
+    yield lambda: against_the_start(10, 50, 120).words

@@ -12,14 +12,13 @@ from moco_tf.monitoring import (
     printed,
     representation_plot,
     tensorboard,
-    verdict,
 )
 from tests.remedies import following
 
 ROWS = following.Rows(
     *("monitoring/health.py", "monitoring/warning_log.py"),
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
-    *("monitoring/printed.py", "monitoring/verdict.py"),
+    "monitoring/printed.py",
 )
 
 
@@ -362,35 +361,3 @@ def log_that_is_a_folder(tmp_path, capsys):
     yield start
     (tmp_path / "log.txt").rename(tmp_path / "away")
     yield start
-
-
-def against_the_start(*gained):
-    """The verdict on checkpoints that class so many more of 1,000 queries."""
-    rows = [
-        {
-            "step": step,
-            "knn_backbone": 0.5 + count / 1000,
-            "gained_backbone": 100 + max(count, 0),
-            "lost_backbone": 100 + max(-count, 0),
-            "knn_queries": 1000,
-        }
-        for step, count in enumerate(gained, start=1)
-    ]
-    return verdict.of_rows(rows)
-
-
-@ROWS.followed("monitoring/verdict.py:of_rows", "Pass --checkpoint=best")
-def a_run_whose_best_is_not_its_last():
-    from moco_tf.cli import flags, main
-
-    text = yield lambda: against_the_start(10, 120, -50).words
-    assert text.startswith("kept: step 2")
-    words = ["export", "--workdir=x", "--checkpoint=best"]
-    assert flags.parse(words, main.COMMANDS)[1].checkpoint == "best"
-    yield lambda: against_the_start(10, 120).words
-
-
-@ROWS.followed("monitoring/verdict.py:of_rows", "do not use this run")
-def a_run_that_is_worse_than_its_start():
-    yield lambda: against_the_start(10, -50, -120).words
-    yield lambda: against_the_start(10, 50, 120).words

@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moco_tf.evaluation import paired
+
 _LEVEL = 0.95
-_RESAMPLES = 200_000  # the outer 0.0125 % of them, of 200 checkpoints, are 25
+_TAILS, _MOST = 5_000, 1_000_000  # resamples: for each checkpoint, and at most
 _Z = 1.959963984540054  # of a two-sided interval of 95 %
 KEPT, START, NONE, OPEN = "kept", "start", "no difference", "open"
 _UNKNOWN = (
@@ -65,30 +67,28 @@ class Verdict(NamedTuple):
         return {KEPT: "good", START: "warn"}.get(self.kind, "plain")
 
 
-def interval(gained, lost, queries, level=_LEVEL):
-    """The paired bootstrap interval of a difference of two accuracies.
+def change(gained, lost, queries, choices=1):
+    """The paired difference of two encoders, by how many queries changed.
 
-    A query counts 1 where the second alone is right, -1 where the first alone
-    is, else 0. Drawing queries anew draws these three counts from a multinomial
-    distribution, so counts are all that has to be known. One query is added to
-    each of the first two, as in Bonett and Price, "Adjusted Wald confidence
-    interval for a difference of binomial proportions based on paired data"
-    (2012): of three queries that differ, all in one direction, the plain
-    bootstrap would be certain.
+    Drawing queries anew draws these counts anew, so they are all that the
+    interval depends on.
 
     Args:
-      gained, lost, queries: ints, of 1, of -1 and of all.
-      level: share of cases that the interval is to hold, 0..1.
+      gained, lost: ints, queries that the second, or the first, alone classes
+        right. queries: int, of both.
+      choices: int, checkpoints that this one was chosen from.
 
     Returns:
-      low, high: floats in -1..1; a function of the arguments.
+      paired.Difference; a function of the arguments.
     """
-    total = queries + 2
-    shares = np.array([gained + 1, lost + 1, queries - gained - lost]) / total
-    draws = np.random.default_rng(0).multinomial(total, shares, _RESAMPLES)
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws[:, 0] - draws[:, 1], [tail, 1 - tail])
-    return float(low / total), float(high / total)
+    same = [0] * (queries - gained - lost)
+    return paired.difference(
+        np.array([0] * gained + [1] * lost + same),
+        np.array([1] * gained + [0] * lost + same),
+        # So that a hundred of them lie beyond each end of the interval.
+        resamples=min(_TAILS * (choices + 1), _MOST),
+        level=1 - (1 - _LEVEL) / choices,
+    )
 
 
 def of_rows(rows, layer="backbone", start="the start"):
@@ -108,13 +108,13 @@ def of_rows(rows, layer="backbone", start="the start"):
         return Verdict(OPEN, _UNKNOWN)
     compared = [r for r in measured if r.get(f"gained_{layer}") is not None]
     count = len(compared)
-    last = _knn_verdict(compared[-1], layer, _LEVEL)
+    last = _knn_verdict(compared[-1], layer)
     last = last._replace(measurements=count)
     if last.low > 0:
         words = f"kept: {_checkpoint(last)} over {start}"
         return last._replace(kind=KEPT, words=words)
     row = max(compared, key=lambda each: each[f"knn_{layer}"])
-    best = _knn_verdict(row, layer, 1 - (1 - _LEVEL) / count)
+    best = _knn_verdict(row, layer, count)
     best = best._replace(measurements=count, is_last=False)
     if row is not compared[-1] and best.low > 0:
         words = (
@@ -130,12 +130,10 @@ def of_rows(rows, layer="backbone", start="the start"):
     return last._replace(kind=NONE, words=words)
 
 
-def _knn_verdict(row, layer, level):
+def _knn_verdict(row, layer, choices=1):
     """The gain of a row over the start and its interval, kind still open."""
     gained, lost = (int(row[f"{x}_{layer}"]) for x in ("gained", "lost"))
-    queries = int(row["knn_queries"])
-    low, high = interval(gained, lost, queries, level)
-    gain = (gained - lost) / queries
+    gain, low, high, *_ = change(gained, lost, int(row["knn_queries"]), choices)
     return Verdict(
         *(OPEN, "", f"knn_{layer}", row["step"], True, gain, low, high)
     )
