@@ -18,6 +18,8 @@ from moco_tf.methods import table
 AUTO = "auto"  # in the place of a name: doctor/rules.py chooses at the start
 _ENDINGS = (".py", ".yaml", ".yml", ".json")
 _PACKAGE = pathlib.Path(__file__).parent
+_EMBEDDED = "shapes:"  # what the spec of an embedded set begins with
+_VOTES = {"knn.bank", "knn.query"}
 # A line of configs/_base.py: of a section, or of a field with its comment.
 _BASE_LINE = re.compile(r"(?m)^ +(\w+)=dict\($|^ +(\w+)=.*?,  # (.*)$")
 
@@ -75,6 +77,9 @@ def load(
     Raises:
       ValueError: for a missing or broken file, an unknown or missing field, a
         value of another type or out of its range.
+
+    A preset whose kNN votes on the embedded images loses it where overrides
+    name other images to train on, and none to vote on.
     """
     overrides = overrides or {}
     values = _read(_find(name, command), command)
@@ -96,7 +101,31 @@ def load(
         )
     for field, text in overrides.items():
         values[field] = config_schema.parse(fields, field, text)
+    if "data.source" in overrides and not _VOTES & set(overrides):
+        values |= _without_embedded_votes(values)
     return build(values, command)
+
+
+def votes_on_other_images(values: Mapping[str, Any]) -> bool:
+    """Whether kNN votes on the embedded images, and others are trained on.
+
+    Args:
+      values: "section.key" -> value, of a pre-training.
+    """
+    return not values["data.source"].startswith(_EMBEDDED) and any(
+        values[name].startswith(_EMBEDDED) for name in _VOTES
+    )
+
+
+def _without_embedded_votes(values):
+    """What turns off the kNN of a preset that was made for other images.
+
+    It says nothing about the images that the preset is used for. The run says
+    that it is off.
+    """
+    if not _VOTES <= set(values) or not votes_on_other_images(values):
+        return {}
+    return dict.fromkeys(_VOTES, "")
 
 
 def show(

@@ -124,8 +124,7 @@ def _train(plan, method, strategy, callback, workdir, knn):
     guard, step = callback.guard, callback.step
     if guard.is_chief:
         print(plan.describe(workdir, step))
-        if knn:
-            print(knn.describe(), end="")
+        print(monitor.describe(knn), end="")
         _measure_start(knn, method, workdir, step)
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")

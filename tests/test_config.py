@@ -427,6 +427,33 @@ def test_a_field_that_always_was_is_not_filled_from_the_base(tmp_path, name):
         configs.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "votes"),
+    [
+        ({}, ("shapes:train", "shapes:test")),
+        ({"data.source": "shapes:test"}, ("shapes:train", "shapes:test")),
+        ({"data.source": "folder:mine"}, ("", "")),
+        (
+            {"data.source": "list:a", "knn.bank": "list:b", "knn.query": "x:y"},
+            ("list:b", "x:y"),
+        ),
+        (
+            {"data.source": "list:a", "knn.bank": "shapes:train"},
+            ("shapes:train", "shapes:test"),  # as it was said
+        ),
+    ],
+)
+def test_other_images_are_not_told_by_votes_on_the_embedded_ones(
+    overrides, votes
+):
+    config = configs.load("quickstart", overrides)
+    assert (config.knn.bank, config.knn.query) == votes
+    values = configs.flatten(config.to_dict())
+    own = values["data.source"].startswith(("folder", "list"))
+    is_shown = own and "shapes" in "".join(votes)
+    assert configs.votes_on_other_images(values) is is_shown
+
+
 def test_a_missing_file_and_an_unknown_name_are_refused():
     with pytest.raises(ValueError, match="not there: nowhere/x.py"):
         configs.load("nowhere/x.py")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf import paths, plan
 from moco_tf.data import sources, views
 from moco_tf.evaluation import baseline, features, knn, representation
@@ -16,7 +17,16 @@ _WITHOUT = (
     "Or train without kNN: --config.knn.bank= --config.knn.query= (both empty)."
 )
 _PAIRS = 512  # images of which two training views are compared
+_OFF = (
+    "  kNN      off: name labelled images, --config.knn.bank=SOURCE, and "
+    "others, --config.knn.query=SOURCE, to know how good the encoder is\n"
+)
 _PIXELS = 100_000  # images at most whose raw pixels are compared: 1.2 GB
+
+
+def describe(knn):
+    """What a user should know of a Monitor, or of none, in lines, or ""."""
+    return knn.describe() if knn else _OFF
 
 
 def of_run(config, steps_per_epoch, source, probed=None):
@@ -101,8 +111,8 @@ class Monitor(listener.Listener):
     def describe(self):
         """What a user should know of what is measured, in lines, or ""."""
         return (
-            "  kNN      off: knn.bank and knn.query name no labelled images. "
-            f"{len(self.query)} training images are looked at without labels\n"
+            f"{_OFF}           {len(self.query)} training images are looked "
+            "at without labels instead\n"
         )
 
     def take(self):
@@ -296,6 +306,13 @@ class KnnMonitor(Monitor):
         )
         if words := knn.overlap_words(self.bank, self.query):
             lines += f"Warning: kNN: {words}\n"
+        if configs.votes_on_other_images(
+            configs.flatten(self.config.to_dict())
+        ):
+            lines += (
+                "Warning: kNN votes on the embedded shapes, not on the images "
+                "that are trained on: it says nothing about those.\n"
+            )
         return lines + self._no_probe
 
     def take(self):

@@ -79,7 +79,12 @@ def _config(bank="bank", query="query", seed=3, size=4):
     return ml_collections.ConfigDict(
         {
             "seed": seed,
-            "data": {"views": "v1", "strength": 1.0, "image_size": size},
+            "data": {
+                "source": "",
+                "views": "v1",
+                "strength": 1.0,
+                "image_size": size,
+            },
             "model": {"input": "rgb"},
             "knn": {
                 "bank": bank,
@@ -312,3 +317,59 @@ def test_a_probe_of_other_classes_is_not_measured_and_it_is_said(make):
     said = measure.describe()
     assert "  probe    not measured on knn.query: " in said
     assert "missing in the training source: grey" in said
+
+
+def test_a_run_says_whether_and_on_what_knn_votes(make):
+    assert "off: name labelled images" in monitor.describe(None)
+    config = _config(bank="")
+    config.knn.sample = 2
+    measure = monitor.of_run(config, 1, fakes.Source(range(5)))
+    assert "2 training images are looked at" in monitor.describe(measure)
+    measure = make(fakes.Source([0, 255], [0, 1]))
+    measure.config.data.source = "folder:mine"
+    assert "embedded shapes" not in monitor.describe(measure)
+    measure.config.knn.bank = "shapes:train"
+    # The same two images twice, of which the monitor warns too.
+    assert "kNN votes on the embedded shapes" in monitor.describe(measure)
+
+
+def test_without_labels_the_start_is_compared_image_by_image(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, 12)
+    config = _config(bank="")
+    config.knn.update({"sample": 10, "every_epochs": 1})
+    config.train = {"epochs": 5}
+    rows = []
+    for _ in range(2):  # the second session takes up what the first measured
+        measure = monitor.of_run(config, 1, fakes.Source(values, broken=[3]))
+        if not rows:
+            measure.measure_baseline(fakes.Encoder(), tmp_path)
+        else:
+            measure.recall_baseline(tmp_path)
+        rows.append({"step": 1})
+        method = types.SimpleNamespace(query_encoder=fakes.Encoder())
+        measure.on_epoch(method, rows[-1])
+    assert rows[0] == rows[1]
+    row = rows[0]
+    assert row["neighbour_stability"] == row["start_neighbour_stability"]
+    assert row["start_alignment"] == row["alignment"]
+    assert row["stability_error"] == 0
+    assert "knn_backbone" not in row
+
+
+@pytest.mark.parametrize("layer", ["backbone", "projection"])
+def test_queries_are_counted_that_the_start_classed_otherwise(layer):
+    right = np.array([True, True, False, True])
+    index = np.array([0, 1, 2, 4])
+    marks = baseline.letters(right, index, 5)
+    assert marks == "110-1"
+    start = baseline.Baseline({}, {layer: marks})
+    # Now the fourth is read and the last is not; one is lost and one gained.
+    now = {layer: np.array([True, False, True, True])}
+    counts = start.compare(now, np.array([0, 1, 2, 3]))
+    assert counts == {
+        f"gained_{layer}": 1,
+        f"lost_{layer}": 1,
+        "knn_queries": 3,
+    }
+    assert baseline.Baseline({}).compare(now, index) == {}
+    assert start.compare({layer: right[:1]}, np.array([3])) == {}

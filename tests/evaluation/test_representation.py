@@ -142,3 +142,35 @@ def test_features_that_are_not_finite_are_refused(bad):
     for function in (representation.uniformity, representation.effective_rank):
         with pytest.raises(ValueError, match="must be finite"):
             function(rows)
+
+
+def test_neighbours_are_shared_as_counted_by_hand():
+    # Eight points on a line of angles: two neighbours of each.
+    angles = np.array([0, 1, 2, 10, 11, 12, 30, 31]) / 40
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1)
+    shared, most = representation.shared_neighbours(rows, 7 * rows)
+    assert most == 2
+    assert shared.tolist() == [2] * 8
+    # In the other view the first lies beside the last.
+    moved = angles.copy()
+    moved[0] = 32 / 40
+    other = np.stack([np.cos(moved), np.sin(moved)], 1)
+    shared, _ = representation.shared_neighbours(rows, other)
+    # 0: {1, 2} and {7, 6}; 1: {0, 2} and {2, 3}; 2: {1, 0} and {1, 3};
+    # 6: {7, 5} and {7, 0}; 7: {6, 5} and {0, 6}; 3, 4, 5 as before.
+    assert shared.tolist() == [0, 1, 1, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_features_that_are_all_the_same_share_no_neighbours(value):
+    rows = np.full([40, 3], value, np.float32)
+    shared, most = representation.shared_neighbours(rows, rows)
+    assert most == 10
+    assert shared.mean() / most < 10 / 39  # less than by chance
+
+
+def test_few_images_have_no_neighbours_that_could_differ():
+    rows = np.eye(7, dtype=np.float32)
+    shared, most = representation.shared_neighbours(rows, rows)
+    assert most == 0
+    assert shared.tolist() == [0] * 7

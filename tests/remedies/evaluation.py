@@ -736,3 +736,16 @@ def a_run_whose_best_is_not_its_last():
 def a_run_that_is_worse_than_its_start():
     yield lambda: against_the_start(10, -50, -120).words
     yield lambda: against_the_start(10, 50, 120).words
+
+
+@ROWS.followed("evaluation/monitor.py:", "name labelled images")
+def a_run_without_knn(tmp_path):
+    images = plain_frozen.write_greys(tmp_path, GREYS)
+
+    def lines(**votes):
+        fields = {f"knn.{name}": text for name, text in votes.items()}
+        config = configs.load("moco_cifar10", {"knn.sample": "0", **fields})
+        return monitor.describe(monitor.of_run(config, 1, None))
+
+    yield lines
+    yield lambda: lines(bank=images, query=images, k="2")
