@@ -494,15 +494,15 @@ def _embed_arrays(encoder, images, layer):
     """Features of images in memory, as Embedded."""
     from moco_tf.evaluation import features
 
-    rows = []
-    for first in range(0, len(images), _AT_ONCE):
+    rows, at_once = [], features.batch_for(encoder, _AT_ONCE)
+    for first in range(0, len(images), at_once):
         views = [
             encoder.recipe.evaluate(
                 _pixels(image, encoder.channels), encoder.image_size
             )
-            for image in images[first : first + _AT_ONCE]
+            for image in images[first : first + at_once]
         ]
-        batch = features.pad_batch(np.stack(views), _AT_ONCE)
+        batch = features.pad_batch(np.stack(views), at_once)
         rows.append(encoder.encode(batch)[layer].numpy()[: len(views)])
     if not rows:
         raise ValueError(

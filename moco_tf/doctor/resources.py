@@ -9,8 +9,6 @@ import re
 import shutil
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from moco_tf import config as configs
 from moco_tf import paths, plan
 from moco_tf.data import views
@@ -156,7 +154,7 @@ def _network(config):
         patches = side**2
     return _Network(
         backbone.count_params() + head.count_params(),
-        _outputs(backbone, 1, patches) + _outputs(head, 1),
+        cloning.output_bytes(backbone, 1, patches) + cloning.output_bytes(head),
     )
 
 
@@ -207,22 +205,6 @@ def with_workspace(parts):
     return MemoryParts(
         parts, workspace=min(round(_TILES * parts.largest), most)
     )
-
-
-def _outputs(model, rows, inner=1):
-    """Bytes of the output of each layer, for a batch of so many rows.
-
-    A model that stands as a layer has `inner` rows for each of them.
-    """
-    sizes = []
-    for layer in model.layers:
-        if cloning.is_functional(layer):
-            sizes += _outputs(layer, rows * inner)
-            continue
-        for output in tf.nest.flatten(layer.output):
-            values = output.shape[1:].num_elements()
-            sizes.append(rows * values * output.dtype.size)
-    return sizes
 
 
 def checkpoint_bytes(parts, config, images):

@@ -25,9 +25,14 @@ from absl import logging
 
 from moco_tf import cores, filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
+from moco_tf.models import cloning, inputs
 from moco_tf.monitoring import progress
 
 _CHECKED = 2**26  # bytes of rows whose checksum is computed at once
+_ROOM = 2**30  # bytes that a batch may take on its way through the encoder
+_LIVE = 4  # largest outputs of a layer that live at a time
+_PIXEL = 256  # bytes of such an output for a pixel, where layers are unknown
+_MOST = 512  # images of a batch
 _FLUSH_ROWS = 8192  # at most so many are extracted again after a kill
 # AutoGraph's reading of the source is most of the time to the first batch.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -293,15 +298,36 @@ def _alike(missing, known):
     return ""
 
 
-def extract_to_disk(
-    frozen, source, folder, batch_size=512, batches=None, tag=""
-):
+def batch_for(frozen, count=_MOST):
+    """Images that an encoder takes at a time, so that memory is bounded.
+
+    Args:
+      frozen: frozen.FrozenEncoder. count: int, images there are.
+
+    Returns:
+      int, a power of two up to 512, or `count` where that is less.
+    """
+    side, encoder = frozen.image_size, frozen.encoder
+    image = _PIXEL * side**2
+    # A run of views of two sizes has no size of its layers either.
+    if encoder is not None and encoder.backbone.input_shape[1]:
+        parts = 1
+        if frozen.config is not None and frozen.config.model.input == "grid":
+            patch = frozen.config.model.patch
+            parts = inputs.patches_a_side(side, patch) ** 2
+        image = max(cloning.output_bytes(encoder.backbone, 1, parts))
+    fitting = max(1, _ROOM // (_LIVE * image))
+    return min(_MOST, 1 << fitting.bit_length() - 1, max(count, 1))
+
+
+def extract_to_disk(frozen, source, folder, batch_size=0, batches=None, tag=""):
     """Encodes all readable images of a source, unless the disk has them.
 
     Args:
       frozen: frozen.FrozenEncoder. source: Source.
       folder: of the stored features of all encoders and sources.
-      batch_size: images per forward pass; does not change the result.
+      batch_size: images per forward pass; does not change the result. 0: as
+        many as `batch_for` says.
       batches: (first image) -> tf.data.Dataset of uint8 [b, S, S, 3], int64
         [b] index from that image on; None: the evaluation view in order.
       tag: str, ends the folder's name where the views are not the evaluation
@@ -317,6 +343,7 @@ def extract_to_disk(
     Side effects: writes below `folder`; files there that are damaged are set
     aside.
     """
+    batch_size = batch_size or batch_for(frozen, len(source))
     path = _folder_of(frozen, source, folder, tag)
     path.mkdir(parents=True, exist_ok=True)
     state = _take_up(path, frozen, source)

@@ -259,6 +259,7 @@ def _cropped(config, encoder, source, plain, folder):
       ValueError: if other images can be read than before.
     """
     augment = views.crop_and_flip(config.data.crop)
+    size = features.batch_for(encoder, len(source))
     tables = []
     for number in range(config.probe.views):
 
@@ -269,13 +270,13 @@ def _cropped(config, encoder, source, plain, folder):
 
         def batches(first, view=view):
             return features.evaluation_batches(
-                source, encoder.recipe, encoder.image_size, 512, first, view
+                source, encoder.recipe, encoder.image_size, size, first, view
             )
 
         tag = f"-crop{config.data.crop:g}-{config.seed}-"
         tag += f"{number}of{config.probe.views}"
         stored = features.extract_to_disk(
-            encoder, source, folder, batches=batches, tag=tag
+            encoder, source, folder, size, batches, tag
         )
         if not np.array_equal(stored.index, plain.index):
             raise ValueError(

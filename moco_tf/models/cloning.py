@@ -8,6 +8,29 @@ import tensorflow as tf
 from moco_tf.models import batch_norm
 
 
+def output_bytes(model, rows=1, inner=1):
+    """Bytes of the output of each layer of a functional model, a list of int.
+
+    A model that stands as a layer has `inner` rows for each of the others.
+
+    Args:
+      model: keras.Model, whose layers have known sizes. rows: int, of a batch.
+      inner: int.
+
+    Raises:
+      TypeError: for a layer of any size.
+    """
+    sizes = []
+    for layer in model.layers:
+        if is_functional(layer):
+            sizes += output_bytes(layer, rows * inner)
+            continue
+        for output in tf.nest.flatten(layer.output):
+            values = output.shape[1:].num_elements()
+            sizes.append(rows * values * output.dtype.size)
+    return sizes
+
+
 def swap_batch_norm(model, *, norm=batch_norm.BatchNorm):
     """Copies a model; our BatchNorm replaces Keras' BatchNormalization.
 

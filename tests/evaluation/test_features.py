@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -340,3 +342,52 @@ def test_rows_are_mapped_and_not_loaded(tmp_path):
     )
     assert isinstance(stored.rows["backbone"], np.memmap)
     assert tf.constant(stored.rows["backbone"]).shape == [7, 2]
+
+
+def _of(backbone=None, size=224, config=None):
+    """A FrozenEncoder of a backbone, or of layers that nobody knows."""
+    encoder = backbone and types.SimpleNamespace(backbone=backbone)
+    unknown = (None, frozen.LAYERS[:1], size, fakes.RECIPE, "fake", [], "")
+    return frozen.FrozenEncoder(*unknown, encoder=encoder, config=config)
+
+
+@pytest.mark.parametrize(
+    "size, channels, batch",
+    [
+        # 32 x 32 x 64 floats are 256 KiB; four of them, 1 MiB, go 1024 times
+        # into the room; 512 are the most.
+        (32, 64, 512),
+        (224, 64, 16),  # 12.25 MiB, 49: 20
+        (1024, 64, 1),
+    ],
+)
+def test_the_batch_goes_with_the_largest_layer(size, channels, batch):
+    layers = [
+        tf.keras.Input([size, size, 3]),
+        tf.keras.layers.Conv2D(channels, 3, padding="same"),
+        tf.keras.layers.GlobalAveragePooling2D(),
+    ]
+    encoder = _of(tf.keras.Sequential(layers), size)
+    assert features.batch_for(encoder) == batch
+    assert features.batch_for(encoder, 3) == min(batch, 3)
+    # Of a SavedModel, and of views of two sizes, by their pixels.
+    assert features.batch_for(_of(size=size)) == batch
+    layers[0] = tf.keras.Input([None, None, 3])
+    assert features.batch_for(_of(tf.keras.Sequential(layers), size)) == batch
+
+
+def test_features_are_stored_in_batches_that_the_encoder_takes(
+    tmp_path, monkeypatch
+):
+    taken = []
+
+    def encode(images):
+        taken.append(len(images))
+        rows = tf.cast(images[:, 0, 0], tf.float32)
+        return {"backbone": rows, "projection": rows}
+
+    encoder = _frozen()._replace(encode=encode)
+    monkeypatch.setattr(features, "_ROOM", 2 * 4 * 256 * 4**2)  # of two images
+    source = _Source(STORED_VALUES, LABELS, ())
+    stored = features.extract_to_disk(encoder, source, tmp_path)
+    assert set(taken) == {2} and len(stored.index) == len(STORED_VALUES)
