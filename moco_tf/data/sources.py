@@ -88,6 +88,12 @@ class ArraySource:
         with tf.device("CPU:0"):
             self._images = tf.constant(images)
 
+    @property
+    def memory(self):
+        """Bytes of the images, which the host has."""
+        shape = self._images.shape
+        return shape.num_elements() * self._images.dtype.size
+
     def __len__(self):
         return len(self._images)
 

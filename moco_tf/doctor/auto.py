@@ -75,6 +75,7 @@ def measure(source, strategy, figures=None):
         here=replicas // distribution.worker_count(strategy),
         cores=cores.count(),
         free=resources.free_here(),
+        stored=getattr(source, "memory", 0),
         half=gpus.half_precision() if kind == "GPU" else half,
     )
 
@@ -82,7 +83,7 @@ def measure(source, strategy, figures=None):
 def forecast(facts):
     """The resources.Forecast of facts."""
     return resources.Forecast(
-        facts.images, facts.kind, facts.replicas, facts.here
+        facts.images, facts.kind, facts.replicas, facts.here, facts.stored
     )
 
 

@@ -203,7 +203,7 @@ class _Visit:
     def _run(self, rows, bar):
         """The rows about memory, disk and time."""
         count = 0 if self.source is None else len(self.source)
-        more = _resources(self.request, self._strategy, count, self._free)
+        more = _resources(self.request, self._strategy, self.source, self._free)
         ready = self.source is not None
         ready &= not table.failures(rows + more)
         tries = self.request.trial_steps and self.request.look
@@ -463,8 +463,9 @@ def _count_classes(source, spec):
         return [table.Row("classes", words, table.FAIL, remedy)]
 
 
-def _resources(request, strategy, count, free):
-    """Rows about memory and disk, for a source of `count` images."""
+def _resources(request, strategy, source, free):
+    """Rows about memory and disk, for a Source, or None."""
+    count = 0 if source is None else len(source)
     workers = distribution.worker_count(strategy)
     replicas = strategy.num_replicas_in_sync
     parts = resources.predict_memory(request.config, replicas, count)
@@ -479,6 +480,7 @@ def _resources(request, strategy, count, free):
             replicas // workers,
             kind,
             free,
+            getattr(source, "memory", 0),
         ),
         resources.disk_row(
             request.workdir, size, request.config.checkpoint.keep

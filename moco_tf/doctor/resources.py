@@ -96,14 +96,15 @@ class Forecast:
     is known what they take.
     """
 
-    def __init__(self, images, kind, replicas, here):
+    def __init__(self, images, kind, replicas, here, stored=0):
         """Of a source on devices.
 
         Args:
           images: int, N of the source. kind: "CPU" or "GPU", as of
             `memory_row`. replicas, here: int, of the run, of this machine.
+          stored: bytes of images that lie in the host's memory.
         """
-        self._images, self._kind = images, kind
+        self._images, self._kind, self._stored = images, kind, stored
         self._replicas, self._here = replicas, here
         self._networks = {}
 
@@ -119,7 +120,8 @@ class Forecast:
 
     def __call__(self, config):
         """Bytes of a device that a step of a configuration needs, int."""
-        return needed_of(self.parts(config), self._here, self._kind)
+        parts = self.parts(config)
+        return needed_of(parts, self._here, self._kind, self._stored)
 
 
 class _Network(NamedTuple):
@@ -214,7 +216,7 @@ def checkpoint_bytes(parts, config, images):
     return parts["weights"] * 2 // 3 + parts["optimiser"] + keys
 
 
-def memory_row(parts, config, replicas, kind, free):
+def memory_row(parts, config, replicas, kind, free, stored=0):
     """The row of the table about memory.
 
     Args:
@@ -223,6 +225,7 @@ def memory_row(parts, config, replicas, kind, free):
       kind: "CPU": replicas share the memory, which also holds the process;
         "GPU": each replica has its memory.
       free: bytes, for one device; None = not known.
+      stored: bytes of images that lie in the host's memory.
     """
     words = ", ".join(
         f"{name} {progress.format_bytes(count)}"
@@ -230,7 +233,9 @@ def memory_row(parts, config, replicas, kind, free):
     )
     if kind == "CPU":
         words += f", process {progress.format_bytes(_PROCESS)}"
-    needed = needed_of(parts, replicas, kind)
+        if stored:
+            words += f", images {progress.format_bytes(stored)}"
+    needed = needed_of(parts, replicas, kind, stored)
     per_device = " a GPU" if kind == "GPU" else ""
     bound = config.model.recompute  # keeps less than is counted
     about = "at most" if bound else "about"
@@ -259,10 +264,10 @@ def fits(needed, free):
     return needed <= _FILLED * free
 
 
-def needed_of(parts, replicas, kind):
+def needed_of(parts, replicas, kind, stored=0):
     """Bytes that a step needs of a device: as of `memory_row`."""
     if kind == "CPU":
-        return replicas * parts.total + _PROCESS
+        return replicas * parts.total + _PROCESS + stored
     return parts.total
 
 

@@ -42,6 +42,7 @@ class Facts(NamedTuple):
       classes: int, that labels tell apart; 0 without labels.
       kind: "CPU" or "GPU". replicas: int, of the run; here: of this machine.
       cores: int. free: bytes of a device (of the host, of CPUs), or None.
+      stored: bytes of images that lie in the host's memory.
       half: precision of 16 bits that the devices multiply faster, or "".
       step_seconds: float, of a step of the configuration that the other facts
         give; None: not timed.
@@ -57,6 +58,7 @@ class Facts(NamedTuple):
     here: int = 1
     cores: int = 1
     free: int | None = None
+    stored: int = 0
     half: str = ""
     step_seconds: float | None = None
 
