@@ -90,9 +90,9 @@ class ArraySource:
 
     @property
     def memory(self):
-        """Bytes of the images, which the host has."""
+        """Bytes of the images on the host: the caller's and TensorFlow's."""
         shape = self._images.shape
-        return shape.num_elements() * self._images.dtype.size
+        return 2 * shape.num_elements() * self._images.dtype.size
 
     def __len__(self):
         return len(self._images)

@@ -116,6 +116,24 @@ def test_replicas_on_cpus_share_the_memory():
     assert row.finding.startswith("about 8.7 GB at the peak")
 
 
+def test_images_in_memory_count_on_the_host_alone():
+    pixels = np.zeros([10, 8, 8, 3], np.uint8)
+    source = sources.ArraySource(pixels, None, None, "set")
+    assert source.memory == 2 * pixels.nbytes  # NumPy's and TensorFlow's
+    for kind, words in (("CPU", "about 6.7 GB at the peak"), ("GPU", "4.0 GB")):
+        row = resources.memory_row(
+            parts_of(GB), config_of(), 1, kind, 99 * GB, 2 * GB
+        )
+        assert words in row.finding
+        assert ("images 2.0 GB" in row.finding) == (kind == "CPU")
+    on = [
+        resources.Forecast(500, kind, 1, 1, stored)(config_of())
+        for kind in ("CPU", "GPU")
+        for stored in (0, GB)
+    ]
+    assert on[1] - on[0] == GB and on[3] == on[2]
+
+
 def test_unknown_memory_is_no_verdict():
     row = resources.memory_row(parts_of(GB), config_of(), 1, "GPU", None)
     assert row.verdict == table.OK
