@@ -13,6 +13,9 @@ their kNN; a verdict is given only where the interval does not hold 0.
   of 1 - 0.05 / n (Bonferroni): all n together miss in at most 5 of 100 cases,
   and so does the one that was chosen, whichever it is.
 
+A kNN that is no better than guessing, before and after, is of labels that do not
+belong to the images: no difference is called one.
+
 Without labels nothing says which encoder is of more use. What can be said is
 that features have lost: their neighbours are less alike in two views of an
 image, and they spread in fewer directions. More of both is no proof of more
@@ -28,6 +31,7 @@ from moco_tf.evaluation import paired
 _LEVEL = 0.95
 _TAILS, _MOST = 5_000, 1_000_000  # resamples: for each checkpoint, and at most
 _Z = 1.959963984540054  # of a two-sided interval of 95 %
+_GUESSES = 4  # standard errors above chance, that luck of labels reaches
 KEPT, START, NONE, OPEN = "kept", "start", "no difference", "open"
 _UNKNOWN = (
     "no verdict: the starting encoder was not measured by the same votes as "
@@ -110,6 +114,13 @@ def of_rows(rows, layer="backbone", start="the start"):
     count = len(compared)
     last = _knn_verdict(compared[-1], layer)
     last = last._replace(measurements=count)
+    if _is_guess(compared, layer):
+        words = (
+            f"no difference seen: {_checkpoint(last)} over {start}, but no kNN "
+            f"is clearly above chance, {100 * compared[-1]['knn_chance']:.1f} "
+            "%, so these labels say nothing of the images"
+        )
+        return last._replace(kind=NONE, words=words)
     if last.low > 0:
         words = f"kept: {_checkpoint(last)} over {start}"
         return last._replace(kind=KEPT, words=words)
@@ -128,6 +139,22 @@ def of_rows(rows, layer="backbone", start="the start"):
         return last._replace(kind=START, words=words)
     words = f"no difference seen: {_checkpoint(last)} over {start}"
     return last._replace(kind=NONE, words=words)
+
+
+def _is_guess(rows, layer):
+    """Whether no kNN, the start's among them, is clearly above chance.
+
+    With labels that do not belong to the images, queries of one neighbourhood
+    are right or wrong together, by the labels that happen to lie there: so the
+    queries are no independent draws, and their interval is too narrow.
+    """
+    chance = rows[-1].get("knn_chance")
+    known = [row[f"knn_{layer}"] for row in rows]
+    known += [row.get(f"start_{layer}") or 0.0 for row in rows[-1:]]
+    if chance is None:
+        return False
+    error = (chance * (1 - chance) / rows[-1]["knn_queries"]) ** 0.5
+    return max(known) <= chance + _GUESSES * error
 
 
 def _knn_verdict(row, layer, choices=1):
