@@ -276,7 +276,7 @@ def _knn(runs):
         series.append(_published_series(runs, "knn"))
         note += " The published curve is of the projection."
     words = metrics_csv.BASELINES
-    levels = findings.levels_of(runs, words, 100, " %") if series else []
+    levels = findings.levels_of(runs, words, 100, "%") if series else []
     if levels:
         note += " Levels: what the encoder is compared with."
     return drawing.Chart(

@@ -288,7 +288,7 @@ def levels_of(runs, columns, factor, unit):
                 names_of.setdefault(factor * values[-1], []).append(run.name)
         for value, names in names_of.items():
             of = "" if len(names) == len(runs) else f" of {_some(names)}"
-            shown = f"{value:.2f}{unit}" if unit else f"{value:.4g}"
+            shown = f"{value:.2f} {unit}" if unit else f"{value:.4g}"
             levels.append((f"{words}{of}, {shown}", value))
     return levels
 
