@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from moco_tf import plan, pretrain, workdirs
 from moco_tf.cli import main as cli
 from moco_tf.methods import online_probe
-from moco_tf.monitoring import warning_log
+from moco_tf.monitoring import metrics_csv, warning_log
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
 
@@ -155,6 +155,8 @@ def test_stopped_after_an_epoch_and_started_again_gives_the_same_bits(
     )
     keep = ["step", "loss", "epoch_loss", "instance_top1"]
     keep += ["knn_projection", *online_probe.FIGURES, "probe_top1"]
+    # All that a verdict is computed from.
+    keep += [*metrics_csv.COUNTS, *metrics_csv.BASELINES, "stability_error"]
     last = _rows(workdir)[-1], _rows(finished)[-1]
     for name in keep:
         assert last[0][name] == last[1][name], name

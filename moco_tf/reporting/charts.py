@@ -26,8 +26,8 @@ _REPRESENTATION = (
         "effective_rank",
         "Effective rank",
         "dimensions in use",
-        "How many directions the features of the test set really use. Near "
-        "1: the encoder is collapsing.",
+        "How many directions the features really use. Near 1: the encoder is "
+        "collapsing.",
     ),
     (
         "neighbour_stability",
