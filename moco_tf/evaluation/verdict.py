@@ -13,8 +13,8 @@ their kNN; a verdict is given only where the interval does not hold 0.
   of 1 - 0.05 / n (Bonferroni): all n together miss in at most 5 of 100 cases,
   and so does the one that was chosen, whichever it is.
 
-A kNN that is no better than guessing, before and after, is of labels that do not
-belong to the images: no difference is called one.
+A kNN that is no better than guessing, before and after, is of labels that do
+not belong to the images: no difference is called one.
 
 Without labels nothing says which encoder is of more use. What can be said is
 that features have lost: their neighbours are less alike in two views of an
