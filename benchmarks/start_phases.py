@@ -4,6 +4,8 @@ python benchmarks/start_phases.py --config=quickstart
 
 Starts the command in a new process, in a new workdir, with timers around the
 functions named below; what one of them calls of the others counts there alone.
+Beside the seconds by the clock stand those of all its processors, which hold
+where other work runs beside it too.
 The words go to `moco-tf pretrain`; --config.knn.baseline=false leaves out the
 kNN before training.
 """
@@ -48,12 +50,16 @@ class Clock:
     def __init__(self, started):
         self.seconds = {}
         self._stack = ["python, words, configuration"]
-        self._last = started
+        self._last = started, 0.0
 
     def _count(self):
-        now = time.time()
+        now = time.time(), sum(os.times()[:4])  # its children's too
         name = self._stack[-1]
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        before = self.seconds.get(name, (0.0, 0.0))
+        self.seconds[name] = tuple(
+            sum_ + end - start
+            for sum_, end, start in zip(before, now, self._last, strict=True)
+        )
         self._last = now
 
     @contextlib.contextmanager
@@ -111,10 +117,10 @@ def child(words):
     callbacks.StepCallback.on_train_batch_end = end
     with contextlib.suppress(Reached):
         sys.exit(cli.run(["pretrain", *words]))
-    total = sum(clock.seconds.values())
-    print(f"{total:6.2f} s to the end of the first step, of these")
-    for name, seconds in clock.seconds.items():
-        print(f"{seconds:6.2f} s {name}")
+    total = map(sum, zip(*clock.seconds.values(), strict=True))
+    rows = {"all, to the end of the first step": total} | clock.seconds
+    for name, (seconds, processors) in rows.items():
+        print(f"{seconds:6.2f} s  {processors:6.2f} s of processors  {name}")
     sys.stdout.flush()
     os._exit(0)  # threads of the stream would be waited for
 
