@@ -94,6 +94,9 @@ def meaning(
     if values.get("probe.way") == "published":
         unread += ["probe.rates", "probe.holdout", "probe.views"]
     kept = {name: v for name, v in values.items() if name not in unread}
+    if "model.freeze" in kept:
+        stages = [name.strip() for name in kept["model.freeze"].split(",")]
+        kept["model.freeze"] = ",".join(sorted(filter(None, stages)))
     for name, value in kept.items():
         if name.endswith(".shuffle") and value in _SAME_SHUFFLES:
             kept[name] = _SAME_SHUFFLES[0]

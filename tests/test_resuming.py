@@ -37,6 +37,7 @@ def changed(saved, new, **options):
         {"schedule__milestones": "3,5", "schedule__factor": 0.5},
         {"data__small_size": 32, "data__small_scale": "0.1,0.2"},
         {"model__patch": 8},
+        {"model__init_head": "new"},
         # The same rate for a batch of 256, and the same step.
         {"optimizer__scaling": "linear", "optimizer__learning_rate": 0.06 / 2},
         {"moco__shuffle": "gather"},
@@ -49,6 +50,13 @@ def test_what_costs_speed_or_means_the_same_is_free(fields):
     assert changed(saved, load(train__batch_size=512, **fields)) == []
 
 
+def test_frozen_stages_are_the_same_in_any_order():
+    saved = load(model__freeze="stem,stage1", model__init="a")
+    same = load(model__freeze=" stage1, stem,", model__init="a")
+    assert changed(saved, same) == []
+    assert changed(saved, load(model__freeze="stem", model__init="a"))
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -57,6 +65,8 @@ def test_what_costs_speed_or_means_the_same_is_free(fields):
         ({"train__precision": "mixed_bfloat16"}, "more than speed"),
         ({"train__tf32": "true"}, "more than speed"),
         ({"model__dim": 64}, "of that network"),
+        ({"model__init": "a.pth"}, "came from it"),
+        ({"optimizer__clip_norm": 1.0}, "made by it"),
         ({"optimizer__learning_rate": 0.5}, "made by it"),
         ({"optimizer__scaling": "linear"}, "made by it"),
         ({"schedule__warmup_epochs": 3}, "followed it"),

@@ -13,7 +13,7 @@ from moco_tf import plan, workdirs
 from moco_tf.evaluation import frozen
 from moco_tf.methods import table
 from moco_tf.training import checkpoints
-from moco_tf.weights import origin, starting
+from moco_tf.weights import conversion, origin, starting
 from tests import shallow
 from tests.methods import every_method
 from tests.weights import small_weights
@@ -217,3 +217,17 @@ def test_the_list_has_what_was_taken_left_out_and_new(files, tmp_path):
     assert "head     new: it is of another form" in words
     assert "64 of the key encoder" in words
     assert starting.FILE in words
+
+
+def test_frozen_parameters_have_no_momentum_in_torchs_optimizer():
+    fields = {"model__freeze": "stem", "model__init": "weights.pth"}
+    config = make_config("moco", **fields)
+    strategy = tf.distribute.get_strategy()
+    method = plan.make_method(config, strategy, every_method.IMAGES)
+    saved = conversion.torch_optimizer(method, config)
+    names = conversion.parameters(method.query_encoder)
+    stem = [n for n in names if n.startswith(("conv1.", "bn1."))]
+    assert names[:3] == stem  # torch lists them first
+    assert sorted(saved["state"]) == list(range(3, len(names)))
+    (group,) = saved["param_groups"]
+    assert group["params"] == list(range(2 * len(names)))
