@@ -423,7 +423,8 @@ def compare(
         )
         return comparing.rows(result)
     if os.fspath(query) or os.fspath(output) or options:
-        given = [name for name in ("query", "output") if locals()[name]]
+        named = {"query": query, "output": output}
+        given = [name for name, value in named.items() if os.fspath(value)]
         raise ValueError(
             "Encoders are measured on images. Received "
             f"{', '.join([*given, *options])} without images. Pass "

@@ -404,11 +404,15 @@ def _write(result, output):
 def _print(result, output):
     """Prints the table, and the verdicts."""
     width = max(len(x["name"]) for x in result["encoders"]) + 4
-    heads = [encoder_page.HEADS[name] for name in _PRINTED]
+    table = [
+        encoder_page.cells(result, number)
+        for number in range(len(result["encoders"]))
+    ]
+    columns = [x for x in _PRINTED if any(row[x] for row in table)]
+    heads = [encoder_page.HEADS[name] for name in columns]
     print(f"\n{'encoder':<{width}}" + "".join(f"{x:>19}" for x in heads))
     for number, entry in enumerate(result["encoders"]):
-        cells = encoder_page.cells(result, number)
-        line = "".join(f"{cells[name] or '-':>19}" for name in _PRINTED)
+        line = "".join(f"{table[number][x] or '-':>19}" for x in columns)
         print(f"{number + 1}. {entry['name']:<{width - 3}}{line}")
     chance = 100 * result["agreement_by_chance"]
     print(f"(shared neighbours: {chance:.1f} % by chance)")

@@ -34,7 +34,10 @@ ROOMS = {
     "reporting": (),
     "weights": (),
     "serving": (),
-    "pretrain": ("benchmark", "input_cost", "prepare", "pretrain"),
+    "pretrain": (
+        "benchmark", "comparing", "encoders", "input_cost", "prepare",
+        "pretrain",
+    ),
     "doctor": (),
     "cli": ("__main__", "api", "keywords"),
 }  # fmt: skip
