@@ -205,6 +205,7 @@ def train(
     _start()
     with quiet.imports():
         from moco_tf import pretrain
+        from moco_tf.doctor import resources
 
     workdir = paths.expand(workdir)
     with printed.copied():
@@ -212,6 +213,7 @@ def train(
         config, text = keywords.of_run(
             images, workdir, preset, fields, strategy
         )
+        resources.require(config, strategy)
         try:
             pretrain.pretrain(
                 config, workdir, strategy, extend=extend, preset=text

@@ -33,6 +33,7 @@ def _pretrain(options, config):
     runs.render_ahead(config)
     with quiet.imports(options.verbose):
         from moco_tf import pretrain
+        from moco_tf.doctor import resources
         from moco_tf.training import distribution
     if cluster and pretrain.is_finished(config, options.workdir):
         # The others may have ended for good: nobody is waited for.
@@ -64,6 +65,7 @@ def _pretrain(options, config):
         ) as (strategy, guard),
     ):
         config, preset = _choose(config, strategy)
+        resources.require(config, strategy)
         pretrain.pretrain(
             config,
             options.workdir,

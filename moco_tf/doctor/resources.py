@@ -33,6 +33,8 @@ _WORKSPACE = 2**32  # bytes that TensorFlow gives cuDNN at most, its default
 # Share of the free memory that may be filled: measured runs took 0.8 to 1.1
 # times the prediction.
 _FILLED = 0.8
+_LEAST = 0.8  # of the prediction: a run took no less
+_PARTS = (2, 4, 8, 16, 32, 64)  # micro-batches that are tried
 
 
 def disk_row(workdir, size, keep, usage=shutil.disk_usage):
@@ -257,6 +259,53 @@ def memory_row(parts, config, replicas, kind, free, stored=0):
     )
     verdict = table.WARN if bound or needed <= free else table.FAIL
     return table.Row("memory", words, verdict, remedy)
+
+
+def require(config, strategy):
+    """Refuses a run whose step the memory of the host cannot hold.
+
+    The system ends a process that wants too much without a word. A GPU raises
+    an error of its own, and recomputing keeps less than is predicted.
+
+    Args:
+      config: ConfigDict of a pre-training. strategy: of its devices.
+
+    Raises:
+      ValueError: naming micro-batches that fit, where the method takes them.
+    """
+    free = free_on_host()
+    on_gpu = distribution.kind_of_devices() == "GPU"
+    if on_gpu or free is None or config.model.recompute:
+        return
+    replicas = strategy.num_replicas_in_sync
+    here = replicas // distribution.worker_count(strategy)
+    plan.check(config, replicas)
+    # Of a bank of all images, the part that a batch has: no more than all.
+    forecast = Forecast(config.train.batch_size, "CPU", replicas, here)
+    needed = forecast(config)
+    if _LEAST * needed <= free:
+        return
+    words = (
+        "A step must fit into the memory of this machine: the system ends what "
+        f"takes more. Received {progress.format_bytes(free)} free for about "
+        f"{progress.format_bytes(needed)}."
+    )
+    for parts in _PARTS:
+        smaller = config.copy_and_resolve_references()
+        smaller.train.micro_batches = parts
+        try:
+            plan.check(smaller, replicas)
+        except ValueError:  # not this method, or not this batch
+            continue
+        if fits(forecast(smaller), free):
+            raise ValueError(
+                f"{words} Pass --config.train.micro_batches={parts}: the same "
+                "step, in parts. Or leave --config out: what fits is chosen."
+            )
+    raise ValueError(
+        f"{words} Lower train.batch_size, and the rate with it, or leave "
+        "--config out: what fits is chosen."
+    )
 
 
 def fits(needed, free):

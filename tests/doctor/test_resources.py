@@ -219,3 +219,35 @@ def test_waiting_for_input_is_a_warning_and_no_number_a_failure():
     )
     assert lost.verdict == table.FAIL
     assert "nan within 23 steps" in lost.finding
+
+
+def test_a_step_that_no_memory_holds_is_refused_with_parts_that_fit(
+    monkeypatch,
+):
+    one = tf.distribute.get_strategy()
+    config = config_of(
+        train__batch_size=256,
+        model__bn_groups=8,
+        moco__queue_size=512,
+        data__image_size=224,
+    )
+    forecast = resources.Forecast(256, "CPU", 1, 1)
+    needed = forecast(config)
+    monkeypatch.setattr(resources, "free_on_host", lambda: needed)
+    resources.require(config, one)  # close: it may go well
+    monkeypatch.setattr(resources, "free_on_host", lambda: None)
+    resources.require(config, one)
+    monkeypatch.setattr(resources, "free_on_host", lambda: 7 * needed // 10)
+    with pytest.raises(ValueError, match="micro_batches=(2|4|8):") as raised:
+        resources.require(config, one)
+    config.train.micro_batches = int(str(raised.value).split("=")[1][0])
+    resources.require(config, one)
+    assert resources.fits(forecast(config), 7 * needed // 10)
+
+
+def test_a_gpu_speaks_for_itself(monkeypatch):
+    monkeypatch.setattr(resources, "free_on_host", lambda: 1)
+    monkeypatch.setattr(
+        resources.distribution, "kind_of_devices", lambda: "GPU"
+    )
+    resources.require(config_of(), tf.distribute.get_strategy())

@@ -320,6 +320,26 @@ def memory_that_is_too_small():
         yield lambda taken=fields: plan.check(config_of(fields=taken), 1)
 
 
+def required(preset, **fields):
+    """What a start says where 12 GB are free."""
+    config = config_of(preset, **fields)
+    with mock.patch.object(resources, "free_on_host", lambda: 12 * GB):
+        resources.require(config, tf.distribute.get_strategy())
+
+
+@ROWS.followed("doctor/resources.py:require", "Pass --config.train.micro")
+def a_step_that_fits_in_parts():
+    text = yield lambda: required("moco_v2_imagenet")
+    parts = int(re.search(r"micro_batches=(\d+):", text)[1])
+    yield lambda: required("moco_v2_imagenet", train__micro_batches=parts)
+
+
+@ROWS.followed("doctor/resources.py:require", "Lower train.batch_size, and")
+def a_step_that_fits_in_no_parts():
+    yield lambda: required("memory_bank_imagenet")
+    yield lambda: required("memory_bank_imagenet", train__batch_size=16)
+
+
 # Devices.
 
 
