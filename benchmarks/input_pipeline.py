@@ -1,7 +1,7 @@
-"""The stream alone: images/s, stage by stage, and against torchvision.
+"""The stream alone: images/s, stage by stage, and against other pipelines.
 
 python benchmarks/input_pipeline.py --config.data.source=folder:photos \\
-    --torch_path=DIR
+    --torch_path=DIR --opencv_path=DIR
 python benchmarks/input_pipeline.py --config=moco_cifar10 \\
     --config.data.source=folder:cifar10/train
 
@@ -9,10 +9,13 @@ Two finished views of every image, normalised to float, on the host. DIR holds
 torch and torchvision (pip install --target=DIR torch==2.13.0, and
 --no-deps torchvision==0.28.0); --torch_python names another interpreter. The
 same files go through torchvision and Pillow with 2 DataLoader workers, in
-turn. Without either flag that row is left out. The table shows what each
-stage costs by leaving it out.
+turn. Without either flag that row is left out. --opencv_path names a folder
+with OpenCV and simplejpeg (pip install --target=DIR opencv-python-headless
+simplejpeg): what an expert writes by hand, with 2 threads. The table shows what
+each stage costs by leaving it out.
 """
 
+import functools
 import os
 import pathlib
 import statistics
@@ -24,7 +27,14 @@ import measure
 from moco_tf.cli import quiet
 
 DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
-SCRIPT = pathlib.Path(__file__).with_name("torch_input.py")
+HERE = pathlib.Path(__file__).parent
+NAMES = {
+    "views": "two views",
+    "crops": "decode and two crops",
+    "decode": "read and decode",
+    "torchvision": "torchvision + Pillow, 2 workers",
+    "OpenCV": "OpenCV by hand, 2 threads",
+}
 
 
 def main():
@@ -35,8 +45,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="[5]")
     parser.add_argument("--torch_path", default="", help="folder with torch")
     parser.add_argument("--torch_python", default="")
+    parser.add_argument("--opencv_path", default="", help="folder with OpenCV")
     parser.add_argument(
-        "--torch_folder", default="", help="its files [those of the source]"
+        "--torch_folder", default="", help="their files [those of the source]"
     )
     options, config = measure.parse(parser, DEFAULTS)
     with quiet.imports():
@@ -46,41 +57,60 @@ def main():
     # Two views, made on the host, are what torchvision makes.
     config.data.small_views, config.data.augment_on = 0, "host"
     source = sources.open_source(config.data.source)
-    other = None
     runs = {
         name: finished_views.FinishedViews(config, source, options.images, both)
         for name, both in stages(config.data.views).items()
     }
+    folder = options.torch_folder or config.data.source.removeprefix("folder:")
+    words = [f"--folder={folder}", f"--size={config.data.image_size}"]
+    others = {}
     if options.torch_path or options.torch_python:
-        other = subprocess.Popen(
-            [
-                options.torch_python or sys.executable,
-                str(SCRIPT),
-                "--folder="
-                + (
-                    options.torch_folder
-                    or config.data.source.removeprefix("folder:")
-                ),
-                f"--size={config.data.image_size}",
-            ],
-            env=dict(os.environ, PYTHONPATH=options.torch_path),
+        python = options.torch_python or sys.executable
+        command = [python, str(HERE / "torch_input.py"), *words]
+        others["torchvision"] = Other(command, options.torch_path)
+    if options.opencv_path:
+        words.append(f"--batch={config.train.batch_size}")
+        words.append(
+            "--recipe=" + ("v2", "cifar")[config.data.views == "cifar"]
+        )
+        command = [sys.executable, str(HERE / "opencv_input.py"), *words]
+        others["OpenCV"] = Other(command, options.opencv_path)
+    for name, other in others.items():
+        runs[name] = functools.partial(other.seconds, options.images)
+    seconds = measure.alternate(runs, options.rounds)
+    _report(seconds, options, config, others)
+    for other in others.values():
+        other.close()
+
+
+class Other:
+    """Another pipeline, in a process that rests between its turns."""
+
+    def __init__(self, command, path):
+        """Starts it; exits where it cannot start.
+
+        Args:
+          command: list of str. path: folder of its packages, or "".
+        """
+        self._process = subprocess.Popen(
+            command,
+            env=dict(os.environ, PYTHONPATH=path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        if other.stdout.readline().strip() != "ready":
-            sys.exit("torch did not start: see --torch_path, --torch_python")
+        if self._process.stdout.readline().strip() != "ready":
+            sys.exit(f"{command[1]} did not start: see its first lines")
 
-        def torchvision():
-            print(options.images, file=other.stdin, flush=True)
-            return float(other.stdout.readline())
+    def seconds(self, images):
+        """The seconds that so many images take."""
+        print(images, file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
 
-        runs["torchvision"] = torchvision
-    seconds = measure.alternate(runs, options.rounds)
-    _report(seconds, options, config)
-    if other:
-        other.stdin.close()
-        other.wait(60)
+    def close(self):
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait(60)
 
 
 def stages(name):
@@ -105,22 +135,16 @@ def stages(name):
     }
 
 
-def _report(seconds, options, config):
+def _report(seconds, options, config, others):
     medians = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
         f"{options.cores or 'all'} cores, median of {options.rounds} rounds"
     )
-    names = {
-        "views": "two views",
-        "crops": "decode and two crops",
-        "decode": "read and decode",
-        "torchvision": "torchvision + Pillow, 2 workers",
-    }
     for name, median in medians.items():
         rates = sorted(options.images / s for s in seconds[name])
         print(
-            f"  {names[name]:<33}{options.images / median:>8.0f} images/s "
+            f"  {NAMES[name]:<33}{options.images / median:>8.0f} images/s "
             f"({rates[0]:.0f} to {rates[-1]:.0f})"
         )
     costs = {
@@ -130,11 +154,11 @@ def _report(seconds, options, config):
     }
     for name, cost in costs.items():
         print(f"  {name:<33}{1e3 * cost / options.images:>8.2f} ms an image")
-    if "torchvision" in seconds:
-        pairs = zip(seconds["torchvision"], seconds["views"], strict=True)
+    for other in others:
+        pairs = zip(seconds[other], seconds["views"], strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
         print(
-            f"{statistics.median(ratios):.2f} times torchvision (rounds "
+            f"{statistics.median(ratios):.2f} times {other} (rounds "
             f"{min(ratios):.2f} to {max(ratios):.2f})"
         )
 
