@@ -307,16 +307,17 @@ class Stream:
         """A data set of one element: the rows of a few jobs."""
         each = tf.data.Dataset.from_tensor_slices(jobs)
 
-        def rows(images):
-            if self._views.can_batch(images.element_spec.image.shape):
-                images = images.batch(worker.chunk, drop_remainder=True)
-                return images.map(self._views_of_batch)
-            images = images.map(functools.partial(self._views_of_image, worker))
-            return images.batch(worker.chunk, drop_remainder=True)
+        def rows(*job):  # one function: each has its price for each image
+            job = self._image(worker, *job)
+            return self._views_of_image(worker, job)
 
-        rows_at_once = rows(each.map(functools.partial(self._image, worker)))
         readable = each.flat_map(functools.partial(self._readable, worker))
-        return rows_at_once.ignore_errors().concatenate(rows(readable)).take(1)
+        make = functools.partial(self._views_of_image, worker)
+        ways = each.map(_as_written(rows)), readable.map(make)
+        at_once, one_by_one = (
+            way.batch(worker.chunk, drop_remainder=True) for way in ways
+        )
+        return at_once.ignore_errors().concatenate(one_by_one).take(1)
 
     @_as_written
     def _jobs(self, worker, step):
