@@ -148,7 +148,7 @@ FIELDS = {
     **{"train.batch_size": "32", "moco.queue_size": "64", "data.threads": "2"},
     **{"knn.bank": "bank", "knn.query": "query", "knn.k": "20"},
     **{"knn.features": "backbone", "train.precision": "float32"},
-    "optimizer.learning_rate": "0.2",
+    "optimizer.learning_rate": "0.6",
 }
 
 
