@@ -470,8 +470,7 @@ def _resources(request, strategy, source, free):
     replicas = strategy.num_replicas_in_sync
     parts = resources.predict_memory(request.config, replicas, count)
     kind = distribution.kind_of_devices()
-    if kind == "GPU":
-        parts = resources.with_workspace(parts)
+    parts = resources.on_device(parts, kind)
     size = resources.checkpoint_bytes(parts, request.config, count)
     return [
         resources.memory_row(

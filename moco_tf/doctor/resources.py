@@ -22,7 +22,9 @@ _EXTRA = 2  # checkpoints: best/, and the one that is being written
 _FLOAT = 4  # bytes of a float32
 # Float32 values that an optimiser keeps of each weight.
 _SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
-_PROCESS = 700_000_000  # bytes of Python and TensorFlow on the host
+_PROCESS = 900_000_000  # bytes of Python, TensorFlow and the input on the host
+# Share of all activations that lives at once, as measured on CPUs.
+_AT_ONCE = 0.85
 # What lives for a moment, times the largest output of a layer: the gradients of
 # some layers, and the outputs of the key encoder.
 _TRANSIENT = 4
@@ -118,7 +120,7 @@ class Forecast:
         parts = predict_memory(
             config, self._replicas, self._images, self._networks[key]
         )
-        return with_workspace(parts) if self._kind == "GPU" else parts
+        return on_device(parts, self._kind)
 
     def __call__(self, config):
         """Bytes of a device that a step of a configuration needs, int."""
@@ -193,6 +195,18 @@ def predict_memory(config, replicas, images, network=None):
         dictionary=method.dictionary_bytes(settings, run, rows),
         activations=kept + _TRANSIENT * largest,
     )
+
+
+def on_device(parts, kind):
+    """The parts as "CPU" or "GPU" has them.
+
+    Args:
+      parts: MemoryParts of a replica. kind: as of `memory_row`.
+    """
+    if kind == "GPU":
+        return with_workspace(parts)
+    activations = round(_AT_ONCE * parts["activations"])
+    return MemoryParts(parts, activations=activations)
 
 
 def with_workspace(parts):

@@ -113,14 +113,14 @@ def test_with_recomputing_the_prediction_is_a_bound_and_no_failure():
 def test_replicas_on_cpus_share_the_memory():
     row = resources.memory_row(parts_of(GB), config_of(), 2, "CPU", 6 * GB)
     assert row.verdict == table.FAIL
-    assert row.finding.startswith("about 8.7 GB at the peak")
+    assert row.finding.startswith("about 8.9 GB at the peak")
 
 
 def test_images_in_memory_count_on_the_host_alone():
     pixels = np.zeros([10, 8, 8, 3], np.uint8)
     source = sources.ArraySource(pixels, None, None, "set")
     assert source.memory == 2 * pixels.nbytes  # NumPy's and TensorFlow's
-    for kind, words in (("CPU", "about 6.7 GB at the peak"), ("GPU", "4.0 GB")):
+    for kind, words in (("CPU", "about 6.9 GB at the peak"), ("GPU", "4.0 GB")):
         row = resources.memory_row(
             parts_of(GB), config_of(), 1, kind, 99 * GB, 2 * GB
         )

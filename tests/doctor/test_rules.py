@@ -229,5 +229,6 @@ def test_memory_of_a_real_network_is_what_the_rules_ask_for():
     chosen = rules.choose(facts, {"data.source": "folder:x"}, forecast)
     assert resources.fits(forecast(chosen.config), facts.free)
     parts = resources.predict_memory(chosen.config, 1, facts.images)
+    parts = resources.on_device(parts, "CPU")
     needed = resources.needed_of(parts, 1, "CPU")
     assert forecast(chosen.config) == needed
