@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 LIMITS = {"memory": 0.20, "time": 0.25}
-_STEPS, _EVERY = 24, 4  # of a run, and of a row of its figures
+_STEPS, _EVERY = 12, 2  # of a run, and of a row of its figures
 CASES = {
     "quickstart": (
         "quickstart",
