@@ -89,6 +89,7 @@ PRETRAIN = dict(
     log=dict(
         every_steps=50,  # a row of figures
         tensorboard=True,  # False: no files for it
+        listeners=(),  # of others: wandb, mlflow or module:function
     ),
 )
 

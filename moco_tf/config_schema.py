@@ -99,6 +99,7 @@ PRETRAIN = {
     "probe.online": Field(bool, later=True),
     "probe.learning_rate": Field(float, above=0, later=True),
     "log.tensorboard": Field(bool),
+    "log.listeners": Field(tuple, item=str, later=True),
 }
 
 _TASK = {
@@ -146,6 +147,8 @@ _KINDS = {
 
 
 def _words(field):
+    if field.item is str:
+        return "names with commas between"
     whole = "whole " if field.kind is tuple and field.item is int else ""
     return whole + _KINDS[field.kind]
 
@@ -188,7 +191,8 @@ def parse(fields, name, text):
             ]
         if kind is tuple:
             parts = text.strip("()[] ").split(",")
-            return tuple(field.item(part) for part in parts if part.strip())
+            parts = [part.strip(" \"'") for part in parts]
+            return tuple(field.item(part) for part in parts if part)
         return kind(text)
     except (ValueError, KeyError):
         raise ValueError(
@@ -209,7 +213,8 @@ def coerce(fields, name, value):
     if kind is float and type(plain) is int:
         return float(plain)
     if kind is tuple and type(plain) in (list, tuple):
-        if all(type(part) in (int, field.item) for part in plain):
+        taken = (str,) if field.item is str else (int, field.item)
+        if all(type(part) in taken for part in plain):
             return tuple(field.item(part) for part in plain)
     elif type(plain) is kind:
         return plain
@@ -244,7 +249,8 @@ def check_field(fields, name, value):
             f"{value!r}. {naming.suggestion(value, field.names)}"
         )
     values = value if field.kind is tuple else (value,)
-    if field.kind in (bool, str) or all(_inside(v, field) for v in values):
+    is_text = field.kind in (bool, str) or field.item is str
+    if is_text or all(_inside(v, field) for v in values):
         return
     raise ValueError(
         f"config.{name} must be {_bounds(field)}. Received {value!r}."

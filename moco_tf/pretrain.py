@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf import paths, resuming, workdirs
 from moco_tf import plan as plans
 from moco_tf.cluster import watchdog
@@ -18,6 +19,7 @@ from moco_tf.methods import method as method_lib
 from moco_tf.monitoring import (
     health,
     listener,
+    loggers,
     metrics_csv,
     progress,
     tensorboard,
@@ -85,10 +87,12 @@ def pretrain(
             stack.enter_context(workdirs.hold(workdir))
             workdirs.check(config, workdir, data.fingerprint, extend)
             Files.check(workdir)
+            makers = loggers.find(config.log.listeners)
         path = _agree(config, data, workdir, strategy, guard)
         method, step, start = _begin(plan, path, strategy, guard)
         callback = callbacks.StepCallback(per_epoch, plan.last_step, guard)
         if guard.is_chief:
+            others = make_loggers(makers, plan, workdir, step)
             # Not before all is known to go on: a refused start writes nothing.
             workdirs.save(
                 config,
@@ -105,7 +109,7 @@ def pretrain(
             if knn and step:
                 knn.recall_baseline(workdir)
             listeners = make_listeners(plan, files, method, knn, profile_steps)
-            callback = make_callback(plan, files, guard, listeners)
+            callback = make_callback(plan, files, guard, listeners + others)
             stack.callback(callback.close)
         if (config.knn.bank or config.knn.sample) and step % per_epoch == 0:
             # The chief may measure first, for any time.
@@ -441,6 +445,25 @@ def _best_checkpoint(files, knn):
     return callbacks.BestCheckpoint(
         files.workdir, f"knn_{layer}", files.metrics.rows(), start
     )
+
+
+def make_loggers(makers, plan, workdir, step):
+    """Makes the listeners that log.listeners names.
+
+    Args:
+      makers: of loggers.find. plan: Plan. workdir: Path. step: int, finished.
+
+    Returns:
+      list of loggers.Guarded.
+    """
+    session = loggers.Session(
+        workdir,
+        configs.flatten(plan.config.to_dict()),
+        step=step,
+        last_step=plan.last_step,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+    return loggers.make(makers, session, progress.print_line)
 
 
 def make_callback(plan, files, guard, listeners):

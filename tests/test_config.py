@@ -399,6 +399,7 @@ LATER = {
     "knn.sample": 512,
     "probe.online": False,
     "probe.learning_rate": 1.0,
+    "log.listeners": (),
     "moco.mask_same_image": False,
     "moco.batch_negatives": False,
     "moco.momentum_warmup_epochs": 0,

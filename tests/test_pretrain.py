@@ -4,20 +4,23 @@ import contextlib
 import csv
 import glob
 import io
+import json
 import os
 import resource
 import shutil
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from moco_tf import plan, pretrain, workdirs
+from moco_tf import api, plan, pretrain, workdirs
 from moco_tf.cli import main as cli
 from moco_tf.methods import online_probe
-from moco_tf.monitoring import metrics_csv, warning_log
+from moco_tf.monitoring import listener, metrics_csv, warning_log
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
 
@@ -144,6 +147,101 @@ def test_a_finished_run_says_so_and_changes_nothing(images, finished, capsys):
     _pretrain(images, finished, probe__online=True)
     assert "finished" in capsys.readouterr().out
     small_run.assert_same_bits(before, small_run.state(finished))
+
+
+@pytest.fixture(name="others")
+def _others(monkeypatch):
+    """A module `others` of two listeners, and the list of what one heard."""
+    heard = []
+
+    class Hearing(listener.Listener):
+        def on_report(self, method, row):
+            heard.append((row["step"], row["loss"]))
+            row.clear()
+
+        def close(self):
+            heard.append("closed")
+
+    class Failing(listener.Listener):
+        def on_step(self, method, step):
+            raise OSError("no server")
+
+    module = types.ModuleType("others")
+    module.hear = lambda session: heard.append(session) or Hearing()
+    module.fail = lambda session: Failing()
+    monkeypatch.setitem(sys.modules, "others", module)
+    return heard
+
+
+def test_listeners_of_others_hear_of_a_resume_and_change_no_bit(
+    images, stopped, others, tmp_path, capsys
+):
+    named = {"log__listeners": ("others:hear", "others:fail")}
+    for stop in (3, 4):
+        _pretrain(images, tmp_path, train__max_steps=stop, **named)
+        if stop == 3:
+            small_run.assert_same_bits(
+                small_run.state(stopped), small_run.state(tmp_path)
+            )
+    losses = [float(row["loss"]) for row in _rows(tmp_path)]
+    first, report, closed, second, later, _ = others
+    assert (first.step, first.last_step) == (0, 3)
+    assert (second.step, second.last_step) == (3, 4)
+    assert first.workdir == tmp_path
+    assert first.steps_per_epoch == small_run.STEPS_PER_EPOCH
+    assert first.fields["log.listeners"] == named["log__listeners"]
+    assert [report, later] == [(3, losses[0]), (4, losses[1])]
+    assert closed == "closed"
+    warnings = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("Warning: listener: others:fail")
+    ]
+    # Of the first session also how often.
+    assert len(warnings) == 3
+    assert "in on_step: OSError: no server. The run goes on" in warnings[0]
+    assert "failed 3 times" in warnings[1]
+
+
+def test_a_listener_that_is_not_there_is_refused_before_anything_is_written(
+    images, stopped, tmp_path
+):
+    workdir = tmp_path / "stopped"
+    shutil.copytree(stopped, workdir)
+    (workdir / "lock").unlink()
+    before = small_run.digest(workdir)
+    for folder in (workdir, tmp_path / "new"):
+        with pytest.raises(ValueError, match="No module named 'nowhere'"):
+            _pretrain(images, folder, log__listeners=("nowhere:make",))
+    assert small_run.digest(workdir) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_reading_a_run_imports_no_listener_that_it_names(
+    images, stopped, tmp_path, monkeypatch
+):
+    workdir, mark = tmp_path / "run", tmp_path / "mark"
+    shutil.copytree(stopped, workdir)
+    path = workdir / "config.json"
+    saved = json.loads(path.read_text())
+    saved["config"]["log"]["listeners"] = ["planted:make"]
+    path.write_text(json.dumps(saved))
+    code = f"open({str(mark)!r}, 'w')\n"
+    (tmp_path / "planted.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    run, source = f"--workdir={workdir}", f"--source=folder:{images}"
+    for words in (
+        ["report", run, "--images=0"],
+        ["embed", run, source, f"--path={tmp_path / 'features.npz'}"],
+        ["knn", run, f"--bank=folder:{images}", f"--query=folder:{images}"]
+        + ["--k=5"],
+    ):
+        assert cli.run(words) == 0
+    api.Run(workdir)
+    assert not mark.exists()
+    with pytest.raises(ValueError, match="has no attribute 'make'"):
+        _pretrain(images, workdir, log__listeners=("planted:make",))
+    assert mark.exists()  # training is what runs it
 
 
 def test_stopped_after_an_epoch_and_started_again_gives_the_same_bits(

@@ -18,6 +18,7 @@ from moco_tf import config as configs
 from moco_tf import config_schema
 from moco_tf.cli import flags, usage
 from moco_tf.methods import table
+from moco_tf.monitoring import loggers
 
 SHELLS = ("bash", "zsh")
 _PATH, _SOURCE = "@path", "@source"  # in the place of words: more is asked
@@ -186,6 +187,8 @@ def _words_of_field(described):
     """The texts that a field takes, as far as they can be listed."""
     if described.name in _SOURCE_FIELDS:
         return [*flags.SOURCES, _SOURCE]
+    if described.name == "log.listeners":
+        return [*loggers.BUILT_IN]
     if described.field.kind is bool:
         return ["true", "false"]
     return [*(described.field.names or ())]

@@ -62,8 +62,13 @@ def seconds_a_step(rows, batch_size):
     return batch_size * sum(images) / steps
 
 
-def _print_line(text, stream):
-    """Prints a line; above the bar, where there can be one."""
+def print_line(text, stream=None):
+    """Prints a line; above the bar, where there can be one.
+
+    Args:
+      text: str. stream: text file; None: standard output.
+    """
+    stream = stream or sys.stdout
     if has_bars(stream):
         tqdm.tqdm.write(text, file=stream)
     else:
@@ -268,7 +273,7 @@ class Progress(listener.Listener):
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
-        _print_line(text, self._stream)
+        print_line(text, self._stream)
 
     def close(self):
         """Ends the bar, if there is one, with its last figures."""
@@ -353,7 +358,7 @@ class Counter:
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
-        _print_line(text, self._stream)
+        print_line(text, self._stream)
 
 
 def counted(total, done, verb, unit="images"):

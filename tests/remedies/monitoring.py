@@ -2,12 +2,15 @@
 
 import math
 import re
+import sys
 import types
 
 from moco_tf import config as configs
 from moco_tf import plan
 from moco_tf.monitoring import (
     health,
+    listener,
+    loggers,
     metrics_csv,
     printed,
     representation_plot,
@@ -18,7 +21,7 @@ from tests.remedies import following
 ROWS = following.Rows(
     *("monitoring/health.py", "monitoring/warning_log.py"),
     *("monitoring/representation_plot.py", "monitoring/tensorboard.py"),
-    "monitoring/printed.py",
+    *("monitoring/printed.py", "monitoring/loggers.py"),
 )
 
 
@@ -361,3 +364,99 @@ def log_that_is_a_folder(tmp_path, capsys):
     yield start
     (tmp_path / "log.txt").rename(tmp_path / "away")
     yield start
+
+
+class _Made:
+    """What the functions below are named in: a module `remedied`."""
+
+    @staticmethod
+    def make(session):
+        return listener.Listener()
+
+    number = 3
+
+
+def listeners(*names, workdir=None):
+    """The listeners of a new run, and what they print."""
+    lines = []
+    session = loggers.Session(workdir, {"train.epochs": 1}, 0, 4, 4)
+    made = loggers.make(loggers.find(names), session, lines.append)
+    return made, lines
+
+
+@ROWS.followed("monitoring/loggers.py:_find", "listeners=my.module:make")
+def listener_without_a_function(monkeypatch):
+    module = types.ModuleType("my.module")
+    module.make = _Made.make
+    monkeypatch.setitem(sys.modules, "my", types.ModuleType("my"))
+    monkeypatch.setitem(sys.modules, "my.module", module)
+    text = yield lambda: listeners("module")
+    name = re.search(r"listeners=(\S+)\.$", text)[1]
+    yield lambda: listeners(name)
+
+
+@ROWS.followed("monitoring/loggers.py:_find", "add its folder to PYTHONPATH")
+def listener_that_is_not_found(tmp_path, monkeypatch):
+    code = "from moco_tf.monitoring.listener import Listener\n"
+    code += "def make(session):\n    return Listener()\n"
+    (tmp_path / "of_mine.py").write_text(code)
+    yield lambda: listeners("of_mine:make")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: listeners("of_mine:make")
+    text = "--config.log.listeners="
+    config = configs.load(
+        "quickstart", {"log.listeners": text.partition("=")[2]}
+    )
+    yield lambda: listeners(*config.log.listeners)
+
+
+@ROWS.followed("monitoring/loggers.py:_find", "Name a function of the module")
+def listener_that_is_no_function(monkeypatch):
+    monkeypatch.setitem(sys.modules, "remedied", _Made)
+    yield lambda: listeners("remedied:number")
+    yield lambda: listeners("remedied:make")
+
+
+@ROWS.followed("monitoring/loggers.py:_make", "Mend that, or leave it out")
+def listener_whose_function_fails(monkeypatch):
+    module = types.ModuleType("remedied")
+    monkeypatch.setitem(sys.modules, "remedied", module)
+    module.make = lambda session: 1 / 0
+    yield lambda: listeners("remedied:make")
+    yield lambda: listeners()
+    module.make = _Made.make
+    yield lambda: listeners("remedied:make")
+
+
+@ROWS.followed("monitoring/loggers.py:_make", "Derive its class from Listener")
+def listener_of_another_class(monkeypatch):
+    module = types.ModuleType("remedied")
+    monkeypatch.setitem(sys.modules, "remedied", module)
+    module.make = lambda session: object()
+    yield lambda: listeners("remedied:make")
+    module.make = lambda session: type("Mine", (listener.Listener,), {})()
+    yield lambda: listeners("remedied:make")
+
+
+@ROWS.followed("monitoring/loggers.py:_package", "Install moco-tf[")
+def logger_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    yield lambda: listeners("wandb", workdir=tmp_path)
+    run = types.SimpleNamespace(define_metric=lambda *_, **__: None)
+    stand_in = types.ModuleType("wandb")
+    stand_in.init = lambda **_: run
+    stand_in.Settings = dict
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    yield lambda: listeners("wandb", workdir=tmp_path)
+
+
+ROWS.tested(
+    "tests/monitoring/test_loggers.py::test_mlflow_takes_the_users_server_and_"
+    "says_if_it_knows_no_such_run",
+    ("monitoring/loggers.py:mlflow", "Remove that file to begin another"),
+)
+ROWS.tested(
+    "tests/monitoring/test_loggers.py::test_mlflow_refuses_a_folder_that_its_"
+    "addresses_cut",
+    ("monitoring/loggers.py:_file_uri", "Set MLFLOW_TRACKING_URI"),
+)

@@ -60,6 +60,7 @@ OTHERS = {
     # nvidia-smi; launch/quickstart.sh
     "training/gpus.py": ["format", "query", "gpu"],
     "training/distribution.py": ["gpu"],
+    "monitoring/loggers.py": ["append"],  # wandb sync
     "serving/export.py": ["dir", "tag_set", "signature_def"],
     "serving/model_card.py": ["data"],  # curl
     "reporting/drawing.py": ["muted", "line", "curve"],
