@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,22 +129,34 @@ class Run:
         self,
         output: str | pathlib.Path = "",
         name: str = "encoder",
+        format: str = "saved_model",
         **options: Any,
     ) -> pathlib.Path:
-        """Writes a SavedModel and a .keras file (the command export).
+        """Writes the encoder for others (the command export).
 
         Args:
           output: folder of exports; "": export/ in the workdir.
-          name: of the model. options: of serving.export.export_run.
+          name: of the model.
+          format: "saved_model", with a .keras file; "hf": for Hugging Face.
+          options: of export_run of serving.export, or of serving.hub_folder.
 
         Returns:
           pathlib.Path of the version's folder.
         """
         from moco_tf.monitoring import progress
-        from moco_tf.serving import export
+        from moco_tf.serving import export, hub_folder
 
+        forms: dict[str, Callable[..., pathlib.Path]] = {
+            "saved_model": export.export_run,
+            "hf": hub_folder.export_run,
+        }
+        if format not in forms:
+            raise ValueError(
+                f"format must be one of {', '.join(forms)}. Received "
+                f"{format!r}. Pass format='hf', or leave it out."
+            )
         with progress.Elapsed("exporting"):
-            return export.export_run(
+            return forms[format](
                 self.frozen,
                 output or self.workdir / "export",
                 name,

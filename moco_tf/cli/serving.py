@@ -10,9 +10,25 @@ def _export(options, config):
     with quiet.imports(options.verbose):
         from moco_tf.evaluation import frozen
         from moco_tf.monitoring import progress
-        from moco_tf.serving import export
+        from moco_tf.serving import export, hub_folder
         from moco_tf.training import distribution
+    if options.format == "hf" and (options.head or options.bank):
+        raise flags.UsageError(
+            "--format=hf holds the encoder alone. Received --head or --bank. "
+            "Leave them out, or export with --format=saved_model."
+        )
     distribution.make_strategy(options.devices)
+    if options.format == "hf":
+        with progress.Elapsed("exporting"):
+            hub_folder.export_run(
+                frozen.open_frozen(options.workdir, options.checkpoint),
+                options.output or os.path.join(options.workdir, "export"),
+                options.name,
+                version=options.version,
+                licence=options.licence,
+                workdir=options.workdir,
+            )
+        return
     with progress.Elapsed("exporting"):
         export.export_run(
             frozen.open_frozen(options.workdir, options.checkpoint),
@@ -124,7 +140,7 @@ COMMANDS = {
     ),
     "export": flags.Command(
         run=_export,
-        purpose="write an encoder for TensorFlow Serving and Keras",
+        purpose="write an encoder for TensorFlow Serving, Keras, Hugging Face",
         flags=(
             flags.WORKDIR,
             flags.CHECKPOINT,
@@ -135,6 +151,12 @@ COMMANDS = {
                 "name",
                 "encoder",
                 "of the exported model, in paths and addresses",
+            ),
+            flags.choice(
+                "format",
+                ("saved_model", "hf"),
+                "saved_model",
+                "saved_model; hf: a folder for Hugging Face, with safetensors",
             ),
             flags.integer("version", 0, "of the export; 0 = the next one"),
             flags.path(
@@ -156,6 +178,7 @@ COMMANDS = {
             "export --workdir=runs/mine",
             "export --workdir=runs/mine --checkpoint=best --name=photos "
             "--head=runs/mine/linear/linear.npz --licence=CC-BY-4.0",
+            "export --workdir=runs/mine --format=hf --licence=CC-BY-4.0",
         ),
     ),
     "convert": flags.Command(

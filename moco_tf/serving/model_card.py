@@ -9,6 +9,7 @@ import moco_tf
 from moco_tf import naming, paths, records, state_files
 from moco_tf.evaluation import accuracy
 from moco_tf.methods import table
+from moco_tf.models import encoder as encoders
 from moco_tf.models import saved_models
 from moco_tf.monitoring import metrics_csv
 from moco_tf.serving import signatures
@@ -35,7 +36,8 @@ def describe(
     Args:
       encoder: frozen.FrozenEncoder of a run.
       name, version: of the export.
-      described: its signatures, as signatures.describe lists them.
+      described: its signatures, as signatures.describe lists them; {} of an
+        export without.
       licence: text; "" is written as unspecified.
       workdir: of the run; "": its figures and its data stay unknown.
       linear: dict of the linear head's result.json; None or {} without.
@@ -56,7 +58,7 @@ def describe(
         "licence": licence.strip() or UNSPECIFIED,
         "moco_tf": moco_tf.__version__,
         "tensorflow": tf.__version__,
-        "encoder": _encoder(encoder, meta, described),
+        "encoder": _encoder(encoder, meta),
         "preprocessing": {
             "views": config.data.views,
             "image_size": encoder.image_size,
@@ -76,10 +78,9 @@ def describe(
     }
 
 
-def _encoder(encoder, meta, described):
+def _encoder(encoder, meta):
     """The network and how long it was trained."""
     config = encoder.config
-    outputs = described["embed_tensors"]["outputs"]
     return {
         "identity": encoder.identity,
         "method": config.method,
@@ -87,7 +88,7 @@ def _encoder(encoder, meta, described):
         "backbone": config.model.backbone,
         "width": config.model.width,
         "stem": config.model.stem,
-        "features": outputs["features"]["shape"][-1],
+        "features": encoders.feature_size(encoder.encoder.backbone),
         "trained_in": config.train.precision,
         "exported_in": "float32",
         "step": meta.get("step"),
@@ -106,13 +107,13 @@ def _data(config, meta, workdir):
         saved = records.read_saved(workdir)
         fingerprint = saved.get("data_fingerprint", "")
     return {
-        "source": _as_given(config, workdir, "data.source"),
+        "source": as_given(config, workdir, "data.source"),
         "fingerprint": fingerprint,
         "images_per_epoch": images,
     }
 
 
-def _as_given(config, workdir, field):
+def as_given(config, workdir, field):
     """A source as the run's command named it: no path of this machine more."""
     values = config.to_dict()
     if workdir:
@@ -144,8 +145,8 @@ def _newest_knn(config, meta, workdir):
             "projection": newest["knn_projection"],
             "k": config.knn.k,
             "temperature": config.knn.temperature,
-            "bank": _as_given(config, workdir, "knn.bank"),
-            "query": _as_given(config, workdir, "knn.query"),
+            "bank": as_given(config, workdir, "knn.bank"),
+            "query": as_given(config, workdir, "knn.query"),
         }
     }
 
@@ -164,6 +165,18 @@ def write(folder, card):
 
 def readme(card):
     """The text of README.md, of a card from `describe`."""
+    listed = signatures.text(card["signatures"]).rstrip()
+    taken = f"```\n{listed}\n```\n\n{_preprocessing(card['preprocessing'])}"
+    return page(card, taken, _use(card))
+
+
+def page(card, taken, use):
+    """The text of a README.md.
+
+    Args:
+      card: of `describe`.
+      taken: Markdown, what the export takes and gives. use: Markdown.
+    """
     encoder = card["encoder"]
     method = table.METHODS[encoder["method"]]
     papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
@@ -178,11 +191,8 @@ def readme(card):
         _facts(card),
         "## Licence\n\n" + _licence(card),
         "## Figures\n\n" + _figures(card["metrics"]),
-        "## Input and output\n\n```\n"
-        + signatures.text(card["signatures"]).rstrip()
-        + "\n```\n\n"
-        + _preprocessing(card["preprocessing"]),
-        "## Use\n\n" + _use(card),
+        "## Input and output\n\n" + taken,
+        "## Use\n\n" + use,
         "## Limits\n\n" + _limits(card),
     ]
     return "\n\n".join(parts) + "\n"
@@ -312,7 +322,7 @@ def _limits(card):
             "exported in float32: features differ in the last digits from "
             "those that the figures were measured with."
         )
-    if not card["keras_file"]:
+    if card["keras_note"]:
         lines.append(f"* There is no .keras file. {card['keras_note']}")
     if card["bank"]:
         lines.append(

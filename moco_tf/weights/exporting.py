@@ -138,6 +138,19 @@ def _tensors(encoder, side, meta, config):
     return layouts.with_counters(tensors, counts)
 
 
+def backbone_tensors(encoder, config, meta):
+    """The tensors of a backbone by torchvision's names and in its layout.
+
+    Args:
+      encoder: Encoder with one of our ResNets. config: ConfigDict of its run.
+      meta: dict of its checkpoint.
+
+    Returns:
+      dict name -> array: float32, and int64 of the counters of BatchNorm.
+    """
+    return _backbone(_tensors(encoder, "query", meta, config))
+
+
 def _backbone(tensors):
     return {n: v for n, v in tensors.items() if not n.startswith("fc.")}
 

@@ -3,7 +3,7 @@
 import types
 
 from moco_tf import pretrain
-from moco_tf.cli import evaluation, flags, main, runs
+from moco_tf.cli import evaluation, flags, main, runs, serving
 from moco_tf.monitoring import representation_plot
 from tests.remedies import following
 
@@ -180,6 +180,23 @@ def saved_model_without_an_output(monkeypatch):
 
     yield run
     yield lambda: run("--output=folder")
+
+
+@ROWS.followed("cli/serving.py:_export", "Leave them out, or export with")
+def head_for_a_folder_of_the_hub(monkeypatch):
+    from moco_tf.evaluation import frozen
+    from moco_tf.serving import export, hub_folder
+
+    monkeypatch.setattr(frozen, "open_frozen", lambda *_, **__: None)
+    for module in (export, hub_folder):
+        monkeypatch.setattr(module, "export_run", lambda *_, **__: None)
+
+    def run(*words):
+        serving._export(parse("export", "--workdir=x", *words)[0], None)
+
+    yield lambda: run("--format=hf", "--head=linear.npz")
+    yield lambda: run("--format=hf")
+    yield lambda: run("--format=saved_model", "--head=linear.npz")
 
 
 @ROWS.followed("cli/evaluation.py:_knn", "--plot needs the --workdir")

@@ -1,6 +1,7 @@
 """Rows of what stands beside the commands: calls of Python."""
 
 import pathlib
+import types
 
 import numpy as np
 
@@ -62,3 +63,15 @@ def encoders_without_images(monkeypatch):
     monkeypatch.setattr("moco_tf.comparing.rows", lambda result: [])
     yield lambda: api.compare("untrained", "pixels", k=5)
     yield lambda: api.compare("untrained", "pixels", k=5, images="photos")
+
+
+@ROWS.followed("api.py:Run.export", "Pass format='hf', or leave it out")
+def export_of_another_format(monkeypatch):
+    from moco_tf.serving import export, hub_folder
+
+    monkeypatch.setattr(export, "export_run", lambda *_, **__: None)
+    monkeypatch.setattr(hub_folder, "export_run", lambda *_, **__: None)
+    run = types.SimpleNamespace(frozen=None, workdir=pathlib.Path("x"))
+    yield lambda: api.Run.export(run, format="onnx")
+    yield lambda: api.Run.export(run, format="hf")
+    yield lambda: api.Run.export(run)

@@ -558,4 +558,5 @@ ROWS.states(
     ("serving/comparison.py:_embed_by_signatures", "zeros for what is none"),
     ("serving/comparison.py:_check_classes", "must give what its parts"),
     ("serving/comparison.py:_check", "must give the run's features"),
+    ("serving/hub_folder.py:_check", "must give the features of the encoder"),
 )

@@ -48,6 +48,7 @@ SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 FILES = (
     *("data.pkl", "model.xml", "config.json", "model.weights"),
     *("data.stream", "data.sources", "log.txt", "model.keras"),
+    "model.safetensors",
 )
 FLAGS = collections.defaultdict(list)
 for _command in cli.COMMANDS.values():
