@@ -26,6 +26,7 @@ PAGES = sorted(
 # Of other programs, and why no test gives them as they stand.
 OTHERS = {
     "sbatch": "needs Slurm; launch_scripts/test_slurm.py takes a stand-in",
+    "docker": "needs its daemon; launch_scripts/test_image.py reads the file",
     "kubectl": "needs a cluster; test_kubernetes.py reads the files",
     "pip": "needs the network; test_packaging.py compares the versions",
     "pip-audit": "asks a server; test_security.py reads the locks",

@@ -10,12 +10,14 @@ import zipfile
 from importlib import metadata
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import moco_tf
 from moco_tf import lane as lane_of_this
+from moco_tf.methods import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -256,3 +258,31 @@ def test_what_is_installed_works_without_the_source_tree(wheel, tmp_path):
     code = "from moco_tf import config; "
     code += "print(config.load('quickstart').data.source)"
     assert python(["-c", code], empty, **there) == "shapes:train\n"
+
+
+CITATION = {  # of the schema 1.2.0: what is required, and what else is taken
+    "cff-version", "message", "title", "authors", "type", "version", "license",
+    "abstract", "keywords", "references",
+}  # fmt: skip
+
+
+def test_the_citation_is_of_this_version_and_of_the_schemas_form():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert set(cited) <= CITATION
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["type"] == "software"
+    assert cited["version"] == moco_tf.__version__
+    assert cited["license"] == PROJECT["project"]["license"]
+    for work in (cited, *cited["references"]):
+        assert work["title"] and work["type"] in ("software", "article")
+        for author in work["authors"]:
+            names = {"name"}, {"family-names", "given-names"}
+            assert set(author) in names and all(author.values())
+    for work in cited["references"]:
+        assert isinstance(work["year"], int)
+        (identifier,) = work["identifiers"]
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{5}", identifier["value"])
+    cited_papers = {
+        w["identifiers"][0]["value"][6:] for w in cited["references"]
+    }
+    assert cited_papers == set(table.METHODS["moco"].papers)

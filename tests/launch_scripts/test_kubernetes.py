@@ -1,9 +1,11 @@
 import json
 import pathlib
+import re
 
 import pytest
 import yaml
 
+import moco_tf
 from moco_tf.cluster import membership
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -121,8 +123,18 @@ def test_a_pod_of_a_tfjob_finds_its_place(tfjob):
     assert (list(cluster.workers), cluster.index) == (workers, 1)
 
 
-def test_an_image_must_be_set(pod):
-    assert [container["image"] for container in pod["containers"]] == [""]
+def test_the_image_is_the_one_that_the_dockerfile_names(pod):
+    (container,) = pod["containers"]
+    name, _, tag = container["image"].partition(":")
+    version, _, target = tag.partition("-")
+    assert (name, version) == ("moco-tf", moco_tf.__version__)
+    text = (ROOT / "Dockerfile").read_text()
+    assert f"docker build --target={target} -t {container['image']} ." in text
+    # Its user, who may write to the volumes.
+    user = int(re.search(r"^USER (\d+):", text, re.M)[1])
+    settings = pod["securityContext"]
+    assert settings["runAsNonRoot"]
+    assert (settings["runAsUser"], settings["fsGroup"]) == (user, user)
 
 
 def test_the_command_is_pretrain_with_a_configuration_that_exists(pod):
