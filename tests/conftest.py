@@ -58,6 +58,7 @@ serving/test_requests.py
 serving/test_signatures.py
 serving/test_warm_up.py
 serving/test_keras_file.py
+serving/test_hub_folder.py
 training/test_checkpoints.py
 training/test_distribution.py
 training/test_overlap.py

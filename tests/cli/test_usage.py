@@ -96,7 +96,8 @@ def test_in_full_there_are_rules_and_the_fields_of_all_methods(capsys):
         for name in table.METHODS[method].fields:
             assert f"{method}.{name}" in listed
     assert "(a whole number, at least 8)" in listed["data.image_size"][1]
-    assert listed["data.augment_on"][1].endswith("(one of host, device)")
+    names = ", ".join(config_schema.PRETRAIN["data.augment_on"].names)
+    assert listed["data.augment_on"][1].endswith(f"(one of {names})")
     assert "(a number, at least 0 and below 1)" in text
 
 
