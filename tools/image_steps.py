@@ -15,6 +15,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import pwd
 import re
 import shlex
 import shutil
@@ -141,7 +142,7 @@ class Builder:
             self._begin(root)
             path = f"{self._prefix}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin"
             settings["ENV"] = {"PATH": path, "HOME": "/root"}
-        values = dict(self._arguments)
+        values: dict[str, str] = {}
         for instruction, rest in body:
             started = time.monotonic()
             self._step(name, instruction, rest, settings, values)
@@ -156,13 +157,15 @@ class Builder:
         for name in ("bin", "sbin", "lib", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
         _run("cp", "-a", "/etc", root / "etc")
+        for name in ("passwd", "group", "shadow", "gshadow"):
+            (root / "etc" / name).write_text(_without_people(name))
         (root / "tmp").chmod(0o1777)
         self._place(root, self._prefix).mkdir(parents=True, exist_ok=True)
 
     def _step(self, name, instruction, rest, settings, values):
         if instruction == "ARG":
             key, _, value = rest.partition("=")
-            values.setdefault(key, value)
+            values[key] = self._arguments.get(key, value)
         elif instruction == "ENV":
             for word in shlex.split(rest):
                 key, _, value = word.partition("=")
@@ -232,6 +235,15 @@ class Builder:
         chroot += ["/bin/sh", "-c", inside]
         script = " && ".join([*mounts, f"exec {shlex.join(chroot)}"])
         _run("unshare", "--mount", "--pid", "--fork", "sh", "-c", script)
+
+
+def _without_people(name):
+    """A file of /etc on users, without those that a base image has not."""
+    people = {
+        user.pw_name for user in pwd.getpwall() if 1000 <= user.pw_uid < 65534
+    }
+    lines = pathlib.Path("/etc", name).read_text().splitlines(keepends=True)
+    return "".join(x for x in lines if x.partition(":")[0] not in people)
 
 
 def _run(*words):
