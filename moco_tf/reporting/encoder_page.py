@@ -160,7 +160,7 @@ def draw(result):
         rows, columns = (1, len(panels)) if along else (len(panels), 1)
         with matplotlib.rc_context(drawing.SETTINGS):
             height = (_MARGIN + _ROW * len(result["encoders"])) * rows
-            width = 2 * width if along else width
+            width = 2 * width if size == "wide" else width  # of the page
             figure = matplotlib.figure.Figure(
                 figsize=(width / 72, height / 72), dpi=72, layout="constrained"
             )
