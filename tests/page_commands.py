@@ -70,6 +70,7 @@ def commands(page, places=()):
 
 def smaller(line):
     """The words after moco-tf of a command line, made smaller."""
+    line = line.partition(" > ")[0]  # a test reads what is printed
     words = shlex.split(line, comments=True)[1:]
     return [*words, *_MORE.get(words[0], []), *_fields(words)]
 

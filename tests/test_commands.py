@@ -53,6 +53,7 @@ def lines(text):
     for language, block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"\s+#.*$", "", line)
+            line = re.sub(r" > \S+", "", line)  # where its output goes
             for part in re.split(r" \| | &&(?: |$)|; ", line):
                 yield part, language == "sh"
     text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
