@@ -10,6 +10,7 @@ The words go to `moco-tf pretrain`; --config.knn.baseline=false leaves out the
 kNN before training.
 """
 
+import argparse
 import contextlib
 import functools
 import importlib
@@ -126,7 +127,12 @@ def child(words):
 
 
 def main():
-    words = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="All words go to `moco-tf pretrain`.",
+        allow_abbrev=False,
+    )
+    _, words = parser.parse_known_args()
     if STARTED in os.environ:
         child(words)
     with tempfile.TemporaryDirectory() as folder:
