@@ -3,8 +3,6 @@
 import os
 from collections.abc import Mapping
 
-import numpy as np
-
 from moco_tf import config as configs
 from moco_tf import config_schema, paths, records, workdirs
 from moco_tf.methods import table
@@ -130,7 +128,9 @@ def _full_name(known, name):
 
 def _text(value):
     """A value as a command line has it."""
-    if isinstance(value, tuple | list | np.ndarray):
+    if hasattr(value, "tolist"):  # NumPy's, which may not be loaded
+        value = value.tolist()
+    if isinstance(value, tuple | list):
         return ",".join(map(_text, value))
     return str(value)
 

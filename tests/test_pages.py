@@ -25,6 +25,9 @@ PAGES = (
 )
 # Its commands want a GPU: test_commands.py parses them.
 GPU_PAGE = "gpu.md"
+# Its commands choose for the images at hand, so that none of their fields can
+# be made smaller: tests/doctor/test_auto.py runs them on a small network.
+AUTO_PAGE = "auto.md"
 # What a page speaks of, and what stands for it here.
 PLACES = (
     ("/data/imagenet/train", "train"),
@@ -72,7 +75,8 @@ def place(tmp_path_factory):
         for line in BEFORE:
             done.append(page_commands.smaller(line))
             assert cli.run(done[-1]) == 0, line
-        shutil.copy("a.pth.tar", "moco_v2_200ep_pretrain.pth.tar")
+        for name in ("moco_v2_200ep_pretrain.pth.tar", "resnet50.pth"):
+            shutil.copy("a.pth.tar", name)
         _write_dino("a.pth.tar", "dino.ckpt")
         alike = {_flags(words) for words in done}
         for page in PAGES:
@@ -109,7 +113,7 @@ def _write_dino(source, path):
 
 
 def test_no_page_is_left_out():
-    known = {*PAGES, *page_commands.TUTORIALS, GPU_PAGE}
+    known = {*PAGES, *page_commands.TUTORIALS, GPU_PAGE, AUTO_PAGE}
     for path in pathlib.Path(page_commands.ROOT, "docs").glob("*.md"):
         if "moco-tf " in "".join(page_commands.blocks(path.name, "sh")):
             assert path.name in known

@@ -8,7 +8,7 @@ import traceback
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import config_schema, keywords, paths
+from moco_tf import config_schema, paths
 from moco_tf.cli import (
     completion,
     evaluation,
@@ -273,6 +273,8 @@ def _chooses(name, options):
 
 def _given(options, overrides):
     """That of the run in the workdir, or else what was typed, a dict."""
+    from moco_tf import keywords  # here: it loads NumPy
+
     if "show_config" in options and options.show_config:
         raise flags.UsageError(
             "--config must be given, to be shown. What auto chooses, moco-tf "
