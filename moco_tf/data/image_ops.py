@@ -105,11 +105,13 @@ def shift_hue(planes, turns):
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
     inverse = tf.math.divide_no_nan(1.0, chroma)
+    # Not by `value == red`: XLA computes a colour again for each loop that reads
+    # it, to other last bits, and a colour that equals none has any hue.
     hue = tf.where(  # sixths of the circle
-        tf.equal(value, red),
+        tf.logical_and(red >= green, red >= blue),
         (green - blue) * inverse,
         tf.where(
-            tf.equal(value, green),
+            green >= blue,
             2.0 + (blue - red) * inverse,
             4.0 + (red - green) * inverse,
         ),
