@@ -265,7 +265,8 @@ class RestApp:
             for name, x in inputs.items()
         }
         outputs = self._model.signatures[signature](**tensors)
-        return {name: value.numpy() for name, value in outputs.items()}
+        # In one order, whatever order TensorFlow keeps them in.
+        return {name: outputs[name].numpy() for name in sorted(outputs)}
 
     def _status(self):
         status = {"error_code": "OK", "error_message": ""}

@@ -55,6 +55,14 @@ def _answer(client, sent):
     return _read(client, sent.partition(b" ")[0].decode("latin-1"))
 
 
+def _received(client):
+    """The next bytes; none where the connection was closed."""
+    try:
+        return client.recv(2**16)
+    except ConnectionResetError:
+        return b""
+
+
 def _read(client, method="GET"):
     answer = http.client.HTTPResponse(client, method=method)
     try:
@@ -78,8 +86,11 @@ def test_each_request_is_answered_as_the_table_says(port, case):
             text = error[1]
         assert (status, case.answer in text) == (case.status, True), text
         if case.closes:
-            while answer := _read(client):  # what lay behind the body
-                assert answer[0] >= 400
+            # What lay behind the body may have an answer too, whose first bytes
+            # the reader of the other has taken with it.
+            rest = b"".join(iter(lambda: _received(client), b""))
+            for later in re.findall(rb"HTTP/1.1 (\d+)", rest):
+                assert int(later) >= 400
         else:
             again = request_cases.request("GET", "/healthz")
             assert _answer(client, again) == (200, '{"status": "ok"}')
