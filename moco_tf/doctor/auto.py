@@ -21,6 +21,7 @@ from moco_tf.doctor import devices, recipe, resources, rules, scan, table
 from moco_tf.models import inputs
 from moco_tf.monitoring import progress
 from moco_tf.training import distribution, gpus
+from moco_tf.weights import origin
 
 _STEPS = 5  # timed, of a run that starts
 _TRIES = 4  # of a trial, each for less memory
@@ -42,6 +43,34 @@ def open_source(given):
     spec = config.data.source
     kind = "pair" if spec.startswith("pairs:") else config.model.input
     return sources.open_source(spec, inputs.CHANNELS[kind])
+
+
+def with_start(given):
+    """What was typed, and what the weights that it starts from ask for.
+
+    Args:
+      given: dict "section.field" -> text, what was typed.
+
+    Returns:
+      dict like it, with the network that model.init is of; and a line that
+      says so, or "".
+
+    Raises:
+      ValueError: for weights that cannot be read.
+    """
+    text = given.get("model.init")
+    if not text:
+        return given, ""
+    config = configs.load(configs.auto_base(given), given)
+    weights = origin.read(text, config.method)
+    fields = {
+        f"model.{name}": str(value)
+        for name, value in weights.fields.items()
+        if f"model.{name}" not in given
+    }
+    words = ", ".join(f"{name}={value}" for name, value in fields.items())
+    name = paths.shown(weights.path)
+    return fields | given, f"As {name} has it: {words}" if words else ""
 
 
 def measure(source, strategy, figures=None):
@@ -102,10 +131,13 @@ def start(given, strategy, steps=_STEPS):
 
     Side effects: prints; those of devices.run_trial.
     """
+    given, words = with_start(given)
     source = open_source(given)
     facts = measure(source, strategy)
     predict = forecast(facts)
     print(f"--config=auto: {describe_facts(facts)}", flush=True)
+    if words:
+        print(words)
     for attempt in range(_TRIES):
         chosen = rules.choose(facts, given, predict)
         try:
@@ -137,8 +169,9 @@ class Choice:
           given: as of `start`. strategy: tf.distribute.Strategy.
           free: bytes, before TensorFlow took some, or None.
         """
-        self._given, self.fault = given, ""
+        self._given, self.fault, self._words = given, "", ""
         try:
+            self._given, self._words = with_start(given)
             self.source = open_source(given)
             self._facts = measure(self.source, strategy)._replace(free=free)
             self._forecast = forecast(self._facts)
@@ -154,6 +187,8 @@ class Choice:
     def keep(self, workdir):
         """Prints the choice, and writes its preset file where there is one."""
         table.print_text(f"\nChosen for {describe_facts(self._facts)}:")
+        if self._words:
+            table.print_text(self._words)
         table.print_text(describe(self.chosen))
         if not workdir:
             table.print_text("Pass --workdir=DIR to have it as a preset file.")

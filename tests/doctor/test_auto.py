@@ -15,6 +15,7 @@ from moco_tf.data import sources
 from moco_tf.doctor import devices, scan
 from moco_tf.models import encoder
 from moco_tf.training import gpus
+from tests import shallow
 from tests.doctor import photographs, small_backbone
 
 
@@ -25,7 +26,9 @@ def _folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small(monkeypatch, request):
+    if "network" in request.node.name:
+        return
     monkeypatch.setattr(encoder, "build_backbone", small_backbone.build)
 
 
@@ -182,3 +185,23 @@ def test_one_bar_counts_the_scan_and_the_trial(folder, monkeypatch):
     assert totals == {"150"}
     assert "70 images: " in said and "2 steps of the run itself: " in said
     assert "examining" not in said
+
+
+def test_weights_to_start_from_bring_their_network(tmp_path, capsys):
+    photographs.write(tmp_path / "photos", 64)
+    fields = [f"--config.data.source=folder:{tmp_path}/photos"]
+    fields += ["--config.log.tensorboard=false", "--cluster=none"]
+    fields += ["--config.data.image_size=32"]
+    with shallow.network((1, 1)):
+        words = [*fields, "--config=moco_cifar10", "--config.model.width=0.125"]
+        words += ["--config.model.bn_groups=2", "--config.train.batch_size=16"]
+        words += ["--config.moco.queue_size=32", "--config.train.max_steps=1"]
+        assert run("pretrain", f"--workdir={tmp_path}/first", *words) == 0
+        capsys.readouterr()
+        words = [*fields, f"--config.model.init={tmp_path}/first"]
+        words += ["--config.train.epochs=1", "--config.train.max_steps=1"]
+        assert run("pretrain", f"--workdir={tmp_path}/run", *words) == 0
+    said = capsys.readouterr().out
+    assert "has it: model.backbone=resnet18, model.width=0.125" in said
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["config"]["model"]["stem"] == "cifar"
