@@ -224,10 +224,10 @@ def test_reading_a_run_imports_no_listener_that_it_names(
     shutil.copytree(stopped, workdir)
     path = workdir / "config.json"
     saved = json.loads(path.read_text())
-    saved["config"]["log"]["listeners"] = ["planted:make"]
+    saved["config"]["log"]["listeners"] = ["listener_of_another:make"]
     path.write_text(json.dumps(saved))
     code = f"open({str(mark)!r}, 'w')\n"
-    (tmp_path / "planted.py").write_text(code)
+    (tmp_path / "listener_of_another.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     run, source = f"--workdir={workdir}", f"--source=folder:{images}"
     for words in (
@@ -240,7 +240,7 @@ def test_reading_a_run_imports_no_listener_that_it_names(
     api.Run(workdir)
     assert not mark.exists()
     with pytest.raises(ValueError, match="has no attribute 'make'"):
-        _pretrain(images, workdir, log__listeners=("planted:make",))
+        _pretrain(images, workdir, log__listeners=("listener_of_another:make",))
     assert mark.exists()  # training is what runs it
 
 

@@ -2,6 +2,7 @@
 
 import types
 
+from moco_tf import config as configs
 from moco_tf import pretrain
 from moco_tf.cli import evaluation, flags, main, runs, serving
 from moco_tf.monitoring import representation_plot
@@ -162,7 +163,9 @@ def one_step_to_trace(monkeypatch):
     def run(steps):
         words = [*PRETRAIN, f"--profile_steps={steps}", "--cluster=none"]
         options, _ = parse(*words)
-        main._pretrain(options, None)
+        source = dict.fromkeys(("knn.bank", "knn.query"), "")
+        source["data.source"] = "folder:photos"
+        main._pretrain(options, configs.load("quickstart", source))
 
     text = yield lambda: run("10")
     yield lambda: run(text.rpartition(" ")[2].rstrip("."))

@@ -4,6 +4,7 @@ import pathlib
 import types
 
 import numpy as np
+import tensorflow as tf
 
 from moco_tf import api, keywords
 from tests.evaluation import plain_frozen
@@ -16,7 +17,8 @@ ROWS = following.Rows("api.py", "keywords.py")
 def run_without_a_workdir(monkeypatch, tmp_path):
     monkeypatch.setattr("moco_tf.pretrain.pretrain", lambda *a, **k: None)
     monkeypatch.setattr(api, "Run", str)
-    monkeypatch.setattr(api, "_strategy", lambda *a: None)
+    one = tf.distribute.get_strategy()
+    monkeypatch.setattr(api, "_strategy", lambda *a: one)
     yield lambda: api.train("shapes:test", preset="quickstart")
     folder = tmp_path / "mine"
     yield lambda: api.train("shapes:test", folder, preset="quickstart")
