@@ -105,8 +105,8 @@ def shift_hue(planes, turns):
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
     inverse = tf.math.divide_no_nan(1.0, chroma)
-    # Not by `value == red`: XLA computes a colour again for each loop that reads
-    # it, to other last bits, and a colour that equals none has any hue.
+    # Not by `value == red`: XLA computes a colour again for each loop that
+    # reads it, to other last bits; what equals none would get any hue.
     hue = tf.where(  # sixths of the circle
         tf.logical_and(red >= green, red >= blue),
         (green - blue) * inverse,
