@@ -81,7 +81,9 @@ def _fields(words):
     given = dict(word.partition("=")[::2] for word in words)
     if wanted and words[0] != "import-weights":
         table = words[0] if words[0] in config_schema.TABLES else "pretrain"
-        config = configs.load(given.get("--config", words[0]), {}, table)
+        # Without one, a configuration is chosen: any field of this may be given.
+        own = configs.auto_base({}) if table == "pretrain" else table
+        config = configs.load(given.get("--config", own), {}, table)
         known = configs.flatten(config.to_dict())
         wanted = {name: wanted[name] for name in wanted if name in known}
     return [
