@@ -10,9 +10,11 @@ import tensorflow as tf
 import moco_tf
 from moco_tf import plan, pretrain
 from moco_tf.cli import main as cli
+from moco_tf.doctor import recipe, table
 from moco_tf.training import checkpoints
 from moco_tf.weights import starting
 from tests import forked, shallow, small_run
+from tests.cluster import small_cluster
 
 _network = shallow.fixture(shallow.ONE_BLOCK)
 # Of one epoch the demo's schedule, which counts from 1, would have the rate 0.
@@ -156,6 +158,33 @@ def test_a_run_that_is_refused_leaves_nothing_behind(images, first, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+def test_doctor_says_what_a_run_would_take(images, first, warm, tmp_path):
+    fields = {"model__init": f"{first}@6", "moco__momentum_warmup_epochs": 1}
+    row = recipe.start_row(small_run.make_config(images, **FIELDS | fields))
+    assert (row.check, row.verdict) == ("start", table.OK)
+    assert f"{first}@6, a run of moco, step 6: " in row.finding
+    assert "backbone, " in row.finding and "key_encoder = " in row.finding
+    assert "momentum_warmup_epochs=0" in row.remedy
+    config = small_run.make_config(images, model__init=str(warm[1]))
+    row = recipe.start_row(config)
+    assert (row.verdict, "where nothing is" in row.finding) == (
+        table.FAIL,
+        True,
+    )
+    assert recipe.start_row(config, warm[0]).finding.startswith(
+        "the run goes on from step-000000006"
+    )
+    words = small_run.command(images, tmp_path / "run", model__stem="imagenet")
+    words = words[words.index("pretrain") + 1 :]
+    words.append(f"--config.model.init={first}")
+    saved = tmp_path / "doctor.json"
+    words = ["doctor", "--trial_steps=0", f"--json={saved}", *words]
+    assert cli.run(words) == 1
+    rows = json.loads(saved.read_text())["checks"]
+    (row,) = [row for row in rows if row["check"] == "start"]
+    assert "Pass --config.model.stem=cifar" in row["finding"]
+
+
 def test_other_weights_are_refused_when_a_run_goes_on(images, first, warm):
     workdir, gone = warm
     words = "(?s)model.init: .*gone.*the first weights came from it"
@@ -252,3 +281,39 @@ def test_two_replicas_start_as_one_does_and_go_on_alike(
     small_run.assert_same_bits(
         small_run.state(parts), small_run.state(tmp_path / "run")
     )
+
+
+def test_two_workers_start_as_one_does_and_go_on_alike(
+    images, first, warm, tmp_path
+):
+    workdir = tmp_path / "run"
+    gone = shutil.copytree(first, tmp_path / "gone")
+    options = [
+        f"--config.model.init={gone}",
+        "--config.schedule.first_epoch=0",
+        "--config.optimizer.clip_norm=0.5",
+        "--config.optimizer.learning_rate=0.003",
+        "--deterministic",
+    ]
+    fields = FIELDS | {k: v for k, v in WARM.items() if k[:5] != "optim"}
+
+    def train():
+        statuses, texts = small_cluster.finish(
+            small_cluster.start(images, workdir, *options, **fields)
+        )
+        assert statuses == [0, 0], texts
+
+    train()
+    one, two = _state(warm[0], 0), _state(workdir, 0)
+    for side in ("query", "key"):
+        for name, value in _encoder(one, side).items():
+            np.testing.assert_array_equal(_encoder(two, side)[name], value)
+    for name in [name for name in one if "model/queue/" in name]:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5)
+    expected = small_run.state(workdir)
+    for step, path in checkpoints.complete(workdir):
+        if step > 0:
+            shutil.rmtree(path)
+    shutil.rmtree(gone)  # whoever goes on needs the weights no more
+    train()
+    small_run.assert_same_bits(small_run.state(workdir), expected)

@@ -155,6 +155,8 @@ class _Visit:
         rows: list[table.Row] = []
         self.fits = _check_config(rows, request.config, strategy)
         rows.append(_devices(strategy, request.gpu_fault))
+        if self.fits and request.config.model.init:
+            rows.append(recipe.start_row(request.config, request.workdir))
         if request.look:
             self.source = _open(rows, request.config)
         with _bar(self._work()) as bar:

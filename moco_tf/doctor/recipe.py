@@ -1,13 +1,15 @@
-"""Whether a configuration fits the data that it is to be trained on."""
+"""Whether a configuration fits its data and the weights it starts from."""
 
 import math
 
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf import plan
+from moco_tf import paths, plan
 from moco_tf.doctor import table
 from moco_tf.evaluation import knn
+from moco_tf.training import checkpoints
+from moco_tf.weights import conversion, origin, starting
 
 _RATE, _BATCH = 0.03, 256  # the published pair (v1, section 4)
 _QUEUE_SHARE = 10  # the queue holds a tenth of the images at most
@@ -365,6 +367,33 @@ def knn_row(config):
         words, _, remedy = words.partition(". ")
         return table.Row("kNN", f"{numbers}; {words}", table.WARN, remedy)
     return table.Row("kNN", numbers)
+
+
+def start_row(config, workdir=""):
+    """A row about the weights that `model.init` names.
+
+    Args:
+      config: ConfigDict, with such a text. workdir: of the planned run, or "".
+
+    Side effects: those of origin.read.
+    """
+    path = checkpoints.latest(workdir) if workdir else None
+    if path is not None:
+        words = f"the run goes on from {path.name}: model.init is not read"
+        return table.Row("start", words)
+    try:
+        weights = origin.read(config.model.init, config.method)
+        method = conversion.make_method(config)
+        start = starting.start(weights, method, config)
+    except (ValueError, OSError) as error:
+        return table.Row("start", str(error), table.FAIL)
+    name = paths.shown(config.model.init)
+    words = (
+        f"{name}, {weights.kind}: {start.taken_words()}; head {start.head}; "
+        f"{len(start.left_out)} tensors left out, {len(start.new)} new"
+    )
+    notes = [f"{note[0].upper()}{note[1:]}." for note in start.notes]
+    return table.Row("start", words, table.OK, " ".join(notes))
 
 
 def _power_of_two(number):

@@ -60,14 +60,18 @@ class Start(NamedTuple):
     head: str
     notes: list
 
-    def describe(self) -> str:
-        """The short form: counts, a line each."""
+    def taken_words(self) -> str:
+        """How many tensors of which part are set, and what equals what."""
         counts = collections.Counter(part for part, *_ in self.taken)
         taken = [f"{n} tensors of the {part}" for part, n in counts.items()]
         taken += [f"{a} = {b}" for a, b in self.equal.items()]
+        return ", ".join(taken)
+
+    def describe(self) -> str:
+        """The short form: counts, a line each."""
         lines = [
             f"starts from {paths.shown(self.origin.text)}: {self.origin.kind}",
-            f"  taken    {', '.join(taken)}",
+            f"  taken    {self.taken_words()}",
             f"  head     {self.head}",
         ]
         groups = collections.Counter(each.group for each in self.left_out)
