@@ -127,7 +127,7 @@ def runtimes(path, model, rounds):
     images = random.standard_normal([BATCH, *spec.shape[1:]], np.float32)
     for name, form in convert.FORMATS.items():
         if not all(importlib.util.find_spec(n) for n in form.packages):
-            print(f"{name:<16} not installed: pip install -e .[convert]")
+            print(f"{name:<16} not installed: pip install -e '.[convert]'")
             continue
         with tempfile.TemporaryDirectory() as folder:
             place = pathlib.Path(folder) / f"encoder{form.suffix}"

@@ -38,6 +38,8 @@ def name_of(tensorflow: str) -> str:
 
 TENSORFLOW = version("tensorflow") or version("tensorflow-cpu") or "2.15"
 NAME = name_of(TENSORFLOW)
+# The lock of the extras wandb, mlflow and hf, in the checkout.
+EXTRAS = f"requirements{'' if NAME == '2.15' else '-current'}-extras.txt"
 # The package whose modules define the stock layers: first part of their names.
 KERAS = "keras" if NAME == "2.15" else "tf_keras"
 HAS_ADDONS = is_installed("tensorflow_addons")

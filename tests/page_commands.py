@@ -81,7 +81,7 @@ def _fields(words):
     given = dict(word.partition("=")[::2] for word in words)
     if wanted and words[0] != "import-weights":
         table = words[0] if words[0] in config_schema.TABLES else "pretrain"
-        # Without one, a configuration is chosen: any field may be given.
+        # Without one, it is chosen: any field of this may be given.
         own = configs.auto_base({}) if table == "pretrain" else table
         config = configs.load(given.get("--config", own), {}, table)
         known = configs.flatten(config.to_dict())

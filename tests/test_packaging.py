@@ -122,13 +122,31 @@ def test_the_gpu_extra_is_of_the_same_tensorflow(lane):
 
 @by_lane
 def test_every_locked_package_has_hashes_and_no_address(lane):
-    for name in (f"{lane}{kind}.txt" for kind in ("", "-dev", "-gpu")):
+    kinds = ("", "-dev", "-gpu", "-extras")
+    for name in (f"{lane}{kind}.txt" for kind in kinds):
         lock = locked(name)
         assert len(lock) >= 10
         assert all(hashes > 0 for _, hashes in lock.values())
         text = (ROOT / name).read_text()
         for word in ("http:", "https:", "file:", "--index", "--find-links"):
             assert word not in text
+
+
+@by_lane
+def test_the_lock_of_what_no_command_needs_is_of_its_extras_and_the_lane(lane):
+    wanted = requirements(f"{lane}-extras.in")
+    pins = [
+        pin for name in ("wandb", "mlflow", "hf") for pin in extra(name, lane)
+    ]
+    assert pins == wanted
+    lock, beside = locked(f"{lane}.txt"), locked(f"{lane}-extras.txt")
+    for line in wanted:
+        name, version = line.split("==")
+        assert beside[name][0] == version
+    both = set(lock) & set(beside)
+    assert "protobuf" in both  # wandb's bound on it decides its version
+    for name in both:
+        assert lock[name][0] == beside[name][0]
 
 
 def test_cuda_is_what_the_locked_tensorflow_asks_for():

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from moco_tf import filesystem, paths
+from moco_tf import filesystem, lane, paths
 from moco_tf.monitoring import listener, metrics_csv
 
 BUILT_IN = {
@@ -262,7 +262,8 @@ def _package(name, extra):
     except ImportError as error:
         raise ValueError(
             f"The listener {extra!r} needs the package {name}, which cannot be "
-            f"imported ({error}). Install moco-tf[{extra}]."
+            f"imported ({error}). Install it, in the checkout: pip install "
+            f"--require-hashes -r {lane.EXTRAS}"
         ) from error
 
 

@@ -164,7 +164,7 @@ def _format(to):
         raise ValueError(
             f"--to={to} needs the packages {', '.join(chosen.packages)}. "
             f"Received an environment without {', '.join(missing)}. Install "
-            "them, in the checkout: pip install -e .[convert]"
+            "them, in the checkout: pip install -e '.[convert]'"
         )
     return chosen
 

@@ -20,7 +20,14 @@ import pathlib
 import numpy as np
 import safetensors.numpy
 
-from moco_tf import filesystem, naming, paths, resuming, state_files
+from moco_tf import (
+    filesystem,
+    lane,
+    naming,
+    paths,
+    resuming,
+    state_files,
+)
 from moco_tf.data import views
 from moco_tf.evaluation import frozen
 from moco_tf.models import encoder as encoders
@@ -98,7 +105,8 @@ def export_run(
         f"  model.safetensors  {len(tensors)} tensors, layout {layout}\n"
         f"  licence: {paths.shown(card['licence'])}\n"
         f"compared with the encoder: max difference {difference:.2g}\n"
-        "to share it, after `pip install moco-tf[hf]` and `hf auth login`:\n"
+        f"to share it, after `pip install --require-hashes -r {lane.EXTRAS}`\n"
+        "in the checkout, and `hf auth login`:\n"
         f"  hf upload USER/{name} {paths.quote(final)}"
     )
     return final

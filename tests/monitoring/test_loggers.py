@@ -5,14 +5,17 @@ note their calls are asked everywhere.
 """
 
 import os
+import pathlib
 import sys
 import types
 
 import pytest
 
 from moco_tf import config as configs
+from moco_tf import lane
 from moco_tf.monitoring import listener, loggers
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = (
     {"step": 2, "epoch": 1, "loss": 0.125, "time": 9.5, "knn_backbone": None},
     {"step": 4, "epoch": 1, "loss": float("nan"), "learning_rate": 0.5},
@@ -391,11 +394,14 @@ def test_without_the_package_the_message_names_the_extra(
     makers = loggers.find((name,))
     with pytest.raises(ValueError, match="log.listeners") as error:
         loggers.make(makers, session(tmp_path), print)
-    assert f"Install moco-tf[{name}]." in str(error.value)
+    assert f"pip install --require-hashes -r {lane.EXTRAS}" in str(error.value)
+    assert f"\n{name.replace('mlflow', 'mlflow-skinny')}==" in (
+        (ROOT / lane.EXTRAS).read_text()
+    )
 
 
 def test_wandb_itself_writes_a_run_without_a_network(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is an extra: moco-tf[wandb]")
+    pytest.importorskip("wandb", reason=f"wandb is in {lane.EXTRAS}")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for step in (0, 3):
         each = loggers.weights_and_biases(session(tmp_path, step))
@@ -410,7 +416,7 @@ def test_wandb_itself_writes_a_run_without_a_network(tmp_path, monkeypatch):
 
 def test_mlflow_itself_writes_a_run_to_a_file(tmp_path, monkeypatch):
     package = pytest.importorskip(
-        "mlflow", reason="mlflow is an extra: moco-tf[mlflow]"
+        "mlflow", reason=f"mlflow is in {lane.EXTRAS}"
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for step in (0, 3):

@@ -438,7 +438,7 @@ def listener_of_another_class(monkeypatch):
     yield lambda: listeners("remedied:make")
 
 
-@ROWS.followed("monitoring/loggers.py:_package", "Install moco-tf[")
+@ROWS.followed("monitoring/loggers.py:_package", "--require-hashes -r")
 def logger_that_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     yield lambda: listeners("wandb", workdir=tmp_path)

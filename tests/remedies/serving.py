@@ -295,7 +295,7 @@ def unknown_format():
     yield lambda: convert.FORMATS[name]
 
 
-@ROWS.followed("serving/convert.py:_format", "pip install -e .[convert]")
+@ROWS.followed("serving/convert.py:_format", "pip install -e '.[convert]'")
 def packages_that_are_missing(monkeypatch):
     import tomllib
 

@@ -24,7 +24,9 @@ def need(to):
     # Not importorskip: OpenVINO reports an import to its maker.
     for name in FORMATS[to].packages:
         if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed (pip install -e .[convert])")
+            pytest.skip(
+                f"{name} is not installed (pip install -e '.[convert]')"
+            )
 
 
 @pytest.fixture(name="run", scope="module")

@@ -11,7 +11,7 @@ import yaml
 from safetensors import numpy as safetensors_numpy
 
 from moco_tf import config as configs
-from moco_tf import workdirs
+from moco_tf import lane, workdirs
 from moco_tf.cli import main as cli
 from moco_tf.data import views
 from moco_tf.evaluation import frozen
@@ -289,7 +289,7 @@ def test_no_path_of_this_machine_is_shared_that_was_not_typed(
 
 def test_huggingface_hub_itself_reads_the_card(folder):
     hub = pytest.importorskip(
-        "huggingface_hub", reason="huggingface_hub is an extra: moco-tf[hf]"
+        "huggingface_hub", reason=f"huggingface_hub is in {lane.EXTRAS}"
     )
     card = hub.ModelCard.load(folder / "README.md")
     assert card.data.to_dict() == front(folder)

@@ -1,6 +1,6 @@
 """What torch itself reads of our files, and we of torch's.
 
-Runs where torch is installed: `pip install -e .[torch]`.
+Runs where torch is installed: `pip install -e '.[torch]'`.
 """
 
 import collections
@@ -22,7 +22,7 @@ from moco_tf.weights import (
 from tests.weights import small_weights, torch_files
 
 torch = pytest.importorskip(
-    "torch", reason="torch is not installed: pip install -e .[torch]"
+    "torch", reason="torch is not installed: pip install -e '.[torch]'"
 )
 functional = torch.nn.functional
 
