@@ -18,7 +18,16 @@ _TITLES = {
     "multi_crop": "Multi-crop: 2 views, and 4 small ones beside them",
     "augmentation": "Pairs of augmentations (SimCLR)",
 }
-_BUDGET = ("data", "epochs", "size", "precision")
+_BUDGET = ("epochs", "size", "precision")
+_FIGURES = (
+    ("untrained_knn", 2),
+    ("knn", 2),
+    ("untrained_linear", 2),
+    ("linear", 2),
+    ("loss", 3),
+)
+# Where the untrained encoders stood, in every plot.
+_BASELINE = {"color": "0.3", "ls": "--", "lw": 1.5, "label": "untrained"}
 
 
 def write(rows, folder):
@@ -30,13 +39,13 @@ def write(rows, folder):
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_HEAD]
-    budgets = collections.defaultdict(list)
+    sections = collections.defaultdict(list)
     for row in rows:
-        key = (row["experiment"], *(row[name] for name in _BUDGET))
-        budgets[key].append(row)
+        where = "shapes" if row["data"].startswith("shapes") else "CIFAR-10"
+        sections[row["experiment"], where].append(row)
     order = list(_TITLES)
-    for key in sorted(budgets, key=lambda key: (order.index(key[0]), key[1:])):
-        parts.append(_section(key, budgets[key], folder))
+    for key in sorted(sections, key=lambda key: (order.index(key[0]), key[1])):
+        parts.append(_section(*key, sections[key], folder))
     (folder / "mechanisms.md").write_text("\n".join(parts) + "\n")
 
 
@@ -60,43 +69,51 @@ of CMC and CPC another untrained kNN. CMC has 2,000 of the images, for as many
 steps: a bank's features are renewed once an epoch."""
 
 
-def _section(key, rows, folder):
-    experiment, data, epochs, size, precision = key
+def _section(experiment, where, rows, folder):
+    """A heading, a table and a plot of all runs of an experiment."""
+    budgets = collections.defaultdict(list)
+    for row in rows:
+        budgets[tuple(row[name] for name in _BUDGET)].append(row)
+    several = len(budgets) > 1
+    more = ("size", "epochs") if several else ()
+    columns = ("case", *more, "untrained kNN", "kNN", "untrained linear")
+    columns += ("linear", "loss")
+    lines, table = [], {}
+    for (epochs, size, _), of_budget in sorted(budgets.items()):
+        for case in dict.fromkeys(row["case"] for row in of_budget):
+            of_case = [row for row in of_budget if row["case"] == case]
+            label = f"{case}, {size} px, {epochs} epochs" if several else case
+            table[label] = of_case
+            cells = [case, *((f"{size} px", epochs) if several else ())]
+            cells += [
+                _spread([row[name] for row in of_case if name in row], digits)
+                for name, digits in _FIGURES
+            ]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    name = f"mechanisms_{experiment}_{where.lower().replace('-', '')}.png"
+    draw = {"augmentation": _matrix, "dictionary": _curves}.get(experiment)
+    (draw or _bars)(table, folder / name)
+    head = [
+        f"\n## {_TITLES[experiment]}: {where}\n",
+        f"{_budget(rows)}\n",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
+    return "\n".join([*head, *lines, f"\n![{_TITLES[experiment]}]({name})"])
+
+
+def _budget(rows):
+    """What the runs of a section have in common, in words."""
     images = max(row["trained_on"] for row in rows)
     seeds = sorted({row["seed"] for row in rows})
-    where = "shapes" if data.startswith("shapes") else "CIFAR-10"
-    lines = [
-        f"\n## {_TITLES[experiment]}: {where}\n",
-        f"{epochs} epochs of {images:,} images at {size} px, {precision}, "
-        f"{'seeds' if len(seeds) > 1 else 'seed'} "
-        f"{', '.join(map(str, seeds))}.\n",
-        "| case | untrained kNN | kNN | untrained linear | linear | loss |",
-        "|---|---|---|---|---|---|",
-    ]
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    table = {}
-    for case in cases:
-        of_case = [row for row in rows if row["case"] == case]
-        table[case] = of_case
-        cells = [
-            _spread([row[name] for row in of_case if name in row], digits)
-            for name, digits in (
-                ("untrained_knn", 2),
-                ("knn", 2),
-                ("untrained_linear", 2),
-                ("linear", 2),
-                ("loss", 3),
-            )
-        ]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    data_name = where.lower().replace("-", "")
-    name = f"mechanisms_{experiment}_{data_name}_{size}px_{epochs}.png"
-    if experiment == "augmentation":
-        _matrix(table, folder / name)
-    else:
-        _curve(experiment, table, folder / name)
-    lines.append(f"\n![{_TITLES[experiment]}]({name})")
-    return "\n".join(lines)
+    precisions = sorted({row["precision"] for row in rows})
+    epochs, sizes = ({row[name] for row in rows} for name in _BUDGET[:2])
+    text = f"{images:,} images, {', '.join(precisions)}, "
+    text += f"{'seeds' if len(seeds) > 1 else 'seed'} "
+    text += ", ".join(map(str, seeds)) + "."
+    if len(epochs) == len(sizes) == 1:
+        text = f"{min(epochs)} epochs at {min(sizes)} px; {text}"
+    return text
 
 
 def _spread(values, digits):
@@ -109,63 +126,81 @@ def _spread(values, digits):
     return text
 
 
-def _curve(experiment, table, path):
-    """kNN and linear by case; the dictionaries are lines over the size."""
+def _bars(table, path):
+    """kNN and linear, a bar for each case."""
+    height = 1.1 + 0.32 * len(table)
+    figure, panels = plt.subplots(
+        1, 2, figsize=(9, height), layout="constrained", sharey=True
+    )
+    rows = range(len(table))
+    for axes, name, title in zip(
+        panels, ("knn", "linear"), ("kNN", "linear"), strict=True
+    ):
+        means, spread = _means(table, name)
+        axes.barh(rows, means, 0.7, xerr=spread, color="#7aa2c9", ecolor="0.2")
+        for row, of_case in zip(rows, table.values(), strict=True):
+            if start := _start(of_case, name):
+                axes.vlines(start, row - 0.42, row + 0.42, **_BASELINE)
+        axes.set_xlabel(f"{title} top-1, %")
+        axes.set_xlim(0, 1.05 * max(means))
+    panels[0].set_yticks(rows, list(table))
+    panels[0].invert_yaxis()
+    _save(figure, panels, path)
+
+
+def _curves(table, path):
+    """kNN and linear over the size of each kind of dictionary."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axes, name, title in zip(
         panels, ("knn", "linear"), ("kNN", "linear"), strict=True
     ):
-        groups = collections.defaultdict(list)
-        for case, rows in table.items():
+        kinds = collections.defaultdict(dict)
+        for case, of_case in table.items():
             kind, _, size = case.partition(" ")
-            group = kind if experiment == "dictionary" else ""
-            values = [row[name] for row in rows]
-            mean = statistics.mean(values)
-            spread = mean - min(values), max(values) - mean
-            position = int(size) if group else case
-            groups[group].append((position, mean, *spread))
-        for group, points in groups.items():
-            positions, means, *spread = zip(*points, strict=True)
-            if group:
-                axes.errorbar(positions, means, spread, marker="o", label=group)
-            else:
-                axes.bar(positions, means, yerr=spread, color="#4878a8")
-        _untrained(axes, table, f"untrained_{name}", experiment)
-        if experiment == "dictionary":
-            axes.set_xscale("log", base=2)
-            axes.set_xlabel("keys in the dictionary")
+            kinds[kind][int(size)] = of_case
+        for kind, points in kinds.items():
+            means, spread = _means(points, name)
+            axes.errorbar(list(points), means, spread, marker="o", label=kind)
+        starts = [_start(of_case, name) for of_case in table.values()]
+        axes.axhline(statistics.mean(starts), **_BASELINE)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("keys in the dictionary")
         axes.set_ylabel(f"{title} top-1, %")
-        axes.tick_params(axis="x", labelrotation=20 if len(table) > 6 else 0)
+    _save(figure, panels, path)
+
+
+def _means(table, name):
+    """Means of the cases, and how far the extremes are from them."""
+    values = [[row[name] for row in of_case] for of_case in table.values()]
+    means = [statistics.mean(of_case) for of_case in values]
+    pairs = list(zip(means, values, strict=True))
+    below = [mean - min(of_case) for mean, of_case in pairs]
+    above = [max(of_case) - mean for mean, of_case in pairs]
+    return means, (below, above)
+
+
+def _start(rows, name):
+    """Where a case's untrained encoder stood; None where nobody measured."""
+    column = f"untrained_{name}"
+    values = [row[column] for row in rows if column in row]
+    return statistics.mean(values) if values else None
+
+
+def _save(figure, panels, path):
+    """Adds the legend of both panels, one entry for each name."""
+    entries = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        *panels[0].get_legend_handles_labels(),
+        entries.values(),
+        entries,
         loc="outside upper center",
         ncols=4,
         frameon=False,
     )
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-def _untrained(axes, table, column, experiment):
-    """Where the untrained encoders stood: a line, or a mark at each bar."""
-    start = {
-        case: statistics.mean(row[column] for row in rows)
-        for case, rows in table.items()
-        if all(column in row for row in rows)
-    }
-    if start and experiment == "dictionary":
-        mean = statistics.mean(start.values())
-        axes.axhline(mean, color="grey", ls="--", label="untrained")
-    elif start:
-        cases = list(table)
-        axes.hlines(
-            list(start.values()),
-            [cases.index(case) - 0.45 for case in start],
-            [cases.index(case) + 0.45 for case in start],
-            color="black",
-            ls="--",
-            label="untrained",
-        )
 
 
 def _matrix(table, path):
@@ -188,5 +223,7 @@ def _matrix(table, path):
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     figure.colorbar(shown, label="kNN top-1, %")
+    starts = [_start(rows, "knn") for rows in table.values()]
+    axes.set_title(f"untrained: {statistics.mean(starts):.1f} %", fontsize=10)
     figure.savefig(path, dpi=120)
     plt.close(figure)
