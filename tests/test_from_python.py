@@ -204,7 +204,10 @@ def test_errors_are_those_of_the_command(images, tmp_path, capsys):
 
 
 def test_the_notebook_runs(images, tmp_path, monkeypatch, capsys):
-    """Its cells, in one process, with small images in the place of its own."""
+    """Its cells, in one process, with small images in the place of its own.
+
+    Preset and epochs are the notebook's: they must go together.
+    """
     book = json.loads(NOTEBOOK.read_text())
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells)
@@ -217,7 +220,10 @@ def test_the_notebook_runs(images, tmp_path, monkeypatch, capsys):
         exec(compile(text, cell["source"][0], "exec"), names)
         if "parameters" in cell["metadata"].get("tags", ()):
             names |= {"IMAGES": images, "TEST": images}
-            names["SETTINGS"] = {**FIELDS, "bank": images, "query": images}
+            small = {**FIELDS, "bank": images, "query": images}
+            for name in ("preset", "epochs"):
+                small[name] = names["SETTINGS"][name]
+            names["SETTINGS"] |= small
     assert pathlib.Path("runs/notebook/report.html").exists()
     assert pathlib.Path("runs/notebook/export/encoder/1/README.md").exists()
     assert 0 <= names["probe"]["top1"] <= 1

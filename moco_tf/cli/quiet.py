@@ -85,12 +85,21 @@ def prepare(verbose=False):
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Text that a browser will draw, with a font of its own.
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    _quiet_tensorflow()
     # The package's own warnings; without a handler they have a logger's name
     # in front, and none on their way says what was said before.
     own = logging.getLogger("absl")
     own.handlers = [_StandardError()]
     own.propagate = False
+
+
+def _quiet_tensorflow():
+    """Lets TensorFlow's logger write errors alone.
+
+    In an interactive Python its import sets the level INFO, so this comes
+    before and after it.
+    """
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -114,6 +123,7 @@ def imports(verbose=False):
             # Looked for at the first question, with notices of their own.
             if tensorflow := sys.modules.get("tensorflow"):
                 tensorflow.config.list_physical_devices()
+                _quiet_tensorflow()
         except Exception:
             failed = True
             raise

@@ -201,6 +201,22 @@ def test_a_command_starts_quietly(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_tensorflow_stays_quiet_in_an_interactive_python():
+    """As in a notebook, where its import lets its logger say more."""
+    code = (
+        "import logging, sys; sys.ps1 = '>>> '\n"
+        "from moco_tf.cli import quiet; quiet.prepare()\n"
+        "with quiet.imports(): import tensorflow\n"
+        "tensorflow.get_logger().warning('5 calls triggered retracing')\n"
+        "tensorflow.get_logger().error('no memory')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    shown = done.stdout + done.stderr
+    assert "no memory" in shown and "retracing" not in shown
+
+
 def test_a_warning_is_one_sentence_and_said_once():
     """In a process of its own: the handlers of this one are pytest's."""
     code = (
