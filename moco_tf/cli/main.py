@@ -140,6 +140,7 @@ _PRETRAIN = flags.Command(
     ),
     required=("workdir",),
     examples=(
+        "pretrain --config.data.source=folder:photos --workdir=runs/mine",
         "pretrain --config=quickstart --workdir=runs/quickstart --report",
         "pretrain --config=moco_v2_imagenet "
         "--config.data.source=folder:photos --workdir=runs/mine",

@@ -342,6 +342,7 @@ COMMANDS = {
         required=(),
         config=_EXAMINED,
         examples=(
+            "doctor --config.data.source=folder:photos --workdir=runs/mine",
             "doctor --config=moco_v2_imagenet "
             "--config.data.source=folder:photos --workdir=runs/mine",
             "doctor --report=report.txt --devices=gpu",

@@ -32,6 +32,10 @@ def usage(commands):
     """Returns the list of commands."""
     lines = ["Usage: moco-tf COMMAND [flags]", "", "Commands:"]
     lines += [f"  {name:<16}{c.purpose}" for name, c in commands.items()]
+    # What a person types first.
+    first = [commands["doctor"].examples[0], commands["pretrain"].examples[0]]
+    lines += ["", "To begin with a folder of images:"]
+    lines += [f"  moco-tf {example}" for example in first]
     lines += [
         "",
         "moco-tf COMMAND --help lists the flags of a command, with examples.",
