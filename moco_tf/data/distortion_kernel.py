@@ -23,7 +23,7 @@ _RED, _GREEN, _BLUE = (_F(x) for x in image_ops.LUMINANCE)
 _SIXTHS = _F(6)  # of the colour circle
 _PER_255TH = _F(6 / 255)
 _WHOLE = _F(1.5 * 2**23)  # added and taken away, it rounds to a whole number
-_NEXT = np.uint64(1)
+_NEXT, _COLOURS = np.uint64(1), np.uint64(3)
 _STEPS = image_ops.BOX_UNIFORMS + 1  # columns of a choice
 _FACTORS = _STEPS + photometric.STEPS
 _SIGMA = _FACTORS + 4
@@ -211,11 +211,13 @@ def _blur_row(plane, i, weights, wide, row):
 
 
 @_compiled
-def _write(red, green, blue, solarizes, channels, pixels):
-    """Rounds a row of three colours to uint8, `channels` apart."""
-    step = np.uint64(channels)
+def _write(red, green, blue, solarizes, pixels):
+    """Rounds a row of three colours to uint8, side by side.
+
+    The distance of two pixels is a constant: else LLVM makes no vectors.
+    """
     for x in range(np.uint64(red.shape[0])):  # unsigned: not from the end
-        place = step * x
+        place = _COLOURS * x
         pixels[place] = np.uint8(np.int32(_cut(red[x] + _HALF)))
         place += _NEXT
         pixels[place] = np.uint8(np.int32(_cut(green[x] + _HALF)))
@@ -224,6 +226,14 @@ def _write(red, green, blue, solarizes, channels, pixels):
     if solarizes:
         for x in range(pixels.shape[0]):
             pixels[x] = min(pixels[x], np.uint8(255) - pixels[x])
+
+
+@_compiled
+def _write_apart(pixels, channels, row):
+    """Copies three colours side by side to `channels` apart."""
+    for x in range(pixels.shape[0] // 3):
+        for c in range(3):
+            row[channels * x + c] = pixels[3 * x + c]
 
 
 @_compiled
@@ -292,6 +302,7 @@ def finish(planes, choice, state, view):
     solarizes = pivot >= 0 and choice[_SOLARIZE] > _ZERO
     wide = np.empty(size + 2 * radius, np.float32)
     blurred = np.empty((3, size), np.float32)
+    pixels = np.empty(3 * size, np.uint8)
     for i in range(size):
         while ready < min(i + radius + 1, size):
             last = min(ready + block, size)
@@ -304,4 +315,8 @@ def finish(planes, choice, state, view):
                 for colour in range(3):
                     _blur_row(planes[colour], i, weights, wide, blurred[colour])
                 red, green, blue = blurred[0], blurred[1], blurred[2]
-            _write(red, green, blue, solarizes, channels, rows[i, c:])
+            if channels == 3:
+                _write(red, green, blue, solarizes, rows[i])
+            else:
+                _write(red, green, blue, solarizes, pixels)
+                _write_apart(pixels, channels, rows[i, c:])

@@ -26,7 +26,7 @@ _WIDEST = _F(4 / 3)  # ratio of a box's sides
 _TRIES = (image_ops.BOX_UNIFORMS - 2) // 2
 _FLIP = image_ops.BOX_UNIFORMS  # column of a choice
 _LANES = 4  # of a pixel: three colours, and one that is not used
-_FIRST, _SECOND, _FOUR = np.uint64(1), np.uint64(2), np.uint64(_LANES)
+_VECTOR = ir.VectorType(ir.FloatType(), _LANES)
 
 
 # Resizing, as resize.py.
@@ -132,77 +132,130 @@ def _resize_down(rows, first, last, weights, taps, row):
         _add_one(rows[k, first:last], weights[k], row)
 
 
-@intrinsic
-def _add_pixels(typing, row, at, step, weights, first, taps, pixels, place):
-    """pixels[place:place + 4] = sum over k of weights[first + k] * 4 of a row.
+# Of LLVM, which makes no vectors by itself of pixels that lie anywhere.
 
-    The four begin at row[at + k * step]: the colours of one pixel, as a vector.
-    LLVM makes none of three sums side by side, which take twice as long.
+
+def _shuffled(builder, one, other, order):
+    lanes = ir.VectorType(ir.IntType(32), _LANES)
+    return builder.shuffle_vector(one, other, ir.Constant(lanes, order))
+
+
+def _vector_at(builder, start):
+    return builder.bitcast(start, _VECTOR.as_pointer())
+
+
+def _sum_pixels(builder, pixels, step, shares, taps):
+    """Sums of `taps` pixels, `step` apart, each times its share of the sum.
+
+    Args:
+      pixels, shares: lists of pointers, to the first of each sum.
+
+    Returns:
+      a list of vectors: the colours of a pixel, and one that is not used.
+    """
+    zero = ir.Constant(_VECTOR, [0.0] * _LANES)
+    nothing = ir.Constant(_VECTOR, ir.Undefined)
+    totals = [cgutils.alloca_once_value(builder, zero) for _ in pixels]
+    with cgutils.for_range(builder, taps) as loop:
+        moved = builder.mul(loop.index, step)
+        for pixel, share, total in zip(pixels, shares, totals, strict=True):
+            weight = builder.load(builder.gep(share, [loop.index]))
+            lane = ir.Constant(ir.IntType(32), 0)
+            weight = builder.insert_element(nothing, weight, lane)
+            weight = _shuffled(builder, weight, nothing, [0] * _LANES)
+            here = _vector_at(builder, builder.gep(pixel, [moved]))
+            product = builder.fmul(weight, builder.load(here, align=4))
+            grown = builder.fadd(builder.load(total), product)
+            builder.store(grown, total)
+    return [builder.load(total) for total in totals]
+
+
+def _turned(builder, a, b, c, d):
+    """Red, green and blue of four pixels, a vector each."""
+    low, high = [0, 4, 1, 5], [2, 6, 3, 7]
+    first, third = (_shuffled(builder, a, b, order) for order in (low, high))
+    second, fourth = (_shuffled(builder, c, d, order) for order in (low, high))
+    return (
+        _shuffled(builder, first, second, [0, 1, 4, 5]),
+        _shuffled(builder, first, second, [2, 3, 6, 7]),
+        _shuffled(builder, third, fourth, [0, 1, 4, 5]),
+    )
+
+
+@intrinsic
+def _resize_four(typing, row, at, step, weights, j, taps, colours):
+    """Four pixels of a row, resized along its width, colour by colour.
+
+    colours[c, j + n] = the sum over k < taps of weights[j + n, k] *
+    row[at[j + n] + k * step + c], for n of 0..3 and c of 0..2.
     """
 
     def generate(context, builder, signature, arguments):
-        def pointer(number, index):
-            array = context.make_array(signature.args[number])
-            data = array(context, builder, arguments[number]).data
-            return builder.gep(data, [index])
-
-        def place_of(number, index):
-            where = pointer(number, index)
-            return builder.bitcast(where, vector.as_pointer())
-
-        vector = ir.VectorType(ir.FloatType(), _LANES)
-        lanes = ir.VectorType(ir.IntType(32), _LANES)
-        nothing = ir.Constant(vector, ir.Undefined)
-        zero = ir.Constant(vector, [0.0] * _LANES)
-        total = cgutils.alloca_once_value(builder, zero)
-        at, step, first, taps, place = (arguments[n] for n in (1, 2, 4, 5, 7))
-        with cgutils.for_range(builder, taps) as loop:
-            weight = builder.load(pointer(3, builder.add(first, loop.index)))
-            none = ir.Constant(ir.IntType(32), 0)
-            weight = builder.insert_element(nothing, weight, none)
-            weight = builder.shuffle_vector(
-                weight, nothing, ir.Constant(lanes, [0] * _LANES)
+        row, at, weights, colours = (
+            context.make_array(signature.args[n])(
+                context, builder, arguments[n]
             )
-            where = builder.add(at, builder.mul(loop.index, step))
-            colours = builder.load(place_of(0, where), align=4)
-            product = builder.fmul(weight, colours)
-            builder.store(builder.fadd(builder.load(total), product), total)
-        builder.store(builder.load(total), place_of(6, place), align=4)
+            for n in (0, 1, 3, 6)
+        )
+        step, j, taps = (arguments[n] for n in (2, 4, 5))
+        _, most = cgutils.unpack_tuple(builder, weights.shape)
+        _, length = cgutils.unpack_tuple(builder, colours.shape)
+        pixels, shares = [], []
+        for n in range(_LANES):
+            here = builder.add(j, ir.Constant(j.type, n))
+            place = builder.load(builder.gep(at.data, [here]))
+            pixels.append(builder.gep(row.data, [place]))
+            here = builder.mul(here, most)
+            shares.append(builder.gep(weights.data, [here]))
+        sums = _sum_pixels(builder, pixels, step, shares, taps)
+        for number, values in enumerate(_turned(builder, *sums)):
+            start = builder.mul(length, ir.Constant(length.type, number))
+            start = builder.gep(colours.data, [builder.add(start, j)])
+            builder.store(values, _vector_at(builder, start), align=4)
         return context.get_dummy_value()
 
-    kinds = row, at, step, weights, first, taps, pixels, place
-    return types.void(*kinds), generate
+    return types.void(row, at, step, weights, j, taps, colours), generate
 
 
 @_compiled
-def _resize_across(row, before, starts, weights, taps, flip, pixels, planes, i):
+def _in_fours(starts, before, channels, weights, flip):
+    """Places and weights of a row's pixels for `_resize_four`.
+
+    Args:
+      starts, weights: of `_weigh`. before: int, the first pixel of the row.
+      flip: bool, whether the result is mirrored.
+
+    Returns:
+      at, weights: of `_resize_across`. What fills the last four is not used.
+    """
+    size, most = weights.shape
+    length = (size + _LANES - 1) // _LANES * _LANES
+    at = np.zeros(length, np.int64)
+    ordered = np.zeros((length, most), np.float32)
+    for j in range(size):
+        place = size - 1 - j if flip else j
+        at[place] = channels * (starts[j] - before)
+        ordered[place] = weights[j]
+    return at, ordered
+
+
+@_compiled
+def _resize_across(row, at, weights, taps, colours, planes, i):
     """A row resized along its width, into row i of the planes.
 
     Args:
-      row: float32, pixels of C colours side by side, from pixel `before` on.
-      starts, weights: of `_weigh`. flip: bool, whether it is mirrored.
-      pixels: float32 [4 S], scratch. planes: float32 [C, S, S].
+      row: float32, pixels of C colours side by side.
+      at, weights: of `_in_fours`, [L] and [L, K]. taps: int, of the K in use.
+      colours: float32 [3, L], scratch. planes: float32 [C, S, S].
     """
     channels, size = planes.shape[:2]
-    all_weights = weights.reshape(weights.size)
     for c in range(0, channels, 3):
-        for j in range(size):
-            _add_pixels(
-                row,
-                channels * (starts[j] - before) + c,
-                channels,
-                all_weights,
-                j * weights.shape[1],
-                taps,
-                pixels,
-                _LANES * (size - 1 - j if flip else j),
-            )
-        red, green, blue = planes[c, i], planes[c + 1, i], planes[c + 2, i]
-        for j in range(np.uint64(size)):  # unsigned: not from the end
-            place = _FOUR * j
-            red[j] = pixels[place]
-            green[j] = pixels[place + _FIRST]
-            blue[j] = pixels[place + _SECOND]
+        for j in range(0, size, _LANES):
+            _resize_four(row[c:], at, channels, weights, j, taps, colours)
+        for colour in range(3):
+            values, result = colours[colour], planes[c + colour, i]
+            for j in range(result.shape[0]):
+                result[j] = values[j]
 
 
 # Views.
@@ -259,7 +312,8 @@ def _make_view(image, box, scale, offset, flip, distorts, choice, planes, view):
     used = channels * (behind - before)
     # Weights of zero reach behind the last pixel.
     row = np.zeros(used + channels * taps + _LANES, np.float32)
-    pixels = np.empty(size * _LANES, np.float32)
+    at, weights = _in_fours(starts[1], before, channels, across, flip)
+    colours = np.empty((3, at.shape[0]), np.float32)
     rows = image.reshape(image.shape[0], image.shape[1] * channels)
     first = channels * (left + before)
     rest = distortion.begin(choice, distorts, size)
@@ -273,9 +327,7 @@ def _make_view(image, box, scale, offset, flip, distorts, choice, planes, view):
             min(tall, height - start),
             row[:used],
         )
-        _resize_across(
-            row, before, starts[1], across, taps, flip, pixels, planes, i
-        )
+        _resize_across(row, at, weights, taps, colours, planes, i)
         rest = distortion.go_on(planes, choice, rest, i + 1)
     distortion.finish(planes, choice, rest, view)
 
