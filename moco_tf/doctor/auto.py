@@ -45,6 +45,13 @@ def open_source(given):
     return sources.open_source(spec, inputs.CHANNELS[kind])
 
 
+def _bank_of(given):
+    """Labelled images that kNN is to vote with, of what was typed."""
+    if "knn.bank" not in given:
+        return 0
+    return recipe.count_bank(configs.load(configs.auto_base(given), given))
+
+
 def with_start(given):
     """What was typed, and what the weights that it starts from ask for.
 
@@ -133,7 +140,7 @@ def start(given, strategy, steps=_STEPS):
     """
     given, words = with_start(given)
     source = open_source(given)
-    facts = measure(source, strategy)
+    facts = measure(source, strategy)._replace(bank=_bank_of(given))
     predict = forecast(facts)
     print(f"--config=auto: {describe_facts(facts)}", flush=True)
     if words:
@@ -173,7 +180,9 @@ class Choice:
         try:
             self._given, self._words = with_start(given)
             self.source = open_source(given)
-            self._facts = measure(self.source, strategy)._replace(free=free)
+            self._facts = measure(self.source, strategy)._replace(
+                free=free, bank=_bank_of(self._given)
+            )
             self._forecast = forecast(self._facts)
             self.again()
         except ValueError as error:

@@ -231,8 +231,9 @@ class _Visit:
         if not self.fits or self._figures is None:
             return table.overrides(rows)
         facts = auto.measure(self.source, self._strategy, self._figures)
-        facts = facts._replace(free=self._free)
         request = self.request
+        bank = recipe.count_bank(request.config)
+        facts = facts._replace(free=self._free, bank=bank)
         settled = rules.settle(
             request.config, facts, auto.forecast(facts), request.rate_per_image
         )

@@ -101,7 +101,7 @@ def training_rows(config, count, rate_per_image=None, replicas=1):
         _length(config, count),
     ]
     if plan.queues_keys(config):
-        rows.insert(0, _queue(config, count))
+        rows.insert(0, _queue(config, count, rate_per_image, replicas))
     return rows
 
 
@@ -204,7 +204,7 @@ def _small_data(config, count, replicas):
     )
 
 
-def _queue(config, count):
+def _queue(config, count, rate_per_image, replicas):
     section = config[config.method]
     size = section.queue_size
     words = f"{size} keys from {count} images"
@@ -227,7 +227,10 @@ def _queue(config, count):
             " Leave these out (mask_same_image), or lower the batch, then the "
             "queue."
         )
-    elif not change:
+    elif fitting > count:
+        # A step's keys are more than all images.
+        most = usual_batch(count, config.train.batch_size)
+        change = batch_changes(config, count, most, replicas, rate_per_image)
         remedy += " Lower the batch, then the queue."
     change = _differing(config, change)
     return table.Row("queue", words, table.WARN, remedy, change)
@@ -357,6 +360,9 @@ def knn_row(config):
     try:
         bank = plan.open_source(config, config.knn.bank)
         query = plan.open_source(config, config.knn.query)
+        votes = votes_row(config, _count_labelled(bank))
+        if votes.overrides:
+            return votes
         bank, query = knn.labelled(bank, query, [config.knn.k])
         knn.check(bank, query, config.knn.k)
     except ValueError as error:
@@ -394,6 +400,38 @@ def start_row(config, workdir=""):
     )
     notes = [f"{note[0].upper()}{note[1:]}." for note in start.notes]
     return table.Row("start", words, table.OK, " ".join(notes))
+
+
+def votes_row(config, bank):
+    """A row about the neighbours that vote, of `bank` labelled images."""
+    k = config.knn.k
+    words = f"{k} neighbours vote, of {bank} labelled images in knn.bank"
+    if k <= bank or not bank:
+        return table.Row("kNN", words)
+    remedy = "Let fewer vote (knn.k), or name more labelled images."
+    change = {"knn.k": votes_for(k, bank)}
+    return table.Row("kNN", words, table.FAIL, remedy, change)
+
+
+def votes_for(k, bank):
+    """Neighbours that vote: k, but a tenth of `bank` labelled images."""
+    return max(1, min(k, bank // 10))
+
+
+def count_bank(config):
+    """Labelled images of knn.bank; 0 where there is none, or none opens."""
+    if not config.knn.bank:
+        return 0
+    try:
+        return _count_labelled(plan.open_source(config, config.knn.bank))
+    except ValueError:
+        return 0  # `knn_row` says why
+
+
+def _count_labelled(source):
+    if source.labels is None:
+        return 0
+    return int(np.count_nonzero(np.asarray(source.labels) >= 0))
 
 
 def _power_of_two(number):

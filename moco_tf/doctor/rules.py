@@ -40,6 +40,7 @@ class Facts(NamedTuple):
       pixels: float, of an image, the median; None as above.
       channels: int, of the source: 3, or 6 of pairs.
       classes: int, that labels tell apart; 0 without labels.
+      bank: int, labelled images of knn.bank; 0 without.
       kind: "CPU" or "GPU". replicas: int, of the run; here: of this machine.
       cores: int. free: bytes of a device (of the host, of CPUs), or None.
       stored: bytes of images that lie in the host's memory.
@@ -53,6 +54,7 @@ class Facts(NamedTuple):
     pixels: float | None = None
     channels: int = 3
     classes: int = 0
+    bank: int = 0
     kind: str = "CPU"
     replicas: int = 1
     here: int = 1
@@ -150,6 +152,7 @@ def choose(facts, given, forecast, start=None):
     if facts.classes > 1:
         words_of_probe = f"{facts.classes} classes: their accuracy as it learns"
         draft.set("probe.online", True, words_of_probe)
+    _choose_votes(draft, facts)
     rate = rate_of(start or preset)
     momentum = f"{draft.values['method']}.momentum"
     of_preset = draft.values[momentum]
@@ -161,6 +164,15 @@ def choose(facts, given, forecast, start=None):
     plan.check(draft.config, facts.replicas)
     reasons = {"": Reason(preset, words)} | draft.reasons
     return Chosen(draft.config, reasons, preset, remarks(draft.config, facts))
+
+
+def _choose_votes(draft, facts):
+    """How many neighbours vote, where few images have labels."""
+    k = draft.values["knn.k"]
+    votes = recipe.votes_for(k, facts.bank)
+    if facts.bank and votes < k:
+        words = f"a tenth of {facts.bank} labelled images"
+        draft.set("knn.k", votes, words)
 
 
 def rate_of(preset):
@@ -356,6 +368,7 @@ def _rows(config, facts, rate_per_image):
     yield from recipe.training_rows(
         config, facts.images, rate_per_image, facts.replicas
     )
+    yield recipe.votes_row(config, facts.bank)
 
 
 def relieve(config, facts, given=frozenset(), rate_per_image=None):

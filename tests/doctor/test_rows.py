@@ -250,13 +250,25 @@ def test_one_folder_as_bank_and_query_set_is_warned_of(tmp_path):
     assert other == table.Row("kNN", "4 and 5 labelled images")
 
 
-def test_knn_keeps_the_rules_of_the_run(tmp_path):
-    photographs.write(tmp_path / "few" / "a", 3)
+def test_a_step_of_more_keys_than_images_is_made_smaller():
+    """Batch and images of a preset that keeps both views' keys of a step."""
+    config = configs.load("quickstart", {"data.source": "folder:x"})
+    row = row_of(recipe.training_rows(config, 164), "queue")
+    assert row.finding == "256 keys from 164 images"
+    assert row.overrides["train.batch_size"] == 16
+
+
+def test_knn_lets_no_more_vote_than_there_are(tmp_path):
+    for kind in "ab":
+        photographs.write(tmp_path / "few" / kind, 3)
     spec = f"folder:{tmp_path / 'few'}"
     config = config_of(knn__bank=spec, knn__query=spec, knn__k=200)
     row = recipe.knn_row(config)
     assert row.verdict == table.FAIL
-    assert "k=200" in row.finding
+    assert (
+        row.finding == "200 neighbours vote, of 6 labelled images in knn.bank"
+    )
+    assert row.overrides == {"knn.k": 1}
 
 
 def test_a_rate_that_the_run_scales_is_left_alone():

@@ -48,6 +48,7 @@ def random_facts(rng):
         pixels=1e5,
         channels=6 if pairs else 3,
         classes=int(rng.choice([0, 10])),
+        bank=int(rng.choice([0, 7, 74, 500, 50_000])),
         kind=kind,
         replicas=replicas,
         here=replicas,
@@ -92,6 +93,19 @@ def test_what_is_chosen_is_valid_fits_and_leaves_the_doctor_content(part):
         # The same facts, the same choice.
         again = rules.choose(facts, given, forecast).config
         assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "bank, votes", [(0, 200), (7, 1), (74, 7), (500, 50), (2000, 200)]
+)
+def test_a_tenth_of_the_labelled_images_vote_at_most(bank, votes):
+    facts = GPU._replace(bank=bank)
+    given = {"data.source": "folder:x"}
+    chosen = rules.choose(facts, given, forecast_of(facts))
+    assert chosen.config.knn.k == votes
+    assert ("knn.k" in chosen.reasons) == (votes != 200)
+    typed = rules.choose(facts, given | {"knn.k": "5"}, forecast_of(facts))
+    assert typed.config.knn.k == 5
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -240,6 +240,16 @@ def no_knn(tmp_path):
     yield lambda: recipe.knn_row(config_of(fields=fields | {"knn.k": 2}))
 
 
+@ROWS.followed("doctor/recipe.py:votes_row", "Let fewer vote (knn.k)")
+def more_neighbours_than_images():
+    def row(k, bank):
+        return recipe.votes_row(config_of(fields={"knn.k": k}), bank)
+
+    yield lambda: row(200, 74)
+    yield lambda: row(row(200, 74).overrides["knn.k"], 74)
+    yield lambda: row(200, 200)
+
+
 @ROWS.followed("doctor/recipe.py:knn_row", "Correct knn.bank")
 def knn_that_cannot_be(tmp_path):
     photographs.write(tmp_path / "a", 2)
@@ -250,8 +260,8 @@ def knn_that_cannot_be(tmp_path):
         fields = {"knn.bank": bank, "knn.query": query, "knn.k": k}
         return recipe.knn_row(config_of(fields=fields))
 
-    yield lambda: row(spec, spec, 200)
-    yield lambda: row(spec, spec, 4)  # knn.k
+    yield lambda: row(spec, f"{spec}/none", 4)
+    yield lambda: row(spec, spec, 4)
 
 
 # Resources.
