@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import cores, filesystem, naming, paths
+from moco_tf import cores, filesystem, naming, paths, standard_error
 from moco_tf.data import sources, unreadable, views
 from moco_tf.evaluation import frozen
 from moco_tf.models import saved_models
@@ -303,11 +303,19 @@ def write_tflite(folder, loaded, path):
       folder, loaded, path: as `write_onnx`.
     """
     del loaded
-    with paths.plain(folder) as plain:
+    failed = True
+    # It counts the operations that it has left as they are: no news, where the
+    # outputs are compared.
+    with (
+        paths.plain(folder) as plain,
+        standard_error.capture(lambda line: failed),
+    ):
         converter = tf.lite.TFLiteConverter.from_saved_model(
             plain, signature_keys=[SIGNATURE]
         )
-        pathlib.Path(path).write_bytes(converter.convert())
+        model = converter.convert()
+        failed = False
+    pathlib.Path(path).write_bytes(model)
 
 
 def open_tflite(path, output="features"):
