@@ -66,7 +66,9 @@ def _report(path, runs):
 def _phone(page, path, part, dark):
     """A phone's screen with a part of a report at its top."""
     page.open(path, *_PHONE, dark=dark)
-    page.run(f"document.getElementById('{part}').scrollIntoView()")
+    # The page scrolls smoothly by itself.
+    code = f"document.getElementById('{part}').scrollIntoView("
+    page.run(code + "{behavior: 'instant'})")
     return _shot(page)
 
 

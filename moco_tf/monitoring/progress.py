@@ -41,11 +41,48 @@ def format_bytes(size):
 
 def has_bars(stream):
     """Whether a bar can be drawn over itself: on a terminal, in a notebook."""
-    of_notebook = "ipykernel" in sys.modules and stream in (
-        sys.stdout,
-        sys.stderr,
-    )
-    return of_notebook or stream.isatty()
+    return _is_of_notebook(stream) or stream.isatty()
+
+
+def _is_of_notebook(stream):
+    own = stream in (sys.stdout, sys.stderr)
+    return own and "ipykernel" in sys.modules
+
+
+def _file_of_bar(stream):
+    """What tqdm writes a bar to, for a stream that has bars."""
+    return _Cell(stream) if _is_of_notebook(stream) else stream
+
+
+class _Cell:
+    """A line of a notebook's output that is drawn over itself.
+
+    Text that returns to the start of its line is a line for each state of a
+    bar wherever nobody looks on: in a notebook that is run as a whole.
+    """
+
+    def __init__(self, stream):
+        """Shows nothing yet; what is copied of `stream` is copied of this."""
+        self._display: Any = None
+        self._copy = getattr(stream, "log", None)  # of printed.copied
+
+    def write(self, text):
+        """Shows the line that tqdm draws."""
+        if self._copy:
+            self._copy(text)
+        line = text.strip("\r\n ")
+        if not line:
+            return
+        data = {"text/plain": line}
+        if self._display is None:
+            from IPython import display  # there, since a kernel runs this
+
+            self._display = display.display(data, raw=True, display_id=True)
+        else:
+            self._display.update(data, raw=True)
+
+    def flush(self):
+        """Does nothing: a line is shown at once."""
 
 
 def seconds_a_step(rows, batch_size):
@@ -69,7 +106,7 @@ def print_line(text, stream=None):
       text: str. stream: text file; None: standard output.
     """
     stream = stream or sys.stdout
-    if has_bars(stream):
+    if has_bars(stream) and not _is_of_notebook(stream):
         tqdm.tqdm.write(text, file=stream)
     else:
         print(text, file=stream, flush=True)
@@ -254,7 +291,7 @@ class Progress(listener.Listener):
                 total=min(self._steps_per_epoch, self._total - before),
                 initial=0,
                 desc=f"epoch {epoch}/{self._epochs}",
-                file=self._stream,
+                file=_file_of_bar(self._stream),
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}%|{bar:10}| "
                 "{n_fmt}/{total_fmt}{postfix}",
@@ -320,7 +357,7 @@ class Counter:
                 initial=done,
                 desc=verb,
                 unit=f" {unit}",
-                file=stream,
+                file=_file_of_bar(stream),
                 dynamic_ncols=True,
                 delay=patience,
             )

@@ -1,6 +1,7 @@
 import io
 import math
 import sys
+import types
 
 import pytest
 
@@ -219,6 +220,44 @@ def test_a_notebook_gets_bars(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert progress.has_bars(stream)
     assert not progress.has_bars(io.StringIO())
+
+
+def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch):
+    """With a stand-in for IPython, which is not installed with the package."""
+    stream, outputs = io.StringIO(), []
+
+    class Handle:
+        def __init__(self):
+            outputs.append([])
+
+        def update(self, data, raw):
+            assert raw
+            outputs[-1].append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        assert display_id
+        handle = Handle()
+        handle.update(data, raw)
+        return handle
+
+    shown = types.SimpleNamespace(display=display)
+    ipython = types.SimpleNamespace(display=shown)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr("sys.stdout", stream)
+    bar = progress.Progress(total_steps=4, steps_per_epoch=2, stream=stream)
+    bar.start(0)
+    for step in (1, 2):
+        bar.update(step, {"loss": 2.0})
+    bar.message("epoch 1/2 done")
+    bar.update(3, {"loss": 1.0})
+    bar.close()
+    assert stream.getvalue() == "epoch 1/2 done\n"
+    assert [states[-1].partition("|")[0] for states in outputs] == [
+        "epoch 1/2 100%",
+        "epoch 2/2  50%",
+    ]
+    assert all("\r" not in state for states in outputs for state in states)
 
 
 @pytest.mark.parametrize(
