@@ -23,9 +23,10 @@ _SEEN = 10_000_000  # images that a run sees: the demo's 200 x 50,000
 _EPOCHS = (200, 800)  # of the published runs, the fewest and the most
 _QUICK = 80_000  # images that a run sees at least: the quickstart's 4 x 20,000
 _HOURS = {"CPU": 1.0, "GPU": 48.0}  # that steps may take
+_EPOCH = 156  # steps of the quickstart's epoch
 # Steps in which the quickstart's rate and momentum rise.
 _RISING = {
-    "schedule.warmup_epochs": 156,
+    "schedule.warmup_epochs": _EPOCH,
     "moco.momentum_warmup_epochs": 624,
 }
 _ROUNDS = 64  # of changes that ask for others; far more than there are
@@ -142,9 +143,9 @@ def choose(facts, given, forecast, start=None):
     """
     preset, words = preset_for(facts)
     draft = _Draft(configs.load(start or preset, given), given)
-    for name in ("knn.bank", "knn.query", "knn.baseline"):
+    for name in ("knn.bank", "knn.query"):
         if preset == "quickstart" and name not in given:
-            draft.values[name] = False if name == "knn.baseline" else ""
+            draft.values[name] = ""
     _choose_views(draft, facts)
     _choose_batch(draft, facts)
     if facts.half:
@@ -280,6 +281,10 @@ def _choose_length(draft, facts):
             )
     draft.set("train.epochs", epochs, words)
     epochs = draft.values["train.epochs"]
+    apart = math.ceil(_EPOCH / steps)
+    if apart > draft.values["knn.every_epochs"]:
+        words = f"once in {_EPOCH} steps: epochs of {steps} are short"
+        draft.set("knn.every_epochs", min(apart, epochs), words)
     for name, rising in _RISING.items():
         if draft.values.get(name):
             most = epochs - 1 if name.startswith("schedule") else epochs

@@ -108,6 +108,30 @@ def test_a_tenth_of_the_labelled_images_vote_at_most(bank, votes):
     assert typed.config.knn.k == 5
 
 
+@pytest.mark.parametrize(
+    "bank", [{}, {"knn.bank": "folder:b", "knn.query": "folder:q"}]
+)
+def test_the_encoder_before_training_is_measured_with_labels_or_without(bank):
+    facts = rules.Facts(300, 371, 1e5, free=20 * GB, step_seconds=0.1)
+    given = {"data.source": "folder:x"} | bank
+    chosen = rules.choose(facts, given, forecast_of(facts)).config
+    assert chosen.knn.baseline
+    assert chosen.knn.bank == bank.get("knn.bank", "")
+    # 18 steps an epoch: 9 of these are the quickstart's epoch.
+    assert chosen.knn.every_epochs == 9
+    assert (
+        rules.choose(
+            facts, given | {"knn.every_epochs": "2"}, forecast_of(facts)
+        ).config.knn.every_epochs
+        == 2
+    )
+    many = facts._replace(images=20_000)
+    assert (
+        rules.choose(many, given, forecast_of(many)).config.knn.every_epochs
+        == 1
+    )
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_suggestions_applied_as_printed_leave_nothing_to_suggest(name):
     rng = np.random.default_rng(7)
