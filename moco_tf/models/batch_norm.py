@@ -362,8 +362,7 @@ def replica_moments(rows):
             "strategy.run, or with training=False."
         )
     replicas = context.num_replicas_in_sync
-    axes = list(range(rows.shape.rank - 1))
-    local = tf.stack(tf.nn.moments(rows, axes))  # [2, C]
+    local = tf.stack(_moments(rows))  # [2, C]
     # Each replica fills its row and adds zeros to the others': a gather whose
     # shape stays known.
     row = tf.one_hot(context.replica_id_in_sync_group, replicas)
@@ -376,3 +375,19 @@ def replica_moments(rows):
     )
     count = tf.size(rows) // rows.shape[-1] * replicas
     return mean, variance, tf.cast(count, tf.float32)
+
+
+@tf.custom_gradient
+def _moments(rows):
+    """Mean and variance [C] of rows float32 [N, ..., C].
+
+    TensorFlow's gradient spreads that of each into an image of its own, which
+    a GPU then transposes where it has the channels first.
+    """
+    mean, variance = tf.nn.moments(rows, list(range(rows.shape.rank - 1)))
+    count = tf.cast(tf.size(rows) // rows.shape[-1], tf.float32)
+
+    def gradient(of_mean, of_variance):
+        return of_mean / count + (rows - mean) * (2.0 * of_variance / count)
+
+    return (mean, variance), gradient
