@@ -23,7 +23,7 @@ import tensorflow as tf
 from moco_tf import plan
 from moco_tf.data import photometric
 from moco_tf.evaluation import frozen, label_augment, linear
-from moco_tf.methods import table
+from moco_tf.methods import online_probe, table
 from moco_tf.training import distribution, optimizers
 from tests import reference_check, shallow
 from tests.evaluation import finetune_worker
@@ -57,6 +57,10 @@ MODES = {
     "sync_bn": {"model__sync_bn": True, "model__bn_groups": 1},
     "large views alone": {"data__small_views": 0},
     "lars": {"optimizer__name": "lars"},
+    "clipped, with a probe": {
+        "optimizer__clip_norm": 1.0,
+        "probe__online": True,
+    },
 }
 # Those of a method's own section, and what needs tracing once alone.
 OWN_MODES = {
@@ -88,6 +92,10 @@ OWN_MODES = {
             "schedule__milestones": (18,),
             "schedule__warmup_epochs": 2,
         },
+        "momentum from 0": {"moco__momentum_warmup_epochs": 1},
+        "frozen stage": {"model__freeze": "stage2", "model__init": "weights"},
+        "layers normalised": {"model__norm": "layer", "model__bn_groups": 1},
+        "one layer as head": {"model__head": "fc"},
     },
     "memory_bank": {
         "info_nce": {"memory_bank__loss": "info_nce"},
@@ -107,7 +115,19 @@ OWN_MODES = {
         },
         "nce": {"cmc__loss": "nce"},
     },
-    "swav": {"no queue": {"swav__queue_size": 0}},
+    "swav": {
+        "no queue": {"swav__queue_size": 0},
+        "frozen prototypes": {
+            "swav__queue_from_epoch": 1,
+            "swav__frozen_epochs": 1,
+        },
+    },
+    "dino": {
+        "frozen last layer": {
+            "dino__frozen_epochs": 1,
+            "dino__warmup_epochs": 1,
+        },
+    },
     "end_to_end": {
         "gather": {"end_to_end__shuffle": "gather"},
         "one encoder": {"end_to_end__shared_encoder": True},
@@ -133,14 +153,16 @@ def traced(name, strategy, **fields):
       Refused: for fields that the method does not take.
     """
     config = every_method.make_config(name, **fields)
+    images, labels = every_method.IMAGES, None
+    if config.probe.online:
+        labels = online_probe.Labels(np.arange(images) % 3, 3)
     try:
         plan.check(config, strategy.num_replicas_in_sync)
-        if config.model.recompute:  # of a ResNet's blocks
+        if config.model.recompute or config.model.freeze:  # of a ResNet
             with shallow.network():
-                images = every_method.IMAGES
-                method = plan.make_method(config, strategy, images)
+                method = plan.make_method(config, strategy, images, labels)
         else:
-            method = every_method.make_method(name, strategy, **fields)
+            method = every_method.make_method(name, strategy, labels, **fields)
     except ValueError as error:
         raise Refused(error) from error
     (batch,) = every_method.batches(method, 1)

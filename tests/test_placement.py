@@ -6,11 +6,13 @@ methods/test_shuffle.py. Here are faults that must be named, and modes of a
 step.
 """
 
+import fnmatch
+
 import pytest
 import tensorflow as tf
 
 from benchmarks import placement
-from moco_tf.methods import memory_bank
+from moco_tf.methods import memory_bank, table
 from tools import gpu_placement
 
 FLOATS = tf.TensorSpec([8, 4], tf.float32)
@@ -180,6 +182,48 @@ def test_a_step_stays_on_the_gpu(mode):
     name, fields = MODES[mode]
     graph = placement.traced(name, tf.distribute.get_strategy(), **fields)
     assert gpu_placement.unexpected(graph) == []
+
+
+# Fields that a step's operations do not depend on: they are numbers and sizes
+# in them, or of what happens beside the steps.
+BESIDE = (
+    *(
+        "method",
+        "seed",
+        "log.*",
+        "checkpoint.*",
+        "knn.*",
+        "probe.learning_rate",
+    ),
+    *("data.source", "data.views", "data.strength", "data.image_size"),
+    *("data.threads", "data.max_corrupt_fraction", "data.small_s*"),
+    *("model.backbone", "model.width", "model.stem", "model.dim"),
+    *("model.hidden", "model.patch", "model.init_head"),
+    "model.input",  # a method's own
+    *("optimizer.learning_rate", "optimizer.momentum"),
+    *("optimizer.weight_decay", "optimizer.scaling"),
+    *("schedule.factor", "schedule.unit", "schedule.first_epoch"),
+    *("train.batch_size", "train.epochs", "train.max_steps", "train.tf32"),
+    *("*.temperature", "*.momentum", "*.negatives", "*.teacher_temperature"),
+    *("moco.queue_size", "moco.fill_queue", "swav.prototypes"),
+    *("swav.epsilon", "swav.iterations", "dino.outputs"),
+    *("dino.first_teacher_temperature", "dino.center_momentum", "cpc.*"),
+)
+
+
+@pytest.mark.parametrize("method", table.METHODS)
+def test_a_field_that_changes_a_step_is_in_a_mode(method):
+    modes = [placement.MODES, placement.OWN_MODES.get(method, {})]
+    modes.append(placement.OWN_MODES["moco"])  # what all methods share
+    traced = {
+        field.replace("__", ".")
+        for fields in modes
+        for mode in fields.values()
+        for field in mode
+    }
+    for field in table.fields(method):
+        beside = any(fnmatch.fnmatch(field, name) for name in BESIDE)
+        assert beside != (field in traced), field
 
 
 def test_the_probes_step_stays_on_the_gpu():
