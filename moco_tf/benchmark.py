@@ -61,6 +61,15 @@ def benchmark(config, strategy, steps=10, rounds=3, path="", gpu_rate=0):
     Raises:
       ValueError: for a configuration or data that cannot be trained on.
     """
+    figures = measure(config, strategy, steps, rounds, gpu_rate)
+    _print(figures)
+    if path:
+        pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def measure(config, strategy, steps, rounds, gpu_rate=0):
+    """As `benchmark`, without a word."""
     if min(steps, rounds) < 1:
         raise ValueError(
             "steps and rounds must be at least 1. Received "
@@ -110,9 +119,6 @@ def benchmark(config, strategy, steps=10, rounds=3, path="", gpu_rate=0):
         used = min(config.data.threads or machine.cores, machine.cores)
         figures |= input_cost.needs(rates["input"], used, gpu_rate, cache)
     figures["verdict"] = verdict(config, rates, machine, cache)
-    _print(figures)
-    if path:
-        pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 

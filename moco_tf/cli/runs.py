@@ -185,7 +185,8 @@ def _request(options, config, cluster, fault):
     from moco_tf.doctor import examination
     from moco_tf.training import distribution
 
-    prove = options.prove == "always" or bool(options.report)
+    patient = options.prove == "always" or bool(options.report)
+    prove = patient
     if options.prove == "auto":
         prove |= distribution.kind_of_devices() == "GPU" or bool(cluster)
     given = config if isinstance(config, dict) else None
@@ -215,6 +216,7 @@ def _request(options, config, cluster, fault):
         deterministic=options.deterministic,
         report=options.report,
         look=bool(options.config),
+        patient=patient,
         name=name if known else "a file",
         given=given,
     )

@@ -56,7 +56,9 @@ class Request(NamedTuple):
       deterministic: bool, whether sums come in a fixed order.
       report: file about the machine, to be sent to others; "" = none.
       name: of the configuration, in that file.
-      look: bool, whether to look at the images, and time steps on them.
+      look: bool, whether to look at the images, and time steps on them; if not,
+        the batch is one that the devices hold.
+      patient: bool, whether proofs go on after two minutes.
       given: dict "section.field" -> text, what was typed, where `config` is
         None and is to be chosen; None.
     """
@@ -74,6 +76,7 @@ class Request(NamedTuple):
     report: str = ""
     name: str = ""
     look: bool = True
+    patient: bool = False
     given: dict | None = None
 
 
@@ -107,7 +110,13 @@ def examine(request, strategy, guard=None):
             _report(rows, request, {}, table.overrides(rows))
             return rows
         request = _chosen(request, choice)
-    visit = _Visit(request, strategy, guard, free, choice)
+    if not request.look:
+        config = report.fitted(request.config, strategy, free)
+        request = request._replace(config=config)
+    draft = None
+    if request.report and guard.is_chief:
+        draft = report.Draft(request, strategy)
+    visit = _Visit(request, strategy, guard, free, choice, draft)
     rows = visit.rows()
     counts = images.count_faults(visit.faults) if visit.source else {}
     if guard.is_chief:
@@ -117,8 +126,8 @@ def examine(request, strategy, guard=None):
     elif failing := [row for row in rows if row.verdict == table.FAIL]:
         table.print_text(f"{guard.cluster.name()}:")
         table.print_text(table.format_rows(failing))
-    if request.report and visit.fits:
-        _write_report(rows, visit.request, strategy, guard, free)
+    if request.report:
+        visit.measure(rows)
     longest = _LONGEST[distribution.kind_of_devices()]
     guard.limit(longest, "the other workers' examination")
     distribution.wait_for_all(strategy)
@@ -141,11 +150,11 @@ class _Visit:
         work at all.
     """
 
-    def __init__(self, request, strategy, guard, free, choice):
-        """Takes what `examine` has; `choice`: auto.Choice, or None."""
+    def __init__(self, request, strategy, guard, free, choice, draft):
+        """Takes what `examine` has; `draft`: report.Draft, or None."""
         self.request, self.source = request, None  # type: Any, Any
         self.faults: list[images.Fault] = []
-        self._strategy, self._guard = strategy, guard
+        self._strategy, self._guard, self._draft = strategy, guard, draft
         self._free, self._choice, self._figures = free, choice, None
         self.fits = False
 
@@ -153,7 +162,7 @@ class _Visit:
         """All checks: list of table.Row."""
         request, strategy, guard = self.request, self._strategy, self._guard
         rows: list[table.Row] = []
-        self.fits = _check_config(rows, request.config, strategy)
+        self.fits = _check_config(rows, request, strategy)
         rows.append(_devices(strategy, request.gpu_fault))
         if self.fits and request.config.model.init:
             rows.append(recipe.start_row(request.config, request.workdir))
@@ -166,11 +175,49 @@ class _Visit:
                 rows.append(recipe.knn_row(self.request.config))
             distribution.wait_for_all(strategy)  # however long worker 0 looks
             if request.prove and self.fits:
-                rows += _prove(self.request, strategy, guard)
+                note = functools.partial(self._note, rows)
+                rows += _prove(self.request, strategy, guard, note=note)
             if self.fits:
                 rows += self._run(rows, bar)
         rows.append(_open_row(rows, strategy, guard))
         return rows
+
+    def _note(self, rows, more=(), activity=""):
+        """Writes the report as it is when something begins, or at the end."""
+        if self._draft:
+            self._draft.request = self.request
+            self._draft.rows = [*rows, *more]
+            self._draft.save(activity)
+
+    def measure(self, rows):
+        """Times what the report holds besides `rows`, and finishes it."""
+        draft, strategy, guard = self._draft, self._strategy, self._guard
+        replicas = strategy.num_replicas_in_sync
+        exchanges = self.fits and "gather" not in table.failures(rows)
+        if replicas > 1 and _agree(strategy, exchanges):
+            activity = "the time of collectives"
+            _announce(activity, guard)
+            self._note(rows, activity=activity)
+            load = exchange.load_of(self.request.config, replicas)
+            with _limited(guard, activity):
+                collectives = exchange.measure(strategy, load)
+            if draft:
+                draft.collectives = collectives
+        if distribution.worker_count(strategy) == 1:
+            for news in report.run_benchmarks(strategy, self._free):
+                if isinstance(news, str):
+                    table.print_text(news)
+                    self._note(rows, activity=news)
+                else:
+                    table.print_text(report.describe(news))
+                    draft.benchmarks.append(news)
+        self._note(rows)
+        if draft:
+            where = paths.shown(self.request.report)
+            table.print_text(
+                f"\nThe report is {where}. It has no paths, names or "
+                "addresses; read it before you send it."
+            )
 
     def _work(self):
         """What the bar counts: images that are read, and those of a trial."""
@@ -256,20 +303,7 @@ def _agree(strategy, ready):
     """Whether all workers are ready, which must all call this."""
     if distribution.worker_count(strategy) == 1:
         return ready
-    return not _sum(strategy, 0 if ready else 1)
-
-
-def _sum(strategy, number):
-    """The sum of a number over the workers, which must all call this."""
-
-    def add():
-        context = tf.distribute.get_replica_context()
-        value = tf.constant(float(number))
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    total = tf.function(lambda: strategy.run(add), autograph=False)()
-    values = strategy.experimental_local_results(total)
-    return round(float(values[0]) / len(values))
+    return not distribution.sum_of_workers(strategy, 0 if ready else 1)
 
 
 @functools.cache
@@ -290,7 +324,9 @@ def _limited(guard, activity):
         dog.limit(0, "what follows")
 
 
-def _prove(request, strategy, guard, clock=time.monotonic):
+def _prove(
+    request, strategy, guard, clock=time.monotonic, note=lambda *_: None
+):
     """The rows of the proofs: of the devices, with all that the run uses."""
     config, replicas = request.config, strategy.num_replicas_in_sync
 
@@ -308,13 +344,17 @@ def _prove(request, strategy, guard, clock=time.monotonic):
         (_PROOFS[1:2], f"an exchange of {replicas} replicas", gather),
         (_PROOFS[2:], "a small run", small_run),
     ):
-        late = clock() - begun > _PROOF_SECONDS
+        late = not request.patient and clock() - begun > _PROOF_SECONDS
         if late and distribution.worker_count(strategy) == 1:
             words = f"not proved: {_PROOF_SECONDS:.0f} s are over"
-            again = "Run it again: what was compiled now is kept by the driver."
+            again = (
+                "Run it again: what was compiled now is kept by the driver. Or "
+                "pass --prove=always."
+            )
             rows += [table.Row(n, words, table.OPEN, again) for n in names]
             continue
         _announce(f"the devices: {subject}", guard)
+        note(rows, f"the devices: {subject}")
         try:
             with _limited(guard, f"{subject} (if again: {remedy})"):
                 rows += prove()
@@ -339,7 +379,8 @@ def _first_line(error):
 
 def _workers(rows, strategy, guard):
     """The row about the proofs at all workers, which must all call this."""
-    failed = _sum(strategy, 1 if table.failures(rows) else 0)
+    own = 1 if table.failures(rows) else 0
+    failed = distribution.sum_of_workers(strategy, own)
     count = distribution.worker_count(strategy)
     words = f"{count} workers proved their devices together"
     if guard.cluster.local()[1] == count:
@@ -374,34 +415,19 @@ def _open_row(rows, strategy, guard):
     return table.Row("not proved", "; ".join(lacks), table.OPEN)
 
 
-def _write_report(rows, request, strategy, guard, free):
-    """Measures what the file for others holds, and writes it at the chief."""
-    replicas = strategy.num_replicas_in_sync
-    collectives = {}
-    if replicas > 1 and not {"gather"} & set(table.failures(rows)):
-        _announce("the time of collectives", guard)
-        load = exchange.load_of(request.config, replicas)
-        with _limited(guard, "the time of collectives"):
-            collectives = exchange.measure(strategy, load)
-    benchmarks = []
-    if distribution.worker_count(strategy) == 1:
-        benchmarks = report.run_benchmarks(strategy, free)
-    if guard.is_chief:
-        report.write(request, strategy, rows, collectives, benchmarks)
-        table.print_text(
-            f"\nThe report is {paths.shown(request.report)}. It has no paths, "
-            "names or addresses; read it before you send it."
-        )
-
-
-def _check_config(rows, config, strategy):
+def _check_config(rows, request, strategy):
     """Adds a row; returns whether the configuration can work at all."""
+    replicas = strategy.num_replicas_in_sync
     try:
-        plan.check(config, strategy.num_replicas_in_sync)
+        plan.check(request.config, replicas)
     except ValueError as error:
         rows.append(table.Row("configuration", str(error), table.FAIL))
         return False
-    rows.append(table.Row("configuration", "every rule that needs no data"))
+    words = "every rule that needs no data"
+    if not request.look:
+        count = request.config.train.batch_size // replicas
+        words += f", of {request.name} with {count} images a replica"
+    rows.append(table.Row("configuration", words))
     return True
 
 

@@ -21,9 +21,10 @@ from importlib import metadata
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import benchmark, cores
+from moco_tf import benchmark, cores, plan
 from moco_tf import config as configs
 from moco_tf.doctor import resources, table
+from moco_tf.monitoring import progress
 from moco_tf.training import distribution, gpus
 
 FORMAT = 1
@@ -61,7 +62,9 @@ _PACKAGES = (
 _ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _PATH = re.compile(r"(?<![\w.])~?/[^\s:;,'\")]*[^\s:;,'\").]")
 
+_COLUMN = 2 + max(map(len, _CHECKS))
 _STEPS, _ROUNDS = 10, 3
+_IMAGES = 10**6  # of a source, where that matters to a step
 # Images of a replica, the first that the memory holds; 32 as published.
 _BATCHES = (256, 128, 64, 32, 16)
 # On CPUs the same five, small: that the file can be written is what they show.
@@ -125,14 +128,39 @@ def choose_rows(config, replicas, kind, free):
     """The most images of a replica that the free memory holds, by forecast."""
     if kind == "CPU":
         return _SMALL_BATCH
+    forecast = resources.Forecast(_IMAGES, kind, replicas, replicas)
     for rows in _BATCHES:
         taken = with_batch(config, rows, replicas)
-        parts = resources.predict_memory(taken, replicas, 10**6)
-        parts = resources.with_workspace(parts)
-        row = resources.memory_row(parts, taken, replicas, kind, free)
-        if row.verdict == table.OK and free:
+        if free and resources.fits(forecast(taken), free):
             return rows
     return _BATCHES[-1]
+
+
+def fitted(config, strategy, free):
+    """A configuration with a batch that these replicas can train on.
+
+    Args:
+      config: ConfigDict. strategy: tf.distribute.Strategy.
+      free: bytes of the fullest device, or None.
+
+    Returns:
+      `config` itself where it can be, else one with another batch.
+    """
+    kind, replicas = (
+        distribution.kind_of_devices(),
+        strategy.num_replicas_in_sync,
+    )
+    here = replicas // distribution.worker_count(strategy)
+    try:
+        plan.check(config, replicas)
+        forecast = resources.Forecast(_IMAGES, kind, replicas, here)
+        if free and resources.fits(forecast(config), free):
+            return config
+    except ValueError:  # a batch that the replicas cannot divide
+        pass
+    return with_batch(
+        config, choose_rows(config, replicas, kind, free), replicas
+    )
 
 
 def run_benchmarks(strategy, free, steps=_STEPS, rounds=_ROUNDS):
@@ -142,8 +170,9 @@ def run_benchmarks(strategy, free, steps=_STEPS, rounds=_ROUNDS):
       strategy: tf.distribute.Strategy of one process.
       free: bytes of the fullest device, or None. steps, rounds: int.
 
-    Returns:
-      list of dict: name, images of a replica, and figures or "failed".
+    Yields:
+      before each one, a str that says what begins; after it a dict: name,
+      images of a replica, and figures or "failed".
 
     Side effects: prints; leaves TensorFloat-32 as the last one has it.
     """
@@ -151,23 +180,19 @@ def run_benchmarks(strategy, free, steps=_STEPS, rounds=_ROUNDS):
     replicas = strategy.num_replicas_in_sync
     newer = kind == "CPU" or gpus.take_tf32()
     half = "mixed_bfloat16" if newer else "mixed_float16"
-    results = []
     for name, config in standard_configurations(kind, half).items():
         rows = choose_rows(config, replicas, kind, free)
-        table.print_text(f"timing {name}, {rows} images a replica")
+        yield f"timing {name}, {rows} images a replica"
         entry = {"name": name, "rows": rows, "small": kind == "CPU"}
         try:
-            figures = benchmark.benchmark(
-                with_batch(config, rows, replicas), strategy, steps, rounds
-            )
+            taken = with_batch(config, rows, replicas)
+            figures = benchmark.measure(taken, strategy, steps, rounds)
             figures.pop("verdict", None)  # of an input that is not there
             entry["figures"] = figures
         except (tf.errors.OpError, ValueError) as error:
             entry["failed"] = f"{type(error).__name__}: {error}"[:500]
-            table.print_text(f"failed: {entry['failed'].splitlines()[0]}")
-        results.append(entry)
+        yield entry
         _forget()
-    return results
 
 
 def _forget():
@@ -178,37 +203,65 @@ def _forget():
         tf.config.experimental.reset_memory_stats(gpu.name)
 
 
-def write(request, strategy, rows, collectives, benchmarks):
-    """Writes the report: one JSON file, which begins with its text.
+class Draft:
+    """The report as far as it is known, written again with all that is new.
 
-    Args:
-      request: examination.Request. strategy: tf.distribute.Strategy.
+    A driver that ends the process, or a wait without end, leaves the file with
+    what was found before it, and with the name of what was being done.
+
+    Attributes:
+      request: examination.Request.
       rows: list of table.Row, of which those about the machine are taken.
       collectives: dict, of exchange.measure.
       benchmarks: list of dict, of run_benchmarks.
-
-    Raises:
-      OSError: if it cannot be written.
     """
-    checks = [row for row in rows if row.check in _CHECKS]
-    command = {
-        "configuration": request.name,
-        "exchange": request.exchange,
-        "deterministic": request.deterministic,
-        "replicas": strategy.num_replicas_in_sync,
-        "workers": distribution.worker_count(strategy),
-        "devices": distribution.kind_of_devices(),
-        "fields": _fields(request.config),
-    }
-    keys = ("check", "verdict", "finding", "remedy")
-    _save(
-        request.report,
-        _text(checks, collectives, benchmarks),
-        command=command,
-        checks=[{key: getattr(row, key) for key in keys} for row in checks],
-        collectives=collectives,
-        benchmarks=benchmarks,
-    )
+
+    def __init__(self, request, strategy):
+        """Nothing is known yet, and nothing written.
+
+        Args:
+          request: examination.Request. strategy: tf.distribute.Strategy.
+        """
+        self.rows: list[table.Row] = []
+        self.collectives: dict[str, dict] = {}
+        self.benchmarks: list[dict] = []
+        self.request, self._strategy = request, strategy
+        self._machine = machine()
+
+    def save(self, activity=""):
+        """Writes one JSON file, which begins with its text.
+
+        Args:
+          activity: str, what begins now, in words; "": all is done.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        # Before they are broken into lines, which may break a name too.
+        checks = [
+            table.Row(*scrub(row)) for row in self.rows if row.check in _CHECKS
+        ]
+        keys = ("check", "verdict", "finding", "remedy")
+        request, strategy = self.request, self._strategy
+        command = {
+            "configuration": request.name,
+            "exchange": request.exchange,
+            "deterministic": request.deterministic,
+            "replicas": strategy.num_replicas_in_sync,
+            "workers": distribution.worker_count(strategy),
+            "devices": distribution.kind_of_devices(),
+            "fields": _fields(request.config),
+        }
+        _save(
+            request.report,
+            _text(checks, self.collectives, self.benchmarks, activity),
+            self._machine,
+            unfinished=activity,
+            command=command,
+            checks=[{key: getattr(row, key) for key in keys} for row in checks],
+            collectives=self.collectives,
+            benchmarks=self.benchmarks,
+        )
 
 
 def write_refusal(path, reason):
@@ -220,16 +273,16 @@ def write_refusal(path, reason):
     Raises:
       OSError: if it cannot be written.
     """
-    _save(path, [reason])
+    _save(path, [reason], machine())
 
 
-def _save(path, text, **parts):
+def _save(path, text, machine_, **parts):
     """Writes the file: its text, what the machine is, and some parts."""
     value = {
         "format": FORMAT,
         "holds": HOLDS,
         "text": text,
-        "machine": machine(),
+        "machine": machine_,
         "environment": environment(os.environ),
         **parts,
     }
@@ -250,26 +303,33 @@ def _fields(config):
     }
 
 
-def _text(checks, collectives, benchmarks):
+def _text(checks, collectives, benchmarks, activity):
     """The report for people, a list of lines."""
-    lines = table.format_rows(checks, 100).splitlines()
+    lines = table.format_rows(checks, 100).splitlines() if checks else []
+    if activity:
+        lines.append(_line("unfinished", f"begun, and not ended: {activity}"))
     for name, entry in collectives.items():
         rate = entry["bytes"] / entry["seconds"] / 1e9
-        lines.append(
-            f"collective    {name}: {entry['bytes']} bytes of a replica in "
-            f"{1e3 * entry['seconds']:.3g} ms ({rate:.3g} GB/s)"
-        )
-    for entry in benchmarks:
-        words = entry.get("failed", "").split("\n")[0]
-        if "figures" in entry:
-            rate = entry["figures"]["step_images_per_second"]
-            words = f"{rate:.4g} images/s"
-        small = ", small" if entry["small"] else ""
-        lines.append(
-            f"benchmark     {entry['name']}, {entry['rows']} a replica{small}: "
-            f"{words}"
-        )
-    return lines
+        words = f"{entry['bytes']} bytes of a replica in "
+        words += f"{1e3 * entry['seconds']:.3g} ms ({rate:.3g} GB/s)"
+        lines.append(_line("collective", f"{name}: {words}"))
+    return lines + [_line("benchmark", describe(b)) for b in benchmarks]
+
+
+def describe(entry):
+    """An entry of run_benchmarks in a line."""
+    words = entry.get("failed", "").split("\n")[0]
+    if "figures" in entry:
+        rate = entry["figures"]["step_images_per_second"]
+        peak = entry["figures"].get("peak_memory_bytes", 0)
+        words = f"{rate:.4g} images/s, {progress.format_bytes(peak)}"
+    small = ", small" if entry["small"] else ""
+    return f"{entry['name']}, {entry['rows']} a replica{small}: {words}"
+
+
+def _line(name, words):
+    """A line of the text, in the columns of the table."""
+    return f"{name:<{_COLUMN}}{words}"
 
 
 def versions():

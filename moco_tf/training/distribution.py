@@ -255,6 +255,19 @@ def wait_for_all(strategy):
         strategy.run(run)
 
 
+def sum_of_workers(strategy, number):
+    """The sum of an int over the workers, which must all call this; int."""
+
+    def add():
+        context = tf.distribute.get_replica_context()
+        value = tf.constant(float(number))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    total = tf.function(lambda: strategy.run(add), autograph=False)()
+    values = strategy.experimental_local_results(total)
+    return round(float(values[0]) / len(values))
+
+
 @contextlib.contextmanager
 def lost_workers(cluster):
     """Says of TensorFlow's errors that a worker was lost.

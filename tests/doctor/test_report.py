@@ -4,6 +4,7 @@ import getpass
 import json
 import pathlib
 import socket
+import types
 
 import pytest
 import tensorflow as tf
@@ -87,6 +88,8 @@ def test_a_smaller_gpu_gets_fewer_images(monkeypatch):
         ),
     )
 
+    monkeypatch.setattr(report.resources, "_network", lambda config: None)
+
     def rows(gigabytes, replicas=1):
         free = gigabytes * 10**9
         return report.choose_rows(config, replicas, "GPU", free)
@@ -100,16 +103,18 @@ def test_a_smaller_gpu_gets_fewer_images(monkeypatch):
 def test_a_benchmark_that_fails_is_said_and_the_others_go_on(monkeypatch):
     timed = []
 
-    def benchmark(config, strategy, steps, rounds):
+    def measure(config, strategy, steps, rounds):
         timed.append(config.train.precision)
         if config.train.jit_compile:
             raise tf.errors.ResourceExhaustedError(None, None, "too much")
         return {"step_images_per_second": 7.0, "verdict": "more of it"}
 
-    monkeypatch.setattr(report.benchmark, "benchmark", benchmark)
+    monkeypatch.setattr(report.benchmark, "measure", measure)
     strategy = tf.distribute.get_strategy()
-    results = report.run_benchmarks(strategy, None)
-    assert len(timed) == len(results) == 5
+    news = list(report.run_benchmarks(strategy, None))
+    words, results = news[::2], news[1::2]
+    assert words[0] == "timing moco_v2_imagenet, float32, 8 images a replica"
+    assert len(timed) == len(words) == len(results) == 5
     assert "too much" in results[3]["failed"]
     assert results[4]["figures"] == {"step_images_per_second": 7.0}
 
@@ -143,7 +148,7 @@ def _written(tmp_path_factory):
         patch.setenv("TF_GPU_ALLOCATOR", f"{folder}/{SECRET}")
         patch.setattr(reference, "check_reference", lambda: good)
         patch.setattr(devices, "check_small_run", lambda *_: rows)
-        patch.setattr(report.benchmark, "benchmark", lambda *_: dict(figures))
+        patch.setattr(report.benchmark, "measure", lambda *_: dict(figures))
         patch.setattr(encoder, "build_backbone", small_backbone.build)
         assert cli.run(words) == 0
     text = path.read_text()
@@ -182,6 +187,7 @@ def test_the_report_begins_with_its_text(written):
     text = "\n".join(value["text"])
     assert "numbers        ok    alike" in text
     assert "moco_v2_imagenet, float32, 8 a replica, small: 12.5" in text
+    assert not value["unfinished"] and "unfinished" not in text
     lacking = text.partition("not proved     open")[2]
     assert "GPUs; steps of the run itself" in lacking
 
@@ -196,10 +202,64 @@ def test_collectives_stand_in_the_report(monkeypatch, tmp_path):
     figures = exchange.measure(strategy, load, lambda: next(seconds))
     assert figures["images"] == {"bytes": 96, "seconds": 1.0}
     assert figures["gradient"]["bytes"] == 4000
-    rows = [table.Row("gather", "fine")]
-    report.write(request, strategy, rows, figures, [])
+    draft = report.Draft(request, strategy)
+    draft.collectives = figures
+    draft.save()
     text = json.loads((tmp_path / "r.json").read_text())["text"]
-    assert text[1].startswith("collective    images: 96 bytes of a replica in")
+    assert text[0].startswith("collective     images: 96 bytes of a replica in")
+
+
+def test_a_name_that_a_line_would_break_is_not_in_the_text(
+    tmp_path, monkeypatch
+):
+    home = pathlib.Path("/home/ada of the lab")
+    monkeypatch.setattr(pathlib.Path, "home", lambda: home)
+    request = examination.Request(
+        configs.load("quickstart"), report=str(tmp_path / "r.json")
+    )
+    draft = report.Draft(request, tf.distribute.get_strategy())
+    for shift in range(40):
+        words = f"{'x' * shift} {'y' * 40} {home}/runs is full"
+        draft.rows = [table.Row("time", words, table.FAIL, words)]
+        draft.save()
+        text = (tmp_path / "r.json").read_text()
+        assert "ada" not in text and "lab" not in text
+
+
+def test_a_process_that_is_ended_leaves_what_was_found(tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    begun = []
+
+    def end(*_):
+        begun.append(json.loads(path.read_text()))
+        raise KeyboardInterrupt
+
+    good = table.Row("reference", "16 steps")
+    monkeypatch.setattr(reference, "check_reference", lambda: good)
+    monkeypatch.setattr(exchange, "load_of", end)
+    request = examination.Request(
+        configs.load("quickstart"), report=str(path), look=False, prove=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        examination.examine(request, tf.distribute.get_strategy())
+    value = json.loads(path.read_text())
+    assert value == begun[0]
+    assert value["unfinished"] == "the devices: an exchange of 1 replicas"
+    assert value["text"][-1].endswith(value["unfinished"])
+    checks = [row["check"] for row in value["checks"]]
+    assert checks == ["configuration", "devices", "reference"]
+    assert value["versions"]["tensorflow"] == tf.__version__
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_the_batch_of_a_report_is_one_that_the_devices_hold(replicas):
+    source = {"data.source": "shapes:train"}
+    config = configs.load("moco_v2_imagenet", source)
+    strategy = types.SimpleNamespace(num_replicas_in_sync=replicas)
+    taken = report.fitted(config, strategy, 8 * 10**9)
+    assert taken.train.batch_size == 8 * replicas
+    if replicas == 1:
+        assert report.fitted(taken, strategy, 8 * 10**9) is taken
 
 
 def test_a_machine_without_a_gpu_that_works_writes_why(

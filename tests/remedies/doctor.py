@@ -419,16 +419,16 @@ def wrong_resume():
     yield lambda: devices.resume_row(0.0, unordered=False)  # on sound memory
 
 
-def proved(*, workers=1, failed=0, seconds=1.0):
+def proved(*, workers=1, failed=0, seconds=1.0, patient=False):
     """The rows of proofs that take so long each, on fakes."""
-    request = examination.Request(config_of())
+    request = examination.Request(config_of(), patient=patient)
     strategy = types.SimpleNamespace(num_replicas_in_sync=1)
     cluster = membership.Cluster(("a:1", "b:1"), 0, "a test")
     guard = mock.Mock(cluster=cluster if workers > 1 else None)
     good = table.Row("numbers", "")
     with (
         mock.patch.object(examination, "_watchdog"),
-        mock.patch.object(examination, "_sum", lambda *_: failed),
+        mock.patch.object(distribution, "sum_of_workers", lambda *_: failed),
         mock.patch.object(reference, "check_reference", lambda: good),
         mock.patch.object(exchange, "load_of"),
         mock.patch.object(exchange, "check_gather", lambda *_: good),
@@ -443,17 +443,19 @@ def proved(*, workers=1, failed=0, seconds=1.0):
 
 @ROWS.followed("doctor/examination.py:_prove", "Run it again: what was")
 def proofs_that_come_too_late():
-    def late(seconds):
-        rows = proved(seconds=seconds)
+    def late(seconds, patient=False):
+        rows = proved(seconds=seconds, patient=patient)
         return next((r.remedy for r in rows if r.verdict == table.OPEN), "")
 
-    yield lambda: late(100.0)
+    text = yield lambda: late(100.0)
     yield lambda: late(1.0)  # what was compiled is there
+    assert "--prove=always" in text
+    yield lambda: late(100.0, patient=True)
 
 
 ROWS.states(
     following.NO_MESSAGE,
-    ("doctor/examination.py:_write_report", "read it before you send it"),
+    ("doctor/examination.py:_Visit.measure", "read it before you send it"),
 )
 
 
@@ -801,5 +803,5 @@ ROWS.states(
 )
 ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,
-    ("benchmark.py:benchmark", "steps and rounds must be"),
+    ("benchmark.py:measure", "steps and rounds must be"),
 )
