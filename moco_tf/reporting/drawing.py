@@ -5,6 +5,7 @@ the script that reads them off at the pointer.
 """
 
 import io
+import itertools
 import re
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ INK, GRID = "#010203", "#040506"
 _VARIABLES = {INK: "--muted", GRID: "--line"}
 _FIRST_SERIES = 0x0A0B00
 _MARKS = "os^"
+# Dashes and gaps of levels, in widths of their line: they tell these apart.
+_DASHES = ((2, 3), (7, 3), (7, 2, 1, 2), (1, 5))
+LEVEL_WIDTH = 1.4
 
 
 class Series(NamedTuple):
@@ -70,6 +74,21 @@ class Chart(NamedTuple):
     unit: str = ""
     note: str = ""
     span: tuple | None = None
+
+    @property
+    def lines(self):
+        """The levels, a (name, y, dashes in widths of the line) each."""
+        dashes = itertools.cycle(_DASHES)
+        both = zip(self.levels, dashes, strict=False)
+        return [(*level, of_level) for level, of_level in both]
+
+    @property
+    def legend(self):
+        """(name, dashes in pixels, as SVG has them) of each level."""
+        return [
+            (name, " ".join(f"{LEVEL_WIDTH * part:.1f}" for part in dashes))
+            for name, _, dashes in self.lines
+        ]
 
 
 class Drawn(NamedTuple):
@@ -167,9 +186,9 @@ def _figure(chart, width, height):
         matplotlib.ticker.MaxNLocator(nbins=width // 70, integer=True)
     )
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=5))
-    for name, value in chart.levels:
-        del name  # the page's legend has it
-        axes.axhline(value, color=INK, linewidth=1.4, linestyle=(0, (2, 3)))
+    for _, value, dashes in chart.lines:  # the page's legend has the names
+        style = (0, dashes)
+        axes.axhline(value, color=INK, linewidth=LEVEL_WIDTH, linestyle=style)
     for each in sorted(chart.series, key=lambda each: not each.quiet):
         _plot(axes, each)
     axes.margins(x=0.02)

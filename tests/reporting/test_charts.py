@@ -53,6 +53,21 @@ def test_the_drawing_fits_its_size(drawn, size):
     assert 15 < left < right <= width and 0 <= top < bottom < height - 15
 
 
+def test_levels_are_told_apart_as_the_legend_shows_them():
+    levels = [("raw pixels", 38.0), ("untrained", 45.0), ("chance", 10.0)]
+    x = np.array([1.0, 2.0])
+    series = [drawing.Series("kNN", 0, x, 40 * x)]
+    drawn = drawing.draw(
+        drawing.Chart("knn", "kNN", "epoch", "%", series, levels)
+    )
+    names, dashes = zip(*drawn.chart.legend, strict=True)
+    assert names == ("raw pixels", "untrained", "chance")
+    assert len(set(dashes)) == 3
+    for svg in drawn.svg.values():
+        drawn_as = re.findall(r"stroke-dasharray: ([\d.,]+)", svg)
+        assert [text.replace(",", " ") for text in drawn_as] == list(dashes)
+
+
 def test_colours_are_those_of_the_page(drawn):
     svg = drawn.svg["wide"]
     for name in ("--curve-0", "--curve-7", "--muted", "--line"):
