@@ -27,7 +27,7 @@ _DESKTOP = (1440, 1180)
 _PHONE = (360, 800)
 _GAP = 20  # pixels between the phones
 # The parts of a report that phones show: its top, and two of its sections.
-_PARTS = (("overview-title", False), ("curves", False), ("map", True))
+_PARTS = ((None, False), ("curves", False), ("map", True))
 _QUALITY = 90
 
 
@@ -64,11 +64,11 @@ def _report(path, runs):
 
 
 def _phone(page, path, part, dark):
-    """A phone's screen with a part of a report at its top."""
+    """A phone's screen with a part of a report at its top; None: as opened."""
     page.open(path, *_PHONE, dark=dark)
-    # The page scrolls smoothly by itself.
-    code = f"document.getElementById('{part}').scrollIntoView("
-    page.run(code + "{behavior: 'instant'})")
+    if part:  # the page scrolls smoothly by itself
+        code = f"document.getElementById('{part}').scrollIntoView("
+        page.run(code + "{behavior: 'instant'})")
     return _shot(page)
 
 

@@ -218,6 +218,8 @@ def describe_facts(facts):
         words.append("pairs of files")
     labels = f"{facts.classes} classes" if facts.classes else "no labels"
     words += [labels, f"{facts.replicas} {facts.kind} replica(s)"]
+    if facts.bank:
+        words.append(f"{facts.bank} labelled images for kNN")
     words.append(f"{facts.cores} cores")
     if facts.free is not None:
         where = " a GPU" if facts.kind == "GPU" else ""

@@ -61,6 +61,8 @@ class _Cell:
     bar wherever nobody looks on: in a notebook that is run as a whole.
     """
 
+    encoding = "utf-8"  # tqdm asks: the bar is of blocks
+
     def __init__(self, stream):
         """Shows nothing yet; what is copied of `stream` is copied of this."""
         self._display: Any = None
@@ -151,6 +153,7 @@ class Progress(listener.Listener):
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
         self._bar: Any = None
+        self._file: Any = None  # of the bars of all epochs
         self._bar_epoch = None
         self._texts = {}
         # (step, seconds) at the session's start and at its first update: the
@@ -287,11 +290,12 @@ class Progress(listener.Listener):
         if epoch != self._bar_epoch:
             self.close()
             self._bar_epoch = epoch
+            self._file = self._file or _file_of_bar(self._stream)
             self._bar = tqdm.tqdm(
                 total=min(self._steps_per_epoch, self._total - before),
                 initial=0,
                 desc=f"epoch {epoch}/{self._epochs}",
-                file=_file_of_bar(self._stream),
+                file=self._file,
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}%|{bar:10}| "
                 "{n_fmt}/{total_fmt}{postfix}",
