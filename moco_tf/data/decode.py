@@ -26,6 +26,7 @@ from moco_tf.data.file_bytes import (
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # that are read in the graph
 FORMAT_NAMES = "JPEG, PNG, GIF or BMP"
+DCT_METHOD = "INTEGER_ACCURATE"  # of JPEGs: the pixels of other readers
 OF_APPLE = (
     "A PNG must be one that all programs read. Received a CgBI file, of Apple. "
     "Convert it: pngcrush -revert-iphone-optimizations IN OUT"
@@ -145,9 +146,7 @@ def jpeg_pixels(contents):
     )
     with tf.control_dependencies(check_size(shape[0], shape[1])):
         contents = tf.where(shape[2] == 4, inverted, contents)
-    return tf.io.decode_jpeg(
-        contents, channels=3, dct_method="INTEGER_ACCURATE"
-    )
+    return tf.io.decode_jpeg(contents, channels=3, dct_method=DCT_METHOD)
 
 
 def _decode_png(contents):

@@ -46,6 +46,12 @@ _READERS = [
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # modes of 16 bits
 _WITHOUT_SCALE = ("I", "F")
 _UPRIGHT = np.int32(orientation.UPRIGHT)
+_UNUSUAL = np.int32(0)
+# Markers of a JPEG: a scan, EXIF or XMP, frames that are decoded, and segments
+# that are passed over: tables, a comment, data of applications.
+_SCAN, _EXIF, _FRAMES = b"\xda", b"\xe1", (b"\xc0", b"\xc1", b"\xc2")
+_PASSED = [bytes([x]) for x in (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))]
+_NO_SHAPE = (0, 0, 0)
 
 
 def decode(contents):
@@ -79,10 +85,30 @@ def decode_and_look(contents):
 
 
 def _decode(contents):
+    (stored,) = _call(_orientation_if_usual, [contents], [tf.int32])
+    stored = tf.ensure_shape(stored, [])
+    # Few nodes for what nearly all files are: each costs time for each image.
+    decode_any = _decode_any if tf.executing_eagerly() else _any
+    image, stored = tf.cond(
+        stored > 0,
+        lambda: (_decode_usual(contents, stored), stored),
+        lambda: decode_any(contents),
+    )
+    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(stored, [])
+
+
+def _decode_usual(contents, stored):
+    image = tf.io.decode_jpeg(
+        contents, channels=3, dct_method=in_graph.DCT_METHOD
+    )
+    return orientation.turn_upright(image, stored)
+
+
+def _decode_any(contents):
     number = in_graph.format_of(contents)
     is_plain_png = (number == _PNG) & metadata.is_plain_png(contents)
     way = tf.where(number == _JPEG, 0, tf.where(is_plain_png, 1, 2))
-    image, stored = tf.switch_case(
+    return tf.switch_case(
         way,
         [
             lambda: _decode_jpeg(contents),
@@ -90,9 +116,9 @@ def _decode(contents):
             lambda: _decode_on_host(contents),
         ],
     )
-    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(stored, [])
 
 
+_any = file_bytes.apart(_decode_any)
 _traced_once = tf.function(
     _decode, [tf.TensorSpec([], tf.string)], autograph=False
 )
@@ -107,6 +133,44 @@ def _decode_jpeg(contents):
     )
     stored = tf.ensure_shape(stored, [])
     return orientation.turn_upright(image, stored), stored
+
+
+def _orientation_if_usual(contents):
+    """How a JPEG of one or three colours lies, int32, 1..8 as in EXIF.
+
+    0: another file, or one whose header is not a plain row of segments, or too
+    large: that is left to `_decode_any`.
+    """
+    shape, has_exif = _header_of(contents)
+    height, width, colours = shape
+    if height * width > file_bytes.MAX_PIXELS or colours not in (1, 3):
+        return [_UNUSUAL]
+    return _read_orientation(contents) if has_exif else [_UPRIGHT]
+
+
+def _header_of(contents):
+    """Follows the segments of a JPEG up to its scan.
+
+    Returns:
+      height, width and colours, zeros where it is not a row of segments; and
+      whether one of them may have metadata.
+    """
+    shape, has_exif, place = _NO_SHAPE, False, 2
+    if contents[:3] != b"\xff\xd8\xff":
+        return _NO_SHAPE, False
+    while (segment := contents[place : place + 10])[:1] == b"\xff":
+        marker, length = segment[1:2], int.from_bytes(segment[2:4], "big")
+        if marker == _SCAN:
+            return shape, has_exif
+        if marker in _FRAMES and shape == _NO_SHAPE and len(segment) == 10:
+            height = int.from_bytes(segment[5:7], "big")
+            width = int.from_bytes(segment[7:9], "big")
+            shape = height, width, segment[9]
+        elif marker not in _PASSED or length < 2:
+            break
+        has_exif = has_exif or marker == _EXIF
+        place += 2 + length
+    return _NO_SHAPE, False
 
 
 def _decode_plain_png(contents):
