@@ -254,7 +254,9 @@ class Stream:
             dataset = self._views_of_all(part, dataset)
         local = replicas // workers
         dataset = dataset.map(functools.partial(self._deal, part, local))
-        dataset = dataset.unbatch().prefetch(2 * local)
+        if local > 1:
+            dataset = dataset.unbatch()
+        dataset = dataset.prefetch(2 * local)
         options = tf.data.Options()
         # One more, to hand on what the other threads make.
         options.threading.private_threadpool_size = self.threads + 1
@@ -383,9 +385,16 @@ class Stream:
 
     @_as_written
     def _deal(self, worker, replicas, position, rows):
-        """Splits the rows of a worker's jobs into batches of its replicas."""
+        """Splits the rows of a worker's jobs into batches of its replicas.
+
+        Those of one replica are its batch as they are: without the axis of the
+        replicas, which takes a copy of all views to remove.
+        """
+        several = [replicas] if replicas > 1 else []
 
         def split(values):
+            if not several:
+                return values[: worker.slots]
             shape = [replicas, worker.slots // replicas, *values.shape[1:]]
             return tf.reshape(values[: worker.slots], shape)
 
@@ -399,7 +408,7 @@ class Stream:
         batch = {name: split(values) for name, values in rows.items()}
         # A GPU would hand int32 back to the host, where its arithmetic is.
         order = tf.cast(order, tf.int64)
-        batch["order"] = tf.tile(order[tf.newaxis], [replicas, 1])
+        batch["order"] = tf.broadcast_to(order, [*several, *order.shape])
         return batch
 
 
