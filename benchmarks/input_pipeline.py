@@ -11,8 +11,11 @@ torch and torchvision (pip install --target=DIR torch==2.13.0, and
 same files go through torchvision and Pillow with 2 DataLoader workers, in
 turn. Without either flag that row is left out. --opencv_path names a folder
 with OpenCV and simplejpeg (pip install --target=DIR opencv-python-headless
-simplejpeg): what an expert writes by hand, with 2 threads. The table shows what
-each stage costs by leaving it out.
+simplejpeg): what an expert writes by hand, with 2 threads. --before names a
+checkout of an earlier version, whose stream takes its turns too, by the same
+interpreter. The table shows what each stage costs by leaving it out; --brief
+leaves that out. Ratios are by the clock and, where a process can say it, by the
+processor's time, which holds on a busy machine too.
 """
 
 import functools
@@ -26,7 +29,6 @@ import measure
 
 from moco_tf.cli import quiet
 
-DEFAULTS = {"train.batch_size": "64", "model.bn_groups": "1"}
 HERE = pathlib.Path(__file__).parent
 NAMES = {
     "views": "two views",
@@ -34,6 +36,7 @@ NAMES = {
     "decode": "read and decode",
     "torchvision": "torchvision + Pillow, 2 workers",
     "OpenCV": "OpenCV by hand, 2 threads",
+    "before": "two views, earlier version",
 }
 
 
@@ -49,18 +52,36 @@ def main():
     parser.add_argument(
         "--torch_folder", default="", help="their files [those of the source]"
     )
-    options, config = measure.parse(parser, DEFAULTS)
+    parser.add_argument("--before", default="", help="an earlier checkout")
+    parser.add_argument(
+        "--brief", action="store_true", help="without the single stages"
+    )
+    options, config = measure.parse(parser, measure.INPUT)
     with quiet.imports():
         import finished_views
 
         from moco_tf.data import sources
-    # Two views, made on the host, are what torchvision makes.
-    config.data.small_views, config.data.augment_on = 0, "host"
+    finished_views.on_host(config)  # as torchvision makes them
     source = sources.open_source(config.data.source)
     runs = {
         name: finished_views.FinishedViews(config, source, options.images, both)
         for name, both in stages(config.data.views).items()
+        if name == "views" or not options.brief
     }
+    others = start_others(options, config)
+    ours = {"views": runs["views"], **others}
+    for name, other in others.items():
+        runs[name] = functools.partial(other.seconds, options.images)
+    seconds = measure.alternate(runs, options.rounds)
+    _report(seconds, options, config)
+    for name in others:
+        _compare(name, seconds, ours)
+    for other in others.values():
+        other.close()
+
+
+def start_others(options, config):
+    """The other pipelines that the options name, dict name -> Other."""
     folder = options.torch_folder or config.data.source.removeprefix("folder:")
     words = [f"--folder={folder}", f"--size={config.data.image_size}"]
     others = {}
@@ -75,16 +96,20 @@ def main():
         )
         command = [sys.executable, str(HERE / "opencv_input.py"), *words]
         others["OpenCV"] = Other(command, options.opencv_path)
-    for name, other in others.items():
-        runs[name] = functools.partial(other.seconds, options.images)
-    seconds = measure.alternate(runs, options.rounds)
-    _report(seconds, options, config, others)
-    for other in others.values():
-        other.close()
+    if options.before:
+        words = [x for x in sys.argv[1:] if x.startswith("--config")]
+        command = [sys.executable, str(HERE / "finished_views.py"), *words]
+        command.append(f"--cores={options.cores}")
+        others["before"] = Other(command, options.before)
+    return others
 
 
 class Other:
-    """Another pipeline, in a process that rests between its turns."""
+    """Another pipeline, in a process that rests between its turns.
+
+    Attributes:
+      processor: list of float, seconds of that process, or empty.
+    """
 
     def __init__(self, command, path):
         """Starts it; exits where it cannot start.
@@ -92,6 +117,7 @@ class Other:
         Args:
           command: list of str. path: folder of its packages, or "".
         """
+        self.processor = []
         self._process = subprocess.Popen(
             command,
             env=dict(os.environ, PYTHONPATH=path),
@@ -105,7 +131,9 @@ class Other:
     def seconds(self, images):
         """The seconds that so many images take."""
         print(images, file=self._process.stdin, flush=True)
-        return float(self._process.stdout.readline())
+        seconds, *processor = self._process.stdout.readline().split()
+        self.processor.extend(float(x) for x in processor)
+        return float(seconds)
 
     def close(self):
         """Ends the process."""
@@ -135,7 +163,7 @@ def stages(name):
     }
 
 
-def _report(seconds, options, config, others):
+def _report(seconds, options, config):
     medians = measure.medians(seconds)
     print(
         f"{config.data.views} views at {config.data.image_size} px, "
@@ -147,6 +175,8 @@ def _report(seconds, options, config, others):
             f"  {NAMES[name]:<33}{options.images / median:>8.0f} images/s "
             f"({rates[0]:.0f} to {rates[-1]:.0f})"
         )
+    if options.brief:
+        return
     costs = {
         "read and decode": medians["decode"],
         "two crops": medians["crops"] - medians["decode"],
@@ -154,11 +184,18 @@ def _report(seconds, options, config, others):
     }
     for name, cost in costs.items():
         print(f"  {name:<33}{1e3 * cost / options.images:>8.2f} ms an image")
-    for other in others:
-        pairs = zip(seconds[other], seconds["views"], strict=True)
-        ratios = [theirs / ours for theirs, ours in pairs]
+
+
+def _compare(name, seconds, runs):
+    """Prints how many times as fast as another pipeline ours is."""
+    clocks = {"by the clock": (seconds[name], seconds["views"])}
+    if runs[name].processor:
+        processor = runs[name].processor, runs["views"].processor
+        clocks["by processor time"] = processor
+    for clock, both in clocks.items():
+        ratios = [theirs / ours for theirs, ours in zip(*both, strict=True)]
         print(
-            f"{statistics.median(ratios):.2f} times {other} (rounds "
+            f"{statistics.median(ratios):.2f} times {name} {clock} (rounds "
             f"{min(ratios):.2f} to {max(ratios):.2f})"
         )
 

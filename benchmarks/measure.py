@@ -11,6 +11,8 @@ import time
 from moco_tf import config as configs
 from moco_tf.cli import quiet
 
+# What benchmarks of the input change in a configuration.
+INPUT = {"train.batch_size": "64", "model.bn_groups": "1"}
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 

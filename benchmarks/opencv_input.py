@@ -3,7 +3,8 @@
 Run by benchmarks/input_pipeline.py in an interpreter that has OpenCV and
 simplejpeg (pip install --target=DIR opencv-python-headless simplejpeg). After
 "ready" on standard output it answers each line "N" on standard input by the
-seconds that N images took, in batches, after some that fill the queues.
+seconds that N images took, in batches, after some that fill the queues, and by
+those of the processor.
 
 Threads decode and distort: both libraries let go of Python's lock. OpenCV
 rounds to uint8 after each operation and its areas stand for antialiasing.
@@ -153,10 +154,11 @@ def main():
     for line in sys.stdin:
         for _ in range(_WARM_UP):
             next(batches)
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.process_time()
         for _ in range(int(line) // options.batch):
             next(batches)
-        print(time.perf_counter() - start, flush=True)
+        seconds = time.perf_counter() - start
+        print(seconds, time.process_time() - begun, flush=True)
 
 
 if __name__ == "__main__":
