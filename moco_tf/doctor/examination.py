@@ -242,9 +242,13 @@ class _Visit:
             self._choice.again(short_side=short, pixels=pixels)
             self.request = _chosen(self.request, self._choice)
         rows, self.faults = _examine_images(source, self._figures, self.request)
-        return rows + recipe.training_rows(
+        return rows + self._of_recipe()
+
+    def _of_recipe(self):
+        """The rows about the recipe for so many images."""
+        return recipe.training_rows(
             self.request.config,
-            len(source),
+            len(self.source),
             self.request.rate_per_image,
             self._strategy.num_replicas_in_sync,
         )
@@ -271,6 +275,9 @@ class _Visit:
             self._choice.again(step_seconds=trial.seconds)
             self.request = _chosen(self.request, self._choice)
             row = devices.trial_row(self.request.config, count, trial)
+            # The length goes with the time of a step.
+            renewed = {each.check: each for each in self._of_recipe()}
+            rows[:] = [renewed.get(each.check, each) for each in rows]
         return [*more, row]
 
     def suggestions(self, rows):

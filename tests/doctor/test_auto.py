@@ -12,7 +12,7 @@ from moco_tf import config as configs
 from moco_tf import cores
 from moco_tf.cli import main as cli
 from moco_tf.data import sources
-from moco_tf.doctor import devices, scan
+from moco_tf.doctor import devices, rules, scan
 from moco_tf.models import encoder
 from moco_tf.training import gpus
 from tests import shallow
@@ -54,6 +54,22 @@ def test_the_doctor_chooses_and_is_content_with_it(folder, tmp_path, capsys):
     assert run(*words, f"--json={table}") == 0
     rows = json.loads(table.read_text())
     assert rows["overrides"] == {} and rows["verdict"] == "ok"
+
+
+def test_all_rows_are_of_the_length_that_was_chosen(
+    folder, tmp_path, monkeypatch
+):
+    """An hour of steps of 5 s, where more were looked at before the trial."""
+    trial = devices.Trial(5.0, 0.0, 1.0, 1, None)
+    monkeypatch.setattr(devices, "run_trial", lambda *_, done: trial)
+    monkeypatch.setattr(rules, "_QUICK", 0)  # images that it sees all the same
+    path = tmp_path / "table.json"
+    words = ["doctor", f"--config.data.source=folder:{folder}"]
+    assert run(*words, f"--json={path}") == 0
+    rows = json.loads(path.read_text())["checks"]
+    said = {row["check"]: row["finding"] for row in rows}
+    assert said["length"].startswith("720 steps in 180 epochs")
+    assert "1 h 0 min for 720 steps" in said["time"]
 
 
 def test_what_the_doctor_suggests_leaves_it_content(folder, tmp_path, capsys):
