@@ -192,6 +192,9 @@ def _figure(chart, width, height):
     for each in sorted(chart.series, key=lambda each: not each.quiet):
         _plot(axes, each)
     axes.margins(x=0.02)
+    first, last = axes.dataLim.intervalx
+    if first == last:  # a single measurement: its epoch, and no parts of one
+        axes.set_xlim(first - 1, last + 1)
     if chart.span:
         low, high = axes.dataLim.intervaly
         low, high = min(low, chart.span[0]), max(high, chart.span[1])

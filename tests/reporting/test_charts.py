@@ -53,6 +53,18 @@ def test_the_drawing_fits_its_size(drawn, size):
     assert 15 < left < right <= width and 0 <= top < bottom < height - 15
 
 
+def test_the_axis_of_a_single_measurement_has_no_parts_of_an_epoch():
+    series = [drawing.Series("kNN", 0, np.array([9.0]), np.array([50.0]))]
+    levels = [("chance", 10.0)]
+    drawn = drawing.draw(
+        drawing.Chart("knn", "kNN", "epoch", "%", series, levels)
+    )
+    for svg in drawn.svg.values():
+        texts = re.findall(r">([\d.]+)</text>", svg)
+        assert {"8", "9", "10"} <= set(texts)
+        assert not any("9." in text or "8." in text for text in texts)
+
+
 def test_levels_are_told_apart_as_the_legend_shows_them():
     levels = [("raw pixels", 38.0), ("untrained", 45.0), ("chance", 10.0)]
     x = np.array([1.0, 2.0])
