@@ -8,8 +8,8 @@ an environment of its own); --torch_python names another interpreter that has
 it. By default ResNet-50, 224 pixels, batch 16, 65,536 keys, float32; --cases
 goes through this, the same in bfloat16, and CIFAR's ResNet-18 with batch 256 in
 bfloat16. Both train on noise in memory; one process rests while the other runs.
-Ratios are by the clock and by the processor's time, which holds on a busy
-machine too.
+Ratios are by the clock and by the processor's time. Torch's threads spin while
+they wait for one another, so on a busy machine its processor time is too long.
 """
 
 import os
