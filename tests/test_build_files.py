@@ -27,7 +27,7 @@ _PACKAGES = {
     "yaml": "pyyaml",
 }
 # In no lock: what imports them says so or is skipped where they are missing.
-_IN_NO_LOCK = ("cv2", "simplejpeg", "torch", "torchvision")
+_IN_NO_LOCK = ("IPython", "cv2", "simplejpeg", "torch", "torchvision")
 
 
 def _glob(folder, include, exclude=(), allow_empty=True):

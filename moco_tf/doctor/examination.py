@@ -256,7 +256,13 @@ class _Visit:
     def _run(self, rows, bar):
         """The rows about memory, disk and time."""
         count = 0 if self.source is None else len(self.source)
-        more = _resources(self.request, self._strategy, self.source, self._free)
+        more = resources.rows(
+            self.request.config,
+            self._strategy,
+            self.source,
+            self._free,
+            self.request.workdir,
+        )
         ready = self.source is not None
         ready &= not table.failures(rows + more)
         tries = self.request.trial_steps and self.request.look
@@ -497,30 +503,6 @@ def _count_classes(source, spec):
         words = f"labels cannot be read: {error}"
         remedy = "Prepare the data set anew."
         return [table.Row("classes", words, table.FAIL, remedy)]
-
-
-def _resources(request, strategy, source, free):
-    """Rows about memory and disk, for a Source, or None."""
-    count = 0 if source is None else len(source)
-    workers = distribution.worker_count(strategy)
-    replicas = strategy.num_replicas_in_sync
-    parts = resources.predict_memory(request.config, replicas, count)
-    kind = distribution.kind_of_devices()
-    parts = resources.on_device(parts, kind)
-    size = resources.checkpoint_bytes(parts, request.config, count)
-    return [
-        resources.memory_row(
-            parts,
-            request.config,
-            replicas // workers,
-            kind,
-            free,
-            getattr(source, "memory", 0),
-        ),
-        resources.disk_row(
-            request.workdir, size, request.config.checkpoint.keep
-        ),
-    ]
 
 
 def _try(request, source, strategy, done):

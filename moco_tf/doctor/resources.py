@@ -368,3 +368,28 @@ def free_on_host(root="/"):
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
     return max(0, min(known)) if known else None
+
+
+def rows(config, strategy, source, free, workdir):
+    """Rows about memory and disk.
+
+    Args:
+      config: ConfigDict. strategy: tf.distribute.Strategy of the run.
+      source: Source, or None. free: bytes of memory, or None.
+      workdir: of the planned run, or "".
+
+    Returns:
+      list of table.Row.
+    """
+    count = 0 if source is None else len(source)
+    workers = distribution.worker_count(strategy)
+    replicas = strategy.num_replicas_in_sync
+    kind = distribution.kind_of_devices()
+    parts = on_device(predict_memory(config, replicas, count), kind)
+    size = checkpoint_bytes(parts, config, count)
+    stored = getattr(source, "memory", 0)
+    here = replicas // workers
+    return [
+        memory_row(parts, config, here, kind, free, stored),
+        disk_row(workdir, size, config.checkpoint.keep),
+    ]
