@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import plan
+from moco_tf import cores, plan
 from moco_tf.data import sources
 from moco_tf.doctor import table
 from moco_tf.models import inputs
@@ -51,6 +51,27 @@ class Figures(NamedTuple):
 
     losses: list[float]
     weights: list[np.ndarray]
+
+
+def devices_row(strategy, fault):
+    """The row that lists replicas, devices and cores.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      fault: str, why GPUs that are there are not used, and the remedy; or "".
+    """
+    names = [d.name for d in tf.config.list_logical_devices()]
+    shown = ", ".join(name.rpartition("/device:")[2] for name in names)
+    words = (
+        f"{strategy.num_replicas_in_sync} replica(s); TensorFlow sees {shown}"
+    )
+    for gpu in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpu)
+        words += f"; {details.get('device_name', gpu.name)}"
+    words += f"; {cores.count()} cores"
+    if fault:
+        return table.Row("devices", words, table.FAIL, fault)
+    return table.Row("devices", words)
 
 
 def check_small_run(config, strategy, deterministic=False):

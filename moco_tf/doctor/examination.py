@@ -106,7 +106,7 @@ def examine(request, strategy, guard=None):
         choice = auto.Choice(request.given, strategy, free)
         if choice.fault:
             row = table.Row("choice", choice.fault, table.FAIL)
-            rows = [row, _devices(strategy, request.gpu_fault)]
+            rows = [row, devices.devices_row(strategy, request.gpu_fault)]
             _report(rows, request, {}, table.overrides(rows))
             return rows
         request = _chosen(request, choice)
@@ -163,7 +163,7 @@ class _Visit:
         request, strategy, guard = self.request, self._strategy, self._guard
         rows: list[table.Row] = []
         self.fits = _check_config(rows, request, strategy)
-        rows.append(_devices(strategy, request.gpu_fault))
+        rows.append(devices.devices_row(strategy, request.gpu_fault))
         if self.fits and request.config.model.init:
             rows.append(recipe.start_row(request.config, request.workdir))
         if request.look:
@@ -442,22 +442,6 @@ def _check_config(rows, request, strategy):
         words += f", of {request.name} with {count} images a replica"
     rows.append(table.Row("configuration", words))
     return True
-
-
-def _devices(strategy, fault):
-    """The row that lists replicas, devices and cores; `fault` of Request."""
-    names = [d.name for d in tf.config.list_logical_devices()]
-    shown = ", ".join(name.rpartition("/device:")[2] for name in names)
-    words = (
-        f"{strategy.num_replicas_in_sync} replica(s); TensorFlow sees {shown}"
-    )
-    for gpu in tf.config.list_physical_devices("GPU"):
-        details = tf.config.experimental.get_device_details(gpu)
-        words += f"; {details.get('device_name', gpu.name)}"
-    words += f"; {cores.count()} cores"
-    if fault:
-        return table.Row("devices", words, table.FAIL, fault)
-    return table.Row("devices", words)
 
 
 def _open(rows, config):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf.data import sources
-from moco_tf.doctor import examination, images, recipe, scan, table
+from moco_tf.doctor import devices, images, recipe, scan, table
 from moco_tf.methods import table as methods
 from tests.doctor import photographs
 
@@ -342,6 +342,6 @@ def test_classes_that_look_alike_are_named():
 
 def test_gpus_that_are_not_used_fail_with_the_remedy():
     strategy = tf.distribute.get_strategy()
-    row = examination._devices(strategy, "Install CUDA.")
+    row = devices.devices_row(strategy, "Install CUDA.")
     assert (row.verdict, row.remedy) == (table.FAIL, "Install CUDA.")
-    assert examination._devices(strategy, "").verdict == table.OK
+    assert devices.devices_row(strategy, "").verdict == table.OK
