@@ -8,6 +8,7 @@ device, or variable of the environment that is not in a list here.
 
 import gc
 import getpass
+import hashlib
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from importlib import metadata
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import benchmark, cores, plan
+from moco_tf import benchmark, cores, lane, plan
 from moco_tf import config as configs
 from moco_tf.doctor import resources, table
 from moco_tf.monitoring import progress
@@ -188,6 +189,8 @@ def run_benchmarks(strategy, free, steps=_STEPS, rounds=_ROUNDS):
             taken = with_batch(config, rows, replicas)
             figures = benchmark.measure(taken, strategy, steps, rounds)
             figures.pop("verdict", None)  # of an input that is not there
+            if kind == "CPU":  # the peak of all that the process has done
+                figures.pop("peak_memory_bytes", None)
             entry["figures"] = figures
         except (tf.errors.OpError, ValueError) as error:
             entry["failed"] = f"{type(error).__name__}: {error}"[:500]
@@ -321,8 +324,9 @@ def describe(entry):
     words = entry.get("failed", "").split("\n")[0]
     if "figures" in entry:
         rate = entry["figures"]["step_images_per_second"]
-        peak = entry["figures"].get("peak_memory_bytes", 0)
-        words = f"{rate:.4g} images/s, {progress.format_bytes(peak)}"
+        words = f"{rate:.4g} images/s"
+        if peak := entry["figures"].get("peak_memory_bytes"):
+            words += f", {progress.format_bytes(peak)} at the peak"
     small = ", small" if entry["small"] else ""
     return f"{entry['name']}, {entry['rows']} a replica{small}: {words}"
 
@@ -336,6 +340,8 @@ def versions():
     """Versions of what takes part, a dict of str."""
     named = {
         "moco-tf": moco_tf.__version__,
+        "moco-tf sources": digest(pathlib.Path(moco_tf.__file__).parent),
+        "lane": lane.NAME,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
@@ -349,6 +355,23 @@ def versions():
         if name in build:
             named[f"built for {name}"] = str(build[name])
     return dict(sorted(named.items()))
+
+
+def digest(folder):
+    """Of the sources in a folder, wherever it is: versions are of many states.
+
+    Args:
+      folder: Path.
+
+    Returns:
+      str, 12 digits of a SHA-256.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = path.relative_to(folder).as_posix()
+        total.update(f"{content}  {name}\n".encode())
+    return total.hexdigest()[:12]
 
 
 def machine():

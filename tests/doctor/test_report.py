@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import plan
+from moco_tf import lane, plan
 from moco_tf.cli import main as cli
 from moco_tf.doctor import (
     devices,
@@ -107,7 +107,8 @@ def test_a_benchmark_that_fails_is_said_and_the_others_go_on(monkeypatch):
         timed.append(config.train.precision)
         if config.train.jit_compile:
             raise tf.errors.ResourceExhaustedError(None, None, "too much")
-        return {"step_images_per_second": 7.0, "verdict": "more of it"}
+        memory = {"peak_memory_bytes": 9}  # of the proofs before, on a CPU
+        return memory | {"step_images_per_second": 7.0, "verdict": "more"}
 
     monkeypatch.setattr(report.benchmark, "measure", measure)
     strategy = tf.distribute.get_strategy()
@@ -117,6 +118,10 @@ def test_a_benchmark_that_fails_is_said_and_the_others_go_on(monkeypatch):
     assert len(timed) == len(words) == len(results) == 5
     assert "too much" in results[3]["failed"]
     assert results[4]["figures"] == {"step_images_per_second": 7.0}
+    assert report.describe(results[4]).endswith("small: 7 images/s")
+    of_gpu = results[4] | {"small": False}
+    of_gpu["figures"] = results[4]["figures"] | {"peak_memory_bytes": 9e9}
+    assert report.describe(of_gpu).endswith("7 images/s, 9.0 GB at the peak")
 
 
 SMI = """#!/bin/sh
@@ -164,6 +169,8 @@ def test_the_report_has_what_helps_and_nothing_that_is_private(written):
     assert value["environment"]["TF_GPU_ALLOCATOR"] == "PATH"
     assert value["versions"]["tensorflow"] == tf.__version__
     assert value["versions"]["built for cuda_version"]
+    assert value["versions"]["lane"] == lane.NAME
+    assert len(value["versions"]["moco-tf sources"]) == 12
     card = value["machine"]["gpus"][0]
     assert card["name"] == "NVIDIA A100-SXM4-40GB"
     assert card["driver_version"] == "535.104.05"
@@ -207,6 +214,19 @@ def test_collectives_stand_in_the_report(monkeypatch, tmp_path):
     draft.save()
     text = json.loads((tmp_path / "r.json").read_text())["text"]
     assert text[0].startswith("collective     images: 96 bytes of a replica in")
+
+
+def test_states_of_one_version_are_told_apart(tmp_path):
+    for name in ("here", "there"):
+        (tmp_path / name / "part").mkdir(parents=True)
+        (tmp_path / name / "part/a.py").write_text("a = 1\n")
+        (tmp_path / name / "a.pyc").write_text(name)  # no source
+    digests = [report.digest(tmp_path / name) for name in ("here", "there")]
+    assert digests[0] == digests[1] and len(digests[0]) == 12
+    (tmp_path / "there/part/a.py").rename(tmp_path / "there/part/b.py")
+    assert report.digest(tmp_path / "there") != digests[0]
+    (tmp_path / "here/part/a.py").write_text("a = 2\n")
+    assert report.digest(tmp_path / "here") != digests[0]
 
 
 def test_a_name_that_a_line_would_break_is_not_in_the_text(
