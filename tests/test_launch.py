@@ -342,9 +342,10 @@ def test_two_starts_at_once_set_up_once(checkout):
     assert len(notes(checkout)) == 3
 
 
-def cuda(checkout):
-    """How often CUDA was installed."""
-    lines = [line for line in notes(checkout) if "requirements-gpu" in line]
+def cuda(checkout, suffix=""):
+    """How often CUDA was installed in a lane."""
+    lock = f"requirements{suffix}-gpu"
+    lines = [line for line in notes(checkout) if lock in line]
     assert all("--require-hashes" in line for line in lines)
     return len(lines)
 
@@ -361,19 +362,23 @@ def test_cuda_is_installed_where_it_is_asked_for(checkout, script):
     assert cuda(checkout) == 1  # it is there
 
 
-def test_an_update_of_the_lock_does_not_lose_cuda(checkout):
-    run(checkout, "launch/quickstart.sh", "--gpu")
-    old = checkout / "checkout/.venv/of_the_old_lock"
+@pytest.mark.parametrize("suffix", ["", "-current"])
+def test_an_update_of_the_lock_does_not_lose_cuda(checkout, suffix):
+    words = ["launch/quickstart.sh"]
+    if suffix:
+        add_python(checkout / "bin/python3.12", "3.12")
+        words.append("--lane=current")
+    run(checkout, *words, "--gpu")
+    old = checkout / f"checkout/.venv{suffix}/of_the_old_lock"
     old.touch()
-    (checkout / "checkout/requirements.txt").write_text("zipp==4\n")
+    lock = f"requirements{suffix}.txt"
+    (checkout / "checkout" / lock).write_text("zipp==4\n")
     # Nor does one that fails in the middle.
-    status, out, err = run(
-        checkout, "launch/quickstart.sh", FAIL="/requirements.txt"
-    )
-    assert (status, cuda(checkout)) == (1, 1)
+    status, out, err = run(checkout, *words, FAIL=f"/{lock}")
+    assert (status, cuda(checkout, suffix)) == (1, 1)
     assert not old.exists()
-    status, out, err = run(checkout, "launch/quickstart.sh")
-    assert (status, cuda(checkout)) == (0, 2), err
+    status, out, err = run(checkout, *words)
+    assert (status, cuda(checkout, suffix)) == (0, 2), err
 
 
 def test_a_new_lock_of_cuda_is_installed(checkout):
