@@ -103,6 +103,8 @@ def search_files(
         )
         _draw(grid_path, shown_part, query, bank, *opened)
     print(_summary(result, bank, query))
+    for path in filter(None, (csv_path, grid_path)):
+        print(f"wrote       {paths.shown(path)}")
     return result
 
 

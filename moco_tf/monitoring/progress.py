@@ -433,6 +433,9 @@ class Elapsed:
     def _show(self):
         patience = self._patience
         while not self._over.wait(patience):
-            seconds = format_duration(time.monotonic() - self._started)
-            print(f"{self._verb} ...  {seconds}", file=self._stream, flush=True)
+            minutes, seconds = divmod(
+                round(time.monotonic() - self._started), 60
+            )
+            text = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+            print(f"{self._verb} ...  {text}", file=self._stream, flush=True)
             patience = _LINE_SECONDS

@@ -280,7 +280,7 @@ def test_a_grid_of_images_that_have_changed_is_refused(images):
     ],
 )
 def test_queries_are_named_with_commas_that_names_may_hold(
-    typed, expected, tmp_path
+    typed, expected, tmp_path, capsys
 ):
     names = ["a.png", "b.png", "a,b.png", "a,,b.png", ",", "\udcff.png"]
     file = _embeddings([[n, 1.0] for n in range(6)])._replace(names=names)
@@ -294,3 +294,5 @@ def test_queries_are_named_with_commas_that_names_may_hold(
     )
     stored = embeddings.load(tmp_path / "e.npz").names
     assert [stored[row] for row in result.query] == expected
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"wrote       {tmp_path / 'near.csv'}"

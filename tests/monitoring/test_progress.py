@@ -295,6 +295,16 @@ def test_what_cannot_be_counted_says_how_long_it_takes():
     assert stream.getvalue() == "exporting ...  0 s\n"
 
 
+def test_what_takes_minutes_is_said_in_minutes_and_seconds(monkeypatch):
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now.pop())
+    now[:] = [75.0, 0.0]  # when it is asked, from the last: start, first line
+    with progress.Elapsed("exporting", stream, patience=0) as shown:
+        while not stream.getvalue():
+            shown._thread.join(0.01)
+    assert stream.getvalue() == "exporting ...  1 min 15 s\n"
+
+
 def test_the_end_has_nothing_left():
     shown, stream, clock = _progress(10, 5)
     shown.start(0)
