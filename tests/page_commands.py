@@ -83,9 +83,14 @@ def _fields(words):
         table = words[0] if words[0] in config_schema.TABLES else "pretrain"
         # Without one, it is chosen: any field of this may be given.
         own = configs.auto_base({}) if table == "pretrain" else table
-        config = configs.load(given.get("--config", own), {}, table)
+        named = given.get("--config", own)
+        # A choice that a command before has kept has the fields of any.
+        named = own if named.endswith("/preset.py") else named
+        config = configs.load(named, {}, table)
         known = configs.flatten(config.to_dict())
         wanted = {name: wanted[name] for name in wanted if name in known}
+        if table == "pretrain" and named == own:
+            wanted.pop("knn.k")  # chosen for the labelled images
     return [
         f"--config.{name}={value}"
         for name, value in wanted.items()
@@ -93,12 +98,16 @@ def _fields(words):
     ]
 
 
-def write_images(folder, count, seed):
-    """Noisy pictures, each of a colour of its own, JPEG."""
+def write_images(folder, count, seed, size=(40, 36)):
+    """Noisy pictures, each of a colour of its own, JPEG.
+
+    Args:
+      folder: Path, to be made. count, seed: int. size: height, width.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for number in range(count):
         base = rng.integers(0, 200, 3)
-        noise = rng.integers(0, 55, [40, 36, 3])
+        noise = rng.integers(0, 55, [*size, 3])
         image = Image.fromarray((base + noise).astype(np.uint8))
         image.save(folder / f"{number}.jpg", quality=95)

@@ -115,7 +115,9 @@ def check_moco_tf(words):
     if "config" in options and name != "import-weights":
         table = name if name in configs.config_schema.TABLES else "pretrain"
         chosen = name == "pretrain" or (name == "doctor" and not options.report)
-        if chosen and options.config in (None, configs.AUTO):
+        named = options.config or configs.AUTO
+        # What a run has kept of a choice has the fields of any choice.
+        if chosen and (named == configs.AUTO or named.endswith("/preset.py")):
             configs.load(configs.auto_base(overrides), overrides)
         elif options.config or table == name:
             configs.load(options.config or name, overrides, table)

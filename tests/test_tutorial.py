@@ -1,4 +1,8 @@
-"""Every command of the tutorials runs as it stands, only smaller."""
+"""Every command of the tutorials runs as it stands, only shorter.
+
+On images as the page names them: 300 of a photograph's size, and 20,000 of
+CIFAR-10's.
+"""
 
 import json
 import os
@@ -11,6 +15,7 @@ import sys
 
 import pytest
 
+from moco_tf.cli import main
 from tests import page_commands
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -27,44 +32,70 @@ from moco_tf.cli import main, quiet
 quiet.prepare()
 with quiet.imports():
     from tests import page_commands, shallow
-for page in page_commands.TUTORIALS:
-    for words in page_commands.commands(page):
-        print("$", *words, file=sys.stderr, flush=True)
-        if child := os.fork():
-            if os.waitpid(child, 0)[1]:
-                sys.exit(1)
-            continue
-        with shallow.network((1, 1, 1, 1)):
-            status = main.run(words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+lines = [page_commands.smaller(line) for line in sys.argv[1:]]
+for page in reversed(page_commands.TUTORIALS):
+    lines[:0] = page_commands.commands(page)
+for words in lines:
+    print("$", *words, file=sys.stderr, flush=True)
+    if child := os.fork():
+        if os.waitpid(child, 0)[1]:
+            sys.exit(1)
+        continue
+    with shallow.network((1, 1, 1, 1)):
+        status = main.run(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
+# What else writes to a terminal: the other commands, after those of the pages.
+MORE = (
+    "moco-tf pretrain --workdir=runs/chosen"
+    " --config.data.source=folder:data/images",
+    "moco-tf benchmark --config=quickstart",
+    "moco-tf import-weights --path=encoder.pth --workdir=runs/imported"
+    " --config.model.width=0.125",
+    "moco-tf export --workdir=runs/first --format=hf",
+    *(
+        f"moco-tf convert --model=runs/first/export/encoder --to={kind}"
+        f" --path=encoder.{kind}"
+        for kind in ("onnx", "tflite", "openvino")
+    ),
+    "moco-tf completion zsh",
+)
+# How TensorFlow's lines, and those of what comes with it, begin.
+NOTICE = re.compile(
+    r"\d{4}-\d\d-\d\d |[IWEF]\d{4} |WARNING|INFO|\S+:\d+: \w*Warning"
+)
+SIZES = {"photographs": (300, (375, 500)), "small": (20_000, (32, 32))}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def place(request, tmp_path_factory):
     """A folder as the pages take it, with all their commands run in it."""
     folder = tmp_path_factory.mktemp("tutorial")
-    page_commands.write_images(folder / "data" / "images", 40, 0)
+    count, size = SIZES[request.param]
+    page_commands.write_images(folder / "data" / "images", count, 0, size)
     for seed, kind in enumerate(("one", "two")):
         page_commands.write_images(
-            folder / "data" / "train" / kind, 12, 1 + seed
+            folder / "data" / "train" / kind, 40, 1 + seed, size
         )
         page_commands.write_images(
-            folder / "data" / "test" / kind, 4, 11 + seed
+            folder / "data" / "test" / kind, 4, 11 + seed, size
         )
     shutil.copy(folder / "data/test/one/0.jpg", folder / "photo.jpg")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # The commands themselves choose how much TensorFlow says.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    with open(folder / "stderr", "w") as file:
+    more = MORE if request.param == "photographs" else ()
+    with open(folder / "stderr", "w") as err, open(folder / "out", "w") as out:
         done = subprocess.run(
-            [sys.executable, "-c", RUN],
+            [sys.executable, "-c", RUN, *more],
             cwd=folder,
             env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=file,
+            stdout=out,
+            stderr=err,
         )
     assert done.returncode == 0, (folder / "stderr").read_text()
     return folder
@@ -73,11 +104,22 @@ def place(tmp_path_factory):
 def test_no_command_shows_a_notice_of_tensorflow(place):
     """What stands in standard error are warnings of the commands themselves."""
     lines = (place / "stderr").read_text().splitlines()
-    assert sum(line.startswith("$ ") for line in lines) > 10
     # The first to make views on a machine compiles them, and says so.
     own = ("$ ", "Warning: ", "moco-tf: compiling the views")
     others = [x for x in lines if x and not x.startswith(own)]
     assert others == []
+    lines = (place / "out").read_text().splitlines()
+    assert len(lines) > 100
+    assert [line for line in lines if NOTICE.match(line)] == []
+
+
+def test_every_command_is_among_those_that_are_run():
+    pages = [
+        words[0]
+        for page in page_commands.TUTORIALS
+        for words in page_commands.commands(page)
+    ]
+    assert {*pages, *(line.split()[1] for line in MORE)} == {*main.COMMANDS}
 
 
 def test_the_pages_have_commands_of_every_kind():
@@ -94,6 +136,7 @@ def test_the_pages_have_commands_of_every_kind():
         "knn",
         "linear",
         "finetune",
+        "compare",
         "embed",
         "neighbours",
         "export",
@@ -109,8 +152,10 @@ def test_the_pages_have_commands_of_every_kind():
         "runs/first/linear/result.json",
         "runs/first/finetune/result.json",
         "runs/first/export/encoder/1/saved_model.pb",
+        "compared/compare.html",
+        "runs/first/preset.py",
         "runs/small/metrics.csv",
-        "test.npz",
+        "images.npz",
         "near.csv",
         "encoder.pth",
     ],
