@@ -4,6 +4,7 @@ Of a run with its figures (Progress), of a count that goes up (Counter), and of
 work that nothing counts (Elapsed).
 """
 
+import importlib
 import sys
 import threading
 import time
@@ -77,9 +78,9 @@ class _Cell:
             return
         data = {"text/plain": line}
         if self._display is None:
-            from IPython import display  # there, since a kernel runs this
-
-            self._display = display.display(data, raw=True, display_id=True)
+            # There, since a kernel runs this; no package of ours needs it.
+            display = importlib.import_module("IPython.display").display
+            self._display = display(data, raw=True, display_id=True)
         else:
             self._display.update(data, raw=True)
 

@@ -241,8 +241,7 @@ def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch):
         return handle
 
     shown = types.SimpleNamespace(display=display)
-    ipython = types.SimpleNamespace(display=shown)
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     monkeypatch.setattr("sys.stdout", stream)
     bar = progress.Progress(total_steps=4, steps_per_epoch=2, stream=stream)
