@@ -154,26 +154,31 @@ def read(path):
 
 def table(rows, shift):
     """The lines of a shift's table, in Markdown."""
-    by_way = collections.defaultdict(list)
+    by_way = collections.defaultdict(dict)
     for row in rows:
         if row["shift"] == shift:
-            by_way[row["way"]].append(row)
+            by_way[row["way"]][row["seed"]] = row
     lines = [
-        "| way | seeds | kNN before | kNN after | gain |",
+        "| way | seeds | kNN before | kNN after | over random weights |",
         "|---|---|---|---|---|",
     ]
     for way in SHIFTS[shift][2]:
-        if not by_way[way]:
+        runs = by_way[way]
+        if not runs:
             continue
-        starts, ends, gains = (
-            [row[name] for row in by_way[way]]
-            if name != "gain"
-            else [row["end"] - row["start"] for row in by_way[way]]
-            for name in ("start", "end", "gain")
+        few = way.startswith("thousand")
+        others = by_way["thousand_random" if few else "random"]
+        both = sorted(runs.keys() & others.keys())
+        cells = [
+            spread([row[name] for row in runs.values()])
+            for name in ("start", "end")
+        ]
+        # The same seed has the same batches, and the same head.
+        over = [runs[n]["end"] - others[n]["end"] for n in both]
+        cells.append(
+            spread(over, "+.1f") if over and "random" not in way else ""
         )
-        cells = [spread(values) for values in (starts, ends)]
-        cells.append(spread(gains, "+.1f"))
-        lines.append(f"| {WAYS[way][0]} | {len(ends)} | {' | '.join(cells)} |")
+        lines.append(f"| {WAYS[way][0]} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
 

@@ -24,8 +24,8 @@ FILE = "init.json"
 _LINES = 30  # of tensors in a message
 _GROUPS = 6  # of what is left out, in the short form
 # A rate above this share of a recipe's is one for random weights, and this
-# share of it is advised: published weights ended their schedule at a hundredth
-# or less (docs/training.md).
+# share of it keeps more of trained ones: published weights ended their schedule
+# at a hundredth or less (docs/training.md).
 _HIGH, _WARM = 0.3, 0.1
 # Attributes of a method that are no weights.
 _NO_WEIGHTS = ("optimizer", "step", "step_log", "probe", "query_encoder")
@@ -343,8 +343,9 @@ def _notes(weights, config):
     if usual and rate > _HIGH * usual:
         lower = _WARM * usual * config.optimizer.learning_rate / rate
         notes.append(
-            f"the rate {rate:.3g} is one for random weights, and moves trained "
-            "ones as far. Pass --config.optimizer.learning_rate="
+            f"the rate {rate:.3g} is one for random weights: it moves trained "
+            "ones as far, which images of another kind may need "
+            "(docs/small_data.md). Pass --config.optimizer.learning_rate="
             f"{lower:.3g} to keep more of them"
         )
     warmup = config[config.method].get("momentum_warmup_epochs", 0)
