@@ -94,7 +94,7 @@ OWN_MODES = {
         },
         "momentum from 0": {"moco__momentum_warmup_epochs": 1},
         "frozen stage": {"model__freeze": "stage2", "model__init": "weights"},
-        "layers normalised": {"model__norm": "layer", "model__bn_groups": 1},
+        "layers normalised": {"model__norm": "layer"},
         "one layer as head": {"model__head": "fc"},
     },
     "memory_bank": {
