@@ -39,10 +39,6 @@ WAYS = {
     "random": ("random weights", {"model.init": ""}),
     "recipe": ("the recipe as it is", {}),
     "tenth": ("a tenth of the rate", {"optimizer.learning_rate": RATE / 10}),
-    "hundredth": (
-        "a hundredth of the rate",
-        {"optimizer.learning_rate": RATE / 100},
-    ),
     "steady": (
         "momentum 0.99 from the first step",
         {"moco.momentum_warmup_epochs": 0},
