@@ -159,7 +159,7 @@ def test_runs_are_compared_by_name_first(run):
 
 def test_a_notebook_shows_figures_and_curves(run):
     page = run._repr_html_()
-    assert "2 of 2 epochs" in page and page.count("<svg") == 2
+    assert "2 of 2 epochs" in page and page.count("<figure") == 2
     assert "<script" not in page and "http" not in page.replace(
         "http://www.w3.org", ""
     )
