@@ -20,8 +20,6 @@ from tests import page_commands
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.both_lanes
-
 
 # The commands one after another, each in a process that has started no device:
 # what TensorFlow prints once in a process, each of them could show.
@@ -69,9 +67,11 @@ NOTICE = re.compile(
     r"\d{4}-\d\d-\d\d |[IWEF]\d{4} |WARNING|INFO|\S+:\d+: \w*Warning"
 )
 SIZES = {"photographs": (300, (375, 500)), "small": (20_000, (32, 32))}
+# The commands are the same: one size is enough for the other lane.
+PARAMS = [pytest.param("photographs", marks=pytest.mark.both_lanes), "small"]
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=PARAMS)
 def place(request, tmp_path_factory):
     """A folder as the pages take it, with all their commands run in it."""
     folder = tmp_path_factory.mktemp("tutorial")
