@@ -12,11 +12,7 @@ _TITLES = {
     "methods": "Methods",
     "dictionary": "Dictionary size, three dictionaries",
     "momentum": "Momentum of the key encoder (MoCo)",
-    "temperature": "Temperature (MoCo)",
-    "head": "Projection head (MoCo)",
-    "shuffle": "Shuffled BatchNorm (MoCo, two groups)",
-    "multi_crop": "Multi-crop: 2 views, and 4 small ones beside them",
-    "augmentation": "Pairs of augmentations (SimCLR)",
+    "shuffle": "Shuffled BatchNorm (MoCo, eight groups)",
 }
 _BUDGET = ("epochs", "size", "precision")
 _FIGURES = (
@@ -49,24 +45,25 @@ def write(rows, folder):
     (folder / "mechanisms.md").write_text("\n".join(parts) + "\n")
 
 
-_HEAD = """# What dictionary, momentum and views do
+_HEAD = """# Methods and mechanisms
 
 Made by `python benchmarks/mechanisms.py --results=docs/results/mechanisms.jsonl
---write=docs/results` from the results of the same script. Every case trains the
-quickstart's encoder (ResNet-18 x0.25) on two CPU cores; only what the case
-names differs. Methods have batches of 128, the comparisons of 64, and MoCo
-there a momentum of 0.99 unless the case names another; the end-to-end rate
-follows the batch. CIFAR-10 stands for every fifth of its files. kNN is on the
-backbone (k 200, T 0.1); a held-out tenth of the training images chooses the
-rate of the linear probe. Runs are short: the epochs stand above each table. The
-spread of seeds is measured for shuffled BatchNorm alone (four points of kNN,
-eight of the linear probe): differences of that size in the other tables say
-nothing.
+--write=docs/results` from the results of the same script. Only what a case
+names differs. kNN is on the backbone (k 200, T 0.1); a held-out tenth of the
+training images chooses the rate of the linear probe. Mean, and the lowest and
+highest of the seeds.
 
-Among the methods, SimCLR, BYOL, SwAV, DINO, CMC and CPC have heads and settings
-of their own (`_SECTIONS` and `_OWN` of mechanisms_cases.py), and the networks
-of CMC and CPC another untrained kNN. CMC has 2,000 of the images, for as many
-steps: a bank's features are renewed once an epoch."""
+**Methods**: the quickstart's encoder (ResNet-18 x0.25), batches of 128, heads
+and settings of each method's own (mechanisms_cases.py); the networks of CMC and
+CPC have another untrained kNN. The memory bank has three times the epochs of
+the budget; CMC has 2,000 of the images, for as many steps: a bank's features
+are renewed once an epoch. What stood still, and why: [methods.md](methods.md).
+
+**Comparisons of the papers** (dictionary, momentum, shuffled BatchNorm):
+MoCo's CIFAR demo at a quarter of its width, on every fifth file of CIFAR-10:
+batch 256, K 2,048, m 0.99, T 0.1, eight BatchNorm groups, a cosine to 0; other
+dictionaries have MoCo's loss, and the end-to-end rate follows its
+batch."""
 
 
 def _section(experiment, where, rows, folder):
@@ -76,6 +73,8 @@ def _section(experiment, where, rows, folder):
         budgets[tuple(row[name] for name in _BUDGET)].append(row)
     several = len(budgets) > 1
     more = ("size", "epochs") if several else ()
+    own = experiment == "methods" and all("steps" in row for row in rows)
+    more += ("images", "steps") if own else ()
     columns = ("case", *more, "untrained kNN", "kNN", "untrained linear")
     columns += ("linear", "loss")
     lines, table = [], {}
@@ -85,14 +84,17 @@ def _section(experiment, where, rows, folder):
             label = f"{case}, {size} px, {epochs} epochs" if several else case
             table[label] = of_case
             cells = [case, *((f"{size} px", epochs) if several else ())]
+            if own:
+                first = of_case[0]
+                cells += [f"{first['trained_on']:,}", f"{first['steps']:,}"]
             cells += [
                 _spread([row[name] for row in of_case if name in row], digits)
                 for name, digits in _FIGURES
             ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     name = f"mechanisms_{experiment}_{where.lower().replace('-', '')}.png"
-    draw = {"augmentation": _matrix, "dictionary": _curves}.get(experiment)
-    (draw or _bars)(table, folder / name)
+    draw = _curves if experiment == "dictionary" else _bars
+    draw(table, folder / name)
     head = [
         f"\n## {_TITLES[experiment]}: {where}\n",
         f"{_budget(rows)}\n",
@@ -200,30 +202,4 @@ def _save(figure, panels, path):
         frameon=False,
     )
     figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _matrix(table, path):
-    """kNN of pairs of operations; the diagonal is one alone."""
-    pairs = {tuple(case.split(" + ")): rows for case, rows in table.items()}
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
-    values = [[float("nan")] * len(names) for _ in names]
-    for (one, other), rows in pairs.items():
-        mean = statistics.mean(row["knn"] for row in rows)
-        values[names.index(one)][names.index(other)] = mean
-        values[names.index(other)][names.index(one)] = mean
-    shown = axes.imshow(values, cmap="viridis")
-    for down, row in enumerate(values):
-        for across, value in enumerate(row):
-            shown_as = f"{value:.1f}" if value == value else ""  # not run
-            bright = value > statistics.mean(shown.get_clim())
-            ink = "black" if bright else "white"
-            axes.text(across, down, shown_as, ha="center", color=ink)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    figure.colorbar(shown, label="kNN top-1, %")
-    starts = [_start(rows, "knn") for rows in table.values()]
-    axes.set_title(f"untrained: {statistics.mean(starts):.1f} %", fontsize=10)
-    figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import measure
 import whole_schedule_page as page
 
-from moco_tf import filesystem
+from moco_tf import cores, filesystem
 from moco_tf.monitoring import metrics_csv
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -80,7 +80,7 @@ class Run(NamedTuple):
                 f"--data={options.data}",
                 f"--seed={self.seed}",
                 f"--output={self.path('.jsonl')}",
-                f"--threads={os.cpu_count()}",
+                f"--threads={cores.count()}",
                 f"--stop_after={stop}",
             ]
         listed = f"list:{self.folder / 'first_1000.txt'}"

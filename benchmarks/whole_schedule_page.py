@@ -76,7 +76,12 @@ python benchmarks/whole_schedule.py --data=cifar10 \\
 ```
 
 The script goes on where it was stopped; each epoch is a line of
-[whole_schedule.jsonl](whole_schedule.jsonl)."""
+[whole_schedule.jsonl](whole_schedule.jsonl).
+
+The twin's first convolution begins normal, as torchvision's; the notebook's and
+ours uniform, of the same scale. Gone on with from one checkpoint of ours, both
+have the same losses: `twin_continues.py` in
+[benchmarks](../../benchmarks/README.md)."""
 
 
 def longest(rows):
@@ -197,7 +202,7 @@ def _ending(curves):
             lines.append(f"* {title}: {len(seeds)} of {len(SEEDS)} seeds.")
             continue
         cells = [
-            f"{name.lower()} "
+            f"{name.replace('M', 'm', 1)} "
             f"{_spread(values(curves, run, EPOCHS, column), digits)}"
             for column, (name, digits) in _FIGURES.items()
         ]

@@ -116,6 +116,11 @@ class Twin:
         return sum(losses) / len(losses)
 
 
+def rate_of(epoch, epochs):
+    """As in the notebook, epochs from 1: the last one has the rate 0."""
+    return RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
 @torch.no_grad()
 def encode(encoder, pixels):
     """Normalised features and outputs of all images, as they are."""
@@ -173,9 +178,8 @@ def main():
     for epoch in range(first_epoch, min(args.epochs, args.stop_after) + 1):
         began, loss = time.time(), None
         if epoch > 0:
-            # As in the notebook, from 1: the last epoch has the rate 0.
-            share = 0.5 * (1 + math.cos(math.pi * epoch / args.epochs))
-            twin.optimizer.param_groups[0]["lr"] = RATE * share
+            rate = rate_of(epoch, args.epochs)
+            twin.optimizer.param_groups[0]["lr"] = rate
             loss = round(twin.train(images), 4)
         bank = encode(twin.query_encoder, bank_pixels)
         queries = encode(twin.query_encoder, pixels)
