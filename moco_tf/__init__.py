@@ -7,6 +7,7 @@ have, if that is loaded later (moco_tf.lane).
 
 import importlib
 import os
+import platform
 from typing import Any
 
 from moco_tf import lane
@@ -17,6 +18,10 @@ os.environ.setdefault("HDF5_PLUGIN_PATH", "disable")
 os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")
 # ONNX Runtime 1.29 and later report each session to their maker otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# TensorFlow leaves oneDNN off on processors without AVX512, AMX or AVX-VNNI,
+# where steps take half the time with it too (docs/performance.md).
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,9 @@
 """Runs from Python: `train`, and what is done with its result.
 
 The functions take the way of the commands of the same names: what a command
-prints they print, what it refuses they raise, with the same words. A workdir
-that a command made can be opened here, and the other way round.
+prints they print, what it refuses they raise, with the same words and a note of
+the keywords that stand for flags. A workdir that a command made can be opened
+here, and the other way round.
 
     run = moco_tf.train("photos", "runs/mine", epochs=100)
     vectors = run.embed("photos").features
@@ -21,7 +22,7 @@ from moco_tf import keywords, paths
 from moco_tf.cli import quiet
 from moco_tf.monitoring import metrics_csv, printed
 
-_AT_ONCE = 64  # images in memory, of those that are given as arrays
+_INTERRUPTED = "Interrupted. What was finished is saved: the same call goes on."
 
 
 class Embedded(NamedTuple):
@@ -49,6 +50,7 @@ class Run:
       workdir: pathlib.Path. checkpoint: str, that the encoder is taken from.
     """
 
+    @keywords.explained
     def __init__(
         self, workdir: str | pathlib.Path, checkpoint: str = "latest"
     ) -> None:
@@ -69,6 +71,7 @@ class Run:
         self._config = frozen.load_config(self.workdir)
 
     @functools.cached_property
+    @keywords.explained
     def frozen(self) -> Any:
         """The FrozenEncoder of the checkpoint, which the commands take."""
         from moco_tf.evaluation import frozen
@@ -110,6 +113,7 @@ class Run:
         """Features of images: see `embed`."""
         return embed(self, images, features)
 
+    @keywords.explained
     def report(
         self, path: str | pathlib.Path = "", images: int = 2000
     ) -> pathlib.Path:
@@ -125,6 +129,7 @@ class Run:
             [self.workdir], os.fspath(path), self.checkpoint, images
         )
 
+    @keywords.explained
     def export(
         self,
         output: str | pathlib.Path = "",
@@ -143,7 +148,7 @@ class Run:
         Returns:
           pathlib.Path of the version's folder.
         """
-        from moco_tf.monitoring import progress
+        from moco_tf import counting
         from moco_tf.serving import export, hub_folder
 
         forms: dict[str, Callable[..., pathlib.Path]] = {
@@ -155,7 +160,7 @@ class Run:
                 f"format must be one of {', '.join(forms)}. Received "
                 f"{format!r}. Pass format='hf', or leave it out."
             )
-        with progress.Elapsed("exporting"):
+        with counting.Elapsed("exporting"):
             return forms[format](
                 self.frozen,
                 output or self.workdir / "export",
@@ -174,6 +179,7 @@ class Run:
         return f"moco_tf.Run({str(self.workdir)!r})"
 
 
+@keywords.explained
 def train(
     images: str | pathlib.Path = "",
     workdir: str | pathlib.Path = "",
@@ -220,23 +226,17 @@ def train(
         from moco_tf.doctor import resources
 
     workdir = paths.expand(workdir)
-    with printed.copied():
+    with printed.copied(_INTERRUPTED):
         strategy = _strategy(devices, deterministic)
         config, text = keywords.of_run(
             images, workdir, preset, fields, strategy
         )
         resources.require(config, strategy)
-        try:
-            pretrain.pretrain(
-                config, workdir, strategy, extend=extend, preset=text
-            )
-        except KeyboardInterrupt:
-            words = "Interrupted, and saved: the same call goes on."
-            print(f"\n{words}")
-            raise KeyboardInterrupt(words) from None
+        pretrain.pretrain(config, workdir, strategy, extend=extend, preset=text)
     return Run(workdir)
 
 
+@keywords.explained
 def embed(
     run: Run | str | pathlib.Path,
     images: Any,
@@ -264,13 +264,14 @@ def embed(
     opened = _open(run)
     encoder = opened.frozen
     from moco_tf.data import sources
-    from moco_tf.evaluation import embeddings
+    from moco_tf.evaluation import embeddings, in_memory
     from moco_tf.evaluation import features as stored_features
 
     embeddings.choose_layers(encoder, [features])
     store = opened.workdir / "features"
     if not isinstance(images, str | os.PathLike):
-        return _embed_arrays(encoder, images, features)
+        names = [str(number) for number in range(len(images))]
+        return Embedded(in_memory.encode(encoder, images, features), names)
 
     spec = keywords.spec(images)
     if path:
@@ -287,12 +288,13 @@ def embed(
     stored = stored_features.extract_to_disk(encoder, source, store)
     return Embedded(
         np.array(stored.rows[features]),
-        [source.name(int(number)) for number in stored.index],
+        sources.names_of(source, stored.index),
         stored.labels,
         source.class_names,
     )
 
 
+@keywords.explained
 def knn(
     run: Run | str | pathlib.Path,
     bank: str | pathlib.Path = "",
@@ -336,6 +338,7 @@ def knn(
     ]
 
 
+@keywords.explained
 def linear(
     run: Run | str | pathlib.Path,
     train: str | pathlib.Path = "",
@@ -362,6 +365,7 @@ def linear(
 
     Raises:
       ValueError: for what cannot be measured.
+      KeyboardInterrupt: when interrupted; the same call goes on.
     """
     _start()
     with quiet.imports():
@@ -369,7 +373,7 @@ def linear(
     named = {"data.train": train, "data.test": test}
     fields |= {name: value for name, value in named.items() if value}
     config = keywords.of_command("linear", preset, fields)
-    with printed.copied():
+    with printed.copied(_INTERRUPTED):
         strategy = _strategy(devices, deterministic)
         with strategy.scope():
             opened = _open(run)
@@ -383,6 +387,7 @@ def linear(
         )
 
 
+@keywords.explained
 def compare(
     *runs: Run | str | pathlib.Path,
     path: str | pathlib.Path = "",
@@ -503,43 +508,3 @@ def _with_pixels(backbone, recipe):
         variance=np.square(np.resize(recipe.std, channels)),
     )(scaled)
     return tf.keras.Model(pixels, backbone(normalised), name="encoder")
-
-
-def _embed_arrays(encoder, images, layer):
-    """Features of images in memory, as Embedded."""
-    from moco_tf.evaluation import features
-
-    rows, at_once = [], features.batch_for(encoder, _AT_ONCE)
-    for first in range(0, len(images), at_once):
-        views = [
-            encoder.recipe.evaluate(
-                _pixels(image, encoder.channels), encoder.image_size
-            )
-            for image in images[first : first + at_once]
-        ]
-        batch = features.pad_batch(np.stack(views), at_once)
-        rows.append(encoder.encode(batch)[layer].numpy()[: len(views)])
-    if not rows:
-        raise ValueError(
-            "There must be an image to embed. Received none. Give one or more."
-        )
-    names = [str(number) for number in range(len(images))]
-    return Embedded(np.concatenate(rows), names)
-
-
-def _pixels(image, channels):
-    """An image as uint8 [H, W, C].
-
-    Raises:
-      ValueError: for another type or shape.
-    """
-    if hasattr(image, "convert"):  # of PIL
-        image = image.convert("RGB")
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
-        raise ValueError(
-            f"An image in memory must be uint8 [H, W, {channels}], of 0 to "
-            f"255, or one of PIL. Received {array.dtype} {list(array.shape)}. "
-            "Multiply fractions by 255 and convert them, or give a folder."
-        )
-    return array

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import cores, input_cost, plan
+from moco_tf import cores, counting, input_cost, plan
 from moco_tf.data import stream, views
 from moco_tf.models import inputs
 from moco_tf.training import distribution, gpus
@@ -35,12 +35,14 @@ class Machine(NamedTuple):
       replicas: int, of the strategy.
       cores: int, that this process may use.
       own_launches: bool, whether each GPU has host threads of its own.
+      bfloat16: bool, whether the cores multiply bfloat16.
     """
 
     gpu: tuple[int, int] | None = None
     replicas: int = 1
     cores: int = 1
     own_launches: bool = False
+    bfloat16: bool = False
 
 
 def benchmark(config, strategy, steps=10, rounds=3, path="", gpu_rate=0):
@@ -61,7 +63,8 @@ def benchmark(config, strategy, steps=10, rounds=3, path="", gpu_rate=0):
     Raises:
       ValueError: for a configuration or data that cannot be trained on.
     """
-    figures = measure(config, strategy, steps, rounds, gpu_rate)
+    with counting.Elapsed("measuring"):
+        figures = measure(config, strategy, steps, rounds, gpu_rate)
     _print(figures)
     if path:
         pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")
@@ -279,6 +282,7 @@ def find_machine(strategy):
         replicas=strategy.num_replicas_in_sync,
         cores=cores.count(),
         own_launches=os.environ.get("TF_GPU_THREAD_MODE") == "gpu_private",
+        bfloat16=cores.multiply_bfloat16(),
     )
 
 
@@ -417,9 +421,10 @@ def _for_step(config, machine):
     """What would make the step faster, the most useful first."""
     train, model = config.train, config.model
     if train.precision == "float32":
-        if machine.gpu is None or machine.gpu >= _BFLOAT16:
+        fast = machine.gpu >= _BFLOAT16 if machine.gpu else machine.bfloat16
+        if fast:
             yield "--config.train.precision=mixed_bfloat16"
-        elif machine.gpu >= _FLOAT16:
+        elif machine.gpu and machine.gpu >= _FLOAT16:
             yield "--config.train.precision=mixed_float16"
         if machine.gpu and machine.gpu >= _BFLOAT16 and not train.tf32:
             yield "--config.train.tf32=true"

@@ -15,7 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import benchmark, encoders, filesystem, paths, state_files
+from moco_tf import (
+    benchmark,
+    counting,
+    encoders,
+    filesystem,
+    paths,
+    state_files,
+)
 from moco_tf.data import sources, specs
 from moco_tf.evaluation import (
     accuracy,
@@ -80,8 +87,7 @@ def compare(
             named, labels(named), opened, strict=True
         )
     ]
-    for encoder, entry in zip(opened, entries, strict=True):
-        side_by_side.check(encoder, entry["name"])
+    _check(opened, entries)
     why_no_probe = "It was not asked for."
     if probe:
         why_no_probe = side_by_side.why_no_probe(sets)
@@ -116,6 +122,14 @@ def compare(
     return result
 
 
+def _check(opened, entries):
+    """Refuses encoders whose features are not finite (ValueError)."""
+    with counting.counted(len(opened), 0, "checking", "encoders") as bar:
+        for encoder, entry in zip(opened, entries, strict=True):
+            side_by_side.check(encoder, entry["name"])
+            bar.add(1)
+
+
 def _open(names):
     """Opens the encoders of names, those first that have a configuration.
 
@@ -133,13 +147,15 @@ def _open(names):
     # A baseline follows the first of the others, wherever it is named.
     baselines = (encoders.UNTRAINED, encoders.PIXELS)
     order = sorted(range(len(named)), key=lambda i: named[i].kind in baselines)
-    for number in order:
-        known = [opened[i] for i in sorted(opened)]
-        opened[number] = encoders.open_encoder(
-            named[number],
-            next((x.config for x in known if x.config is not None), None),
-            known[0].channels if known else 3,
-        )
+    with counting.counted(len(order), 0, "opening", "encoders") as bar:
+        for number in order:
+            known = [opened[i] for i in sorted(opened)]
+            opened[number] = encoders.open_encoder(
+                named[number],
+                next((x.config for x in known if x.config is not None), None),
+                known[0].channels if known else 3,
+            )
+            bar.add(1)
     channels = {x.channels for x in opened.values()}
     if len(channels) > 1:
         shown = ", ".join(
@@ -250,11 +266,13 @@ def _speeds(opened, rounds):
 
         runs.append(run if encoder.weights else None)
     measured: list[list[float]] = [[] for _ in opened]
-    for _ in range(rounds):
-        for run, values in zip(runs, measured, strict=True):
-            if run is not None:
-                rate = benchmark.runs_per_second(run, 1)
-                values.append(side_by_side.BATCH * rate)
+    with counting.counted(rounds, 0, "timing", "rounds") as bar:
+        for _ in range(rounds):
+            for run, values in zip(runs, measured, strict=True):
+                if run is not None:
+                    rate = benchmark.runs_per_second(run, 1)
+                    values.append(side_by_side.BATCH * rate)
+            bar.add(1)
     return [
         {
             "median": statistics.median(values),
@@ -323,6 +341,7 @@ def _accuracies(outcome):
     return entry
 
 
+@counting.timed("comparing neighbours")
 def _agreement(outcomes, others):
     """Shares of common neighbours of each pair of encoders, for the JSON."""
     count = len(outcomes)

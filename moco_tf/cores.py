@@ -45,11 +45,37 @@ def multiply_bfloat16(root: Any = "/") -> bool:
     Args:
       root: folder that holds proc/.
     """
-    try:
-        text = (pathlib.Path(root) / "proc/cpuinfo").read_text()
-    except OSError:
+    return bool({"avx512_bf16", "amx_bf16"} & _instructions(root))
+
+
+def lack_kernels_for(precision: str, root: Any = "/") -> bool:
+    """Whether TensorFlow computes in a precision slowly on these cores.
+
+    Convolutions of 16 bits are oneDNN's where it supports them, for bfloat16
+    with AVX512 (tensorflow/core/graph/mkl_graph_util.h), for float16 nowhere in
+    2.15. With the plain ones that are left a step in bfloat16 took 8 times as
+    long as in float32 (docs/performance.md); float16 was not timed.
+
+    Args:
+      precision: a value of train.precision.
+      root: folder that holds proc/.
+
+    Returns:
+      bool; False where the system does not tell the instructions.
+    """
+    known = _instructions(root)
+    if "avx2" not in known:  # another kind of processor, or an unknown one
         return False
-    return bool({"avx512_bf16", "amx_bf16"} & set(text.split()))
+    needed = {"mixed_bfloat16": "avx512f", "mixed_float16": "avx512_fp16"}
+    return precision in needed and needed[precision] not in known
+
+
+def _instructions(root):
+    """Words of the kernel's description of the processor, a set."""
+    try:
+        return set((pathlib.Path(root) / "proc/cpuinfo").read_text().split())
+    except OSError:
+        return set()
 
 
 def _groups(root):

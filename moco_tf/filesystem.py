@@ -10,6 +10,8 @@ import shutil
 
 from moco_tf import paths
 
+# Of an OSError: there is no room.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Errors of a file system without such locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _LONGEST_NAME = 255  # bytes

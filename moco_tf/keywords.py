@@ -1,7 +1,16 @@
-"""A configuration from Python's keywords, by the rules of the command line."""
+"""Python's keywords for the flags of the command line, and back.
 
+A configuration from keywords, by the rules of the command line; of an error
+that names flags, the keywords that are meant.
+"""
+
+import ast
+import functools
+import inspect
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
 
 from moco_tf import config as configs
 from moco_tf import config_schema, paths, records, workdirs
@@ -9,6 +18,11 @@ from moco_tf.methods import table
 
 # Where the name of a field alone is looked up first: what is trained.
 _TRAINED = ("data", "model", "optimizer", "schedule", "train")
+# --name or --config.section.field, and a value; a sentence may go on behind it.
+_FLAG = re.compile(r"(?<![\w-])--([a-z]\w*(?:\.\w+)*)(?:=('[^']*'|\S*))?")
+_END_OF_SENTENCE = ".,;:)'\""
+# Flags that have another name in Python, where the function has that.
+_OTHER_NAMES = {"config": "preset", "workdir": "run"}
 _SOURCES = ("data.source", "data.train", "data.test", "knn.bank", "knn.query")
 
 
@@ -144,3 +158,103 @@ def of_command(command, preset, fields):
     """
     known = configs.flatten(configs.load(preset, {}, command).to_dict())
     return configs.load(preset, _overrides(known, fields), command)
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def explained(
+    function: Callable[_Parameters, _Result],
+) -> Callable[_Parameters, _Result]:
+    """A function whose errors say which keywords stand for the flags they name.
+
+    They are the errors of commands, as they are; a note follows them, which
+    Python and notebooks print below.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            there = "".join(getattr(error, "__notes__", ()))
+            for note in notes(str(error), inspect.signature(function)):
+                if note not in there:
+                    error.add_note(note)
+            raise
+
+    return call
+
+
+def notes(message, signature):
+    """What a message's flags are in Python, list of str, each flag once.
+
+    Args:
+      message: str.
+      signature: inspect.Signature, whose keywords there are. A flag for which
+        there is none is left out.
+    """
+    noted = []
+    for name, value in _FLAG.findall(message):
+        value = value.rstrip(_END_OF_SENTENCE).lstrip("'")
+        keyword = _keyword_of(name, value, signature.parameters)
+        flag = f"--{name}={value}" if value else f"--{name}"
+        note = f"In Python {flag} is {keyword}."
+        if keyword and note not in noted:
+            noted.append(note)
+    return noted
+
+
+def _keyword_of(name, value, parameters):
+    """The keyword of a flag as it is written; "" where there is none."""
+    section, _, field = name.removeprefix("config.").partition(".")
+    if name.startswith("config."):
+        if "fields" not in parameters:
+            return ""
+        if not field:  # method, seed
+            return f"{section}={_literal(value)}" if value else section
+        if _is_clear(f"{section}.{field}"):
+            return f"{field}={_literal(value)}"
+        return f"{section}={{{field!r}: {_literal(value)}}}"
+    if name == "checkpoint" and name not in parameters:
+        return f"moco_tf.Run(workdir, checkpoint={_literal(value)})"
+    if name not in parameters:
+        name = _OTHER_NAMES.get(name, "")
+    if name not in parameters:
+        return ""
+    if not value:
+        is_switch = isinstance(parameters[name].default, bool)
+        return f"{name}=True" if is_switch else name
+    return f"{name}={_literal(value)}"
+
+
+def _is_clear(name):
+    """Whether a field's name alone stands for it; of others, in all methods."""
+    section = name.partition(".")[0]
+    methods = [section] if section in table.METHODS else table.METHODS
+    return all(
+        _stands_for(name, {**table.fields(method), "method": method})
+        for method in methods
+    )
+
+
+def _stands_for(name, known):
+    try:
+        return _full_name(known, name.rpartition(".")[2]) == name
+    except ValueError:  # it could be several
+        return False
+
+
+def _literal(value):
+    """The value of a flag in Python: a number or truth as such, else text.
+
+    A word in capitals stands for a value, and stays as it is; so does nothing.
+    """
+    if not value or value.isupper():
+        return value or "..."
+    try:
+        literal = ast.literal_eval(value.title() if value.islower() else value)
+    except (SyntaxError, ValueError):
+        return repr(value)
+    return repr(literal)

@@ -137,7 +137,7 @@ def _describe(plan, workdir, step):
         f"views {config.data.views} at {config.data.image_size} px\n"
         f"{sources.remark_lines(plan.source, '           ')}"
         f"  model    {model.backbone} x{model.width:g}, {model.head} head, "
-        f"{model.dim} features, {train.precision}"
+        f"{model.dim} features, {train.precision}{_slowness(train.precision)}"
         + (f"; frozen: {frozen}\n" if frozen else "\n")
         + f"  method   {config.method}: {words}\n{_probe_line(plan.labels)}"
         f"  batch    {train.batch_size} on {devices}, {norm}\n"
@@ -210,6 +210,14 @@ def _make_probe(config, labels, backbone):
     features = encoders.feature_size(backbone)
     rate = config.probe.learning_rate
     return online_probe.OnlineProbe(features, labels, rate)
+
+
+def _slowness(precision):
+    """A word on a precision that the devices are slow in, or ""."""
+    if distribution.kind_of_devices() == "GPU":
+        return ""
+    slow = cores.lack_kernels_for(precision)
+    return " (slow on this processor; float32 is faster)" if slow else ""
 
 
 def _probe_line(labels):

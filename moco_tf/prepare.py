@@ -10,7 +10,7 @@ from concurrent import futures
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import cores, paths, workdirs
+from moco_tf import cores, counting, filesystem, paths
 from moco_tf.data import (
     image_ops,
     prepared_cache,
@@ -19,7 +19,6 @@ from moco_tf.data import (
     stored_images,
     unreadable,
 )
-from moco_tf.monitoring import progress
 
 _AHEAD = 8  # images per thread that may wait for the one before them
 _BLOCK = 256  # images that are verified before the progress moves
@@ -129,7 +128,7 @@ def _settings(source, spec, short_side):
 
 def _with_remedy(error, folder):
     """An OSError that says what a user can do about another one."""
-    if error.errno not in workdirs.DISK_FULL:
+    if error.errno not in filesystem.DISK_FULL:
         return OSError(
             "The folder of a cache must be one that can be written to. "
             f"Received {folder!r}: {error.strerror}. Give another --path, or "
@@ -157,7 +156,7 @@ def _fill(writer, source, images, folder, stream):
         contextlib.closing(
             _in_order(source, writer.about, images[first:])
         ) as results,
-        progress.Counter(count, first, "preparing", stream) as bar,
+        counting.Counter(count, first, "preparing", stream) as bar,
     ):
         for index, (stored, reason) in zip(
             images[first:], results, strict=True
@@ -207,8 +206,8 @@ def _forecast(about, folder):
     size = so_far / about["images"] * about["of"]
     free = shutil.disk_usage(folder).free + so_far
     text = (
-        f"the cache will take about {progress.format_bytes(size)}; "
-        f"{progress.format_bytes(free)} are free"
+        f"the cache will take about {counting.format_bytes(size)}; "
+        f"{counting.format_bytes(free)} are free"
     )
     return text if size < free else f"warning: {text}"
 
@@ -270,7 +269,7 @@ def verify(folder, stream=None):
     damaged = []
     with (
         futures.ThreadPoolExecutor(cores.count()) as pool,
-        progress.Counter(count, 0, "verifying", stream or sys.stdout) as bar,
+        counting.Counter(count, 0, "verifying", stream or sys.stdout) as bar,
     ):
         for cache in caches:
             damaged += _damaged_images(cache, pool, bar)

@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import paths, resuming, workdirs
+from moco_tf import counting, paths, resuming, workdirs
 from moco_tf import plan as plans
 from moco_tf.cluster import watchdog
 from moco_tf.data import unreadable
@@ -21,6 +21,7 @@ from moco_tf.monitoring import (
     listener,
     loggers,
     metrics_csv,
+    printed,
     progress,
     tensorboard,
     warning_log,
@@ -74,17 +75,16 @@ def pretrain(
     workdir = paths.expand(workdir)
     plans.check(config, strategy.num_replicas_in_sync)
     config = workdirs.locate(config, workdir)
-    source = plans.open_source(config, config.data.source)
-    data = workdirs.restore_source(source, workdir)
-    plan = plans.make(config, strategy, data.source)
-    per_epoch = plan.steps_per_epoch
-    knn = None
-    if guard.is_chief:
-        probed = plan.labels and plan.source
-        knn = monitor.of_run(config, per_epoch, plan.source, probed)
     with contextlib.ExitStack() as stack:
+        _enter(workdir, guard, stack)
+        source = plans.open_source(config, config.data.source)
+        data = workdirs.restore_source(source, workdir)
+        plan = plans.make(config, strategy, data.source)
+        per_epoch = plan.steps_per_epoch
+        knn = None
         if guard.is_chief:
-            stack.enter_context(workdirs.hold(workdir))
+            probed = plan.labels and plan.source
+            knn = monitor.of_run(config, per_epoch, plan.source, probed)
             workdirs.check(config, workdir, data.fingerprint, extend)
             Files.check(workdir)
             makers = loggers.find(config.log.listeners)
@@ -123,9 +123,31 @@ def pretrain(
     return method
 
 
+def _enter(workdir, guard, stack):
+    """Lets the chief hold the workdir; a run that is there goes on in its log.
+
+    Before the data are read: that they are gone is part of the log.
+    """
+    if guard.is_chief:
+        stack.enter_context(workdirs.hold(workdir))
+    if workdirs.is_begun(workdir):
+        _keep_log(workdir, guard)
+
+
+def _keep_log(workdir, guard):
+    """Keeps what a worker prints too, and what its watchdog has to say.
+
+    What the chief prints is kept by `workdirs`.
+    """
+    if not guard.is_chief:
+        printed.keep(workdir, worker=guard.cluster.index)
+    guard.log_to(printed.kept())
+
+
 def _train(plan, method, strategy, callback, workdir, knn):
     """Trains from a step on; prints what begins, and kNN before and after."""
     guard, step = callback.guard, callback.step
+    _keep_log(workdir, guard)
     if guard.is_chief:
         print(plan.describe(workdir, step))
         print(monitor.describe(knn), end="")
@@ -299,8 +321,11 @@ def _make_first_passes(plan, method, strategy, guard):
 
     first = -(-count // per_epoch) * per_epoch - count
     batches = iter(plan.batches.distribute(strategy, first))
-    for _ in range(count):
-        show(next(batches))
+    shown = count if guard.is_chief else 0
+    with counting.counted(shown, 0, "filling the queue", "passes") as bar:
+        for _ in range(count):
+            show(next(batches))
+            bar.add(1)
 
 
 def _compare(weights, strategy, guard):
@@ -400,6 +425,10 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         known=files.warnings.names,
         rows=metrics.rows(),
         queries=len(knn.query) if knn and knn.is_labelled else 0,
+        warmup_epochs=max(
+            config.schedule.warmup_epochs,
+            getattr(plan.settings, "momentum_warmup_epochs", 0),
+        ),
     )
     pace = None if method.momentum is None else diagnostics.Pace()
     listeners: list[listener.Listener] = []
@@ -463,7 +492,7 @@ def make_loggers(makers, plan, workdir, step):
         last_step=plan.last_step,
         steps_per_epoch=plan.steps_per_epoch,
     )
-    return loggers.make(makers, session, progress.print_line)
+    return loggers.make(makers, session, counting.print_line)
 
 
 def make_callback(plan, files, guard, listeners):

@@ -6,7 +6,8 @@
     init.json          where the first weights came from (weights/starting.py)
     images.npz         the images that the run began with (data/listing.py)
     environment.json   versions, devices and command line of every start
-    log.txt            what every start printed (monitoring/printed.py)
+    log.txt            what every start printed (monitoring/printed.py);
+    log.worker-1.txt   the same of another worker than the first
 
 metrics.csv, knn_baseline.json, warnings.csv, unreadable.csv, checkpoints/ and
 tensorboard/ beside them belong to who writes them.
@@ -14,7 +15,6 @@ tensorboard/ beside them belong to who writes them.
 
 import contextlib
 import datetime
-import errno
 import functools
 import hashlib
 import json
@@ -48,8 +48,6 @@ _STORED = {
     "crc32": "a raw cache",
     "farmhash64": "a cache of JPEGs",
 }
-# Of an OSError: there is no room.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -63,7 +61,8 @@ def hold(workdir):
       ValueError: if another process holds it, or nothing can be written there.
       OSError: if the block fails because the disk is full.
 
-    Side effects: writes the file "lock", which names this process.
+    Side effects: writes the file "lock", which names this process; of a run
+    that is there, the log goes on from here.
     """
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -81,9 +80,11 @@ def hold(workdir):
         try:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            if is_begun(workdir):  # a start that fails now is one of its starts
+                printed.keep(workdir)
             yield
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if error.errno not in filesystem.DISK_FULL:
                 raise
             raise OSError(
                 f"There is no room to write to {error.filename or workdir}: "
@@ -93,6 +94,11 @@ def hold(workdir):
             ) from error
         finally:
             file.truncate(0)
+
+
+def is_begun(workdir):
+    """Whether there is a run in a workdir, or a task in its folder."""
+    return os.path.lexists(os.path.join(workdir, "config.json"))
 
 
 def _open_lock(workdir, stack):
@@ -163,7 +169,7 @@ def check(
       ValueError: if the run in the workdir was started otherwise.
     """
     workdir = pathlib.Path(workdir)
-    if os.path.lexists(workdir / "config.json"):
+    if is_begun(workdir):
         _check_resumable(config, workdir, fingerprint, extend, command)
         _check_encoder(workdir, encoder)
     elif any(os.path.lexists(workdir / x) for x in ("checkpoints", _RESULT)):
@@ -227,7 +233,7 @@ def save(
     words = resuming.other_bits(starts[-1], start) if starts else []
     starts = {"starts": [*starts, start]}
     state_files.write_json(path, starts, with_format=True)
-    printed.keep(workdir, printed.title_of(start))
+    printed.keep(workdir)
     for sentence in words:
         print(f"Warning: {sentence}")
 
@@ -287,8 +293,7 @@ def restore_source(
       ValueError: for images that truly differ, with numbers.
     """
     workdir, now = pathlib.Path(workdir), source.fingerprint()
-    path = workdir / "config.json"
-    saved = records.read_saved(workdir) if os.path.lexists(path) else {}
+    saved = records.read_saved(workdir) if is_begun(workdir) else {}
     width = len(now)
     before = saved.get("data_fingerprint", "")[width * place :][:width]
     file = workdir / f"{name}.npz"
@@ -394,8 +399,7 @@ def locate(
     Raises:
       ValueError: for the folder of another command, or a damaged config.json.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    if not os.path.lexists(path):
+    if not is_begun(workdir):
         return config
     load_saved(workdir, command)  # refuses what is damaged
     saved = records.read_saved(workdir)

@@ -89,6 +89,7 @@ reporting/test_samples_encoded.py
 evaluation/test_strays.py
 data/test_tfds_records.py
 test_damaged_state.py
+test_twin_continues.py
 data/test_stream.py
 data/test_views.py
 test_bazel_offline.py
@@ -146,7 +147,8 @@ training/test_checkpoints.py
 training/test_optimizers_addons.py
 """.split()
 # Long proofs that take turns in CI: the former on even days of the year, the
-# latter on odd ones. Without --turn all are run.
+# latter on odd ones; FILE[ID] is the part of a file with that parameter.
+# Without --turn all are run.
 TURNS = {
     "even": """
 cluster/test_doctor.py
@@ -154,6 +156,7 @@ launch_scripts/test_slurm.py
 serving/test_convert.py
 test_going_on.py
 test_reference_replicas.py
+test_tutorial.py[photographs]
 test_ugly_paths.py
 """.split(),
     "odd": """
@@ -161,7 +164,7 @@ cluster/test_faults.py
 data/test_views.py
 methods/test_every_method.py
 test_pages.py
-test_tutorial.py
+test_tutorial.py[small]
 """.split(),
 }
 
@@ -180,6 +183,14 @@ def name_of(item):
     return item.path.relative_to(TESTS).as_posix()
 
 
+def names_of(item):
+    """The names of a test in TURNS, set of str: its file and parts of it."""
+    name = name_of(item)
+    _, bracket, parameters = item.name.partition("[")
+    parts = parameters.removesuffix("]").split("-") if bracket else ()
+    return {name, *(f"{name}[{part}]" for part in parts)}
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
     place = {name: number for number, name in enumerate(SLOW)}
@@ -194,8 +205,8 @@ def pytest_collection_modifyitems(config, items):
     turn = config.getoption("turn")
     if turn != "all":
         (wait,) = [names for other, names in TURNS.items() if other != turn]
-        later = [item for item in items if name_of(item) in wait]
-        items[:] = [item for item in items if name_of(item) not in wait]
+        later = [item for item in items if names_of(item) & {*wait}]
+        items[:] = [item for item in items if not names_of(item) & {*wait}]
         config.hook.pytest_deselected(items=later)
 
 

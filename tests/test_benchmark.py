@@ -125,7 +125,7 @@ def test_unknown_shapes_are_refused():
         benchmark.count_flops(graph)
 
 
-CPU = benchmark.Machine(cores=8)
+CPU = benchmark.Machine(cores=8, bfloat16=True)
 
 
 CACHE = input_cost.Cache("moco-tf prepare", 1.94)
@@ -172,6 +172,11 @@ def test_the_verdict_names_what_waits(rates, fields, expected):
 def test_no_remedy_is_named_that_is_in_use():
     text = verdict(100, 10, data__source="prepared:x", data__threads=0)
     assert text.endswith("try more cores")
+
+
+def test_cores_that_do_not_multiply_bfloat16_are_not_asked_to():
+    text = verdict(100, 300, machine=benchmark.Machine(cores=8))
+    assert text.endswith("try more devices")
 
 
 def on_gpus(kind, replicas=1, own_launches=False):

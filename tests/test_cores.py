@@ -108,6 +108,30 @@ def test_this_process_has_no_more_cores_than_its_affinity():
     assert 1 <= cores.count() <= len(os.sched_getaffinity(0))
 
 
+ZEN3 = "flags\t\t: fpu sse4_2 fma avx avx2"
+SKYLAKE = ZEN3 + " avx512f avx512bw"
+SAPPHIRE = SKYLAKE + " avx512_bf16 avx512_fp16 amx_bf16"
+
+
+@pytest.mark.parametrize(
+    ("words", "multiplies", "lacks"),
+    [
+        (ZEN3, False, ["mixed_bfloat16", "mixed_float16"]),
+        (SKYLAKE, False, ["mixed_float16"]),
+        (SAPPHIRE, True, []),
+        ("Features\t: fp asimd", False, []),  # of ARM: not known
+        (None, False, []),  # no Linux
+    ],
+)
+def test_the_precisions_that_cores_have_kernels_for(
+    machine, words, multiplies, lacks
+):
+    root = machine(1, {} if words is None else {"proc/cpuinfo": words})
+    assert cores.multiply_bfloat16(root) == multiplies
+    names = ("float32", "mixed_bfloat16", "mixed_float16")
+    assert [n for n in names if cores.lack_kernels_for(n, root)] == lacks
+
+
 def test_no_module_counts_the_cores_of_the_machine():
     package = os.path.dirname(cores.__file__)
     counting = []

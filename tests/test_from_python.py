@@ -10,6 +10,7 @@ from PIL import Image
 
 import moco_tf
 from moco_tf.cli import main as cli
+from moco_tf.evaluation import linear
 from moco_tf.monitoring import progress
 from tests import shallow, small_run
 
@@ -147,6 +148,19 @@ def test_linear_returns_its_result(run, images):
     assert (run.workdir / "linear" / "log.txt").stat().st_size
 
 
+def test_an_interrupted_probe_says_so_in_its_log(
+    run, images, tmp_path, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear, "train_cached", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        moco_tf.linear(run, images, images, tmp_path, batch_size=8)
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()[-1:]
+    assert line.startswith("Interrupted. What was finished is saved")
+
+
 def test_runs_are_compared_by_name_first(run):
     before, task = moco_tf.compare(run, run.workdir / "linear")
     assert next(iter(before)) == "run"
@@ -177,7 +191,7 @@ def test_an_interrupted_run_goes_on(images, tmp_path, monkeypatch, capsys):
         patch.setattr(progress.Progress, "update", interrupt)
         with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
             moco_tf.train(images, tmp_path / "run", **FIELDS)
-    assert "Interrupted, and saved" in capsys.readouterr().out
+    assert "What was finished is saved" in capsys.readouterr().out
     run = moco_tf.train(images, tmp_path / "run", **FIELDS)
     said = capsys.readouterr().out
     assert "left 1 epochs, " in said and "at the speed so far" in said
@@ -198,6 +212,8 @@ def test_errors_are_those_of_the_command(images, tmp_path, capsys):
             images, tmp_path / "run", bank=images, query=images, **fields
         )
     assert f"moco-tf: error: {refused.value}\n" in said
+    (note,) = refused.value.__notes__
+    assert note == "In Python --config.moco.queue_size=80 is queue_size=80."
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="A run needs a workdir"):
         moco_tf.train(images)

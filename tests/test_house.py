@@ -19,8 +19,8 @@ PACKAGE = ROOT / "moco_tf"
 # is the folder of its name and the modules beside the folders that it names.
 ROOMS = {
     "foundation": (
-        "config_schema", "cores", "file_kinds", "filesystem", "lane",
-        "naming", "paths", "standard_error", "state_files",
+        "config_schema", "cores", "counting", "file_kinds", "filesystem",
+        "lane", "naming", "paths", "standard_error", "state_files",
     ),
     "cluster": (),
     "data": (),

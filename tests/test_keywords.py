@@ -1,13 +1,14 @@
 """Keywords become the fields that a command line would have set."""
 
+import inspect
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf import api, keywords, workdirs
 from moco_tf import config as configs
-from moco_tf import keywords, workdirs
 from moco_tf.cli import main as cli
 from moco_tf.doctor import devices, rules
 from tests.doctor import photographs
@@ -92,7 +93,7 @@ def test_without_a_preset_the_rules_choose_and_a_run_keeps_its_own(
     photographs.write(tmp_path / "images", 60)
     timed = []
 
-    def trial(config, *_):
+    def trial(config, *_, **__):
         timed.append(config.train.batch_size)
         return devices.Trial(0.5, 0.0, 1.0, 5, None)
 
@@ -123,3 +124,88 @@ def test_without_a_preset_the_rules_choose_and_a_run_keeps_its_own(
         capsys.readouterr().out
     )
     assert len(timed) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "keyword"),
+    [
+        ("--config.train.epochs=3", "epochs=3"),
+        ("--config.seed=7", "seed=7"),
+        ("--config.optimizer.learning_rate=1e-3", "learning_rate=0.001"),
+        ("--config.optimizer.momentum=0.5", "optimizer={'momentum': 0.5}"),
+        ("--config.byol.momentum=0.5", "byol={'momentum': 0.5}"),
+        ("--config.moco.queue_size=8", "queue_size=8"),
+        ("--config.knn.batch_size=8", "knn={'batch_size': 8}"),
+        ("--config.train.batch_size=8", "batch_size=8"),
+        ("--config.log.tensorboard=false", "tensorboard=False"),
+        ("--config.schedule.milestones=3,4", "milestones=(3, 4)"),
+        ("--config.model.init=", "init=..."),
+        ("--config.data.source=SOURCE", "source=SOURCE"),
+        ("--config.knn.bank=folder:a/b", "bank='folder:a/b'"),
+        ("--config=moco_cifar10", "preset='moco_cifar10'"),
+        ("--workdir=runs/other", "workdir='runs/other'"),
+        ("--devices=cpu", "devices='cpu'"),
+        ("--devices", "devices"),
+        ("--extend", "extend=True"),
+    ],
+)
+@pytest.mark.parametrize(
+    "sentence", ["Pass {}.", "({}, or not)", "{}; or {}: x"]
+)
+def test_a_flag_is_the_keyword_that_does_the_same(flag, keyword, sentence):
+    text = sentence.replace("{}", flag)
+    signature = inspect.signature(api.train)
+    shown = flag.rstrip("=")
+    assert keywords.notes(text, signature) == [
+        f"In Python {shown} is {keyword}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "expected"),
+    [
+        (api.knn, "--workdir=a", ["In Python --workdir=a is run='a'."]),
+        (api.knn, "--config.train.epochs=3", []),
+        (api.knn, "--communication=ring and a -- b", []),
+        (
+            api.Run.__init__,
+            "--checkpoint=7",
+            ["In Python --checkpoint=7 is checkpoint=7."],
+        ),
+        (
+            api.embed,
+            "--checkpoint=best.",
+            [
+                "In Python --checkpoint=best is "
+                "moco_tf.Run(workdir, checkpoint='best')."
+            ],
+        ),
+        (
+            api.train,
+            "no--config.train.epochs=3 --config.seed",
+            ["In Python --config.seed is seed."],
+        ),
+    ],
+)
+def test_a_flag_without_a_keyword_has_no_note(function, text, expected):
+    assert keywords.notes(text, inspect.signature(function)) == expected
+
+
+def of_train(**fields):
+    raise ValueError("Pass --config.train.epochs=3.")
+
+
+def test_what_a_note_says_is_taken():
+    with pytest.raises(ValueError, match="--config") as raised:
+        keywords.explained(of_train)()
+    (note,) = raised.value.__notes__
+    keyword = note.removeprefix("In Python ").partition(" is ")[2][:-1]
+    config = of_run(**eval(f"dict({keyword})"))
+    assert config.train.epochs == 3
+
+
+def test_an_error_passes_several_functions_with_one_note():
+    outer = keywords.explained(keywords.explained(of_train))
+    with pytest.raises(ValueError) as raised:
+        outer()
+    assert len(raised.value.__notes__) == 1

@@ -19,8 +19,9 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from moco_tf import api, plan, pretrain, workdirs
 from moco_tf.cli import main as cli
+from moco_tf.cluster import membership
 from moco_tf.methods import online_probe
-from moco_tf.monitoring import listener, metrics_csv, warning_log
+from moco_tf.monitoring import listener, metrics_csv, printed, warning_log
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_disk, small_run
 
@@ -70,9 +71,9 @@ def resumed(images, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("resumed")
     sessions = []
     for stop in (small_run.STEPS_PER_EPOCH, 0):  # the second one goes on
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
             _pretrain(images, workdir, train__max_steps=stop, **BESIDE)
-        sessions.append(printed.getvalue().splitlines())
+        sessions.append(shown.getvalue().splitlines())
         assert small_run.step_of(workdir) == (stop or LAST)
     return workdir, sessions
 
@@ -350,6 +351,44 @@ def test_a_run_of_another_process_is_refused_before_anything_is_written(
         with pytest.raises(ValueError, match="Only one process at a time"):
             _pretrain(images, finished)
         assert contents() == before
+
+
+def _worker(index):
+    """What a Guard of one of two workers is to a start that fails.
+
+    Its `paths` are the logs that the watchdog is given.
+    """
+    paths = []
+    worker = membership.Cluster(("a:1", "b:2"), index, "")
+    return types.SimpleNamespace(
+        cluster=worker,
+        is_chief=worker.is_chief,
+        log_to=paths.append,
+        paths=paths,
+    )
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_start_that_fails_is_in_the_log_of_a_run_that_is_there(
+    tmp_path, index
+):
+    file = ("log.txt", "log.worker-1.txt")[index]
+    config = small_run.make_config("/gone")
+    workdirs.save(config, tmp_path / "run")
+    for name in ("run", "new"):
+        guard = _worker(index)
+        with pytest.raises(ValueError, match="missing"), printed.copied():
+            pretrain.pretrain(
+                config,
+                tmp_path / name,
+                tf.distribute.get_strategy(),
+                guard=guard,
+            )
+        there = [str(tmp_path / "run" / file)] if name == "run" else []
+        assert guard.paths == there
+    assert "missing" in (tmp_path / "run" / file).read_text()
+    logs = {path.name for path in (tmp_path / "run").glob("log*")}
+    assert logs == {file} and not (tmp_path / "new").exists()
 
 
 def test_more_epochs_need_extend_and_then_go_on(

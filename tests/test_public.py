@@ -1,5 +1,7 @@
 """What `import moco_tf` offers, and what it does not load."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -32,6 +34,25 @@ def loaded(*words):
 
 def test_the_import_loads_nothing():
     assert loaded("-c", "import moco_tf; dir(moco_tf)") == (set(), 0)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN of x86")
+@pytest.mark.parametrize("chosen", ["", "0"])
+def test_onednn_is_on_unless_the_user_turned_it_off(chosen):
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    environment = {k: v for k, v in os.environ.items() if k != name}
+    if chosen:
+        environment[name] = chosen
+    code = (
+        "import moco_tf, tensorflow as tf\n"
+        "from tensorflow.python.util import _pywrap_util_port as port\n"
+        "print(port.IsMklEnabled())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"{not chosen}\n"
 
 
 @pytest.mark.parametrize(

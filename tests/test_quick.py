@@ -1,5 +1,7 @@
 """The quick tests: every folder has some; the list names files there are."""
 
+import ast
+import re
 import types
 
 import pytest
@@ -11,12 +13,20 @@ FILES = {
     for path in conftest.TESTS.rglob("test_*.py")
 }
 
+# What gives something else in every process, if it is called.
+CHANGING = re.compile(
+    r"time\.(time|monotonic)(_ns)?|.*\bnow|uuid\.uuid\d|os\.(getpid|urandom)"
+    r"|random\.\w+|secrets\.\w+|tempfile\.\w+|id|hash"
+)
+
 
 class _Item:
     """As much of a test as the hook looks at."""
 
     def __init__(self, name):
-        self.path = conftest.TESTS / name
+        file, bracket, parameters = name.partition("[")
+        self.path = conftest.TESTS / file
+        self.name = f"test_it{bracket}{parameters}"
         self.marks = []
 
     def add_marker(self, name):
@@ -24,7 +34,11 @@ class _Item:
 
 
 def _collect(names, turn="all"):
-    """The tests that are run of some files, as the hook leaves them."""
+    """The tests that are run of some, as the hook leaves them.
+
+    Args:
+      names: of str, a test's file, or FILE[PARAMETERS].
+    """
     items = [_Item(name) for name in names]
     hook = types.SimpleNamespace(pytest_deselected=lambda items: None)
     config = types.SimpleNamespace(getoption=lambda name: turn, hook=hook)
@@ -67,20 +81,83 @@ def test_files_of_the_platform_are_there_and_marked():
     }
 
 
-def test_on_two_days_every_file_is_run():
+def test_on_two_days_every_test_is_run():
+    turns = {turn: set(names) for turn, names in conftest.TURNS.items()}
+    parts = {name for names in turns.values() for name in names - FILES}
+    assert {name.partition("[")[0] for name in parts} <= FILES
+    every = FILES | parts
     days = {
-        turn: {conftest.name_of(item) for item in _collect(FILES, turn)}
-        for turn in conftest.TURNS
+        turn: {
+            conftest.name_of(item) + item.name.removeprefix("test_it")
+            for item in _collect(every, turn)
+        }
+        for turn in turns
     }
-    assert days["even"] | days["odd"] == FILES
-    assert FILES - days["odd"] == set(conftest.TURNS["even"])
-    assert FILES - days["even"] == set(conftest.TURNS["odd"])
+    assert days["even"] | days["odd"] == every
+    assert every - days["odd"] == turns["even"]
+    assert every - days["even"] == turns["odd"]
+
+
+def test_a_test_is_of_its_file_and_of_each_of_its_parameters():
+    (item,) = _collect(["data/test_a.py[small-knn.csv]"])
+    assert conftest.names_of(item) == {
+        "data/test_a.py",
+        "data/test_a.py[small]",
+        "data/test_a.py[knn.csv]",
+    }
 
 
 def test_what_both_lanes_run_is_there_and_of_the_platform():
     items = _collect(conftest.BOTH_LANES)
     assert {conftest.name_of(item) for item in items} <= FILES
     assert all({"platform", "both_lanes"} <= set(i.marks) for i in items)
+
+
+def changing_parameters(source):
+    """The calls in decorators of a source that differ between processes."""
+    decorators = [
+        decorator
+        for node in ast.walk(ast.parse(source))
+        for decorator in getattr(node, "decorator_list", ())
+    ]
+    calls = [
+        node
+        for decorator in decorators
+        for node in ast.walk(decorator)
+        if isinstance(node, ast.Call)
+    ]
+    return [ast.unparse(call) for call in calls if _changes(call)]
+
+
+def _changes(call):
+    name = ast.unparse(call.func)
+    if name == "gzip.compress":  # has the time in its head
+        return "mtime" not in {keyword.arg for keyword in call.keywords}
+    return bool(CHANGING.fullmatch(name))
+
+
+@pytest.mark.parametrize(
+    ("written", "changes"),
+    [
+        ("[gzip.compress(b'x')]", True),
+        ("[time.time()]", True),
+        ("[random.random()]", True),
+        ("[gzip.compress(b'x', mtime=0)]", False),
+        ("[gzip, time.sleep]", False),
+    ],
+)
+def test_parameters_that_change_are_seen(written, changes):
+    source = f"@mark.parametrize('a', {written})\ndef test(a): pass"
+    assert bool(changing_parameters(source)) == changes
+
+
+def test_every_process_has_the_same_names_of_tests():
+    """Else the processes that share the tests give up before the first."""
+    seen = {
+        name: changing_parameters((conftest.TESTS / name).read_text())
+        for name in FILES
+    }
+    assert {name: calls for name, calls in seen.items() if calls} == {}
 
 
 def test_files_are_listed_by_their_seconds():

@@ -29,7 +29,9 @@ import sys
 from moco_tf.cli import main, quiet
 quiet.prepare()
 with quiet.imports():
+    from moco_tf import counting
     from tests import page_commands, shallow
+counting._PATIENCE = 0  # as if all took long
 lines = [page_commands.smaller(line) for line in sys.argv[1:]]
 for page in reversed(page_commands.TUTORIALS):
     lines[:0] = page_commands.commands(page)
@@ -111,6 +113,20 @@ def test_no_command_shows_a_notice_of_tensorflow(place):
     lines = (place / "out").read_text().splitlines()
     assert len(lines) > 100
     assert [line for line in lines if NOTICE.match(line)] == []
+
+
+def test_what_takes_long_says_so(place):
+    """All of it, since here nobody has patience."""
+    lines = (place / "out").read_text().splitlines()
+    said = {re.split(r" \d+/| \.\.\.  ", line)[0] for line in lines}
+    expected = {
+        *("examining", "preparing", "compiling the first step", "encoding"),
+        *("searching", "training", "classifying", "exporting"),
+        *("drawing the report", "checking", "timing", "opening"),
+    }
+    if (place / "encoder.onnx").exists():  # the commands of no page, too
+        expected |= {"converting", "importing", "measuring"}
+    assert expected - said == set()
 
 
 def test_every_command_is_among_those_that_are_run():

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import lane, workdirs
+from moco_tf.monitoring import printed
 from tests import small_disk
 
 
@@ -259,6 +260,28 @@ def test_a_start_that_fails_takes_away_what_it_made(tmp_path):
         with workdirs.hold(folder):
             raise KeyError
     assert (folder / "lock").exists()  # of the start before
+
+
+def test_a_failed_start_is_in_the_log_of_a_run_that_is_there(tmp_path):
+    start(cifar(), tmp_path / "run", "f")
+    for name in ("run", "new"):
+        with pytest.raises(KeyError), printed.copied():
+            print("before")
+            with workdirs.hold(tmp_path / name):
+                raise KeyError("gone")
+    assert not (tmp_path / "new").exists()
+    title, *lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert title.startswith("== 20") and lines[0] == "before"
+    assert lines[-1] == "KeyError: 'gone'"
+
+
+def test_a_refused_start_writes_nothing_into_the_log_of_another(tmp_path):
+    start(cifar(), tmp_path, "f")
+    with workdirs.hold(tmp_path):
+        with pytest.raises(ValueError, match="Only one"), printed.copied():
+            with workdirs.hold(tmp_path):
+                raise AssertionError("two hold it")
+    assert not (tmp_path / "log.txt").exists()
 
 
 def test_a_lock_that_was_just_taken_away_is_none(tmp_path, monkeypatch):

@@ -56,8 +56,7 @@ def _prepare(options, config):
             "again."
         )
     with quiet.imports(options.verbose):
-        from moco_tf import prepare
-        from moco_tf.monitoring import progress
+        from moco_tf import counting, prepare
         from moco_tf.training import distribution
     distribution.make_strategy("cpu")  # decoding leaves GPUs to others
     if options.source:
@@ -78,7 +77,7 @@ def _prepare(options, config):
             f"{paths.shown(about['source'])}{part}, short side at most "
             f"{about['short_side']}, {options.format}\n"
             f"unreadable  {about['unreadable']}, named in unreadable.csv\n"
-            f"size        {progress.format_bytes(size)}, "
+            f"size        {counting.format_bytes(size)}, "
             f"{size / about['images'] / 1e3:.0f} kB an image\n"
             f"use it as   {paths.quote(f'prepared:{options.path}')}"
             + (", once all shards are there" if part else "")

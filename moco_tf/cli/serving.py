@@ -8,8 +8,8 @@ from moco_tf.cli import flags, quiet
 def _export(options, config):
     del config
     with quiet.imports(options.verbose):
+        from moco_tf import counting
         from moco_tf.evaluation import frozen
-        from moco_tf.monitoring import progress
         from moco_tf.serving import export, hub_folder
         from moco_tf.training import distribution
     if options.format == "hf" and (options.head or options.bank):
@@ -19,7 +19,7 @@ def _export(options, config):
         )
     distribution.make_strategy(options.devices)
     if options.format == "hf":
-        with progress.Elapsed("exporting"):
+        with counting.Elapsed("exporting"):
             hub_folder.export_run(
                 frozen.open_frozen(options.workdir, options.checkpoint),
                 options.output or os.path.join(options.workdir, "export"),
@@ -29,7 +29,7 @@ def _export(options, config):
                 workdir=options.workdir,
             )
         return
-    with progress.Elapsed("exporting"):
+    with counting.Elapsed("exporting"):
         export.export_run(
             frozen.open_frozen(options.workdir, options.checkpoint),
             options.output or os.path.join(options.workdir, "export"),
@@ -44,36 +44,42 @@ def _export(options, config):
 
 def _import_weights(options, overrides):
     with quiet.imports(options.verbose):
+        from moco_tf import counting
         from moco_tf.weights import importing
-    importing.import_weights(
-        options.path,
-        options.workdir,
-        options.config or "",
-        overrides,
-        entry=options.entry,
-        prefix=options.prefix,
-    )
+    with counting.Elapsed("importing"):
+        importing.import_weights(
+            options.path,
+            options.workdir,
+            options.config or "",
+            overrides,
+            entry=options.entry,
+            prefix=options.prefix,
+        )
 
 
 def _export_weights(options, config):
     del config
     with quiet.imports(options.verbose):
+        from moco_tf import counting
         from moco_tf.weights import exporting
-    exporting.export_weights(
-        options.workdir, options.checkpoint, options.path, options.layout
-    )
+    with counting.Elapsed("exporting"):
+        exporting.export_weights(
+            options.workdir, options.checkpoint, options.path, options.layout
+        )
 
 
 def _convert(options, config):
     del config
     with quiet.imports(options.verbose):
+        from moco_tf import counting
         from moco_tf.serving import convert
         from moco_tf.training import distribution
     # A GPU's float32 would not be that of the runtimes, which use the CPU.
     distribution.make_strategy("cpu")
-    convert.convert_export(
-        options.model, options.to, options.path, options.images
-    )
+    with counting.Elapsed("converting"):
+        convert.convert_export(
+            options.model, options.to, options.path, options.images
+        )
 
 
 COMMANDS = {

@@ -26,6 +26,7 @@ import socket
 import time
 from typing import Any
 
+from moco_tf import counting
 from moco_tf.cluster import watchdog
 
 _MAX_LINE = 4096  # bytes of a message
@@ -121,6 +122,7 @@ def _identity(cluster):
     return hashlib.sha256("\n".join(cluster.workers).encode()).hexdigest()
 
 
+@counting.timed("waiting for the other workers")
 def _gather(cluster, deadline, timeout, devices):
     """Worker 0: waits for the others, then sends them on."""
     arrivals = _Arrivals(cluster, devices)
@@ -259,6 +261,7 @@ def _listen(cluster, deadline):
         time.sleep(_PAUSE)
 
 
+@counting.timed("waiting for worker 0")
 def _report_to_chief(cluster, deadline, timeout, devices):
     """Another worker: connects to worker 0 until that answers."""
     host, _, port = cluster.workers[0].rpartition(":")

@@ -17,12 +17,14 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 # Exit statuses; 0, 1 and 2 are those of every command.
 INTERRUPTED = 130
 START_AGAIN = 138
 _STACKS = 2.0  # seconds for the stacks to be written before the kill
+_LOG = "log"  # the first word of a line that names a log; of others: seconds
 
 
 class Left(Exception):
@@ -95,6 +97,11 @@ class Guard:
         if self._watchdog:
             self._watchdog.limit(seconds, activity)
 
+    def log_to(self, path):
+        """Also writes there if it kills; see Watchdog.log_to. None: nothing."""
+        if self._watchdog and path:
+            self._watchdog.log_to(path)
+
     def step_done(self, step):
         """Begins the time of the next step."""
         self.limit(self._stall_timeout, f"the step after step {step}")
@@ -104,8 +111,9 @@ class Watchdog:
     """Kills this process when nothing is heard from it for too long.
 
     Side effects: starts a Python process that ends with this one; when the
-    time is over it writes why to stderr, asks for the stacks of all threads
-    (SIGUSR2, see faulthandler) and sends SIGKILL (status 137).
+    time is over it writes why to stderr, and to the log of `log_to`, asks for
+    the stacks of all threads (SIGUSR2, see faulthandler: on stderr) and sends
+    SIGKILL (status 137).
     """
 
     def __init__(self, name):
@@ -137,9 +145,21 @@ class Watchdog:
         if same and now - self._last_time < 1.0:
             return
         self._last_limit, self._last_time = (seconds, activity), now
+        self._send(f"{seconds:g} {activity}")
+
+    def log_to(self, path):
+        """Names a file to which the sentence of a kill, no stacks, is added.
+
+        Args:
+          path: of the log of this process.
+        """
+        # In digits: a name may hold the end of a line.
+        self._send(f"{_LOG} {os.fsencode(os.path.abspath(path)).hex()}")
+
+    def _send(self, line):
         # Without its watchdog a run goes on.
         with contextlib.suppress(OSError):
-            self._pipe.write(f"{seconds:g} {activity}\n".encode())
+            self._pipe.write(f"{line}\n".encode())
 
 
 def _watch(parent, name):
@@ -149,6 +169,7 @@ def _watch(parent, name):
     for kind in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(kind, signal.SIG_IGN)
     deadline, seconds, activity = None, 0.0, ""
+    log, rest = "", b""
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         ready = [0]
@@ -159,20 +180,32 @@ def _watch(parent, name):
         data = os.read(0, 65536)
         if not data:
             return  # the parent has ended
-        line = data.decode().splitlines()[-1]
-        number, _, activity = line.partition(" ")
-        seconds = float(number)
-        deadline = time.monotonic() + seconds if seconds else None
-    print(
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            word, _, text = line.decode().partition(" ")
+            if word == _LOG:
+                log = os.fsdecode(bytes.fromhex(text))
+                continue
+            seconds, activity = float(word), text
+            deadline = time.monotonic() + seconds if seconds else None
+    words = (
         f"moco-tf: {name} hangs: {activity} did not end within {seconds:g} s. "
-        "It is killed, to be started again (status 137). Its stacks:",
-        file=sys.stderr,
-        flush=True,
+        "It is killed, to be started again (status 137). "
     )
+    if log:
+        # The file system of the log may be what hangs: nobody waits for it.
+        given = log, f"{words}Its stacks are on standard error.\n"
+        threading.Thread(target=_append, args=given, daemon=True).start()
+    print(f"{words}Its stacks:", file=sys.stderr, flush=True)
     with contextlib.suppress(ProcessLookupError):
         os.kill(parent, signal.SIGUSR2)
         time.sleep(_STACKS)
         os.kill(parent, signal.SIGKILL)
+
+
+def _append(path, text):
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import file_kinds
+from moco_tf import counting, file_kinds
 from moco_tf import paths as any_paths
 from moco_tf.data import (
     class_folders,
@@ -162,6 +162,7 @@ class FileSource:
             digest.update(b"%d " % size)
         return digest.hexdigest()
 
+    @counting.timed("asking for the sizes of files")
     def marks(self, indices):
         """Sizes of files, bytes, int64 [n] of [n]; -1 where there is none."""
         paths = (

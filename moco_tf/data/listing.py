@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_tf import filesystem, state_files
+from moco_tf import counting, filesystem, state_files
 
 _ANY = "surrogateescape"  # a name need not be text, so its bytes are kept
 PAIR = b"\0"  # between the two files of a pair: in no name
@@ -145,6 +145,7 @@ def of(
     )
 
 
+@counting.timed("writing the list of the images")
 def write(path: str | pathlib.Path, listing: Listing) -> None:
     """Writes a Listing, complete or not at all.
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import naming, paths
+from moco_tf import counting, naming, paths
 from moco_tf.data import (
     class_folders,
     image_files,
@@ -222,7 +222,8 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
     """
     kind, colon, rest = spec.partition(":")
     if kind in _SOURCES and (rest or kind == "shapes"):
-        source = _SOURCES[kind](rest)
+        with counting.Elapsed("listing the images"):
+            source = _SOURCES[kind](rest)
         if channels not in (None, source.channels):
             raise ValueError(
                 f"Images of {channels} channels are needed here: pairs:DIR,DIR "
@@ -244,6 +245,12 @@ def open_source(spec: str, channels: int | None = 3) -> Source:
         "tfds:NAME/SPLIT, prepared:DIR, shapes:train or shapes:test. Received "
         f"{spec!r}. {remedy}"
     )
+
+
+@counting.timed("listing the names")
+def names_of(source, indices):
+    """The names of images, list of str, one for each of the indices."""
+    return [source.name(int(index)) for index in indices]
 
 
 def _quoted(spec):

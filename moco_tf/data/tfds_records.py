@@ -22,7 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf import message
 
-from moco_tf import file_kinds, paths, state_files
+from moco_tf import counting, file_kinds, paths, state_files
 from moco_tf.data import host_decode
 
 _HEADER = 12  # u64 length and u32 checksum of it, little-endian
@@ -130,17 +130,19 @@ class TfdsSource:
             return None
         form = {self._label_key: tf.io.FixedLenFeature([], tf.int64, -1)}
         blocks = []
-        for start in range(0, len(self), _LABELS_AT_ONCE):
-            stop = min(start + _LABELS_AT_ONCE, len(self))
-            records = self._files.read(range(start, stop))
-            try:
-                parsed = tf.io.parse_example(records, form)
-            except tf.errors.InvalidArgumentError:
-                self._refuse_damaged(records, start)
-                raise
-            if not all(records):
-                self._refuse_damaged(records, start)
-            blocks.append(parsed[self._label_key].numpy())
+        with counting.counted(len(self), 0, "reading labels", "records") as bar:
+            for start in range(0, len(self), _LABELS_AT_ONCE):
+                stop = min(start + _LABELS_AT_ONCE, len(self))
+                records = self._files.read(range(start, stop))
+                try:
+                    parsed = tf.io.parse_example(records, form)
+                except tf.errors.InvalidArgumentError:
+                    self._refuse_damaged(records, start)
+                    raise
+                if not all(records):
+                    self._refuse_damaged(records, start)
+                blocks.append(parsed[self._label_key].numpy())
+                bar.add(stop - start)
         labels = np.concatenate(blocks)
         # Test splits whose labels are kept secret carry -1.
         return None if (labels < 0).any() else labels

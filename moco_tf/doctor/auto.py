@@ -15,11 +15,10 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import config as configs
-from moco_tf import config_schema, cores, paths, records, state_files
+from moco_tf import config_schema, cores, counting, paths, records, state_files
 from moco_tf.data import sources, specs
 from moco_tf.doctor import devices, recipe, resources, rules, scan, table
 from moco_tf.models import inputs
-from moco_tf.monitoring import progress
 from moco_tf.training import distribution, gpus
 from moco_tf.weights import origin
 
@@ -148,7 +147,7 @@ def start(given, strategy, steps=_STEPS):
     for attempt in range(_TRIES):
         chosen = rules.choose(facts, given, predict)
         try:
-            trial = devices.run_trial(chosen.config, source, strategy, steps)
+            trial = _timed(chosen.config, source, strategy, steps)
             break
         except tf.errors.ResourceExhaustedError:
             if facts.free is None or attempt == _TRIES - 1:
@@ -159,6 +158,15 @@ def start(given, strategy, steps=_STEPS):
     chosen = rules.choose(facts, given, predict)
     print(describe(chosen))
     return chosen.config, preset_text(chosen, facts)
+
+
+def _timed(config, source, strategy, steps):
+    """A Trial of some steps; counts them."""
+    total = devices.WARM_UP + steps
+    with counting.counted(total, 0, "timing", "steps") as bar:
+        return devices.run_trial(
+            config, source, strategy, steps, done=lambda: bar.add(1)
+        )
 
 
 class Choice:
@@ -223,7 +231,7 @@ def describe_facts(facts):
     words.append(f"{facts.cores} cores")
     if facts.free is not None:
         where = " a GPU" if facts.kind == "GPU" else ""
-        words.append(f"{progress.format_bytes(facts.free)} free{where}")
+        words.append(f"{counting.format_bytes(facts.free)} free{where}")
     if facts.step_seconds is not None:
         words.append(f"{facts.step_seconds:.3g} s a step")
     return ", ".join(words)

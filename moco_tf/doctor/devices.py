@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import cores, plan
+from moco_tf import cores, counting, plan
 from moco_tf.data import sources
 from moco_tf.doctor import table
 from moco_tf.models import inputs
-from moco_tf.monitoring import progress
 from moco_tf.training import checkpoints, distribution, gpus
 
 _SIZE = 32  # pixels of the images of the resumed run
@@ -351,13 +350,13 @@ def trial_row(config, count, trial):
         )
         return table.Row("time", words, table.FAIL, remedy)
     words = (
-        f"{progress.format_duration(steps * trial.seconds)} for {steps} steps "
+        f"{counting.format_duration(steps * trial.seconds)} for {steps} steps "
         f"of {trial.seconds:.3g} s ({batch / trial.seconds:.3g} images/s), "
         f"without kNN and checkpoints; {100 * trial.wait:.0f} % of it waiting "
         f"for input; measured on {trial.steps} steps"
     )
     if trial.peak is not None:
-        words += f"; {progress.format_bytes(trial.peak)} on the fullest GPU"
+        words += f"; {counting.format_bytes(trial.peak)} on the fullest GPU"
     if trial.wait > _MAX_WAIT:
         remedy = (
             "The devices wait for images: decode them once (`moco-tf prepare`; "

@@ -15,9 +15,8 @@ import time
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tqdm
 
-from moco_tf import cores, paths, plan
+from moco_tf import cores, counting, paths, plan
 from moco_tf.cluster import watchdog
 from moco_tf.doctor import (
     auto,
@@ -164,6 +163,8 @@ class _Visit:
         rows: list[table.Row] = []
         self.fits = _check_config(rows, request, strategy)
         rows.append(devices.devices_row(strategy, request.gpu_fault))
+        kind = distribution.kind_of_devices()
+        rows += recipe.precision_rows(request.config, kind)
         if self.fits and request.config.model.init:
             rows.append(recipe.start_row(request.config, request.workdir))
         if request.look:
@@ -236,7 +237,7 @@ class _Visit:
         source, config = self.source, self.request.config
         _announce(f"{len(source)} images", bar=bar)
         threads = config.data.threads or cores.count()
-        self._figures = scan.scan_source(source, threads, bar.update)
+        self._figures = scan.scan_source(source, threads, bar.add)
         if self._choice:
             short, pixels = recipe.median_sizes(self._figures)
             self._choice.again(short_side=short, pixels=pixels)
@@ -275,7 +276,7 @@ class _Visit:
             self.request,
             self.source,
             self._strategy,
-            lambda: bar.update(batch),
+            lambda: bar.add(batch),
         )
         if trial and self._choice:
             self._choice.again(step_seconds=trial.seconds)
@@ -301,14 +302,9 @@ class _Visit:
 
 
 def _bar(total):
-    """The progress bar of an examination; none without a terminal."""
-    return tqdm.tqdm(
-        total=total,
-        unit=" images",
-        file=sys.stdout,
-        disable=not total or not sys.stdout.isatty(),
-        dynamic_ncols=True,
-        leave=False,
+    """What counts the images of an examination."""
+    return counting.Counter(
+        total, 0, "examining", sys.stdout, brief=True, leave=False
     )
 
 
@@ -463,7 +459,7 @@ def _examine_images(source, figures, request):
     rows = images.remark_rows(source)
     rows += images.format_rows(figures)
     rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
-    rows += _count_classes(source, config.data.source)
+    rows += _count_classes(source, config.data.source, config.knn.bank)
     rows += recipe.size_rows(config, figures)
     path = request.path
     if not path and request.workdir:
@@ -480,9 +476,9 @@ def _examine_images(source, figures, request):
     return rows, faults
 
 
-def _count_classes(source, spec):
+def _count_classes(source, spec, bank=""):
     try:
-        return images.class_rows(source, spec)
+        return images.class_rows(source, spec, bank)
     except ValueError as error:  # labels that lie in damaged records
         words = f"labels cannot be read: {error}"
         remedy = "Prepare the data set anew."
@@ -510,9 +506,7 @@ def _announce(subject, guard=None, bar=None):
     """Says what begins: on the bar, or where there is none in a line."""
     if guard is not None and not guard.is_chief:
         return
-    if bar is not None and not bar.disable:
-        bar.set_description(subject)
-    else:
+    if bar is None or not bar.describe(subject):
         table.print_text(f"examining {subject}")
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf import paths
+from moco_tf import counting, paths
 from moco_tf.data import (
     class_folders,
     host_decode,
@@ -294,15 +294,19 @@ def remark_rows(source):
     ]
 
 
-def class_rows(source, spec):
+def class_rows(source, spec, bank=""):
     """Rows of the table about labels.
 
     Args:
       source: Source. spec: str, that it was opened with.
+      bank: str, the labelled images that kNN takes, or "".
     """
     rows = _empty_folders(spec)
     if source.labels is None:
         words = "no labels; pre-training needs none"
+        if bank and bank != spec:
+            words += f", and kNN takes those of {paths.shown(bank)}"
+            return [table.Row("classes", words), *rows]
         why = getattr(source, "why_unlabelled", "")
         if why:
             words += f". kNN and `linear` do: {why.rstrip('.')}"
@@ -393,6 +397,7 @@ def exact_copies(hashes):
     return first[groups]
 
 
+@counting.timed("looking for copies")
 def near_copies(hashes, thumbnails):
     """Groups images that look the same.
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from moco_tf import config as configs
-from moco_tf import paths, plan
+from moco_tf import cores, paths, plan
 from moco_tf.doctor import table
 from moco_tf.evaluation import knn
 from moco_tf.training import checkpoints
@@ -103,6 +103,21 @@ def training_rows(config, count, rate_per_image=None, replicas=1):
     if plan.queues_keys(config):
         rows.insert(0, _queue(config, count, rate_per_image, replicas))
     return rows
+
+
+def precision_rows(config, kind):
+    """A row where the devices are slow in the configuration's precision.
+
+    Args:
+      config: ConfigDict. kind: "CPU" or "GPU", of the devices.
+    """
+    precision = config.train.precision
+    if kind != "CPU" or not cores.lack_kernels_for(precision):
+        return []
+    words = f"{precision} has no fast kernels on this processor"
+    remedy = "float32 is faster here (docs/performance.md)."
+    change = {"train.precision": "float32"}
+    return [table.Row("precision", words, table.WARN, remedy, change)]
 
 
 def rate_for(config, batch, rate_per_image):

@@ -22,10 +22,9 @@ from importlib import metadata
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import benchmark, cores, lane, plan
+from moco_tf import benchmark, cores, counting, lane, plan
 from moco_tf import config as configs
 from moco_tf.doctor import resources, table
-from moco_tf.monitoring import progress
 from moco_tf.training import distribution, gpus
 
 FORMAT = 1
@@ -326,7 +325,7 @@ def describe(entry):
         rate = entry["figures"]["step_images_per_second"]
         words = f"{rate:.4g} images/s"
         if peak := entry["figures"].get("peak_memory_bytes"):
-            words += f", {progress.format_bytes(peak)} at the peak"
+            words += f", {counting.format_bytes(peak)} at the peak"
     small = ", small" if entry["small"] else ""
     return f"{entry['name']}, {entry['rows']} a replica{small}: {words}"
 

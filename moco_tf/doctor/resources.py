@@ -10,11 +10,10 @@ import shutil
 from typing import NamedTuple
 
 from moco_tf import config as configs
-from moco_tf import paths, plan
+from moco_tf import cores, counting, paths, plan
 from moco_tf.data import views
 from moco_tf.doctor import table
 from moco_tf.models import cloning, inputs
-from moco_tf.monitoring import progress
 from moco_tf.training import distribution, gpus
 
 _EXTRA = 2  # checkpoints: best/, and the one that is being written
@@ -22,9 +21,10 @@ _EXTRA = 2  # checkpoints: best/, and the one that is being written
 _FLOAT = 4  # bytes of a float32
 # Float32 values that an optimiser keeps of each weight.
 _SLOTS = {"sgd": 1, "lars": 1, "sgdw": 1, "lamb": 2, "adam": 2}
-_PROCESS = 900_000_000  # bytes of Python, TensorFlow and the input on the host
-# Share of all activations that lives at once, as measured on CPUs.
-_AT_ONCE = 0.85
+_PROCESS = 950_000_000  # bytes of Python, TensorFlow and the input on the host
+# Times all activations, as measured on CPUs (benchmarks/estimates.py): not all
+# live at once, but kernels have them in other layouts beside.
+_AT_ONCE = 1.15
 # What lives for a moment, times the largest output of a layer: the gradients of
 # some layers, and the outputs of the key encoder.
 _TRANSIENT = 4
@@ -49,8 +49,8 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
     """
     needed = (keep + _EXTRA) * size
     words = (
-        f"{progress.format_bytes(needed)} for {keep + _EXTRA} checkpoints of "
-        f"{progress.format_bytes(size)}"
+        f"{counting.format_bytes(needed)} for {keep + _EXTRA} checkpoints of "
+        f"{counting.format_bytes(size)}"
     )
     if not workdir:
         remedy = "Pass --workdir to compare with its file system."
@@ -66,7 +66,7 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
             "Pass another --workdir, or grant permission on the folder.",
         )
     free = usage(folder).free
-    words += f"; {progress.format_bytes(free)} free at {paths.shown(folder)}"
+    words += f"; {counting.format_bytes(free)} free at {paths.shown(folder)}"
     remedy = "Free space, pass another --workdir, or lower checkpoint.keep."
     if free < needed:
         return table.Row("disk", words, table.FAIL, remedy)
@@ -244,32 +244,35 @@ def memory_row(parts, config, replicas, kind, free, stored=0):
       stored: bytes of images that lie in the host's memory.
     """
     words = ", ".join(
-        f"{name} {progress.format_bytes(count)}"
+        f"{name} {counting.format_bytes(count)}"
         for name, count in parts.items()
     )
     if kind == "CPU":
-        words += f", process {progress.format_bytes(_PROCESS)}"
+        words += f", process {counting.format_bytes(_PROCESS)}"
         if stored:
-            words += f", images {progress.format_bytes(stored)}"
+            words += f", images {counting.format_bytes(stored)}"
     needed = needed_of(parts, replicas, kind, stored)
     per_device = " a GPU" if kind == "GPU" else ""
     bound = config.model.recompute  # keeps less than is counted
     about = "at most" if bound else "about"
     words = (
-        f"{about} {progress.format_bytes(needed)}{per_device} at the peak "
+        f"{about} {counting.format_bytes(needed)}{per_device} at the peak "
         f"({words})"
     )
     if free is None:
         words += "; the free memory is not known"
         remedy = "Compare with the memory of the GPU (nvidia-smi)."
         return table.Row("memory", words, table.OK, remedy)
-    words += f"; {progress.format_bytes(free)} free"
+    words += f"; {counting.format_bytes(free)} free"
     if fits(needed, free):
         return table.Row("memory", words)
+    half = "train.precision=mixed_bfloat16, "
+    if kind == "CPU" and cores.lack_kernels_for("mixed_bfloat16"):
+        half = ""
     remedy = (
         "Lower train.batch_size, and the rate with it; or use "
         "train.micro_batches or model.recompute where the method takes them, "
-        "train.precision=mixed_bfloat16, or more devices."
+        f"{half}or more devices."
     )
     verdict = table.WARN if bound or needed <= free else table.FAIL
     return table.Row("memory", words, verdict, remedy)
@@ -301,8 +304,8 @@ def require(config, strategy):
         return
     words = (
         "A step must fit into the memory of this machine: the system ends what "
-        f"takes more. Received {progress.format_bytes(free)} free for about "
-        f"{progress.format_bytes(needed)}."
+        f"takes more. Received {counting.format_bytes(free)} free for about "
+        f"{counting.format_bytes(needed)}."
     )
     for parts in _PARTS:
         smaller = config.copy_and_resolve_references()

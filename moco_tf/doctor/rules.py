@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from moco_tf import config as configs
-from moco_tf import plan
+from moco_tf import counting, plan
 from moco_tf.doctor import recipe, resources
-from moco_tf.monitoring import progress
 
 FEW = 10_000  # images, below which weights of others are advised
 _SMALL = 64  # pixels: the largest views of the CIFAR stem, and of CPUs
@@ -359,8 +358,8 @@ def _wanted(draft, facts, forecast, rate_per_image):
     if resources.fits(needed, facts.free):
         return {}
     words = (
-        f"{progress.format_bytes(needed)} without, of "
-        f"{progress.format_bytes(facts.free)} free"
+        f"{counting.format_bytes(needed)} without, of "
+        f"{counting.format_bytes(facts.free)} free"
     )
     changes = relieve(config, facts, draft.given, rate_per_image)
     return {name: Reason(value, words) for name, value in changes.items()}
@@ -374,6 +373,7 @@ def _rows(config, facts, rate_per_image):
         config, facts.images, rate_per_image, facts.replicas
     )
     yield recipe.votes_row(config, facts.bank)
+    yield from recipe.precision_rows(config, facts.kind)
 
 
 def relieve(config, facts, given=frozenset(), rate_per_image=None):

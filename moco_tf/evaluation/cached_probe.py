@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import counting
 from moco_tf.evaluation import supervised
-from moco_tf.monitoring import progress
 
 CHUNK = 65_536  # rows in memory at once: 512 MB of 2048 features
 IN_MEMORY = 2**30  # bytes; no more are read once for all epochs
@@ -97,7 +97,7 @@ def train_probe(tables, labels, kept, classes, recipe):
     steps = _make_steps(weights, velocity, recipe, batch)
     random = np.random.Generator(np.random.PCG64(recipe.seed))
     blocks = _blocks(tables, labels, kept)
-    with progress.counted(recipe.epochs, 0, "training", "epochs") as bar:
+    with counting.counted(recipe.epochs, 0, "training", "epochs") as bar:
         for epoch in range(recipe.epochs):
             drops = sum(epoch >= milestone for milestone in recipe.milestones)
             rate = tf.constant(np.float32(recipe.rates) * recipe.factor**drops)
@@ -206,6 +206,7 @@ def scores(rows, weights):
     return np.concatenate(logits, axis=1)
 
 
+@counting.timed("testing")
 def top1(rows, labels, chosen, weights):
     """Measures the top-1 of each classifier on the chosen images.
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import moco_tf
-from moco_tf import file_kinds, filesystem, naming, paths, state_files
+from moco_tf import counting, file_kinds, filesystem, naming, paths, state_files
 from moco_tf.data import sources, specs, views
 from moco_tf.evaluation import features, frozen
 
@@ -142,7 +142,7 @@ def _embed(encoder, source, spec, path, layers, folder):
         Embeddings(
             rows={layer: stored.rows[layer] for layer in layers},
             index=stored.index,
-            names=[source.name(int(number)) for number in stored.index],
+            names=sources.names_of(source, stored.index),
             labels=stored.labels,
             class_names=source.class_names,
             about={**about, "unreadable": len(stored.skipped)},
@@ -213,6 +213,7 @@ def check_path(path):
     return path
 
 
+@counting.timed("writing the features")
 def write(path, embeddings):
     """Writes a file in the format of its name, complete or not at all.
 
@@ -234,6 +235,7 @@ def write(path, embeddings):
         _WRITERS[path.suffix](part, embeddings)
 
 
+@counting.timed("reading the features")
 def load(path):
     """Opens a file that `write` has written.
 

@@ -23,10 +23,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from moco_tf import cores, filesystem, state_files
+from moco_tf import cores, counting, filesystem, state_files
 from moco_tf.data import class_folders, sources, unreadable, views
 from moco_tf.models import cloning, inputs
-from moco_tf.monitoring import progress
 
 _CHECKED = 2**26  # bytes of rows whose checksum is computed at once
 _ROOM = 2**30  # bytes that a batch may take on its way through the encoder
@@ -161,7 +160,7 @@ def _collect(source, batches, batch_size, encode):
       list with one [N, F] array per output, index int64 [N], skipped names.
     """
     outputs, indices = [], []
-    with progress.counted(len(source), 0, "encoding") as bar:
+    with counting.counted(len(source), 0, "encoding") as bar:
         for images, index in batches:
             encoded = encode(pad_batch(images, batch_size))
             outputs.append([np.asarray(rows)[: len(index)] for rows in encoded])
@@ -391,7 +390,7 @@ def _extract(frozen, source, path, state, batch_size, batches):
     if state["next"]:
         logging.info("extraction goes on at image %d", state["next"])
     arrays, unsaved = {}, 0
-    with progress.counted(len(source), state["next"], "encoding") as bar:
+    with counting.counted(len(source), state["next"], "encoding") as bar:
         for images, index in batches(state["next"]):
             before, count = state["next"], len(index)
             block = slice(state["rows"], state["rows"] + count)
@@ -521,6 +520,7 @@ def _check_arrays(folder, frozen, source, state):
             raise state_files.Damaged(path, "has changed since it was written")
 
 
+@counting.timed("checking the features")
 def _checksum(array, count):
     """CRC-32 of the first rows of an array, int."""
     row = max(1, array[:1].nbytes)

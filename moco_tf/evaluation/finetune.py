@@ -55,8 +55,8 @@ def run(
       Left: when asked to leave; all is saved before.
 
     Side effects: writes config.json, metrics.csv, checkpoints/, result.json,
-      confusion.csv, confusion.png and per_class.csv; seeds Python's, NumPy's
-      and TensorFlow's generators.
+      confusion.csv, confusion.png and per_class.csv, within printed.copied
+      log.txt; seeds Python's, NumPy's and TensorFlow's generators.
     """
     run_config = frozen.load_config(workdir)
     output = paths.expand(output)

@@ -56,7 +56,8 @@ def run(
       FloatingPointError: if the encoder has changed.
 
     Side effects: writes config.json, result.json, linear.npz, confusion.csv,
-      confusion.png and per_class.csv, and what the way itself writes.
+      confusion.png and per_class.csv, and what the way itself writes; log.txt
+      within printed.copied.
     """
     output = paths.expand(output)
     config = workdirs.locate(config, output, "linear")

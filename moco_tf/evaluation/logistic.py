@@ -13,8 +13,8 @@ import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
+from moco_tf import counting
 from moco_tf.evaluation import cached_probe
-from moco_tf.monitoring import progress
 
 # Weights of the squared norm beside the mean loss, strongest first: each start
 # is the end of the one before.
@@ -63,10 +63,10 @@ def fit(rows, labels, kept, classes, seed=0):
             f"{int(np.sum(kept))} images of which none can be held out. Give "
             "more images, or pass --skip_probe."
         )
-    trained = _Problem(rows, labels, kept & ~held_out, classes)
     losses = []
     start = np.zeros([rows.shape[1] + 1, classes])
-    with progress.counted(len(PENALTIES) + 1, 0, "fitting", "fits") as bar:
+    with counting.counted(len(PENALTIES) + 1, 0, "fitting", "fits") as bar:
+        trained = _Problem(rows, labels, kept & ~held_out, classes)
         for penalty in PENALTIES:
             start = trained.solve(penalty, start)
             logits = trained.raw(start)

@@ -5,6 +5,7 @@ picture of queries and their nearest images.
 """
 
 import csv
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from moco_tf import filesystem, naming, paths
+from moco_tf import counting, filesystem, naming, paths
 from moco_tf.data import sources, specs, unreadable
 from moco_tf.evaluation import accuracy, embeddings, voting
 
@@ -84,7 +85,8 @@ def search_files(
     Side effects: writes the CSV and the PNG, each complete or not at all.
     """
     bank = embeddings.load(bank_path)
-    query = embeddings.load(query_path)
+    same = os.path.realpath(bank_path) == os.path.realpath(query_path)
+    query = bank if same else embeddings.load(query_path)
     query_rows = _rows_named(query, queries)
     _check(bank, query, k, layer, query_rows)
     if grid_path:
@@ -143,6 +145,7 @@ def search(bank, query, k, layer="backbone", query_rows=None):
     return Neighbours(query_rows, index, cosine, same)
 
 
+@counting.timed("writing the neighbours")
 def write_csv(path, result, bank, query):
     """Writes query, rank, neighbour, cosine and, if both have them, classes.
 

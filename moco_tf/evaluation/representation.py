@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import counting
+
 # Rows per block: a block of distances is 2048 x 2048 floats, 16 MB, and a
 # block of rows 2048 x F, however many rows there are.
 BLOCK = 2048
@@ -37,6 +39,7 @@ def alignment(first, second):
     return total / len(first)
 
 
+@counting.timed("measuring uniformity")
 def uniformity(rows, t=2.0):
     """log E exp(-t ||f(x) - f(y)||^2), unit rows (arXiv:2005.10242, Sec. 4.1).
 
@@ -135,6 +138,7 @@ def effective_rank(rows):
     return float(np.exp(-np.sum(share * np.log(share))))
 
 
+@counting.timed("measuring lengths")
 def mean_norm(rows):
     """Mean L2 norm of float [n, F], n at least 1."""
     _check(rows, 1)

@@ -29,7 +29,7 @@ def open_result(config, output, labelled, command, encoder, fields, files=()):
       ValueError: if another process writes there, or the task was started with
         other sources, another encoder or another configuration.
 
-    Side effects: makes the folder.
+    Side effects: makes the folder; the log of a task that is there goes on.
     """
     fingerprint = "".join(part.fingerprint for part in labelled.data)
     names = ("train_images", "test_images")

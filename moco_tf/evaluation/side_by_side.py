@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import filesystem, state_files
+from moco_tf import counting, filesystem, state_files
 from moco_tf.data import sources, views
 from moco_tf.evaluation import (
     cached_probe,
@@ -290,6 +290,7 @@ def _probe(rows, labels, query_rows, truth, one, classes):
     return right, penalties
 
 
+@counting.timed("measuring alignment")
 def _alignment(encoder, source, readable):
     """Alignment of two random views of a fixed part of the queries.
 

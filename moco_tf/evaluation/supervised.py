@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import config_schema, workdirs
+from moco_tf import config_schema, counting, workdirs
 from moco_tf.cluster import watchdog
 from moco_tf.data import sources, specs, unreadable
 from moco_tf.evaluation import features, knn
@@ -326,12 +326,14 @@ def predict(classifier, source, image_size, batch_size):
       ValueError: when no image can be read.
     """
     logits, indices = [], []
-    for images, index in features.evaluation_batches(
-        source, classifier.recipe, image_size, batch_size
-    ):
-        padded = features.pad_batch(images, batch_size)
-        logits.append(classifier.logits(padded).numpy()[: len(index)])
-        indices.append(index.numpy())
+    with counting.counted(len(source), 0, "classifying") as bar:
+        for images, index in features.evaluation_batches(
+            source, classifier.recipe, image_size, batch_size
+        ):
+            padded = features.pad_batch(images, batch_size)
+            logits.append(classifier.logits(padded).numpy()[: len(index)])
+            indices.append(index.numpy())
+            bar.add(len(index))
     if not logits:
         raise unreadable.none_error(source)
     return np.concatenate(logits), np.concatenate(indices)

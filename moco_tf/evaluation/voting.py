@@ -8,7 +8,7 @@ uses it with k = 200 and temperature 0.1.
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.monitoring import progress
+from moco_tf import counting
 
 # Rows per block: one block of similarities is 512 x 65,536 floats, 128 MB,
 # however large the bank and the query set are.
@@ -82,7 +82,7 @@ def nearest(bank, query, k, query_block=QUERY_BLOCK, bank_block=BANK_BLOCK):
     index = np.zeros([len(query), k], np.int64)
     blocks = range(0, len(bank), bank_block)  # each meets all queries
     total = len(blocks) * len(query)
-    with progress.counted(total, 0, "searching", "queries") as bar:
+    with counting.counted(total, 0, "searching", "queries") as bar:
         for first in blocks:
             block = unit_rows(bank[first : first + bank_block], "bank")
             for start in range(0, len(query), query_block):
@@ -252,12 +252,14 @@ def hits(bank, bank_labels, query, query_labels, ks, temperatures, classes):
     right = {
         (k, t): np.zeros(len(query), bool) for k in ks for t in temperatures
     }
-    for start in range(0, len(query), QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
-        label = labels[index[rows]]
-        for k, t in right:
-            winner = winners(similarity[rows, :k], label[:, :k], t, classes)
-            right[k, t][rows] = winner == truth[rows]
+    with counting.counted(len(query), 0, "voting", "queries") as bar:
+        for start in range(0, len(query), QUERY_BLOCK):
+            rows = slice(start, start + QUERY_BLOCK)
+            label = labels[index[rows]]
+            for k, t in right:
+                winner = winners(similarity[rows, :k], label[:, :k], t, classes)
+                right[k, t][rows] = winner == truth[rows]
+            bar.add(len(label))
     return right
 
 

@@ -20,6 +20,7 @@ _AT_CHANCE = 0.99  # of ln(K + 1)
 _CONSTANT = 2.0  # effective rank; nearly all keys on one line
 _NARROW = 6.0  # effective rank; runs that learn have had 8 and more
 _ONE = 1.1  # clusters that the targets divide the images into
+_FEW = 2.0  # the same, while the loss is at chance; 1.3 where SwAV stood still
 _EQUAL = 0.05  # spread of targets, of 1
 _FOLLOWS = 0.1  # of the way to the query encoder in one step: momentum 0.9
 _FRESH = 2  # steps, whose keys are nearly as new as those of the last
@@ -56,8 +57,9 @@ class Watch:
     """The rules: reads the figures of one run and gives each warning once."""
 
     def __init__(
-        self, run, settings, chance=None, *, known=(), rows=(), queries=0
-    ):
+        self, run, settings, chance=None, *, known=(), rows=(), queries=0,
+        warmup_epochs=0,
+    ):  # fmt: skip
         """Stores the settings of the run, and its figures so far.
 
         Args:
@@ -68,9 +70,11 @@ class Watch:
           known: names of warnings that the run has had before.
           rows: of metrics.csv, of the run so far.
           queries: int, images that kNN classifies; 0: not known.
+          warmup_epochs: int, of rate and momentum.
         """
         self._run = run
         self._settings = vars(settings)
+        self._warmup = warmup_epochs * run.images // run.batch_size  # steps
         self._chance = chance
         self._known = set(known)
         self._in_a_row = dict.fromkeys(
@@ -351,13 +355,14 @@ class Watch:
         notices = []
         chance = self._chance
         learns = bool(self._epochs) and self._start_and_gain()[1] >= _STALLED
+        learns |= step <= self._warmup  # fast keys, so the loss is high
         if chance and row["loss"] >= _AT_CHANCE * chance and not learns:
             notices += self._warn(
                 "chance-loss",
                 f"the loss {row['loss']:.3f} is that of guessing, "
                 f"{chance:.3f}, though the dictionary has turned over "
-                f"{turnovers:.0f} times: nothing is learnt. Lower "
-                "config.optimizer.learning_rate, add "
+                f"{turnovers:.0f} times: nothing is learnt. "
+                f"{self._vague(row)}Lower config.optimizer.learning_rate, add "
                 f"config.schedule.warmup_epochs{_ELSEWHERE}, or check that the "
                 "views show the images",
             )
@@ -387,6 +392,18 @@ class Watch:
                 f"config.{self._run.method}.momentum{_ELSEWHERE}",
             )
         return [*notices, *self._prototypes(row)]
+
+    def _vague(self, row):
+        """The remedy for SwAV's codes that are nearly even, or ""."""
+        clusters = row.get("clusters")
+        if "epsilon" not in self._settings or clusters is None:
+            return ""
+        if clusters >= _FEW:
+            return ""
+        return (
+            f"The codes divide a batch into {clusters:.2f} clusters only: "
+            "lower config.swav.epsilon first. "
+        )
 
     def _prototypes(self, row):
         """The warning of targets that are the same for all images, a list."""

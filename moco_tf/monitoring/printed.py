@@ -1,20 +1,25 @@
 """log.txt of a run: what its processes printed, start after start.
 
-Text is kept in memory until a run is known to begin, so that a start that is
-refused writes nothing; from then on each line goes to the file at once. Of a
-bar, which is drawn over and over, its last state is kept.
+Of several workers the first writes log.txt, the others log.worker-1.txt and so
+on.
+
+Text is kept in memory until a run is there or known to begin, so that a new one
+that is refused writes nothing; from then on each line goes to the file at once.
+Of a bar, which is drawn over and over, its last state is kept.
 """
 
 import contextlib
 import contextvars
+import datetime
 import io
 import os
 import re
 import sys
+import threading
 import traceback
 from typing import Any
 
-from moco_tf import paths, state_files
+from moco_tf import filesystem, paths, state_files
 
 FILE = "log.txt"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what moves a terminal's cursor
@@ -22,11 +27,15 @@ _LOG: contextvars.ContextVar = contextvars.ContextVar("log", default=None)
 
 
 @contextlib.contextmanager
-def copied():
+def copied(interrupted=""):
     """Copies what the block prints to the log.txt that `keep` names in it.
 
     Both standard streams are replaced; what C++ code writes is not seen. Also a
     decorator.
+
+    Args:
+      interrupted: str, printed after Ctrl-C and raised with it; "": whoever
+        calls prints something.
 
     Side effects: an error that nothing prints before the block ends is added.
       Letters that a stream cannot write become escapes.
@@ -37,33 +46,48 @@ def copied():
         # A path may hold letters that the terminal cannot write.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (_Copied(stream, log) for stream in streams)
+    copies = sys.stdout, sys.stderr = [_Copied(x, log) for x in streams]
     token = _LOG.set(log)
     try:
         yield
     except Exception as error:
         # Python prints it later, as may who calls the package.
         with contextlib.suppress(OSError):
-            sys.stderr.log("".join(traceback.format_exception(error)))
+            copies[1].log("".join(traceback.format_exception(error)))
         raise
+    except KeyboardInterrupt:
+        if not interrupted:
+            raise
+        print(f"\n{interrupted}")
+        raise KeyboardInterrupt(interrupted) from None
     finally:
         sys.stdout, sys.stderr = streams
         _LOG.reset(token)
         log.close()
 
 
-def keep(workdir, title):
+def keep(workdir, title="", worker=0):
     """Names the folder of the log, from now on; without `copied`, nothing.
 
     Args:
-      workdir: path; there. title: str, a line that stands above this start.
+      workdir: path; there.
+      title: str, a line that stands above this start; "": time and command.
+      worker: int, of the run; each has a file of its own.
 
-    Side effects: log.txt gets the text so far; a warning where it cannot be
-    opened. OSError from any later print where the disk is full, once.
+    Side effects: the log gets the text so far; a warning where it cannot be
+    opened, or written to later. OSError from any later print where the disk is
+    full, once.
     """
     log = _LOG.get()
     if log is not None:
-        log.open(os.path.join(workdir, FILE), title)
+        file = f"log.worker-{worker}.txt" if worker else FILE
+        log.open(os.path.join(workdir, file), title or _title())
+
+
+def kept():
+    """The path of the log that is written now, or None."""
+    log = _LOG.get()
+    return log and log.path
 
 
 class _Log:
@@ -71,61 +95,84 @@ class _Log:
 
     Attributes:
       lines: list of str that no file has yet; None where none are wanted.
+      path: of the file, while it is open; else None.
     """
 
     def __init__(self):
         self.lines: Any = []
-        self._rest: dict = {}  # by stream: a line that has not ended
+        self.path: Any = None
+        self._rest: dict = {}  # by part of a stream: a line that has not ended
         self._file: Any = None
+        # A handler of signals may print while its own thread writes here.
+        self._lock = threading.RLock()
 
     def open(self, path, title):
         """Begins the file, or goes on in it."""
-        if self._file is not None:
-            return
-        try:
-            # Without a buffer: closing after a full disk must not write.
-            self._file = open(path, "ab", buffering=0)
-        except OSError as error:
-            state_files.warn(
-                f"{path} cannot be written to ({error.strerror}): what is "
-                "printed is kept nowhere. Move it away before the next start"
-            )
-            self.lines = None
-            return
-        before = "\n" if self._file.tell() else ""
-        lines, self.lines = self.lines, None
-        self._write([f"{before}== {title}", *lines])
+        with self._lock:
+            if self.lines is None:
+                return  # open already, or it could not be
+            try:
+                # Without a buffer: closing after a full disk must not write.
+                file = open(path, "ab", buffering=0)
+                before = "\n" if file.tell() else ""
+            except OSError as error:
+                state_files.warn(
+                    f"{path} cannot be written to ({error.strerror}): what is "
+                    "printed is kept nowhere. Move it away before the next "
+                    "start"
+                )
+                self.lines = None
+                return
+            self._file, self.path = file, path
+            lines, self.lines = self.lines, None
+            self._write([f"{before}== {title}", *lines])
 
     def add(self, name, text):
-        """Takes the text of a stream, which need not end a line."""
-        *ended, rest = (self._rest.get(name, "") + text).split("\n")
-        # What comes next stands over a line whose start was returned to.
-        end = "\r" if rest.endswith("\r") else ""
-        self._rest[name] = _last_state(rest) + end
-        lines = [_last_state(line).rstrip() for line in ended]
-        if lines and self._file is not None:
-            self._write(lines)
-        elif lines and self.lines is not None:
-            self.lines += lines
+        """Takes the text of a part of a stream, which need not end a line."""
+        with self._lock:
+            if self._file is None and self.lines is None:
+                return  # also of a stream that outlives the log
+            *ended, rest = (self._rest.get(name, "") + text).split("\n")
+            # What comes next stands over a line whose start was returned to.
+            end = "\r" if rest.endswith("\r") else ""
+            self._rest[name] = _last_state(rest) + end
+            lines = [_last_state(line).rstrip() for line in ended]
+            if lines and self._file is not None:
+                self._write(lines)
+            elif self.lines is not None:
+                self.lines += lines
 
     def _write(self, lines):
         text = "".join(f"{line}\n" for line in lines)
         try:
             # A path may hold letters that no encoding has.
             self._file.write(text.encode("utf-8", "backslashreplace"))
-        except OSError:
-            self._file.close()
-            self._file = None
-            raise
+        except OSError as error:
+            path = self.path
+            self._end()
+            if error.errno in filesystem.DISK_FULL:
+                raise  # as any other file of the run would
+            with contextlib.suppress(OSError):  # of the stream
+                state_files.warn(
+                    f"{path} cannot be written to any more "
+                    f"({error.strerror}): what is printed from here on is kept "
+                    "nowhere, and the run goes on"
+                )
+
+    def _end(self):
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # NFS writes some of it here
+                self._file.close()
+        self._file = self.path = self.lines = None
 
     def close(self):
         """Ends the lines that have begun, and closes the file."""
-        with contextlib.suppress(OSError):
-            for name, rest in self._rest.items():
-                if rest.strip():
-                    self.add(name, "\n")
-        if self._file is not None:
-            self._file.close()
+        with self._lock:
+            with contextlib.suppress(OSError):
+                for name, rest in list(self._rest.items()):
+                    if rest.strip():
+                        self.add(name, "\n")
+            self._end()
 
 
 class _Copied:
@@ -136,18 +183,24 @@ class _Copied:
 
     def write(self, text):
         """Writes to the stream, then to the log; returns the length."""
-        count = self._stream.write(text)
-        self.log(text)
-        return count
+        try:
+            return self._stream.write(text)
+        finally:  # nobody may be there to read the stream any more
+            self.log(text)
 
     def writelines(self, lines):
         """As `write`, for each."""
         for line in lines:
             self.write(line)
 
-    def log(self, text):
-        """Adds text to the log alone."""
-        self._log.add(id(self), text)
+    def log(self, text, part=""):
+        """Adds text to the log alone.
+
+        Args:
+          text: str. part: name of what has lines of its own, as a bar that
+            stands elsewhere than the stream's.
+        """
+        self._log.add((id(self), part), text)
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
@@ -161,10 +214,7 @@ def _last_state(line):
     return next((text for text in reversed(states) if text.strip()), "")
 
 
-def title_of(start):
-    """The line above a start.
-
-    Args:
-      start: dict, as of workdirs.describe.
-    """
-    return paths.shown(f"{start['started']}  {paths.join(start['command'])}")
+def _title():
+    """The time and the command of this process."""
+    now = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
+    return paths.shown(f"{now}  {paths.join([sys.executable, *sys.argv])}")

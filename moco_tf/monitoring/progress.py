@@ -1,91 +1,20 @@
-"""Progress in words: a bar on a terminal and in a notebook, else plain lines.
+"""Where a run stands, with its figures: bars of epochs, or plain lines."""
 
-Of a run with its figures (Progress), of a count that goes up (Counter), and of
-work that nothing counts (Elapsed).
-"""
-
-import importlib
+import contextlib
 import sys
-import threading
 import time
 from typing import Any
 
 import tqdm
 
+from moco_tf import counting
 from moco_tf.monitoring import listener, metrics_csv
 
 _FIRST_IN_BAR = ("loss", "left", "speed")
-_LINE_SECONDS = 15  # between the lines of a Counter
+# Lines of figures that all are printed, where there are no bars; then one in
+# LINE_SECONDS: 800 short epochs would be 1600 lines in a few minutes.
+_PLENTY = 60
 _ROWS = 20  # of metrics.csv, that an earlier session's speed is taken from
-_PATIENCE = 3  # seconds that a command may be silent
-
-
-def format_duration(seconds):
-    """Writes a duration in its two largest units: "5 h 12 min", "40 s"."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(round(hours + minutes / 60), 24)
-    return f"{days} d {hours} h"
-
-
-def format_bytes(size):
-    """Writes a number of bytes: "31 MB", "1.2 GB"."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def has_bars(stream):
-    """Whether a bar can be drawn over itself: on a terminal, in a notebook."""
-    return _is_of_notebook(stream) or stream.isatty()
-
-
-def _is_of_notebook(stream):
-    own = stream in (sys.stdout, sys.stderr)
-    return own and "ipykernel" in sys.modules
-
-
-def _file_of_bar(stream):
-    """What tqdm writes a bar to, for a stream that has bars."""
-    return _Cell(stream) if _is_of_notebook(stream) else stream
-
-
-class _Cell:
-    """A line of a notebook's output that is drawn over itself.
-
-    Text that returns to the start of its line is a line for each state of a
-    bar wherever nobody looks on: in a notebook that is run as a whole.
-    """
-
-    encoding = "utf-8"  # tqdm asks: the bar is of blocks
-
-    def __init__(self, stream):
-        """Shows nothing yet; what is copied of `stream` is copied of this."""
-        self._display: Any = None
-        self._copy = getattr(stream, "log", None)  # of printed.copied
-
-    def write(self, text):
-        """Shows the line that tqdm draws."""
-        if self._copy:
-            self._copy(text)
-        line = text.strip("\r\n ")
-        if not line:
-            return
-        data = {"text/plain": line}
-        if self._display is None:
-            # There, since a kernel runs this; no package of ours needs it.
-            display = importlib.import_module("IPython.display").display
-            self._display = display(data, raw=True, display_id=True)
-        else:
-            self._display.update(data, raw=True)
-
-    def flush(self):
-        """Does nothing: a line is shown at once."""
 
 
 def seconds_a_step(rows, batch_size):
@@ -102,24 +31,12 @@ def seconds_a_step(rows, batch_size):
     return batch_size * sum(images) / steps
 
 
-def print_line(text, stream=None):
-    """Prints a line; above the bar, where there can be one.
-
-    Args:
-      text: str. stream: text file; None: standard output.
-    """
-    stream = stream or sys.stdout
-    if has_bars(stream) and not _is_of_notebook(stream):
-        tqdm.tqdm.write(text, file=stream)
-    else:
-        print(text, file=stream, flush=True)
-
-
 class Progress(listener.Listener):
     """Shows where a run stands.
 
     On a terminal and in a notebook each epoch has a bar, which `update` moves.
-    Elsewhere an `update` with figures prints one line.
+    Elsewhere an `update` with figures prints one line. After many lines most
+    are left out where they come fast.
     """
 
     def __init__(
@@ -157,16 +74,39 @@ class Progress(listener.Listener):
         self._file: Any = None  # of the bars of all epochs
         self._bar_epoch = None
         self._texts = {}
+        self._lines, self._last_line = 0, clock()
+        self._last_figures = clock()  # printed or left out
+        self._skips = False
         # (step, seconds) at the session's start and at its first update: the
         # first steps compile the graph and say nothing about the speed.
         self._started = (0, clock())
         self._first = None
+        self._compiling: Any = None  # until the first step is done
 
     def on_start(self, method, step):
         self.start(step)
         left = self.seconds_left(step)
         if left is not None:
             self.message(f"{self._left(step, left)} at the speed so far")
+        self._compiling = contextlib.ExitStack()
+        self._compiling.enter_context(
+            counting.Elapsed("compiling the first step", self._stream)
+        )
+
+    def on_step(self, method, step):
+        self._end_of_compiling()
+        if step % self._steps_per_epoch == 0 or step >= self._total:
+            return  # figures come
+        if counting.has_bars(self._stream):
+            self._move_bar(step, {})
+        elif self._clock() >= self._last_figures + counting.LINE_SECONDS:
+            self._last_figures = self._clock()
+            self.message(self._place(step))
+
+    def _end_of_compiling(self):
+        if self._compiling is not None:
+            self._compiling.close()
+            self._compiling = None
 
     def on_report(self, method, row):
         self.update(row["step"], row)
@@ -184,7 +124,7 @@ class Progress(listener.Listener):
             parts.append(f"probe {100 * row['probe_top1']:.2f} %")
         if "evaluated_top1" in row:
             parts.append(f"top-1 {100 * row['evaluated_top1']:.2f} %")
-        self.message("  ".join(parts))
+        self._figures(row["step"], "  ".join(parts))
 
     def on_end(self, method, step):
         self.close()
@@ -218,7 +158,8 @@ class Progress(listener.Listener):
     def _left(self, step, seconds):
         """What is left, in epochs and in time."""
         epochs = (self._total - step) / self._steps_per_epoch
-        return f"left {round(epochs, 1):g} epochs, {format_duration(seconds)}"
+        duration = counting.format_duration(seconds)
+        return f"left {round(epochs, 1):g} epochs, {duration}"
 
     def update(self, step, values=None):
         """Moves the progress to `step`.
@@ -239,16 +180,32 @@ class Progress(listener.Listener):
             self._first = (step, self._clock())
         if left is not None:
             texts["left"] = self._left(step, left)
-        if has_bars(self._stream):
+        if counting.has_bars(self._stream):
             self._move_bar(step, texts)
         elif values:
-            epoch = self._epoch(step)
-            parts = [
-                f"epoch {epoch}/{self._epochs}",
-                f"step {step}/{self._total}",
-                *texts.values(),
-            ]
-            self.message("  ".join(parts))
+            parts = [self._place(step), *texts.values()]
+            self._figures(step, "  ".join(parts))
+
+    def _place(self, step):
+        """Which step of which epoch it is, in words."""
+        epoch = self._epoch(step)
+        return f"epoch {epoch}/{self._epochs}  step {step}/{self._total}"
+
+    def _figures(self, step, text):
+        """Prints a line of figures, unless there were many a moment ago."""
+        self._lines += 1
+        now = self._last_figures = self._clock()
+        fast = now < self._last_line + counting.LINE_SECONDS
+        if self._lines > _PLENTY and fast and step < self._total:
+            if not self._skips:
+                self._skips = True
+                self.message(
+                    "Lines come fast: from here on one in "
+                    f"{counting.LINE_SECONDS} s; metrics.csv has all figures"
+                )
+            return
+        self._last_line = now
+        self.message(text)
 
     def _epoch(self, step):
         """Returns the epoch, from 1, that ends with or holds `step`."""
@@ -291,7 +248,7 @@ class Progress(listener.Listener):
         if epoch != self._bar_epoch:
             self.close()
             self._bar_epoch = epoch
-            self._file = self._file or _file_of_bar(self._stream)
+            self._file = self._file or counting.file_of_bar(self._stream)
             self._bar = tqdm.tqdm(
                 total=min(self._steps_per_epoch, self._total - before),
                 initial=0,
@@ -315,128 +272,12 @@ class Progress(listener.Listener):
 
     def message(self, text):
         """Prints a line, above the bar if there is one."""
-        print_line(text, self._stream)
+        counting.print_line(text, self._stream)
 
     def close(self):
         """Ends the bar, if there is one, with its last figures."""
+        self._end_of_compiling()
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
-
-
-class Counter:
-    """Shows how many of a number of things are done; a context manager."""
-
-    def __init__(
-        self,
-        total,
-        done,
-        verb,
-        stream,
-        clock=time.monotonic,
-        unit="images",
-        patience=0,
-    ):
-        """Starts the clock.
-
-        Args:
-          total: int. done: int, by earlier sessions. verb: str, "preparing".
-          stream: text stream. clock: function that returns seconds.
-          unit: what is counted.
-          patience: seconds in which nothing is shown; what takes no longer is
-            not shown at all.
-        """
-        self._total = total
-        self._first = self._done = done
-        self._verb, self._unit = verb, unit
-        self._stream = stream
-        self._clock = clock
-        self._patience = patience
-        self._started = self._last_line = clock()
-        self._next = self._started + (patience or _LINE_SECONDS)
-        self._bar = None
-        if has_bars(stream):
-            self._bar = tqdm.tqdm(
-                total=total,
-                initial=done,
-                desc=verb,
-                unit=f" {unit}",
-                file=_file_of_bar(stream),
-                dynamic_ncols=True,
-                delay=patience,
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        shown = not self._patience or self._last_line > self._started
-        if self._bar is not None:
-            self._bar.close()
-        elif self._done > self._first and shown:
-            self._line()
-
-    def add(self, count):
-        """Counts some more."""
-        self._done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif self._clock() >= self._next:
-            # A last line comes at the end, if there was one before.
-            if not self._patience or self._done < self._total:
-                self._line()
-
-    def _line(self):
-        self._last_line = self._clock()
-        self._next = self._last_line + _LINE_SECONDS
-        new, seconds = self._done - self._first, self._last_line - self._started
-        text = f"{self._verb} {self._done}/{self._total}"
-        if seconds > 0:
-            rate = new / seconds
-            left = format_duration((self._total - self._done) / rate)
-            text += f"  {rate:.1f} {self._unit}/s  left {left}"
-        self.message(text)
-
-    def message(self, text):
-        """Prints a line, above the bar if there is one."""
-        print_line(text, self._stream)
-
-
-def counted(total, done, verb, unit="images"):
-    """A Counter of a command that prints its result: silent for 3 seconds."""
-    return Counter(total, done, verb, sys.stdout, unit=unit, patience=_PATIENCE)
-
-
-class Elapsed:
-    """Says what is being done, and for how long, from 3 seconds on.
-
-    A context manager, for work whose parts cannot be counted.
-    """
-
-    def __init__(self, verb, stream=None, patience=_PATIENCE):
-        """Stores the words: "exporting"; stream None: standard output."""
-        self._verb = verb
-        self._stream = sys.stdout if stream is None else stream
-        self._patience = patience
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def __enter__(self):
-        self._started = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
-
-    def _show(self):
-        patience = self._patience
-        while not self._over.wait(patience):
-            minutes, seconds = divmod(
-                round(time.monotonic() - self._started), 60
-            )
-            text = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-            print(f"{self._verb} ...  {text}", file=self._stream, flush=True)
-            patience = _LINE_SECONDS

@@ -237,8 +237,9 @@ def _loss(runs):
     note = "Chance is the loss of features that tell nothing." if levels else ""
     if any(run.is_pretraining and plan.queues_keys(run.config) for run in runs):
         note = (
-            "With a queue the loss begins low while it holds noise, rises as "
-            f"it fills with keys, and falls only later. {note}"
+            "While a queue holds noise the loss is low, and rises as it fills; "
+            "while the momentum warms up it may be above chance. Only later "
+            f"it falls. {note}"
         )
     if series and _beside_published(runs, published.compares_loss):
         series.append(_published_series(runs, "loss"))

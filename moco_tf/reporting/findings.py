@@ -6,10 +6,9 @@ Sentences have a tone: good, plain, or a warning.
 import math
 
 from moco_tf import config as configs
-from moco_tf import paths, plan
+from moco_tf import counting, paths, plan
 from moco_tf.evaluation import verdict
 from moco_tf.monitoring import metrics_csv, warning_log
-from moco_tf.monitoring import progress as progress_lib
 from moco_tf.reporting import published
 from moco_tf.training import checkpoints
 
@@ -115,7 +114,7 @@ def figures(run):
         texts["images per second"] = f"{measured['images_per_second']:,.4g}"
         texts["waiting for images"] = percent(measured["input_wait_share"])
         seconds = 3600 * measured["hours"]
-        texts["time in steps"] = progress_lib.format_duration(seconds)
+        texts["time in steps"] = counting.format_duration(seconds)
     return texts
 
 
@@ -197,7 +196,7 @@ def headline(run):
     _, values = run.column(f"knn_{layer}")
     if not values:
         return reached.tone, f"{_sentence(reached.words)}."
-    words = f"kNN {percent(values[-1], 1)}{_above_start(run, layer)}"
+    words = f"kNN {percent(values[-1], 1)}{_above_start(run, reached)}"
     _, counted = run.column("knn_queries")
     words += {
         1: "; still rising: more epochs would help",
@@ -214,8 +213,14 @@ def _sentence(words):
     return words[:1].upper() + words[1:]
 
 
-def _above_start(run, layer):
-    """How far the last kNN is from the starting encoder's, or ""."""
+def _above_start(run, outcome):
+    """How far the last kNN is from the starting encoder's, or "".
+
+    "" also where the words of a Verdict have it.
+    """
+    if outcome and outcome.gain is not None:
+        return ""
+    layer = run.config.knn.features
     _, values = run.column(f"knn_{layer}")
     _, start = run.column(f"start_{layer}")
     if not values or not start:
@@ -404,18 +409,18 @@ def closing(run, export, report):
       report: str, the path of its report.
     """
     reached = f"Finished: {progress(run).removesuffix(': finished')}"
+    outcome = verdict_of(run)
     layer = run.config.knn.features
     _, values = run.column(f"knn_{layer}")
     if values:
         reached = f"Finished: kNN classifies {percent(values[-1])}"
-        reached += _above_start(run, layer)
+        reached += _above_start(run, outcome)
         others = []
         for column in ("knn_pixels", "knn_chance"):
             _, known = run.column(column)
             words = metrics_csv.words_of(column)
             others += [f"{words} {percent(x)}" for x in known[-1:]]
         reached += f" ({', '.join(others)})" if others else ""
-    outcome = verdict_of(run)
     if outcome and outcome.gain is not None:
         reached += f". {_sentence(outcome.words)}"
     if outcome and outcome.kind == verdict.KEPT and not outcome.is_last:

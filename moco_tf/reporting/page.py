@@ -19,6 +19,7 @@ import moco_tf
 from moco_tf import config as configs
 from moco_tf import (
     config_schema,
+    counting,
     filesystem,
     paths,
     records,
@@ -113,6 +114,7 @@ def finish(workdir, program="moco-tf"):
     print(findings.closing(run, export, paths.shown(path)))
 
 
+@counting.timed("drawing the report")
 def render(runs, checkpoint="latest", images=2000):
     """Renders the page of runs.
 

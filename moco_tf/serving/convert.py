@@ -26,6 +26,8 @@ from moco_tf.serving import comparison, server
 SIGNATURE = "embed_tensors"
 OPSET = 17  # of ONNX: runtimes since 2022 read it
 COMPARED = 16  # images of a source, spread over it
+# What TensorFlow 2.21 prints once in a process, whatever the log level.
+_DELEGATE = b"Created TensorFlow Lite XNNPACK delegate for CPU"
 
 
 class Format(NamedTuple):
@@ -329,10 +331,16 @@ def open_tflite(path, output="features"):
     Returns:
       as `open_onnx`.
     """
-    with paths.plain(path) as plain, warnings.catch_warnings():
+    with (
+        paths.plain(path) as plain,
+        warnings.catch_warnings(),
+        standard_error.capture(lambda line: _DELEGATE not in line),
+    ):
         # TensorFlow 2.21 has it, and warns that a later one will not.
         warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
         interpreter = tf.lite.Interpreter(plain, num_threads=cores.count())
+        # The first in a process says how it computes, with 2.21.
+        interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner(SIGNATURE)
     return lambda images: runner(images=images)[output]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import state_files
+from moco_tf import counting, state_files
 from moco_tf.monitoring import listener
 from moco_tf.training import checkpoints
 
@@ -277,7 +277,8 @@ class RunCallback(StepCallback):
             "replicas": self.model.replicas,
             "last_step": self.last_step,
         }
-        checkpoints.save(self.model, self.workdir, self.cadence.keep, meta)
+        with counting.Elapsed("saving"):
+            checkpoints.save(self.model, self.workdir, self.cadence.keep, meta)
 
     def save_interrupted(self):
         """Saves at Ctrl-C: a step is finished or not begun, never half done."""

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from moco_tf import counting
 from moco_tf.methods import method as methods
 from moco_tf.training import checkpoints
 
@@ -32,8 +33,11 @@ def find(method, batches, strategy, path, step):
         )
     iterator = iter(batches.distribute(strategy, first))
     train = method.make_train_function()
-    for _ in range(first, step - 1):
-        train(iterator)
+    again = step - 1 - first
+    with counting.counted(again, 0, "running again", "steps") as bar:
+        for _ in range(again):
+            train(iterator)
+            bar.add(1)
     batch = next(iterator)
     names: list[str] = []
 

@@ -2,9 +2,14 @@
 
 import os
 import pathlib
+import pty
+import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -280,3 +285,60 @@ def test_a_shell_must_be_named(capsys):
     assert "must be one of bash, zsh. Received 'fish'" in (
         capsys.readouterr().err
     )
+
+
+def _press_tab(folder, typed, expected, seconds=20):
+    """What an interactive zsh shows once the tab key was pressed.
+
+    It reads until `expected` is shown, or the time is over.
+    """
+    command = (  # the prompt in two parts: what is typed is shown as well
+        "PS1='rea''dy> '; stty rows 50 cols 110; fpath=($PWD $fpath);"
+        " autoload -U compinit; compinit -u -D\n"
+    )
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(folder)
+        os.execve(ZSH, ["zsh", "-f", "-i"], {"TERM": "xterm", "HOME": "."})
+    shown, end = "", time.monotonic() + seconds
+
+    def read_until(words):
+        nonlocal shown
+        shown = ""
+        while not all(word in shown for word in words):
+            left = max(0, end - time.monotonic())
+            if not select.select([terminal], [], [], left)[0]:
+                break
+            shown += os.read(terminal, 65536).decode(errors="replace")
+            # Without colours, movements and bells.
+            shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\0-\t\r]", "", shown)
+
+    try:
+        os.write(terminal, command.encode())
+        read_until(["ready> "])
+        os.write(terminal, f"{typed}\t".encode())
+        read_until(expected)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
+    return shown
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not ZSH, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("moco-tf pre", ["prepare", "decode a source once", "pretrain"]),
+        ("moco-tf pretrain --config.tr", ["--config.train."]),
+        ("moco-tf pretrain --config=moco_c", ["moco_cifar10"]),
+        ("moco-tf pretrain --workdir=two", [r"two\ words/"]),
+        ("moco-tf convert --to=", ["onnx", "openvino", "tflite"]),
+    ],
+)
+def test_the_tab_key_in_an_editor_of_zsh(scripts, typed, expected):
+    place = scripts / "place"
+    shutil.copy(scripts / "script.zsh", place / "_moco-tf")
+    shown = _press_tab(place, typed, expected)
+    assert [word for word in expected if word not in shown] == [], shown

@@ -57,6 +57,17 @@ def test_all_save_at_the_same_step_and_leave(left):
         assert f"asked to leave: all is saved at step {step}." in text
 
 
+def test_each_worker_has_a_log_of_its_start_and_its_end(left):
+    workdir, _, _ = left
+    for name, words in (
+        ("log.txt", "moco-tf starts in"),
+        ("log.worker-1.txt", "joins; worker 0 reports."),
+    ):
+        text = (workdir / name).read_text()
+        assert text.startswith("== ") and text.count("\n== ") == 0
+        assert words in text and "asked to leave: all is saved" in text
+
+
 def test_one_replica_goes_on_from_two_workers(
     left, undisturbed, images, capsys
 ):

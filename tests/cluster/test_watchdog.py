@@ -20,6 +20,35 @@ SCRIPTS = {
         dog.limit(1, "the step after step 7")
         {_HANG}
         """,
+    "a log": f"""
+        import faulthandler, signal
+        faulthandler.register(signal.SIGUSR2)
+        os.chdir(sys.argv[1])
+        os.mkdir("new\\nline")
+        dog = watchdog.Watchdog("a worker")
+        dog.limit(300, "a step")
+        dog.log_to("new\\nline/log.txt")
+        dog.limit(1, "the step after step 7")
+        {_HANG}
+        """,
+    "a log that is gone": """
+        import faulthandler, signal
+        faulthandler.register(signal.SIGUSR2)
+        dog = watchdog.Watchdog("a worker")
+        dog.log_to(f"{sys.argv[1]}/gone/log.txt")
+        dog.limit(0.5, "a step")
+        time.sleep(30)
+        """,
+    "a log that hangs": """
+        import faulthandler, signal
+        faulthandler.register(signal.SIGUSR2)
+        os.chdir(sys.argv[1])
+        os.mkfifo("log.txt")  # that nobody reads
+        dog = watchdog.Watchdog("a worker")
+        dog.log_to("log.txt")
+        dog.limit(0.5, "a step")
+        time.sleep(30)
+        """,
     "in time": """
         dog = watchdog.Watchdog("a worker")
         for step in range(4):
@@ -65,12 +94,12 @@ SCRIPTS = {
 }
 
 
-def _run(script):
+def _run(script, folder):
     """The finished process of a script, and how many seconds it took."""
-    code = "import time\nfrom moco_tf.cluster import watchdog\n"
+    code = "import os, sys, time\nfrom moco_tf.cluster import watchdog\n"
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code + textwrap.dedent(script)],
+        [sys.executable, "-c", code + textwrap.dedent(script), folder],
         capture_output=True,
         text=True,
         timeout=60,
@@ -79,10 +108,19 @@ def _run(script):
 
 
 @pytest.fixture(scope="module")
-def runs():
+def folders(tmp_path_factory):
+    """An empty folder for each script."""
+    return {key: tmp_path_factory.mktemp("script") for key in SCRIPTS}
+
+
+@pytest.fixture(scope="module")
+def runs(folders):
     """What is to come of every script; they mostly sleep, so all at once."""
     with concurrent.futures.ThreadPoolExecutor(len(SCRIPTS)) as pool:
-        yield {key: pool.submit(_run, text) for key, text in SCRIPTS.items()}
+        yield {
+            key: pool.submit(_run, text, folders[key])
+            for key, text in SCRIPTS.items()
+        }
 
 
 def test_a_process_that_holds_pythons_lock_is_killed_and_shows_where(runs):
@@ -91,6 +129,25 @@ def test_a_process_that_holds_pythons_lock_is_killed_and_shows_where(runs):
     assert seconds > 1
     assert "worker 1 (b:2) hangs: the step after step 7" in done.stderr
     assert "re/__init__.py" in done.stderr  # the stack
+
+
+def test_the_log_says_too_why_it_ends(runs, folders):
+    done, _ = runs["a log"].result()
+    assert done.returncode == -signal.SIGKILL
+    text = (folders["a log"] / "new\nline" / "log.txt").read_text()
+    assert text == (
+        "moco-tf: a worker hangs: the step after step 7 did not end within "
+        "1 s. It is killed, to be started again (status 137). Its stacks are "
+        "on standard error.\n"
+    )
+    assert "re/__init__.py" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["a log that is gone", "a log that hangs"])
+def test_no_log_keeps_a_process_alive(runs, key):
+    done, _ = runs[key].result()
+    assert done.returncode == -signal.SIGKILL
+    assert "a worker hangs: a step did not end" in done.stderr
 
 
 def test_words_in_time_keep_it_alive(runs):

@@ -120,7 +120,7 @@ def test_a_trial_without_room_is_repeated_for_less(folder, capsys, monkeypatch):
 
     sizes = []
 
-    def trial(config, *_):
+    def trial(config, *_, **__):
         sizes.append(config.train.micro_batches)
         if len(sizes) < 3:
             raise tf.errors.ResourceExhaustedError(None, None, "none")

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import cores
 from moco_tf.data import sources
 from moco_tf.doctor import devices, resources, table
 from moco_tf.models import encoder
@@ -72,6 +73,15 @@ def test_memory_that_suffices(free, verdict):
     assert row.finding.startswith("about 10.0 GB a GPU at the peak")
 
 
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+@pytest.mark.parametrize("slow", [False, True])
+def test_16_bits_are_no_remedy_where_they_are_slow(monkeypatch, kind, slow):
+    monkeypatch.setattr(cores, "lack_kernels_for", lambda name: slow)
+    row = resources.memory_row(parts_of(7 * GB), config_of(), 1, kind, GB)
+    named = "mixed_bfloat16" in row.remedy
+    assert named == (kind == "GPU" or not slow)
+
+
 def test_memory_that_lacks_fails():
     row = resources.memory_row(
         parts_of(60 * GB), config_of(), 1, "GPU", 14 * GB
@@ -120,7 +130,7 @@ def test_images_in_memory_count_on_the_host_alone():
     pixels = np.zeros([10, 8, 8, 3], np.uint8)
     source = sources.ArraySource(pixels, None, None, "set")
     assert source.memory == 2 * pixels.nbytes  # NumPy's and TensorFlow's
-    for kind, words in (("CPU", "about 6.9 GB at the peak"), ("GPU", "4.0 GB")):
+    for kind, words in (("CPU", "about 7.0 GB at the peak"), ("GPU", "4.0 GB")):
         row = resources.memory_row(
             parts_of(GB), config_of(), 1, kind, 99 * GB, 2 * GB
         )

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import config as configs
+from moco_tf import cores
 from moco_tf.data import sources
 from moco_tf.doctor import devices, images, recipe, scan, table
 from moco_tf.methods import table as methods
@@ -29,6 +30,19 @@ def row_of(rows, check):
     return row
 
 
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_a_precision_without_kernels_is_named(monkeypatch, kind):
+    monkeypatch.setattr(cores, "lack_kernels_for", lambda name: "16" in name)
+    assert not recipe.precision_rows(config_of(), kind)
+    config = config_of(train__precision="mixed_bfloat16")
+    rows = recipe.precision_rows(config, kind)
+    if kind == "GPU":
+        assert not rows
+    else:
+        assert rows[0].verdict == table.WARN
+        assert rows[0].overrides == {"train.precision": "float32"}
+
+
 def test_kinds_become_rows_that_name_the_first_images():
     faults = [images.Fault(n, "tiny", "3 x 3 px") for n in range(4)]
     (row,) = images.fault_rows(source_of(40), faults, 0.01)
@@ -50,6 +64,22 @@ def test_grey_images_are_named_but_no_fault():
     rows = images.fault_rows(source_of(), [images.Fault(0, "grey", "")], 0.01)
     assert [row.verdict for row in rows] == [table.OK, table.OK]
     assert [row.check for row in rows] == ["images", "grey"]
+
+
+@pytest.mark.parametrize(
+    "bank, words",
+    [
+        ("", "pre-training needs none"),
+        ("list:photos", "pre-training needs none"),  # the same images
+        (
+            "folder:b",
+            "pre-training needs none, and kNN takes those of folder:b",
+        ),
+    ],
+)
+def test_a_bank_has_the_labels_that_the_images_lack(bank, words):
+    (row,) = images.class_rows(source_of(), "list:photos", bank)
+    assert row.finding == f"no labels; {words}"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import workdirs
 from moco_tf.evaluation import finetune, frozen, supervised
+from moco_tf.monitoring import printed
 from moco_tf.training import callbacks, checkpoints
 from tests import shallow, small_run
 from tests.evaluation import small_encoder
@@ -111,10 +112,12 @@ def test_a_finished_run_says_so_and_returns_its_result(
 ):
     output, result = finished
     before = (output / "metrics.csv").read_bytes()
-    assert run(workdir, output) == result
-    printed = capsys.readouterr().out
-    assert "This fine-tuning is finished" in printed
-    assert "top-1 100.00 %" in printed
+    with printed.copied():
+        assert run(workdir, output) == result
+    said = capsys.readouterr().out
+    assert "This fine-tuning is finished" in said
+    assert "top-1 100.00 %" in said
+    assert (output / "log.txt").read_text().endswith(said)
     assert (output / "metrics.csv").read_bytes() == before
 
 

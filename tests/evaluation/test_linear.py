@@ -8,6 +8,7 @@ import tensorflow as tf
 from moco_tf import config as configs
 from moco_tf import workdirs
 from moco_tf.evaluation import frozen, linear
+from moco_tf.monitoring import printed
 from moco_tf.training import callbacks
 from tests import shallow
 from tests.evaluation import small_encoder
@@ -198,8 +199,11 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
 def test_a_finished_probe_says_so(encoder, finished, capsys, monkeypatch):
     folder, result, *_ = finished["cached"]
     monkeypatch.setattr(linear, "train_cached", None)  # would be called
-    assert _run(encoder, folder) == result
-    assert "This probe is finished" in capsys.readouterr().out
+    with printed.copied():
+        assert _run(encoder, folder) == result
+    said = capsys.readouterr().out
+    assert "This probe is finished" in said
+    assert (folder / "log.txt").read_text().endswith(said)
 
 
 def test_a_folder_that_another_process_writes_to_is_refused(encoder, tmp_path):

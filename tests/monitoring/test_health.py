@@ -66,6 +66,14 @@ def test_a_long_queue_has_its_turnovers_first():
     assert _names(watch.report(_row(512, loss=12.0))) == ["chance-loss"]
 
 
+def test_a_loss_of_guessing_is_no_warning_while_something_warms_up():
+    # 300 images in batches of 16: 656 steps in 35 epochs.
+    config = _config(train__batch_size=16, moco__queue_size=32)
+    watch = _watch(config, images=300, warmup_epochs=35)
+    assert watch.report(_row(656, loss=12.0)) == []
+    assert _names(watch.report(_row(660, loss=12.0))) == ["chance-loss"]
+
+
 def test_a_loss_of_guessing_is_no_warning_where_knn_rises():
     watch = _watch()
     epoch = {"knn_backbone": 0.474, "start_backbone": 0.377}
@@ -443,6 +451,20 @@ def test_targets_of_one_cluster_are_a_collapse(preset, entropy, words):
     assert notice.name == "prototype-collapse"
     assert "into 1.04 clusters" in notice.text
     assert words in notice.text
+
+
+@pytest.mark.parametrize(
+    ("clusters", "named"), [(1.32, True), (4.88, False), (None, False)]
+)
+def test_codes_that_are_all_alike_have_a_remedy_of_their_own(clusters, named):
+    # As SwAV stood still on the shapes: 100 prototypes, epsilon 0.05.
+    config = configs.load("swav_imagenet", {"data.source": "a"})
+    watch = _watch(config, 50_000, math.log(100))
+    row = _row(5000, key_rank=None, spread=0.4, loss=4.592, clusters=clusters)
+    (notice,) = watch.report(row)
+    assert notice.name == "chance-loss"
+    remedy = "into 1.32 clusters only: lower config.swav.epsilon first"
+    assert (remedy in notice.text) == named
 
 
 def test_targets_of_an_encoder_that_has_just_begun_are_no_collapse():

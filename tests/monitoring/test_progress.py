@@ -1,60 +1,13 @@
 import io
 import math
 import sys
+import threading
 import types
 
 import pytest
 
-from moco_tf.monitoring import progress
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(30_720_000, "31 MB"), (999e6, "999 MB"), (1.25e12, "1250.0 GB")],
-)
-def test_sizes_are_read_at_a_glance(size, text):
-    assert progress.format_bytes(size) == text
-
-
-def test_a_plain_line_comes_every_quarter_of_a_minute_and_at_the_end():
-    stream = io.StringIO()
-    now = [1000.0]
-    with progress.Counter(
-        100, 40, "preparing", stream, clock=lambda: now[0]
-    ) as shown:
-        now[0] += 10
-        shown.add(5)
-        assert stream.getvalue() == ""
-        now[0] += 10
-        shown.add(5)  # 10 in 20 s, 50 are left
-        now[0] += 5
-        shown.add(50)
-    assert stream.getvalue().splitlines() == [
-        "preparing 50/100  0.5 images/s  left 2 min",
-        "preparing 100/100  2.4 images/s  left 0 s",
-    ]
-
-
-def test_nothing_new_prints_nothing():
-    stream = io.StringIO()
-    with progress.Counter(7, 7, "verifying", stream):
-        pass
-    assert stream.getvalue() == ""
-
-
-def test_messages_stand_on_lines_of_their_own():
-    stream = io.StringIO()
-    with progress.Counter(2, 0, "preparing", stream) as shown:
-        shown.message("half of it")
-    assert stream.getvalue() == "half of it\n"
-
-
-def test_on_a_terminal_a_bar_counts_from_where_it_was():
-    stream = Terminal()
-    with progress.Counter(8, 6, "verifying", stream) as shown:
-        shown.add(2)
-    assert "verifying:  75%" in stream.getvalue()
-    assert "8/8" in stream.getvalue()
+from moco_tf import counting
+from moco_tf.monitoring import printed, progress
 
 
 class Clock:
@@ -76,26 +29,6 @@ def _progress(total, per_epoch, stream=None):
         total, per_epoch, math.log(4097), stream=stream, clock=clock
     )
     return shown, stream, clock
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-3, "0 s"),
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (90, "2 min"),
-        (3569, "59 min"),
-        (3571, "1 h 0 min"),
-        (18720, "5 h 12 min"),
-        (86399, "1 d 0 h"),
-        (100 * 3600, "4 d 4 h"),
-        (47 * 3600 + 3599, "2 d 0 h"),
-    ],
-)
-def test_durations_are_read_at_a_glance(seconds, text):
-    assert progress.format_duration(seconds) == text
 
 
 def test_the_plain_line():
@@ -120,6 +53,72 @@ def test_the_plain_line():
         "instance_top1 2.1 %  83 images/s  input wait 3 %  "
         "left 197 epochs, 5 h 18 min\n"
     )
+
+
+def test_of_very_many_short_epochs_most_lines_are_left_out():
+    shown, stream, clock = _progress(800 * 4, 4)
+    shown.on_start(None, 0)
+    for step in range(4, 800 * 4 + 1, 4):
+        clock.now += 0.5  # 400 s in all: a line in 15 s
+        shown.on_step(None, step - 1)
+        row = {"step": step, "loss": 1.0, "epoch_loss": 1.0}
+        shown.on_report(None, row)
+        shown.on_epoch(None, row)
+    lines = stream.getvalue().splitlines()
+    assert lines[58].startswith("epoch 30/800  step 120/3200")
+    assert lines[59].startswith("epoch 30/800 done")
+    notices = [line for line in lines if "metrics.csv has all" in line]
+    assert notices == [lines[60]]
+    assert 80 < len(lines) < 90
+    assert all("loss" in line for line in lines if line not in notices)
+    assert [line.split("  ")[0] for line in lines[-2:]] == [
+        "epoch 800/800",
+        "epoch 800/800 done",
+    ]
+
+
+def test_slow_steps_show_themselves_before_the_first_figures():
+    shown, stream, clock = _progress(100, 10)
+    shown.on_start(None, 0)
+    for step in range(1, 4):
+        clock.now += 8
+        shown.on_step(None, step)
+    shown.close()
+    assert stream.getvalue() == "epoch 1/10  step 2/100\n"
+
+
+def test_a_bar_moves_with_every_step():
+    shown, stream, _ = _progress(20, 10, Terminal())
+    shown.on_start(None, 0)
+    for step in range(1, 11):
+        shown.on_step(None, step)
+        assert step == 10 or shown._bar.n == step
+        if step % 5 == 0:  # steps of a report
+            shown.on_report(None, {"step": step, "loss": 2.0})
+    shown.close()
+    assert "10/10" in stream.getvalue()
+
+
+@pytest.mark.parametrize("end", ["on_step", "close"])
+def test_that_the_first_step_is_compiled_is_said(monkeypatch, end):
+    monkeypatch.setattr(counting, "_PATIENCE", 0)
+    before = threading.active_count()
+    shown, stream, _ = _progress(100, 10)
+    shown.on_start(None, 0)
+    while not stream.getvalue():
+        threading.Event().wait(0.01)
+    shown.on_step(None, 1) if end == "on_step" else shown.close()
+    assert threading.active_count() == before
+    assert stream.getvalue() == "compiling the first step ...  0 s\n"
+
+
+def test_of_long_epochs_every_line_is_printed():
+    shown, stream, clock = _progress(800, 4)
+    for step in range(4, 801, 4):
+        clock.now += 16
+        shown.on_epoch(None, {"step": step, "epoch_loss": 1.0})
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 200 and not any("metrics.csv" in x for x in lines)
 
 
 def test_a_figure_that_is_not_there_is_left_out():
@@ -212,19 +211,13 @@ def test_a_new_run_begins_without_a_guess():
     assert stream.getvalue() == ""
 
 
-def test_a_notebook_gets_bars(monkeypatch):
-    stream = io.StringIO()
-    assert not progress.has_bars(stream)
-    monkeypatch.setattr("sys.stdout", stream)
-    assert not progress.has_bars(stream)
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    assert progress.has_bars(stream)
-    assert not progress.has_bars(io.StringIO())
+@pytest.fixture(name="outputs")
+def _outputs(monkeypatch):
+    """The states of each output of a notebook, in lists.
 
-
-def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch):
-    """With a stand-in for IPython, which is not installed with the package."""
-    stream, outputs = io.StringIO(), []
+    Of a stand-in for IPython, which is not installed with the package.
+    """
+    outputs = []
 
     class Handle:
         def __init__(self):
@@ -243,6 +236,11 @@ def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch):
     shown = types.SimpleNamespace(display=display)
     monkeypatch.setitem(sys.modules, "IPython.display", shown)
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    return outputs
+
+
+def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch, outputs):
+    stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
     bar = progress.Progress(total_steps=4, steps_per_epoch=2, stream=stream)
     bar.start(0)
@@ -258,50 +256,18 @@ def test_a_bar_of_a_notebook_is_one_output_that_changes(monkeypatch):
     assert not any("\r" in state for state in states)
 
 
-@pytest.mark.parametrize(
-    ("pause", "lines"),
-    [
-        (1.0, []),  # the result comes at the third second
-        (
-            2.0,
-            [
-                "encoding 4/5  1.0 images/s  left 1 s",
-                "encoding 5/5  0.8 images/s  left 0 s",
-            ],
-        ),
-    ],
-)
-def test_what_takes_no_three_seconds_shows_no_progress(pause, lines):
-    stream, now = io.StringIO(), [0.0]
-    with progress.Counter(
-        5, 0, "encoding", stream, lambda: now[0], patience=3
-    ) as shown:
-        for count in (1, 1, 2, 1):
-            shown.add(count)
-            now[0] += pause
-        now[0] -= pause
-    assert stream.getvalue().splitlines() == lines
-
-
-def test_what_cannot_be_counted_says_how_long_it_takes():
-    stream = io.StringIO()
-    with progress.Elapsed("exporting", stream, patience=3):
-        pass
-    assert stream.getvalue() == ""
-    with progress.Elapsed("exporting", stream, patience=0) as shown:
-        while not stream.getvalue():
-            shown._thread.join(0.01)
-    assert stream.getvalue() == "exporting ...  0 s\n"
-
-
-def test_what_takes_minutes_is_said_in_minutes_and_seconds(monkeypatch):
-    stream, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now.pop())
-    now[:] = [75.0, 0.0]  # when it is asked, from the last: start, first line
-    with progress.Elapsed("exporting", stream, patience=0) as shown:
-        while not stream.getvalue():
-            shown._thread.join(0.01)
-    assert stream.getvalue() == "exporting ...  1 min 15 s\n"
+@pytest.mark.usefixtures("outputs")
+def test_a_message_in_an_epoch_of_a_notebook_is_a_line_of_the_log(tmp_path):
+    with printed.copied():
+        printed.keep(tmp_path, "start")
+        bar = progress.Progress(total_steps=2, steps_per_epoch=2)
+        bar.start(0)
+        bar.update(1, {"loss": 2.0})
+        bar.message("Warning: dead")
+        bar.update(2, {"loss": 1.0})
+    _, warning, state = (tmp_path / "log.txt").read_text().splitlines()
+    assert warning == "Warning: dead"
+    assert state.startswith("epoch 1/1 100%|") and "loss 1.00" in state
 
 
 def test_the_end_has_nothing_left():

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import benchmark, input_cost, plan
+from moco_tf import benchmark, cores, input_cost, plan
 from moco_tf import config as configs
 from moco_tf.cluster import membership
 from moco_tf.data import sources
@@ -262,6 +262,19 @@ def knn_that_cannot_be(tmp_path):
 
     yield lambda: row(spec, f"{spec}/none", 4)
     yield lambda: row(spec, spec, 4)
+
+
+@ROWS.followed("doctor/recipe.py:precision_rows", "float32 is faster here")
+def precision_without_kernels():
+    def rows(precision):
+        config = config_of(fields={"train.precision": precision})
+        return recipe.precision_rows(config, "CPU")
+
+    slow = mock.patch.object(cores, "lack_kernels_for", lambda x: "16" in x)
+    with slow:
+        yield lambda: rows("mixed_bfloat16")
+        (row,) = rows("mixed_bfloat16")
+        yield lambda: rows(row.overrides["train.precision"])
 
 
 # Resources.
@@ -727,7 +740,7 @@ def rates(input_rate, step_rate, kind=(8, 0), fields=(), pause=0.0):
     known = {"step": step_rate, "reported": step_rate / (1 + pause)}
     if input_rate is not None:
         known |= {"input": input_rate, "both": min(input_rate, step_rate)}
-    machine = benchmark.Machine(kind, cores=8)
+    machine = benchmark.Machine(kind, cores=8, bfloat16=True)
     cache = input_cost.Cache("moco-tf prepare --format=jpeg", 1.4)
     config = config_of(fields=fields)
     return benchmark.verdict(config, known, machine, cache)

@@ -19,6 +19,7 @@ from moco_tf.evaluation import (
     features,
     finetune,
     frozen,
+    in_memory,
     knn,
     linear,
     logistic,
@@ -749,3 +750,18 @@ def a_run_without_knn(tmp_path):
 
     yield lines
     yield lambda: lines(bank=images, query=images, k="2")
+
+
+@ROWS.followed("evaluation/in_memory.py:encode", "Give one or more")
+def no_image():
+    encoder = plain_frozen.make_frozen()
+    pixels = np.zeros([1, 8, 8, 3], np.uint8)
+    yield lambda: in_memory.encode(encoder, [], "backbone")
+    yield lambda: in_memory.encode(encoder, pixels, "backbone")
+
+
+@ROWS.followed("evaluation/in_memory.py:_pixels", "Multiply fractions by 255")
+def fractions_for_pixels():
+    image = np.full([4, 4, 3], 0.5, np.float32)
+    yield lambda: in_memory._pixels(image, 3)
+    yield lambda: in_memory._pixels((image * 255).astype(np.uint8), 3)

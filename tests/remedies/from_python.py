@@ -3,11 +3,9 @@
 import pathlib
 import types
 
-import numpy as np
 import tensorflow as tf
 
 from moco_tf import api, keywords
-from tests.evaluation import plain_frozen
 from tests.remedies import following
 
 ROWS = following.Rows("api.py", "keywords.py")
@@ -22,21 +20,6 @@ def run_without_a_workdir(monkeypatch, tmp_path):
     yield lambda: api.train("shapes:test", preset="quickstart")
     folder = tmp_path / "mine"
     yield lambda: api.train("shapes:test", folder, preset="quickstart")
-
-
-@ROWS.followed("api.py:_embed_arrays", "Give one or more")
-def no_image():
-    encoder = plain_frozen.make_frozen()
-    pixels = np.zeros([1, 8, 8, 3], np.uint8)
-    yield lambda: api._embed_arrays(encoder, [], "backbone")
-    yield lambda: api._embed_arrays(encoder, pixels, "backbone")
-
-
-@ROWS.followed("api.py:_pixels", "Multiply fractions by 255")
-def fractions_for_pixels():
-    image = np.full([4, 4, 3], 0.5, np.float32)
-    yield lambda: api._pixels(image, 3)
-    yield lambda: api._pixels((image * 255).astype(np.uint8), 3)
 
 
 @ROWS.followed("keywords.py:_full_name", "Pass, for instance")

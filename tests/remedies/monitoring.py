@@ -181,6 +181,14 @@ def divided(preset, clusters, fields=(), entropy=None):
     return shown([n for _ in range(3) for n in rules.report(row)])
 
 
+@ROWS.followed("monitoring/health.py:Watch._vague", "config.swav.epsilon")
+def codes_that_are_nearly_even():
+    even = {"loss": math.log(3000), "clusters": 1.3}
+    yield lambda: shown(report("swav_imagenet", **even))
+    sharper = {"swav__epsilon": 0.02}
+    yield lambda: shown(report("swav_imagenet", sharper, clusters=4.9))
+
+
 @ROWS.followed("monitoring/health.py:Watch._prototypes", "config.swav.epsilon")
 def codes_that_are_all_the_same():
     yield lambda: divided("swav_imagenet", 1.01)

@@ -123,7 +123,7 @@ def answer(data, packing="", kind="", limit=2**20):
 
 
 SENT = FORM.encode()
-PACKED = gzip.compress(SENT)
+PACKED = gzip.compress(SENT, mtime=0)
 MENDED = {"data": SENT}
 _body("read", "The body is missing. Send JSON", {"data": b""}, MENDED)
 _body("read", "Leave the header out and send", {"data": SENT, "packing": "br"},

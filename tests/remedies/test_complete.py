@@ -47,7 +47,7 @@ SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 # Names of files that look like fields.
 FILES = (
     *("data.pkl", "model.xml", "config.json", "model.weights"),
-    *("data.stream", "data.sources", "log.txt", "model.keras"),
+    *("data.stream", "data.sources", "log.txt", "log.worker", "model.keras"),
     "model.safetensors",
 )
 FLAGS = collections.defaultdict(list)

@@ -222,3 +222,24 @@ def test_the_last_line_says_what_was_reached(run, figures, reached):
         f"Finished: {reached}. To use the encoder: moco-tf export --workdir=w. "
         "Report: w/r.html"
     )
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "points"), [(1006, 0, "+50.3"), (0, 74, "-3.7")]
+)
+def test_the_gain_is_said_once(run, gained, lost, points):
+    finished = run(
+        small_report.row(
+            1,
+            start_backbone=0.337,
+            knn_backbone=0.337 + (gained - lost) / 2000,
+            knn_queries=2000,
+            gained_backbone=gained,
+            lost_backbone=lost,
+        ),
+        knn__features="backbone",
+    )
+    _, headline = findings.headline(finished)
+    for words in (headline, findings.closing(finished, "export", "r.html")):
+        assert words.count(f"{points} points") == 1
+        assert words.count(points[1:]) == 1
