@@ -32,7 +32,8 @@ _SECTIONS = {
         "frozen_epochs": 0,
     },
     "cmc": {"negatives": 128, "temperature": 0.1, "loss": "info_nce"},
-    "cpc": {"rows": 2, "blocks": 2, "negatives": 1024},
+    # Of patches that share a brightness, that alone tells the right one.
+    "cpc": {"rows": 2, "blocks": 2, "negatives": 1024, "patch_jitter": 0.8},
     "dino": {
         "outputs": 128,
         "first_teacher_temperature": 0.05,

@@ -128,6 +128,7 @@ OWN_MODES = {
             "dino__warmup_epochs": 1,
         },
     },
+    "cpc": {"patch jitter": {"cpc__patch_jitter": 0.4}},
     "end_to_end": {
         "gather": {"end_to_end__shuffle": "gather"},
         "one encoder": {"end_to_end__shared_encoder": True},

@@ -152,6 +152,7 @@ METHODS = dict(
         rows=5,  # predicted below a place
         blocks=5,  # of the context
         negatives=4096,  # patches of the global batch
+        patch_jitter=0.0,  # of each one's brightness and contrast, as CPC v2
     ),
 )
 

@@ -207,7 +207,8 @@ BESIDE = (
     *("*.temperature", "*.momentum", "*.negatives", "*.teacher_temperature"),
     *("moco.queue_size", "moco.fill_queue", "swav.prototypes"),
     *("swav.epsilon", "swav.iterations", "dino.outputs"),
-    *("dino.first_teacher_temperature", "dino.center_momentum", "cpc.*"),
+    *("dino.first_teacher_temperature", "dino.center_momentum"),
+    *("cpc.rows", "cpc.blocks"),
 )
 
 

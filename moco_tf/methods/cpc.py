@@ -1,6 +1,5 @@
 """CPC v1 (arXiv:1807.03748): predict patches some rows below a context."""
 
-import functools
 import math
 from typing import Any
 
@@ -33,6 +32,7 @@ class CPC(two_views.TwoViews):
         rows: int = 5,
         blocks: int = 3,
         negatives: int = 1024,
+        patch_jitter: float = 0.0,
         seed: int = 0,
         **common: Any,
     ) -> None:
@@ -43,6 +43,9 @@ class CPC(two_views.TwoViews):
           rows: how many rows below a context are predicted; below g.
           blocks: of the context (models/heads.py).
           negatives: K, patches of the global batch that are drawn at each step.
+          patch_jitter: float x in 0..1; brightness and contrast of each patch
+            change by a factor of its own, in 1 - x..1 + x, as in the
+            patch-based augmentation of CPC v2 (arXiv:1905.09272). 0: as v1.
           seed: int, of the draws.
           **common: of TwoViews; micro_batches is 1: negatives are of the whole
             batch.
@@ -59,10 +62,12 @@ class CPC(two_views.TwoViews):
                 "blocks and negatives be at least 1. Received "
                 f"rows={rows}, blocks={blocks}, negatives={negatives}."
             )
-        # Not an attribute: the encoder has these layers already.
-        self._encode_patches = functools.partial(
-            tf.keras.Model(self.backbone.input, patches), training=True
-        )
+        if not 0 <= patch_jitter <= 1:
+            raise ValueError(
+                "patch_jitter must lie in 0..1. Received "
+                f"patch_jitter={patch_jitter}."
+            )
+        self._encode_patches = _patch_encoder(self.backbone)
         self.side = side
         self.context = heads.context_network(side, dim, blocks)
         self.predictors = [
@@ -74,6 +79,7 @@ class CPC(two_views.TwoViews):
         for layer in self.predictors:
             layer.build([None, dim])
         self.negatives = negatives
+        self.patch_jitter = patch_jitter
         self.seed = seed
 
     def train_step(self, batch):
@@ -113,12 +119,34 @@ class CPC(two_views.TwoViews):
         encode = self._encode_patches
         if self.jit_encoders:
             encode = tf.function(encode, jit_compile=True, autograph=False)
-        features = tf.cast(encode(images), tf.float32)
+        count = images.shape[0] * self.side**2
+        factors = self.patch_factors(count) if self.patch_jitter else None
+        features = encode(images, factors)
+        features = tf.cast(features, tf.float32)
         if online_probe.is_watching():  # the backbone's output
             online_probe.show(tf.reduce_mean(features, axis=[1, 2]))
         flat = tf.reshape(features, [-1, features.shape[-1]])
         z = self.query_encoder.head(flat, training=True)
         return tf.reshape(z, [*features.shape[:3], z.shape[-1]])
+
+    def patch_factors(self, count):
+        """Factors of a step for the patches of this replica.
+
+        Args:
+          count: int, of patches in this replica, N g g.
+
+        Returns:
+          float32 [N g g, 2], of brightness and contrast; the same for an image
+          whatever the replicas.
+        """
+        factors = tf.random.stateless_uniform(
+            [count * self.replicas, 2],
+            seed=tf.stack([tf.constant(self.seed, tf.int64), -1 - self.step]),
+            minval=1.0 - self.patch_jitter,
+            maxval=1.0 + self.patch_jitter,
+            alg="philox",  # the same on every device
+        )
+        return shuffle.this_replica(factors)
 
     def draw(self, count):
         """Random patches of a step int64 [K], the same on every replica."""
@@ -196,3 +224,38 @@ class CPC(two_views.TwoViews):
         rows_below = sum(side - below for below in range(1, settings.rows + 1))
         predictions = rows * side * rows_below
         return losses.logit_bytes(predictions, settings.negatives)
+
+
+def _patch_encoder(backbone):
+    """A function of images and factors or None -> features [N, g, g, F].
+
+    A function, so that a method does not have the encoder's layers twice.
+
+    Args:
+      backbone: keras.Model of models/inputs.grid_backbone.
+    """
+    _, grey, cut, encoder, grid, _ = backbone.layers
+
+    def encode(images, factors):
+        patches = cut(grey(images))
+        if factors is not None:
+            patches = jittered(patches, factors, grey.black)
+        return grid(encoder(patches, training=True))
+
+    return encode
+
+
+def jittered(patches, factors, black):
+    """Patches of another brightness, then of another contrast.
+
+    Deviation: what becomes brighter than white or darker than black is not cut.
+
+    Args:
+      patches: normalised float32 [M, p, p, 1].
+      factors: float32 [M, 2], of brightness and contrast; 1: as it is.
+      black: float, the normalised value of a black pixel.
+    """
+    brightness, contrast = tf.split(factors[:, tf.newaxis, tf.newaxis], 2, -1)
+    pixels = (patches - black) * brightness
+    mean = tf.reduce_mean(pixels, axis=[1, 2, 3], keepdims=True)
+    return mean + (pixels - mean) * contrast + black

@@ -151,6 +151,7 @@ METHODS = {
             "rows": Field(int, low=1),
             "blocks": Field(int, low=1),
             "negatives": Field(int, low=1),
+            "patch_jitter": Field(float, low=0, high=1, later=True),
         },
         configs=("cpc_imagenet",),
     ),

@@ -222,6 +222,11 @@ class _Grey(_Pixels):
         )
         return (grey - self.mean[1]) / self.std[1]
 
+    @property
+    def black(self):
+        """The value of a black pixel."""
+        return -self.mean[1] / self.std[1]
+
 
 class _Channels(tf.keras.layers.Layer):
     """The values first..last-1 of the last axis."""

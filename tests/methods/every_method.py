@@ -53,7 +53,7 @@ OWN = {
     },
     "dino": {"outputs": 12, "teacher_temperature": 0.2, "frozen_epochs": 0},
     "cmc": {"negatives": 16},
-    "cpc": {"negatives": 32, "rows": 2, "blocks": 1},
+    "cpc": {"negatives": 32, "rows": 2, "blocks": 1, "patch_jitter": 0.4},
 }
 # For the loss of a batch that comes again: DINO's targets stand still, and
 # targets are sharp.

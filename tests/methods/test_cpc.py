@@ -29,8 +29,11 @@ def _method(**arguments):
     return small_methods.compiled(method, RATE, decay=0.0)
 
 
-def _places(weights, images):
-    """z of each patch: grey, cut, two linear layers."""
+def _places(weights, images, factors=None):
+    """z of each patch: grey, cut, two linear layers.
+
+    With factors [N, g, g, 2]: of the patches' brightness and contrast.
+    """
     kernel, bias, head, head_bias = weights
     pixels = images * np.array(STD) + np.array(MEAN)
     grey = (pixels @ [0.299, 0.587, 0.114] - MEAN[1]) / STD[1]
@@ -38,9 +41,19 @@ def _places(weights, images):
     for row in range(SIDE):
         for column in range(SIDE):
             patch = grey[:, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
+            if factors is not None:
+                patch = _changed(patch, *factors[:, row, column].T)
             features = patch.reshape(len(images), -1) @ kernel + bias
             z[:, row, column] = features @ head + head_bias
     return z
+
+
+def _changed(patches, brightness, contrast):
+    """Pixels in 0..1 times a factor, then their distance from the mean."""
+    pixels = (patches * STD[1] + MEAN[1]) * brightness[:, None, None]
+    mean = pixels.mean(axis=(1, 2), keepdims=True)
+    pixels = mean + (pixels - mean) * contrast[:, None, None]
+    return (pixels - MEAN[1]) / STD[1]
 
 
 def _context(weights, z):
@@ -56,9 +69,9 @@ def _context(weights, z):
     return np.maximum(z + y, 0)
 
 
-def _loss(encoder, context, predictors, images, drawn):
+def _loss(encoder, context, predictors, images, drawn, factors=None):
     """Eq. 4 for each k, every context and every patch k rows below, by hand."""
-    z = _places(encoder, images)
+    z = _places(encoder, images, factors)
     above = _context(context, z)
     all_patches = z.reshape(-1, DIM)
     means = []
@@ -122,9 +135,28 @@ def test_the_first_step_goes_down_the_slope_of_the_loss():
     )
 
 
-def test_patches_under_xla_give_the_same_step():
+def test_each_patch_changes_by_its_own_brightness_and_contrast():
+    method = _method(patch_jitter=0.6)
+    steps = []
+    for batch in small_methods.batches(2):
+        state = _state(method)
+        drawn = method.draw(4 * SIDE**2).numpy()
+        factors = method.patch_factors(4 * SIDE**2).numpy()
+        steps.append(factors)
+        factors = factors.reshape(4, SIDE, SIDE, 2)
+        expected = _loss(*state, batch["query"], drawn, factors)
+        iterator = iter(tf.data.Dataset.from_tensors(batch))
+        loss = float(method.make_train_function()(iterator)["loss"])
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert len(np.unique(steps)) == 2 * 4 * SIDE**2 * 2  # none comes twice
+    assert 0.4 <= np.min(steps) < 0.5 < 1.5 < np.max(steps) <= 1.6
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_patches_under_xla_give_the_same_step(jitter):
     batch = next(iter(small_methods.batches(1)))
-    plain, compiled = _method(), _method(jit_compile=True)
+    plain = _method(patch_jitter=jitter)
+    compiled = _method(patch_jitter=jitter, jit_compile=True)
     expected = small_methods.train(plain, [batch])["loss"]
     result = small_methods.train(compiled, [batch])["loss"]
     np.testing.assert_allclose(result, expected, rtol=1e-5)
@@ -142,6 +174,7 @@ def test_patches_under_xla_give_the_same_step():
     [
         ({"rows": 3}, r"rows must lie in 1\.\.2 for 3 x 3 patches"),
         ({"micro_batches": 2}, "needs train.micro_batches=1"),
+        ({"patch_jitter": 1.5}, r"must lie in 0\.\.1. Received .*=1.5"),
     ],
 )
 def test_what_it_cannot_honour_is_refused(arguments, message):
