@@ -153,6 +153,7 @@ TURNS = {
     "even": """
 cluster/test_doctor.py
 launch_scripts/test_slurm.py
+methods/test_every_method.py
 serving/test_convert.py
 test_going_on.py
 test_reference_replicas.py
@@ -162,7 +163,6 @@ test_ugly_paths.py
     "odd": """
 cluster/test_faults.py
 data/test_views.py
-methods/test_every_method.py
 test_pages.py
 test_tutorial.py[small]
 """.split(),
