@@ -22,7 +22,7 @@ _SECTIONS = {
     },
     "end_to_end": {"temperature": 0.1},
     "simclr": {"temperature": 0.2},
-    "byol": {"momentum": 0.97},
+    "byol": {"momentum": 0.98},
     # At the published epsilon of 0.05 the cosines of features that lie close
     # together make codes that are all alike (docs/methods.md).
     "swav": {
@@ -36,8 +36,9 @@ _SECTIONS = {
     "cpc": {"rows": 2, "blocks": 2, "negatives": 1024, "patch_jitter": 0.8},
     "dino": {
         "outputs": 128,
-        "first_teacher_temperature": 0.05,
-        "teacher_temperature": 0.05,
+        "first_teacher_temperature": 0.03,
+        "teacher_temperature": 0.03,
+        "center_momentum": 0.5,
         "momentum": 0.95,
         "frozen_epochs": 0,
     },
@@ -45,11 +46,13 @@ _SECTIONS = {
 _OWN = {
     "simclr": {"model.head": "simclr"},
     "byol": {
+        "data.small_views": 2,
         "model.head": "byol",
         "model.hidden": 256,
         "model.bn_groups": 1,
-        "optimizer.learning_rate": 0.2,
+        "optimizer.learning_rate": 0.1,
         "optimizer.weight_decay": 5e-4,
+        "train.batch_size": 64,  # twice the steps
     },
     "swav": {
         "model.head": "swav",
@@ -73,10 +76,11 @@ _OWN = {
         "optimizer.learning_rate": 1e-3,
     },
     "dino": {
+        "data.small_views": 2,
         "model.head": "dino_bn",
         "model.hidden": 256,
         "model.bn_groups": 1,
-        "optimizer.learning_rate": 0.2,
+        "optimizer.learning_rate": 0.1,
         "optimizer.weight_decay": 5e-4,
     },
 }
@@ -93,7 +97,7 @@ _LEARNING = {
     "end_to_end": {"model.head": "simclr"},
 }
 # So many times the budget's epochs, for what does not get there in one.
-LONGER = {"memory_bank": 3, "byol": 3}
+LONGER = {"memory_bank": 3, "byol": 3, "dino": 3, "cmc": 5}
 # A bank's features are renewed once an epoch: so fewer images, for as many
 # steps. A draw from fewer would often have the query's image in it.
 IMAGES = {"cmc": 2000}
@@ -192,6 +196,7 @@ def _method(method, options):
         **_section(method, preset, _SECTIONS[method]),
         "data.views": "v1" if options.data.startswith("shapes") else "cifar",
         "model.head": "mlp",  # the quickstart's is SimCLR's
+        "data.small_size": options.size // 2,
         "model.patch": options.size // 2,  # a grid of 3 x 3
         **_OWN.get(method, {}),
     }

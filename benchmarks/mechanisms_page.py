@@ -55,9 +55,11 @@ highest of the seeds.
 
 **Methods**: the quickstart's encoder (ResNet-18 x0.25), batches of 128, heads
 and settings of each method's own (mechanisms_cases.py); the networks of CMC and
-CPC have another untrained kNN. The memory bank has three times the epochs of
-the budget; CMC has 2,000 of the images, for as many steps: a bank's features
-are renewed once an epoch. What stood still, and why: [methods.md](methods.md).
+CPC have another untrained kNN. The memory bank, BYOL and DINO have three times
+the epochs of the budget; BYOL has batches of 64, and BYOL and DINO two small
+views of half the size. CMC has 2,000 of the images, ten times as often, and
+five times the steps: a bank's features are renewed once an epoch. What stood
+still, and why: [methods.md](methods.md).
 
 **Comparisons of the papers** (dictionary, momentum, shuffled BatchNorm):
 MoCo's CIFAR demo at a quarter of its width, on every fifth file of CIFAR-10:

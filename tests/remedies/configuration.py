@@ -397,6 +397,7 @@ ROWS.states(
     ("config_schema.py:check_field", "{_bounds(field)}"),
     # Its field, or CPC.check, refuses the same before.
     ("methods/cpc.py:CPC.__init__", "rows must lie in"),
+    ("methods/cpc.py:CPC.__init__", "patch_jitter must lie in"),
     ("methods/dictionaries.py:check_loss", "loss must be one of"),
     ("methods/dino.py:DINO.__init__", "Temperatures must be above 0"),
     ("methods/momentum.py:check_momentum", "momentum must lie in"),
