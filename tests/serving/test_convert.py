@@ -217,7 +217,7 @@ def test_a_missing_package_is_reported_before_any_work(
 ):
     need(to)
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"without {package}\. .*pip install -e \.\[convert\]"
+    message = rf"without {package}\. .*pip install -e '\.\[convert\]'"
     with pytest.raises(ValueError, match=message):
         convert.convert_export("/not/there", to)
 
