@@ -58,8 +58,9 @@ and settings of each method's own (mechanisms_cases.py); the networks of CMC and
 CPC have another untrained kNN. The memory bank, BYOL and DINO have three times
 the epochs of the budget; BYOL has batches of 64, and BYOL and DINO two small
 views of half the size. CMC has 2,000 of the images, ten times as often, and
-five times the steps: a bank's features are renewed once an epoch. What stood
-still, and why: [methods.md](methods.md).
+five times the steps: a bank's features are renewed once an epoch. Rows at 32 px
+are of earlier settings, without small views. What stood still, and why:
+[methods.md](methods.md).
 
 **Comparisons of the papers** (dictionary, momentum, shuffled BatchNorm):
 MoCo's CIFAR demo at a quarter of its width, on every fifth file of CIFAR-10:

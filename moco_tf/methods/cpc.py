@@ -119,10 +119,10 @@ class CPC(two_views.TwoViews):
         encode = self._encode_patches
         if self.jit_encoders:
             encode = tf.function(encode, jit_compile=True, autograph=False)
-        count = images.shape[0] * self.side**2
-        factors = self.patch_factors(count) if self.patch_jitter else None
-        features = encode(images, factors)
-        features = tf.cast(features, tf.float32)
+        factors = None
+        if self.patch_jitter:
+            factors = self.patch_factors(images.shape[0] * self.side**2)
+        features = tf.cast(encode(images, factors), tf.float32)
         if online_probe.is_watching():  # the backbone's output
             online_probe.show(tf.reduce_mean(features, axis=[1, 2]))
         flat = tf.reshape(features, [-1, features.shape[-1]])
