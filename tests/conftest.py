@@ -146,25 +146,37 @@ test_reference_cases.py
 training/test_checkpoints.py
 training/test_optimizers_addons.py
 """.split()
-# Long proofs that take turns in CI: the former on even days of the year, the
-# latter on odd ones; FILE[ID] is the part of a file with that parameter.
-# Without --turn all are run.
+# Long proofs that take turns in CI, by the day of the year modulo 3. FILE[ID]
+# is the part of a file with that parameter. Without --turn, all are run.
 TURNS = {
-    "even": """
+    "0": """
 cluster/test_doctor.py
-launch_scripts/test_slurm.py
 methods/test_every_method.py
-serving/test_convert.py
-test_going_on.py
+methods/test_micro_batches.py
+remedies/test_remedies.py
+test_bazel_offline.py
+test_damaged_state.py
+test_pages.py
+""".split(),
+    "1": """
+cluster/test_faults.py
+doctor/test_auto.py
+evaluation/test_label_augment.py
+test_benchmark.py
+test_comparing.py
 test_reference_replicas.py
 test_tutorial.py[photographs]
-test_ugly_paths.py
 """.split(),
-    "odd": """
-cluster/test_faults.py
+    "2": """
 data/test_views.py
-test_pages.py
+launch_scripts/test_slurm.py
+models/test_keras_cv_backbones.py
+serving/test_convert.py
+test_branching.py
+test_from_python.py
+test_going_on.py
 test_tutorial.py[small]
+test_ugly_paths.py
 """.split(),
 }
 
@@ -204,9 +216,11 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("both_lanes")
     turn = config.getoption("turn")
     if turn != "all":
-        (wait,) = [names for other, names in TURNS.items() if other != turn]
-        later = [item for item in items if names_of(item) & {*wait}]
-        items[:] = [item for item in items if not names_of(item) & {*wait}]
+        wait = {
+            n for other, names in TURNS.items() if other != turn for n in names
+        }
+        later = [item for item in items if names_of(item) & wait]
+        items[:] = [item for item in items if not names_of(item) & wait]
         config.hook.pytest_deselected(items=later)
 
 
