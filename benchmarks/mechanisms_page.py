@@ -37,12 +37,19 @@ def write(rows, folder):
     parts = [_HEAD]
     sections = collections.defaultdict(list)
     for row in rows:
-        where = "shapes" if row["data"].startswith("shapes") else "CIFAR-10"
+        where = "shapes" if on_shapes(row) else "CIFAR-10"
         sections[row["experiment"], where].append(row)
     order = list(_TITLES)
-    for key in sorted(sections, key=lambda key: (order.index(key[0]), key[1])):
+    for key in sorted(
+        sections, key=lambda key: (order.index(key[0]), key[1] != "shapes")
+    ):
         parts.append(_section(*key, sections[key], folder))
     (folder / "mechanisms.md").write_text("\n".join(parts) + "\n")
+
+
+def on_shapes(row):
+    """Whether a row is of the embedded shapes; else it is of CIFAR-10."""
+    return row["data"].startswith("shapes")
 
 
 _HEAD = """# Methods and mechanisms
@@ -57,10 +64,10 @@ highest of the seeds.
 and settings of each method's own (mechanisms_cases.py); the networks of CMC and
 CPC have another untrained kNN. The memory bank, BYOL and DINO have three times
 the epochs of the budget; BYOL has batches of 64, and BYOL and DINO two small
-views of half the size. CMC has 2,000 of the images, ten times as often, and
-five times the steps: a bank's features are renewed once an epoch. Rows at 32 px
-are of earlier settings, without small views. What stood still, and why:
-[methods.md](methods.md).
+views of half the size. CMC has 2,000 of the images and five times the steps: a
+bank's features are renewed once an epoch. On CIFAR-10 the settings are those
+that were chosen on the shapes, but for the colours of its recipe. What stood
+still, and why: [methods.md](methods.md).
 
 **Comparisons of the papers** (dictionary, momentum, shuffled BatchNorm):
 MoCo's CIFAR demo at a quarter of its width, on every fifth file of CIFAR-10:
@@ -118,7 +125,21 @@ def _budget(rows):
     text += ", ".join(map(str, seeds)) + "."
     if len(epochs) == len(sizes) == 1:
         text = f"{min(epochs)} epochs at {min(sizes)} px; {text}"
-    return text
+    return f"{text} {_machines(rows)}"
+
+
+def _machines(rows):
+    """Where the runs of a section were, and for how long."""
+    runs, seconds = collections.Counter(), collections.Counter()
+    for row in rows:
+        machine = row.get("machine", "a machine that was not noted")
+        runs[machine] += 1
+        seconds[machine] += row["seconds"]
+    return " ".join(
+        f"{count} runs on {machine}: {seconds[machine] / 3600:.1f} hours, one"
+        " core each."
+        for machine, count in runs.most_common()
+    )
 
 
 def _spread(values, digits):
