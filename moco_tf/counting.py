@@ -17,6 +17,7 @@ import tqdm
 
 LINE_SECONDS = 15  # between plain lines
 _PATIENCE = 3  # seconds that a command may be silent
+_PARTING = 2  # seconds that the work waits for a sign of life that hangs
 
 _Function = TypeVar("_Function", bound=Callable)
 
@@ -102,6 +103,36 @@ def print_line(text, stream=None):
         print(text, file=stream, flush=True)
 
 
+class Bar(tqdm.tqdm):
+    """A bar whose lock is free after an interruption, and that ends as it was.
+
+    tqdm's own `refresh` and `clear` keep the lock of all bars where Ctrl-C
+    meets them, so that every thread that prints waits for ever; and its `close`
+    leaves a bar with a delay as it stands, if no count has drawn it.
+    """
+
+    shown = False  # whether it was ever drawn
+
+    def refresh(self, nolock=False, lock_args=None):
+        """Draws the bar; args as of tqdm."""
+        del nolock, lock_args
+        with self.get_lock():  # the same thread may have it
+            self.shown = True
+            super().refresh(nolock=True)
+
+    def clear(self, nolock=False):
+        """Takes the bar away; args as of tqdm."""
+        del nolock
+        with self.get_lock():
+            super().clear(nolock=True)
+
+    def close(self):
+        """Ends the bar, on a line of its own where it stays."""
+        if self.shown:
+            self.delay = 0
+        super().close()
+
+
 class _Heart:
     """Calls `_beat` while its block runs; the base of what shows signs of life.
 
@@ -114,13 +145,17 @@ class _Heart:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self):
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C: nobody would end it
+            self._over.set()
+            raise
         return self
 
     def __exit__(self, *_):
         self._over.set()
         if self._thread.ident:  # it was started
-            self._thread.join()
+            self._thread.join(_PARTING)  # not for ever: its stream may hang
 
     def _run(self):
         wait = self._patience
@@ -175,7 +210,7 @@ class Counter(_Heart):
         self._lock = threading.Lock()
         self._bar = None
         if has_bar:
-            self._bar = tqdm.tqdm(
+            self._bar = Bar(
                 total=total,
                 initial=done,
                 desc=verb,
@@ -214,7 +249,7 @@ class Counter(_Heart):
         """Names what is counted now on the bar; False where there is none."""
         if self._bar is None:
             return False
-        self._bar.set_description(subject)
+        self._bar.set_description(subject, refresh=self._bar.shown)
         return True
 
     def _line(self):
@@ -273,7 +308,7 @@ class Elapsed(_Heart):
         if not self._changes:
             print_line(text, self._stream)
         elif self._line is None:
-            self._line = tqdm.tqdm(
+            self._line = Bar(
                 desc=text,
                 bar_format="{desc}",
                 file=file_of_bar(self._stream),

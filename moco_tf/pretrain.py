@@ -417,6 +417,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         step_seconds=progress.seconds_a_step(
             metrics.rows(), config.train.batch_size
         ),
+        log_every=config.log.every_steps,
     )
     watch = health.Watch(
         plan.run,

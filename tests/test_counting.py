@@ -242,6 +242,84 @@ def test_a_bar_may_go_and_may_be_named_anew():
     assert stream.getvalue().endswith("\r")
 
 
+def test_a_bar_that_a_sign_of_life_drew_ends_its_line(hasty):
+    stream = Terminal()
+    with pytest.raises(ZeroDivisionError):
+        with counting.Counter(3, 0, "fitting", stream, brief=True) as shown:
+            shown._bar.delay = 3600  # no count draws it
+            _wait_for(lambda: "0/3" in stream.getvalue())
+            raise ZeroDivisionError
+    assert stream.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_work_that_is_short_shows_no_bar_by_its_name(leave):
+    stream = Terminal()
+    with counting.Counter(3, 0, "a", stream, brief=True, leave=leave) as shown:
+        assert shown.describe("b")
+        shown.add(3)
+    assert stream.getvalue() == ""
+
+
+class _Interrupted(Terminal):
+    """A terminal at which Ctrl-C is pressed while it is written to, once."""
+
+    pressed = False
+
+    def write(self, text):
+        if not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+@pytest.mark.parametrize("draw", ["refresh", "clear"])
+def test_an_interruption_while_a_bar_is_drawn_stops_no_other_thread(
+    hasty, draw
+):
+    stream = _Interrupted()
+    stream.pressed = True
+    bar = counting.Bar(total=3, file=stream)
+    stream.pressed = False
+    with pytest.raises(KeyboardInterrupt):
+        getattr(bar, draw)()
+    with counting.Elapsed("saving", stream):
+        _wait_for(lambda: "saving ..." in stream.getvalue())
+    bar.close()
+
+
+def test_a_stream_that_hangs_is_not_waited_for(hasty, monkeypatch):
+    monkeypatch.setattr(counting, "_PARTING", 0.1)
+    free, asked = threading.Event(), threading.Event()
+
+    class Stopped(io.StringIO):
+        def write(self, text):
+            asked.set()
+            free.wait(60)
+
+    with counting.Elapsed("exporting", Stopped()) as shown:
+        assert asked.wait(20)
+    assert shown._thread.is_alive()
+    free.set()
+    shown._thread.join(20)
+    assert not shown._thread.is_alive()
+
+
+def test_an_interruption_at_the_start_leaves_no_thread(monkeypatch):
+    shown = counting.Elapsed("saving", io.StringIO())
+    begin = shown._thread.start
+
+    def start():
+        begin()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shown._thread, "start", start)
+    with pytest.raises(KeyboardInterrupt), shown:
+        pass
+    shown._thread.join(20)
+    assert not shown._thread.is_alive()
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
 def test_a_stream_that_nobody_reads_is_left_to_the_work(hasty, error, capfd):
     class Closed(io.StringIO):

@@ -394,6 +394,7 @@ def train(
         batches.steps_per_epoch,
         batch_size=batch,
         step_seconds=progress.seconds_a_step(metrics.rows(), batch),
+        log_every=config.log.every_steps,
     )
     stopping = EarlyStopping(patience, metrics, shown.message)
     listeners = [metrics, shown, stopping]

@@ -5,14 +5,12 @@ import sys
 import time
 from typing import Any
 
-import tqdm
-
 from moco_tf import counting
 from moco_tf.monitoring import listener, metrics_csv
 
 _FIRST_IN_BAR = ("loss", "left", "speed")
-# Lines of figures that all are printed, where there are no bars; then one in
-# LINE_SECONDS: 800 short epochs would be 1600 lines in a few minutes.
+# Lines of figures that all are printed, where there are no bars; then one of
+# each kind in LINE_SECONDS: 800 short epochs would be 1600 lines in minutes.
 _PLENTY = 60
 _ROWS = 20  # of metrics.csv, that an earlier session's speed is taken from
 
@@ -49,6 +47,7 @@ class Progress(listener.Listener):
         epochs=None,
         batch_size=None,
         step_seconds=None,
+        log_every=None,
     ):
         """Stores what does not change during a run.
 
@@ -61,6 +60,7 @@ class Progress(listener.Listener):
           batch_size: images of a step; None: the speed of the first figures
             tells nothing of the time left.
           step_seconds: of a step in an earlier session; None: not known.
+          log_every: steps between figures within an epoch; None: not known.
         """
         self._total = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -74,7 +74,9 @@ class Progress(listener.Listener):
         self._file: Any = None  # of the bars of all epochs
         self._bar_epoch = None
         self._texts = {}
-        self._lines, self._last_line = 0, clock()
+        self._log_every = log_every or total_steps
+        self._lines = 0
+        self._last_lines = {}  # when each kind was printed last
         self._last_figures = clock()  # printed or left out
         self._skips = False
         # (step, seconds) at the session's start and at its first update: the
@@ -95,7 +97,8 @@ class Progress(listener.Listener):
 
     def on_step(self, method, step):
         self._end_of_compiling()
-        if step % self._steps_per_epoch == 0 or step >= self._total:
+        within = step % self._steps_per_epoch  # 0: an epoch's end
+        if within % self._log_every == 0 or step >= self._total:
             return  # figures come
         if counting.has_bars(self._stream):
             self._move_bar(step, {})
@@ -115,16 +118,17 @@ class Progress(listener.Listener):
         epoch = row["step"] // self._steps_per_epoch
         parts = [f"epoch {epoch}/{self._epochs} done"]
         parts.append(f"loss {row['epoch_loss']:.4f}")
-        parts += [
+        accuracies = [
             f"kNN ({layer}) {100 * row['knn_' + layer]:.2f} %"
             for layer in metrics_csv.KNN_LAYERS
             if "knn_" + layer in row
         ]
         if "probe_top1" in row:
-            parts.append(f"probe {100 * row['probe_top1']:.2f} %")
+            accuracies.append(f"probe {100 * row['probe_top1']:.2f} %")
         if "evaluated_top1" in row:
-            parts.append(f"top-1 {100 * row['evaluated_top1']:.2f} %")
-        self._figures(row["step"], "  ".join(parts))
+            accuracies.append(f"top-1 {100 * row['evaluated_top1']:.2f} %")
+        kind = "accuracy" if accuracies else "epoch"
+        self._figures(kind, row["step"], "  ".join(parts + accuracies))
 
     def on_end(self, method, step):
         self.close()
@@ -184,27 +188,32 @@ class Progress(listener.Listener):
             self._move_bar(step, texts)
         elif values:
             parts = [self._place(step), *texts.values()]
-            self._figures(step, "  ".join(parts))
+            self._figures("report", step, "  ".join(parts))
 
     def _place(self, step):
         """Which step of which epoch it is, in words."""
         epoch = self._epoch(step)
         return f"epoch {epoch}/{self._epochs}  step {step}/{self._total}"
 
-    def _figures(self, step, text):
-        """Prints a line of figures, unless there were many a moment ago."""
+    def _figures(self, kind, step, text):
+        """Prints a line of figures, unless there were many a moment ago.
+
+        A kind's clock is its own: else of lines that come in pairs, one kind
+        would take all places.
+        """
         self._lines += 1
         now = self._last_figures = self._clock()
-        fast = now < self._last_line + counting.LINE_SECONDS
+        last = self._last_lines.get(kind, -counting.LINE_SECONDS)
+        fast = now < last + counting.LINE_SECONDS
         if self._lines > _PLENTY and fast and step < self._total:
             if not self._skips:
                 self._skips = True
                 self.message(
-                    "Lines come fast: from here on one in "
+                    "Lines come fast: from here on one of a kind in "
                     f"{counting.LINE_SECONDS} s; metrics.csv has all figures"
                 )
             return
-        self._last_line = now
+        self._last_lines[kind] = now
         self.message(text)
 
     def _epoch(self, step):
@@ -249,7 +258,7 @@ class Progress(listener.Listener):
             self.close()
             self._bar_epoch = epoch
             self._file = self._file or counting.file_of_bar(self._stream)
-            self._bar = tqdm.tqdm(
+            self._bar = counting.Bar(
                 total=min(self._steps_per_epoch, self._total - before),
                 initial=0,
                 desc=f"epoch {epoch}/{self._epochs}",

@@ -23,10 +23,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def _progress(total, per_epoch, stream=None):
+def _progress(total, per_epoch, stream=None, **kwargs):
     clock, stream = Clock(), stream or io.StringIO()
     shown = progress.Progress(
-        total, per_epoch, math.log(4097), stream=stream, clock=clock
+        total, per_epoch, math.log(4097), stream=stream, clock=clock, **kwargs
     )
     return shown, stream, clock
 
@@ -59,7 +59,7 @@ def test_of_very_many_short_epochs_most_lines_are_left_out():
     shown, stream, clock = _progress(800 * 4, 4)
     shown.on_start(None, 0)
     for step in range(4, 800 * 4 + 1, 4):
-        clock.now += 0.5  # 400 s in all: a line in 15 s
+        clock.now += 0.5  # 400 s in all: a line of a kind in 15 s
         shown.on_step(None, step - 1)
         row = {"step": step, "loss": 1.0, "epoch_loss": 1.0}
         shown.on_report(None, row)
@@ -69,11 +69,45 @@ def test_of_very_many_short_epochs_most_lines_are_left_out():
     assert lines[59].startswith("epoch 30/800 done")
     notices = [line for line in lines if "metrics.csv has all" in line]
     assert notices == [lines[60]]
-    assert 80 < len(lines) < 90
+    assert 105 < len(lines) < 120
     assert all("loss" in line for line in lines if line not in notices)
     assert [line.split("  ")[0] for line in lines[-2:]] == [
         "epoch 800/800",
         "epoch 800/800 done",
+    ]
+
+
+@pytest.mark.parametrize("period", [0.5, 3.1, 5.0, 7.0])
+@pytest.mark.parametrize("measured", [1, 5])
+def test_of_short_epochs_the_accuracy_is_shown_all_the_time(period, measured):
+    shown, stream, clock = _progress(800, 1)
+    shown.on_start(None, 0)
+    for step in range(1, 801):
+        clock.now += period - 0.4
+        row = {"step": step, "loss": 1.0, "epoch_loss": 1.0}
+        shown.on_report(None, row)
+        clock.now += 0.4
+        more = {"knn_backbone": 0.5} if step % measured == 0 else {}
+        shown.on_epoch(None, row | more)
+    late = stream.getvalue().splitlines()[61:]
+    most = 2 + 800 * period / counting.LINE_SECONDS
+    for words in ("  step ", " done  loss 1.0000  kNN"):
+        count = sum(words in line for line in late)
+        assert most / 3 < count <= most, words
+
+
+def test_a_step_whose_figures_come_is_not_shown_before_them():
+    shown, stream, clock = _progress(100, 10, log_every=2)
+    shown.on_start(None, 0)
+    for step in range(1, 5):
+        clock.now += 20
+        shown.on_step(None, step)
+        if step % 2 == 0:
+            shown.on_report(None, {"step": step, "loss": 1.0})
+    shown.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[1] for line in lines] == [
+        f"step {step}/100" for step in range(1, 5)
     ]
 
 
