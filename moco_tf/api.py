@@ -231,8 +231,14 @@ def train(
         config, text = keywords.of_run(
             images, workdir, preset, fields, strategy
         )
-        resources.require(config, strategy)
-        pretrain.pretrain(config, workdir, strategy, extend=extend, preset=text)
+        pretrain.pretrain(
+            config,
+            workdir,
+            strategy,
+            extend=extend,
+            preset=text,
+            require=resources.require,
+        )
     return Run(workdir)
 
 

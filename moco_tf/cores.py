@@ -9,6 +9,8 @@ import os
 import pathlib
 from typing import Any
 
+from moco_tf import lane
+
 
 def of_machine() -> int:
     """The cores of the machine, which a process need not be allowed."""
@@ -66,6 +68,8 @@ def lack_kernels_for(precision: str, root: Any = "/") -> bool:
     known = _instructions(root)
     if "avx2" not in known:  # another kind of processor, or an unknown one
         return False
+    if precision == "mixed_float16" and lane.NAME == "2.15":
+        return True
     needed = {"mixed_bfloat16": "avx512f", "mixed_float16": "avx512_fp16"}
     return precision in needed and needed[precision] not in known
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import tensorflow as tf
@@ -44,6 +44,7 @@ def pretrain(
     guard: watchdog.Guard | None = None,
     profile_steps: Sequence[int] = (),
     preset: str = "",
+    require: Callable[..., None] | None = None,
 ) -> tf.keras.Model:
     """Trains, or goes on training, the encoder that a configuration describes.
 
@@ -60,6 +61,8 @@ def pretrain(
         are left alone.
       profile_steps: first and last step (from 1) to trace, or ().
       preset: text of the preset file of a chosen configuration; "": none.
+      require: function of config and strategy that raises ValueError for what
+        this machine cannot carry; None: nothing is asked.
 
     Returns:
       the Method, trained.
@@ -73,10 +76,9 @@ def pretrain(
     """
     guard = guard or watchdog.Guard()
     workdir = paths.expand(workdir)
-    plans.check(config, strategy.num_replicas_in_sync)
-    config = workdirs.locate(config, workdir)
     with contextlib.ExitStack() as stack:
         _enter(workdir, guard, stack)
+        config = _require(config, workdir, strategy, require)
         source = plans.open_source(config, config.data.source)
         data = workdirs.restore_source(source, workdir)
         plan = plans.make(config, strategy, data.source)
@@ -126,12 +128,21 @@ def pretrain(
 def _enter(workdir, guard, stack):
     """Lets the chief hold the workdir; a run that is there goes on in its log.
 
-    Before the data are read: that they are gone is part of the log.
+    Before anything is looked at: why a start is refused is part of the log.
     """
     if guard.is_chief:
         stack.enter_context(workdirs.hold(workdir))
     if workdirs.is_begun(workdir):
         _keep_log(workdir, guard)
+
+
+def _require(config, workdir, strategy, require):
+    """Refuses what cannot be run; returns it with sources that open here."""
+    plans.check(config, strategy.num_replicas_in_sync)
+    config = workdirs.locate(config, workdir)
+    if require:
+        require(config, strategy)
+    return config
 
 
 def _keep_log(workdir, guard):

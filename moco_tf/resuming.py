@@ -242,9 +242,8 @@ def other_bits(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     Args:
       before, now: of environment.json, the last start and this one.
     """
-    return [
-        words for f in (_other_lane, _other_views) if (words := f(before, now))
-    ]
+    rules = _other_lane, _other_kernels, _other_views
+    return [words for rule in rules if (words := rule(before, now))]
 
 
 def _other_lane(before, now):
@@ -259,6 +258,21 @@ def _other_lane(before, now):
         f"The last start was on TensorFlow {then}, this one is on {this}. The "
         "run goes on with the same batches and its whole state, but not with "
         f"the same bits: {lane.TOLERANCE}"
+    )
+
+
+def _other_kernels(before, now):
+    """What it means that oneDNN is on, unlike at the last start, or ""."""
+    then, this = before.get("onednn"), now.get("onednn")
+    if then == this or None in (then, this):  # earlier versions noted nothing
+        return ""
+    words = ("without", "with")
+    return (
+        f"The last start computed {words[then]} oneDNN, this one {words[this]} "
+        "it. The run goes on with the same batches and its whole state, but "
+        "not with the same bits, and where oneDNN is off steps can take twice "
+        "as long. TF_ENABLE_ONEDNN_OPTS chooses (1 or 0); where it is not set, "
+        "import moco_tf before tensorflow."
     )
 
 

@@ -492,6 +492,7 @@ def identity(config, fingerprint):
 def describe():
     """Versions, devices, command and time of this process, a dict."""
     import tensorflow as tf  # here: a configuration is checked without it
+    from tensorflow.python.util import _pywrap_util_port as port
 
     now = datetime.datetime.now(datetime.UTC)
     return {
@@ -504,6 +505,7 @@ def describe():
         "cores": cores.count(),
         "lane": lane.NAME,
         "lamb_and_sgdw": lane.OPTIMIZERS,
+        "onednn": port.IsMklEnabled(),
         "packages": {name: lane.version(name) for name in lane.PACKAGES},
         "devices": [d.name for d in tf.config.list_logical_devices()],
     }

@@ -194,15 +194,17 @@ def evaluate(name):
 def take_up_task(root, method=None):
     data = [workdirs.RunData(None, part) for part in ("12", "ab")]
     labelled = types.SimpleNamespace(data=data)
-    with results.open_result(
-        configs.load("linear", {}, "linear"),
-        root / "run" / "linear",
-        labelled,
-        "linear",
-        "ab" * 32,
-        fields=("features",),
-        files=("linear.npz",),
-    ) as (result, begin):
+    output = root / "run" / "linear"
+    with workdirs.hold(output):
+        result, begin = results.open_result(
+            configs.load("linear", {}, "linear"),
+            output,
+            labelled,
+            "linear",
+            "ab" * 32,
+            fields=("features",),
+            files=("linear.npz",),
+        )
         begin()
         assert result is None or result == TASK
 

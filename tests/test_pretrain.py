@@ -368,25 +368,39 @@ def _worker(index):
     )
 
 
+def _too_large(config, strategy):
+    raise ValueError("no room for a batch of 8")
+
+
 @pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("word", "fields", "require"),
+    [
+        ("missing", {}, None),
+        ("no room", {}, _too_large),
+        ("divide", {"model__bn_groups": 3}, None),
+    ],
+)
 def test_a_start_that_fails_is_in_the_log_of_a_run_that_is_there(
-    tmp_path, index
+    tmp_path, index, word, fields, require
 ):
     file = ("log.txt", "log.worker-1.txt")[index]
     config = small_run.make_config("/gone")
     workdirs.save(config, tmp_path / "run")
+    config = small_run.make_config("/gone", **fields)
     for name in ("run", "new"):
         guard = _worker(index)
-        with pytest.raises(ValueError, match="missing"), printed.copied():
+        with pytest.raises(ValueError, match=word), printed.copied():
             pretrain.pretrain(
                 config,
                 tmp_path / name,
                 tf.distribute.get_strategy(),
                 guard=guard,
+                require=require,
             )
         there = [str(tmp_path / "run" / file)] if name == "run" else []
         assert guard.paths == there
-    assert "missing" in (tmp_path / "run" / file).read_text()
+    assert word in (tmp_path / "run" / file).read_text()
     logs = {path.name for path in (tmp_path / "run").glob("log*")}
     assert logs == {file} and not (tmp_path / "new").exists()
 

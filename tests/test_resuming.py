@@ -214,3 +214,13 @@ def test_views_of_another_form_are_named():
     assert "by TensorFlow on the host, this one" in words
     assert resuming.other_bits({}, start("graph")) == []
     assert resuming.other_bits({}, resuming.form_of_views({})) == []
+
+
+def test_kernels_that_differ_are_said():
+    on, off = {"onednn": True}, {"onednn": False}
+    assert resuming.other_bits(on, on) == resuming.other_bits({}, on) == []
+    (words,) = resuming.other_bits(on, off)
+    assert "with oneDNN, this one without it" in words
+    assert "TF_ENABLE_ONEDNN_OPTS" in words
+    (words,) = resuming.other_bits(off, on)
+    assert "without oneDNN, this one with it" in words

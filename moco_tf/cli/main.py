@@ -65,7 +65,6 @@ def _pretrain(options, config):
         ) as (strategy, guard),
     ):
         config, preset = _choose(config, strategy)
-        resources.require(config, strategy)
         pretrain.pretrain(
             config,
             options.workdir,
@@ -74,6 +73,7 @@ def _pretrain(options, config):
             guard=guard,
             profile_steps=profile_steps,
             preset=preset,
+            require=resources.require,
         )
     if options.report and (cluster is None or cluster.is_chief):
         with quiet.imports(options.verbose):

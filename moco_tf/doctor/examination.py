@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from moco_tf import cores, counting, paths, plan
 from moco_tf.cluster import watchdog
+from moco_tf.data import specs
 from moco_tf.doctor import (
     auto,
     devices,
@@ -459,7 +460,7 @@ def _examine_images(source, figures, request):
     rows = images.remark_rows(source)
     rows += images.format_rows(figures)
     rows += images.fault_rows(source, faults, config.data.max_corrupt_fraction)
-    rows += _count_classes(source, config.data.source, config.knn.bank)
+    rows += _count_classes(source, config)
     rows += recipe.size_rows(config, figures)
     path = request.path
     if not path and request.workdir:
@@ -476,13 +477,22 @@ def _examine_images(source, figures, request):
     return rows, faults
 
 
-def _count_classes(source, spec, bank=""):
+def _count_classes(source, config):
     try:
-        return images.class_rows(source, spec, bank)
+        bank = "" if source.labels is not None else _labelled_bank(config)
+        return images.class_rows(source, config.data.source, bank)
     except ValueError as error:  # labels that lie in damaged records
         words = f"labels cannot be read: {error}"
         remedy = "Prepare the data set anew."
         return [table.Row("classes", words, table.FAIL, remedy)]
+
+
+def _labelled_bank(config):
+    """The bank of kNN, if it is of other images and has labels; else ""."""
+    bank, spec = config.knn.bank, config.data.source
+    if not bank or specs.absolute(bank) == specs.absolute(spec):
+        return ""
+    return bank if recipe.count_bank(config) else ""
 
 
 def _try(request, source, strategy, done):

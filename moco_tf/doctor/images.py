@@ -299,12 +299,12 @@ def class_rows(source, spec, bank=""):
 
     Args:
       source: Source. spec: str, that it was opened with.
-      bank: str, the labelled images that kNN takes, or "".
+      bank: str, other images, which have labels, that kNN takes, or "".
     """
     rows = _empty_folders(spec)
     if source.labels is None:
         words = "no labels; pre-training needs none"
-        if bank and bank != spec:
+        if bank:
             words += f", and kNN takes those of {paths.shown(bank)}"
             return [table.Row("classes", words), *rows]
         why = getattr(source, "why_unlabelled", "")

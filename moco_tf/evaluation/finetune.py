@@ -60,25 +60,26 @@ def run(
     """
     run_config = frozen.load_config(workdir)
     output = paths.expand(output)
-    config = workdirs.locate(config, output, "finetune")
-    labelled = supervised.open_labelled(
-        config.data.train,
-        config.data.test,
-        run_config,
-        inputs.CHANNELS[run_config.model.input],
-        output,
-    )
-    train, held_out = choose(config, labelled)
-    check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
-    start = load_start(config, run_config, workdir, checkpoint, strategy)
-    with results.open_result(
-        config,
-        output,
-        labelled,
-        "finetune",
-        start.identity,
-        fields=_SHOWN,
-    ) as (result, begin):
+    with workdirs.hold(output):
+        config = workdirs.locate(config, output, "finetune")
+        labelled = supervised.open_labelled(
+            config.data.train,
+            config.data.test,
+            run_config,
+            inputs.CHANNELS[run_config.model.input],
+            output,
+        )
+        train, held_out = choose(config, labelled)
+        check(config, labelled, train, held_out, strategy.num_replicas_in_sync)
+        start = load_start(config, run_config, workdir, checkpoint, strategy)
+        result, begin = results.open_result(
+            config,
+            output,
+            labelled,
+            "finetune",
+            start.identity,
+            fields=_SHOWN,
+        )
         if result:
             print(f"This fine-tuning is finished: {paths.shown(output)}.")
         else:

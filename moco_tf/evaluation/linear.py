@@ -60,24 +60,25 @@ def run(
       within printed.copied.
     """
     output = paths.expand(output)
-    config = workdirs.locate(config, output, "linear")
-    labelled = supervised.open_labelled(
-        config.data.train,
-        config.data.test,
-        encoder.config,
-        encoder.channels,
-        output,
-    )
-    check(config, encoder, labelled, strategy.num_replicas_in_sync)
-    with results.open_result(
-        config,
-        output,
-        labelled,
-        "linear",
-        encoder.identity,
-        fields=_SHOWN,
-        files=("linear.npz",),
-    ) as (result, begin):
+    with workdirs.hold(output):
+        config = workdirs.locate(config, output, "linear")
+        labelled = supervised.open_labelled(
+            config.data.train,
+            config.data.test,
+            encoder.config,
+            encoder.channels,
+            output,
+        )
+        check(config, encoder, labelled, strategy.num_replicas_in_sync)
+        result, begin = results.open_result(
+            config,
+            output,
+            labelled,
+            "linear",
+            encoder.identity,
+            fields=_SHOWN,
+            files=("linear.npz",),
+        )
         if result:
             print(f"This probe is finished: {paths.shown(output)}.")
         else:

@@ -1,6 +1,5 @@
 """The folder of a task with labels, and its result.json, read again."""
 
-import contextlib
 import os
 
 from moco_tf import state_files, workdirs
@@ -8,28 +7,25 @@ from moco_tf import state_files, workdirs
 _ACCURACY = ("top1", "top1_low", "top1_high", "images")  # of accuracy.summary
 
 
-@contextlib.contextmanager
 def open_result(config, output, labelled, command, encoder, fields, files=()):
-    """Locks the folder of a task, and reads its result if it is finished.
+    """Reads the result of a task, if it is finished.
 
     Args:
-      config: ConfigDict of the task. output: pathlib.Path of its folder.
+      config: ConfigDict of the task. output: pathlib.Path of its folder, held.
       labelled: LabelledSources. command: name of the command.
       encoder: identity of the encoder that is evaluated.
       fields: names that result.json of the command has beside top1.
       files: names of files that a finished task has beside result.json.
 
-    Yields:
+    Returns:
       dict, as in result.json, None for a task that is not finished, or that has
       lost one of these files and is measured again; and a function that notes
       this start in the folder: to be called when it is certain that the task
       goes on.
 
     Raises:
-      ValueError: if another process writes there, or the task was started with
-        other sources, another encoder or another configuration.
-
-    Side effects: makes the folder; the log of a task that is there goes on.
+      ValueError: if the task was started with other sources, another encoder or
+        another configuration.
     """
     fingerprint = "".join(part.fingerprint for part in labelled.data)
     names = ("train_images", "test_images")
@@ -44,11 +40,10 @@ def open_result(config, output, labelled, command, encoder, fields, files=()):
             if words := part.describe(f"data.{name}"):
                 print(words)
 
-    with workdirs.hold(output):
-        workdirs.check(
-            config, output, fingerprint, command=command, encoder=encoder
-        )
-        yield _read_result(output / "result.json", fields, files), begin
+    workdirs.check(
+        config, output, fingerprint, command=command, encoder=encoder
+    )
+    return _read_result(output / "result.json", fields, files), begin
 
 
 def _read_result(path, fields, files):

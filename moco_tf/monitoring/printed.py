@@ -16,12 +16,14 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
 from moco_tf import filesystem, paths, state_files
 
 FILE = "log.txt"
+_APPEARS = 10  # seconds after which a network folder shows what others made
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what moves a terminal's cursor
 _LOG: contextvars.ContextVar = contextvars.ContextVar("log", default=None)
 
@@ -80,8 +82,17 @@ def keep(workdir, title="", worker=0):
     """
     log = _LOG.get()
     if log is not None:
+        if worker:
+            _wait_for(workdir)
         file = f"log.worker-{worker}.txt" if worker else FILE
         log.open(os.path.join(workdir, file), title or _title())
+
+
+def _wait_for(folder):
+    """Waits until a worker sees the folder that the first one made."""
+    deadline = time.monotonic() + _APPEARS
+    while not os.path.isdir(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def kept():
@@ -115,6 +126,15 @@ class _Log:
                 # Without a buffer: closing after a full disk must not write.
                 file = open(path, "ab", buffering=0)
                 before = "\n" if file.tell() else ""
+            except FileNotFoundError:
+                print(
+                    f"Warning: {path} cannot be made, since its folder is not "
+                    "there: what is printed is kept nowhere. All workers must "
+                    "see the same workdir. Put --workdir on a shared file "
+                    "system"
+                )
+                self.lines = None
+                return
             except OSError as error:
                 state_files.warn(
                     f"{path} cannot be written to ({error.strerror}): what is "

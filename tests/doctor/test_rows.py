@@ -4,11 +4,12 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from moco_tf import config as configs
 from moco_tf import cores
 from moco_tf.data import sources
-from moco_tf.doctor import devices, images, recipe, scan, table
+from moco_tf.doctor import devices, examination, images, recipe, scan, table
 from moco_tf.methods import table as methods
 from tests.doctor import photographs
 
@@ -70,7 +71,6 @@ def test_grey_images_are_named_but_no_fault():
     "bank, words",
     [
         ("", "pre-training needs none"),
-        ("list:photos", "pre-training needs none"),  # the same images
         (
             "folder:b",
             "pre-training needs none, and kNN takes those of folder:b",
@@ -80,6 +80,34 @@ def test_grey_images_are_named_but_no_fault():
 def test_a_bank_has_the_labels_that_the_images_lack(bank, words):
     (row,) = images.class_rows(source_of(), "list:photos", bank)
     assert row.finding == f"no labels; {words}"
+
+
+@pytest.mark.parametrize(
+    ("bank", "is_said"),
+    [
+        ("", False),
+        ("folder:flat", False),
+        ("folder:./flat", False),  # the same images
+        ("folder:other", False),  # no labels either
+        ("folder:gone", False),
+        ("folder:classes", True),
+    ],
+)
+def test_only_labels_that_are_there_are_promised(
+    tmp_path, monkeypatch, bank, is_said
+):
+    pixels = np.random.default_rng(0).integers(0, 256, [9, 9, 3], np.uint8)
+    for folder in ("flat", "other", "classes/a", "classes/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("0.png", "1.png"):
+            Image.fromarray(pixels).save(tmp_path / folder / name)
+    monkeypatch.chdir(tmp_path)
+    config = configs.load("quickstart", {"data.source": "folder:flat"})
+    config.knn.bank = bank
+    source = sources.open_source("folder:flat")
+    (row,) = examination._count_classes(source, config)
+    assert (f"kNN takes those of {bank}" in row.finding) == is_said
+    assert ("kNN and `linear` do" in row.finding) != is_said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_a_folder_that_another_process_writes_to_is_refused(encoder, tmp_path):
 def test_another_encoder_in_the_same_folder_is_refused(encoder, finished):
     with pytest.raises(ValueError, match="another encoder: .* then, 'bbbb"):
         _run(encoder._replace(identity="b" * 64), finished["cached"][0])
+
+
+def test_a_refused_start_is_in_the_log_of_the_task(encoder, finished, tmp_path):
+    folder = shutil.copytree(finished["cached"][0], tmp_path / "linear")
+    for other in (folder, tmp_path / "new"):
+        with pytest.raises(ValueError, match="missing"), printed.copied():
+            _run(encoder, other, data__train="folder:/gone")
+    assert "missing" in (folder / "log.txt").read_text()
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_configuration_in_the_same_folder_is_refused(encoder, finished):

@@ -86,6 +86,27 @@ def test_a_log_that_cannot_be_opened_costs_a_warning_alone(tmp_path, capsys):
     assert "what is printed is kept nowhere" in said and "goes on" in said
 
 
+def test_a_worker_waits_for_the_folder_that_the_first_one_makes(tmp_path):
+    folder = tmp_path / "run"
+    threading.Timer(0.2, folder.mkdir).start()
+    with printed.copied():
+        printed.keep(folder, "start", worker=1)
+        print("kept")
+    assert (folder / "log.worker-1.txt").read_text() == "== start\nkept\n"
+
+
+def test_a_folder_that_a_worker_does_not_see_is_no_damage(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(printed, "_APPEARS", 0)
+    with printed.copied():
+        printed.keep(tmp_path / "run", "start", worker=1)
+        print("goes on")
+    said = capsys.readouterr().out
+    assert "must see the same workdir" in said and "goes on" in said
+    assert "damaged" not in said and "Move" not in said
+
+
 class Broken(io.BytesIO):
     """A file that has an error of a number instead of its second line."""
 

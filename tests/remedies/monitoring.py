@@ -374,6 +374,19 @@ def log_that_is_a_folder(tmp_path, capsys):
     yield start
 
 
+@ROWS.followed("monitoring/printed.py:_Log.open", "Put --workdir on a shared")
+def log_of_a_worker_that_does_not_see_the_folder(tmp_path, capsys, monkeypatch):
+    def start(workdir):
+        with printed.copied():
+            printed.keep(workdir, "start", worker=1)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(printed, "_APPEARS", 0)
+    yield lambda: start(tmp_path / "of this machine")
+    (tmp_path / "shared").mkdir()
+    yield lambda: start(tmp_path / "shared")
+
+
 class _Made:
     """What the functions below are named in: a module `remedied`."""
 

@@ -387,6 +387,10 @@ ROWS.tested(
     "test_a_run_that_diverges_says_what_to_lower_and_where",
     ("pretrain.py:make_callback", "in another --workdir"),
 )
+ROWS.tested(
+    "tests/test_public.py::test_onednn_is_on_unless_the_user_turned_it_off",
+    ("resuming.py:_other_kernels", "import moco_tf before tensorflow"),
+)
 ROWS.states(
     following.SAYS_WHAT_IS_TAKEN,
     ("config.py:_find", "names a file that is not there"),
