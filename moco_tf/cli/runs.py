@@ -283,7 +283,7 @@ COMMANDS = {
                 "format",
                 ("raw", "jpeg"),
                 "raw",
-                "raw (pixels) or jpeg (an eighth of the size)",
+                "raw (pixels) or jpeg (a sixth of the size)",
             ),
             flags.integer(
                 "short_side",

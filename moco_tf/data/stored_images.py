@@ -5,7 +5,7 @@ says of it, and how the graph takes it from the mapped file again, without
 Python: thousands of images a second would wait for one another there.
 
     raw   uint8 [H, W, 3], not compressed: a view reads only its own pages
-    jpeg  a baseline JPEG, some eighth of that; its checksum is compared
+    jpeg  a baseline JPEG, some sixth of that; its checksum is compared
           whenever it is read
 """
 
