@@ -228,7 +228,7 @@ def describe_facts(facts):
     words += [labels, f"{facts.replicas} {facts.kind} replica(s)"]
     if facts.bank:
         words.append(f"{facts.bank} labelled images for kNN")
-    words.append(f"{facts.cores} cores")
+    words.append(f"{facts.cores} core{'s' if facts.cores > 1 else ''}")
     if facts.free is not None:
         where = " a GPU" if facts.kind == "GPU" else ""
         words.append(f"{counting.format_bytes(facts.free)} free{where}")

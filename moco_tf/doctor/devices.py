@@ -67,7 +67,8 @@ def devices_row(strategy, fault):
     for gpu in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         words += f"; {details.get('device_name', gpu.name)}"
-    words += f"; {cores.count()} cores"
+    count = cores.count()
+    words += f"; {count} core{'s' if count > 1 else ''}"
     if fault:
         return table.Row("devices", words, table.FAIL, fault)
     return table.Row("devices", words)

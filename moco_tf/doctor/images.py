@@ -207,7 +207,7 @@ def fault_rows(source, faults, max_corrupt_fraction):
         )
         verdict, remedy = kind.verdict, kind.remedy
         if name == "unreadable":
-            words += f". Why: {_reasons(faults)}"
+            words += f"{'' if more else '.'} Why: {_reasons(faults)}"
         if name == "unreadable" and share > max_corrupt_fraction:
             verdict = table.FAIL
             remedy += (
