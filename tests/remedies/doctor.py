@@ -578,7 +578,8 @@ def labels_that_are_damaged():
         )
         if damaged:
             source = Damaged()
-        return examination._count_classes(source, "tfds:x/train")
+        config = configs.load("quickstart")
+        return examination._count_classes(source, config)
 
     yield lambda: count(True)
     yield lambda: count(False)
