@@ -268,7 +268,8 @@ def _other_kernels(before, now):
         return ""
     words = ("without", "with")
     return (
-        f"The last start computed {words[then]} oneDNN, this one {words[this]} "
+        f"The last start computed {words[bool(then)]} oneDNN, this one "
+        f"{words[bool(this)]} "
         "it. The run goes on with the same batches and its whole state, but "
         "not with the same bits, and where oneDNN is off steps can take twice "
         "as long. TF_ENABLE_ONEDNN_OPTS chooses (1 or 0); where it is not set, "
