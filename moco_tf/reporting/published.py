@@ -72,12 +72,12 @@ def band(figure, last_epoch):
       last_epoch: float; the band ends there, or at epoch 200.
 
     Returns:
-      epoch, low, published, high: float64 [n] each; between published epochs
-      they are joined by straight lines.
+      epoch, low, published, high: float64 [n] each: after every epoch, and on
+      the straight line between two of them where last_epoch ends within one.
     """
     curve = cifar10()
-    known = np.array(curve["epoch"], np.float64)
     values = curve["loss" if figure == "loss" else "knn_percent"]
+    known = np.arange(1.0, len(values) + 1)
     last = min(max(last_epoch, known[0]), known[-1])
     epoch = np.unique([*known[known < last], last])
     middle = np.interp(epoch, known, values)

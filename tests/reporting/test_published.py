@@ -65,13 +65,22 @@ def test_the_band_of_knn_is_two_points_to_either_side():
     assert high.tolist() == pytest.approx([33.98, 35.52])
 
 
-def test_between_published_epochs_the_loss_is_on_a_straight_line():
-    epoch, low, middle, high = published.band("loss", 15)
-    assert epoch[-1] == 15
-    halfway = (5.9910 + 4.3413) / 2
+def test_within_an_epoch_the_loss_is_on_a_straight_line():
+    epoch, low, middle, high = published.band("loss", 10.5)
+    assert epoch.tolist() == [*range(1, 11), 10.5]
+    halfway = (5.9910 + 5.8198) / 2
     assert middle[-1] == pytest.approx(halfway)
     assert low[-1] == pytest.approx(0.95 * halfway)
     assert high[-1] == pytest.approx(1.05 * halfway)
+
+
+def test_the_curve_has_the_figures_of_all_200_epochs():
+    _, _, knn, _ = published.band("knn", 200)
+    _, _, loss, _ = published.band("loss", 200)
+    assert len(knn) == len(loss) == 200
+    assert [knn[n - 1] for n in (12, 25, 100, 200)] == [50.84, 65.55, 78.06, 82.58]
+    assert [loss[n - 1] for n in (12, 25, 100, 200)] == [5.6121, 3.9131, 2.7264, 2.2716]
+    assert (knn.argmax() + 1, knn.max()) == (190, 82.73)
 
 
 def test_the_band_ends_where_the_published_run_does():
