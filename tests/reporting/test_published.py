@@ -78,8 +78,18 @@ def test_the_curve_has_the_figures_of_all_200_epochs():
     _, _, knn, _ = published.band("knn", 200)
     _, _, loss, _ = published.band("loss", 200)
     assert len(knn) == len(loss) == 200
-    assert [knn[n - 1] for n in (12, 25, 100, 200)] == [50.84, 65.55, 78.06, 82.58]
-    assert [loss[n - 1] for n in (12, 25, 100, 200)] == [5.6121, 3.9131, 2.7264, 2.2716]
+    assert [knn[n - 1] for n in (12, 25, 100, 200)] == [
+        50.84,
+        65.55,
+        78.06,
+        82.58,
+    ]
+    assert [loss[n - 1] for n in (12, 25, 100, 200)] == [
+        5.6121,
+        3.9131,
+        2.7264,
+        2.2716,
+    ]
     assert (knn.argmax() + 1, knn.max()) == (190, 82.73)
 
 
