@@ -15,7 +15,6 @@ tensorboard/ beside them belong to who writes them.
 
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
 import os
@@ -65,11 +64,16 @@ def hold(workdir):
     that is there, the log goes on from here.
     """
     workdir = pathlib.Path(workdir)
+    path = workdir / "lock"
+    made: list[pathlib.Path] = []
     with contextlib.ExitStack() as stack:
-        file = _open_lock(workdir, stack)
+        # After the file is closed: before, a network folder is not empty.
+        stack.push(lambda kind, *_: kind and _remove_empty(made))
+        file, is_new = _open_lock(path, made, stack)
         locked = filesystem.lock(file, workdir)
-        # A process whose start was refused has just removed this file.
-        if not locked or not _is_file(file, workdir / "lock"):
+        # A process whose start has failed has just removed this file.
+        if not locked or not _is_file(file, path):
+            made.clear()  # the other process is in them now
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
             raise ValueError(
@@ -77,6 +81,8 @@ def hold(workdir):
                 f"{str(workdir)!r}, which {holder} holds. Wait until it has "
                 "ended, or pass another folder."
             )
+        if is_new:  # not before it is locked: another may have been quicker
+            stack.push(lambda kind, *_: kind and path.unlink(missing_ok=True))
         try:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}".encode())
@@ -101,24 +107,22 @@ def is_begun(workdir):
     return os.path.lexists(os.path.join(workdir, "config.json"))
 
 
-def _open_lock(workdir, stack):
-    """The file "lock", open, in a folder that is made if missing.
+def _open_lock(path, made, stack):
+    """Opens the file "lock" in a workdir that is made if missing.
 
     Args:
-      workdir: Path.
-      stack: ExitStack that closes it. After an error it first removes what was
-        made here: the lock while it is held, folders that have stayed empty.
+      path: of the file. made: list, which gets the folders that are made here.
+      stack: ExitStack that closes the file.
+
+    Returns:
+      the file; bool, whether there was none.
     """
-
-    def undo(action):
-        stack.push(lambda kind, error, trace: kind and action())
-
-    path = workdir / "lock"
+    workdir = path.parent
     try:
         for folder in reversed([workdir, *workdir.parents]):
             if not folder.exists():
                 folder.mkdir(exist_ok=True)
-                undo(functools.partial(_remove_empty, folder))
+                made.append(folder)
         is_new = not os.path.lexists(path)
         damage = "" if is_new else state_files.look(path, may_be_empty=True)
         if damage:
@@ -132,9 +136,7 @@ def _open_lock(workdir, stack):
             f"{str(workdir)!r}: {error.strerror}. Pass another folder, or "
             "change its owner, its rights or its mount."
         ) from error
-    if is_new:
-        undo(functools.partial(path.unlink, missing_ok=True))
-    return file
+    return file, is_new
 
 
 def _is_file(file, path):
@@ -144,10 +146,11 @@ def _is_file(file, path):
     )
 
 
-def _remove_empty(folder):
-    """Removes a folder unless something was written to it."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _remove_empty(folders):
+    """Removes folders, the last first, unless something was written there."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def check(

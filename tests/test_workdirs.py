@@ -1,5 +1,6 @@
 """What a workdir records, and what may change when a run goes on."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -294,3 +295,23 @@ def test_a_lock_that_was_just_taken_away_is_none(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="another process holds"):
         with workdirs.hold(tmp_path):
             raise AssertionError("it holds a file that is no more")
+
+
+def test_a_refused_start_leaves_the_lock_of_the_quicker_one(
+    tmp_path, monkeypatch
+):
+    run, lock = tmp_path / "run", workdirs.filesystem.lock
+    quicker = contextlib.ExitStack()
+
+    def be_late(file, folder):  # the other starts while this one does
+        monkeypatch.undo()
+        quicker.enter_context(workdirs.hold(run))
+        return lock(file, folder)
+
+    monkeypatch.setattr(workdirs.filesystem, "lock", be_late)
+    with quicker:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"process {os.getpid()} on"):
+                with workdirs.hold(run):
+                    raise AssertionError("two hold it")
+            assert [path.name for path in run.iterdir()] == ["lock"]
