@@ -259,10 +259,23 @@ def compare(
 
 
 def _rows(names, others):
-    """The place of each name among others, int64; -1: it is not there."""
-    places = {name: place for place, name in enumerate(others)}
-    rows = (places.get(name, -1) for name in names)
+    """The place of each name among others, int64; -1: it is not there.
+
+    A list may have a name again, with another class as well: its k-th line is
+    the k-th of them there.
+    """
+    places = {name: place for place, name in enumerate(_numbered(others))}
+    rows = (places.get(name, -1) for name in _numbered(names))
     return np.fromiter(rows, np.int64, len(names))
+
+
+def _numbered(names):
+    """Yields the names; one that was there before with how often, a tuple."""
+    counts: dict[bytes, int] = {}
+    for name in names:
+        before = counts.get(name, 0)
+        counts[name] = before + 1
+        yield (name, before) if before else name
 
 
 def _below(listing):

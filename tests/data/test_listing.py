@@ -141,6 +141,29 @@ def test_a_list_may_be_written_for_another_mount(images, tmp_path):
     assert _difference(before, folder).describe() == ""
 
 
+def test_each_line_of_a_list_that_repeats_images_is_one_of_them(
+    images, tmp_path
+):
+    def write(lines):
+        (tmp_path / "list.txt").write_text("".join(lines))
+        return sources.open_source(f"list:{tmp_path / 'list.txt'}")
+
+    names = [str(p.relative_to(tmp_path)) for p in images.rglob("*.png")]
+    lines = [f"{x}\t{kind}\n" for x in sorted(names) for kind in "ab"]
+    before = write(lines).listing()
+    del lines[7]  # bright/006.png of the class b
+    now = write(lines)
+    difference = _difference(before, now)
+    removed = os.fsdecode(before.names[7])
+    assert difference.describe() == f"1 removed ({removed})"
+    assert np.flatnonzero(difference.gone).tolist() == [7]
+    assert difference.is_the_same_set()
+    again = now.relisted(before, difference)
+    assert again.paths().tolist() == before.names
+    more = write([*lines, lines[0]])
+    assert len(_difference(before, more).added) == 1
+
+
 def test_labels_are_compared_by_the_names_of_classes(images):
     first = image_files.open_folder(images)
     before = first.listing()
