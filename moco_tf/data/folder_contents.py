@@ -119,10 +119,10 @@ class Contents:
                 self.hidden.add(name)
             return
         try:
-            if entry.is_dir():
+            if _is(entry.is_dir):
                 self._visit(entry.path, name + b"/", above)
                 return
-            is_file, is_link = entry.is_file(), entry.is_symlink()
+            is_file, is_link = _is(entry.is_file), entry.is_symlink()
             identity = device, entry.inode()
             if is_link and is_file:
                 identity = entry.stat().st_dev, entry.stat().st_ino
@@ -237,6 +237,18 @@ class Contents:
             return file_kinds.kind_of_file(os.path.join(self.root, name))
         except (OSError, ValueError):
             return None
+
+
+def _is(kind):
+    """Whether an entry is of a kind: its method is_dir or is_file.
+
+    They say no of a link to nothing, but raise where its way leads through a
+    file, which is nothing as well.
+    """
+    try:
+        return kind()
+    except NotADirectoryError:
+        return False
 
 
 def _odd_remark(words, tally):

@@ -104,6 +104,16 @@ def test_links_pipes_and_sockets_are_named_and_passed_over(
     assert text.count("passed over: ") == 3
 
 
+def test_links_through_a_file_lead_nowhere(tmp_path):
+    pictures.write(tmp_path, "a/1.jpg", "b.zip")
+    (tmp_path / "a/2.jpg").symlink_to("../b.zip/2.jpg")
+    (tmp_path / "a/more").symlink_to("../b.zip/more")
+    contents = contents_of(tmp_path)
+    assert contents.images == [b"a/1.jpg", b"a/2.jpg"]
+    assert list(contents.odd) == [folder_contents.NOWHERE]
+    assert contents.odd[folder_contents.NOWHERE].count == 2
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG])
 def test_a_folder_that_cannot_be_read_is_passed_over(
     tmp_path, monkeypatch, number
