@@ -289,7 +289,7 @@ def _read_fields(path, command):
             )
         values = flatten(tree["config"])
         return values | tree.get("sources", {})
-    values = flatten({str(name): part for name, part in tree.items()})
+    values = flatten(tree)
     base = values.get("method", "moco") if command == "pretrain" else command
     defaults = flatten(_base_tree(base))
     fields = _fields(values, command)
@@ -353,13 +353,13 @@ def _base_comments(command):
 
 
 def flatten(tree, prefix=""):
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; keys need not be text, as on of YAML."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

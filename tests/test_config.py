@@ -564,6 +564,8 @@ def test_the_config_json_of_a_run_is_a_configuration(tmp_path, monkeypatch):
         ("train: {epochs: 0}", "config.train.epochs must be at least 1"),
         ("train: {epochs: null}", "config.train.epochs must be a whole number"),
         ("train: 3", "no field config.train"),
+        ("on: 3", "no field config.True"),  # as YAML 1.1 reads it
+        ("train: {on: 3, 7: {no: 1}}", r"no field config.train.True\. "),
         ("- 3", "must hold sections of fields.*Received list"),
         ("a: [", "mine.yaml must be YAML"),
         ("method: mocco", "config.method must name a method.*'moco'"),
