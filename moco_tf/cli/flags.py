@@ -348,7 +348,9 @@ def _read_line(line, where):
     name, *value = line.split(None, 1)
     if "=" not in name and value:
         line = f"{name}={value[0].removeprefix('=').lstrip()}"
-    text = line.partition("=")[2]
+    name, equals, text = line.partition("=")
+    text = text.lstrip()
+    line = name + equals + text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         raise UsageError(
             "No shell reads a flag file: quotes would be part of the value. "

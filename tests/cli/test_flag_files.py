@@ -23,6 +23,7 @@ def _write(tmp_path):
         "--config=a\n--config.train.epochs=2\n",
         "\n# a comment\n  --config=a  \n// another\n--config.train.epochs=2",
         "--config = a\n--config.train.epochs\t=2\n",
+        "--config= a\n--config.train.epochs=\t2\n",
         "--config a\r\n--config.train.epochs 2\r\n",
         b"\xef\xbb\xbf--config=a\n--config.train.epochs=2\n",
     ],
@@ -65,6 +66,7 @@ def test_a_value_may_hold_blanks_and_signs(write):
     [
         ("train.epochs=2", "must be --name=value. Received 'train.epochs=2'"),
         ("--a=1\n--b='x y'", "line 2). Write it without them"),
+        ("--a=1\n--b= 'x y'", "line 2). Write it without them"),
         (b"--a=\xff", "must be text in UTF-8"),
         ("--flagfile=nowhere", "names what cannot be read"),
         ("--flagfile=", "--flagfile needs a file"),
