@@ -152,18 +152,30 @@ def start_xla(verbose=False, cluster=None):
         return tf.transpose(image, [2, 0, 1])
 
     def run():
-        with tf.device("CPU:0"):
-            turn(tf.zeros([1, 1, 3], tf.uint8))
-            count(tf.constant(0))
-            together.wait()
-            count(tf.constant(10_000_000))
+        try:
+            together.wait()  # for one that cannot be started
+            with tf.device("CPU:0"):
+                turn(tf.zeros([1, 1, 3], tf.uint8))
+                count(tf.constant(0))
+                together.wait()
+                count(tf.constant(10_000_000))
+        except threading.BrokenBarrierError:
+            pass  # what another one raised is shown
+        except BaseException:
+            together.abort()
+            raise
 
     of_host = cluster.local()[1] if cluster else 1
-    count_of_all = 4 * cores.count(of_host)
-    threads = [threading.Thread(target=run) for _ in range(count_of_all)]
-    together = threading.Barrier(len(threads))
+    together = threading.Barrier(4 * cores.count(of_host))
+    threads = [
+        threading.Thread(target=run, daemon=True)
+        for _ in range(together.parties)
+    ]
     with imports(verbose):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            together.abort()  # who waits would wait, and the process, for ever

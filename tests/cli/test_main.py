@@ -3,8 +3,10 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import config as configs
@@ -247,6 +249,37 @@ def test_an_import_that_fails_shows_everything(capfd):
         os.write(2, b"Unable to register cuDNN factory\n")
         raise ImportError("broken")
     assert capfd.readouterr().err == "Unable to register cuDNN factory\n"
+
+
+def test_a_thread_that_cannot_be_started_leaves_none_waiting(monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def start_two(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")  # as of a limit
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        quiet.start_xla()
+    for thread in started:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in started)
+
+
+def test_a_thread_that_fails_leaves_none_waiting(monkeypatch):
+    failures, errors = [ValueError("no oneDNN")], []
+
+    def fail_once(*arguments, transpose=tf.transpose):
+        if failures:
+            raise failures.pop()
+        return transpose(*arguments)
+
+    monkeypatch.setattr(tf, "transpose", fail_once)
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    quiet.start_xla()
+    assert [str(error.exc_value) for error in errors] == ["no oneDNN"]
 
 
 @pytest.mark.parametrize("name", [*ugly_names.NAMES, ugly_names.WORST])
