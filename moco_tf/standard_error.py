@@ -2,8 +2,12 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
+
+# Waits for a line of this process, or for its end.
+_LAST_WORDS = 'read -r line || { tail -n 50 "$1"; rm -f "$1"; }'
 
 
 @contextlib.contextmanager
@@ -19,6 +23,9 @@ def capture(is_shown):
 
     Yields:
       binary file, open for reading: what was written so far.
+
+    Side effects: where the process dies in the block, the last 50 lines are
+    shown.
     """
     with (
         tempfile.NamedTemporaryFile() as file,
@@ -29,7 +36,8 @@ def capture(is_shown):
         standard_error = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield reader
+            with _last_words(file.name, standard_error):
+                yield reader
         finally:
             sys.stderr.flush()
             os.dup2(standard_error, 2)
@@ -38,3 +46,32 @@ def capture(is_shown):
             for line in reader.read().splitlines():
                 if is_shown(line):
                     os.write(2, line + b"\n")
+
+
+@contextlib.contextmanager
+def _last_words(path, output):
+    """Has the last lines of a file shown if this process dies in the block.
+
+    TensorFlow says why it cannot go on (no AVX, another CUDA) and aborts:
+    nothing of this process runs any more, so another one shows it. A shell
+    starts in a few milliseconds.
+
+    Args:
+      path: str, of the file; it is removed then. output: file descriptor.
+    """
+    command = ["/bin/sh", "-c", _LAST_WORDS, "sh", path]
+    try:
+        shell = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            process_group=0,  # Ctrl-C and kill are for this process alone
+        )
+    except OSError:  # no process more may be started: the block can still run
+        shell = None
+    try:
+        yield
+    finally:
+        if shell:
+            shell.communicate(b"\n")
