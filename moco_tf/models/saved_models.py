@@ -30,9 +30,10 @@ _REACH_OUT = re.compile(
     "|RemapMatrix|Debug(Identity|Numeric)"
     "|(TextLine|CSV|Sql|LMDB|Snapshot|Save|Load|Cache)Dataset"
 )
-# Those of the functions that save and restore a SavedModel's own variables,
-# which nothing else may call.
+# Those that save and restore a SavedModel's own variables, which nothing but
+# its saver may run.
 _OF_VARIABLES = re.compile("^(Save|Restore|MergeV2|ShardedFile)")
+_RESTORES = re.compile("^Restore")
 _SAVERS = re.compile(r"^__inference__traced_(save|restore)_\d+$")
 
 # What TensorFlow raises for a file that is damaged or cut off.
@@ -97,8 +98,9 @@ def _refuse_reaching_out(folder):
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     except (OSError, message.DecodeError):
         return
+    one = len(saved.meta_graphs) == 1
     strange = sorted(
-        {name for meta in saved.meta_graphs for name in reaching_out(meta)}
+        {n for meta in saved.meta_graphs for n in reaching_out(meta, one)}
     )
     if strange:
         raise ValueError(
@@ -109,30 +111,104 @@ def _refuse_reaching_out(folder):
         )
 
 
-def reaching_out(meta_graph):
+def reaching_out(meta_graph, only_one=True):
     """The operations of a graph that do more than to compute.
 
     Args:
       meta_graph: MetaGraphDef of a SavedModel.
+      only_one: whether it is the model's only one; where there are several,
+        TensorFlow loads them as those of TensorFlow 1.
 
     Returns:
       set of str, names of operations.
     """
-    strange, called, variables = set(), {}, {}
-    for function in meta_graph.graph_def.library.function:
-        name, nodes = function.signature.name, function.node_def
-        called[name] = set(_called(nodes))
-        variables[name] = {n.op for n in nodes if _OF_VARIABLES.match(n.op)}
-        strange |= _strange(nodes)
-    strange |= _strange(meta_graph.graph_def.node)
-    # Reached from what is not the saving of variables.
-    reached = {name for name in called if not _SAVERS.match(name)}
-    waiting = list(reached)
+    graph, objects = meta_graph.graph_def, meta_graph.object_graph_def
+    library = {f.signature.name: f.node_def for f in graph.library.function}
+    strange = _strange(graph.node).union(*map(_strange, library.values()))
+    # The loader restores the variables itself, and calls what the objects name.
+    savers = set()
+    if objects.nodes and only_one:
+        savers = {name for name in library if _SAVERS.match(name)}
+        savers -= set(objects.concrete_functions)
+        strange |= _of_variables(graph.node)
+    else:  # of TensorFlow 1: its signatures run the graph, its saver restores
+        strange |= _misused(meta_graph)
+    called = {name: set(_called(nodes)) for name, nodes in library.items()}
+    for name in _reached(set(library) - savers, called):
+        strange |= _of_variables(library.get(name, ()))
+    return strange
+
+
+def _misused(meta_graph):
+    """Operations of variables that a graph of TensorFlow 1 runs amiss.
+
+    Its saver may restore, from the file that it is given; nothing else may.
+    """
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    before = {
+        name: {_node_of(text) for text in node.input}
+        for name, node in nodes.items()
+    }
+    saver = meta_graph.saver_def
+    given = _node_of(saver.filename_tensor_name)
+    restoring = _reached({_node_of(saver.restore_op_name)}, before)
+    misused = {
+        nodes[name].op
+        for name in restoring & set(nodes)
+        if _of_variables([nodes[name]])
+        and not (
+            _RESTORES.match(nodes[name].op)
+            and _node_of(nodes[name].input[0]) == given
+        )
+    }
+    for name in _reached(_run(meta_graph), before) & set(nodes):
+        misused |= _of_variables([nodes[name]])
+    return misused
+
+
+def _run(meta_graph):
+    """The names of the nodes that signatures and initialisation run."""
+    tensors = [
+        tensor
+        for signature in meta_graph.signature_def.values()
+        for tensor in (*signature.inputs.values(), *signature.outputs.values())
+    ]
+    names = [tensor.name for tensor in tensors]
+    for tensor in tensors:
+        sparse = tensor.coo_sparse
+        names += [
+            sparse.values_tensor_name,
+            sparse.indices_tensor_name,
+            sparse.dense_shape_tensor_name,
+        ]
+        names += [part.name for part in tensor.composite_tensor.components]
+    for collection in meta_graph.collection_def.values():
+        names += collection.node_list.value
+    return {_node_of(name) for name in names if name}
+
+
+def _node_of(text):
+    """The node of an input or a tensor: "^a" and "a:1" are of "a"."""
+    return text.removeprefix("^").partition(":")[0]
+
+
+def _reached(starts, following):
+    """All names that are reached from starts.
+
+    Args:
+      starts: set of str. following: dict name -> set of the next names.
+    """
+    reached, waiting = set(starts), list(starts)
     while waiting:
-        for name in called.get(waiting.pop(), set()) - reached:
+        for name in following.get(waiting.pop(), set()) - reached:
             reached.add(name)
             waiting.append(name)
-    return strange.union(*(variables.get(name, set()) for name in reached))
+    return reached
+
+
+def _of_variables(nodes):
+    """The operations among nodes that save or restore variables."""
+    return {node.op for node in nodes if _OF_VARIABLES.match(node.op)}
 
 
 def _strange(nodes):

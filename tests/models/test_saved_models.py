@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from moco_tf.models import saved_models
@@ -88,6 +89,68 @@ def test_a_saver_under_another_name_or_called_is_refused(tmp_path):
     assert "SaveV2" in saved_models.reaching_out(meta)
     del library[wrapper].node_def[-1]
     library[saver].signature.name = "saves"
+    assert "SaveV2" in saved_models.reaching_out(meta)
+
+
+@pytest.mark.parametrize("graphs", [1, 2])
+def test_a_saver_that_the_model_calls_is_refused(tmp_path, graphs):
+    path = write(tmp_path, REACHING_OUT["SaveV2"]) / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    text = text_format.MessageToString(saved)
+    (meta,) = saved.meta_graphs
+    for number, function in enumerate(meta.graph_def.library.function):
+        name = function.signature.name
+        if "_traced_" not in name:
+            text = text.replace(name, f"__inference__traced_save_9{number}")
+    saved = text_format.Parse(text, saved_model_pb2.SavedModel())
+    saved.meta_graphs.extend(saved.meta_graphs[:1] * (graphs - 1))
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(ValueError, match="with .*SaveV2"):
+        saved_models.load(tmp_path)
+
+
+def write_first(folder, prefix=""):
+    """Writes a model of TensorFlow 1 that doubles, and saves to a prefix."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 3])
+        factor = v1.get_variable("factor", initializer=2.0, use_resource=True)
+        y = x * factor
+        if prefix:
+            with tf.control_dependencies(
+                [RAW.SaveV2(prefix=prefix, tensor_names=["x"],
+                            shape_and_slices=[""], tensors=[x])]
+            ):  # fmt: skip
+                y = tf.identity(y)
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(folder), {"x": x}, {"y": y})
+    return folder
+
+
+def test_a_graph_of_tensorflow_1_is_loaded_where_it_computes(tmp_path):
+    loaded = saved_models.load(write_first(tmp_path / "first"))
+    double = loaded.signatures["serving_default"]
+    assert double(x=tf.ones([1, 3]))["y"].numpy().tolist() == [[2, 2, 2]]
+
+
+def test_a_graph_of_tensorflow_1_that_saves_or_restores_is_refused(tmp_path):
+    folder = write_first(tmp_path / "first", str(tmp_path / "planted"))
+    with pytest.raises(ValueError, match="with SaveV2"):
+        saved_models.load(folder)
+    assert not list(tmp_path.glob("planted*"))
+    # A saver that restores from a file of its own choice, or saves.
+    path = write_first(tmp_path / "second") / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (meta,) = saved.meta_graphs
+    assert saved_models.reaching_out(meta) == set()
+    restore = next(n for n in meta.graph_def.node if n.op == "RestoreV2")
+    own = restore.input[0]
+    other = meta.graph_def.node.add(name="other", op="Const")
+    restore.input[0] = other.name
+    assert saved_models.reaching_out(meta) == {"RestoreV2"}
+    restore.input[0] = own
+    (save,) = (n for n in meta.graph_def.node if n.op == "SaveV2")
+    restore.input.append(f"^{save.name}")
     assert "SaveV2" in saved_models.reaching_out(meta)
 
 
