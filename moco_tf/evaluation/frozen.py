@@ -33,10 +33,12 @@ class FrozenEncoder(NamedTuple):
       recipe: views.Recipe, whose evaluation view and normalisation it expects.
       title: path of the checkpoint or model, for messages.
       weights: variables that `encode` reads.
-      identity: hex digest of the weights and the preprocessing.
+      identity: hex digest of the weights, the preprocessing and the graph.
       encoder: encoder.Encoder; None for a SavedModel.
       config: ConfigDict of the run; None for a SavedModel.
       channels: C, of the images.
+      graph: hex digest of the graph of a model that is of no run, else "": the
+        weights and the size of the images do not tell which one it is.
     """
 
     encode: Callable
@@ -49,6 +51,7 @@ class FrozenEncoder(NamedTuple):
     encoder: tf.keras.Model | None = None
     config: Any = None
     channels: int = 3
+    graph: str = ""
 
 
 def open_frozen(
@@ -149,7 +152,8 @@ def backbone_of(frozen):
 def digest(frozen):
     """Computes the identity of a FrozenEncoder from its weights as of now."""
     recipe = frozen.recipe
-    text = json.dumps([frozen.image_size, recipe.mean, recipe.std])
+    about = [frozen.image_size, recipe.mean, recipe.std]
+    text = json.dumps([*about, frozen.graph] if frozen.graph else about)
     sha256 = hashlib.sha256(text.encode())
     for weight in frozen.weights:
         sha256.update(weight.numpy().tobytes())
@@ -255,7 +259,7 @@ def _open_saved_model(path, recipe_name, image_size):
             "--views."
         )
     recipe = views.RECIPES[recipe_name]
-    weights, call, input_shape = _load_model(path)
+    weights, call, input_shape, graph = _load_model(path)
     side, channels = input_shape[1], input_shape[3] or 3
     size = image_size or side
     if not size or (side and side != size):
@@ -287,6 +291,7 @@ def _open_saved_model(path, recipe_name, image_size):
         weights=weights,
         identity="",
         channels=channels,
+        graph=graph,
     )
     return frozen._replace(identity=digest(frozen))
 
@@ -334,6 +339,7 @@ def _load_model(path):
       weights: variables.
       call: function, float32 [n, S, S, C] -> its output, in inference mode.
       input_shape: (n, S, S, C), None where any number will do.
+      graph: hex SHA-256 of what computes.
     """
     if path.suffix == ".keras":
         model = _keras_model(path)
@@ -341,6 +347,7 @@ def _load_model(path):
             model.variables,
             lambda x: model(x, training=False),
             model.input_shape,
+            hashlib.sha256(model.to_json().encode()).hexdigest(),
         )
     loaded = saved_models.load(path)
     candidates = []
@@ -358,13 +365,14 @@ def _load_model(path):
             f"input [n, S, S, 3]. Received {str(path)!r} with the signatures "
             f"{', '.join(loaded.signatures) or 'none'}."
         )
-    _, signature, images = candidates[0]
+    name, signature, images = candidates[0]
 
     # The loaded object owns the variables: it must live as long as the call.
     def call(batch, loaded=loaded):
         del loaded
         outputs = signature(**{images.name: batch})
-        name = "features" if "features" in outputs else min(outputs)
-        return outputs[name]
+        return outputs["features" if "features" in outputs else min(outputs)]
 
-    return list(signature.variables), call, images.shape
+    graph = f"{saved_models.checksum(path)} {name}"
+    graph = hashlib.sha256(graph.encode()).hexdigest()
+    return list(signature.variables), call, images.shape, graph

@@ -55,6 +55,26 @@ def test_the_identity_is_that_of_the_weights(workdir):
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
+def test_models_of_the_same_weights_are_two_where_they_compute_two(
+    tmp_path, form
+):
+    layers = tf.keras.layers
+    opened = []
+    for name in ("Average", "Max"):
+        images = tf.keras.Input([16, 16, 3])
+        pool = getattr(layers, f"Global{name}Pooling2D")
+        rows = layers.Dense(2, kernel_initializer="ones")(pool()(images))
+        path = tmp_path / (name if form == "folder" else f"{name}.keras")
+        tf.keras.Model(images, rows).save(path)
+        opened += [
+            frozen.open_frozen(saved_model=path, recipe="v1") for _ in range(2)
+        ]
+    average, again, most, _ = (each.identity for each in opened)
+    assert average == again != most
+    assert frozen.digest(opened[0]) == average
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
 def test_a_keras_model_is_frozen_in_inference_mode(tmp_path, form):
     model = _model()
     path = tmp_path / ("model" if form == "folder" else "model.keras")
