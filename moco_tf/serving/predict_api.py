@@ -8,6 +8,8 @@ What TensorFlow Serving would read otherwise is refused, never guessed.
 """
 
 import base64
+import contextlib
+import itertools
 import json
 import re
 import string
@@ -24,6 +26,7 @@ _LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
 _URL_SAFE = str.maketrans("-_", "+/")
 _SIGNATURES = ("signature", "signaturename", "signaturedef")  # letters only
 _MAX_INTEGER = 2**24 - 1  # float32 holds every whole number up to it
+_MOST_AXES = 32  # of an array of NumPy
 
 
 class RequestError(Exception):
@@ -166,11 +169,13 @@ def _array(name, column, form):
         array = np.empty(len(values), object)
         array[:] = values
         return array
-    try:
-        array = np.array(column)
-    except ValueError:
-        array = np.array(None)
-    if array.dtype.kind not in "iuf" or _has_booleans(column):
+    array = np.array(None)
+    # Of a text among numbers NumPy would make each of them as long as it is.
+    if _are_numbers(column):
+        # Rows of several lengths; a number that no float64 holds.
+        with contextlib.suppress(ValueError, OverflowError):
+            array = np.array(column)
+    if array.dtype.kind not in "iuf":
         raise RequestError(
             400,
             f"{name} must be numbers, in rows of one shape, of a size that "
@@ -197,13 +202,14 @@ def _array(name, column, form):
     return array.astype(form.dtype)
 
 
-def _has_booleans(column):
-    """Whether a nested list holds true or false, which NumPy takes as 1, 0."""
-    if not isinstance(column, list):
-        return isinstance(column, bool)
-    if column and not isinstance(column[0], list):
-        return bool in set(map(type, column))
-    return any(_has_booleans(part) for part in column)
+def _are_numbers(column):
+    """Whether a nested list holds numbers alone, and neither true nor false."""
+    for _ in range(_MOST_AXES):
+        kinds = set(map(type, column))
+        if kinds != {list}:
+            return kinds <= {int, float}
+        column = list(itertools.chain.from_iterable(column))
+    return False
 
 
 def _check_float32(name, array, column):

@@ -1,5 +1,6 @@
 import base64
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -232,3 +233,26 @@ def test_several_outputs_are_answered_by_row_or_by_column():
     assert answer == {"predictions": [row]}
     answer = json.loads(predict_api.render(outputs, False))
     assert answer["outputs"]["classes"] == [["cat", "dog"]]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0] * 2000 + ["a" * 50_000]],  # NumPy would make each of them as long
+        [[[[1.0, None, 2.0]]]],
+        [[[[1.0, True, 2.0]]]],
+        [[[[10**400, 1.0, 2.0]]]],
+        [1, [2]],
+        [[1], [2, 3]],
+    ],
+    ids=["text", "null", "true", "huge", "mixed", "ragged"],
+)
+def test_what_is_no_number_is_refused_before_it_takes_memory(rows):
+    tracemalloc.start()
+    try:
+        with pytest.raises(predict_api.RequestError, match="must be numbers"):
+            _parse({"signature_name": "embed_tensors", "instances": rows})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**21
