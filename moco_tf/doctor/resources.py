@@ -360,17 +360,37 @@ def free_on_host(root="/"):
         text = ""
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M):
         known.append(1024 * int(match[1]))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    group = root / "sys/fs/cgroup"
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
-        group = root / "sys/fs/cgroup"
         try:
             pair = [(group / name).read_text() for name in (limit, used)]
-            known.append(int(pair[0]) - int(pair[1]))
+            free = int(pair[0]) - int(pair[1])
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
+        stat = (group / used).with_name("memory.stat")
+        known.append(free + _given_back(stat, cached))
     return max(0, min(known)) if known else None
+
+
+def _given_back(stat, name):
+    """Bytes of files in memory, counted as used, that a process may have.
+
+    Args:
+      stat: path of a container's memory.stat. name: of its line.
+    """
+    try:
+        text = stat.read_text()
+    except OSError:
+        return 0
+    match = re.search(rf"^{name} (\d+)$", text, re.M)
+    return int(match[1]) if match else 0
 
 
 def rows(config, strategy, source, free, workdir):

@@ -166,6 +166,30 @@ def test_a_container_may_have_less_than_the_system(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "limit, used, line",
+    [
+        ("memory.max", "memory.current", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_a_container_gives_back_the_files_in_its_memory(
+    tmp_path, limit, used, line
+):
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    (group / limit).parent.mkdir(parents=True)
+    (group / limit).write_text("16000\n")
+    (group / used).write_text("15900\n")
+    assert resources.free_on_host(tmp_path) == 100
+    text = f"anon 1900\n{line} 14000\nactive_file 5\n"
+    (group / used).with_name("memory.stat").write_text(text)
+    assert resources.free_on_host(tmp_path) == 14100
+
+
+@pytest.mark.parametrize(
     "free, verdict",
     [(8 * GB, table.OK), (5 * GB, table.WARN), (3 * GB, table.FAIL)],
 )
