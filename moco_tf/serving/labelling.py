@@ -278,7 +278,7 @@ def _read_bank(path, encoder):
     rows, labels = stored.rows["backbone"], stored.labels
     if (labels < 0).any():  # of images without a class
         chosen = np.flatnonzero(labels >= 0)
-        rows, labels = rows[chosen], labels[chosen]
+        rows, labels = rows[:][chosen], labels[chosen]
     return rows, labels, stored.class_names
 
 

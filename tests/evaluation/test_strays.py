@@ -101,13 +101,13 @@ def test_the_same_images_twice_are_no_test_of_an_encoder(tmp_path, spec):
     assert knn.overlap_words(one, other) == ""
 
 
-@pytest.mark.parametrize("form", ["file", "source"])
+@pytest.mark.parametrize("form", [".npz", ".parquet", "source"])
 def test_a_bank_holds_the_labelled_images_alone(tmp_path, spec, form):
     encoder = plain_frozen.make_frozen()
     encoder = encoder._replace(config=small_run.make_config(tmp_path))
     bank = spec
-    if form == "file":
-        bank = tmp_path / "bank.npz"
+    if form != "source":
+        bank = tmp_path / f"bank{form}"
         embeddings.embed_source(encoder, spec, bank)
     bank = labelling.open_bank(str(bank), encoder, tmp_path)
     assert bank.labels.numpy().tolist() == [0, 0, 1, 1, 1]
