@@ -10,7 +10,8 @@ from PIL import Image
 
 import moco_tf
 from moco_tf.cli import main as cli
-from moco_tf.evaluation import linear
+from moco_tf.data import sources, unreadable
+from moco_tf.evaluation import in_memory, linear
 from moco_tf.monitoring import progress
 from tests import shallow, small_run
 
@@ -244,3 +245,27 @@ def test_the_notebook_runs(images, tmp_path, monkeypatch, capsys):
     assert pathlib.Path("runs/notebook/export/encoder/1/README.md").exists()
     assert 0 <= names["probe"]["top1"] <= 1
     assert names["other"].metrics["loss"] != names["run"].metrics["loss"]
+
+
+@pytest.mark.parametrize("form", ["turned", "16 bits", "palette"])
+def test_an_image_of_pil_has_the_pixels_of_its_file(tmp_path, form):
+    path, ramp = tmp_path / "x.png", np.arange(12, dtype=np.uint16)
+    if form == "turned":
+        path, exif = tmp_path / "x.jpg", Image.Exif()
+        exif[0x0112] = 6
+        grey = (20 * ramp).astype(np.uint8).reshape(3, 4)
+        Image.fromarray(grey).convert("RGB").save(path, exif=exif, quality=95)
+    elif form == "16 bits":
+        Image.fromarray(5000 * ramp.reshape(3, 4)).save(path)
+    else:
+        grey = (20 * ramp).astype(np.uint8).reshape(3, 4)
+        Image.fromarray(grey).convert("RGB").quantize(8).save(path)
+    source = sources.open_source(f"folder:{tmp_path}")
+    expected, _ = unreadable.read(source, 0)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(in_memory._pixels(image, 3), expected)
+
+
+def test_an_image_of_pil_of_32_bits_has_no_known_range():
+    with pytest.raises(ValueError, match="mode 'F', of 32"):
+        in_memory._pixels(Image.fromarray(np.ones([3, 4], np.float32)), 3)

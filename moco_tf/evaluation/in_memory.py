@@ -1,6 +1,7 @@
 """Features of images in memory: arrays, or images of PIL."""
 
 import numpy as np
+from PIL import ImageOps
 
 from moco_tf import counting
 from moco_tf.evaluation import features
@@ -39,15 +40,32 @@ def encode(encoder, images, layer):
     return np.concatenate(rows)
 
 
+def _of_pil(image):
+    """The pixels of an image of PIL as those of its file, uint8 [H, W, 3].
+
+    Raises:
+      ValueError: for an image of 32 bits, whose range is not known.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            "An image of PIL must have 8 or 16 bits, whose range is known. "
+            f"Received mode {image.mode!r}, of 32. Give a uint8 array of 0 to "
+            "255 in its place, or a folder of the files."
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # the upper 8 bits, as of a file
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
 def _pixels(image, channels):
     """An image as uint8 [H, W, C].
 
     Raises:
       ValueError: for another type or shape.
     """
-    if hasattr(image, "convert"):  # of PIL
-        image = image.convert("RGB")
-    array = np.asarray(image)
+    array = _of_pil(image) if hasattr(image, "convert") else np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels:
         raise ValueError(
             f"An image in memory must be uint8 [H, W, {channels}], of 0 to "

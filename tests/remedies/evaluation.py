@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from moco_tf import config as configs
 from moco_tf import plan, workdirs
@@ -758,6 +759,14 @@ def no_image():
     pixels = np.zeros([1, 8, 8, 3], np.uint8)
     yield lambda: in_memory.encode(encoder, [], "backbone")
     yield lambda: in_memory.encode(encoder, pixels, "backbone")
+
+
+@ROWS.followed("evaluation/in_memory.py:_of_pil", "Give a uint8 array of 0 to")
+def image_of_32_bits():
+    grey = np.full([4, 4], 0.5, np.float32)
+    yield lambda: in_memory._pixels(Image.fromarray(grey), 3)
+    pixels = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
+    yield lambda: in_memory._pixels(pixels, 3)
 
 
 @ROWS.followed("evaluation/in_memory.py:_pixels", "Multiply fractions by 255")
