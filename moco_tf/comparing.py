@@ -79,7 +79,7 @@ def compare(
         )
     folder = paths.expand(output)
     named, opened = _open(names)
-    images, query = _specs(images, query, opened)
+    images, query = _specs(images, query, named, opened)
     sets = side_by_side.open_sets(images, query, opened[0].channels, k)
     entries = [
         _entry(name, label, encoder)
@@ -170,14 +170,17 @@ def _open(names):
     return named, [opened[number] for number in range(len(named))]
 
 
-def _specs(images, query, opened):
+def _specs(images, query, named, opened):
     """The specs of the images: the given ones, or those of the first run."""
     if images:
         return images, query
-    configured = [x.config for x in opened if x.config is not None]
-    bank, own_query = "", ""
-    if configured:
-        bank, own_query = configured[0].knn.bank, configured[0].knn.query
+    # Weights have a configuration too, which is a guess and has seen nothing.
+    runs = [
+        encoder.config.knn
+        for name, encoder in zip(named, opened, strict=True)
+        if name.kind == "run"
+    ]
+    bank, own_query = (runs[0].bank, runs[0].query) if runs else ("", "")
     if not bank:
         raise ValueError(
             "A comparison needs images, and the encoders that are named know "

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from moco_tf import config as configs
-from moco_tf import naming, paths
+from moco_tf import naming, paths, records
 from moco_tf.data import views
 from moco_tf.evaluation import frozen
 from moco_tf.serving import server
-from moco_tf.weights import importing
+from moco_tf.weights import importing, other_files
 
 UNTRAINED, PIXELS = "untrained", "pixels"
 _PIXELS_SIDE = 32  # of the images whose pixels are features
@@ -101,11 +101,13 @@ def _kind(place, text):
         return place
     path = paths.expand(place)
     if path.is_dir():
-        if os.path.lexists(path / "config.json"):
+        if records.is_run(path):
             return "run"
         models = [path, *(x for x in path.iterdir() if x.name.isdecimal())]
         if any((x / "saved_model.pb").is_file() for x in models):
             return "model"
+        if other_files.inside(path):
+            return "weights"  # which says that one of its files is meant
     elif path.is_file():
         return "model" if path.suffix == ".keras" else "weights"
     near = naming.nearest(place, (UNTRAINED, PIXELS))

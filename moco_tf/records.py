@@ -8,6 +8,22 @@ from moco_tf import paths, state_files
 PRESET = "preset.py"  # of a configuration that was chosen (doctor/auto.py)
 
 
+def is_run(folder):
+    """Whether the config.json of a folder, if it has one, is of a run.
+
+    Other libraries name so a file of their own, beside weights. One that
+    cannot be read counts as a run's.
+    """
+    folder = pathlib.Path(folder)
+    if not os.path.lexists(folder / "config.json"):
+        return False
+    try:
+        saved = state_files.read_object(folder / "config.json")
+    except ValueError:
+        return True
+    return "config" in saved or os.path.lexists(folder / "environment.json")
+
+
 def read_saved(workdir):
     """Reads config.json: a dict with the configuration and what goes with it.
 
@@ -18,7 +34,13 @@ def read_saved(workdir):
     saved = state_files.read_json(path, way_back(workdir))
     if not isinstance(saved.get("config"), dict):
         words = "is not the config.json of a run: it has no configuration"
-        raise state_files.Damaged(path, words, way_back(workdir))
+        remedy = way_back(workdir)
+        if not is_run(workdir):
+            remedy = (
+                "Another program wrote it. Give the workdir of a run of "
+                "pretrain, or to read weights a file of that folder."
+            )
+        raise state_files.Damaged(path, words, remedy)
     return saved
 
 

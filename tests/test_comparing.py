@@ -12,7 +12,7 @@ from moco_tf import benchmark, comparing, encoders
 from moco_tf.cli import main as cli
 from moco_tf.evaluation import side_by_side
 from moco_tf.weights import exporting
-from tests import shallow
+from tests import shallow, small_run
 from tests.evaluation import plain_frozen, planted, small_encoder
 
 _network = shallow.fixture((1, 1, 1, 1))
@@ -190,6 +190,26 @@ def test_python_measures_encoders_where_images_are_named(place):
     assert [row["encoder"] for row in rows] == ["workdir", f"blind.keras{V1}"]
     assert rows[0]["knn_difference_mean"] is None
     assert rows[1]["knn_difference_verdict"] in ("worse", "no difference")
+
+
+def test_weights_have_a_guessed_configuration_and_no_images():
+    kinds = {"weights": "shapes:", "run": "shapes:test"}
+    named = [encoders.Named(x, x, None, "", {}) for x in kinds]
+    opened = []
+    for bank in kinds.values():
+        config = small_run.make_config("", knn__bank=bank, knn__query="")
+        opened.append(plain_frozen.make_frozen()._replace(config=config))
+    assert comparing._specs("", "", named, opened) == ("shapes:test", "")
+    with pytest.raises(ValueError, match="know of none"):
+        comparing._specs("", "", named[:1], opened[:1])
+
+
+def test_a_folder_of_another_library_is_no_damaged_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["resnet18"]}')
+    (tmp_path / "model.safetensors").touch()
+    named = encoders.parse(tmp_path)
+    with pytest.raises(ValueError, match="its files: model.safetensors"):
+        encoders.open_encoder(named)
 
 
 @pytest.mark.parametrize("count", [0, 1, 21])

@@ -18,12 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import paths, plan
+from moco_tf import paths, plan, records
 from moco_tf.data import views
 from moco_tf.evaluation import frozen
 from moco_tf.models import keras_files, saved_models
 from moco_tf.training import checkpoints
-from moco_tf.weights import conversion, layouts, pickle_reader, weight_files
+from moco_tf.weights import (
+    conversion,
+    layouts,
+    other_files,
+    pickle_reader,
+    weight_files,
+)
 
 # Layers of heads.projection_head.
 _HEAD = re.compile(r"(fc|fc\.\d|linear_\d|bn_\d)/\w+(#\d+)?")
@@ -138,7 +144,7 @@ def read(text: str, method: str) -> Origin:
       Keras, and sets TF32 as that run does.
     """
     path, ending = _split(text)
-    if (path / "config.json").is_file():
+    if records.is_run(path):
         return _read_run(text, path, ending or "latest", method)
     if (path / "meta.json").is_file() and (path / "state.index").is_file():
         return _read_run(text, path.parent.parent, path, method)
@@ -165,7 +171,7 @@ def _split(text):
             "--config.model.init=PATH, or --config.model.init= to start from "
             "random weights."
         )
-    is_run = (before / "config.json").is_file()
+    is_run = records.is_run(before)
     is_model = before.suffix == ".keras" or before.is_dir()
     if is_model and not is_run:
         raise ValueError(
@@ -185,6 +191,9 @@ def _refuse_folder(text, path):
         if each.name.isdecimal() and (each / "saved_model.pb").is_file()
     ]
     remedy = "Pass the --workdir of a run of pretrain, or one of its files."
+    if files := other_files.inside(path):
+        file = paths.quote(path / files[0])
+        remedy = f"Pass one of its files: --config.model.init={file}."
     if versions:
         newest = paths.quote(path / str(max(versions)))
         remedy = f"Pass --config.model.init={newest}, the newest version there."

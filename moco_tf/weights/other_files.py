@@ -136,6 +136,16 @@ def refuse_script(path):
     )
 
 
+def inside(folder):
+    """The names of the files of weights in a folder, sorted.
+
+    Raises:
+      Unreadable: if it cannot be listed.
+    """
+    names = _names(folder)
+    return sorted(name for name in names if name.lower().endswith(_WEIGHTS))
+
+
 def _folder(path):
     """What a folder is, and which file or command is meant."""
     names = set(_names(path))
@@ -171,9 +181,8 @@ def _folder(path):
             "It is the unpacked archive of a file of torch.save. Pack it "
             f"again, in the folder above it: zip -0 -r weights.pth {path.name}"
         )
-    inside = sorted(name for name in names if name.lower().endswith(_WEIGHTS))
-    if inside:
-        return f"It is a folder. Give one of its files: {listed(inside, 'or')}."
+    if files := inside(path):
+        return f"It is a folder. Give one of its files: {listed(files, 'or')}."
     if any(name.endswith(".index") for name in names):
         return f"It holds a checkpoint of TensorFlow. {_KERAS}"
     return f"It is a folder without files of weights in it. {_GIVE}"

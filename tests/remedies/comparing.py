@@ -120,9 +120,9 @@ def encoders_of_other_channels(monkeypatch):
 
 @ROWS.followed("comparing.py:_specs", "--images=SOURCE, such as")
 def a_comparison_without_images():
-    opened = [plain_frozen.make_frozen()]
-    yield lambda: comparing._specs("", "", opened)
-    yield lambda: comparing._specs("folder:photos", "", opened)
+    named, opened = [encoders.parse("pixels")], [plain_frozen.make_frozen()]
+    yield lambda: comparing._specs("", "", named, opened)
+    yield lambda: comparing._specs("folder:photos", "", named, opened)
 
 
 @ROWS.followed("comparing.py:_check_same_images", "Remove {output")

@@ -169,6 +169,16 @@ def checkpoints_without_a_configuration(tmp_path):
     yield lambda: workdirs.check(config, workdir, "f")
 
 
+@ROWS.followed("records.py:read_saved", "or to read weights a file of that")
+def folder_of_another_library(tmp_path):
+    folder = tmp_path / "resnet"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["resnet18"]}')
+    workdirs.save(config_of(), tmp_path / "run", "f")
+    yield lambda: workdirs.load_saved(folder)
+    yield lambda: workdirs.load_saved(tmp_path / "run")
+
+
 @ROWS.followed("workdirs.py:_read_listing", "Bring back a copy of it, or the")
 def listing_that_is_damaged(tmp_path):
     greys = {f"{n}.png": 10 * n for n in range(8)}

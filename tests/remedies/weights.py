@@ -456,8 +456,20 @@ def folder_of_weights(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     yield lambda: begin(path)
-    yield lambda: begin(small(path))
+    file = small(path)
+    yield lambda: begin(file)
     yield lambda: begin(run_of(tmp_path))
+
+
+@ROWS.followed("weights/origin.py:_refuse_folder", "Pass one of its files")
+def folder_of_another_library(tmp_path):
+    path = tmp_path / "resnet"
+    path.mkdir()
+    (path / "config.json").write_text('{"architectures": ["resnet18"]}')
+    small(path)
+    text = yield lambda: begin(path)
+    (advice,) = following.advised(text)
+    yield lambda: begin(advice["model.init"])
 
 
 @ROWS.followed("weights/origin.py:_refuse_folder", "the newest version there")
