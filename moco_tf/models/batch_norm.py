@@ -95,6 +95,7 @@ class BatchNorm(tf.keras.layers.Layer):
         self.synchronized = synchronized
         self.frozen = frozen
         self.supports_masking = True
+        self._starts: Any = None
 
     def build(self, input_shape):
         """Creates the variables.
@@ -138,6 +139,34 @@ class BatchNorm(tf.keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def follow_parts(self):
+        """Makes room for the statistics that a `micro_batch` begins with.
+
+        They are no weights: no checkpoint and no export has them.
+        """
+        if self._starts is not None:
+            return
+        self._starts = _Untracked(
+            tf.Variable(
+                tf.zeros(moving.shape),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.AUTO,
+                aggregation=tf.VariableAggregation.NONE,
+            )
+            for moving in (self.moving_mean, self.moving_variance)
+        )
+
+    def begin_part(self, number):
+        """Keeps the moving statistics as a part begins with them.
+
+        Args:
+          number: int32 scalar, of the part; before the first there is nothing
+            that its calls must leave as it is.
+        """
+        statistics = self.moving_mean, self.moving_variance
+        for start, moving in zip(self._starts.values, statistics, strict=True):
+            start.assign(tf.where(tf.equal(number, 0), 0.0, moving))
 
     def get_config(self):
         return {
@@ -206,16 +235,14 @@ class BatchNorm(tf.keras.layers.Layer):
             *[self._fused(group, True, [], []) for group in groups],
             strict=True,
         )
-        self._update(self.moving_mean, means)
-        self._update(self.moving_variance, variances)
+        self._update(means, variances)
         return outputs[0] if self.splits == 1 else tf.concat(outputs, axis=0)
 
     def _normalize_globally(self, images):
         """Normalises by the statistics of the batches of all replicas."""
         rows = tf.cast(images, tf.float32)
         mean, variance, count = replica_moments(rows)
-        self._update(self.moving_mean, [mean])
-        self._update(self.moving_variance, [variance * count / (count - 1.0)])
+        self._update([mean], [variance * count / (count - 1.0)])
         scale = tf.math.rsqrt(variance + self.epsilon)
         outputs = (rows - mean) * (
             scale if self.gamma is None else scale * self.gamma
@@ -239,17 +266,25 @@ class BatchNorm(tf.keras.layers.Layer):
         )
         return result.y, result.batch_mean, result.batch_variance
 
-    def _update(self, moving, values):
-        """Moves a statistic towards the mean of its values in the groups."""
+    def _update(self, means, variances):
+        """Moves the statistics towards the mean of those of the groups."""
         if getattr(_current, "frozen", False):
             return
-        value = values[0] if self.splits == 1 else tf.add_n(values)
         number, count = getattr(_current, "part", (None, 1))
         rate = (1.0 - self.momentum) / (self.splits * count)
-        momentum = self.momentum
+        starts: Any = (None, None)
         if number is not None:
-            momentum = tf.where(tf.equal(number, 0), momentum, 1.0)
-        moving.assign(momentum * moving + rate * value)
+            starts = self._starts.values
+        for moving, start, values in (
+            (self.moving_mean, starts[0], means),
+            (self.moving_variance, starts[1], variances),
+        ):
+            value = values[0] if self.splits == 1 else tf.add_n(values)
+            if start is None:
+                kept = self.momentum * moving
+            else:
+                kept = start + self.momentum * (moving - start)
+            moving.assign(kept + rate * value)
 
     def _check_batch(self, shape):
         batch, positions = shape[0], shape[1:3].num_elements()
@@ -272,19 +307,30 @@ class BatchNorm(tf.keras.layers.Layer):
             )
 
 
+class _Untracked:
+    """Variables that are of no layer: a plain object, which Keras passes by."""
+
+    def __init__(self, values):
+        self.values = tuple(values)
+
+
 @contextlib.contextmanager
-def micro_batch(number, count):
+def micro_batch(number, count, layers):
     """Marks calls of layers as those with one of `count` parts of a batch.
 
     The moving statistics after all parts are those of the batch in `count`
-    times as many groups: the old values are scaled by `momentum` once, with
-    the first part, and each part adds its share.
+    times as many groups, however often a part calls a layer: the old values
+    are scaled by `momentum` with the calls of the first part alone, and what a
+    later part adds is scaled with its own further calls.
 
     Args:
       number: int32 scalar, the part, 0..count-1, called in this order.
       count: int, parts of the batch.
+      layers: the BatchNorm that may be called, which `follow_parts`.
     """
     _current.part = (number, count)
+    for layer in layers:
+        layer.begin_part(number)
     try:
         yield
     finally:
@@ -299,6 +345,11 @@ def current_part():
     """
     number: Any = getattr(_current, "part", (None, 1))[0]
     return number.ref() if tf.is_tensor(number) else number
+
+
+def layers_of(model):
+    """The BatchNorm in a model, a list."""
+    return [each for each in model.submodules if isinstance(each, BatchNorm)]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from moco_tf import counting
 from moco_tf.methods import method as methods
+from moco_tf.methods import micro_batches
+from moco_tf.models import batch_norm
 from moco_tf.training import checkpoints
 
 _MAX_STEPS = 2000  # run again, to come from a checkpoint to the step
@@ -106,12 +108,13 @@ def _loss_and_gradients(method, batch):
 
     def descend(loss_of, rows):
         variables = method.trained_variables()
-        outputs, gradients = methods.loss_and_gradients(
+        outputs, gradients = micro_batches.loss_and_gradients(
             loss_of,
             rows,
             method.micro_batches,
             variables,
             method.optimizer,
+            layers=batch_norm.layers_of(method),
         )
         step["loss"] = outputs[0]
         step["gradients"] = list(zip(variables, gradients, strict=True))

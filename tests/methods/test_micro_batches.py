@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.methods import method, moco
+from moco_tf.methods import micro_batches, moco
 from moco_tf.models import batch_norm
 from moco_tf.training import optimizers
 
@@ -105,7 +105,7 @@ def test_a_loss_function_gets_back_what_it_returns(count):
 
     @tf.function
     def step():
-        return method.loss_and_gradients(
+        return micro_batches.loss_and_gradients(
             loss_of, {"rows": rows}, count, [weight], None, factor=0.5
         )
 
@@ -128,25 +128,54 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(
     np.testing.assert_allclose(result["loss"], expected["loss"], rtol=1e-5)
     assert result["instance_top1"] == expected["instance_top1"]
     # Weights, BatchNorm's moving statistics and the queue.
-    names = [w.name for w in method.query_encoder.weights]
-    pairs = zip(_state(parts), _state(method), strict=True)
-    for number, (a, b) in enumerate(pairs):
-        if symmetric and "moving" in "".join(names[number : number + 1]):
-            continue  # both views of a part come before the next part's
+    for a, b in zip(_state(parts), _state(method), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-def test_moving_statistics_take_every_part_once():
+def test_moving_statistics_take_every_part_once(tmp_path):
     """By hand: 0.9 * old + 0.1 * mean of the parts' means."""
     layer = batch_norm.BatchNorm(momentum=0.9)
     rows = tf.constant([[1.0], [3.0], [10.0], [20.0]])
     layer(rows)
+    layer.follow_parts()
     layer.moving_mean.assign([5.0])
     for number in range(2):
-        with batch_norm.micro_batch(tf.constant(number), 2):
+        with batch_norm.micro_batch(tf.constant(number), 2, [layer]):
             layer(rows[2 * number : 2 * number + 2], training=True)
     # Parts' means 2 and 15; 0.9 * 5 + 0.1 * 8.5.
     np.testing.assert_allclose(layer.moving_mean, [5.35], rtol=1e-6)
+    # What a part begins with is no weight, and in no checkpoint.
+    assert len(layer.weights) == 4
+    path = tf.train.Checkpoint(layer=layer).write(str(tmp_path / "state"))
+    names = [name for name, _ in tf.train.list_variables(path)]
+    assert sum(name.startswith("layer/") for name in names) == 4
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, 4])
+def test_moving_statistics_of_several_calls_are_those_of_whole_batches(
+    calls, count
+):
+    """By hand: s = 0.9 * s + 0.1 * value, once for each call of the batch."""
+    layer = batch_norm.BatchNorm(momentum=0.9)
+    rng = np.random.default_rng(0)
+    views = rng.normal(3, 2, [calls, 8, 1]).astype(np.float32)
+    layer(views[0])
+    layer.follow_parts()
+    mean, variance = 0.0, 1.0
+    for _ in range(30):
+        for view in views:
+            groups = view.reshape(count, -1)
+            mean = 0.9 * mean + 0.1 * groups.mean()
+            unbiased = groups.var(axis=1, ddof=1).mean()
+            variance = 0.9 * variance + 0.1 * unbiased
+        for number in range(count):
+            rows = slice(8 // count * number, 8 // count * (number + 1))
+            with batch_norm.micro_batch(tf.constant(number), count, [layer]):
+                for view in views:
+                    layer(view[rows], training=True)
+    np.testing.assert_allclose(layer.moving_mean, [mean], rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, [variance], rtol=1e-5)
 
 
 def test_encoders_under_xla_give_the_same_step(whole_batches):
