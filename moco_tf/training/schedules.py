@@ -72,10 +72,15 @@ class Cosine(_Warmed):
           unit: "epoch": the rate is constant within an epoch; "step".
           first_epoch: number that the first epoch counts as: 0 on ImageNet, 1
             in the authors' CIFAR demo.
+
+        Deviation: from 1 the last epoch has the rate 0, so the epochs of a
+        schedule of one count from 0, and so do steps, whose rate would rise
+        again in the last epoch.
         """
         super().__init__(rate, steps_per_epoch, warmup_epochs, unit)
         self.epochs = epochs
-        self.first_epoch = first_epoch
+        counts = unit == "epoch" and epochs - warmup_epochs > 1
+        self.first_epoch = first_epoch if counts else 0
 
     def factor(self, epoch):
         epoch = epoch - self.warmup_epochs + self.first_epoch

@@ -121,6 +121,18 @@ def test_any_cosine_is_its_formula_and_never_rises_after_the_warm_up(
 
 
 @properties.few
+@given(data=st.data(), run=runs())
+def test_a_cosine_that_counts_from_1_trains_and_never_rises(data, run):
+    epochs, per_epoch, warm_up, unit = run
+    steps = np.unique([0, *_some_steps(data.draw, run)])
+    schedule = schedules.Cosine(1.0, epochs, per_epoch, warm_up, unit, 1)
+    found = np.array(schedule(steps))
+    assert found[0] > 0
+    at, _ = _epochs_of(steps, run)
+    assert (np.diff(found[at >= warm_up]) <= 1e-6).all()
+
+
+@properties.few
 @given(data=st.data(), run=runs(), decay=st.floats(0.01, 1))
 def test_any_milestones_lower_the_rate_at_their_epoch(data, run, decay):
     epochs, per_epoch, warm_up, unit = run
