@@ -292,6 +292,7 @@ def resolve_method(
         image_size=config.data.image_size,
         patch=config.model.patch,
         small_views=config.data.small_views,
+        head=config.model.head,
     )
     settings = types.SimpleNamespace(**config[config.method].to_dict())
     return table.method_class(config.method), settings, run

@@ -206,6 +206,12 @@ class CPC(two_views.TwoViews):
                 f"patch what its image has. Received {run.norm!r}. "
                 "Pass --config.model.norm=layer."
             )
+        if run.head in heads.WITH_BATCH_NORM:
+            raise ValueError(
+                "The method cpc needs a model.head without BatchNorm, which "
+                f"tells a patch what its image has. Received {run.head!r}. "
+                "Pass --config.model.head=fc."
+            )
         side = 0  # of patches that make no grid, which are refused later
         if run.patch > 1:
             side = inputs.patches_a_side(run.image_size, run.patch)

@@ -21,7 +21,7 @@ class Run:
       images: int, N of the source; 0 where they are not counted yet.
       batch_size: int, G, images of a step. micro_batches: int.
       input: str, what the encoder sees of an image (models/inputs.py).
-      norm: str, "batch" or "layer".
+      norm: str, "batch" or "layer". head: str, one of heads.KINDS.
       dim: int, C, features of a query or key.
       image_size, patch: int, pixels.
       small_views: int, V, small views of an image.
@@ -37,6 +37,7 @@ class Run:
     image_size: int
     patch: int
     small_views: int
+    head: str = "fc"
 
 
 class Encoding(NamedTuple):

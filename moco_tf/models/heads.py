@@ -13,6 +13,7 @@ import tensorflow as tf
 from moco_tf.models import batch_norm
 
 KINDS = ("fc", "mlp", "simclr", "byol", "swav", "dino", "dino_bn")
+WITH_BATCH_NORM = ("simclr", "byol", "swav", "dino_bn")
 
 
 def projection_head(

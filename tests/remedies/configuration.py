@@ -157,6 +157,12 @@ CASES = [
     ),
     (
         "methods/cpc.py:CPC.check",
+        "Pass --config.model.head=fc",
+        ("cpc_imagenet", {"model.head": "dino_bn"}, 1),
+        [{"model.head": "mlp"}],
+    ),
+    (
+        "methods/cpc.py:CPC.check",
         "Pass --config.cpc.rows=",
         ("cpc_imagenet", {"cpc.rows": 7}, 1),
         [{"model.patch": 32}],
