@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from concurrent import futures
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ from moco_tf.data import (
 )
 
 _AHEAD = 8  # images per thread that may wait for the one before them
+_PAUSES = (0.5, 2.0)  # seconds before an image is tried again
 _BLOCK = 256  # images that are verified before the progress moves
 # Not the fault of an image: the cache must not call it unreadable for good.
 _NOT_THE_IMAGE = (
@@ -94,7 +96,7 @@ def prepare(
         print(sources.remark_lines(source), end="", file=stream)
         writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):
-            _fill(writer, source, images, folder, stream)
+            _fill(writer, source, images, folder, stream, about is not None)
             return writer.about
     except BrokenPipeError:
         raise  # of the stream, not of the folder
@@ -142,19 +144,21 @@ def _with_remedy(error, folder):
     )
 
 
-def _fill(writer, source, images, folder, stream):
+def _fill(writer, source, images, folder, stream, goes_on):
     """Appends all images that the writer does not have yet, in order.
 
     Args:
       writer: Writer. source: Source. images: range, the indices of its part.
       folder: str. stream: text stream.
+      goes_on: whether an earlier session ended where this one begins.
     """
     count, first = len(images), writer.about["images"]
     labels = source.labels
     forecast = False
     with (
+        _committing(writer),
         contextlib.closing(
-            _in_order(source, writer.about, images[first:])
+            _in_order(source, writer.about, images[first:], goes_on)
         ) as results,
         counting.Counter(count, first, "preparing", stream) as bar,
     ):
@@ -182,10 +186,21 @@ def _fill(writer, source, images, folder, stream):
     writer.commit(finished=True)
 
 
-def _in_order(source, about, images):
+@contextlib.contextmanager
+def _committing(writer):
+    """Commits at an image that may be intact: the next session begins there."""
+    try:
+        yield
+    except ValueError:
+        writer.commit()
+        raise
+
+
+def _in_order(source, about, images, goes_on):
     """Yields the results of `reader` for the indices of images, in order."""
     form = prepared_cache.form_of(about)
-    read = reader(source, about["short_side"], form)
+    stopped_at = images[0] if goes_on and images else None
+    read = reader(source, about["short_side"], form, stopped_at)
     threads = cores.count()
     pool = futures.ThreadPoolExecutor(threads)
     waiting: collections.deque = collections.deque()
@@ -212,16 +227,18 @@ def _forecast(about, folder):
     return text if size < free else f"warning: {text}"
 
 
-def reader(source, short_side, form=stored_images.RAW):
+def reader(source, short_side, form=stored_images.RAW, stopped_at=None):
     """Makes a function that reads, shrinks and encodes one image of a source.
 
     Args:
       source: Source. short_side: int, pixels. form: stored_images.Form.
+      stopped_at: index at which an earlier session ended; None: there is none.
 
     Returns:
       a function of an index: (stored_images.Stored, None), or (None, reason)
       for an image that cannot be read. It raises a ValueError for an error that
-      is not the image's fault and may not come again.
+      is not the image's fault and may not come again, except at `stopped_at`,
+      where it may have come before.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
@@ -231,21 +248,24 @@ def reader(source, short_side, form=stored_images.RAW):
         return form.encode(image), tf.shape(image)[:2]
 
     def read(index):
-        try:
-            encoded, size = shrunk(tf.constant(index, tf.int64))
-            stored = form.stored(encoded.numpy(), *size.numpy().tolist())
-            return (stored, None) if stored.data else (None, form.refusal)
-        except _NOT_THE_IMAGE as error:
-            why = error.message
-        except (tf.errors.OpError, UnicodeDecodeError):
-            # Once more, for the image's own error without the graph's.
-            _, reason = unreadable.read(source, index)
-            if reason is not None:
+        for pause in (*_PAUSES, None):
+            try:
+                encoded, size = shrunk(tf.constant(index, tf.int64))
+                stored = form.stored(encoded.numpy(), *size.numpy().tolist())
+                return (stored, None) if stored.data else (None, form.refusal)
+            except (tf.errors.OpError, UnicodeDecodeError) as error:
+                # Once more, for the image's own error without the graph's.
+                _, reason = unreadable.read(source, index)
+                at_fault = not isinstance(error, _NOT_THE_IMAGE)
+            if reason is not None and (at_fault or index == stopped_at):
                 return None, reason
-            why = "it was read only the second time"
+            if pause is not None:
+                time.sleep(pause)
+        why = reason or "it was read only the second time"
         raise ValueError(
             f"{source.name(index)} may be intact, but reading it failed: "
-            f"{why}. Start the same command again: it goes on there."
+            f"{why}. Start the same command again: it goes on there, and "
+            "leaves out this image if it fails once more."
         )
 
     return read

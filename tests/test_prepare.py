@@ -9,11 +9,13 @@ import tempfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import prepare
 from moco_tf.cli import main as cli
-from moco_tf.data import prepared_cache, sources
+from moco_tf.data import prepared_cache, sources, unreadable
 from tests.data import prepared_caches
+from tests.evaluation import plain_frozen
 
 
 @pytest.fixture(name="images")
@@ -150,7 +152,13 @@ def test_images_that_cannot_be_read_at_all_make_no_cache(tmp_path):
         prepared_caches.make(tmp_path / "images", tmp_path / "cache")
 
 
-def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
+@pytest.mark.parametrize("stopped_at", [None, 3, 4])
+def test_an_error_that_is_not_the_images_is_not_kept_at_once(
+    monkeypatch, stopped_at
+):
+    monkeypatch.setattr(prepare, "_PAUSES", (0.0, 0.0))
+    tries = []
+
     class Source:
         labels = None
 
@@ -158,10 +166,9 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
             return indices
 
         def image(self, record):
-            import tensorflow as tf
-
             def fail(_):
-                raise OSError("disk is asleep")
+                tries.append(1)
+                raise tf.errors.UnknownError(None, None, "disk is asleep")
 
             image = tf.numpy_function(fail, [record], tf.uint8)
             return tf.ensure_shape(image, [None, None, 3])
@@ -169,9 +176,34 @@ def test_an_error_that_is_not_the_images_is_not_kept(tmp_path):
         def name(self, index):
             return f"{index}.png"
 
-    read = prepare.reader(Source(), 8)
-    with pytest.raises(ValueError, match="(?s)4.png may be intact.*asleep"):
+    read = prepare.reader(Source(), 8, stopped_at=stopped_at)
+    if stopped_at == 4:
+        stored, reason = read(4)
+        assert stored is None and "asleep" in reason
+        return
+    with pytest.raises(ValueError, match="4.png may be intact.*asleep") as told:
         read(4)
+    assert len(tries) >= 3
+    assert "\n" not in str(told.value)  # nothing of the graph
+
+
+def test_a_file_that_never_can_be_read_is_left_out_the_second_time(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prepare, "_PAUSES", ())
+    images = tmp_path / "images"
+    plain_frozen.write_greys(images, {"a.png": 1, "c.png": 3})
+    (images / "b.png").symlink_to("b.png")  # a loop
+    names = "".join(f"{images}/{x}.png\n" for x in "abc")
+    (tmp_path / "list.txt").write_text(names)
+    words = ["prepare", f"--source=list:{tmp_path}/list.txt"]
+    words += [f"--path={tmp_path}/cache"]
+    assert cli.run(words) == 1
+    assert "b.png may be intact" in capsys.readouterr().err
+    assert cli.run(words) == 0
+    cached = sources.open_source(f"prepared:{tmp_path}/cache")
+    readable = [unreadable.read(cached, n)[1] is None for n in range(3)]
+    assert readable == [True, False, True]
 
 
 @pytest.mark.parametrize(

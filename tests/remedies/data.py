@@ -453,7 +453,7 @@ def list_that_is_a_folder(tmp_path):
 def make_cache(images, folder, **options):
     """Prepares few images, without the graph that takes a second to trace."""
 
-    def reader(source, short_side, form):
+    def reader(source, short_side, form, stopped_at):
         del short_side
 
         def read(index):
