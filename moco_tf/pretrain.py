@@ -82,6 +82,7 @@ def pretrain(
         source = plans.open_source(config, config.data.source)
         data = workdirs.restore_source(source, workdir)
         plan = plans.make(config, strategy, data.source)
+        unreadable.require_one(plan.source)
         per_epoch = plan.steps_per_epoch
         knn = None
         if guard.is_chief:
@@ -163,6 +164,7 @@ def _train(plan, method, strategy, callback, workdir, knn):
         print(plan.describe(workdir, step))
         print(monitor.describe(knn), end="")
         _measure_start(knn, method, workdir, step)
+        guard.first_step()  # the others wait in it, without a limit
     else:
         print(f"moco-tf {guard.cluster.name()} joins; worker 0 reports.")
     _fit(plan, method, strategy, callback)
@@ -233,6 +235,9 @@ def _fit(plan, method, strategy, callback):
     except KeyboardInterrupt:
         if plan.workers == 1:
             callback.save_interrupted()
+        raise
+    except tf.errors.OpError:
+        unreadable.require_one(plan.source)  # the images may have gone
         raise
     # The chief may still be saving: a worker that ends may end the others.
     distribution.wait_for_all(strategy)
@@ -389,7 +394,8 @@ class Files:
     def __init__(self, plan, workdir, step):
         self.workdir, self.step = workdir, step
         self.metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
-        self.metrics.cut_back(step, plan.steps_per_epoch)
+        first = callbacks.oldest_step(step, plan.steps_per_epoch)
+        self.metrics.cut_back(step, first)
         self.events_folder = workdir / "tensorboard"
         self.events = None
         if plan.config.log.tensorboard:

@@ -28,7 +28,7 @@ from moco_tf.models import saved_models
 from moco_tf.monitoring import health, metrics_csv, tensorboard, warning_log
 from moco_tf.reporting import findings, page
 from moco_tf.serving import labelling
-from moco_tf.training import checkpoints
+from moco_tf.training import callbacks, checkpoints
 from tests.data import prepared_caches
 from tests.evaluation import plain_frozen
 from tests.reporting import small_report
@@ -154,7 +154,7 @@ def resume(root, method):
         step = checkpoints.restore(method, checkpoints.resumed(run))
         workdirs.save(run_config(), run, "12ab")
         metrics = metrics_csv.MetricsFile(run / "metrics.csv")
-        metrics.cut_back(step, steps_per_epoch=5)
+        metrics.cut_back(step, callbacks.oldest_step(step, 5))
         metrics.close()
         tensorboard.EventWriter(run / "tensorboard", step).close()
         warning_log.WarningLog(run / "warnings.csv", step)

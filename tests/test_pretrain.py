@@ -627,3 +627,34 @@ def test_the_board_is_complete(finished):
         "4 keys/similarity of own key",
     }
     assert (finished / "tensorboard" / "projector_config.pbtxt").is_file()
+
+
+def test_images_of_which_none_can_be_read_are_refused_at_once(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(50):
+        (folder / f"{number}.png").write_bytes(pointer)
+    with pytest.raises(ValueError, match="50 images, none.*git lfs pull"):
+        _pretrain(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_images_that_go_away_meanwhile_end_the_run_in_words(
+    images, tmp_path, monkeypatch, gone
+):
+    """A folder on another machine may: TensorFlow's error is of its graph."""
+    folder = shutil.copytree(images, tmp_path / "images")
+    error = tf.errors.NotFoundError(None, None, "{{node ReadFile}} not there")
+
+    def fit(*args, **keywords):
+        if gone:
+            shutil.rmtree(folder)
+        raise error
+
+    monkeypatch.setattr(tf.keras.Model, "fit", fit)
+    expected = ValueError if gone else tf.errors.NotFoundError
+    words = "none readable.*No such file" if gone else "ReadFile"
+    with pytest.raises(expected, match=words):
+        _pretrain(folder, tmp_path / "run")

@@ -34,9 +34,6 @@ _PAUSE = 0.5  # seconds between two tries
 _CONNECTION_TIMEOUT = 5.0  # seconds for the other side's first message
 _GRACE = 60.0  # seconds for what takes a moment where nothing hangs
 _REPLY_TIMEOUT = 15.0  # seconds more than worker 0 itself waits for all
-# Times the limit of a step: the first one traces, and on a GPU that is newer
-# than TensorFlow's kernels the driver compiles these.
-_FIRST_STEP = 4
 
 
 class PeerMissing(Exception):
@@ -91,7 +88,7 @@ def joined(cluster, make_strategy, start_timeout, stall_timeout, devices=""):
         guard.limit(start_timeout, "joining the other workers")
     strategy = make_strategy()
     guard.take_signals()
-    guard.limit(_FIRST_STEP * stall_timeout, "the start of training")
+    guard.first_step()
     yield strategy, guard
     guard.limit(_GRACE, "the end of the process")
 

@@ -23,6 +23,9 @@ import time
 # Exit statuses; 0, 1 and 2 are those of every command.
 INTERRUPTED = 130
 START_AGAIN = 138
+# Times the limit of a step: the first one traces, and on a GPU that is newer
+# than TensorFlow's kernels the driver compiles these.
+FIRST_STEP = 4
 _STACKS = 2.0  # seconds for the stacks to be written before the kill
 _LOG = "log"  # the first word of a line that names a log; of others: seconds
 
@@ -101,6 +104,11 @@ class Guard:
         """Also writes there if it kills; see Watchdog.log_to. None: nothing."""
         if self._watchdog and path:
             self._watchdog.log_to(path)
+
+    def first_step(self):
+        """Begins the time of the first step, which compiles."""
+        seconds = FIRST_STEP * self._stall_timeout
+        self.limit(seconds, "the start of training")
 
     def step_done(self, step):
         """Begins the time of the next step."""

@@ -14,6 +14,7 @@ from moco_tf.data import augmentation, sources, views
 
 _ROUNDS = 12  # fewer leave the orders of two epochs correlated
 _CHUNK = 16  # jobs at most that share a data set
+_MOST_SUBSTITUTES = 10_000  # of a sample
 # Batches that wait on a device. A copy to a GPU begins when the work that it
 # had by then is done: one alone might come after the end of the step before.
 _ON_DEVICE = 2
@@ -366,7 +367,9 @@ class Stream:
             valid = tf.logical_or(first, self.is_removed(index))
             return Job(position, wanted, choices, sample, image, valid)
 
-        attempts = tf.data.Dataset.range(len(self.source)).map(attempt)
+        # In a large source as many in a row mean that none can be read.
+        tries = min(len(self.source), _MOST_SUBSTITUTES)
+        attempts = tf.data.Dataset.range(tries).map(attempt)
         # Where no image can be read, the error of the first ends the run.
         last = tf.data.Dataset.range(1).map(attempt)
         return attempts.ignore_errors().concatenate(last).take(1)

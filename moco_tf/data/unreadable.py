@@ -6,10 +6,11 @@ import math
 import os
 import pathlib
 import re
+from concurrent import futures
 
 import tensorflow as tf
 
-from moco_tf import file_kinds, filesystem, state_files
+from moco_tf import cores, file_kinds, filesystem, state_files
 from moco_tf.data import host_decode
 
 _BYTES = re.compile(r"\bb'([^']*)'")
@@ -18,6 +19,8 @@ _NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
 FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 _HEADER = ("name", "reason", "first_step")
 _FLOOR = 1000  # samples; a few bad images at the start of a run stop nothing
+_AT_ONCE = 16  # samples that are read again together
+_MOST_TRIED = 1000  # images, before a source counts as unreadable
 
 
 class UnreadableLog:
@@ -73,27 +76,43 @@ class UnreadableLog:
         self.named.add(name)
         self._reasons[without_path(reason)] += 1
 
-    def add(self, steps):
+    def add(self, counts):
         """Names the unreadable samples of steps that had some.
 
         Args:
-          steps: ints.
+          counts: dict: step -> how many of its samples could not be read.
 
-        Side effects: appends to the log.
+        Side effects: reads samples until it has met so many, those first that
+        are named already; appends to the log.
         """
         rows = []
-        for step in steps:
-            indices = self.stream.samples(self.stream.positions(step))
-            for index in indices.numpy():
-                if self.stream.is_removed(index):
-                    continue
-                name = self.stream.source.name(int(index))
-                if name not in self.named:
-                    _, reason = read(self.stream.source, index)
-                    if reason:
+        with futures.ThreadPoolExecutor(cores.count()) as pool:
+            for step, count in counts.items():
+                for name, reason in self._unreadable(step, count, pool):
+                    if name not in self.named:
                         self._note(name, reason)
                         rows.append([name, reason, step + 1])
         _append(self.path, rows)
+
+    def _unreadable(self, step, count, pool):
+        """Yields name and reason of the samples of a step, count at most."""
+        source = self.stream.source
+        indices = self.stream.samples(self.stream.positions(step)).numpy()
+        samples = [
+            (source.name(int(index)), index)
+            for index in indices
+            if not self.stream.is_removed(index)
+        ]
+        samples.sort(key=lambda sample: sample[0] not in self.named)
+        for first in range(0, len(samples), _AT_ONCE):
+            some = samples[first : first + _AT_ONCE]
+            images = pool.map(lambda x: read(source, x[1])[1], some)
+            for (name, _), reason in zip(some, images, strict=True):
+                if reason and count > 0:
+                    count -= 1
+                    yield name, reason
+            if count <= 0:
+                return
 
     def check(self, unreadable, seen, session=None):
         """Stops a run that meets too many unreadable samples.
@@ -213,14 +232,40 @@ def _in_plain_words(source, index, text):
     return text
 
 
-def none_error(source):
-    """Returns the ValueError for a source without a readable image."""
+def require_one(source):
+    """Refuses a source of which no image can be read.
+
+    Of a large one a thousand are tried, evenly spread, up to the first that can
+    be read.
+
+    Args:
+      source: Source.
+
+    Raises:
+      ValueError: naming the reason of the first.
+    """
+    count = min(len(source), _MOST_TRIED)
+    for number in range(count if source.may_fail else 0):
+        if read(source, number * len(source) // count)[1] is None:
+            return
+    if source.may_fail:
+        raise none_error(source, count)
+
+
+def none_error(source, tried=None):
+    """Returns the ValueError for a source without a readable image.
+
+    Args:
+      source: Source. tried: int, images that were tried; None: all.
+    """
     first = "."
     if len(source):
         reason = read(source, 0)[1] or "it can be read now."
         first = f", the first is {source.name(0)}: {reason}"
+    few = tried is not None and tried < len(source)
+    tries = f"none of the {tried} that were tried" if few else "none"
     return ValueError(
-        "An evaluation needs at least one image that can be read. Received "
-        f"{len(source)} images, none readable{first} Mend them, or give "
+        "There must be at least one image that can be read. Received "
+        f"{len(source)} images, {tries} readable{first} Mend them, or give "
         "another source."
     )

@@ -16,7 +16,7 @@ import tensorflow as tf
 import moco_tf
 from moco_tf import config as configs
 from moco_tf import config_schema, cores, counting, paths, records, state_files
-from moco_tf.data import sources, specs
+from moco_tf.data import sources, specs, unreadable
 from moco_tf.doctor import devices, recipe, resources, rules, scan, table
 from moco_tf.models import inputs
 from moco_tf.training import distribution, gpus
@@ -92,6 +92,8 @@ def measure(source, strategy, figures=None):
     if figures is None:
         figures = scan.sample(source, cores.count())
     short, pixels = recipe.median_sizes(figures)
+    if short is None:
+        unreadable.require_one(source)
     classes = 0
     if source.labels is not None:
         labels = np.asarray(source.labels)

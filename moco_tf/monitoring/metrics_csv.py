@@ -321,23 +321,24 @@ class MetricsFile(listener.Listener):
         self._rewrite(rows)
         self._file = open(self._path, "a", encoding="ascii", newline="")
 
-    def cut_back(self, step, steps_per_epoch=0):
+    def cut_back(self, step, first=0):
         """Drops the rows after a step.
 
         Args:
           step: of the checkpoint that is resumed.
-          steps_per_epoch: at the end of each epoch there was a row; 0: unknown.
+          first: step from which on its rows can still be made.
 
-        Side effects: a warning where rows before the step are missing: an
-        empty, cut or missing file looks like that of a new run.
+        Side effects: a warning where rows before that are missing: an empty,
+        cut or missing file looks like that of a new run.
         """
         rows = [row for row in self._read() if int(row[0]) <= step]
         last = int(rows[-1][0]) if rows else 0
-        if steps_per_epoch and last < step - step % steps_per_epoch:
+        if last < first:
             state_files.warn(
-                f"{self._path} has no rows between step {last} and the "
-                f"checkpoint's, {step}: they are lost, unless a copy of the "
-                "file is put in its place before the next start"
+                f"{self._path} has no rows between step {last} and step "
+                f"{first}; the checkpoint is of step {step}: they are lost, "
+                "unless a copy of the file is put in its place before the next "
+                "start"
             )
         self._replace(rows)
         self._last = rows[-1] if rows else None

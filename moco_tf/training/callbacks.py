@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from moco_tf import counting, state_files
+from moco_tf import counting
+from moco_tf.methods import method as method_lib
 from moco_tf.monitoring import listener
 from moco_tf.training import checkpoints
 
@@ -168,24 +169,40 @@ class RunCallback(StepCallback):
     def resume(self, method):
         """Takes up a method at its step, before `fit`.
 
-        Side effects: finishes the epoch of the last checkpoint, if an earlier
-        session did not come to it: its kNN is measured.
+        Side effects: reports the last step and finishes its epoch where an
+        earlier session saved it and did not come to that: its kNN is measured.
         """
         super().resume(method)
         rows = self.metrics.rows()
         self.unreadable_samples = sum(row["unreadable"] for row in rows)
         self._first_step, self._met = self.step, 0
         self.reported = max([row["step"] for row in rows], default=0)
-        if self.step - self.reported > self.cadence.log_every:
-            state_files.warn(
-                f"metrics.csv in {self.workdir} ends at step {self.reported}, "
-                f"and the checkpoint is of step {self.step}: the rows between "
-                "are missing"
-            )
-            self.reported = self.step
+        first = oldest_step(self.step, self.steps_per_epoch)
+        self.reported = max(self.reported, first)
+        if self.step > self.reported and self._owes_report():
+            self.report()
+            rows = self.metrics.rows()
         if rows and rows[-1]["step"] == self.step and self.ends_epoch():
             if rows[-1]["epoch_loss"] is None:
                 self.finish_epoch()
+
+    def _owes_report(self):
+        """Whether the last step is one that is reported, or no later one can.
+
+        Of more steps than the step log holds no row can be made: the cadence of
+        the reports may be another one than before.
+        """
+        if self._ends() or self._is_due(self.cadence.log_every):
+            return True
+        within = self.step % self.steps_per_epoch
+        following = within - within % self.cadence.log_every
+        following += self.cadence.log_every
+        left = min(following, self.steps_per_epoch) - within
+        return self.step + left - self.reported > method_lib.StepLog.CAPACITY
+
+    def _ends(self):
+        """Whether the last finished step ended an epoch or the run."""
+        return self.ends_epoch() or self.step >= self.last_step
 
     def on_train_begin(self, logs=None):
         del logs
@@ -202,12 +219,11 @@ class RunCallback(StepCallback):
             self._clock = (self.step, time.perf_counter())
         for each in self.listeners:
             each.on_step(self.model, self.step)
-        ends = self.ends_epoch() or self.step >= self.last_step
         # No report when the run only leaves: the next start reports the same
         # steps as a run that never left.
-        if ends or self._is_due(self.cadence.log_every):
+        if self._ends() or self._is_due(self.cadence.log_every):
             self.report()
-        if ends or self.left or self._is_due(self.cadence.save_every):
+        if self._ends() or self.left or self._is_due(self.cadence.save_every):
             self.save()
 
     def on_train_end(self, logs=None):
@@ -248,7 +264,8 @@ class RunCallback(StepCallback):
         """
         batch, steps = self.cadence.batch_size, self.step - self._first_step
         self.unreadable_samples += count
-        self._met += round(math.fsum(shares[-steps:]) * batch)
+        own = shares[max(len(shares) - steps, 0) :]
+        self._met += round(math.fsum(own) * batch)
         self.unreadable.check(
             self.unreadable_samples,
             self.step * batch,
@@ -264,6 +281,7 @@ class RunCallback(StepCallback):
             each.on_epoch(self.model, row)
         if self._clock:
             self._clock = (self.step, time.perf_counter())
+        self.guard.step_done(self.step)  # the other workers wait in the next
 
     def save(self):
         """Writes a checkpoint of the finished steps.
@@ -328,11 +346,14 @@ class RunCallback(StepCallback):
         }
         if row["unreadable"]:
             numbered = enumerate(unreadable, self.reported)
-            self.unreadable.add([step for step, share in numbered if share])
+            batch = self.cadence.batch_size
+            self.unreadable.add({s: round(x * batch) for s, x in numbered if x})
         return row
 
     def _speed(self, waits):
         """Images a second and the share of waiting, from the clock's step."""
+        if self._clock is None:  # no step of this session
+            return {}
         first, start = self._clock
         seconds = time.perf_counter() - start
         steps = self.step - first
@@ -354,6 +375,18 @@ class RunCallback(StepCallback):
         if callable(rate):  # the older optimisers keep the schedule
             rate = rate(max(self.step - 1, 0))
         return float(rate.numpy())
+
+
+def oldest_step(step, steps_per_epoch):
+    """The steps of a checkpoint without which a row can still be made.
+
+    A row is of steps of one epoch that the step log holds.
+
+    Args:
+      step: int, of the checkpoint. steps_per_epoch: int.
+    """
+    epoch = max(step - 1, 0) // steps_per_epoch
+    return max(epoch * steps_per_epoch, step - method_lib.StepLog.CAPACITY)
 
 
 class BestCheckpoint(listener.Listener):

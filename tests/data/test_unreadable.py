@@ -56,7 +56,7 @@ def test_the_unreadable_images_of_a_step_are_named_with_the_reason(
     path = tmp_path / "unreadable.csv"
     log = _log(images, path)
     (step,) = _steps_of(log, [2])
-    log.add([step])
+    log.add({step: BATCH})
     rows = _rows(path)
     assert rows[0] == HEADER
     named = {row[0]: row[1:] for row in rows[1:]}
@@ -73,8 +73,8 @@ def test_each_is_named_once_in_this_session_and_the_next(images, tmp_path):
     path = tmp_path / "unreadable.csv"
     for _ in range(2):
         log = _log(images, path)
-        log.add(range(6))
-        log.add(range(12))
+        log.add(dict.fromkeys(range(6), BATCH))
+        log.add(dict.fromkeys(range(12), BATCH))
     rows = _rows(path)
     assert [row[0] for row in rows].count("name") == 1
     assert sorted(row[0] for row in rows[1:]) == ["2, img.png", "7, img.png"]
@@ -82,10 +82,47 @@ def test_each_is_named_once_in_this_session_and_the_next(images, tmp_path):
     assert sorted(int(row[2]) - 1 for row in rows[1:]) == sorted(steps)
 
 
+def test_no_more_is_read_than_could_not_be_read(images, tmp_path, monkeypatch):
+    log, reads, read = _log(images, tmp_path / "unreadable.csv"), [], None
+    (step,) = _steps_of(log, [2])
+    read = unreadable.read
+
+    def counted(source, index):
+        reads.append(int(index))
+        return read(source, index)
+
+    monkeypatch.setattr(unreadable, "read", counted)
+    indices = log.stream.samples(log.stream.positions(step)).numpy()
+    count = len({2, 7} & set(indices.tolist()))
+    log.add({step: count})
+    assert {"2, img.png"} <= log.named and len(reads) <= BATCH
+    # Those that are named are enough, and are read again: one may be mended.
+    reads.clear()
+    monkeypatch.setattr(unreadable, "_AT_ONCE", 1)
+    log.add({step: count})
+    assert set(reads) <= {2, 7} and len(reads) == count
+
+
+def test_a_source_needs_one_image_that_can_be_read(tmp_path, monkeypatch):
+    names = [f"{number}.png" for number in range(9)]
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
+    for name in names:
+        (tmp_path / name).write_bytes(pointer)
+    source = image_files.FileSource(tmp_path, names)
+    with pytest.raises(ValueError, match="(?s)9 images, none read.*git lfs pu"):
+        unreadable.require_one(source)
+    monkeypatch.setattr(unreadable, "_MOST_TRIED", 3)
+    with pytest.raises(ValueError, match="none of the 3 that were tried"):
+        unreadable.require_one(source)
+    image = tf.io.encode_png(np.zeros([4, 4, 3], np.uint8)).numpy()
+    (tmp_path / "6.png").write_bytes(image)
+    unreadable.require_one(source)
+
+
 def test_a_header_that_was_not_written_is_written_later(images, tmp_path):
     path = tmp_path / "unreadable.csv"
     path.write_text("")  # killed after the file was made
-    _log(images, path).add(range(12))
+    _log(images, path).add(dict.fromkeys(range(12), BATCH))
     assert _rows(path)[0] == HEADER
     assert len(_log(images, path).named) == 2
 
@@ -96,7 +133,7 @@ def test_a_name_that_is_no_text_is_named_too(tmp_path):
         (tmp_path / name).write_bytes(b"")
     path = tmp_path / "unreadable.csv"
     log = _log(image_files.FileSource(tmp_path, names), path)
-    log.add([0])
+    log.add({0: BATCH})
     assert b"\xff3.png" in path.read_bytes()
     assert _log(log.stream.source, path).named == set(names)
 
@@ -182,7 +219,7 @@ def test_the_error_that_stops_a_run_says_why_most_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/")
     source, path = image_files.FileSource(tmp_path, names), tmp_path / "u.csv"
     log = _log(source, path)
-    log.add([0])
+    log.add({0: BATCH})
     words = r"u\.csv, most often with: .*Run `git lfs pull` in .* from\. Mend"
     with pytest.raises(ValueError, match=words):
         log.check(1000, 1000)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.cluster import watchdog
+from moco_tf.methods import method as method_lib
 from moco_tf.monitoring import listener, metrics_csv, progress
 from moco_tf.training import callbacks, checkpoints, schedules
 from tests.training import fakes
@@ -22,8 +23,9 @@ class Unreadable:
     def __init__(self):
         self.steps, self.checks = [], []
 
-    def add(self, steps):
-        self.steps += steps
+    def add(self, counts):
+        assert set(counts.values()) == {BATCH // 4}
+        self.steps += counts
 
     def check(self, bad, seen, session):
         assert session[0] <= bad and session[1] <= seen
@@ -51,7 +53,8 @@ def _start(
     """A callback that has taken up the method."""
     last_step = epochs * STEPS_PER_EPOCH
     metrics = metrics_csv.MetricsFile(workdir / "metrics.csv")
-    metrics.cut_back(int(method.step.numpy()))
+    step = int(method.step.numpy())
+    metrics.cut_back(step, callbacks.oldest_step(step, STEPS_PER_EPOCH))
     listeners = [
         metrics,
         progress.Progress(last_step, STEPS_PER_EPOCH, stream=io.StringIO()),
@@ -212,6 +215,63 @@ def test_the_knn_of_an_epoch_that_was_cut_off_is_made_up_for(method, tmp_path):
     assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
 
 
+class Stopped(listener.Listener):
+    """Ctrl-C at the end of a step, before its row is in metrics.csv."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_report(self, method, row):
+        if row["step"] == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_step_that_was_saved_and_not_reported_is_made_up_for(
+    method, tmp_path, epochs, capsys
+):
+    callback = _start(tmp_path, method, Stopped(4), epochs=epochs)
+    with pytest.raises(KeyboardInterrupt):
+        _drive(callback, method, [1.0, 2.0, 3.0, 6.0])
+    callback.save_interrupted()
+    callback = _start(tmp_path, method, Scores((0.3, 0.2)), epochs=epochs)
+    assert "damaged" not in capsys.readouterr().out
+    last = callback.metrics.rows()[-1]
+    assert (last["step"], last["steps"], last["loss"]) == (4, 1, 6.0)
+    assert (last["epoch_loss"], last["knn_backbone"]) == (3.0, 0.3)
+    assert checkpoints.read_meta(checkpoints.best(tmp_path))["step"] == 4
+
+
+@pytest.mark.parametrize(("log", "expected"), [(1, [2, 3, 4]), (3, [3, 4])])
+def test_reports_may_come_at_other_steps_after_a_pause(
+    method, tmp_path, log, expected, capsys
+):
+    """No step is lost, or reported twice, where log.every_steps changes."""
+    callback = _start(tmp_path, method, log=4)
+    _drive(callback, method, [5.0, 7.0])
+    callback.save_interrupted()
+    callback = _start(tmp_path, method, log=log)
+    assert "damaged" not in capsys.readouterr().out
+    written = _drive(callback, method, [1.0, 2.0])
+    assert [row["step"] for row in written] == expected
+    assert written[-1]["epoch_loss"] == 15 / 4
+    assert sum(row["steps"] for row in written) == 4
+
+
+def test_no_row_is_of_more_steps_than_the_log_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(method_lib.StepLog, "CAPACITY", 3)
+    method = fakes.make_method()
+    callback = _start(tmp_path, method, log=1)
+    _drive(callback, method, [5.0])
+    callback = _start(tmp_path, method, log=3)
+    _drive(callback, method, [6.0])
+    callback.save_interrupted()
+    callback = _start(tmp_path, method, log=4)
+    rows = _drive(callback, method, [7.0, 8.0])
+    assert [row["step"] for row in rows] == [1, 4]
+    assert rows[-1]["epoch_loss"] == 6.5
+
+
 @pytest.mark.parametrize("done", [2, 4])
 def test_a_run_goes_on_when_its_metrics_were_removed(method, tmp_path, done):
     callback = _start(tmp_path, method, log=1)
@@ -246,3 +306,21 @@ def test_the_logged_rate_is_the_one_of_the_step(tmp_path, optimizer):
     rates = [row["learning_rate"] for row in callback.metrics.rows()]
     expected = 0.2 * (1 + np.cos(np.pi * np.arange(8) / 8))
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_worker_0_has_a_limit_again_after_it_has_measured(method, tmp_path):
+    class Guard(watchdog.Guard):
+        limits = []
+
+        def limit(self, seconds, activity):
+            self.limits.append((seconds, activity))
+
+    callback = _start(tmp_path, method)
+    callback.guard = Guard(stall_timeout=9.0)
+    _drive(callback, method, [1.0] * 4)
+    callback.guard.first_step()
+    assert Guard.limits[-3:] == [
+        (0, "the evaluation of an epoch"),
+        (9.0, "the step after step 4"),
+        (36.0, "the start of training"),
+    ]
