@@ -56,11 +56,17 @@ def test_a_process_that_goes_on_shows_what_is_to_be_shown(tmp_path):
     assert done.stdout == "[]\n"
 
 
-def test_nothing_is_left_of_what_waits_for_the_end():
+def test_nothing_is_left_of_what_waits_for_the_end(monkeypatch):
+    started, start = [], subprocess.Popen
+
+    def noted(*arguments, **keywords):
+        started.append(start(*arguments, **keywords))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
     with standard_error.capture(lambda line: True):
-        pass
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        assert [process.poll() for process in started] == [None]
+    assert [process.returncode for process in started] == [0]
 
 
 def test_where_no_process_can_be_started_lines_are_held_back_too(

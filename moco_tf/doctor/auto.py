@@ -92,8 +92,6 @@ def measure(source, strategy, figures=None):
     if figures is None:
         figures = scan.sample(source, cores.count())
     short, pixels = recipe.median_sizes(figures)
-    if short is None:
-        unreadable.require_one(source)
     classes = 0
     if source.labels is not None:
         labels = np.asarray(source.labels)
@@ -142,6 +140,8 @@ def start(given, strategy, steps=_STEPS):
     given, words = with_start(given)
     source = open_source(given)
     facts = measure(source, strategy)._replace(bank=_bank_of(given))
+    if not facts.short_side:
+        unreadable.require_one(source)
     predict = forecast(facts)
     print(f"--config=auto: {describe_facts(facts)}", flush=True)
     if words:

@@ -377,6 +377,17 @@ class StepLog(tf.Module):
         position = (step % self.CAPACITY)[tf.newaxis]
         self.values.scatter_update(tf.IndexedSlices(row[tf.newaxis], position))
 
+    def written_from(self, first, last):
+        """The step from which on those up to last - 1 were all written.
+
+        The log of a checkpoint that was made of weights is empty: all zeros.
+        """
+        values = self.values.numpy()
+        for step in reversed(range(first, last)):
+            if not values[step % self.CAPACITY].any():
+                return step + 1
+        return first
+
     def read(self, first, last):
         """Columns of the steps first..last-1, a dict of lists of float."""
         if not 0 <= last - first <= self.CAPACITY:

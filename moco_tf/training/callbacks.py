@@ -178,7 +178,8 @@ class RunCallback(StepCallback):
         self._first_step, self._met = self.step, 0
         self.reported = max([row["step"] for row in rows], default=0)
         first = oldest_step(self.step, self.steps_per_epoch)
-        self.reported = max(self.reported, first)
+        first = max(self.reported, first)
+        self.reported = method.step_log.written_from(first, self.step)
         if self.step > self.reported and self._owes_report():
             self.report()
             rows = self.metrics.rows()

@@ -27,12 +27,13 @@ def test_the_stream_reads_or_replaces_counts_and_names_them_all(
     recipe = views.RECIPES["v1"]
     batches = stream.Stream(source, recipe, 16, BATCH, threads=2)
     log = unreadable.UnreadableLog(tmp_path / "unreadable.csv", batches, 1.0)
-    counted, bad_steps = 0, []
+    counted, bad_steps = 0, {}
     for step, batch in enumerate(batches.batches(1, 0, 4).as_numpy_iterator()):
         for view in (batch["query"], batch["key"]):
             assert view.shape == (BATCH, 16, 16, 3) and view.dtype == np.uint8
         counted += (~batch["valid"]).sum()
-        bad_steps += [step] * (not batch["valid"].all())
+        if not batch["valid"].all():
+            bad_steps[step] = (~batch["valid"]).sum()
     log.add(bad_steps)
     with (tmp_path / "unreadable.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -156,7 +156,7 @@ def test_a_damaged_jpeg_is_replaced_counted_and_named(caches, tmp_path, capsys):
     assert (~batch["valid"].numpy()).sum() == 2  # with the one of before
     assert 7 not in batch["index"].numpy()
     log = unreadable.UnreadableLog(tmp_path / "log.csv", batches, 1.0)
-    log.add([0])
+    log.add({0: 2})
     lines = (tmp_path / "log.csv").read_text().splitlines()
     reasons = dict(line.split(",", 1) for line in lines[1:])
     assert "checksum differs" in reasons["b/1.png"]

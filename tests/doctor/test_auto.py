@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moco_tf import config as configs
-from moco_tf import cores
+from moco_tf import cores, counting
 from moco_tf.cli import main as cli
 from moco_tf.data import sources
 from moco_tf.doctor import devices, rules, scan
@@ -190,6 +190,7 @@ class Terminal(io.StringIO):
 def test_one_bar_counts_the_scan_and_the_trial(folder, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(counting, "_PATIENCE", 0.01)  # a quick scan is shown
     words = ["--config=quickstart", f"--config.data.source=folder:{folder}"]
     words += ["--config.train.batch_size=16", "--config.moco.queue_size=32"]
     words += ["--config.knn.bank=", "--config.knn.query=", "--trial_steps=2"]

@@ -324,3 +324,13 @@ def test_worker_0_has_a_limit_again_after_it_has_measured(method, tmp_path):
         (9.0, "the step after step 4"),
         (36.0, "the start of training"),
     ]
+
+
+def test_a_checkpoint_of_weights_has_no_steps_to_report(tmp_path):
+    """import-weights writes one of a later step, whose step log is empty."""
+    method = fakes.make_method()
+    method.step.assign(8)
+    callback = _start(tmp_path, method, log=1)
+    assert callback.metrics.rows() == []
+    rows = _drive(callback, method, [3.0, 2.0])
+    assert [(row["step"], row["steps"]) for row in rows] == [(9, 1), (10, 1)]
