@@ -34,10 +34,10 @@ def count(workers: int = 1, root: Any = "/") -> int:
     allowed: float = of_machine()
     if hasattr(os, "sched_getaffinity"):  # of Linux
         allowed = len(os.sched_getaffinity(0))
-    groups = _groups(pathlib.Path(root))
-    if allowed >= _cores_of(groups.get("cpuset", [])):
+    of_process = groups(pathlib.Path(root))
+    if allowed >= _cores_of(of_process.get("cpuset", [])):
         allowed /= workers
-    quota = _quota(groups.get("cpu", [])) / workers
+    quota = _quota(of_process.get("cpu", [])) / workers
     return max(1, math.ceil(quota) if quota < allowed else int(allowed))
 
 
@@ -82,20 +82,23 @@ def _instructions(root):
         return set()
 
 
-def _groups(root):
+def groups(root):
     """Folders of this process's control groups, the innermost first.
 
     In a container the innermost that the system names may not be visible.
 
+    Args:
+      root: Path of the folder that holds proc/ and sys/.
+
     Returns:
-      dict of lists of Path by controller, "cpu" and "cpuset".
+      dict of lists of Path by controller: "cpu", "cpuset" and "memory".
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return {}
     base = root / "sys/fs/cgroup"
-    groups = {}
+    folders_of = {}
     for line in lines:
         number, controllers, path = line.split(":", 2)
         for name in controllers.split(",") if controllers else _CONTROLLERS:
@@ -106,12 +109,12 @@ def _groups(root):
             folders = [inner, *inner.parents]
             folders = folders[: folders.index(top) + 1]
             # Version 1 has a hierarchy for each controller; 2 has number 0.
-            if number != "0" or name not in groups:
-                groups[name] = folders
-    return groups
+            if number != "0" or name not in folders_of:
+                folders_of[name] = folders
+    return folders_of
 
 
-_CONTROLLERS = ("cpu", "cpuset")
+_CONTROLLERS = ("cpu", "cpuset", "memory")
 
 
 def _quota(folders):

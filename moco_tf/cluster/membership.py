@@ -260,11 +260,19 @@ def _check(cluster):
     """Refuses a cluster whose addresses or index cannot be."""
     for worker in cluster.workers:
         host, colon, port = worker.rpartition(":")
-        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+        bare = ":" in host and not re.fullmatch(r"\[[^\[\]]*\]", host)
+        is_port = colon and port.isdecimal() and 0 < int(port) < 65536
+        if not (host and is_port) or bare:
+            example = host or worker or "host"
+            if (
+                bare
+            ):  # of IPv6: what stands behind its last colon may be its own
+                example = f"[{host.strip('[]')}]"
             raise ValueError(
-                "Every worker must be host:port, with a port from 1 to 65535. "
+                "Every worker must be host:port, with a port from 1 to 65535; "
+                "an address of IPv6 stands in brackets. "
                 f"{cluster.origin} names {worker!r}. Write, for example, "
-                f"{host or worker or 'host'}:2222, alike at all workers."
+                f"{example}:2222, alike at all workers."
             )
     if len(set(cluster.workers)) < len(cluster.workers):
         raise ValueError(

@@ -242,12 +242,25 @@ class _Arrivals:
         selector.register(connection, selectors.EVENT_READ, index)
 
 
+def _server(port):
+    """A listening socket for IPv6 and IPv4, where the machine has both."""
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 may be switched off
+            return socket.create_server(
+                ("", port),
+                family=socket.AF_INET6,
+                backlog=1024,
+                dualstack_ipv6=True,
+            )
+    return socket.create_server(("", port), backlog=1024)
+
+
 def _listen(cluster, deadline):
     """A listening socket at worker 0's port, as soon as that is free."""
     port = int(cluster.workers[0].rpartition(":")[2])
     while True:
         try:
-            return socket.create_server(("", port), backlog=1024)
+            return _server(port)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise PeerMissing(
@@ -274,7 +287,7 @@ def _report_to_chief(cluster, deadline, timeout, devices):
         with (
             contextlib.suppress(OSError),
             socket.create_connection(
-                (host, int(port)), min(left, _CONNECTION_TIMEOUT)
+                (host.strip("[]"), int(port)), min(left, _CONNECTION_TIMEOUT)
             ) as connection,
         ):
             connection.settimeout(left)

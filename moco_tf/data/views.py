@@ -152,7 +152,9 @@ _FARTHEST = (1.0, 1.0, 1.0, 0.5)  # brightness, contrast, saturation, hue
 _IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 # Deviation: blur is drawn by its sigma alone, with the kernel that this needs;
-# SimCLR and BYOL cut it at a tenth of the image.
+# SimCLR and BYOL cut it at a tenth of the image. Crops are bilinear and colours
+# torchvision's in all recipes; BYOL's and DINO's authors resize bicubically,
+# and BYOL's add to the brightness and change the saturation in HSV.
 _BYOL = augmentation.Augmentation(
     low=0.08, reach=(0.4, 0.4, 0.2, 0.1), jitter=0.8, gray=0.2, blur=1.0
 )
@@ -228,6 +230,7 @@ RECIPES = {
         augmentation.Augmentation(low=0.2), evaluate_imagenet, **_IMAGENET
     ),
     # CPC (arXiv:1807.03748, Sec. 3.2): 256 of 300 pixels a side, and flip.
+    # Deviation: 0.73 of the area at least, of ratios from 3 / 4 to 4 / 3.
     "cpc": Recipe(
         augmentation.Augmentation(low=0.73), evaluate_imagenet, **_IMAGENET
     ),

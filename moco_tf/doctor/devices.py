@@ -219,6 +219,9 @@ def small_config(config, replicas):
                 "train.batch_size": batch,
             }
         )
+        if "rows" in small[small.method]:  # of a grid of patches
+            least = inputs.patches_a_side(_SIZE, _PATCH) - 1
+            small[small.method].rows = min(small[small.method].rows, least)
         if "queue_size" in small[small.method]:
             small[small.method].queue_size = 4 * batch
     return small

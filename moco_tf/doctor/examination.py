@@ -465,8 +465,7 @@ def _examine_images(source, figures, request):
     path = request.path
     if not path and request.workdir:
         path = os.path.join(request.workdir, "doctor.csv")
-    if path:
-        images.write_csv(path, source, faults)
+    if path and _write_csv(path, source, faults, request):
         table.print_text(
             f"{len(faults)} findings about images in {paths.shown(path)}"
         )
@@ -475,6 +474,21 @@ def _examine_images(source, figures, request):
             "Pass --path=FILE.csv to have all of these images named."
         )
     return rows, faults
+
+
+def _write_csv(path, source, faults, request):
+    """Writes the findings about images; False where there is no place.
+
+    Raises:
+      OSError: where --path was given.
+    """
+    try:
+        images.write_csv(path, source, faults)
+    except OSError:
+        if request.path:
+            raise
+        return False  # the row about the disk says what the workdir lacks
+    return True
 
 
 def _count_classes(source, config):

@@ -56,7 +56,7 @@ def disk_row(workdir, size, keep, usage=shutil.disk_usage):
         remedy = "Pass --workdir to compare with its file system."
         return table.Row("disk", words, table.OK, remedy)
     folder = pathlib.Path(workdir).absolute()
-    while not folder.exists():
+    while not os.path.exists(folder):  # also of one that may not be searched
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return table.Row(
@@ -360,22 +360,23 @@ def free_on_host(root="/"):
         text = ""
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M):
         known.append(1024 * int(match[1]))
-    group = root / "sys/fs/cgroup"
-    for limit, used, cached in (
-        ("memory.max", "memory.current", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
-    ):
-        try:
-            pair = [(group / name).read_text() for name in (limit, used)]
-            free = int(pair[0]) - int(pair[1])
-        except (OSError, ValueError):  # no such group, or "max": no limit
-            continue
-        stat = (group / used).with_name("memory.stat")
-        known.append(free + _given_back(stat, cached))
+    base = root / "sys/fs/cgroup"
+    groups = cores.groups(root).get("memory", [])
+    for group in {base, base / "memory", *groups}:
+        for limit, used, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+        ):
+            try:
+                pair = [(group / name).read_text() for name in (limit, used)]
+                free = int(pair[0]) - int(pair[1])
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+            known.append(free + _given_back(group / "memory.stat", cached))
     return max(0, min(known)) if known else None
 
 

@@ -81,7 +81,8 @@ def bn_mlp(
     With `output_bn` it is SimCLR's projection head as in its authors' code
     (arXiv:2002.05709): no layer has a bias, and a BatchNorm without an offset
     ends it. Without, it is BYOL's projector and predictor (arXiv:2006.07733,
-    section 3.3), and SwAV's projector (arXiv:2006.09882, App. A).
+    section 3.3), and SwAV's projector (arXiv:2006.09882, App. A). Deviation:
+    BYOL's authors have no bias in the last layer.
 
     Args:
       features: inputs. hidden: features of the hidden layer; 0: as many.
@@ -108,7 +109,8 @@ def dino_mlp(features, hidden, dim, *, norm=None):
     """Makes DINO's projector (arXiv:2104.14294, App. C).
 
     Three layers, GELU in between. Weights start normal with deviation 0.02, cut
-    at two deviations, and biases at 0.
+    at two deviations, and biases at 0. Deviation: the authors' are cut at 2, so
+    theirs deviate by 0.02 and these by 0.0176.
 
     Args:
       features: inputs. hidden: features of both hidden layers; 0: as many.

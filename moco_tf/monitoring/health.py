@@ -35,8 +35,7 @@ _NEAR_CHANCE = 0.9  # of ln(K + 1)
 _LARGE = 0.1  # keys of the queue per image
 _WAITING = 0.3  # of the time
 _IN_A_ROW = 3  # reports; one may be an accident
-# Columns whose means over an epoch the rules read, and those that an epoch has
-# once.
+# Columns whose means over an epoch the rules read, and those it has once.
 _MEANS = ("loss", "instance_top1", "key_age_auc")
 _ONCE = (
     *("epoch", "knn_backbone", "start_backbone"),
@@ -84,11 +83,9 @@ class Watch:
         error = (0.25 / queries / 2) ** 0.5 if queries else 0.0
         self._fallen = max(_FALLEN, _DEVIATIONS * error)
         self._below_by = max(_STALLED, _DEVIATIONS / 2 * error)
-        epochs = [
-            epoch_figures(some)
-            for _, group in itertools.groupby(rows, lambda row: row["epoch"])
-            if (some := list(group))[-1].get("epoch_loss") is not None
-        ]
+        groups = itertools.groupby(rows, lambda row: row["epoch"])
+        ended = [x for _, y in groups if (x := list(y))[-1].get("epoch_loss")]
+        epochs = list(map(epoch_figures, ended))
         self._age = epochs[-1]["key_age_auc"] if epochs else None
         self._epochs = [x for x in epochs if x["knn_backbone"] is not None]
 

@@ -14,6 +14,7 @@ detectron2   a pickle of MoCo's conversion: {"model": tensors by detectron2's
 """
 
 import functools
+import math
 import re
 
 import numpy as np
@@ -184,17 +185,37 @@ def architecture(tensors):
             f"{'with' if bottleneck else 'without'} bottlenecks, and "
             f"{len(tensors)} names such as {', '.join(list(tensors)[:3])}."
         )
-    # The widest stage shows the factor best: channels are multiples of 8.
-    wide = np.shape(tensors.get("layer4.0.conv1.weight"))
-    channels = wide[0] if len(wide) == 4 else 512
     stem = np.shape(tensors.get("conv1.weight"))
     small = len(stem) == 4 and stem[-1] == 3
     return {
         "model.backbone": f"resnet{depth}",
-        "model.width": channels / 512,
+        "model.width": _width(tensors),
         "model.stem": "cifar" if small else "imagenet",
         **_head(tensors),
     }
+
+
+def _width(tensors):
+    """The factor of the channels that builds all stages of a network.
+
+    They are rounded to multiples of 8 (resnet.py), so that several do: the
+    widest stage's own, if it is one of them, else that of fewest decimals.
+    """
+    low, high, widest = 0.0, math.inf, 1.0
+    for stage, usual in enumerate((64, 128, 256, 512), start=1):
+        shape = np.shape(tensors.get(f"layer{stage}.0.conv1.weight"))
+        channels = shape[0] if len(shape) == 4 else usual
+        if channels > 8:  # the least
+            low = max(low, (channels - 4) / usual)
+        high = min(high, (channels + 4) / usual)
+        widest = channels / usual
+    if low <= widest < high:
+        return widest
+    for digits in range(1, 7):
+        width = math.ceil(low * 10**digits) / 10**digits
+        if width < high:
+            return width
+    return widest  # of no network of this form
 
 
 def _form(tensors):

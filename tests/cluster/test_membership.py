@@ -1,6 +1,7 @@
 """Which cluster a process is in; all expected values by hand."""
 
 import json
+import re
 
 import pytest
 
@@ -238,3 +239,14 @@ def test_a_pod_of_a_single_job_is_a_process_on_its_own():
 def test_a_pod_that_does_not_know_its_peers_is_refused(change):
     with pytest.raises(ValueError, match="launch/kubernetes"):
         membership.find(_pod(**change))
+
+
+def test_an_address_of_ipv6_stands_in_brackets():
+    good = ("[fd00::1]:2222", "[::1]:2222")
+    membership._check(membership.Cluster(good, 0, "a test"))
+    for bare in ("fd00::1:2222", "::1:2222", "[::1:2222", "::1]:2222"):
+        bad = membership.Cluster((bare, "b:1"), 0, "a test")
+        with pytest.raises(ValueError, match=r"Write, for example, \[") as told:
+            membership._check(bad)
+        shown = re.search(r"example, (\S+),", str(told.value))[1]
+        membership._check(membership.Cluster((shown, "b:1"), 0, "a test"))

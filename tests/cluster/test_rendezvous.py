@@ -73,6 +73,23 @@ def _port_is_free(worker):
         probe.listen()
 
 
+def _has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return socket.has_dualstack_ipv6()
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+def test_workers_meet_over_ipv6_too():
+    workers = tuple(
+        each.replace("127.0.0.1", host)
+        for each, host in zip(ports.workers(2), ("[::1]",) * 2, strict=True)
+    )
+    assert _meet_all(workers, range(2)) == [None] * 2
+
+
 @pytest.mark.parametrize("delays", [(0, 0, 0), (0.8, 0, 0), (0, 0.8, 0.3)])
 def test_all_meet_in_any_order_of_coming(delays):
     workers = ports.workers(3)

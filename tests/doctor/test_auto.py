@@ -180,6 +180,32 @@ def test_cores_say_whether_they_multiply_bfloat16(tmp_path):
         assert cores.multiply_bfloat16(tmp_path) is known
 
 
+def test_images_of_which_none_can_be_read_are_rows_of_the_table(
+    tmp_path, capsys
+):
+    folder, path = tmp_path / "photos", tmp_path / "table.json"
+    folder.mkdir()
+    for number in range(140):
+        (folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    words = ["--config=quickstart", f"--config.data.source=folder:{folder}"]
+    words += ["--trial_steps=0", "--prove=never", f"--json={path}"]
+    assert run("doctor", *words) == 1
+    rows = json.loads(path.read_text())["checks"]
+    assert any("unreadable" in json.dumps(row) for row in rows)
+    assert run("pretrain", *words[1:2], f"--workdir={tmp_path}/run") == 1
+    assert "at least one image that can be read" in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_is_a_row_of_the_table(folder, tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "table.json"
+    words = ["--config=quickstart", f"--config.data.source=folder:{folder}"]
+    words += [f"--workdir={tmp_path}/file/run", f"--json={path}"]
+    words += ["--trial_steps=0", "--prove=never"]
+    assert run("doctor", *words) == 1
+    assert "cannot be written to" in path.read_text()
+
+
 class Terminal(io.StringIO):
     """A stream that says that it is a terminal."""
 

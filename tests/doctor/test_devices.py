@@ -155,6 +155,13 @@ def test_the_small_run_of_any_method_keeps_the_rules(name):
     plan.check(devices.small_config(config, 2), 2)
 
 
+def test_the_small_run_has_no_more_rows_than_its_grid():
+    fields = {"data.source": "a", "model.patch": "32", "cpc.rows": "8"}
+    config = configs.load("cpc_imagenet", fields)
+    plan.check(config, 1)
+    plan.check(devices.small_config(config, 1), 1)
+
+
 def test_the_small_run_has_no_more_micro_batches_than_groups():
     fields = {"data.source": "a", "train.micro_batches": "4"}
     config = configs.load("moco_v2_imagenet", fields)

@@ -189,6 +189,22 @@ def test_a_container_gives_back_the_files_in_its_memory(
     assert resources.free_on_host(tmp_path) == 14100
 
 
+def test_the_limit_of_any_level_of_a_job_counts(tmp_path):
+    """As Slurm and systemd make them: below the root of the groups."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 500000000 kB\n")
+    step = "system.slice/slurmstepd.scope/job_7/step_0/user/task_0"
+    (tmp_path / "proc/self/cgroup").write_text(f"0::/{step}\n")
+    group = tmp_path / "sys/fs/cgroup" / step
+    group.mkdir(parents=True)
+    job = group.parents[2]
+    (job / "memory.max").write_text("16000\n")
+    (job / "memory.current").write_text("6000\n")
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("6000\n")
+    assert resources.free_on_host(tmp_path) == 10_000
+
+
 @pytest.mark.parametrize(
     "free, verdict",
     [(8 * GB, table.OK), (5 * GB, table.WARN), (3 * GB, table.FAIL)],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moco_tf.models import resnet
 from moco_tf.weights import layouts
 from tests.weights import small_weights
 
@@ -39,6 +40,21 @@ def test_shapes_tell_the_architecture(depth, head, stem, expected):
     inferred = layouts.architecture(tensors)
     fields = ("backbone", "width", "stem", "head", "dim")
     assert tuple(inferred[f"model.{field}"] for field in fields) == expected
+
+
+def test_any_width_is_told_as_one_that_builds_the_network():
+    def channels(width):
+        return [resnet._scaled(c, width) for c in (64, 128, 256, 512)]
+
+    for number in range(1, 81):
+        tensors = {
+            f"layer{stage}.{block}.conv1.weight": np.zeros((count, 1, 3, 3))
+            for stage, count in enumerate(channels(number / 40), start=1)
+            for block in range(2)
+        }
+        width = layouts.architecture(tensors)["model.width"]
+        assert channels(width) == channels(number / 40)
+    assert width == 2.0
 
 
 def test_tensors_without_a_head_say_nothing_of_one():
