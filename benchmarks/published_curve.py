@@ -162,7 +162,7 @@ def _verdict(figures):
         ]
         unit, digits = ("nats", 3) if name == "loss" else ("points", 2)
         outside = [
-            f"{x['epoch']} ({gap:+.{digits}f})"
+            f"epoch {x['epoch']} ({gap:+.{digits}f})"
             for x, gap, inside in zip(figures, gaps, places, strict=True)
             if not inside
         ]
@@ -172,7 +172,7 @@ def _verdict(figures):
             f"difference is {statistics.mean(gaps):+.{digits}f} {unit}"
         )
         if outside:
-            words += f"; outside it are epochs {', '.join(outside)}"
+            words += f"; outside: {', '.join(outside)}"
         sentences.append(f"* {words}.")
     return "\n".join(sentences)
 

@@ -387,7 +387,8 @@ def train(
     if begin:
         begin()
     metrics = metrics_csv.MetricsFile(output / "metrics.csv", COLUMNS)
-    metrics.cut_back(step, batches.steps_per_epoch)
+    first = callbacks.oldest_step(step, batches.steps_per_epoch)
+    metrics.cut_back(step, first)
     batch = config.train.batch_size
     shown = progress.Progress(
         config.train.epochs * batches.steps_per_epoch,

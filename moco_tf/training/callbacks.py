@@ -282,7 +282,8 @@ class RunCallback(StepCallback):
             each.on_epoch(self.model, row)
         if self._clock:
             self._clock = (self.step, time.perf_counter())
-        self.guard.step_done(self.step)  # the other workers wait in the next
+        if self.step < self.last_step:  # the other workers wait in the next
+            self.guard.step_done(self.step)
 
     def save(self):
         """Writes a checkpoint of the finished steps.
