@@ -126,10 +126,10 @@ def test_a_cosine_that_counts_from_1_trains_and_never_rises(data, run):
     epochs, per_epoch, warm_up, unit = run
     steps = np.unique([0, *_some_steps(data.draw, run)])
     schedule = schedules.Cosine(1.0, epochs, per_epoch, warm_up, unit, 1)
-    found = np.array(schedule(steps))
-    assert found[0] > 0
+    shares = np.array(schedule(steps))
+    assert shares[0] > 0
     at, _ = _epochs_of(steps, run)
-    assert (np.diff(found[at >= warm_up]) <= 1e-6).all()
+    assert (np.diff(shares[at >= warm_up]) <= 1e-6).all()
 
 
 @properties.few
