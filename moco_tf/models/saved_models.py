@@ -34,7 +34,6 @@ _REACH_OUT = re.compile(
 # its saver may run.
 _OF_VARIABLES = re.compile("^(Save|Restore|MergeV2|ShardedFile)")
 _RESTORES = re.compile("^Restore")
-_SAVERS = re.compile(r"^__inference__traced_(save|restore)_\d+$")
 
 # What TensorFlow raises for a file that is damaged or cut off.
 DAMAGED = (IndexError, tf.errors.OpError)
@@ -125,11 +124,9 @@ def reaching_out(meta_graph, only_one=True):
     graph, objects = meta_graph.graph_def, meta_graph.object_graph_def
     library = {f.signature.name: f.node_def for f in graph.library.function}
     strange = _strange(graph.node).union(*map(_strange, library.values()))
-    # The loader restores the variables itself, and calls what the objects name.
     savers = set()
     if objects.nodes and only_one:
-        savers = {name for name in library if _SAVERS.match(name)}
-        savers -= set(objects.concrete_functions)
+        savers = _savers(meta_graph)
         strange |= _of_variables(graph.node)
     else:  # of TensorFlow 1: its signatures run the graph, its saver restores
         strange |= _misused(meta_graph)
@@ -137,6 +134,26 @@ def reaching_out(meta_graph, only_one=True):
     for name in _reached(set(library) - savers, called):
         strange |= _of_variables(library.get(name, ()))
     return strange
+
+
+def _savers(meta_graph):
+    """The functions that the saver of a graph calls, and nothing else names.
+
+    The loader restores the variables itself: it calls what the objects name,
+    and the gradients of these.
+    """
+    graph, saver = meta_graph.graph_def, meta_graph.saver_def
+    starts = {saver.save_tensor_name, saver.restore_op_name}
+    starts = {_node_of(text) for text in starts}
+    called = set(_called(n for n in graph.node if n.name in starts))
+    library = graph.library
+    naming = [
+        meta_graph.object_graph_def,
+        *library.gradient,
+        *library.registered_gradients,
+    ]
+    named = b"\n".join(part.SerializeToString() for part in naming)
+    return {name for name in called if name.encode() not in named}
 
 
 def _misused(meta_graph):
@@ -217,8 +234,9 @@ def _strange(nodes):
     for node in nodes:
         if _OF_VARIABLES.match(node.op):
             continue
-        to_file = node.attr["output_stream"].s.startswith(b"file:")
-        if _REACH_OUT.search(node.op) or (node.op == "PrintV2" and to_file):
+        prints = node.op == "PrintV2" and "output_stream" in node.attr
+        to_file = prints and node.attr["output_stream"].s.startswith(b"file:")
+        if _REACH_OUT.search(node.op) or to_file:
             strange.add(node.op)
     return strange
 

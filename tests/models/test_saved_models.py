@@ -1,5 +1,6 @@
 """SavedModels of anybody: only those that compute are loaded."""
 
+import re
 import sys
 
 import pytest
@@ -107,6 +108,44 @@ def test_a_saver_that_the_model_calls_is_refused(tmp_path, graphs):
     path.write_bytes(saved.SerializeToString())
     with pytest.raises(ValueError, match="with .*SaveV2"):
         saved_models.load(tmp_path)
+
+
+def test_a_saver_that_a_resource_or_a_gradient_runs_is_refused(tmp_path):
+    class Resource(tf.saved_model.experimental.TrackableResource):
+        """Saves when it is made."""
+
+        def _create_resource(self):
+            return RAW.VarHandleOp(dtype=tf.float32, shape=[])
+
+        def _initialize(self):
+            REACHING_OUT["SaveV2"]()
+
+    module = tf.Module()
+    module.resource, module.factor = Resource(), tf.Variable(1.0)
+    tf.saved_model.save(module, str(tmp_path))
+    path = tmp_path / "saved_model.pb"
+    text = str(saved_model_pb2.SavedModel.FromString(path.read_bytes()))
+    (name,) = set(re.findall(r"__inference__initializer_\d+", text))
+    text = text.replace(name, "__inference__traced_save_99")
+    saved = text_format.Parse(text, saved_model_pb2.SavedModel())
+    (meta,) = saved.meta_graphs
+    del meta.object_graph_def.concrete_functions["__inference__traced_save_99"]
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(ValueError, match="with SaveV2"):
+        saved_models.load(tmp_path)
+    # What nothing names but a gradient, and that is called by a saver's node.
+    saved = saved_model_pb2.SavedModel.FromString(
+        (write(tmp_path / "other") / "saved_model.pb").read_bytes()
+    )
+    (meta,) = saved.meta_graphs
+    library = meta.graph_def.library
+    names = [f.signature.name for f in library.function]
+    (saver,) = (name for name in names if "traced_save" in name)
+    assert saved_models.reaching_out(meta) == set()
+    library.registered_gradients.add(
+        gradient_func=saver, registered_op_type="CustomGradient-1"
+    )
+    assert "SaveV2" in saved_models.reaching_out(meta)
 
 
 def write_first(folder, prefix=""):
