@@ -96,7 +96,7 @@ def prepare(
         print(sources.remark_lines(source), end="", file=stream)
         writer = prepared_cache.Writer(folder, settings)
         with contextlib.closing(writer):
-            _fill(writer, source, images, folder, stream, about is not None)
+            _fill(writer, source, images, folder, stream)
             return writer.about
     except BrokenPipeError:
         raise  # of the stream, not of the folder
@@ -144,13 +144,12 @@ def _with_remedy(error, folder):
     )
 
 
-def _fill(writer, source, images, folder, stream, goes_on):
+def _fill(writer, source, images, folder, stream):
     """Appends all images that the writer does not have yet, in order.
 
     Args:
       writer: Writer. source: Source. images: range, the indices of its part.
       folder: str. stream: text stream.
-      goes_on: whether an earlier session ended where this one begins.
     """
     count, first = len(images), writer.about["images"]
     labels = source.labels
@@ -158,7 +157,7 @@ def _fill(writer, source, images, folder, stream, goes_on):
     with (
         _committing(writer),
         contextlib.closing(
-            _in_order(source, writer.about, images[first:], goes_on)
+            _in_order(source, writer.about, images[first:])
         ) as results,
         counting.Counter(count, first, "preparing", stream) as bar,
     ):
@@ -192,14 +191,15 @@ def _committing(writer):
     try:
         yield
     except ValueError:
-        writer.commit()
+        writer.commit(failed=True)
         raise
 
 
-def _in_order(source, about, images, goes_on):
+def _in_order(source, about, images):
     """Yields the results of `reader` for the indices of images, in order."""
     form = prepared_cache.form_of(about)
-    stopped_at = images[0] if goes_on and images else None
+    failed = about.get(prepared_cache.FAILED) == about["images"]
+    stopped_at = images[0] if failed and images else None
     read = reader(source, about["short_side"], form, stopped_at)
     threads = cores.count()
     pool = futures.ThreadPoolExecutor(threads)
@@ -232,13 +232,14 @@ def reader(source, short_side, form=stored_images.RAW, stopped_at=None):
 
     Args:
       source: Source. short_side: int, pixels. form: stored_images.Form.
-      stopped_at: index at which an earlier session ended; None: there is none.
+      stopped_at: index at which reading failed in an earlier session, so that
+        it ended; None: there is none.
 
     Returns:
       a function of an index: (stored_images.Stored, None), or (None, reason)
       for an image that cannot be read. It raises a ValueError for an error that
       is not the image's fault and may not come again, except at `stopped_at`,
-      where it may have come before.
+      where it has come before, unless no other image can be read either.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
@@ -257,18 +258,32 @@ def reader(source, short_side, form=stored_images.RAW, stopped_at=None):
                 # Once more, for the image's own error without the graph's.
                 _, reason = unreadable.read(source, index)
                 at_fault = not isinstance(error, _NOT_THE_IMAGE)
-            if reason is not None and (at_fault or index == stopped_at):
+            if reason is not None and at_fault:
                 return None, reason
             if pause is not None:
                 time.sleep(pause)
+        if reason and index == stopped_at and _reads_another(source, index):
+            return None, reason
         why = reason or "it was read only the second time"
         raise ValueError(
             f"{source.name(index)} may be intact, but reading it failed: "
             f"{why}. Start the same command again: it goes on there, and "
-            "leaves out this image if it fails once more."
+            "leaves out this image if it fails once more, and others do not."
         )
 
     return read
+
+
+def _reads_another(source, index):
+    """Whether one of some images nearer and farther behind can be read.
+
+    If none, it is the disk or the network that fails, and not the image.
+    """
+    count = len(source)
+    others = [index + 2**power for power in range((count - 1).bit_length())]
+    return any(
+        unreadable.read(source, other % count)[1] is None for other in others
+    )
 
 
 def verify(folder, stream=None):

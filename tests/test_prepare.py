@@ -152,9 +152,10 @@ def test_images_that_cannot_be_read_at_all_make_no_cache(tmp_path):
         prepared_caches.make(tmp_path / "images", tmp_path / "cache")
 
 
+@pytest.mark.parametrize("outage", [False, True])
 @pytest.mark.parametrize("stopped_at", [None, 3, 4])
 def test_an_error_that_is_not_the_images_is_not_kept_at_once(
-    monkeypatch, stopped_at
+    monkeypatch, stopped_at, outage
 ):
     monkeypatch.setattr(prepare, "_PAUSES", (0.0, 0.0))
     tries = []
@@ -162,13 +163,18 @@ def test_an_error_that_is_not_the_images_is_not_kept_at_once(
     class Source:
         labels = None
 
+        def __len__(self):
+            return 6
+
         def records(self, indices):
             return indices
 
         def image(self, record):
-            def fail(_):
-                tries.append(1)
-                raise tf.errors.UnknownError(None, None, "disk is asleep")
+            def fail(index):
+                if index == 4 or outage:
+                    tries.append(index)
+                    raise tf.errors.UnknownError(None, None, "disk is asleep")
+                return np.zeros([2, 2, 3], np.uint8)
 
             image = tf.numpy_function(fail, [record], tf.uint8)
             return tf.ensure_shape(image, [None, None, 3])
@@ -177,14 +183,42 @@ def test_an_error_that_is_not_the_images_is_not_kept_at_once(
             return f"{index}.png"
 
     read = prepare.reader(Source(), 8, stopped_at=stopped_at)
-    if stopped_at == 4:
+    if stopped_at == 4 and not outage:
         stored, reason = read(4)
         assert stored is None and "asleep" in reason
-        return
-    with pytest.raises(ValueError, match="4.png may be intact.*asleep") as told:
-        read(4)
-    assert len(tries) >= 3
-    assert "\n" not in str(told.value)  # nothing of the graph
+    else:
+        with pytest.raises(ValueError, match="4.png may .*asleep") as error:
+            read(4)
+        assert "\n" not in str(error.value)  # nothing of the graph
+    assert tries.count(4) >= 3
+
+
+def test_a_session_that_was_stopped_does_not_count_as_one_that_failed(
+    images, tmp_path, monkeypatch
+):
+    stopped_at, reader = [], prepare.reader
+
+    def fail_once(source, short_side, form, stopped):
+        read = reader(source, short_side, form)
+        stopped_at.append(stopped)
+
+        def fail(index):
+            if index == 2 and len(stopped_at) == 2:
+                raise ValueError("c.png may be intact")
+            if index == 2 and len(stopped_at) == 1:
+                raise KeyboardInterrupt
+            return read(index)
+
+        return fail
+
+    monkeypatch.setattr(prepare, "reader", fail_once)
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error):
+            prepared_caches.make(images, tmp_path / "cache")
+    prepared_caches.make(images, tmp_path / "cache")
+    assert stopped_at == [None, None, 2]
+    about = prepared_cache.read_about(tmp_path / "cache")
+    assert about["finished"] and prepared_cache.FAILED not in about
 
 
 def test_a_file_that_never_can_be_read_is_left_out_the_second_time(

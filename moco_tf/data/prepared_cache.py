@@ -37,6 +37,8 @@ ABOUT, IMAGES, INDEX, NAMES, UNREADABLE = FILES = (
     "unreadable.csv",
 )
 LOG_HEADER = ("place", "name", "reason")
+# Of about.json: at which image a session ended, which it may leave out next.
+FAILED = "failed_at"
 _REMEDY = (
     "Prepare it again with another --path, and keep this folder until that is "
     "done."
@@ -314,11 +316,12 @@ class Writer:
         while left:
             left = left[self._files[name].write(left) :]
 
-    def commit(self, finished=False):
+    def commit(self, finished=False, failed=False):
         """Brings all that was appended to the disk, to survive a kill.
 
         Args:
           finished: bool; writes the checksums too, so that it can be opened.
+          failed: bool; notes that the next image could not be read.
         """
         for file in self._files.values():
             os.fsync(file.fileno())
@@ -328,6 +331,9 @@ class Writer:
             "unreadable": self._unreadable,
             "bytes": dict(self._sizes),
         }
+        about.pop(FAILED, None)
+        if failed:
+            about[FAILED] = self._images
         if finished:
             about["sha256"] = {
                 name: _digest(self._folder / name)
