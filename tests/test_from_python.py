@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import struct
 
 import numpy as np
 import pytest
@@ -247,7 +248,19 @@ def test_the_notebook_runs(images, tmp_path, monkeypatch, capsys):
     assert names["other"].metrics["loss"] != names["run"].metrics["loss"]
 
 
-@pytest.mark.parametrize("form", ["turned", "16 bits", "palette"])
+def turned_with_damage():
+    """EXIF of an image that lies on its side, and of a maker that is no text.
+
+    Pillow reads the former, and cannot write the latter.
+    """
+    entries = [(0x0112, 3, 1, 6), (0x010F, 5, 1, 8)]
+    rows = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0\2\0" + rows + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "form", ["turned", "16 bits", "palette", "damaged.jpg", "damaged.png"]
+)
 def test_an_image_of_pil_has_the_pixels_of_its_file(tmp_path, form):
     path, ramp = tmp_path / "x.png", np.arange(12, dtype=np.uint16)
     if form == "turned":
@@ -255,13 +268,20 @@ def test_an_image_of_pil_has_the_pixels_of_its_file(tmp_path, form):
         exif[0x0112] = 6
         grey = (20 * ramp).astype(np.uint8).reshape(3, 4)
         Image.fromarray(grey).convert("RGB").save(path, exif=exif, quality=95)
+    elif form.startswith("damaged"):
+        path = tmp_path / form
+        grey = (20 * ramp).astype(np.uint8).reshape(3, 4)
+        Image.fromarray(grey).save(path, exif=turned_with_damage())
     elif form == "16 bits":
         Image.fromarray(5000 * ramp.reshape(3, 4)).save(path)
     else:
         grey = (20 * ramp).astype(np.uint8).reshape(3, 4)
         Image.fromarray(grey).convert("RGB").quantize(8).save(path)
     source = sources.open_source(f"folder:{tmp_path}")
-    expected, _ = unreadable.read(source, 0)
+    expected, reason = unreadable.read(source, 0)
+    assert reason is None
+    turned = form.startswith(("turned", "damaged"))
+    assert expected.shape[:2] == ((4, 3) if turned else (3, 4))
     with Image.open(path) as image:
         np.testing.assert_array_equal(in_memory._pixels(image, 3), expected)
 

@@ -16,7 +16,6 @@ from PIL import (
     ExifTags,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -43,8 +42,8 @@ _READERS = [
         TiffImagePlugin.TiffImageFile,
     )
 ]
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # modes of 16 bits
-_WITHOUT_SCALE = ("I", "F")
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # modes of 16 bits
+WITHOUT_SCALE = ("I", "F")
 _UPRIGHT = np.int32(orientation.UPRIGHT)
 _UNUSUAL = np.int32(0)
 # Markers of a JPEG: a scan, EXIF or XMP, frames that are decoded, and segments
@@ -52,6 +51,15 @@ _UNUSUAL = np.int32(0)
 _SCAN, _EXIF, _FRAMES = b"\xda", b"\xe1", (b"\xc0", b"\xc1", b"\xc2")
 _PASSED = [bytes([x]) for x in (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))]
 _NO_SHAPE = (0, 0, 0)
+_TURNS = {  # what brings an image upright, by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(contents):
@@ -242,7 +250,7 @@ def _read(contents):
                 f"An image must not have more than {file_bytes.MAX_PIXELS} "
                 f"pixels. Received {image.width} x {image.height}."
             )
-        if image.mode in _WITHOUT_SCALE:
+        if image.mode in WITHOUT_SCALE:
             raise _Refused(
                 "Pixels must have 1 to 16 bits a channel. Received 32 bits or "
                 "real numbers, which have no scale. Convert them to 16 bits."
@@ -251,10 +259,8 @@ def _read(contents):
             image.load()
         stored = _orientation_of(image)
         image.load()
-        upright = (
-            image if stored == _UPRIGHT else ImageOps.exif_transpose(image)
-        )
-        if upright.mode in _DEEP:
+        upright = turned_upright(image)
+        if upright.mode in DEEP:
             # Deviation: Pillow's conversion makes all above 255 white.
             deep = np.asarray(upright)
             upright = Image.fromarray((deep >> 8).astype(np.uint8))
@@ -301,3 +307,13 @@ def _orientation_of(image):
         return _UPRIGHT
     # Of any type, as Pillow has it: 6.0 and 12/2 are 6.
     return np.int32(value if value in range(1, 9) else _UPRIGHT)
+
+
+def turned_upright(image):
+    """An image of PIL, loaded, as its orientation says.
+
+    `ImageOps.exif_transpose` also writes the metadata anew, which fails where
+    a part of them that does not matter here is damaged.
+    """
+    turn = _TURNS.get(int(_orientation_of(image)))
+    return image if turn is None else image.transpose(turn)

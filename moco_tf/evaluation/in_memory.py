@@ -1,9 +1,9 @@
 """Features of images in memory: arrays, or images of PIL."""
 
 import numpy as np
-from PIL import ImageOps
 
 from moco_tf import counting
+from moco_tf.data import host_decode
 from moco_tf.evaluation import features
 
 _AT_ONCE = 64  # images in memory
@@ -46,14 +46,15 @@ def _of_pil(image):
     Raises:
       ValueError: for an image of 32 bits, whose range is not known.
     """
-    if image.mode in ("I", "F"):
+    if image.mode in host_decode.WITHOUT_SCALE:
         raise ValueError(
             "An image of PIL must have 8 or 16 bits, whose range is known. "
             f"Received mode {image.mode!r}, of 32. Give a uint8 array of 0 to "
             "255 in its place, or a folder of the files."
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # the upper 8 bits, as of a file
+    image.load()  # metadata may lie behind the pixels
+    image = host_decode.turned_upright(image)
+    if image.mode in host_decode.DEEP:  # the upper 8 bits, as of a file
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
