@@ -82,7 +82,6 @@ def pretrain(
         source = plans.open_source(config, config.data.source)
         data = workdirs.restore_source(source, workdir)
         plan = plans.make(config, strategy, data.source)
-        unreadable.require_one(plan.source)
         per_epoch = plan.steps_per_epoch
         knn = None
         if guard.is_chief:
@@ -236,8 +235,8 @@ def _fit(plan, method, strategy, callback):
         if plan.workers == 1:
             callback.save_interrupted()
         raise
-    except tf.errors.OpError:
-        unreadable.require_one(plan.source)  # the images may have gone
+    except tf.errors.OpError as error:
+        unreadable.require_one_after(error, plan.source)
         raise
     # The chief may still be saving: a worker that ends may end the others.
     distribution.wait_for_all(strategy)
@@ -297,6 +296,8 @@ def _begin(plan, path, strategy, guard):
       Method; int, its step; starting.Start, or None where it goes on or starts
       from random weights.
     """
+    if not path or checkpoints.read_meta(path)["step"] < plan.last_step:
+        unreadable.require_one(plan.source)
     text, weights = plan.config.model.init, None
     if text and not path:
         weights = origin.read(text, plan.config.method)

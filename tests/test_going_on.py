@@ -294,6 +294,18 @@ def test_a_finished_run_notes_the_new_place_of_its_images(
     assert len(source) == 50
 
 
+def test_a_finished_run_is_so_without_its_images(images, tmp_path, capsys):
+    folder = shutil.copytree(images, tmp_path / "images")
+    _pretrain(folder, tmp_path / "run", train__max_steps=1)
+    for path in folder.rglob("*.png"):  # as large as they were
+        path.write_bytes(bytes(path.stat().st_size))
+    capsys.readouterr()
+    _pretrain(folder, tmp_path / "run", train__max_steps=1)
+    assert "This run is finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="none readable"):
+        _pretrain(folder, tmp_path / "run")
+
+
 def test_a_damaged_listing_is_written_anew_with_the_first_images(
     images, run, tmp_path
 ):

@@ -640,13 +640,16 @@ def test_images_of_which_none_can_be_read_are_refused_at_once(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["NotFoundError", "ResourceExhaustedError"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_images_that_go_away_meanwhile_end_the_run_in_words(
-    images, tmp_path, monkeypatch, gone
+    images, tmp_path, monkeypatch, gone, kind
 ):
     """A folder on another machine may: TensorFlow's error is of its graph."""
     folder = shutil.copytree(images, tmp_path / "images")
-    error = tf.errors.NotFoundError(None, None, "{{node ReadFile}} not there")
+    kind = getattr(tf.errors, kind)
+    error = kind(None, None, "{{node ReadFile}} not there")
+    gone_for_it = gone and kind == tf.errors.NotFoundError
 
     def fit(*args, **keywords):
         if gone:
@@ -654,7 +657,7 @@ def test_images_that_go_away_meanwhile_end_the_run_in_words(
         raise error
 
     monkeypatch.setattr(tf.keras.Model, "fit", fit)
-    expected = ValueError if gone else tf.errors.NotFoundError
-    words = "none readable.*No such file" if gone else "ReadFile"
+    expected = ValueError if gone_for_it else kind
+    words = "none readable.*No such file" if gone_for_it else "ReadFile"
     with pytest.raises(expected, match=words):
         _pretrain(folder, tmp_path / "run")

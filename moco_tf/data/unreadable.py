@@ -15,6 +15,14 @@ from moco_tf.data import host_decode
 
 _BYTES = re.compile(r"\bb'([^']*)'")
 _NODE = re.compile(r"\{\{\w+ [^}]*\}\}|\[Op:\w+\]( name:)?")
+# Of a device, its memory or other workers, and never of an image.
+_OF_MACHINES = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+)
 # What reading an image may raise; the second, where its name is no text.
 FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 _HEADER = ("name", "reason", "first_step")
@@ -244,12 +252,31 @@ def require_one(source):
     Raises:
       ValueError: naming the reason of the first.
     """
+    if not source.may_fail:
+        return
     count = min(len(source), _MOST_TRIED)
-    for number in range(count if source.may_fail else 0):
-        if read(source, number * len(source) // count)[1] is None:
-            return
-    if source.may_fail:
+    with tf.device("CPU:0"):  # another device may be what fails
+        for number in range(count):
+            if read(source, number * len(source) // count)[1] is None:
+                return
         raise none_error(source, count)
+
+
+def require_one_after(error, source):
+    """Refuses a source whose images have gone since a run began.
+
+    Args:
+      error: tf.errors.OpError of a step. source: Source.
+
+    Raises:
+      ValueError: as `require_one`, from the error, if that may be its cause.
+    """
+    if isinstance(error, _OF_MACHINES):
+        return
+    try:
+        require_one(source)
+    except ValueError as none:
+        raise none from error
 
 
 def none_error(source, tried=None):

@@ -431,6 +431,9 @@ def _fit(method, batches, epochs, strategy, step, callback):
     except KeyboardInterrupt:
         callback.save_interrupted()
         raise
+    except tf.errors.OpError as error:
+        unreadable.require_one_after(error, batches.source)
+        raise
 
 
 def _make_callback(config, output, batches, metrics, guard, listeners):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from moco_tf import config as configs
 from moco_tf import workdirs
+from moco_tf.data import unreadable
 from moco_tf.evaluation import frozen, linear
 from moco_tf.monitoring import printed
 from moco_tf.training import callbacks
@@ -195,6 +196,18 @@ def test_a_killed_probe_goes_on_to_the_same_bits(
         for folder in folders
     ]
     assert rows[0] == rows[1]
+
+
+def test_images_that_go_away_end_a_probe_in_words(
+    encoder, tmp_path, monkeypatch
+):
+    def fit(*args, **keywords):
+        monkeypatch.setattr(unreadable, "read", lambda *_: (None, "is gone."))
+        raise tf.errors.NotFoundError(None, None, "{{node ReadFile}}")
+
+    monkeypatch.setattr(tf.keras.Model, "fit", fit)
+    with pytest.raises(ValueError, match="none readable.*is gone"):
+        _run(encoder, tmp_path, probe__way="published")
 
 
 def test_a_finished_probe_says_so(encoder, finished, capsys, monkeypatch):
