@@ -332,6 +332,21 @@ def _keras_model(path):
     return model
 
 
+def _architecture(model):
+    """Hex SHA-256 of the layers of a Keras model, the same in both lanes."""
+
+    def without_versions(entries):
+        return {
+            name: value
+            for name, value in entries.items()
+            if name not in ("keras_version", "backend", "module")
+        }
+
+    layers = json.loads(model.to_json(), object_hook=without_versions)
+    text = json.dumps(layers, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _load_model(path):
     """Loads a .keras file or a SavedModel.
 
@@ -347,7 +362,7 @@ def _load_model(path):
             model.variables,
             lambda x: model(x, training=False),
             model.input_shape,
-            hashlib.sha256(model.to_json().encode()).hexdigest(),
+            _architecture(model),
         )
     loaded = saved_models.load(path)
     candidates = []

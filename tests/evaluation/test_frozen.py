@@ -74,6 +74,23 @@ def test_models_of_the_same_weights_are_two_where_they_compute_two(
     assert frozen.digest(opened[0]) == average
 
 
+def test_a_keras_file_is_the_same_model_under_another_version(
+    tmp_path, monkeypatch
+):
+    _model().save(tmp_path / "model.keras")
+
+    def identity():
+        path = tmp_path / "model.keras"
+        return frozen.open_frozen(saved_model=path, recipe="v1").identity
+
+    here = identity()
+    package = tf.keras.Model.__module__.partition(".")[0]  # of either lane
+    monkeypatch.setattr(f"{package}.src.__version__", "2.99.0")
+    text = _model().to_json()
+    assert json.loads(text)["keras_version"] == "2.99.0"
+    assert identity() == here
+
+
 @pytest.mark.parametrize("form", ["folder", "file"])
 def test_a_keras_model_is_frozen_in_inference_mode(tmp_path, form):
     model = _model()
