@@ -81,6 +81,8 @@ def meaning(
         unread += ["optimizer.learning_rate"]
     elif values["schedule.name"] == "cosine":
         unread += ["schedule.milestones", "schedule.factor"]
+        if values["schedule.unit"] == "step":  # which counts from 0
+            unread += ["schedule.first_epoch"]
     else:
         unread += ["schedule.first_epoch"]
     if values.get("data.small_views") == 0:

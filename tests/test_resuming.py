@@ -50,6 +50,13 @@ def test_what_costs_speed_or_means_the_same_is_free(fields):
     assert changed(saved, load(train__batch_size=512, **fields)) == []
 
 
+def test_the_number_of_the_first_epoch_counts_where_epochs_have_a_rate():
+    for unit, names in {"epoch": ["schedule.first_epoch"], "step": []}.items():
+        fields = {"schedule__unit": unit}
+        saved = load(schedule__first_epoch=0, **fields)
+        assert changed(saved, load(schedule__first_epoch=1, **fields)) == names
+
+
 def test_frozen_stages_are_the_same_in_any_order():
     saved = load(model__freeze="stem,stage1", model__init="a")
     same = load(model__freeze=" stage1, stem,", model__init="a")

@@ -172,10 +172,21 @@ def start_xla(verbose=False, cluster=None):
         for _ in range(together.parties)
     ]
     with imports(verbose):
+        started: list[threading.Thread] = []
         try:
             for thread in threads:
                 thread.start()
+                started.append(thread)
             for thread in threads:
                 thread.join()
+        except RuntimeError as error:
+            raise OSError(
+                f"A process must be able to start {len(threads)} threads here, "
+                f"and more later. Received {error} after {len(started)}. Raise "
+                "the limit of processes (`ulimit -u`; of a container, "
+                "`--pids-limit`), or end other processes of this user."
+            ) from error
         finally:
             together.abort()  # who waits would wait, and the process, for ever
+            for thread in started:
+                thread.join()

@@ -1,10 +1,12 @@
 """Rows of cli/: command lines that are not understood."""
 
+import threading
 import types
+from unittest import mock
 
 from moco_tf import config as configs
 from moco_tf import pretrain
-from moco_tf.cli import evaluation, flags, main, runs, serving
+from moco_tf.cli import evaluation, flags, main, quiet, runs, serving
 from moco_tf.monitoring import representation_plot
 from tests.remedies import following
 
@@ -22,6 +24,22 @@ def parse(*words):
 def unknown_command():
     text = yield lambda: parse("pretrian", *PRETRAIN[1:])
     yield lambda: parse(following.suggested(text), *PRETRAIN[1:])
+
+
+@ROWS.followed("cli/quiet.py:start_xla", "Raise the limit of processes")
+def too_few_threads():
+    start = threading.Thread.start
+
+    def start_none(thread):
+        raise RuntimeError("can't start new thread")
+
+    def under_a_limit(threads_may_start):
+        chosen = start if threads_may_start else start_none
+        with mock.patch.object(threading.Thread, "start", chosen):
+            quiet.start_xla()
+
+    yield lambda: under_a_limit(threads_may_start=False)
+    yield lambda: under_a_limit(threads_may_start=True)
 
 
 @ROWS.followed("cli/flags.py:parse", "needs a value: {word}=VALUE")
