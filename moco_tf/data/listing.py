@@ -227,9 +227,9 @@ def compare(
       before: what the run began with. now: of its source now.
       marks_of: function of places int64 [n] in `now` -> int64 [n], their marks.
     """
-    rows = _rows(before.names, now.names)
+    rows = _rows(before.names, now.names, before, now)
     if 2 * (rows >= 0).sum() < len(rows) and before.root and now.root:
-        below = _rows(_below(before), _below(now))
+        below = _rows(_below(before), _below(now), before, now)
         rows = max(rows, below, key=lambda rows: (rows >= 0).sum())
     gone = rows < 0
     names = [
@@ -258,12 +258,43 @@ def compare(
     )
 
 
-def _rows(names, others):
+def _rows(names, others, before, now):
     """The place of each name among others, int64; -1: it is not there.
 
-    A list may have a name again, with another class as well: its k-th line is
-    the k-th of them there.
+    A list may have a name again, with another class as well: a line is one of
+    the same class there or, if there is none, of any. The k-th of several is
+    the k-th there.
+
+    Args:
+      names, others: lists, of the images of `before` and `now`, two Listings.
     """
+    classes = _classes(before), _classes(now)
+    if classes[0] is None or classes[1] is None or _all_differ(names):
+        return _places(names, others)
+    rows = _places(*map(list, map(zip, (names, others), classes)))
+    left = np.flatnonzero(rows < 0)
+    free = np.setdiff1d(np.arange(len(others)), rows)
+    places = _places([names[i] for i in left], [others[i] for i in free])
+    rows[left] = np.append(free, -1)[places]
+    return rows
+
+
+def _all_differ(names):
+    return len(set(names)) == len(names)
+
+
+def _classes(listing):
+    """The class of each image: its name, where there are names; or None."""
+    if listing.labels is None or listing.class_names is None:
+        return None if listing.labels is None else listing.labels.tolist()
+    return [
+        listing.class_names[label] if label >= 0 else label
+        for label in listing.labels.tolist()
+    ]
+
+
+def _places(names, others):
+    """The place of each name among others, the k-th of one the k-th."""
     places = {name: place for place, name in enumerate(_numbered(others))}
     rows = (places.get(name, -1) for name in _numbered(names))
     return np.fromiter(rows, np.int64, len(names))
@@ -271,11 +302,11 @@ def _rows(names, others):
 
 def _numbered(names):
     """Yields the names; one that was there before with how often, a tuple."""
-    counts: dict[bytes, int] = {}
+    counts: dict[Any, int] = {}
     for name in names:
         before = counts.get(name, 0)
         counts[name] = before + 1
-        yield (name, before) if before else name
+        yield (before, name) if before else name
 
 
 def _below(listing):

@@ -164,6 +164,39 @@ def test_each_line_of_a_list_that_repeats_images_is_one_of_them(
     assert len(_difference(before, more).added) == 1
 
 
+@pytest.mark.parametrize("change", ["another order", "one removed", "moved"])
+def test_lines_of_one_image_are_told_apart_by_their_classes(
+    images, tmp_path, change
+):
+    def write(lines):
+        (tmp_path / "list.txt").write_text("".join(lines))
+        return sources.open_source(f"list:{tmp_path / 'list.txt'}")
+
+    names = sorted(str(p.relative_to(tmp_path)) for p in images.rglob("*.png"))
+    lines = [f"{x}\t{kind}\n" for x in names for kind in "abab"]
+    before = write(lines).listing()
+    if change == "another order":
+        lines[4], lines[5] = lines[5], lines[4]
+    elif change == "one removed":
+        del lines[4:7:2]  # both of the class a
+    else:
+        lines[4] = lines[4].replace("\ta", "\tb")
+    now = write(lines)
+    difference = _difference(before, now)
+    removed = os.fsdecode(before.names[4])
+    assert (
+        difference.describe()
+        == {
+            "another order": "another order",
+            "one removed": f"2 removed ({removed}, {removed})",
+            # The lines are b, b, a, b now, and the third is the first of a.
+            "moved": "1 of another class; another order",
+        }[change]
+    )
+    again = now.relisted(before, difference)
+    np.testing.assert_array_equal(again.labels, before.labels)
+
+
 def test_labels_are_compared_by_the_names_of_classes(images):
     first = image_files.open_folder(images)
     before = first.listing()
