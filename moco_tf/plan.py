@@ -67,11 +67,9 @@ class Plan:
                 config.optimizer.momentum,
                 config.optimizer.weight_decay,
             )
-            if config.train.precision == "mixed_float16":
-                optimizer = tf.keras.mixed_precision.LossScaleOptimizer(
-                    optimizer
-                )
-            method.compile(optimizer)
+            method.compile(
+                optimizers.with_loss_scale(optimizer, config.train.precision)
+            )
         method.build_optimizer()
         return method
 
@@ -476,9 +474,15 @@ def make_stream(config, source, strategy=None):
     )
 
 
-def make_schedule(config, steps_per_epoch):
-    """Makes the learning-rate schedule of a configuration, of any command."""
-    schedule, rate = config.schedule, configs.learning_rate(config)
+def make_schedule(config, steps_per_epoch, rate=None):
+    """Makes the learning-rate schedule of a configuration, of any command.
+
+    Args:
+      config: ConfigDict. steps_per_epoch: int.
+      rate: float, the largest; None: that of the configuration.
+    """
+    schedule = config.schedule
+    rate = configs.learning_rate(config) if rate is None else rate
     if schedule.name == "cosine":
         return schedules.Cosine(
             rate,

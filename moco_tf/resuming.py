@@ -77,9 +77,9 @@ def meaning(
     values = configs.flatten(config.to_dict())
     values = configs.flatten(configs.build(values, command).to_dict())
     unread = []
-    if values.get("probe.way") == "cached":  # reads milestones in any case
+    if values.get("probe.way") == "cached":
         unread += ["optimizer.learning_rate"]
-    elif values["schedule.name"] == "cosine":
+    if values["schedule.name"] == "cosine":
         unread += ["schedule.milestones", "schedule.factor"]
         if values["schedule.unit"] == "step":  # which counts from 0
             unread += ["schedule.first_epoch"]

@@ -1,12 +1,13 @@
 """Linear classifiers on features that are there: many rates in one pass.
 
-SGD with momentum on raw features, a rate that drops at milestones, weights that
-start from N(0, 0.01): the published optimisation (MoCo v1, Sec. 4.1) without
-its crops. All rates see the same batches, so their matrix products are one.
+SGD with momentum on raw features, rates on one schedule, weights that start
+from N(0, 0.01): the published optimisation (MoCo v1, Sec. 4.1) without its
+crops. All rates see the same batches, so their matrix products are one.
 Features are read in blocks, from memory or from the disk.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,7 @@ class Recipe(NamedTuple):
 
     rates: tuple  # learning rates, each of a classifier
     epochs: int
-    milestones: tuple  # epochs at which the rates drop
-    factor: float  # each milestone multiplies the rates by it
+    schedule: Callable  # steps of an epoch -> factor of the rates, by the step
     momentum: float
     weight_decay: float  # coupled: gradient + weight_decay * weight
     batch_size: int
@@ -97,17 +97,27 @@ def train_probe(tables, labels, kept, classes, recipe):
     steps = _make_steps(weights, velocity, recipe, batch)
     random = np.random.Generator(np.random.PCG64(recipe.seed))
     blocks = _blocks(tables, labels, kept)
+    counts = [block.rows // batch for block in blocks]
+    schedule, step = recipe.schedule(sum(counts)), 0
+    rates = np.float32(recipe.rates)
     with counting.counted(recipe.epochs, 0, "training", "epochs") as bar:
-        for epoch in range(recipe.epochs):
-            drops = sum(epoch >= milestone for milestone in recipe.milestones)
-            rate = tf.constant(np.float32(recipe.rates) * recipe.factor**drops)
+        for _ in range(recipe.epochs):
             for number in random.permutation(len(blocks)):
-                rows, block_labels = blocks[number]()
-                count = len(rows) // batch * batch
-                order = random.permutation(len(rows))[:count]
-                steps(rows, block_labels, tf.constant(order, tf.int32), rate)
+                rows, block_labels = blocks[number].read()
+                order = random.permutation(len(rows))[: counts[number] * batch]
+                order = tf.constant(order, tf.int32)
+                factors = schedule(tf.range(step, step + counts[number]))
+                steps(rows, block_labels, order, factors[:, tf.newaxis] * rates)
+                step += counts[number]
             bar.add(1)
     return weights.numpy()
+
+
+class _Block(NamedTuple):
+    """Images to train on, so many that they fit in memory."""
+
+    rows: int
+    read: Callable  # () -> rows float32 [m, F], labels int64 [m]
 
 
 def _blocks(tables, labels, kept):
@@ -122,8 +132,7 @@ def _blocks(tables, labels, kept):
       tables, labels, kept: as `train_probe`.
 
     Returns:
-      list of functions, () -> rows float32 [m, F], labels int64 [m], of the
-      images to train on.
+      list of _Block.
     """
 
     def read(table, block):
@@ -134,17 +143,18 @@ def _blocks(tables, labels, kept):
         )
 
     if sum(table.nbytes for table in tables) <= IN_MEMORY:
-        parts = [read(table, slice(0, len(labels))) for table in tables]
+        read_all = [read(table, slice(0, len(labels))) for table in tables]
         rows, row_labels = (
-            tf.concat(part, axis=0) for part in zip(*parts, strict=True)
+            tf.concat(part, axis=0) for part in zip(*read_all, strict=True)
         )
-        return [lambda: (rows, row_labels)]
+        return [_Block(len(rows), lambda: (rows, row_labels))]
     count = -(-len(labels) // CHUNK)
+    parts = [slice(start, None, count) for start in range(count)]
     return [
-        functools.partial(read, table, slice(start, None, count))
+        _Block(int(kept[part].sum()), functools.partial(read, table, part))
         for table in tables
-        for start in range(count)
-        if kept[start::count].any()
+        for part in parts
+        if kept[part].any()
     ]
 
 
@@ -157,14 +167,14 @@ def _make_steps(weights, velocity, recipe, batch):
 
     Returns:
       tf.function of rows float32 [n, F], labels int64 [n], the order of the
-      rows int32 [steps * batch], and the rates float32 [rates].
+      rows int32 [steps * batch], and the rates float32 [steps, rates].
     """
     classes = weights.shape[2]
     models = weights.shape[0]
 
     @tf.function(reduce_retracing=True)
     def steps(rows, labels, order, rates):
-        rates = rates[:, tf.newaxis, tf.newaxis]
+        rates = rates[..., tf.newaxis, tf.newaxis]
         for step in tf.range(tf.size(order) // batch):
             chosen = order[step * batch : (step + 1) * batch]
             x = tf.gather(rows, chosen)  # [b, F]
@@ -182,7 +192,7 @@ def _make_steps(weights, velocity, recipe, batch):
             gradient = tf.transpose(gradient, [1, 0, 2])
             gradient += recipe.weight_decay * weights
             velocity.assign(recipe.momentum * velocity + gradient)
-            weights.assign_sub(rates * velocity)
+            weights.assign_sub(rates[step] * velocity)
 
     return steps
 

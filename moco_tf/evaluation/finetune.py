@@ -261,8 +261,7 @@ def load_start(config, run, workdir, checkpoint, strategy):
     tuned.seed = config.seed
     tuned.data.small_views = 0
     tuned.model.sync_bn = config.model.sync_bn
-    if config.train.precision != "run":
-        tuned.train.precision = config.train.precision
+    tuned.train.precision = _precision(config, run)
     with strategy.scope():
         encoder = frozen.build_encoder(tuned)
     backbone = encoder.backbone
@@ -275,6 +274,12 @@ def load_start(config, run, workdir, checkpoint, strategy):
     checkpoints.restore_query_encoder(encoder, path)
     identity = frozen.freeze(encoder, run, str(path)).identity
     return Start(run, backbone, str(path), identity)
+
+
+def _precision(config, run):
+    """The precision of a fine-tuning, by its configuration and its run's."""
+    chosen = config.train.precision
+    return run.train.precision if chosen == "run" else chosen
 
 
 def make_stream(config, run, train):
@@ -337,13 +342,14 @@ def make_method(config, start, batches, classes, strategy):
             mixing=mixing,
         )
         factor = optimizer.head_factor
+        sgd = optimizers.MomentumSGD(
+            plan.make_schedule(config, batches.steps_per_epoch),
+            optimizer.momentum,
+            optimizer.weight_decay,
+            rate_factors=[(v, factor) for v in head.trainable_variables],
+        )
         method.compile(
-            optimizers.MomentumSGD(
-                plan.make_schedule(config, batches.steps_per_epoch),
-                optimizer.momentum,
-                optimizer.weight_decay,
-                rate_factors=[(v, factor) for v in head.trainable_variables],
-            )
+            optimizers.with_loss_scale(sgd, _precision(config, start.run))
         )
     method.build_optimizer()
     return method

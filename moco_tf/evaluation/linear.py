@@ -8,6 +8,7 @@ Both are one optimisation: SGD with momentum on raw features, a rate that drops
 at milestones, weights that start from N(0, 0.01).
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -184,8 +185,18 @@ def _describe(config, encoder, labelled, output):
         f"  encoder  {paths.shown(encoder.title)}\n"
         f"  train    {len(labelled.train)} images, "
         f"{len(labelled.names)} classes\n{labelled.remark_lines()}"
-        f"  test     {len(labelled.test)} images"
+        f"  test     {len(labelled.test)} images\n"
+        f"  rate     {_rate_words(config)}"
     )
+
+
+def _rate_words(config):
+    """The rates of a probe, and the fields that they are of."""
+    if config.probe.way == "published":
+        return f"{config.optimizer.learning_rate:g} (optimizer.learning_rate)"
+    rates = ", ".join(f"{rate:g}" for rate in config.probe.rates)
+    best = ", the best of them" if len(config.probe.rates) > 1 else ""
+    return f"{rates}{best} (probe.rates)"
 
 
 def train_cached(config, encoder, labelled, folder):
@@ -237,8 +248,7 @@ def recipe_of(config):
     return cached_probe.Recipe(
         rates=tuple(config.probe.rates),
         epochs=config.train.epochs,
-        milestones=tuple(config.schedule.milestones),
-        factor=config.schedule.factor,
+        schedule=functools.partial(plan.make_schedule, config, rate=1.0),
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
         batch_size=config.train.batch_size,

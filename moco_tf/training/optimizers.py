@@ -335,3 +335,17 @@ def make_optimizer(name, learning_rate, momentum, weight_decay):
         "optimizer.name must be 'sgd', 'lars', 'lamb', 'sgdw' or 'adam'. "
         f"Received name={name!r}."
     )
+
+
+def with_loss_scale(optimizer, precision):
+    """The optimiser for a precision: of float16, one that scales the loss.
+
+    Small gradients are zero in float16. The scale grows until a gradient is
+    infinite; that step is left out, and the scale halved.
+
+    Args:
+      optimizer: Keras optimiser. precision: str, of train.precision.
+    """
+    if precision != "mixed_float16":
+        return optimizer
+    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)

@@ -1,13 +1,21 @@
+import functools
+
 import numpy as np
 import pytest
 
 from moco_tf.evaluation import cached_probe
+from moco_tf.training import schedules
+
+
+def dropping(*milestones):
+    """The schedule whose rate is a tenth from each of some epochs on."""
+    return functools.partial(schedules.Step, 1.0, milestones)
+
 
 RECIPE = cached_probe.Recipe(
     rates=(0.5,),
     epochs=4,
-    milestones=(2,),
-    factor=0.1,
+    schedule=dropping(2),
     momentum=0.9,
     weight_decay=0.01,
     batch_size=6,
@@ -18,17 +26,17 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 ALL = np.ones(6, bool)
 
 
-def _oracle(rate):
+def _oracle(rate, factors=(1, 1, 0.1, 0.1)):
     """MoCo's SGD on softmax regression, all images in each batch."""
     weights = cached_probe.initial_weights(4, 3, 3).numpy().astype(float)
     velocity = np.zeros_like(weights)
     rows = np.concatenate([ROWS, np.ones([6, 1])], axis=1)
-    for epoch in range(4):
+    for factor in factors:
         logits = rows @ weights
         share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         gradient = rows.T @ (share - np.eye(3)[LABELS]) / 6
         velocity = 0.9 * velocity + gradient + 0.01 * weights
-        weights -= rate * 0.1 ** (epoch >= 2) * velocity
+        weights -= rate * factor * velocity
     return weights
 
 
@@ -37,6 +45,15 @@ def test_each_rate_takes_the_steps_of_sgd():
         [ROWS], LABELS, ALL, 3, RECIPE._replace(rates=(0.5, 2.0))
     )
     expected = [_oracle(0.5), _oracle(2.0)]
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_rates_follow_any_schedule():
+    cosine = functools.partial(schedules.Cosine, 1.0, 4, warmup_epochs=1)
+    result = cached_probe.train_probe(
+        [ROWS], LABELS, ALL, 3, RECIPE._replace(schedule=cosine)
+    )
+    expected = [_oracle(0.5, (1, 1, 0.75, 0.25))]
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -94,7 +111,7 @@ def test_many_blocks_and_views_learn_what_is_there(monkeypatch):
         for _ in range(2)
     ]
     kept = np.arange(100) < 80
-    recipe = RECIPE._replace(epochs=20, batch_size=8, milestones=())
+    recipe = RECIPE._replace(epochs=20, batch_size=8, schedule=dropping())
     weights = cached_probe.train_probe(tables, labels, kept, 3, recipe)
     assert cached_probe.top1(tables[0], labels, ~kept, weights) == [1.0]
 
@@ -107,8 +124,8 @@ def test_a_block_holds_every_class_of_rows_that_come_class_by_class(
     labels = np.repeat(np.arange(3), 33)
     rows = labels[:, np.newaxis].astype(np.float32)
     blocks = [
-        read()[1].numpy()
-        for read in cached_probe._blocks([rows], labels, np.ones(99, bool))
+        block.read()[1].numpy()
+        for block in cached_probe._blocks([rows], labels, np.ones(99, bool))
     ]
     assert sorted(np.concatenate(blocks)) == labels.tolist()
     assert len(blocks) == 7

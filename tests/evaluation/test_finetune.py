@@ -279,6 +279,30 @@ def test_bfloat16_trains_float32_weights(workdir):
     assert np.any(method.backbone.weights[0].numpy() != before)
 
 
+def test_a_float16_run_is_tuned_with_a_scaled_loss(workdir, monkeypatch):
+    """A gradient that is too small for float16 moves the weights too."""
+    load = frozen.load_config
+
+    def of_float16(*arguments):
+        run = load(*arguments).copy_and_resolve_references()
+        run.train.precision = "mixed_float16"
+        return run
+
+    monkeypatch.setattr(frozen, "load_config", of_float16)
+    cross_entropy = supervised.cross_entropy
+    monkeypatch.setattr(
+        supervised, "cross_entropy", lambda *x: 1e-6 * cross_entropy(*x)
+    )
+    method, batches = method_of(
+        workdir, optimizer__learning_rate=1e3, optimizer__weight_decay=0
+    )
+    kernel = method.backbone.get_layer("conv1").kernel
+    assert method.backbone.get_layer("conv1").compute_dtype == "float16"
+    before = kernel.numpy()
+    one_step(method, batches)
+    assert np.abs(kernel.numpy() - before).max() > 1e-6
+
+
 def test_all_weights_move_and_the_head_moves_faster(workdir):
     moved = []
     for factor in (1.0, 10.0):

@@ -33,6 +33,7 @@ from moco_tf.evaluation import (
     verdict,
     voting,
 )
+from moco_tf.training import schedules
 from tests.evaluation import plain_frozen
 from tests.remedies import following
 
@@ -515,8 +516,11 @@ def diverged_classifier(tmp_path):
     rows = 1e3 * rng.standard_normal([40, 4]).astype(np.float32)
     labels = np.arange(40) % 2
 
+    def constant(steps):
+        return schedules.Step(1.0, (), steps)
+
     def probe(rate):
-        recipe = cached_probe.Recipe((rate,), 4, (), 0.1, 0.9, 0.0, 8, 0)
+        recipe = cached_probe.Recipe((rate,), 4, constant, 0.9, 0.0, 8, 0)
         kept = np.ones(40, bool)
         weights = cached_probe.train_probe([rows], labels, kept, 2, recipe)
         accuracy.summary(cached_probe.scores(rows, weights)[0], labels)
