@@ -205,7 +205,8 @@ def labels(named):
     for count in range(1, 100):
         short = []
         for each in named:
-            folder, slash, last = each.text.rpartition("/")
+            folder, slash, last = each.text.rstrip("/").rpartition("/")
+            last = last or each.text
             kept = [*folder.split("/")[1 - count :], last] if slash else [last]
             short.append("/".join(kept if count > 1 else [last]))
         if len(set(short)) == len({x.text for x in named}):

@@ -444,6 +444,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
         known=files.warnings.names,
         rows=metrics.rows(),
         queries=len(knn.query) if knn and knn.is_labelled else 0,
+        layer=config.knn.features,
         warmup_epochs=max(
             config.schedule.warmup_epochs,
             getattr(plan.settings, "momentum_warmup_epochs", 0),
@@ -467,7 +468,7 @@ def make_listeners(plan, files, method, knn=None, profile_steps=()):
     message = progress_bar.message
     listeners += [
         progress_bar,
-        health.Warnings(watch, files.warnings, metrics, message, pace),
+        warning_log.Warnings(watch, files.warnings, metrics, message, pace),
     ]
     if events:
         listeners.append(

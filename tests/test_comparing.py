@@ -228,6 +228,8 @@ def test_names_are_as_short_as_tells_them_apart():
     assert short("a/b/c", "d/b/e", "d/b/c") == ["a/b/c", "d/b/e", "d/b/c"]
     assert short("a/c", "b/c@best", "b/c") == ["a/c", "b/c@best", "b/c"]
     assert short("a/c", "a/c", "d") == ["c", "c (2)", "d"]
+    assert short("a/b/", "a/b@best", "c") == ["b", "b@best", "c"]
+    assert short("/", "a/") == ["/", "a"]
 
 
 def test_what_cannot_be_measured_is_refused_before_the_work(place, tmp_path):

@@ -1,6 +1,7 @@
 """Figures of the queue and of the two encoders, taken between two steps."""
 
 import numpy as np
+from scipy import stats
 
 from moco_tf.data import sources
 from moco_tf.evaluation import representation
@@ -113,8 +114,7 @@ def age_auc(keys, steps):
     for known in (odd, ~odd):
         direction = keys[known & newer].mean(0) - keys[known & ~newer].mean(0)
         scores = keys[~known] @ direction
-        ranks = np.empty(len(scores))
-        ranks[np.argsort(scores, kind="stable")] = np.arange(len(scores))
+        ranks = stats.rankdata(scores) - 1  # of equal ones the mean
         positive = newer[~known]
         count = np.count_nonzero(positive)
         # Mann and Whitney: the ranks of the newer, less the lowest they can be.

@@ -93,7 +93,10 @@ class Monitor(listener.Listener):
     def on_epoch(self, method, row):
         config = self.config
         epoch = row["step"] // self._steps_per_epoch
-        if epoch % config.knn.every_epochs == 0 or epoch == config.train.epochs:
+        last = config.train.epochs
+        if max_steps := config.train.get("max_steps", 0):
+            last = min(last, max_steps // self._steps_per_epoch)
+        if epoch % config.knn.every_epochs == 0 or epoch == last:
             self.measure(method, row)
 
     def measure(self, method, row):

@@ -1,4 +1,4 @@
-"""Warnings about a run: the rules, and the listener that asks them.
+"""Warnings about a run: the rules.
 
 A warning has a name, a cause and a remedy. The rules (Watch) read rows of
 metrics.csv and nothing else, so that they can be tried on the rows of any run.
@@ -11,8 +11,6 @@ images that cannot be read.
 import itertools
 import math
 from typing import NamedTuple
-
-from moco_tf.monitoring import listener
 
 _TURNOVERS = 4  # of the queue; before, its first random keys still count
 _SETTLED = 200  # steps; before, everything moves
@@ -39,6 +37,7 @@ _IN_A_ROW = 3  # reports; one may be an accident
 _MEANS = ("loss", "instance_top1", "key_age_auc")
 _ONCE = (
     *("epoch", "knn_backbone", "start_backbone"),
+    *("knn_projection", "start_projection"),
     *("neighbour_stability", "start_neighbour_stability", "stability_error"),
     *("effective_rank", "start_effective_rank"),
 )
@@ -58,7 +57,7 @@ class Watch:
 
     def __init__(
         self, run, settings, chance=None, *, known=(), rows=(), queries=0,
-        warmup_epochs=0,
+        warmup_epochs=0, layer="backbone",
     ):  # fmt: skip
         """Stores the settings of the run, and its figures so far.
 
@@ -71,11 +70,13 @@ class Watch:
           rows: of metrics.csv, of the run so far.
           queries: int, images that kNN classifies; 0: not known.
           warmup_epochs: int, of rate and momentum.
+          layer: str, whose kNN decides, of knn.features.
         """
         self._run = run
         self._settings = vars(settings)
         self._warmup = warmup_epochs * run.images // run.batch_size  # steps
         self._chance = chance
+        self._layer = layer
         self._known = set(known)
         self._in_a_row = dict.fromkeys(
             ("still", "follows", "waiting", "narrow", "one cluster", "worse"), 0
@@ -85,9 +86,14 @@ class Watch:
         self._below_by = max(_STALLED, _DEVIATIONS / 2 * error)
         groups = itertools.groupby(rows, lambda row: row["epoch"])
         ended = [x for _, y in groups if (x := list(y))[-1].get("epoch_loss")]
-        epochs = list(map(epoch_figures, ended))
+        epochs = [self._of_layer(epoch_figures(rows)) for rows in ended]
         self._age = epochs[-1]["key_age_auc"] if epochs else None
-        self._epochs = [x for x in epochs if x["knn_backbone"] is not None]
+        self._epochs = [x for x in epochs if x["knn"] is not None]
+
+    def _of_layer(self, epoch):
+        """The figures of an epoch, with "knn" and "start" of the layer."""
+        names = ("knn", "start")
+        return epoch | {x: epoch[f"{x}_{self._layer}"] for x in names}
 
     def start(self):
         """Warnings that need the configuration alone, a list."""
@@ -125,10 +131,11 @@ class Watch:
           figures: dict, of `epoch_figures`; names may be missing.
         """
         epoch = {**dict.fromkeys((*_ONCE, *_MEANS)), **figures}
-        if epoch["knn_backbone"] is not None:
+        epoch = self._of_layer(epoch)
+        if epoch["knn"] is not None:
             self._epochs.append(epoch)
         notices = self._stale(epoch)
-        if epoch["knn_backbone"] is not None:
+        if epoch["knn"] is not None:
             return [
                 *notices,
                 *self._leak(epoch),
@@ -143,14 +150,22 @@ class Watch:
         The start is the starting encoder, where it was measured, else the first
         epoch: a plateau far above the starting encoder is no standstill.
         """
-        knn = [epoch["knn_backbone"] for epoch in self._epochs]
-        known = self._epochs[-1]["start_backbone"]
+        knn = [epoch["knn"] for epoch in self._epochs]
+        known = self._epochs[-1]["start"]
         start = knn[0] if known is None else known
         return start, max(knn) - start
 
+    def _gain_words(self):
+        """`_start_and_gain` as part of a sentence."""
+        start, gained = self._start_and_gain()
+        return (
+            f"kNN went from {100 * start:.1f} % at the start to "
+            f"{100 * (start + gained):.1f} % at most"
+        )
+
     def _measurements(self):
         """How many figures of kNN there are, with the starting encoder's."""
-        known = self._epochs[-1]["start_backbone"] is not None
+        known = self._epochs[-1]["start"] is not None
         return len(self._epochs) + known
 
     def _stale(self, epoch):
@@ -167,11 +182,11 @@ class Watch:
         # The published run of CIFAR-10 begins with 0.99, and falls.
         if before is not None and age < before - _RENEWED:
             return []
-        if epoch["knn_backbone"] is not None:
-            start, gained = self._start_and_gain()
+        if epoch["knn"] is not None:
+            _, gained = self._start_and_gain()
             if len(self._epochs) < _IN_A_ROW or gained >= _STALLED:
                 return []
-            sign = f"kNN has not risen above {100 * start:.1f} %, of the start"
+            sign = self._gain_words()
         else:
             epochs = epoch["epoch"] or 0
             if self._epochs or epochs < _IN_A_ROW or not self._chance:
@@ -220,8 +235,8 @@ class Watch:
         return self._warn(
             "batch-norm-leak",
             f"instance_top1 is {top1:.3f} (queries find their own key){loss} "
-            "while kNN has not risen since the start: statistics of BatchNorm "
-            f"may tell which key belongs to which query. {remedy}{_ELSEWHERE}",
+            f"while {self._gain_words()}: statistics of BatchNorm may tell "
+            f"which key belongs to which query. {remedy}{_ELSEWHERE}",
         )
 
     def _falls(self):
@@ -229,7 +244,7 @@ class Watch:
         if len(self._epochs) < 4:
             return []
         pairs = [
-            (left["knn_backbone"] + right["knn_backbone"]) / 2
+            (left["knn"] + right["knn"]) / 2
             for left, right in itertools.pairwise(self._epochs)
         ]
         best = max(range(len(pairs) - 2), key=pairs.__getitem__)
@@ -242,21 +257,26 @@ class Watch:
             return []
         if (now > then) is (column == "loss"):
             return []  # the task is not learnt either
-        peak = max(self._epochs, key=lambda epoch: epoch["knn_backbone"])
+        peak = max(self._epochs, key=lambda epoch: epoch["knn"])
+        remedy = "Strengthen"
+        if peak["knn"] > (peak["start"] or 0.0):  # else the best is the start
+            remedy = (
+                "Pass --checkpoint=best to use an earlier encoder, or "
+                "strengthen"
+            )
         return self._warn(
             "knn-falls",
-            f"kNN has fallen from {100 * peak['knn_backbone']:.1f} % to "
-            f"{100 * self._epochs[-1]['knn_backbone']:.1f} %, while {column} "
+            f"kNN has fallen from {100 * peak['knn']:.1f} % to "
+            f"{100 * self._epochs[-1]['knn']:.1f} %, while {column} "
             f"went from {then:.3f} to {now:.3f}: what solves the task does not "
-            "tell classes. Pass --checkpoint=best to use an earlier encoder, "
-            "or strengthen the views, by data.strength or data.views"
+            f"tell classes. {remedy} the views, by data.strength or data.views"
             f"{_ELSEWHERE}",
         )
 
     def _worse_than_start(self):
         """The warning of kNN that stays below the starting encoder's."""
-        start = self._epochs[-1]["start_backbone"]
-        knn = [epoch["knn_backbone"] for epoch in self._epochs]
+        start = self._epochs[-1]["start"]
+        knn = [epoch["knn"] for epoch in self._epochs]
         last = knn[-_IN_A_ROW:]
         if start is None or len(last) < _IN_A_ROW:
             return []
@@ -505,46 +525,3 @@ def _mean(rows, name):
     if not steps:
         return None
     return math.fsum(row[name] * row["steps"] for row in rows) / steps
-
-
-class Warnings(listener.Listener):
-    """The listener that shows the warnings of a run and writes them down."""
-
-    def __init__(self, watch, log, metrics, show, pace=None):
-        """Joins the rules and where their warnings go.
-
-        Args:
-          watch: Watch. log: WarningLog. metrics: MetricsFile, whose rows of an
-            epoch are there when the epoch ends.
-          show: function that prints a line.
-          pace: meter of the key encoder's steps (evaluation/diagnostics.py), or
-            None, of a method without momentum.
-        """
-        self._watch = watch
-        self._log = log
-        self._metrics = metrics
-        self._show = show
-        self._pace = pace
-
-    def on_start(self, method, step):
-        self._warn(step, self._watch.start())
-
-    def on_step(self, method, step):
-        pace = self._pace and self._pace.end(method)
-        if pace is not None:
-            self._warn(step, self._watch.pace(pace))
-
-    def on_report(self, method, row):
-        self._warn(row["step"], self._watch.report(row))
-        if self._pace:
-            self._pace.begin(method)
-
-    def on_epoch(self, method, row):
-        rows = self._metrics.rows()
-        last = [each for each in rows if each["epoch"] == rows[-1]["epoch"]]
-        self._warn(row["step"], self._watch.epoch(epoch_figures(last)))
-
-    def _warn(self, step, notices):
-        for notice in notices:
-            self._show(f"Warning: {notice.name}: {notice.text}")
-        self._log.add(step, notices)

@@ -1,5 +1,7 @@
 """`metrics.csv`: one row of figures per logged step, exact and resumable."""
 
+import bisect
+import itertools
 import math
 import os
 import re
@@ -171,15 +173,37 @@ def _parse(path):
             "rows. Or mend its first line"
         )
         raise state_files.Damaged(path, "has a damaged header", f"{words}.")
-    rows: list = []
-    bad: list = []
-    for number, line in enumerate(lines[1:], start=2):
-        row, last = line.split(","), int(rows[-1][0]) if rows else -1
-        good = _is_row(row, len(header)) and int(row[0]) > last
-        rows.append(row) if good else bad.append(number)
+    texts = enumerate((line.split(",") for line in lines[1:]), start=2)
+    numbered = [(n, row) for n, row in texts if _is_row(row, len(header))]
+    kept = _rising([int(row[0]) for _, row in numbered])
+    rows = [numbered[place][1] for place in kept]
+    good = {numbered[place][0] for place in kept}
+    bad = [n for n in range(2, len(lines) + 1) if n not in good]
     if not _TORN.fullmatch(torn):
         bad.append(len(lines) + 1)
     return header, rows, bad, stale
+
+
+def _rising(steps):
+    """The places of the most numbers that rise, a list; of two, the first.
+
+    One damaged number, too large, would cost all rows behind it otherwise.
+    """
+    if all(a < b for a, b in itertools.pairwise(steps)):
+        return list(range(len(steps)))
+    # From the end, so that an earlier number takes the place of a later one.
+    lows: list[int] = []  # the highest first number of a row of each length
+    places: list[int] = []
+    behind: dict[int, int | None] = {}
+    for place in reversed(range(len(steps))):
+        length = bisect.bisect_left(lows, -steps[place])
+        behind[place] = places[length - 1] if length else None
+        lows[length : length + 1] = [-steps[place]]
+        places[length : length + 1] = [place]
+    kept = [places[-1]]
+    while (following := behind[kept[-1]]) is not None:
+        kept.append(following)
+    return kept
 
 
 def _is_row(row, count):

@@ -1,11 +1,14 @@
-"""The file warnings.csv: what was wrong with a run, and since which step."""
+"""The file warnings.csv: what was wrong with a run, and since which step.
+
+`Warnings`, the listener, asks the rules (monitoring/health.py) and adds to it.
+"""
 
 import csv
 import os
 import pathlib
 
 from moco_tf import filesystem, state_files
-from moco_tf.monitoring import health
+from moco_tf.monitoring import health, listener
 
 
 class WarningLog:
@@ -81,3 +84,46 @@ def _read(path):
     lost = len(bad) + len(table) - len(good)
     damage = f"{path}: {lost} of its lines cannot be read" if lost else ""
     return good, damage
+
+
+class Warnings(listener.Listener):
+    """The listener that shows the warnings of a run and writes them down."""
+
+    def __init__(self, watch, log, metrics, show, pace=None):
+        """Joins the rules and where their warnings go.
+
+        Args:
+          watch: Watch. log: WarningLog. metrics: MetricsFile, whose rows of an
+            epoch are there when the epoch ends.
+          show: function that prints a line.
+          pace: meter of the key encoder's steps (evaluation/diagnostics.py), or
+            None, of a method without momentum.
+        """
+        self._watch = watch
+        self._log = log
+        self._metrics = metrics
+        self._show = show
+        self._pace = pace
+
+    def on_start(self, method, step):
+        self._warn(step, self._watch.start())
+
+    def on_step(self, method, step):
+        pace = self._pace and self._pace.end(method)
+        if pace is not None:
+            self._warn(step, self._watch.pace(pace))
+
+    def on_report(self, method, row):
+        self._warn(row["step"], self._watch.report(row))
+        if self._pace:
+            self._pace.begin(method)
+
+    def on_epoch(self, method, row):
+        rows = self._metrics.rows()
+        last = [each for each in rows if each["epoch"] == rows[-1]["epoch"]]
+        self._warn(row["step"], self._watch.epoch(health.epoch_figures(last)))
+
+    def _warn(self, step, notices):
+        for notice in notices:
+            self._show(f"Warning: {notice.name}: {notice.text}")
+        self._log.add(step, notices)

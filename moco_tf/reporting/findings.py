@@ -35,12 +35,14 @@ def progress(run):
         return "finished" if run.result else "no figures yet"
     step, train = run.rows[-1]["step"], run.config.train
     if not run.steps_per_epoch:
-        return f"step {step:,}, in the first of {train.epochs} epochs"
+        return f"step {step:,}, of {train.epochs} epochs"
     total = train.epochs * run.steps_per_epoch
     epochs = step / run.steps_per_epoch
     words = f"{epochs:.4g} of {train.epochs} epochs, step {step:,}"
     if step >= total:
         return f"{words}: finished"
+    if run.result:  # of a task
+        return f"{words}: stopped early, finished"
     max_steps = train.get("max_steps", 0)  # of pre-training alone
     if max_steps and step >= max_steps:
         return f"{words}: stopped there by train.max_steps"
@@ -197,16 +199,25 @@ def headline(run):
     if not values:
         return reached.tone, f"{_sentence(reached.words)}."
     words = f"kNN {percent(values[-1], 1)}{_above_start(run, reached)}"
-    _, counted = run.column("knn_queries")
-    words += {
-        1: "; still rising: more epochs would help",
-        -1: "; falling at the end: --checkpoint=best is the encoder before",
-        0: "; level at the end",
-        None: "",
-    }[verdict.trend(run.rows, layer, int(counted[-1]) if counted else 0)]
+    words += _trend_words(run, layer, values)
     if reached.gain is not None:
         words += f". {_sentence(reached.words)}"
     return reached.tone, f"{words}."
+
+
+def _trend_words(run, layer, values):
+    """Where kNN goes at the end, and what follows if it was above the start."""
+    _, start = run.column(f"start_{layer}")
+    _, counted = run.column("knn_queries")
+    trend = verdict.trend(run.rows, layer, int(counted[-1]) if counted else 0)
+    below = bool(start) and max(values) <= start[-1]  # then best/ is the start
+    return {
+        1: "; still rising" + ("" if below else ": more epochs would help"),
+        -1: "; falling at the end"
+        + ("" if below else ": --checkpoint=best is the encoder before"),
+        0: "; level at the end",
+        None: "",
+    }[trend]
 
 
 def _sentence(words):
@@ -380,8 +391,11 @@ def _read_knn(run):
         )
         return [("plain", words)]
     epoch, last = run.epoch_of(rows[-1]), 100 * values[-1]
-    words = f"kNN ({layer}) classifies {last:.2f} % after epoch {epoch:.4g}."
-    if not published.is_cifar10(run.config):
+    when = f"epoch {epoch:.4g}"
+    if not run.steps_per_epoch:
+        when = f"step {rows[-1]['step']:,}"
+    words = f"kNN ({layer}) classifies {last:.2f} % after {when}."
+    if not published.is_cifar10(run.config) or not run.steps_per_epoch:
         return [("plain", words)]
     low, middle, high = (line[-1] for line in published.band("knn", epoch)[1:])
     position = (

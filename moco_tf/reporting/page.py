@@ -5,6 +5,7 @@ meta.json of checkpoints and the result.json of other commands; it changes none
 of them. Images and weights are the business of reporting/pictures.py.
 """
 
+import collections
 import datetime
 import functools
 import json
@@ -446,17 +447,20 @@ def _starts(workdir):
 
 
 def _steps_per_epoch(rows, workdir):
-    """An epoch's last step is always logged; checkpoints note their epoch."""
-    first = [row["step"] for row in rows if row.get("epoch") == 1]
-    last = rows[-1] if rows else {}
-    ended = (last.get("epoch") or 0) > 1 or last.get("epoch_loss") is not None
-    if first and ended:
-        return max(first)
+    """Checkpoints note their epoch; the last step of each has a row.
+
+    Most epochs agree, where a damaged line was left out or misread.
+    """
     for path in sorted(workdir.glob("checkpoints/*/meta.json")):
         meta = _optional_json(path) or {}
         if meta.get("step") and meta.get("epoch"):
             return round(meta["step"] / meta["epoch"])
-    return None
+    ended = [row for row in rows if row.get("epoch_loss") is not None]
+    lengths = [row["step"] / row["epoch"] for row in ended if row.get("epoch")]
+    if lengths:
+        return round(collections.Counter(lengths).most_common(1)[0][0])
+    first = [row["step"] for row in rows if row.get("epoch") == 1]
+    return max(first) if first and (rows[-1].get("epoch") or 0) > 1 else None
 
 
 def _evaluations(workdir):

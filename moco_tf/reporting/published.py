@@ -12,7 +12,12 @@ from moco_tf import config as configs
 _FILE = pathlib.Path(__file__).parent / "published_cifar10.json"
 # The size of the loss depends on these alone, beside the training itself.
 _FIELDS_OF_LOSS = ("moco.queue_size", "moco.temperature", "moco.symmetric")
-_NAMED = re.compile(r"cifar[-_ ]?10(?!\d)", re.IGNORECASE)
+# The end of a path: the images, in a file or in folders of a form or a split;
+# or a data set of tfds with its split.
+_OF_IT = r"(jpe?gs?|pngs?|images?|train(ing)?|test|cache|txt|csv|tsv)\b"
+_NAMED = re.compile(
+    rf"(^|/)cifar[-_ ]?10([-_ ./]{_OF_IT}(\[[^]]*\])?)*/?$", re.IGNORECASE
+)
 
 
 def cifar10():
@@ -33,13 +38,13 @@ def is_cifar10(config):
     if config.get("method") != "moco":  # none, of a task
         return False
     kind, _, rest = config.data.source.partition(":")
-    if _NAMED.search(rest):
+    if _NAMED.search(rest.partition("@")[0]):  # of tfds; a folder follows it
         return True
     folder = os.path.expanduser(rest)
     if kind != "folder" or not os.path.isdir(folder):
         return False
-    classes = sorted(x for x in os.listdir(folder) if not x.startswith("."))
-    return classes == cifar10()["classes"]
+    names = sorted(x for x in os.listdir(folder) if not x.startswith("."))
+    return names == cifar10()["classes"]
 
 
 def departures(config):

@@ -87,6 +87,13 @@ def test_what_the_keys_of_a_step_share_is_no_age():
     assert diagnostics.age_auc(*_keys((0, 5, 9))) is None
 
 
+def test_equal_keys_do_not_show_their_age():
+    steps = np.repeat(np.arange(8), 4)
+    keys = np.ones([32, 3], np.float32)
+    assert diagnostics.age_auc(keys, steps) == 0.5
+    assert diagnostics.age_auc(keys, steps[::-1]) == 0.5
+
+
 def test_the_age_is_the_share_of_pairs_in_their_order():
     # By the means of steps 1 and 3, newer keys lie higher: three pairs of four
     # of steps 2 and 4 do (not 6 and 4). By those of 2 and 4, three of 1 and 3.

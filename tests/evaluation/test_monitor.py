@@ -204,6 +204,11 @@ def test_a_run_is_measured_every_few_epochs_and_after_the_last(make):
     measured = [row["step"] for row in rows if "knn_backbone" in row]
     assert measured == [2, 4, 5]
     assert measure.newest_top1 == rows[-1]["knn_backbone"]
+    measure.config.train = {"epochs": 5, "max_steps": 3}
+    rows = [{"step": step} for step in range(1, 4)]
+    for row in rows:
+        measure.on_epoch(method, row)
+    assert [row["step"] for row in rows if "knn_backbone" in row] == [2, 3]
 
 
 _FIGURES = {

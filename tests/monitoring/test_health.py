@@ -47,6 +47,22 @@ def _names(notices):
     return [notice.name for notice in notices]
 
 
+def test_the_layer_that_decides_is_looked_at():
+    """The preset of the authors' demo measures the projection."""
+    for layer, expected in (("backbone", True), ("projection", False)):
+        watch, heard = _watch(layer=layer), []
+        for number in range(5):
+            heard += watch.epoch(
+                {
+                    "knn_backbone": 0.33,
+                    "start_backbone": 0.40,
+                    "knn_projection": 0.40 + 0.02 * number,
+                    "start_projection": 0.34,
+                }
+            )
+        assert (_names(heard) == ["worse-than-start"]) == expected
+
+
 def test_a_loss_of_guessing_warns_once_the_queue_has_turned_over():
     # K 4096, batch 512: the fourth turnover ends at step 32, but the first
     # 200 steps say little.

@@ -105,6 +105,20 @@ def test_a_damaged_line_is_left_out_and_its_file_kept(tmp_path, capsys, line):
     assert [row["step"] for row in metrics.rows()] == [50, 70, 80]
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 5])  # 4: 9797 or the last
+@pytest.mark.parametrize("wrong", [0, 9797])
+def test_a_wrong_step_costs_no_other_row(tmp_path, place, wrong):
+    steps = [10, 20, 30, 40, 50, 60]
+    lines = [
+        f"{wrong if n == place else x},0.5,1\n" for n, x in enumerate(steps)
+    ]
+    path = tmp_path / "metrics.csv"
+    path.write_text("".join(["step,loss,speed\n", *lines]))
+    read = [row["step"] for row in metrics_csv.read(path)]
+    others = steps[:place] + steps[place + 1 :]
+    assert [step for step in read if step != wrong] == others
+
+
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_of_another_system_are_no_damage(tmp_path, capsys, mark):
     path = tmp_path / "metrics.csv"

@@ -156,6 +156,15 @@ def features_that_get_worse():
         yield lambda f=fields: epochs(HIGH, fields=f)
 
 
+@ROWS.followed("monitoring/health.py:Watch._falls", "Strengthen")
+def features_that_get_worse_and_never_were_better():
+    start = {"start_backbone": 0.62}
+    text = yield lambda: epochs((0.3, 0.6, 0.6, 0.5, 0.4), **start)
+    assert "--checkpoint=best" not in text  # which is the start
+    for fields in ({"data__strength": 1.5}, {"data__views": "v2"}):
+        yield lambda f=fields: epochs(HIGH, fields=f, **start)
+
+
 @ROWS.followed("monitoring/health.py:Watch._gentler", "Set config.")
 def features_below_the_start():
     known = {"start_backbone": 0.38}

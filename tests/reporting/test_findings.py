@@ -138,6 +138,48 @@ def test_progress_says_whether_the_run_is_finished(run, fields, words):
     assert words in findings.progress(finished)
 
 
+def test_a_task_that_ended_early_is_finished(run):
+    task = run(small_report.row(1), small_report.row(2))
+    task = task._replace(result=page.Evaluation("o", "finetune", 0.6, 0.5, 0.7))
+    words = "2 of 200 epochs, step 10: stopped early, finished"
+    assert findings.progress(task) == words
+    assert findings.summary(task)["finished"]
+
+
+def test_knn_without_epochs_stands_beside_no_published_one(run):
+    row = small_report.row(3, step=15, epoch_loss=None, knn_backbone=0.4)
+    fields = {"data__source": "tfds:cifar10/train"}
+    alone = run(row, knn__features="backbone", **fields)
+    assert alone.steps_per_epoch is None
+    (words,) = [
+        text for _, text in findings.readings(alone) if "classifies" in text
+    ]
+    assert words == "kNN (backbone) classifies 40.00 % after step 15."
+    assert findings.progress(alone) == "step 15, of 200 epochs"
+
+
+@pytest.mark.parametrize(
+    ("knn", "advice"),
+    [
+        ((0.30, 0.33, 0.36, 0.39), ""),
+        ((0.42, 0.45, 0.48, 0.51), "more epochs would help"),
+        ((0.39, 0.37, 0.34, 0.31), ""),
+        ((0.60, 0.56, 0.52, 0.48), "--checkpoint=best"),
+    ],
+)
+def test_no_advice_is_given_where_the_start_was_better(run, knn, advice):
+    rows = [
+        small_report.row(
+            n, knn_backbone=figure, start_backbone=0.41, knn_queries=10000
+        )
+        for n, figure in enumerate(knn, start=1)
+    ]
+    _, words = findings.headline(run(*rows, knn__features="backbone"))
+    assert ("rising" if knn[0] < knn[-1] else "falling") in words
+    for some in ("more epochs would help", "--checkpoint=best"):
+        assert (some in words) == (some == advice)
+
+
 def test_the_best_knn_stands_beside_the_last(run):
     rows = [
         small_report.row(1, knn_backbone=0.6),

@@ -38,6 +38,23 @@ def test_the_first_epoch_has_the_length_of_all(tmp_path):
     assert run.epoch_of(run.rows[0]) == pytest.approx(3 / 7)
 
 
+def test_a_damaged_line_makes_no_other_epochs(tmp_path):
+    rows = [
+        small_report.row(number, step=7 * number - early, epoch_loss=loss)
+        for number in range(1, 5)
+        for early, loss in ((4, None), (0, 6.0))
+    ]
+    workdir = small_report.write(tmp_path / "run", rows)
+    path = workdir / "metrics.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    del lines[2]  # the last of the first epoch
+    path.write_text("".join(lines))
+    assert _read(workdir).steps_per_epoch == 7
+    del lines[1]
+    path.write_text("".join(lines))
+    assert _read(workdir).steps_per_epoch == 7
+
+
 def test_within_the_first_epoch_a_checkpoint_has_its_length(tmp_path):
     rows = [small_report.row(1, step=3, epoch_loss=None)]
     workdir = small_report.write(tmp_path / "run", rows)

@@ -14,7 +14,14 @@ def _config(**fields):
     [
         ("tfds:cifar10/train", True),
         ("folder:/data/CIFAR-10/train", True),
+        ("tfds:cifar10/train[:90%]@/data/sets", True),
+        ("list:lists/cifar_10.train.txt", True),
+        ("prepared:/cache/cifar10_jpeg", True),
         ("tfds:cifar100/train", False),
+        ("tfds:cifar10_1/test", False),
+        ("tfds:cifar10_corrupted/x", False),
+        ("folder:/home/me/moco-cifar10/photos/cats", False),
+        ("folder:/data/cifar10/photos", False),
         ("shapes:train", False),
     ],
 )
