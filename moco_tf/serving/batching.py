@@ -60,7 +60,7 @@ class Batcher:
             self._rows += waiting.rows
             self._changed.notify_all()
         if not waiting.done.wait(timeout):
-            waiting.abandoned = True
+            self._leave(waiting)
             raise predict_api.RequestError(
                 504,
                 "The model took too long. Send fewer rows in a request, or try "
@@ -69,6 +69,14 @@ class Batcher:
         if waiting.error is not None:
             raise waiting.error
         return waiting.outputs
+
+    def _leave(self, waiting):
+        """Takes out a request that nobody waits for any more."""
+        waiting.abandoned = True
+        with self._changed:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._rows -= waiting.rows
 
     def close(self):
         """Answers what waits and ends the thread."""

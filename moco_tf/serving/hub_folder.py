@@ -19,6 +19,7 @@ import pathlib
 
 import numpy as np
 import safetensors.numpy
+import tensorflow as tf
 
 from moco_tf import (
     filesystem,
@@ -143,11 +144,19 @@ def _tensors(encoder):
 
 
 def _keras_tensors(backbone):
-    """The variables of a backbone by their names, dots for the slashes."""
-    return {
-        weight.name.partition(":")[0].replace("/", "."): weight.numpy()
-        for weight in backbone.weights
-    }
+    """The variables of a backbone by their names, dots for the slashes.
+
+    Those of a network inside it, of which there may be two alike, are named
+    behind it.
+    """
+    tensors = {}
+    for layer in backbone.layers:
+        inside = isinstance(layer, tf.keras.Model)
+        for weight in layer.weights:
+            name = weight.name.partition(":")[0].replace("/", ".")
+            name = f"{layer.name}.{name}" if inside else name
+            tensors[name] = weight.numpy()
+    return tensors
 
 
 def describe(encoder, card):
@@ -248,15 +257,16 @@ def metadata(card):
         lines.append(f"license: {licence.lower()}")
     else:
         lines += ["license: other", f"license_name: {json.dumps(licence)}"]
-    method = card["encoder"]["method"].replace("_", "-")
+    tags = ["image-feature-extraction"]
+    if model_card.method_of(card):
+        tags.append("self-supervised-learning")
+        tags.append(card["encoder"]["method"].replace("_", "-"))
     return [
         *lines,
         f"library_name: {'timm' if _loads_in_timm(card) else 'moco-tf'}",
         "pipeline_tag: image-feature-extraction",
         "tags:",
-        "- image-feature-extraction",
-        "- self-supervised-learning",
-        f"- {method}",
+        *(f"- {tag}" for tag in tags),
     ]
 
 
@@ -299,7 +309,7 @@ def _taken(card, count):
 
 
 def _use(card):
-    name = card["name"]
+    name, settings = card["name"], card["preprocessing"]
     parts = []
     if _loads_in_timm(card):
         parts.append(f"""\
@@ -323,7 +333,9 @@ tensors = numpy.load_file("{name}/model.safetensors")
 In moco_tf, which can then evaluate or fine-tune it:
 
 ```sh
-moco-tf import-weights --path={name}/model.safetensors --workdir=runs/{name}
+moco-tf import-weights --path={name}/model.safetensors --workdir=runs/{name} \\
+    --config.data.image_size={settings["image_size"]} \\
+    --config.data.views={settings["views"]}
 ```""")
     return "\n\n".join(parts)
 
@@ -344,6 +356,7 @@ def _check(folder, encoder, layout):
     if layout == "keras":
         ours = _keras_tensors(backbone)
         same = ours.keys() == tensors.keys()
+        same &= len(ours) == len(backbone.weights)  # none twice
         pairs = [(ours[name], tensors[name]) for name in ours if same]
         difference = 0.0 if same else np.inf
         difference = max(

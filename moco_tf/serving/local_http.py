@@ -27,6 +27,30 @@ class _JsonError(waitress.task.ErrorTask):
         self.write(body)
 
 
+class _Tasks(waitress.task.ThreadedTaskDispatcher):
+    """Threads that answer, and one more for what takes no time.
+
+    Predictions may keep all others busy; who asks whether the server lives
+    must not wait for them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._quick = waitress.task.ThreadedTaskDispatcher()
+        self._quick.set_thread_count(1)
+
+    def add_task(self, task):
+        path = getattr(task.requests[0], "path", "")
+        if path.lower().endswith(":predict"):
+            super().add_task(task)
+        else:
+            self._quick.add_task(task)
+
+    def shutdown(self, *args, **kwargs):
+        self._quick.shutdown(*args, **kwargs)
+        return super().shutdown(*args, **kwargs)
+
+
 class _Channel(waitress.channel.HTTPChannel):
     """A connection."""
 
@@ -44,7 +68,7 @@ def listen(app, host, port, threads, max_bytes):
     Args:
       app: WSGI application.
       host: name or address. port: int, 0 for any that is free.
-      threads: int, requests that are answered at a time.
+      threads: int, predictions that are answered at a time.
       max_bytes: int; a larger body is refused unread, and its connection
         closed. The application refuses smaller ones in its own words.
 
@@ -56,12 +80,14 @@ def listen(app, host, port, threads, max_bytes):
       OSError, ValueError: where it cannot be opened.
     """
     sockets: dict = {}
+    tasks = _Tasks()
+    tasks.set_thread_count(threads)
     server = waitress.server.create_server(
         app,
         map=sockets,
         host=host,
         port=port,
-        threads=threads,
+        _dispatcher=tasks,
         max_request_body_size=max_bytes,
         channel_timeout=_SILENCE,
         connection_limit=_CONNECTIONS,

@@ -93,13 +93,22 @@ def _encoder(encoder, meta):
         "exported_in": "float32",
         "step": meta.get("step"),
         "epoch": meta.get("epoch"),
+        **_origin(meta),
     }
+
+
+def _origin(meta):
+    """Of a checkpoint that `import-weights` wrote, what it is of, else {}."""
+    imported = meta.get("imported")
+    if not imported:
+        return {}
+    return {"imported": {name: imported[name] for name in ("file", "layout")}}
 
 
 def _data(config, meta, workdir):
     """The data of the training, as far as the run noted them."""
     images = None
-    if meta.get("epoch"):
+    if meta.get("epoch") and meta["step"]:
         steps = round(meta["step"] / meta["epoch"])
         images = steps * config.train.batch_size  # whole batches
     fingerprint = ""
@@ -178,15 +187,12 @@ def page(card, taken, use):
       taken: Markdown, what the export takes and gives. use: Markdown.
     """
     encoder = card["encoder"]
-    method = table.METHODS[encoder["method"]]
-    papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
     image = "an image"
     if encoder["input"] == "pair":
         image = "an image of two aligned files"
     parts = [
         f"# {card['name']}, version {card['version']}",
-        f"An image encoder, trained without labels by {method.title} "
-        f"({papers}) with moco_tf {card['moco_tf']}. It turns {image} into "
+        f"An image encoder, {_making(card)}. It turns {image} into "
         f"{encoder['features']} numbers; similar images get similar numbers.",
         _facts(card),
         "## Licence\n\n" + _licence(card),
@@ -198,18 +204,48 @@ def page(card, taken, use):
     return "\n\n".join(parts) + "\n"
 
 
+def method_of(card):
+    """The Entry of the method that trained the encoder; None: not known.
+
+    A file of another library says nothing of its training, but for one in the
+    layout of MoCo's own checkpoints, with a queue.
+    """
+    encoder = card["encoder"]
+    if encoder.get("imported", {}).get("layout", "moco") != "moco":
+        return None
+    return table.METHODS[encoder["method"]]
+
+
+def _making(card):
+    """How the encoder came to be, in words."""
+    encoder, method = card["encoder"], method_of(card)
+    words = f"with moco_tf {card['moco_tf']}"
+    if "imported" in encoder:
+        words = f"imported from {_literal(encoder['imported']['file'])} {words}"
+    if method is None:
+        return f"{words}, which does not know how it was trained"
+    papers = " and ".join(f"arXiv:{paper}" for paper in method.papers)
+    return f"trained without labels by {method.title} ({papers}) {words}"
+
+
+def _length(encoder):
+    """How long an encoder was trained, in words."""
+    counts = [(encoder["step"], "steps"), (encoder["epoch"], "epochs")]
+    if "imported" in encoder:  # 0: the file does not say
+        counts = [(count or None, unit) for count, unit in counts]
+    known = [f"{x:g} {unit}" for x, unit in counts if x is not None]
+    return ", ".join(known) or "not noted"
+
+
 def _facts(card):
     encoder, data = card["encoder"], card["data"]
-    images = data["images_per_epoch"]
-    length = "not noted"
-    if encoder["step"] is not None:
-        length = f"{encoder['step']} steps"
-        if encoder["epoch"] is not None:
-            length += f", {encoder['epoch']:g} epochs"
+    images, length = data["images_per_epoch"], _length(encoder)
+    if "imported" not in encoder:
+        length += f", in {encoder['trained_in']}"
     rows = {
         "backbone": f"{encoder['backbone']}, width {encoder['width']:g}, "
         f"{encoder['stem']} stem",
-        "trained": f"{length}, in {encoder['trained_in']}",
+        "trained": length,
         "exported in": encoder["exported_in"],
         "data": _literal(data["source"]),
         "images an epoch": "not noted" if images is None else f"{images:,}",

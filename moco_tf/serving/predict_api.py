@@ -8,6 +8,7 @@ What TensorFlow Serving would read otherwise is refused, never guessed.
 """
 
 import base64
+import collections
 import contextlib
 import itertools
 import json
@@ -22,7 +23,7 @@ FORM = '{"instances": [{"b64": TEXT}]}'
 _LETTERS = string.ascii_letters + string.digits + "+/"
 _BASE64 = re.compile("(?:[A-Za-z0-9+/]+={0,2})?")
 _DATA_ADDRESS = re.compile("data:[^,]*?;base64,", re.IGNORECASE)
-_LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
+_LINE_ENDS = re.compile("[\r\n]")
 _URL_SAFE = str.maketrans("-_", "+/")
 _SIGNATURES = ("signature", "signaturename", "signaturedef")  # letters only
 _MAX_INTEGER = 2**24 - 1  # float32 holds every whole number up to it
@@ -103,8 +104,8 @@ def _no_name_twice(pairs):
     """An object of JSON as a dict; readers differ in which of two counts."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = collections.Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"an object has the name {twice[:100]!r} twice")
     return content
 
@@ -251,8 +252,7 @@ def _bytes(name, row, value):
         if not isinstance(text, str):
             raise _not_base64(name, row, f"it is {type(text).__name__}")
     elif not (isinstance(value, str) and _DATA_ADDRESS.match(value)):
-        received = json.dumps(value)
-        received = received if len(received) < 60 else f"{received[:50]}…"
+        received = _shortened(value)
         raise RequestError(
             400,
             f'{name} must be {{"b64": TEXT}} in each row, TEXT the base64 of '
@@ -260,6 +260,17 @@ def _bytes(name, row, value):
             "and addresses are not opened here.",
         )
     return _from_base64(name, row, text)
+
+
+def _shortened(value):
+    """A value of JSON as its beginning shows it, however deep or long it is."""
+    if isinstance(value, list):
+        return "[…]" if value else "[]"
+    if isinstance(value, dict):
+        names = [json.dumps(name[:20]) for name in itertools.islice(value, 3)]
+        return f"{{{', '.join(f'{name}: …' for name in names)}}}"
+    text = json.dumps(value[:60] if isinstance(value, str) else value)
+    return text if len(text) < 60 else f"{text[:50]}…"
 
 
 def _from_base64(name, row, text):
@@ -270,7 +281,8 @@ def _from_base64(name, row, text):
     """
     address = _DATA_ADDRESS.match(text)
     text = text[address.end() :] if address else text
-    text = _LINE_ENDS.sub("", text).strip().translate(_URL_SAFE)
+    lines = _LINE_ENDS.split(text)
+    text = "".join(line.strip() for line in lines).translate(_URL_SAFE)
     if not _BASE64.fullmatch(text):
         odd = text.lstrip(_LETTERS)[:1]  # the first that is none of them
         raise _not_base64(name, row, f"it has {odd!r}")

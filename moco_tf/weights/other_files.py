@@ -6,6 +6,7 @@ archive, is seen by the names in it; some files have a name alone.
 
 import os
 import pathlib
+import re
 
 from moco_tf import file_kinds, paths
 from moco_tf.weights.pickle_reader import Unreadable, listed
@@ -46,6 +47,12 @@ _ENDINGS = (
     (".meta", "a part of a checkpoint of TensorFlow", _KERAS),
     (".distcp", "a part of a distributed checkpoint of torch", ""),
 )
+# As transformers names the parts of weights, and what is said of them.
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.")
+_IN_PARTS = (
+    "were saved in several files. Load them with the library that wrote them "
+    "and save one file."
+)
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pkl")
 
 
@@ -74,6 +81,19 @@ def check(path):
         raise Unreadable(f"It is {words}. {_GIVE}")
 
 
+def refuse_part(path):
+    """Raises Unreadable for a file that is named as one of several parts."""
+    count = _parts(path.name)
+    if count > 1:
+        raise Unreadable(f"It is one of {count} parts that {_IN_PARTS}")
+
+
+def _parts(name):
+    """Of how many parts of one saving a file is named as one; 1: it is all."""
+    match = _PART.search(name)
+    return int(match[1]) if match else 1
+
+
 def refuse(path, head):
     """Raises Unreadable with the kind of a file, and what to do.
 
@@ -90,10 +110,7 @@ def refuse(path, head):
         if str(path).lower().endswith(ending) and kind.group == "unknown":
             raise Unreadable(f"It is {name} by its name. {remedy or _GIVE}")
     if kind == file_kinds.JSON and b"weight_map" in head:
-        raise Unreadable(
-            "It lists the parts of weights that were saved in several files. "
-            "Load them with the library that wrote them and save one file."
-        )
+        raise Unreadable(f"It lists the parts of weights that {_IN_PARTS}")
     shown = ""
     if kind.group == "unknown":
         shown = f" that begins with {bytes(head[:8])!r}"
@@ -137,12 +154,12 @@ def refuse_script(path):
 
 
 def inside(folder):
-    """The names of the files of weights in a folder, sorted.
+    """The names of the whole files of weights in a folder, sorted.
 
     Raises:
       Unreadable: if it cannot be listed.
     """
-    names = _names(folder)
+    names = [name for name in _names(folder) if _parts(name) == 1]
     return sorted(name for name in names if name.lower().endswith(_WEIGHTS))
 
 
@@ -181,6 +198,8 @@ def _folder(path):
             "It is the unpacked archive of a file of torch.save. Pack it "
             f"again, in the folder above it: zip -0 -r weights.pth {path.name}"
         )
+    if any(_parts(name) > 1 for name in names) and not inside(path):
+        return f"It holds parts of weights that {_IN_PARTS}"
     if files := inside(path):
         return f"It is a folder. Give one of its files: {listed(files, 'or')}."
     if any(name.endswith(".index") for name in names):

@@ -228,10 +228,14 @@ class _Machine:
     def text(self, count):
         return self.sized(count).decode("utf-8", "surrogatepass")
 
-    def line(self, encoding="utf-8"):
-        """Text up to the end of the line."""
-        left = min(_MAX_LINE, len(self.data) - self.position)
-        text, end, _ = bytes(self.data[self.position :][:left]).partition(b"\n")
+    def line(self, encoding="utf-8", limit=_MAX_LINE):
+        """Text up to the end of the line, of so many bytes at most."""
+        limit = min(limit, len(self.data) - self.position)
+        length, end = min(_MAX_LINE, limit), b""
+        while not end and length:
+            part = bytes(self.data[self.position :][:length])
+            text, end, _ = part.partition(b"\n")
+            length = min(2 * length, limit) if length < limit else 0
         if not end:
             raise Unreadable(
                 f"It is cut off or damaged: a line at byte {self.position} has "
@@ -239,6 +243,10 @@ class _Machine:
             )
         self.position += len(text) + 1
         return text.decode(encoding, "backslashreplace")
+
+    def text_line(self, encoding="utf-8"):
+        """The line of a text, which may be the bytes of an array."""
+        return self.line(encoding, len(self.data))
 
     # Stack and memo.
 
@@ -403,10 +411,10 @@ _VALUES: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.FLOAT: lambda m: float(m.line()),
     pickle.BINFLOAT: lambda m: struct.unpack(">d", m.take(8))[0],
     # Text or bytes of Python 2 are one character a byte.
-    pickle.STRING: lambda m: _quoted(m.line()),
+    pickle.STRING: lambda m: _quoted(m.text_line()),
     pickle.BINSTRING: lambda m: m.sized(4).decode("latin1"),
     pickle.SHORT_BINSTRING: lambda m: m.sized(1).decode("latin1"),
-    pickle.UNICODE: lambda m: m.line("raw_unicode_escape"),
+    pickle.UNICODE: lambda m: m.text_line("raw_unicode_escape"),
     pickle.BINUNICODE: lambda m: m.text(4),
     pickle.SHORT_BINUNICODE: lambda m: m.text(1),
     pickle.BINUNICODE8: lambda m: m.text(8),

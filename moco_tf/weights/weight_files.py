@@ -9,6 +9,7 @@ from moco_tf import file_kinds
 from moco_tf.weights import (
     candidates,
     layouts,
+    other_files,
     pickle_reader,
     safetensors_file,
     torch_file,
@@ -110,6 +111,7 @@ def _saved(path):
     """What a file holds, and what it says of itself: {"epoch": int} or {}."""
     path = pathlib.Path(path)
     try:
+        other_files.refuse_part(path)
         data = torch_file.mapped(path)
         kind = file_kinds.kind_of(bytes(data[: file_kinds.HEAD]))
         if kind == file_kinds.SAFETENSORS:

@@ -38,6 +38,20 @@ def _batcher(model):
     batcher.close()
 
 
+def test_rows_that_nobody_waits_for_leave_the_queue(batcher, model):
+    model.go_on.clear()
+    first = threading.Thread(target=_submit_all, args=[batcher, [[1.0] * 4]])
+    first.start()
+    assert model.entered.wait(10)
+    for _ in range(3):  # 8 rows may wait
+        (late,) = _submit_all(batcher, [[2.0] * 4], timeout=0.05)
+        assert late.status == 504
+    model.go_on.set()
+    first.join()
+    (answer,) = _submit_all(batcher, [[3.0]])
+    assert answer["y"].tolist() == [6.0]
+
+
 def _submit_all(batcher, columns, signature="s", timeout=10):
     """Submits at once, from a thread each; results or errors in order."""
     results = [None] * len(columns)

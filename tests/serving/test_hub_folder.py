@@ -109,6 +109,9 @@ def test_taken_in_again_it_gives_the_same_features(
     path = folder / "model.safetensors"
     fields = {"data.views": encoder.config.data.views}
     fields |= {"data.image_size": str(encoder.image_size)}
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name, value in fields.items():
+        assert f"--config.{name}={value}" in text
     importing.import_weights(path, tmp_path / "run", overrides=fields)
     again = frozen.open_frozen(tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3))
@@ -158,6 +161,7 @@ def card_of(licence="unspecified", preset="moco_v2_imagenet", **model):
             "epoch": 1,
         },
         "preprocessing": {
+            "views": config.data.views,
             "image_size": 224,
             "mean": list(recipe.mean),
             "std": list(recipe.std),
@@ -255,6 +259,43 @@ def test_another_backbone_has_kerass_names_and_layout(tmp_path):
     for weight in weights:
         name = weight.name.removesuffix(":0").replace("/", ".")
         np.testing.assert_array_equal(tensors[name], weight.numpy())
+
+
+@pytest.mark.parametrize("kind", ["lab", "pair"])
+def test_both_networks_of_two_sensors_are_written(kind, tmp_path):
+    fields = {"model.input": kind, "data.image_size": "16"}
+    fields |= {"model.backbone": "resnet18", "model.width": "0.0625"}
+    config = configs.load("cmc_imagenet", fields)
+    built = frozen.build_encoder(config)
+    workdir = tmp_path / "run"
+    workdirs.save(config, workdir)
+    checkpoints.save_query_encoder(built, workdir, 5, {})
+    encoder = frozen.open_frozen(workdir)
+    folder = hub_folder.export_run(encoder, tmp_path, "other", workdir=workdir)
+    tensors = safetensors_numpy.load_file(folder / "model.safetensors")
+    weights = encoder.encoder.backbone.weights
+    assert len(tensors) == len(weights)
+    theirs = [value.tobytes() for value in tensors.values()]
+    ours = [weight.numpy().tobytes() for weight in weights]
+    assert sorted(theirs) == sorted(ours)
+
+
+def test_weights_of_another_library_are_not_called_ours(folder, tmp_path):
+    path = folder / "model.safetensors"
+    importing.import_weights(path, tmp_path / "run")
+    words = [f"--workdir={tmp_path / 'run'}", f"--output={tmp_path}"]
+    for form in ("hf", "saved_model"):
+        name = ["--name=again"]
+        assert cli.run(["export", *words, *name, f"--format={form}"]) == 0
+    for path in (tmp_path / "again-hf/1", tmp_path / "again/1"):
+        text = (path / "README.md").read_text(encoding="utf-8")
+        assert "imported from model.safetensors with moco_tf" in text
+        assert "which does not know how it was trained" in text
+        for claim in ("without labels", "arXiv", "0 steps", "0 epochs"):
+            assert claim not in text
+    assert front(tmp_path / "again-hf/1")["tags"] == [
+        "image-feature-extraction"
+    ]
 
 
 def test_a_folder_that_gives_other_features_is_not_left(

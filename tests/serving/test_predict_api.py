@@ -213,6 +213,28 @@ def test_what_has_no_one_meaning_is_refused_with_the_way(text):
     assert "as `base64 -w0 FILE` prints it" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "value", [{"b64x": "a" * 99}, [[[1]]], 12, None, "x" * 99, {}, []]
+)
+def test_what_is_no_file_is_shown_by_its_beginning(value):
+    with pytest.raises(predict_api.RequestError) as error:
+        _parse({"instances": [value]})
+    assert len(str(error.value)) < 300
+
+
+def test_no_body_takes_long_to_refuse():
+    """What took the square of its length would take hours here."""
+    blanks = {"instances": [{"b64": " " * 4_000_000}]}
+    assert _parse(blanks).inputs["image_bytes"].tolist() == [b""]
+    names = [f'"{number}": 0' for number in range(400_000)]
+    text = f"{{{', '.join([*names, names[-1]])}}}"
+    with pytest.raises(predict_api.RequestError, match="'399999' twice"):
+        predict_api.parse(text.encode(), SIGNATURES, 64)
+    deep = f'{{"instances": {"[" * 980}{"]" * 980}}}'
+    with pytest.raises(predict_api.RequestError):
+        predict_api.parse(deep.encode(), SIGNATURES, 64)
+
+
 def test_one_output_is_answered_without_its_name():
     outputs = {"features": np.array([[1.5, 2.0]], np.float32)}
     by_row = json.loads(predict_api.render(outputs, True))

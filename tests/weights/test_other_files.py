@@ -165,6 +165,18 @@ FOLDERS = {
         ("a.pth", "b.pt", "c.txt"),
         "Give one of its files: a.pth, b.pt",
     ),
+    "parts": (
+        (
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        ),
+        "parts of weights that were saved in several files",
+    ),
+    "one part of one": (
+        ("model-00001-of-00001.safetensors",),
+        "Give one of its files: model-00001-of-00001.safetensors",
+    ),
     "unpacked": (("data.pkl", "data/0", "version"), "zip -0 -r weights.pth"),
     "distributed": ((".metadata", "__0_0.distcp"), "dcp_to_torch"),
     "TensorFlow": (("checkpoint", "a.index"), "a checkpoint of TensorFlow"),
@@ -185,6 +197,13 @@ def test_a_folder_is_named_with_what_to_do(name, tmp_path):
         weight_files.read(folder)
     for path in re.findall(r"--\w+=(\S*'[^']+'|/\S+)", str(caught.value)):
         assert os.path.exists(shlex.split(path)[0])
+
+
+def test_a_part_of_weights_is_told_from_the_whole(tmp_path):
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="one of 2 parts that were saved"):
+        weight_files.read(path)
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path):

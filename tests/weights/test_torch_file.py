@@ -141,6 +141,7 @@ def test_pickles_of_arrays_are_read_in_every_protocol(protocol, tmp_path):
             "a": np.arange(6, dtype=np.float32).reshape(2, 3),
             "columns": np.asfortranarray(np.ones((2, 3))),
             "count": np.array(3),
+            "large": np.random.default_rng(0).normal(size=(99, 99)),
         },
         "scalar": np.float32(0.5),
         "plain": [1, -(2**70), 1.5, None, True, False, b"ab", "\u00e9", (1,)],
