@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import io
 import json
+import shlex
 import shutil
 import time
 import types
@@ -12,6 +13,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import config as configs
 from moco_tf.cli import flags, main
 from moco_tf.evaluation import embeddings
 from moco_tf.serving import (
@@ -487,6 +489,21 @@ def bank_without_labels(tmp_path):
     )
     folder = f"folder:{tmp_path / 'images'}"
     yield lambda: labelling.open_bank(folder, encoder)
+
+
+@ROWS.followed("serving/hub_folder.py:_use", "--config.data.image_size=")
+def folder_that_is_taken_in_again():
+    from moco_tf.serving import hub_folder
+
+    settings = {"image_size": 64, "views": "v2"}
+    encoder = {"width": 1.0, "stem": "cifar"}
+    card = {"name": "stl", "layout": "torchvision", "encoder": encoder}
+    text = yield lambda: hub_folder._use(card | {"preprocessing": settings})
+    command = text.partition("```sh\nmoco-tf ")[2].partition("```")[0]
+    words = shlex.split(command.replace("\\\n", ""))
+    parsed = flags.parse(words, main.COMMANDS, main._fields)[2]
+    assert parsed == {"data.image_size": "64", "data.views": "v2"}
+    yield lambda: configs.load("moco_cifar10", parsed)
 
 
 @ROWS.followed("serving/model_card.py:_licence", "Ask before you share it")

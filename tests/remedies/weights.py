@@ -211,7 +211,7 @@ _file("other_files.py:", "Load it there and save the tensors", "a.h5",
 _file("other_files.py:", "With torch, save the state dict", "a.pt",
       _zip("a/data.pkl", "a/code/x.py", "a/constants.pkl"),
       _as_torch)  # fmt: skip
-_file("other_files.py:refuse", "Load them with the library", "a.json", PARTS)
+_file("other_files.py:", "Load them with the library", "a.json", PARTS)
 _file("other_files.py:refuse_archive", "It is a packed SavedModel", "a.zip",
       _zip("m/saved_model.pb"), _saved_model)  # fmt: skip
 _file("other_files.py:refuse_archive", "Unpack it and give", "a.zip", _packed,
