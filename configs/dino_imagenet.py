@@ -4,8 +4,11 @@ moco-tf pretrain --config=dino_imagenet --workdir=runs/dino \
     --config.data.source=folder:/data/imagenet/train
 
 The authors' command for ResNets on one machine; their published 75.3 % top-1
-of a linear classifier took 800 epochs at batch 4080. Their rate ends at 1e-6;
-this schedule ends at 0.
+of a linear classifier took 800 epochs at batch 4080.
+
+Deviation: theirs leaves biases and BatchNorm out of the weight decay, scales a
+parameter's gradient down to a norm of 3, and ends at a rate of 1e-6. Here all
+parameters decay, as MoCo's do, no gradient is clipped, and the rate ends at 0.
 """
 
 from moco_tf import config as configs

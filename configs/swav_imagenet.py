@@ -3,8 +3,10 @@ r"""SwAV with multi-crop, ResNet-50, ImageNet, 800 epochs (arXiv:2006.09882).
 moco-tf pretrain --config=swav_imagenet --workdir=runs/swav \
     --config.data.source=folder:/data/imagenet/train
 
-Published: 75.3 % top-1 of a linear classifier. The published rate ends at
-0.0048; this schedule ends at 0.
+Published: 75.3 % top-1 of a linear classifier.
+
+Deviation: the published rate begins its warm-up at 0.3 and ends at 0.0048; this
+schedule begins near 0 and ends at 0.
 """
 
 from moco_tf import config as configs

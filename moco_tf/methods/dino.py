@@ -182,10 +182,11 @@ class DINO(two_views.TwoViews):
     def teacher_temperature_at(self, step):
         """tau_t of an int64 step, float32: a line over the epochs."""
         first, last = self.first_teacher_temperature, self.teacher_temperature
-        if self.warmup_epochs < 2:
+        if not self.warmup_epochs:
             return tf.constant(last)
         epoch = tf.cast(step // self.steps_per_epoch, tf.float32)
-        progress = tf.minimum(epoch / (self.warmup_epochs - 1.0), 1.0)
+        steps = max(1.0, self.warmup_epochs - 1.0)  # of one: first, then last
+        progress = tf.minimum(epoch / steps, 1.0)
         return first + (last - first) * progress
 
     def trained_variables(self):

@@ -134,7 +134,10 @@ def test_the_last_layer_stands_still_in_the_first_epoch():
 
 @pytest.mark.parametrize(
     ("warmup", "step", "expected"),
-    [(3, 0, 0.1), (3, 2, 0.15), (3, 4, 0.2), (3, 99, 0.2), (0, 0, 0.2)],
+    [
+        *[(3, 0, 0.1), (3, 2, 0.15), (3, 4, 0.2), (3, 99, 0.2)],
+        *[(0, 0, 0.2), (1, 0, 0.1), (1, 1, 0.1), (1, 2, 0.2)],
+    ],
 )
 def test_the_teachers_temperature_rises_by_epochs(warmup, step, expected):
     method = _method(warmup_epochs=warmup)
