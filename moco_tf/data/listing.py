@@ -269,7 +269,8 @@ def _rows(names, others, before, now):
       names, others: lists, of the images of `before` and `now`, two Listings.
     """
     classes = _classes(before), _classes(now)
-    if classes[0] is None or classes[1] is None or _all_differ(names):
+    differ = _all_differ(names) and _all_differ(others)
+    if classes[0] is None or classes[1] is None or differ:
         return _places(names, others)
     rows = _places(*map(list, map(zip, (names, others), classes)))
     left = np.flatnonzero(rows < 0)

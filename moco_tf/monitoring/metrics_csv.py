@@ -203,6 +203,9 @@ def _rising(steps):
     kept = [places[-1]]
     while (following := behind[kept[-1]]) is not None:
         kept.append(following)
+    last = len(steps) - 1
+    if len(kept) > 1 and steps[kept[-2]] < steps[last] < steps[kept[-1]]:
+        kept[-1] = last  # rather than one too large before it
     return kept
 
 

@@ -12,11 +12,14 @@ from moco_tf import config as configs
 _FILE = pathlib.Path(__file__).parent / "published_cifar10.json"
 # The size of the loss depends on these alone, beside the training itself.
 _FIELDS_OF_LOSS = ("moco.queue_size", "moco.temperature", "moco.symmetric")
-# The end of a path: the images, in a file or in folders of a form or a split;
-# or a data set of tfds with its split.
-_OF_IT = r"(jpe?gs?|pngs?|images?|train(ing)?|test|cache|txt|csv|tsv)\b"
+# The end of a path: the images, in a file or folders of a form, size or split;
+# or a data set of tfds with its version and splits. (cifar10_1 is another.)
+_FORMS = (
+    r"jpe?gs?|pngs?|images?|prepared|cache|txt|csv|tsv|\d{2,4}|\d+\.\d+\.\d+"
+)
+_OF_IT = rf"({_FORMS}|train(ing)?|test)\b"
 _NAMED = re.compile(
-    rf"(^|/)cifar[-_ ]?10([-_ ./]{_OF_IT}(\[[^]]*\])?)*/?$", re.IGNORECASE
+    rf"(^|/)cifar[-_ ]?10([-_ ./:+]{_OF_IT}(\[[^]]*\])?)*/?$", re.IGNORECASE
 )
 
 
@@ -38,7 +41,8 @@ def is_cifar10(config):
     if config.get("method") != "moco":  # none, of a task
         return False
     kind, _, rest = config.data.source.partition(":")
-    if _NAMED.search(rest.partition("@")[0]):  # of tfds; a folder follows it
+    name = rest.partition("@")[0] if kind == "tfds" else rest
+    if _NAMED.search(name):
         return True
     folder = os.path.expanduser(rest)
     if kind != "folder" or not os.path.isdir(folder):

@@ -233,7 +233,7 @@ def _length(encoder):
     counts = [(encoder["step"], "steps"), (encoder["epoch"], "epochs")]
     if "imported" in encoder:  # 0: the file does not say
         counts = [(count or None, unit) for count, unit in counts]
-    known = [f"{x:g} {unit}" for x, unit in counts if x is not None]
+    known = [f"{x:.12g} {unit}" for x, unit in counts if x is not None]
     return ", ".join(known) or "not noted"
 
 
@@ -354,7 +354,7 @@ def _limits(card):
     lines = []
     if card["encoder"]["trained_in"] != "float32":
         lines.append(
-            f"* It was trained in {card['encoder']['trained_in']} and is "
+            f"* Its run computes in {card['encoder']['trained_in']}, and it is "
             "exported in float32: features differ in the last digits from "
             "those that the figures were measured with."
         )

@@ -162,6 +162,10 @@ def test_each_line_of_a_list_that_repeats_images_is_one_of_them(
     assert again.paths().tolist() == before.names
     more = write([*lines, lines[0]])
     assert len(_difference(before, more).added) == 1
+    once = write(lines[::2]).listing()
+    other = lines[0].replace("\ta", "\tb")
+    more = _difference(once, write([other, *lines[::2]]))
+    assert (len(more.added), more.relabelled) == (1, 0)
 
 
 @pytest.mark.parametrize("change", ["another order", "one removed", "moved"])
